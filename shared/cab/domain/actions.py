@@ -1,0 +1,108 @@
+"""The action catalog: what a tool can do at a connection, with what effect, on what, with which minimal scopes."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from cab.domain.identifiers import ACTION_ID, is_printable
+
+ScopeToken = Annotated[
+    str, StringConstraints(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+\Z", max_length=200)
+]  # RFC 6749 section 3.3
+IDENTIFIER_PART = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+
+class Effect(StrEnum):
+    READ = "read"
+    WRITE = "write"
+    DESTRUCTIVE = "destructive"
+
+
+class StrictModel(BaseModel):
+    """Base of every configured or declared value: immutable, unknown members refused, input never quoted in errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Parameter(StrictModel):
+    """One parameter of an action: a flat value with bounds."""
+
+    type: Literal["string", "integer", "boolean"]
+    required: bool = False
+    values: tuple[str, ...] = Field(default=(), description="The only strings allowed, when given.")
+    max_length: int = Field(default=500, ge=1, le=2000, description="Longest string, in characters.")
+    minimum: int = Field(default=-(2**53), description="Smallest integer allowed.")
+    maximum: int = Field(default=2**53, description="Largest integer allowed.")
+    default: str | int | bool | None = Field(
+        default=None, description="Filled in when the parameter is absent."
+    )
+    redact: bool = Field(default=False, description="Kept out of the audit event (its digest stays).")
+
+    def problem(self, value: object) -> str | None:
+        """Why `value` does not fit, as a fixed sentence; None when it fits."""
+        if self.type == "boolean":
+            return None if isinstance(value, bool) else "must be true or false"
+        if self.type == "integer":
+            if isinstance(value, bool) or not isinstance(value, int):
+                return "must be an integer"
+            return None if self.minimum <= value <= self.maximum else "is out of range"
+        if not isinstance(value, str):
+            return "must be a string"
+        if len(value) > self.max_length:
+            return "is too long"
+        if value and not is_printable(
+            value.replace("\n", " ").replace("\t", " "), max_length=self.max_length
+        ):
+            return "holds control or invisible characters"
+        if self.values and value not in self.values:
+            return "is not one of the allowed values"
+        return None
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Parameter:
+        if self.default is not None and self.problem(self.default):
+            raise ValueError("the default does not fit the parameter's own type or bounds")
+        return self
+
+
+class Action(StrictModel):
+    """One thing a tool can do at a connection."""
+
+    id: Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z")]
+    title: str = Field(
+        min_length=1, max_length=120, description="What people read on consent and approval pages."
+    )
+    effect: Effect
+    scopes: tuple[ScopeToken, ...] = Field(default=(), description="Minimal scopes at the downstream system.")
+    identifier: str = Field(
+        description="What it acts on: a collection such as `deal/*` (taken literally) or a form such as `deal/{id}`.",
+        max_length=200,
+    )
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _identifier_is_well_formed(self) -> Action:
+        if not re.fullmatch(r"[A-Za-z0-9._~/-]+(/\*|/\{id\})?", self.identifier):
+            raise ValueError("identifier must be plain text, optionally ending in /* or /{id}")
+        return self
+
+    @cached_property
+    def _form(self) -> re.Pattern[str] | None:
+        if not self.identifier.endswith("{id}"):
+            return None
+        return re.compile(re.escape(self.identifier.removesuffix("{id}")) + IDENTIFIER_PART.pattern)
+
+    def accepts_identifier(self, identifier: str) -> bool:
+        return identifier == self.identifier if self._form is None else bool(self._form.fullmatch(identifier))
+
+    def with_defaults(self, parameters: dict[str, Any]) -> dict[str, str | int | bool]:
+        """The parameters as they will be granted, hashed and shown: every default filled in."""
+        filled: dict[str, str | int | bool] = {
+            name: spec.default for name, spec in self.parameters.items() if spec.default is not None
+        }
+        return filled | parameters

@@ -1,0 +1,170 @@
+"""The audit event: one typed row that answers the security review. The BigQuery schema is generated from this model.
+
+It never holds a token, the first characters of one, or an e-mail address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class EventType(StrEnum):
+    ASSERTION_MINTED = "assertion.minted"
+    EXCHANGE_DECIDED = "exchange.decided"
+    TOKEN_INTROSPECTED = "token.introspected"
+    TOKEN_REVOKED = "token.revoked"
+    CONFIRMATION_REQUESTED = "confirmation.requested"
+    CONFIRMATION_DECIDED = "confirmation.decided"
+    GRANT_CONNECTED = "grant.connected"
+    GRANT_REFRESHED = "grant.refreshed"
+    GRANT_NEEDS_REAUTH = "grant.needs_reauth"
+    GRANT_REVOKED = "grant.revoked"
+    GRANT_QUARANTINED = "grant.quarantined"
+    GRANT_SERVED = "grant.served"
+    TOOL_EXECUTED = "tool.executed"
+    KEY_ROTATED = "key.rotated"
+    REQUEST_REFUSED = "request.refused"
+    REQUESTS_REFUSED_COUNTED = "requests.refused.counted"
+    CHAIN_CLOSED = "chain.closed"
+
+
+class Outcome(StrEnum):
+    ISSUED = "issued"
+    REFUSED = "refused"
+    FAILED = "failed"
+    EXECUTED = "executed"
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Subject(Part):
+    key: str
+    idp_issuer: str | None = None
+    groups: list[str] = Field(default_factory=list)
+
+
+class Actor(Part):
+    agent_id: str | None = None
+    chain: list[str] = Field(default_factory=list)
+    client_id: str | None = None
+    trust_zone: str | None = None
+
+
+class Tool(Part):
+    connection: str | None = None
+    provider: str | None = None
+    action: str | None = None
+    effect: str | None = None
+    mode: str | None = None
+
+
+class IntentFacts(Part):
+    identifier: str | None = None
+    parameters_digest: str | None = None
+    parameters: str | None = Field(default=None, description="JSON text, redacted per action.")
+    reason: str | None = Field(default=None, description="Untrusted text of the agent.")
+    trigger: str | None = None
+    task_id: str | None = None
+    intent_hash: str | None = None
+
+
+class TaskFacts(Part):
+    bounds_digest: str | None = None
+    within: bool | None = None
+    comparison: str | None = None
+
+
+class PolicyFacts(Part):
+    version: str | None = None
+    determining_rules: list[str] = Field(default_factory=list)
+    shadow_decision: str | None = Field(
+        default=None, description="What the candidate policies would have decided, when different."
+    )
+
+
+class Scopes(Part):
+    requested: list[str] = Field(default_factory=list)
+    granted: list[str] = Field(default_factory=list)
+    narrowed: bool | None = None
+
+
+class TokenFacts(Part):
+    kind: Literal["assertion", "broker_jwt", "downstream"] | None = None
+    jti: str | None = None
+    sha256: str | None = None
+    expires_at: datetime | None = None
+
+
+class GrantFacts(Part):
+    id: str | None = None
+    seq: int | None = None
+    secret_version: int | None = None
+    cause: str | None = None
+    upstream_revoked: bool | None = None
+
+
+class Latency(Part):
+    total: float | None = None
+    policy: float | None = None
+    grant: float | None = None
+    upstream: float | None = None
+
+
+class Service(Part):
+    function: str
+    revision: str
+
+
+class Chain(Part):
+    """Place of the event in its process's hash chain: a gap, an edit or a reorder shows in SQL."""
+
+    id: str
+    seq: int
+    prev_hash: str
+    hash: str
+
+
+class AuditEvent(Part):
+    """One decision or state change. `event_id` (UUIDv7) is fixed when the decision is made and survives every retry."""
+
+    event_id: str
+    event_type: EventType
+    occurred_at: datetime
+    schema_version: int = SCHEMA_VERSION
+    tenant: str | None = None
+    subject: Subject | None = None
+    actor: Actor | None = None
+    tool: Tool | None = None
+    intent: IntentFacts | None = None
+    task: TaskFacts | None = None
+    decision: Literal["permit", "deny", "confirm"] | None = None
+    reason_code: str | None = None
+    policy: PolicyFacts | None = None
+    scopes: Scopes | None = None
+    token: TokenFacts | None = None
+    grant: GrantFacts | None = None
+    confirmation_id: str | None = None
+    outcome: Outcome | None = None
+    count: int | None = Field(default=None, description="How many refusals an aggregated event stands for.")
+    latency_ms: Latency | None = None
+    txn: str | None = None
+    trace_id: str | None = None
+    caller_ip_prefix: str | None = None
+    service: Service | None = None
+    chain: Chain | None = None
+
+
+def event_hash(event: dict[str, Any]) -> str:
+    """SHA-256 (hex) over the RFC 8785 form of the event as JSON, without `chain.hash` itself."""
+    chain = {name: value for name, value in event["chain"].items() if name != "hash"}
+    return hashlib.sha256(rfc8785.dumps(event | {"chain": chain})).hexdigest()

@@ -1,0 +1,154 @@
+"""Connections (one configured downstream system) and providers (the kind of system and its OAuth quirks)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from cab.domain.actions import Action, ScopeToken, StrictModel
+
+ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
+
+
+class SecretReference(StrictModel):
+    """A Secret Manager version, always by number: `latest` is only eventually consistent."""
+
+    secret: SecretId
+    version: int = Field(default=1, ge=1)
+
+
+class GrantKind(StrEnum):
+    AUTHORIZATION_CODE = "authorization_code"
+    JWT_BEARER = "jwt_bearer"
+    TOKEN_EXCHANGE = "token_exchange"
+    BROKER_JWT = "broker_jwt"
+
+
+class RotationClass(StrEnum):
+    """What happens to a refresh token when it is used. An unknown provider is STRICT until its profile says otherwise."""
+
+    STATIC = "static"
+    LEEWAY = "leeway"
+    STRICT = "strict"
+
+
+class Rotation(StrictModel):
+    rotation_class: RotationClass = Field(default=RotationClass.STRICT, alias="class")
+    leeway_s: int = Field(
+        default=0, ge=0, le=86_400, description="How long a used refresh token still works."
+    )
+    reuse_revokes_family: bool = Field(
+        default=True, description="Whether sending a used refresh token ends the whole grant."
+    )
+    old_access_token: Literal["lives_on", "dies_at_once", "dies_after_leeway", "unknown"] = "unknown"
+
+    @model_validator(mode="after")
+    def _leeway_has_a_length(self) -> Rotation:
+        if (self.rotation_class is RotationClass.LEEWAY) != (self.leeway_s > 0):
+            raise ValueError("leeway_s belongs to class leeway, and must be positive there")
+        return self
+
+
+class Revocation(StrictModel):
+    endpoint: str | None = None
+    blast_radius: Literal["token", "grant", "user", "unknown"] = Field(
+        default="unknown",
+        description="What one revocation ends. `user` means every grant of that user: never used automatically.",
+    )
+
+
+class Provider(StrictModel):
+    """A kind of downstream system: facts as data, no code per provider."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+    title: str = Field(min_length=1, max_length=80)
+    issuer: str | None = Field(
+        default=None, description="Authorization server issuer, compared with `iss` (RFC 9207)."
+    )
+    iss_parameter: Literal["required", "optional", "unknown"] = Field(
+        default="unknown", description="RFC 9207 support."
+    )
+    authorization_endpoint: str | None = None
+    token_endpoint: str | None = None
+    userinfo_endpoint: str | None = Field(
+        default=None, description="Answers JSON that names the upstream account."
+    )
+    account_claim: str = Field(
+        default="sub", description="Member of the token answer or userinfo that names the upstream account."
+    )
+    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = (
+        "client_secret_basic"
+    )
+    grant_kinds: tuple[GrantKind, ...] = (GrantKind.AUTHORIZATION_CODE,)
+    base_scopes: tuple[ScopeToken, ...] = Field(
+        default=(), description="Asked for at every connect, e.g. offline_access."
+    )
+    scope_separator: Literal[" ", ","] = " "
+    authorization_parameters: dict[str, str] = Field(
+        default_factory=dict, description="Extra parameters of the authorization request."
+    )
+    pkce: Literal["supported", "unsupported", "unknown"] = "unknown"
+    rotation: Rotation = Rotation()
+    access_token_lifetime_s: int | None = Field(
+        default=None, ge=30, description="Used when the answer has no expires_in; none means unknown."
+    )
+    refresh_margin_s: int = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="A token with less life than this is refreshed before it is handed out.",
+    )
+    narrowing: Literal["scope_at_refresh", "none"] = "none"
+    revocation: Revocation = Revocation()
+    invalid_grant_statuses: tuple[int, ...] = Field(
+        default=(400,), description="HTTP statuses that carry a real invalid_grant."
+    )
+    error_in_200: bool = Field(default=False, description="Whether HTTP 200 may carry an error body.")
+
+
+class Connection(StrictModel):
+    """One configured downstream system of the deployment."""
+
+    id: ConnectionId
+    title: str = Field(min_length=1, max_length=80)
+    provider: str
+    resource: str = Field(description="Registered resource URI (RFC 8707), compared exactly.")
+    api_base: str | None = Field(default=None, description="Where tools call the API; default: the resource.")
+    tenants: tuple[str, ...] = Field(min_length=1)
+    grant_kind: GrantKind = GrantKind.AUTHORIZATION_CODE
+    client_id: str | None = None
+    client_secret: SecretReference | None = None
+    subject_claim: Literal["sub", "email"] = Field(
+        default="sub", description="What a broker JWT carries as `sub`."
+    )
+    user_map: dict[str, str] = Field(
+        default_factory=dict, description="jwt_bearer: subject key to upstream login, explicit."
+    )
+    allow_unnarrowed: bool = Field(
+        default=False,
+        description="Whether a token with all of the grant's scopes may be handed out where the provider cannot narrow.",
+    )
+    actions: tuple[Action, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Connection:
+        ids = [action.id for action in self.actions]
+        if len(set(ids)) != len(ids):
+            raise ValueError("an action id stands twice")
+        if self.grant_kind is GrantKind.AUTHORIZATION_CODE and self.client_id is None:
+            raise ValueError("an authorization_code connection needs a client_id")
+        if "#" in self.resource or "?" in self.resource:
+            raise ValueError("resource must have neither fragment nor query (RFC 8707)")
+        return self
+
+    @cached_property
+    def action_by_id(self) -> dict[str, Action]:
+        return {action.id: action for action in self.actions}
+
+    @cached_property
+    def all_scopes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(scope for action in self.actions for scope in action.scopes))

@@ -1,0 +1,162 @@
+"""A deployment's configuration as one immutable value: what `examples/acme/` describes in files.
+
+Reading and checking the files is `cab.adapters.configuration`; the models here are the single definition of their content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from cab.domain.actions import Effect, StrictModel
+from cab.domain.clients import Agent, FrontEnd
+from cab.domain.connections import Connection, Provider, SecretReference
+
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
+
+
+class Tenant(StrictModel):
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+    title: str = Field(min_length=1, max_length=80)
+
+
+class RateLimit(StrictModel):
+    """At most `limit` counted requests per `window_s` for each user, agent and action of these effects."""
+
+    effects: tuple[Effect, ...] = Field(min_length=1)
+    limit: int = Field(ge=1, le=1_000_000)
+    window_s: int = Field(ge=1, le=86_400)
+
+
+class Lifetimes(StrictModel):
+    assertion_s: int = Field(default=300, ge=60, le=300)
+    token_s: int = Field(
+        default=300, ge=240, le=3600, description="Broker JWTs; a common client treats 225 s left as expired."
+    )
+    approval_wait_s: int = Field(
+        default=600, ge=60, le=600, description="How long a request for confirmation waits."
+    )
+    approval_valid_s: int = Field(
+        default=300, ge=30, le=300, description="How long a given confirmation can be used."
+    )
+    fresh_login_s: int = Field(default=300, ge=30, le=3600, description="Oldest login that may approve.")
+    session_s: int = Field(default=3600, ge=300, le=43_200)
+    deferral_interval_s: int = Field(default=2, ge=1, le=60)
+
+
+class FederatedIssuer(StrictModel):
+    """An issuer whose JWTs authenticate clients (never users)."""
+
+    issuer: str
+    jwks_uri: str
+    algorithms: tuple[Literal["RS256", "ES256"], ...] = ("RS256",)
+
+
+class Broker(StrictModel):
+    """broker.yaml"""
+
+    origin: str = Field(description="Public URL of the broker, no trailing slash. Issuers derive from it.")
+    environment_variables: tuple[VariableName, ...] = Field(
+        default=(), description="What ${NAME} may refer to in these files."
+    )
+    allow_loopback_http: bool = Field(
+        default=False, description="Local development only; start fails in the cloud when set."
+    )
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+    lifetimes: Lifetimes = Lifetimes()
+    rate_limits: tuple[RateLimit, ...] = ()
+    grant_status_cache_s: int = Field(
+        default=0,
+        ge=0,
+        le=60,
+        description="How long a grant's status may be remembered. Revocation then takes as long; 0 reads it on every exchange.",
+    )
+    grant_storage: Literal["secret_per_grant", "sealed_documents"] = "secret_per_grant"
+    federated_issuers: tuple[FederatedIssuer, ...] = ()
+
+    @model_validator(mode="after")
+    def _origin_is_bare(self) -> Broker:
+        scheme, _, rest = self.origin.partition("://")
+        if scheme not in ("https", "http") or not rest or "/" in rest or "?" in rest or "#" in rest:
+            raise ValueError("origin must be scheme://host[:port] with nothing behind it")
+        return self
+
+    @property
+    def sts_issuer(self) -> str:
+        return f"{self.origin}/oauth2"
+
+    @property
+    def edge_issuer(self) -> str:
+        return f"{self.origin}/edge"
+
+
+class BrowserLogin(StrictModel):
+    """The broker's own client at the IdP, for the pages people see."""
+
+    client_id: str
+    client_secret: SecretReference
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+
+
+class IdentityProvider(StrictModel):
+    """One enterprise IdP (any OIDC provider) and the tenant its users belong to."""
+
+    issuer: str
+    tenant: str
+    jwks_uri: str | None = Field(
+        default=None, description="Pinned; otherwise taken from discovery on the issuer's own host."
+    )
+    algorithms: tuple[Literal["RS256", "ES256"], ...] = ("RS256",)
+    groups_claim: str = "groups"
+    groups: dict[str, str] = Field(
+        default_factory=dict, description="IdP group value to the group name policies use.", max_length=100
+    )
+    login: BrowserLogin
+    id_jag: bool = Field(
+        default=False, description="Whether ID-JAGs of this IdP are accepted by the jwt-bearer grant."
+    )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything configured, indexed. `policy_version` is the digest of the files before variables were filled in."""
+
+    broker: Broker
+    identity_providers: tuple[IdentityProvider, ...]
+    front_ends: tuple[FrontEnd, ...]
+    agents: tuple[Agent, ...]
+    connections: tuple[Connection, ...]
+    providers: tuple[Provider, ...]
+    policies: tuple[tuple[str, str], ...]  # (file name, Cedar text), sorted by name
+    policy_version: str
+    candidate_policies: tuple[tuple[str, str], ...] = ()  # shadow mode: evaluated beside, never enforced
+
+    @cached_property
+    def identity_provider_by_issuer(self) -> dict[str, IdentityProvider]:
+        return {provider.issuer: provider for provider in self.identity_providers}
+
+    @cached_property
+    def front_end_by_id(self) -> dict[str, FrontEnd]:
+        return {front_end.client_id: front_end for front_end in self.front_ends}
+
+    @cached_property
+    def agent_by_id(self) -> dict[str, Agent]:
+        return {agent.client_id: agent for agent in self.agents}
+
+    @cached_property
+    def connection_by_id(self) -> dict[str, Connection]:
+        return {connection.id: connection for connection in self.connections}
+
+    @cached_property
+    def connection_by_resource(self) -> dict[str, Connection]:
+        return {connection.resource: connection for connection in self.connections}
+
+    @cached_property
+    def provider_by_id(self) -> dict[str, Provider]:
+        return {provider.id: provider for provider in self.providers}
+
+    def provider_of(self, connection: Connection) -> Provider:
+        return self.provider_by_id[connection.provider]

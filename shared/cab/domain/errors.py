@@ -1,0 +1,99 @@
+"""Why the broker refuses: one closed list of reasons, and the one exception that carries them.
+
+The domain knows nothing of OAuth codes or HTTP; `cab.protocol.oauth_errors` holds the one table that maps reasons to both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable `reason_code` values of the public contract. Log, audit and tests use these; members may be added, never renamed."""
+
+    PARAMETER_MISSING = "parameter_missing"
+    PARAMETER_REPEATED = "parameter_repeated"
+    PARAMETER_INVALID = "parameter_invalid"
+    SUBJECT_TOKEN_INVALID = "subject_token_invalid"
+    SUBJECT_TOKEN_EXPIRED = "subject_token_expired"
+    ACTOR_TOKEN_INVALID = "actor_token_invalid"
+    ACTOR_MISMATCH = "actor_mismatch"
+    MAY_ACT_VIOLATED = "may_act_violated"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    NOT_FOUND = "not_found"
+    CLIENT_AUTHENTICATION_FAILED = "client_authentication_failed"
+    CLIENT_ASSERTION_REPLAYED = "client_assertion_replayed"
+    GRANT_TYPE_NOT_ALLOWED = "grant_type_not_allowed"
+    GRANT_TYPE_UNKNOWN = "grant_type_unknown"
+    SCOPE_NOT_GRANTABLE = "scope_not_grantable"
+    TARGET_MISSING = "target_missing"
+    TARGET_UNKNOWN = "target_unknown"
+    TARGET_REPEATED = "target_repeated"
+    TARGET_NOT_ALLOWED = "target_not_allowed"
+    INTENT_MISSING = "intent_missing"
+    INTENT_MALFORMED = "intent_malformed"
+    INTENT_OUTSIDE_TASK = "intent_outside_task"
+    TASK_EXHAUSTED = "task_exhausted"
+    LOCATION_MISMATCH = "location_mismatch"
+    ACTION_NOT_ALLOWED_FOR_AGENT = "action_not_allowed_for_agent"
+    POLICY_DENIED = "policy_denied"
+    POLICY_ERROR = "policy_error"
+    STEP_UP_REQUIRED = "step_up_required"
+    CONFIRMATION_REQUIRED = "confirmation_required"
+    GRANT_MISSING = "grant_missing"
+    GRANT_NEEDS_REAUTH = "grant_needs_reauth"
+    GRANT_REVOKED = "grant_revoked"
+    AUTHORIZATION_PENDING = "authorization_pending"
+    POLLED_TOO_FAST = "polled_too_fast"
+    DEFERRAL_EXPIRED = "deferral_expired"
+    CONFIRMATION_REFUSED = "confirmation_refused"
+    ASSERTION_INVALID = "assertion_invalid"
+    DEFERRAL_CODE_INVALID = "deferral_code_invalid"
+    DPOP_PROOF_INVALID = "dpop_proof_invalid"
+    DPOP_NONCE_REQUIRED = "dpop_nonce_required"
+    UNSUPPORTED_TOKEN_TYPE = "unsupported_token_type"
+    RATE_LIMITED = "rate_limited"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    IDP_UNAVAILABLE = "idp_unavailable"
+    POLICY_UNAVAILABLE = "policy_unavailable"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What the caller can do about a refusal. Only the members that apply are set; all are safe to show."""
+
+    retry_after_s: int | None = None
+    interaction_uri: str | None = None
+    acr_values: str | None = None
+    max_age_s: int | None = None
+    deferral_code: str | None = None
+    interval_s: int | None = None
+    expires_in_s: int | None = None
+    dpop_nonce: str | None = None
+    member: str | None = None  # the parameter or JSON member at fault: a name, never its value
+
+
+NO_REMEDY = Remedy()
+
+
+class BrokerError(Exception):
+    """A refusal. `reason` is for programs, `detail` a fixed sentence for people: neither ever quotes input or secrets."""
+
+    def __init__(self, reason: Reason, detail: str = "", *, remedy: Remedy = NO_REMEDY) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.detail = detail
+        self.remedy = remedy
+
+
+def invalid_parameter(name: str, detail: str = "") -> BrokerError:
+    """The refusal of one request parameter, named."""
+    return BrokerError(
+        Reason.PARAMETER_INVALID, detail or f"The parameter {name} is not valid.", remedy=Remedy(member=name)
+    )

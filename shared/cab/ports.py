@@ -1,0 +1,326 @@
+"""What the broker needs from the outside, as role-named protocols. Every one has a real adapter and an in-memory twin under
+`cab.adapters`; both pass the same contract suite in tests/contracts/.
+
+All calls are bounded in time by the adapter. A dependency that does not answer raises `Unavailable`, never anything of a vendor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from cab.domain.audit import AuditEvent
+from cab.domain.decisions import Decision
+from cab.domain.deployment import Deployment
+
+
+class Unavailable(Exception):
+    """A dependency refused, timed out or is over its quota. `what` names it; nothing else is safe to show."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+class AlreadyExists(Exception):
+    """`create` met a document that is there."""
+
+
+class Conflict(Exception):
+    """A compare-and-set lost: the document changed, or is gone, since it was read."""
+
+
+class NotFound(Exception):
+    """There is nothing under that name."""
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The current instant, UTC, timezone-aware."""
+
+
+class Randomness(Protocol):
+    def event_id(self) -> str:
+        """A UUIDv7, as text."""
+
+    def token(self, n_bytes: int = 32) -> str:
+        """Unguessable text, base64url, from `n_bytes` random bytes."""
+
+
+# --- documents (Firestore) -----------------------------------------------------------------------------------------------
+
+Fields = dict[str, Any]  # None, bool, int, float, str, bytes, datetime (UTC), and lists and dicts of these
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as read. `version` is opaque: it only serves `Replace` and `Delete`."""
+
+    path: str
+    fields: Fields
+    version: object
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Write only if nothing is there."""
+
+    path: str
+    fields: Fields
+    expires_at: datetime | None = (
+        None  # stored as field `expire_at` for the TTL policy; readers still compare it
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Write all fields, only if the document is still the version that was read."""
+
+    path: str
+    fields: Fields
+    version: object
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    path: str
+    version: object | None = None
+
+
+Write = Create | Replace | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One blind atomic write: add to some integer fields, lower others to at most a value; absent documents start empty."""
+
+    path: str
+    add: Mapping[str, int] = field(default_factory=dict)
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    field: str
+    op: Literal["==", "<", "<=", ">", ">=", "array_contains"]
+    value: Any
+
+
+class Documents(Protocol):
+    """One database of documents under `collection/id` paths. Single-document reads are strongly consistent.
+
+    No transactions that read: `create` and compare-and-set are enough, take one round trip, and never re-run a caller's code.
+    """
+
+    async def read(self, path: str) -> Document | None: ...
+
+    async def write(self, *writes: Write) -> tuple[object, ...]:
+        """All or nothing; the new version of each. Raises AlreadyExists, Conflict, Unavailable (the outcome is then unknown)."""
+
+    async def tally(self, tally: Tally) -> dict[str, int]:
+        """The values after the write, of every field named. Concurrent calls each see their own distinct sum."""
+
+    async def find(
+        self,
+        collection: str,
+        *conditions: Condition,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int = 100,
+        after: Document | None = None,
+    ) -> list[Document]:
+        """Documents of the collection that meet all conditions; equal order values are ordered by id."""
+
+
+# --- secrets (Secret Manager) ----------------------------------------------------------------------------------------------
+
+
+class SecretReader(Protocol):
+    async def access(self, secret: str, version: int) -> bytes:
+        """The payload, its CRC32C checked. Raises NotFound (also when destroyed), Unavailable."""
+
+
+class SecretVault(SecretReader, Protocol):
+    """Secrets that this function may also write. Only "add, then read by number" is strongly consistent, so nothing else is offered."""
+
+    async def create(self, secret: str) -> None:
+        """Idempotent: an existing secret is fine."""
+
+    async def add(self, secret: str, payload: bytes) -> int:
+        """The number of the new version. Raises Unavailable: the version may then exist all the same."""
+
+    async def destroy(self, secret: str, version: int) -> None:
+        """Clean-up only, never revocation. Idempotent."""
+
+    async def may_add(self, secret: str) -> bool:
+        """Whether a write would be allowed, asked without writing."""
+
+
+# --- keys and tokens --------------------------------------------------------------------------------------------------------
+
+
+class Signer(Protocol):
+    async def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
+        """A compact JWS, ES256, with the active key's kid. Raises Unavailable when no key can be had."""
+
+
+class VerificationKeys(Protocol):
+    async def find(self, issuer: str, kid: str | None, algorithm: str) -> Any:
+        """The public key of an allow-listed issuer for this kid and algorithm (a `cab.protocol.jwk.PublicKey`).
+
+        Raises: NotFound when the issuer's current set has no such key; Unavailable when the set cannot be had.
+        """
+
+
+class ServiceTokens(Protocol):
+    async def identity_token(self, audience: str) -> str:
+        """A Google-signed ID token of this function's own account, for calling another function."""
+
+
+# --- policy -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """Everything policy may look at. `parameters` fit the catalog; nothing here is free text of the agent."""
+
+    tenant: str
+    subject: str
+    groups: tuple[str, ...]
+    action: str
+    effect: str
+    connection: str
+    identifier: str
+    parameters: Mapping[str, str | int | bool]
+    agent: str
+    trust_zone: str
+    mode: str
+    chain: tuple[str, ...]
+    task_comparison: str
+    task_present: bool
+    trigger: str
+    auth_age_s: int | None
+    acr: str | None
+    amr: tuple[str, ...]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVerdict:
+    decision: Decision
+    shadow: Decision | None = None  # what the candidate policies say, when there are any
+
+
+class PolicyEngine(Protocol):
+    def evaluate(self, request: PolicyRequest) -> PolicyVerdict:
+        """Deny by default, `forbid` wins, any evaluation error is Deny(POLICY_ERROR). Pure computation."""
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------------
+
+
+class AuditLog(Protocol):
+    async def publish(self, event: AuditEvent) -> None:
+        """Returns when the event is durably acknowledged. Raises Unavailable; the event then goes ahead of the next one."""
+
+
+class AuditRows(Protocol):
+    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Rows by position that can never be written, with why (a fixed word, no content). Raises Unavailable to be redelivered."""
+
+
+class Quarantine(Protocol):
+    async def put(self, data: bytes, *, cause: str, message_id: str) -> None:
+        """Keep a message aside for people. Raises Unavailable."""
+
+
+# --- other systems ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    status: int
+    headers: Mapping[str, str]  # lower-case names
+    body: bytes  # at most the caller's limit
+
+
+class AnswerTooLarge(Exception):
+    """The other side sent more than the caller allows."""
+
+
+class SendFailed(Unavailable):
+    """`may_have_arrived` says whether the request's bytes can have reached the other side."""
+
+    def __init__(self, what: str, *, may_have_arrived: bool) -> None:
+        super().__init__(what)
+        self.may_have_arrived = may_have_arrived
+
+
+class HttpClient(Protocol):
+    """Outbound HTTP to configured origins only: no redirects, addresses checked at connect time, size and time capped, no retry."""
+
+    async def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer: ...
+
+    async def post_form(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer: ...
+
+    async def post_json(
+        self,
+        url: str,
+        document: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A downstream access token, as `refresh_grants` hands it out. Never a refresh token."""
+
+    access_token: str
+    expires_at: datetime | None
+    scopes: tuple[str, ...]
+    narrowed: bool
+    grant_id: str
+    seq: int
+    secret_version: int
+    outcome: str
+
+    def __repr__(self) -> str:
+        return f"AccessToken(grant_id={self.grant_id!r}, seq={self.seq})"
+
+
+class GrantTokens(Protocol):
+    """`refresh_grants`, as `exchange_token` sees it."""
+
+    async def access_token(
+        self, *, subject_assertion: str, connection: str, scopes: tuple[str, ...], txn: str
+    ) -> AccessToken:
+        """A token of that user's grant with at least the scopes. Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable."""
+
+    async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:
+        """Revoke here at once, then upstream; whether upstream confirmed."""
+
+
+class Configuration(Protocol):
+    def load(self) -> Deployment: ...
