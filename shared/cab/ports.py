@@ -49,7 +49,7 @@ class Randomness(Protocol):
         """Unguessable text, base64url, from `n_bytes` random bytes."""
 
 
-# --- documents (Firestore) -----------------------------------------------------------------------------------------------
+# --- documents (Firestore) ---
 
 Fields = dict[str, Any]  # None, bool, int, float, str, bytes, datetime (UTC), and lists and dicts of these
 
@@ -69,9 +69,7 @@ class Create:
 
     path: str
     fields: Fields
-    expires_at: datetime | None = (
-        None  # stored as field `expire_at` for the TTL policy; readers still compare it
-    )
+    expires_at: datetime | None = None  # stored as field `expire_at` for the TTL policy; readers still compare it
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Documents(Protocol):
         """Documents of the collection that meet all conditions; equal order values are ordered by id."""
 
 
-# --- secrets (Secret Manager) ----------------------------------------------------------------------------------------------
+# --- secrets (Secret Manager) ---
 
 
 class SecretReader(Protocol):
@@ -160,7 +158,7 @@ class SecretVault(SecretReader, Protocol):
         """Whether a write would be allowed, asked without writing."""
 
 
-# --- keys and tokens --------------------------------------------------------------------------------------------------------
+# --- keys and tokens ---
 
 
 class Signer(Protocol):
@@ -181,7 +179,7 @@ class ServiceTokens(Protocol):
         """A Google-signed ID token of this function's own account, for calling another function."""
 
 
-# --- policy -----------------------------------------------------------------------------------------------------------------
+# --- policy ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +218,7 @@ class PolicyEngine(Protocol):
         """Deny by default, `forbid` wins, any evaluation error is Deny(POLICY_ERROR). Pure computation."""
 
 
-# --- audit ------------------------------------------------------------------------------------------------------------------
+# --- audit ---
 
 
 class AuditLog(Protocol):
@@ -238,7 +236,7 @@ class Quarantine(Protocol):
         """Keep a message aside for people. Raises Unavailable."""
 
 
-# --- other systems ----------------------------------------------------------------------------------------------------------
+# --- other systems ---
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,7 @@ class Parameter(StrictModel):
     max_length: int = Field(default=500, ge=1, le=2000, description="Longest string, in characters.")
     minimum: int = Field(default=-(2**53), description="Smallest integer allowed.")
     maximum: int = Field(default=2**53, description="Largest integer allowed.")
-    default: str | int | bool | None = Field(
-        default=None, description="Filled in when the parameter is absent."
-    )
+    default: str | int | bool | None = Field(default=None, description="Filled in when the parameter is absent.")
     redact: bool = Field(default=False, description="Kept out of the audit event (its digest stays).")
 
     def problem(self, value: object) -> str | None:
@@ -55,9 +53,7 @@ class Parameter(StrictModel):
             return "must be a string"
         if len(value) > self.max_length:
             return "is too long"
-        if value and not is_printable(
-            value.replace("\n", " ").replace("\t", " "), max_length=self.max_length
-        ):
+        if value and not is_printable(value.replace("\n", " ").replace("\t", " "), max_length=self.max_length):
             return "holds control or invisible characters"
         if self.values and value not in self.values:
             return "is not one of the allowed values"
@@ -74,9 +70,7 @@ class Action(StrictModel):
     """One thing a tool can do at a connection."""
 
     id: Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z")]
-    title: str = Field(
-        min_length=1, max_length=120, description="What people read on consent and approval pages."
-    )
+    title: str = Field(min_length=1, max_length=120, description="What people read on consent and approval pages.")
     effect: Effect
     scopes: tuple[ScopeToken, ...] = Field(default=(), description="Minimal scopes at the downstream system.")
     identifier: str = Field(

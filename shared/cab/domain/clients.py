@@ -94,9 +94,7 @@ class Agent(StrictModel):
     mode: Literal["token", "call"] = "token"
     task: Literal["optional", "required"] = "optional"
     delegates_to: tuple[ClientId, ...] = ()
-    accepts_id_jag: bool = Field(
-        default=False, description="Whether it may use the jwt-bearer grant with an ID-JAG."
-    )
+    accepts_id_jag: bool = Field(default=False, description="Whether it may use the jwt-bearer grant with an ID-JAG.")
     default_intents: tuple[DefaultIntent, ...] = ()
     introspects: tuple[str, ...] = Field(
         default=(), description="Resources whose tokens it may introspect as their resource server."

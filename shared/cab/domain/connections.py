@@ -38,9 +38,7 @@ class RotationClass(StrEnum):
 
 class Rotation(StrictModel):
     rotation_class: RotationClass = Field(default=RotationClass.STRICT, alias="class")
-    leeway_s: int = Field(
-        default=0, ge=0, le=86_400, description="How long a used refresh token still works."
-    )
+    leeway_s: int = Field(default=0, ge=0, le=86_400, description="How long a used refresh token still works.")
     reuse_revokes_family: bool = Field(
         default=True, description="Whether sending a used refresh token ends the whole grant."
     )
@@ -66,23 +64,17 @@ class Provider(StrictModel):
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
     title: str = Field(min_length=1, max_length=80)
-    issuer: str | None = Field(
-        default=None, description="Authorization server issuer, compared with `iss` (RFC 9207)."
-    )
+    issuer: str | None = Field(default=None, description="Authorization server issuer, compared with `iss` (RFC 9207).")
     iss_parameter: Literal["required", "optional", "unknown"] = Field(
         default="unknown", description="RFC 9207 support."
     )
     authorization_endpoint: str | None = None
     token_endpoint: str | None = None
-    userinfo_endpoint: str | None = Field(
-        default=None, description="Answers JSON that names the upstream account."
-    )
+    userinfo_endpoint: str | None = Field(default=None, description="Answers JSON that names the upstream account.")
     account_claim: str = Field(
         default="sub", description="Member of the token answer or userinfo that names the upstream account."
     )
-    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = (
-        "client_secret_basic"
-    )
+    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = "client_secret_basic"
     grant_kinds: tuple[GrantKind, ...] = (GrantKind.AUTHORIZATION_CODE,)
     base_scopes: tuple[ScopeToken, ...] = Field(
         default=(), description="Asked for at every connect, e.g. offline_access."
@@ -122,9 +114,7 @@ class Connection(StrictModel):
     grant_kind: GrantKind = GrantKind.AUTHORIZATION_CODE
     client_id: str | None = None
     client_secret: SecretReference | None = None
-    subject_claim: Literal["sub", "email"] = Field(
-        default="sub", description="What a broker JWT carries as `sub`."
-    )
+    subject_claim: Literal["sub", "email"] = Field(default="sub", description="What a broker JWT carries as `sub`.")
     user_map: dict[str, str] = Field(
         default_factory=dict, description="jwt_bearer: subject key to upstream login, explicit."
     )

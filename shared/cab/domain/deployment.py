@@ -36,12 +36,8 @@ class Lifetimes(StrictModel):
     token_s: int = Field(
         default=300, ge=240, le=3600, description="Broker JWTs; a common client treats 225 s left as expired."
     )
-    approval_wait_s: int = Field(
-        default=600, ge=60, le=600, description="How long a request for confirmation waits."
-    )
-    approval_valid_s: int = Field(
-        default=300, ge=30, le=300, description="How long a given confirmation can be used."
-    )
+    approval_wait_s: int = Field(default=600, ge=60, le=600, description="How long a request for confirmation waits.")
+    approval_valid_s: int = Field(default=300, ge=30, le=300, description="How long a given confirmation can be used.")
     fresh_login_s: int = Field(default=300, ge=30, le=3600, description="Oldest login that may approve.")
     session_s: int = Field(default=3600, ge=300, le=43_200)
     deferral_interval_s: int = Field(default=2, ge=1, le=60)
@@ -115,9 +111,7 @@ class IdentityProvider(StrictModel):
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100
     )
     login: BrowserLogin
-    id_jag: bool = Field(
-        default=False, description="Whether ID-JAGs of this IdP are accepted by the jwt-bearer grant."
-    )
+    id_jag: bool = Field(default=False, description="Whether ID-JAGs of this IdP are accepted by the jwt-bearer grant.")
 
 
 @dataclass(frozen=True)

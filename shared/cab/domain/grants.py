@@ -79,9 +79,7 @@ class Grant(BaseModel):
     escrow: str | None = None  # a token set sealed while Secret Manager refused the write
     connected_at: datetime
     last_used_at: datetime | None = None
-    outbox: list[dict[str, Any]] = Field(
-        default_factory=list
-    )  # audit events of state changes, not yet acknowledged
+    outbox: list[dict[str, Any]] = Field(default_factory=list)  # audit events of state changes, not yet acknowledged
 
     def usable_until(self, margin: timedelta) -> datetime | None:
         """When the committed access token must no longer be handed out: its expiry less the provider's refresh margin."""

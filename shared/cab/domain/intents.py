@@ -21,15 +21,15 @@ class DeclaredIntent(StrictModel):
     """The `cab_action` authorization detail as it came in. Shape only; `Intent` is the checked one."""
 
     type: Literal["cab_action"]
-    actions: tuple[
-        Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z", max_length=200)], ...
-    ] = Field(min_length=1, max_length=1)
+    actions: tuple[Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z", max_length=200)], ...] = Field(
+        min_length=1, max_length=1
+    )
     locations: tuple[Annotated[str, StringConstraints(min_length=1, max_length=500)], ...] = Field(
         min_length=1, max_length=1
     )
     identifier: Annotated[str, StringConstraints(min_length=1, max_length=300)]
-    parameters: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str | int | bool] = (
-        Field(default_factory=dict, max_length=50)
+    parameters: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str | int | bool] = Field(
+        default_factory=dict, max_length=50
     )
     task_id: Annotated[str, StringConstraints(pattern=f"^{TASK_ID.pattern}\\Z")] | None = None
     reason: Annotated[str, StringConstraints(max_length=500)] | None = None

@@ -42,9 +42,7 @@ class Task(StrictModel):
 
     def contains(self, narrower: Task) -> bool:
         """Whether `narrower` asks for nothing this task does not already allow (used when one agent delegates to another)."""
-        within_limit = self.max_uses is None or (
-            narrower.max_uses is not None and narrower.max_uses <= self.max_uses
-        )
+        within_limit = self.max_uses is None or (narrower.max_uses is not None and narrower.max_uses <= self.max_uses)
         return (
             narrower.task_id == self.task_id
             and narrower.trigger == self.trigger
