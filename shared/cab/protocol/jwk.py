@@ -1,0 +1,118 @@
+"""Public keys of JSON Web Key Sets (RFC 7517), read strictly: a doubtful key is no key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
+
+from cab.domain.identifiers import KEY_ID, base64url
+from cab.protocol import strict_json
+
+ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
+MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192  # a larger modulus only burns our CPU
+MAX_KEYS: Final = 100
+PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class InvalidKey(ValueError):
+    """The key or the set must not be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A verification key bound to exactly one algorithm."""
+
+    kid: str | None
+    algorithm: str
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        return bool(ALGORITHMS[self.algorithm].verify(signing_input, self.key, signature))
+
+
+def parse(jwk: dict[str, Any]) -> PublicKey:
+    """One public signature key. Raises InvalidKey: wrong type, curve, size, use, algorithm, or with private parts."""
+    if PRIVATE_MEMBERS & jwk.keys():
+        raise InvalidKey("holds private or symmetric key material")
+    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+        raise InvalidKey("is not for signatures")
+    kid = jwk.get("kid")
+    if kid is not None and not (isinstance(kid, str) and KEY_ID.fullmatch(kid)):
+        raise InvalidKey("has a malformed kid")
+    kind = (jwk.get("kty"), jwk.get("crv"))
+    if kind == ("EC", "P-256"):
+        algorithm = "ES256"
+    elif kind == ("RSA", None):
+        algorithm = "RS256"
+    else:
+        raise InvalidKey("has an unsupported type or curve")
+    if jwk.get("alg", algorithm) != algorithm:
+        raise InvalidKey("names another algorithm than its type allows")
+    try:
+        key = ALGORITHMS[algorithm].from_jwk(jwk)
+    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        raise InvalidKey("is malformed") from error
+    if isinstance(key, rsa.RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or key.public_numbers().e < 65537:
+            raise InvalidKey("has an unacceptable RSA size or exponent")
+    elif not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidKey("is not a public key")
+    return PublicKey(kid=kid, algorithm=algorithm, key=key)
+
+
+def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
+    """The usable keys by kid.
+
+    A member that cannot be used is left out and never drops the good ones; a repeated kid makes both unusable; a symmetric
+    key makes the whole set suspect. Raises InvalidKey when the set is refused or nothing usable is left.
+    """
+    members = document.get("keys")
+    if not isinstance(members, list) or len(members) > MAX_KEYS:
+        raise InvalidKey("is not a key set")
+    usable: dict[str, PublicKey] = {}
+    seen: set[str] = set()
+    for member in members:
+        if not isinstance(member, dict):
+            continue
+        if member.get("kty") == "oct":
+            raise InvalidKey("holds a symmetric key")
+        try:
+            key = parse(member)
+        except InvalidKey:
+            continue
+        if key.kid is None:
+            continue
+        if key.kid in seen:
+            usable.pop(key.kid, None)
+            continue
+        seen.add(key.kid)
+        usable[key.kid] = key
+    if not usable:
+        raise InvalidKey("has no usable key")
+    return usable
+
+
+def parse_set_bytes(body: bytes) -> dict[str, PublicKey]:
+    try:
+        return parse_set(strict_json.load_object(body))
+    except strict_json.InvalidJson as error:
+        raise InvalidKey("is not JSON") from error
+
+
+def public_jwk(private_jwk: dict[str, Any]) -> dict[str, Any]:
+    """The publishable half of an EC key, with `use` and `alg` (RFC 7517 section 4)."""
+    return {name: private_jwk[name] for name in ("kty", "crv", "x", "y", "kid")} | {"use": "sig", "alg": "ES256"}
+
+
+def thumbprint(jwk: dict[str, Any]) -> str:
+    """RFC 7638, SHA-256, base64url: the `jkt` of RFC 9449."""
+    names = ("crv", "kty", "x", "y") if jwk.get("kty") == "EC" else ("e", "kty", "n")
+    canonical = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"), sort_keys=True)
+    return base64url(hashlib.sha256(canonical.encode()).digest())

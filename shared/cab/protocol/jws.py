@@ -1,0 +1,230 @@
+"""The one strict JWS verifier (RFC 7515 compact form, RFC 8725). Nothing else in the code base decodes a token.
+
+Two steps, two types: `parse` gives an `UnverifiedToken`, good only for finding the key; `verify` gives `VerifiedClaims`.
+PyJWT supplies the signature primitives; everything it leaves lax (design: it accepts duplicate members, any `typ`, string
+`exp`, padding) is checked here.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+from cab.domain.identifiers import KEY_ID, base64url, is_printable
+from cab.protocol import strict_json
+from cab.protocol.jwk import ALGORITHMS, PublicKey
+
+MAX_TOKEN_CHARS: Final = 16_384
+MAX_HEADER_CHARS: Final = 4096
+MAX_AUDIENCES: Final = 10
+LEEWAY: Final = timedelta(seconds=30)  # also added to the life of every single-use mark, see cab.stores.single_use
+MAX_FUTURE: Final = timedelta(hours=24)  # an `exp` further away than any token of ours or of an IdP may live
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+# Header members that let the sender choose a key, a critical extension or another encoding: never honoured, always refused.
+FORBIDDEN_HEADERS: Final = frozenset({"crit", "b64", "zip", "cty", "jku", "x5u", "x5c", "jwk"})
+
+
+class TokenRejected(Exception):
+    """The token must not be used. `why` is a fixed phrase for the audit event; `expired` is told apart for the caller."""
+
+    def __init__(self, why: str, *, expired: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.expired = expired
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A well-formed token of unknown origin. Its claims may choose which key to look up, nothing more."""
+
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signing_input: bytes
+    signature: bytes
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.header["alg"])
+
+    @property
+    def kid(self) -> str | None:
+        return self.header.get("kid")
+
+    @property
+    def unverified_issuer(self) -> str:
+        issuer = self.claims.get("iss")
+        if not isinstance(issuer, str) or not is_printable(issuer, max_length=500):
+            raise TokenRejected("iss is missing or malformed")
+        return issuer
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """Claims whose signature, type, issuer, audience and times were checked."""
+
+    claims: Mapping[str, Any]
+    issuer: str
+    expires_at: datetime
+    issued_at: datetime | None
+
+    def text(self, name: str, *, max_length: int = 255) -> str:
+        """A required string claim of printable characters. Raises TokenRejected."""
+        value = self.claims.get(name)
+        if not isinstance(value, str) or not is_printable(value, max_length=max_length):
+            raise TokenRejected(f"{name} is missing or malformed")
+        return value
+
+    def optional_text(self, name: str, *, max_length: int = 255) -> str | None:
+        return None if self.claims.get(name) is None else self.text(name, max_length=max_length)
+
+    def optional_time(self, name: str) -> int | None:
+        value = self.claims.get(name)
+        return None if value is None else _integer(value, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one kind of token must look like. Every kind has its own `typ`, issuer and audience, so kinds never mix."""
+
+    typ: frozenset[str | None]
+    algorithms: frozenset[str]
+    issuer: str
+    audiences: frozenset[str]
+    max_life: timedelta
+    several_audiences: bool = False  # only identity providers put more than one into `aud`
+    issued_at_required: bool = True
+
+
+def _decode(segment: str) -> bytes:
+    """Canonical unpadded base64url only: one byte string has one spelling."""
+    if len(segment) % 4 == 1 or not _BASE64URL.fullmatch(segment):
+        raise TokenRejected("not base64url")
+    padded = segment.translate({0x2D: "+", 0x5F: "/"}) + "=" * (-len(segment) % 4)
+    try:
+        raw = binascii.a2b_base64(padded, strict_mode=True)
+    except binascii.Error as error:
+        raise TokenRejected("not base64url") from error
+    if len(segment) % 4 and base64url(raw) != segment:
+        raise TokenRejected("not canonical base64url")
+    return raw
+
+
+def _object(segment: str, what: str) -> dict[str, Any]:
+    try:
+        return strict_json.load_object(_decode(segment))
+    except strict_json.InvalidJson as error:
+        raise TokenRejected(f"{what} is not a strict JSON object") from error
+
+
+@lru_cache(maxsize=256)
+def _header(segment: str) -> Mapping[str, Any]:
+    header = _object(segment, "header")
+    if header.get("alg") not in ALGORITHMS:
+        raise TokenRejected("alg is not allowed")
+    kid = header.get("kid")
+    if kid is not None and not (isinstance(kid, str) and KEY_ID.fullmatch(kid)):
+        raise TokenRejected("kid is malformed")
+    if not isinstance(header.get("typ", ""), str):
+        raise TokenRejected("typ is malformed")
+    return header
+
+
+def parse(token: str, *, allowed_headers: frozenset[str] = frozenset()) -> UnverifiedToken:
+    """Take a compact JWS apart. Raises TokenRejected.
+
+    `allowed_headers` names members of FORBIDDEN_HEADERS that this kind of token carries by design (only `jwk`, only DPoP).
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenRejected("too long")
+    segments = token.split(".", 3)
+    if len(segments) != 3 or len(segments[0]) > MAX_HEADER_CHARS or not token.isascii():
+        raise TokenRejected("not a compact JWS")
+    header = _header(segments[0])
+    if (FORBIDDEN_HEADERS - allowed_headers) & header.keys():
+        raise TokenRejected("a header member is not allowed")
+    return UnverifiedToken(
+        header=header,
+        claims=_object(segments[1], "payload"),
+        signing_input=token[: len(segments[0]) + 1 + len(segments[1])].encode("ascii"),
+        signature=_decode(segments[2]),
+    )
+
+
+def verify(token: UnverifiedToken, key: PublicKey, rules: Rules, *, now: datetime) -> VerifiedClaims:
+    """Check type, algorithm, signature, issuer, audience and times. Raises TokenRejected; nothing is skippable."""
+    typ = token.header.get("typ")
+    if (typ.lower() if isinstance(typ, str) else typ) not in rules.typ:
+        raise TokenRejected("typ is not of this kind of token")
+    if token.algorithm not in rules.algorithms or token.algorithm != key.algorithm:
+        raise TokenRejected("alg is not allowed for this key")
+    if not key.verifies(token.signing_input, token.signature):
+        raise TokenRejected("signature does not verify")
+    if token.claims.get("iss") != rules.issuer:
+        raise TokenRejected("iss is not the expected issuer")
+    _check_audience(token.claims.get("aud"), rules)
+    issued_at, expires_at = _check_times(token.claims, rules, now)
+    return VerifiedClaims(claims=token.claims, issuer=rules.issuer, expires_at=expires_at, issued_at=issued_at)
+
+
+def _check_audience(audience: object, rules: Rules) -> None:
+    values = [audience] if isinstance(audience, str) else audience
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_AUDIENCES:
+        raise TokenRejected("aud is missing or malformed")
+    if not rules.several_audiences and (not isinstance(audience, str)):
+        raise TokenRejected("aud must be a single string")
+    if not any(isinstance(value, str) and value in rules.audiences for value in values):
+        raise TokenRejected("aud is not us")
+
+
+def _integer(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not 0 <= value < 2**53:
+        raise TokenRejected(f"{name} is not a whole number of seconds")
+    return int(value)
+
+
+def _check_times(claims: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[datetime | None, datetime]:
+    expires_at = _instant(_integer(claims.get("exp", "absent"), "exp"), "exp")
+    if expires_at <= now - LEEWAY:
+        raise TokenRejected("expired", expired=True)
+    if expires_at > now + MAX_FUTURE:
+        raise TokenRejected("exp is too far away")
+    if "nbf" in claims and _instant(_integer(claims["nbf"], "nbf"), "nbf") > now + LEEWAY:
+        raise TokenRejected("not valid yet")
+    if "iat" not in claims:
+        if rules.issued_at_required:
+            raise TokenRejected("iat is missing")
+        if expires_at > now + rules.max_life + LEEWAY:
+            raise TokenRejected("lives too long")
+        return None, expires_at
+    issued_at = _instant(_integer(claims["iat"], "iat"), "iat")
+    if issued_at > now + LEEWAY:
+        raise TokenRejected("iat is in the future")
+    if expires_at <= issued_at or expires_at - issued_at > rules.max_life:
+        raise TokenRejected("lives too long")
+    return issued_at, expires_at
+
+
+def _instant(seconds: int, name: str) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise TokenRejected(f"{name} is out of range") from error
+
+
+def sign(claims: Mapping[str, Any], *, typ: str, kid: str, private_key: Any) -> str:
+    """A compact JWS, ES256 (RFC 7515 section 7.1). `private_key` is a `cryptography` P-256 key."""
+    header = base64url(_compact({"typ": typ, "alg": "ES256", "kid": kid}))
+    signing_input = f"{header}.{base64url(_compact(claims))}"
+    signature = ALGORITHMS["ES256"].sign(signing_input.encode("ascii"), private_key)
+    return f"{signing_input}.{base64url(signature)}"
+
+
+def _compact(value: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(value)

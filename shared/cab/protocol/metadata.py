@@ -1,0 +1,51 @@
+"""Discovery: RFC 8414 and OpenID Connect Discovery 1.0, one content under every path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cab.domain.deployment import Deployment
+from cab.protocol import drafts, names
+
+JWKS_PATHS = {"sts": "/oauth2/jwks.json", "edge": "/edge/jwks.json"}
+METADATA_PATHS = frozenset(
+    {
+        "/.well-known/oauth-authorization-server/oauth2",
+        "/oauth2/.well-known/openid-configuration",
+        "/.well-known/openid-configuration/oauth2",
+        # aliases without the path, for clients that do not insert it
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
+    }
+)
+DETAILS_METADATA_PATH = "/oauth2/authorization-details-types"
+
+
+def document(deployment: Deployment) -> dict[str, Any]:
+    """Only what is served: call mode is not advertised, draft features are because they are enabled."""
+    origin, issuer = deployment.broker.origin, deployment.broker.sts_issuer
+    grant_types = [names.TOKEN_EXCHANGE, drafts.DEFERRED_GRANT_TYPE]
+    content: dict[str, Any] = {
+        "issuer": issuer,
+        "authorization_endpoint": f"{origin}/connect",
+        "token_endpoint": f"{origin}/oauth2/token",
+        "jwks_uri": f"{origin}{JWKS_PATHS['sts']}",
+        "introspection_endpoint": f"{origin}/oauth2/introspect",
+        "revocation_endpoint": f"{origin}/oauth2/revoke",
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256", "RS256"],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
+        "scopes_supported": sorted({scope for connection in deployment.connections for scope in connection.all_scopes}),
+        "dpop_signing_alg_values_supported": ["ES256"],
+        "authorization_details_types_supported": [names.ACTION_TYPE, names.TASK_TYPE],
+        "authorization_response_iss_parameter_supported": True,
+        "protected_resources": sorted(connection.resource for connection in deployment.connections),
+        drafts.DETAILS_METADATA_ENDPOINT: f"{origin}{DETAILS_METADATA_PATH}",
+    }
+    if any(provider.id_jag for provider in deployment.identity_providers):
+        grant_types.append(names.JWT_BEARER)
+        content["authorization_grant_profiles_supported"] = [drafts.ID_JAG_GRANT_PROFILE]
+    return content | {"grant_types_supported": grant_types}
