@@ -1,0 +1,194 @@
+"""Acme's data warehouse: SQL over deal history, each user sees only own rows. It trusts CAB's JWTs and knows no CAB.
+
+    CAB_ISSUER=http://127.0.0.1:8080/oauth2 python -m examples.acme.services.warehouse --port 8084
+
+`POST /query` with `{"query": "..."}`: one of the named queries (`GET /queries` lists them) or one SELECT over
+`deals_history(owner, account, quarter, amount)`, `amount` in whole euros.
+
+The token must be an RFC 9068 access token of `CAB_ISSUER` for this service's own origin, with scope `query.run` and an
+`authorization_details` entry of action `warehouse.query.run` here. If that entry names the query text in its
+parameters, only that text may run. The user is `sub`: a login, an e-mail address or a directory subject of Acme.
+"""
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cab_dev.twins.web import BadRequest, create_app, origin_of, read_json_object, serve, service_arguments
+from examples.acme.people import PEOPLE
+from examples.acme.services.token_verifier import (
+    FetchJson,
+    IssuerUnavailable,
+    TokenRejected,
+    TokenVerifier,
+    fetch_json,
+)
+
+SCOPE = "query.run"
+ACTION = "warehouse.query.run"
+MAX_ROWS = 200
+_MAX_STEPS = 200_000  # SQLite instructions of one query
+
+NAMED_QUERIES = {
+    "revenue_by_quarter": (
+        "SELECT quarter, SUM(amount) AS revenue FROM deals_history GROUP BY quarter ORDER BY quarter"
+    ),
+    "revenue_by_account": (
+        "SELECT account, SUM(amount) AS revenue FROM deals_history GROUP BY account ORDER BY revenue DESC"
+    ),
+    "acme_history": "SELECT quarter, amount FROM deals_history WHERE account = 'Acme' ORDER BY quarter",
+}
+
+DEALS = (
+    ("alice", "Acme", "2025-Q1", 98_000),
+    ("alice", "Acme", "2025-Q3", 121_000),
+    ("alice", "Globex", "2025-Q2", 64_000),
+    ("alice", "Initech", "2025-Q4", 15_500),
+    ("bob", "Acme", "2025-Q2", 22_000),
+    ("bob", "Soylent", "2025-Q3", 47_250),
+    ("bob", "Soylent", "2025-Q4", 51_000),
+)
+
+_READ_ONLY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
+_FUNCTIONS = {"sum", "count", "avg", "min", "max", "total", "round", "abs", "lower", "upper", "length", "coalesce"}
+
+
+def _allow_reading(action: int, table: str | None, name: str | None, *_: str | None) -> int:
+    """SQLite authorizer: SELECT, our one table, harmless functions. Everything else is denied while preparing."""
+    if action == sqlite3.SQLITE_FUNCTION:
+        return sqlite3.SQLITE_OK if (name or "").lower() in _FUNCTIONS else sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_READ and table not in ("deals_history", ""):
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK if action in _READ_ONLY else sqlite3.SQLITE_DENY
+
+
+def run_query(sql: str, owner: str) -> dict[str, Any]:
+    """Columns and rows of one SELECT, over a table that only ever held the rows of `owner`. Raises BadRequest."""
+    database = sqlite3.connect(":memory:")
+    try:
+        database.execute("CREATE TABLE deals_history (owner TEXT, account TEXT, quarter TEXT, amount INTEGER)")
+        own_rows = [deal for deal in DEALS if deal[0] == owner]
+        database.executemany("INSERT INTO deals_history VALUES (?,?,?,?)", own_rows)
+        database.commit()
+        database.set_authorizer(_allow_reading)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+        database.set_progress_handler(lambda: 1, _MAX_STEPS)
+        cursor = database.execute(sql)
+        rows = cursor.fetchmany(MAX_ROWS + 1)
+        columns = [column[0] for column in cursor.description or ()]
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as exc:
+        raise BadRequest("invalid_query", "Only one plain SELECT over deals_history is possible.") from exc
+    finally:
+        database.close()
+    return {"columns": columns, "rows": [list(row) for row in rows[:MAX_ROWS]], "truncated": len(rows) > MAX_ROWS}
+
+
+def owner_of(subject: str) -> str:
+    """The warehouse user behind a token's `sub`; a subject the directory does not know owns no rows."""
+    for person in PEOPLE.values():
+        if subject in (person.login, person.email, person.subject):
+            return person.login
+    return ""
+
+
+def _refused(status: int, error: str, description: str) -> BadRequest:
+    challenge = f'Bearer realm="Acme warehouse", error="{error}"'
+    if error == "insufficient_scope":
+        challenge += f', scope="{SCOPE}"'
+    return BadRequest(error, description, status=status, headers={"WWW-Authenticate": challenge})
+
+
+def _bearer(request: Request) -> str:
+    values = request.headers.getlist("authorization")
+    scheme, _, token = (values[0] if len(values) == 1 else "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise _refused(401, "invalid_token", "One bearer access token is needed.")
+    return token
+
+
+def _check_rights(claims: Mapping[str, Any], resource: str, query: str) -> None:
+    scope = claims.get("scope")
+    if not isinstance(scope, str) or SCOPE not in scope.split():
+        raise _refused(403, "insufficient_scope", "The token does not carry the scope of this call.")
+    details = claims.get("authorization_details")
+    intents = [entry for entry in details if _is_for_us(entry, resource)] if isinstance(details, list) else []
+    if not any(_allows(entry, query) for entry in intents):
+        raise _refused(403, "insufficient_authorization", "The token was not issued for running this query here.")
+
+
+def _is_for_us(entry: Any, resource: str) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.get("type") == "cab_action"
+        and isinstance(entry.get("actions"), list)
+        and ACTION in entry["actions"]
+        and entry.get("locations") == [resource]
+    )
+
+
+def _allows(entry: Mapping[str, Any], query: str) -> bool:
+    parameters = entry.get("parameters") or {}
+    return isinstance(parameters, dict) and parameters.get("query", query) == query
+
+
+def create_warehouse(*, origin: str, issuer: str, fetch: FetchJson = fetch_json) -> Starlette:
+    """The warehouse as an application: `origin` is its resource URI, `issuer` the STS issuer it trusts."""
+    verifier = TokenVerifier(issuer=issuer, resource=origin, fetch=fetch)
+    calls: list[dict[str, Any]] = []
+
+    async def query(request: Request) -> Response:
+        try:
+            claims = await run_in_threadpool(verifier.verify, _bearer(request))
+        except TokenRejected as exc:
+            raise _refused(401, "invalid_token", "The access token is not valid here.") from exc
+        except IssuerUnavailable as exc:
+            raise BadRequest(
+                "temporarily_unavailable",
+                "The token issuer cannot be reached.",
+                status=503,
+                headers={"Retry-After": "5"},
+            ) from exc
+        document = await read_json_object(request)
+        text = document.get("query")
+        if set(document) != {"query"} or not isinstance(text, str) or not 1 <= len(text) <= 2000:
+            raise BadRequest("invalid_request", "The body has one member, query: 1 to 2000 characters.")
+        _check_rights(claims, origin, text)
+        owner = owner_of(str(claims["sub"]))
+        calls.append(
+            {"user": owner, "client_id": claims["client_id"], "act": claims.get("act"), "txn": claims.get("txn")}
+        )
+        del calls[:-1000]
+        return JSONResponse(run_query(NAMED_QUERIES.get(text, text), owner))
+
+    async def queries(_: Request) -> Response:
+        return JSONResponse({"queries": NAMED_QUERIES})
+
+    async def requests(_: Request) -> Response:
+        return JSONResponse({"requests": calls})
+
+    return create_app(
+        [
+            Route("/query", query, methods=["POST"]),
+            Route("/queries", queries, methods=["GET"]),
+            Route("/_control/requests", requests, methods=["GET"]),
+        ],
+        origin=origin,
+    )
+
+
+def main() -> None:
+    parser = service_arguments("warehouse", default_port=8084)
+    parser.add_argument("--issuer", default=os.environ.get("CAB_ISSUER", "http://127.0.0.1:8080/oauth2"))
+    arguments = parser.parse_args()
+    serve(create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer), port=arguments.port)
+
+
+if __name__ == "__main__":
+    main()

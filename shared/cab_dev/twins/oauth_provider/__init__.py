@@ -1,0 +1,38 @@
+"""An OAuth 2 authorization server twin: code flow with PKCE, rotating refresh tokens, faults and a ledger.
+
+`OAuthProvider` gives routes and a bearer check to a demo service; `create_provider_app` is the same as an application
+of its own, for tests.
+"""
+
+from cab_dev.twins.oauth_provider.profiles import (
+    PROFILES,
+    Narrowing,
+    OldAccessToken,
+    ProviderProfile,
+    RefreshClass,
+    RevocationRadius,
+)
+from cab_dev.twins.oauth_provider.server import (
+    Account,
+    OAuthProvider,
+    ProviderSettings,
+    create_provider_app,
+)
+from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook, s256, token_sha256
+
+__all__ = [
+    "PROFILES",
+    "AcceptedToken",
+    "Account",
+    "Narrowing",
+    "OAuthProvider",
+    "OldAccessToken",
+    "ProviderProfile",
+    "ProviderSettings",
+    "RefreshClass",
+    "RevocationRadius",
+    "TokenBook",
+    "create_provider_app",
+    "s256",
+    "token_sha256",
+]
