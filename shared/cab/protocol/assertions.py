@@ -74,10 +74,9 @@ class Assertion:
 
 def actor_claim(chain: tuple[str, ...], sts_issuer: str, **current: str) -> dict[str, Any]:
     """Nested `act` (RFC 8693 section 4.1): the current actor outside, earlier ones inside."""
-    act: dict[str, Any] | None = None
+    act: dict[str, Any] = {}
     for agent in reversed(chain):
         act = {"sub": agent, "iss": sts_issuer} | ({"act": act} if act else {})
-    assert act is not None, "an actor claim needs an actor"
     return act | current
 
 
@@ -98,7 +97,8 @@ def read(verified: VerifiedClaims) -> Assertion:
     may_act = _object(claims.get("may_act"), "may_act").get("sub")
     if not isinstance(may_act, str) or not CLIENT_ID.fullmatch(may_act):
         raise TokenRejected("may_act is malformed")
-    assert verified.issued_at is not None  # Rules.issued_at_required
+    if verified.issued_at is None:
+        raise TokenRejected("iat is missing")
     return Assertion(
         issuer=verified.issuer,
         subject=verified.text("sub"),

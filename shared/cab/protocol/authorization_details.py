@@ -10,7 +10,7 @@ import rfc8785
 from pydantic import BaseModel, ValidationError
 
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.identifiers import base64url
+from cab.domain.identifiers import base64url, digest
 from cab.domain.intents import MAX_PARAMETERS_BYTES, DeclaredIntent
 from cab.domain.tasks import Task
 from cab.protocol import strict_json
@@ -75,3 +75,8 @@ def details_hash(details: list[dict[str, Any]]) -> str:
 def task_detail(task: Task) -> dict[str, Any]:
     """The task as it stands in an assertion."""
     return task.model_dump(mode="json", exclude_none=True)
+
+
+def task_digest(task: Task) -> str:
+    """Names the bounds of a task in audit, so that two hops can be seen to have had the same."""
+    return digest("cab-task", rfc8785.dumps(task_detail(task)).decode())

@@ -1,0 +1,187 @@
+"""Confirmations: what waits for a person, what the person decided, and that a decision is used once.
+
+Three places with three writers, so that no internet-facing function can approve its own request: requests and uses are in
+`guards` (written by exchange_token), decisions in `approvals` (written by connect_account alone).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from cab.domain.identifiers import digest
+from cab.ports import AlreadyExists, Condition, Conflict, Create, Documents, Replace
+from cab.stores.single_use import Kind, SingleUse
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an approval is good for. A change in any member is another approval."""
+
+    tenant: str
+    subject: str
+    agent: str
+    intent_hash: str
+    policy_version: str
+    task_id: str | None
+
+    def key(self) -> str:
+        task = ("task", self.task_id) if self.task_id is not None else ("no task",)
+        return digest(
+            "cab-approval", self.tenant, self.subject, self.agent, self.intent_hash, self.policy_version, *task
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """A request that waits for its user until `waits_until`. `detail` is the complete canonical intent, `reason` untrusted text."""
+
+    id: str
+    binding: Binding
+    connection: str
+    detail: dict[str, Any]
+    reason: str | None
+    prompts: tuple[str, ...]
+    txn: str
+    requested_at: datetime
+    waits_until: datetime
+    acr_values: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalDecision:
+    approved: bool
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalState:
+    request: ApprovalRequest
+    decision: ApprovalDecision | None = None
+    used: bool = field(default=False)
+
+    def is_usable(self, now: datetime, valid_for: timedelta) -> bool:
+        return (
+            self.decision is not None
+            and self.decision.approved
+            and not self.used
+            and now < self.decision.decided_at + valid_for
+        )
+
+
+class ApprovalRequests:
+    """Written by exchange_token."""
+
+    def __init__(self, guards: Documents, single_use: SingleUse) -> None:
+        self._guards = guards
+        self._single_use = single_use
+
+    async def read(self, approval_id: str) -> ApprovalRequest | None:
+        document = await self._guards.read(f"approval_requests/{digest(approval_id)}")
+        return None if document is None else _load(document.fields)
+
+    async def current(self, binding: Binding) -> ApprovalRequest | None:
+        """The newest request for this binding, whatever became of it."""
+        pointer = await self._guards.read(f"approval_bindings/{binding.key()}")
+        return None if pointer is None else await self.read(pointer.fields["approval_id"])
+
+    async def open(self, request: ApprovalRequest, *, instead_of: str | None) -> ApprovalRequest:
+        """Open a request, or return the one that another instance opened first.
+
+        `instead_of` is the id of the request found by `current` (ended), None when there was none.
+        """
+        await self._guards.write(
+            Create(
+                f"approval_requests/{digest(request.id)}",
+                _dump(request),
+                expires_at=request.waits_until + timedelta(hours=1),
+            )
+        )
+        path = f"approval_bindings/{request.binding.key()}"
+        fields = {"approval_id": request.id}
+        expires_at = request.waits_until + timedelta(hours=1)
+        try:
+            pointer = await self._guards.read(path) if instead_of is not None else None
+            if pointer is None:
+                await self._guards.write(Create(path, fields, expires_at=expires_at))
+                return request
+            if pointer.fields["approval_id"] == instead_of:
+                await self._guards.write(Replace(path, fields, pointer.version, expires_at=expires_at))
+                return request
+        except (AlreadyExists, Conflict):
+            pass
+        winner = await self.current(request.binding)
+        return winner or request
+
+    async def waiting_for(self, tenant: str, subject: str, *, now: datetime) -> list[ApprovalRequest]:
+        """Requests of one user that still wait, the newest first."""
+        found = await self._guards.find(
+            "approval_requests",
+            Condition("owner", "==", digest(tenant, subject)),
+            Condition("waits_until", ">", now),
+            order_by="waits_until",
+            descending=True,
+            limit=50,
+        )
+        return [_load(document.fields) for document in found]
+
+    async def use(self, request: ApprovalRequest, *, until: datetime) -> bool:
+        """Spend the approval. True exactly once."""
+        return await self._single_use.claim(
+            Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id, until=until
+        )
+
+    async def is_used(self, request: ApprovalRequest) -> bool:
+        return await self._single_use.is_used(
+            Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id
+        )
+
+
+class ApprovalDecisions:
+    """Written by connect_account alone; exchange_token has read permission only."""
+
+    def __init__(self, approvals: Documents) -> None:
+        self._approvals = approvals
+
+    async def read(self, approval_id: str) -> ApprovalDecision | None:
+        document = await self._approvals.read(f"decisions/{digest(approval_id)}")
+        if document is None:
+            return None
+        return ApprovalDecision(approved=document.fields["approved"], decided_at=document.fields["decided_at"])
+
+    async def record(self, approval_id: str, decision: ApprovalDecision, *, by: str, expires_at: datetime) -> bool:
+        """Write the person's decision once. False when one stands already."""
+        try:
+            await self._approvals.write(
+                Create(f"decisions/{digest(approval_id)}", asdict(decision) | {"by": by}, expires_at=expires_at)
+            )
+        except AlreadyExists:
+            return False
+        return True
+
+
+def _dump(request: ApprovalRequest) -> dict[str, Any]:
+    fields = asdict(request)
+    # The detail travels as text: what was hashed must come back byte for byte, and field names are not ours to index.
+    fields["detail"] = orjson.dumps(request.detail).decode()
+    fields["prompts"] = list(request.prompts)
+    fields["owner"] = digest(request.binding.tenant, request.binding.subject)
+    return fields
+
+
+def _load(fields: dict[str, Any]) -> ApprovalRequest:
+    return ApprovalRequest(
+        id=fields["id"],
+        binding=Binding(**fields["binding"]),
+        connection=fields["connection"],
+        detail=orjson.loads(fields["detail"]),
+        reason=fields["reason"],
+        prompts=tuple(fields["prompts"]),
+        txn=fields["txn"],
+        requested_at=fields["requested_at"],
+        waits_until=fields["waits_until"],
+        acr_values=fields.get("acr_values"),
+    )

@@ -1,0 +1,70 @@
+"""The grant documents. Every change is a compare-and-set against the version that was read; nothing is ever written blind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from cab.domain.grants import Grant
+from cab.ports import AlreadyExists, Condition, Conflict, Create, Document, Documents, Replace
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    grant: Grant
+    version: object
+
+
+class Grants:
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    async def read(self, grant_id: str) -> StoredGrant | None:
+        document = await self._documents.read(f"grants/{grant_id}")
+        return None if document is None else _restore(document)
+
+    async def create(self, grant: Grant) -> StoredGrant | None:
+        """None when the user has a grant at this connection already."""
+        try:
+            (version,) = await self._documents.write(Create(f"grants/{grant.grant_id}", _fields(grant)))
+        except AlreadyExists:
+            return None
+        return StoredGrant(grant, version)
+
+    async def replace(self, stored: StoredGrant, grant: Grant) -> StoredGrant | None:
+        """None when the document changed since it was read. Raises Unavailable: the write may then stand."""
+        try:
+            (version,) = await self._documents.write(
+                Replace(f"grants/{grant.grant_id}", _fields(grant), stored.version)
+            )
+        except Conflict:
+            return None
+        return StoredGrant(grant, version)
+
+    async def due(self, now: datetime, *, limit: int) -> list[StoredGrant]:
+        """Grants that want attention (lapsed leases, refreshes ahead, outboxes, clean-up), the longest waiting first."""
+        found = await self._documents.find("grants", Condition("due_at", "<=", now), order_by="due_at", limit=limit)
+        return [_restore(document) for document in found]
+
+    async def matching(self, *, limit: int = 1000, **equal: str) -> list[StoredGrant]:
+        """Grants whose fields equal the given values, e.g. tenant=..., subject=..., connection=..."""
+        conditions = [Condition(name, "==", value) for name, value in equal.items()]
+        found: list[StoredGrant] = []
+        after: Document | None = None
+        while len(found) < limit:
+            page = await self._documents.find("grants", *conditions, limit=min(200, limit - len(found)), after=after)
+            found += [_restore(document) for document in page]
+            if not page:
+                break
+            after = page[-1]
+        return found
+
+
+def _restore(document: Document) -> StoredGrant:
+    return StoredGrant(Grant.model_validate(document.fields), document.version)
+
+
+def _fields(grant: Grant) -> dict[str, Any]:
+    return {name: value.value if isinstance(value, Enum) else value for name, value in grant.model_dump().items()}

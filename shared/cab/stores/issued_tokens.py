@@ -1,0 +1,90 @@
+"""What introspection and revocation know of issued tokens, by `jti` or SHA-256: facts, never the token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from cab.domain.identifiers import digest
+from cab.ports import AlreadyExists, Condition, Create, Documents
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A pass-through downstream token that was handed out: how an opaque token carries intent (RFC 7662, our extension use)."""
+
+    tenant: str
+    subject: str
+    client_id: str
+    connection: str
+    grant_id: str
+    scope: str
+    details: list[dict[str, Any]]
+    act: dict[str, Any]
+    txn: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+class IssuedTokens:
+    def __init__(self, guards: Documents) -> None:
+        self._guards = guards
+
+    async def remember(self, sha256: str, token: IssuedToken) -> None:
+        """One record per hand-out: the same downstream token given twice keeps both its intents."""
+        fields = {
+            "sha256": sha256,
+            "tenant": token.tenant,
+            "subject": token.subject,
+            "client_id": token.client_id,
+            "connection": token.connection,
+            "grant_id": token.grant_id,
+            "scope": token.scope,
+            "details": orjson.dumps(token.details).decode(),
+            "act": orjson.dumps(token.act).decode(),
+            "txn": token.txn,
+            "issued_at": token.issued_at,
+            "expires_at": token.expires_at,
+        }
+        try:
+            await self._guards.write(
+                Create(
+                    f"issued_tokens/{digest(sha256, token.client_id, token.txn)}", fields, expires_at=token.expires_at
+                )
+            )
+        except AlreadyExists:
+            return
+
+    async def find(self, sha256: str, *, now: datetime) -> IssuedToken | None:
+        """The newest hand-out of this token that has not expired."""
+        found = await self._guards.find("issued_tokens", Condition("sha256", "==", sha256), limit=50)
+        alive = [document.fields for document in found if document.fields["expires_at"] > now]
+        if not alive:
+            return None
+        newest = max(alive, key=lambda fields: fields["issued_at"])
+        return IssuedToken(
+            tenant=newest["tenant"],
+            subject=newest["subject"],
+            client_id=newest["client_id"],
+            connection=newest["connection"],
+            grant_id=newest["grant_id"],
+            scope=newest["scope"],
+            details=orjson.loads(newest["details"]),
+            act=orjson.loads(newest["act"]),
+            txn=newest["txn"],
+            issued_at=newest["issued_at"],
+            expires_at=newest["expires_at"],
+        )
+
+    async def revoke(self, key: str, *, until: datetime) -> None:
+        """Denylist a `jti` or SHA-256 until the token's own end."""
+        try:
+            await self._guards.write(Create(f"revoked_tokens/{digest(key)}", {}, expires_at=until))
+        except AlreadyExists:
+            return
+
+    async def is_revoked(self, key: str) -> bool:
+        return await self._guards.read(f"revoked_tokens/{digest(key)}") is not None

@@ -1,0 +1,54 @@
+"""Counters that hold across instances: rate limits and the uses of a task. One blind write each, no read before it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cab.domain.actions import Effect
+from cab.domain.deployment import RateLimit
+from cab.domain.identifiers import digest
+from cab.domain.tasks import Task
+from cab.ports import Documents, Tally
+
+TASK_MEMORY = timedelta(hours=24)  # how long after its last assertion's end a task's uses are remembered
+
+
+class RateLimits:
+    """Fixed windows per user, agent and action class. The document id holds the window, so a new one starts at zero."""
+
+    def __init__(self, guards: Documents, limits: tuple[RateLimit, ...]) -> None:
+        self._guards = guards
+        self._limit_by_effect = {effect: limit for limit in limits for effect in limit.effects}
+
+    async def count(self, *, tenant: str, subject: str, agent: str, effect: Effect, now: datetime) -> int | None:
+        """Count one request. None when it is within the limit, else the seconds until the window ends."""
+        limit = self._limit_by_effect.get(effect)
+        if limit is None:
+            return None
+        window = int(now.timestamp()) // limit.window_s
+        ends_at = datetime.fromtimestamp((window + 1) * limit.window_s, UTC)
+        classes = ",".join(sorted(limit.effects))
+        path = f"rate_limits/{digest(tenant, subject, agent, classes, str(window))}"
+        counted = await self._guards.tally(Tally(path, add={"n": 1}, expires_at=ends_at))
+        return None if counted["n"] <= limit.limit else max(1, int((ends_at - now).total_seconds()) + 1)
+
+
+class TaskBudgets:
+    """How often a task was used. A later assertion for the same task may only lower its limit."""
+
+    def __init__(self, guards: Documents) -> None:
+        self._guards = guards
+
+    async def spend(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> bool:
+        """Spend one use. False when the task has none left. Of N concurrent calls exactly as many succeed as uses are left."""
+        if task.max_uses is None:
+            return True
+        counted = await self._guards.tally(
+            Tally(
+                f"task_budgets/{digest(tenant, front_end, subject, task.task_id)}",
+                add={"uses": 1},
+                at_most={"limit": task.max_uses},
+                expires_at=not_after + TASK_MEMORY,
+            )
+        )
+        return counted["uses"] <= counted["limit"]

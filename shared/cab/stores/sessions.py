@@ -1,0 +1,94 @@
+"""Browser sessions and the one-time `state` of login and connect flows. Cookie and state values are stored only as hashes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+from cab.domain.identifiers import digest
+from cab.ports import Conflict, Create, Delete, Documents
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A person logged in at the IdP in one browser."""
+
+    tenant: str
+    subject: str
+    idp_issuer: str
+    groups: list[str]
+    auth_time: datetime
+    acr: str | None
+    amr: list[str]
+    display_name: str | None
+    csrf: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LoginState:
+    """A login on its way: bound to the browser by a cookie, to the IdP's answer by nonce and PKCE."""
+
+    idp_issuer: str
+    browser: str  # digest of the binding cookie
+    nonce: str
+    code_verifier: str
+    return_to: str  # a path of ours, chosen by us
+    min_auth_time: datetime | None
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectState:
+    """A consent on its way at a provider: bound to one browser session and one user."""
+
+    tenant: str
+    subject: str
+    connection: str
+    session: str  # digest of the session cookie
+    code_verifier: str
+    expires_at: datetime
+
+
+_Stored = TypeVar("_Stored", Session, LoginState, ConnectState)
+_COLLECTIONS: dict[type, str] = {Session: "sessions", LoginState: "login_states", ConnectState: "connect_states"}
+
+
+class BrowserStates:
+    """One small store for the three: create, read while it lives, and take (read and spend, exactly once)."""
+
+    def __init__(self, guards: Documents) -> None:
+        self._guards = guards
+
+    async def put(self, secret: str, value: Session | LoginState | ConnectState) -> None:
+        await self._guards.write(Create(_path(type(value), secret), asdict(value), expires_at=value.expires_at))
+
+    async def read(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
+        document = await self._guards.read(_path(kind, secret))
+        if document is None or document.fields["expires_at"] <= now:
+            return None  # the TTL policy may lag by a day
+        return _restore(kind, document.fields)
+
+    async def take(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
+        """Read and spend. Of concurrent takes exactly one gets the value."""
+        path = _path(kind, secret)
+        document = await self._guards.read(path)
+        if document is None:
+            return None
+        try:
+            await self._guards.write(Delete(path, document.version))
+        except Conflict:
+            return None  # another took it first
+        return None if document.fields["expires_at"] <= now else _restore(kind, document.fields)
+
+    async def end(self, kind: type[_Stored], secret: str) -> None:
+        await self._guards.write(Delete(_path(kind, secret)))
+
+
+def _path(kind: type, secret: str) -> str:
+    return f"{_COLLECTIONS[kind]}/{digest(secret)}"
+
+
+def _restore(kind: type[_Stored], stored: dict[str, Any]) -> _Stored:
+    return kind(**{item.name: stored[item.name] for item in fields(kind)})

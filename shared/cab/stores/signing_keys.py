@@ -1,0 +1,99 @@
+"""The broker's own signing keys: public halves and rotation state here, private halves in Secret Manager by version number.
+
+Rotation never fails a verification: a key is published at least one cache lifetime before it signs, and stays published
+until the last token it signed has expired (`cab keys rotate`: publish, activate, retire).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from cab.ports import AlreadyExists, Conflict, Create, Documents, Replace
+
+JWKS_MAX_AGE = timedelta(seconds=300)  # Cache-Control of the key sets: how long verifiers may not know a new key
+LONGEST_TOKEN_LIFE = timedelta(seconds=3600)
+
+
+class Issuer(StrEnum):
+    EDGE = "edge"
+    STS = "sts"
+
+
+SECRET = {Issuer.EDGE: "cab-edge-signing", Issuer.STS: "cab-sts-signing"}
+
+
+class KeyState(StrEnum):
+    PUBLISHED = "published"
+    ACTIVE = "active"
+    RETIRED = "retired"  # signs no more, still verifies
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    kid: str
+    secret_version: int
+    state: KeyState
+    jwk: dict[str, Any]  # public
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    keys: tuple[SigningKey, ...]
+    version: object
+
+    @property
+    def active(self) -> SigningKey | None:
+        return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
+
+    def jwks(self) -> dict[str, Any]:
+        return {"keys": [key.jwk for key in self.keys]}
+
+
+class SigningKeys:
+    """State of one broker's key rings, in database `keys`."""
+
+    def __init__(self, keys: Documents) -> None:
+        self._keys = keys
+
+    async def ring(self, issuer: Issuer) -> KeyRing | None:
+        document = await self._keys.read(f"signing_keys/{issuer.value}")
+        if document is None:
+            return None
+        return KeyRing(
+            keys=tuple(
+                SigningKey(
+                    kid=item["kid"],
+                    secret_version=item["secret_version"],
+                    state=KeyState(item["state"]),
+                    jwk=item["jwk"],
+                    changed_at=item["changed_at"],
+                )
+                for item in document.fields["keys"]
+            ),
+            version=document.version,
+        )
+
+    async def save(self, issuer: Issuer, keys: tuple[SigningKey, ...], *, read: KeyRing | None) -> bool:
+        """Write the ring. False when another operator changed it since it was read."""
+        fields = {
+            "keys": [
+                {
+                    "kid": key.kid,
+                    "secret_version": key.secret_version,
+                    "state": key.state.value,
+                    "jwk": key.jwk,
+                    "changed_at": key.changed_at,
+                }
+                for key in keys
+            ]
+        }
+        path = f"signing_keys/{issuer.value}"
+        try:
+            await self._keys.write(Create(path, fields) if read is None else Replace(path, fields, read.version))
+        except (AlreadyExists, Conflict):
+            return False
+        return True

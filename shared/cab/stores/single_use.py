@@ -1,0 +1,42 @@
+"""Things that work once across all instances: client-assertion, DPoP and ID-JAG `jti`, `state`, approvals, deferral codes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from cab.domain.identifiers import digest
+from cab.ports import AlreadyExists, Create, Documents
+from cab.protocol.jws import LEEWAY
+
+
+class Kind(StrEnum):
+    """Part of the key: one kind can never be spent as another."""
+
+    CLIENT_ASSERTION = "client_assertion"
+    DPOP_PROOF = "dpop_proof"
+    ID_JAG = "id_jag"
+    LOGIN_STATE = "login_state"
+    CONNECT_STATE = "connect_state"
+    APPROVAL = "approval"
+
+
+class SingleUse:
+    def __init__(self, guards: Documents) -> None:
+        self._guards = guards
+
+    async def claim(self, kind: Kind, *, tenant: str, issuer: str, identifier: str, until: datetime) -> bool:
+        """Record the use atomically. True the first time, False ever after (a mark past its end still counts as used).
+
+        Kept until `until` plus the verifier's leeway. Raises Unavailable: then nothing may be issued, since the mark may
+        or may not stand.
+        """
+        path = f"single_use/{digest(tenant, kind.value, issuer, identifier)}"
+        try:
+            await self._guards.write(Create(path, {"kind": kind.value}, expires_at=until + LEEWAY))
+        except AlreadyExists:
+            return False
+        return True
+
+    async def is_used(self, kind: Kind, *, tenant: str, issuer: str, identifier: str) -> bool:
+        return await self._guards.read(f"single_use/{digest(tenant, kind.value, issuer, identifier)}") is not None

@@ -1,0 +1,195 @@
+"""How every request ends: its facts become one audit event, and no token leaves before that event is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from cab.domain import audit
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import AuditLog, Clock, Randomness, Unavailable
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+REASON_BY_DEPENDENCY: Final = {
+    "audit": Reason.AUDIT_UNAVAILABLE,
+    "documents": Reason.STORE_UNAVAILABLE,
+    "secrets": Reason.STORE_UNAVAILABLE,
+    "identity_provider": Reason.IDP_UNAVAILABLE,
+    "provider": Reason.PROVIDER_UNAVAILABLE,
+    "grants": Reason.PROVIDER_UNAVAILABLE,
+    "policy": Reason.POLICY_UNAVAILABLE,
+}
+UNAUTHENTICATED_EVENTS_PER_MINUTE: Final = 5
+TRACKED_SOURCES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What transport knows about a request before anybody looked at its content."""
+
+    txn: str
+    caller_ip_prefix: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass
+class Facts:
+    """The audit event in the making: filled in as facts become known, sent once at the end, whatever the end is."""
+
+    event_type: audit.EventType
+    context: RequestContext
+    started_at: datetime
+    started_clock: float = field(default_factory=time.perf_counter)
+    client_authenticated: bool = False
+    tenant: str | None = None
+    subject: audit.Subject | None = None
+    actor: audit.Actor | None = None
+    tool: audit.Tool | None = None
+    intent: audit.IntentFacts | None = None
+    task: audit.TaskFacts | None = None
+    decision: Literal["permit", "deny", "confirm"] | None = None
+    policy: audit.PolicyFacts | None = None
+    scopes: audit.Scopes | None = None
+    token: audit.TokenFacts | None = None
+    grant: audit.GrantFacts | None = None
+    confirmation_id: str | None = None
+    txn: str | None = None  # the assertion's, once verified: one transaction from login to call
+    latency: dict[str, float] = field(default_factory=dict)
+
+    def event(self, *, event_id: str, outcome: audit.Outcome, reason: Reason | None) -> audit.AuditEvent:
+        total = (time.perf_counter() - self.started_clock) * 1000
+        return audit.AuditEvent(
+            event_id=event_id,
+            event_type=self.event_type,
+            occurred_at=self.started_at,
+            tenant=self.tenant,
+            subject=self.subject,
+            actor=self.actor,
+            tool=self.tool,
+            intent=self.intent,
+            task=self.task,
+            decision=self.decision,
+            reason_code=reason.value if reason else None,
+            policy=self.policy,
+            scopes=self.scopes,
+            token=self.token,
+            grant=self.grant,
+            confirmation_id=self.confirmation_id,
+            outcome=outcome,
+            latency_ms=audit.Latency(
+                total=round(total, 3), **{name: round(value, 3) for name, value in self.latency.items()}
+            ),
+            txn=self.txn or self.context.txn,
+            trace_id=self.context.trace_id,
+            caller_ip_prefix=self.context.caller_ip_prefix,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[_Answer]):
+    """A request's end: an answer or a refusal, audited, with its `txn`."""
+
+    txn: str
+    answer: _Answer | None = None
+    refusal: BrokerError | None = None
+
+
+@dataclass
+class _Source:
+    window_ends_at: datetime
+    seen: int = 0
+    uncounted: int = 0
+
+
+class Auditor:
+    """Runs a use case to its audited end. One per process."""
+
+    def __init__(self, log: AuditLog, clock: Clock, randomness: Randomness) -> None:
+        self._log = log
+        self._clock = clock
+        self._randomness = randomness
+        self._sources: dict[str, _Source] = {}
+
+    async def run(
+        self,
+        event_type: audit.EventType,
+        context: RequestContext,
+        work: Callable[[Facts], Awaitable[_Answer]],
+        *,
+        silent: bool = False,
+    ) -> Answered[_Answer]:
+        """Do the work, publish its event, then answer.
+
+        An answer whose event is not acknowledged is withheld: the caller gets `audit_unavailable` instead. A refusal is
+        answered anyway. `silent` work leaves an event only when refused (pages a person merely looks at).
+        """
+        facts = Facts(event_type, context, self._clock.now())
+        try:
+            answer = await work(facts)
+        except BrokerError as error:
+            refusal = error
+        except Unavailable as error:
+            refusal = BrokerError(REASON_BY_DEPENDENCY.get(error.what, Reason.STORE_UNAVAILABLE))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug: the caller gets JSON, the log the type and place, nobody the text
+            log_bug(error, txn=context.txn)
+            refusal = BrokerError(Reason.INTERNAL_ERROR)
+        else:
+            if silent:
+                return Answered(facts.txn or context.txn, answer=answer)
+            outcome = audit.Outcome.ISSUED if facts.token else audit.Outcome.EXECUTED
+            try:
+                await self._log.publish(facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None))
+            except Unavailable:
+                return Answered(facts.txn or context.txn, refusal=BrokerError(Reason.AUDIT_UNAVAILABLE))
+            return Answered(facts.txn or context.txn, answer=answer)
+        await self._record_refusal(facts, refusal)
+        return Answered(facts.txn or context.txn, refusal=refusal)
+
+    async def _record_refusal(self, facts: Facts, refusal: BrokerError) -> None:
+        facts.token = None
+        outcome = audit.Outcome.FAILED if refusal.reason is Reason.INTERNAL_ERROR else audit.Outcome.REFUSED
+        events = [facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)]
+        if not facts.client_authenticated:
+            events = self._within_source_budget(facts, events)
+        for event in events:
+            try:
+                await self._log.publish(event)
+            except Unavailable:
+                _log.warning("audit event %s is kept for the next publish", event.event_id)
+
+    def _within_source_budget(self, facts: Facts, events: list[audit.AuditEvent]) -> list[audit.AuditEvent]:
+        """Strangers may not flood the audit: a few events per source and minute, then one event that counts the rest."""
+        now = self._clock.now()
+        key = facts.context.caller_ip_prefix or "unknown"
+        source = self._sources.get(key)
+        if source is None or source.window_ends_at <= now:
+            if source is not None and source.uncounted:
+                counted = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, facts.context, now)
+                event = counted.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
+                events = [event.model_copy(update={"count": source.uncounted}), *events]
+            if len(self._sources) >= TRACKED_SOURCES:
+                self._sources.pop(next(iter(self._sources)))
+            source = self._sources[key] = _Source(now + timedelta(minutes=1))
+        source.seen += 1
+        if source.seen > UNAUTHENTICATED_EVENTS_PER_MINUTE:
+            source.uncounted += 1
+            return []
+        return events
+
+
+def log_bug(error: BaseException, *, txn: str) -> None:
+    """Type and place of an unexpected error. Never its text: it may quote what must not be logged."""
+    place: Any = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "?"
+    _log.error("internal error %s at %s, txn %s", type(error).__name__, where, txn)

@@ -1,0 +1,148 @@
+"""Who is calling: front ends and agents prove themselves by a signed JWT, a federated workload identity, or (where allowed) a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from cab.domain.clients import Agent, ClientSecretBasic, FederatedJwt, FrontEnd, PrivateKeyJwt
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Clock, NotFound, SecretReader, VerificationKeys
+from cab.protocol import jws
+from cab.protocol.client_assertions import basic_credentials, federated_rules, private_key_jwt_rules
+from cab.protocol.names import CLIENT_ASSERTION_TYPE
+from cab.stores.single_use import Kind, SingleUse
+
+_Client = TypeVar("_Client", FrontEnd, Agent)
+
+
+def client_source(client_id: str) -> str:
+    """Name of a client's own key set among the verification key sources."""
+    return f"client:{client_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request offers to authenticate with, as transport found it."""
+
+    authorization: str | None
+    client_assertion_type: str | None
+    client_assertion: str | None
+    client_id: str | None
+
+
+def failed(detail: str = "Client authentication failed.") -> BrokerError:
+    return BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, detail)
+
+
+class ClientAuthenticator(Generic[_Client]):
+    """Authenticates the clients of one endpoint family (edge: front ends; oauth2: agents)."""
+
+    def __init__(
+        self,
+        clients: dict[str, _Client],
+        *,
+        issuer: str,
+        endpoint: str,
+        federated_algorithms: dict[str, frozenset[str]],
+        keys: VerificationKeys,
+        single_use: SingleUse,
+        secrets: SecretReader,
+        clock: Clock,
+    ) -> None:
+        self._clients = clients
+        self._issuer = issuer
+        self._endpoint = endpoint
+        self._federated_algorithms = federated_algorithms
+        self._keys = keys
+        self._single_use = single_use
+        self._secrets = secrets
+        self._clock = clock
+        self._by_workload = {
+            (method.issuer, method.subject): client
+            for client in clients.values()
+            for method in client.authentication
+            if isinstance(method, FederatedJwt)
+        }
+
+    async def authenticate(self, offered: Credentials) -> _Client:
+        """The registered client. One answer for every failure: unknown, wrong key and malformed look the same.
+
+        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, CLIENT_ASSERTION_REPLAYED; Unavailable.
+        """
+        if offered.authorization is not None and offered.client_assertion is not None:
+            raise failed("Use one method of client authentication.")
+        if offered.client_assertion is not None:
+            if offered.client_assertion_type != CLIENT_ASSERTION_TYPE:
+                raise failed("client_assertion_type is not supported.")
+            client = await self._by_jwt(offered.client_assertion)
+        elif offered.authorization is not None:
+            client = await self._by_secret(offered.authorization)
+        else:
+            raise failed("Client authentication is missing.")
+        if offered.client_id is not None and offered.client_id != client.client_id:
+            raise failed()
+        return client
+
+    async def _by_jwt(self, assertion: str) -> _Client:
+        try:
+            token = jws.parse(assertion)
+            issuer = token.unverified_issuer
+            if issuer in self._federated_algorithms:
+                return await self._by_workload_identity(token, issuer)
+            return await self._by_own_key(token, issuer)
+        except jws.TokenRejected as error:
+            raise failed() from error
+        except NotFound as error:
+            raise failed() from error
+
+    async def _by_own_key(self, token: jws.UnverifiedToken, client_id: str) -> _Client:
+        # The client is looked up by the assertion's own claim (many clients send no client_id parameter), then verified
+        # with that client's keys only.
+        client = self._clients.get(client_id)
+        method = next((m for m in client.authentication if isinstance(m, PrivateKeyJwt)), None) if client else None
+        if client is None or method is None or token.claims.get("sub") != client_id:
+            raise failed()
+        key = await self._keys.find(client_source(client_id), token.kid, token.algorithm)
+        rules = private_key_jwt_rules(method, client_id=client_id, issuer=self._issuer, endpoint=self._endpoint)
+        verified = jws.verify(token, key, rules, now=self._clock.now())
+        first_use = await self._single_use.claim(
+            Kind.CLIENT_ASSERTION,
+            tenant=client.tenant,
+            issuer=client_id,
+            identifier=verified.text("jti"),
+            until=verified.expires_at,
+        )
+        if not first_use:
+            raise BrokerError(Reason.CLIENT_ASSERTION_REPLAYED, "This client assertion was used before.")
+        return client
+
+    async def _by_workload_identity(self, token: jws.UnverifiedToken, issuer: str) -> _Client:
+        """A platform's identity token is reusable until it expires (its holder cannot choose `jti`), so none is spent."""
+        key = await self._keys.find(issuer, token.kid, token.algorithm)
+        rules = federated_rules(issuer, self._federated_algorithms[issuer], audience=self._issuer)
+        verified = jws.verify(token, key, rules, now=self._clock.now())
+        client = self._by_workload.get((issuer, verified.text("sub")))
+        if client is None:
+            raise failed()
+        return client
+
+    async def _by_secret(self, authorization: str) -> _Client:
+        offered = basic_credentials(authorization)
+        if offered is None:
+            raise failed()
+        client_id, secret = offered
+        client = self._clients.get(client_id)
+        method = next((m for m in client.authentication if isinstance(m, ClientSecretBasic)), None) if client else None
+        if client is None or method is None:
+            raise failed()
+        try:
+            expected = await self._secrets.access(method.secret.secret, method.secret.version)
+        except NotFound as error:
+            raise failed() from error
+        # Hashed first: compare_digest leaks the length of unequal inputs.
+        if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), hashlib.sha256(expected).digest()):
+            raise failed()
+        return client
