@@ -1,0 +1,10 @@
+"""Emulators of Firestore, Pub/Sub and Secret Manager for the local stack and the tests.  See docs/emulators.md.
+
+`running()` starts them; `faults` says what can be made to go wrong.
+"""
+
+from __future__ import annotations
+
+from cab_dev.emulators.running import EmulatorFailed, Emulators, running
+
+__all__ = ["EmulatorFailed", "Emulators", "running"]
