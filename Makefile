@@ -1,0 +1,67 @@
+# CAB, the Credential Access Broker. `make` alone lists what there is. Needs Python 3.11 to 3.13 and nothing else.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+STACK  := $(VENV)/.stack
+DEV    := $(VENV)/.dev
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+INSTALL := $(PYTHON) -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test check lint types bench browser-ready clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STACK) ## two user stories and one attack against a stack of its own, told as they happen
+	@$(PYTHON) -m examples.acme.demo
+
+dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
+	@$(VENV)/bin/cab dev up
+
+test: $(DEV) browser-ready ## run all tests, emulators included
+	$(PYTHON) -m pytest $(TESTS)
+
+check: lint types test ## what CI runs: format, lint, types, import contracts, tests
+
+lint: $(DEV) ## format and lint, as CI judges them, and the import contracts
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/lint-imports
+
+types: $(DEV) ## type-check
+	$(VENV)/bin/mypy
+
+bench: $(STACK) ## print the benchmark table
+	@$(PYTHON) -m benchmarks
+
+clean: ## remove everything that these commands have made
+	rm -rf .venv .venv-bq .cab .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+
+# --- setting up: a stamp file says which requirements a virtual environment holds ---
+
+$(PYTHON):
+	@for candidate in python3 python3.13 python3.12 python3.11; do \
+	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	    $$candidate -m venv $(VENV) || { rm -rf $(VENV); \
+	      echo "Python cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo "CAB needs Python 3.11, 3.12 or 3.13; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; exit 1
+
+$(STACK): requirements/stack.txt pyproject.toml | $(PYTHON)
+	@echo "Installing the packages of the local stack (a minute, once) ..."
+	@$(INSTALL) --require-hashes -r requirements/stack.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(STACK)
+	@echo "Installing the packages of tests and checks (once) ..."
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+browser-ready:
+	@command -v chromium >/dev/null || { \
+	  echo "The browser tests need Chromium. On Debian and Ubuntu: apt-get install chromium" >&2; exit 1; }
