@@ -1,0 +1,83 @@
+"""Acme's services in this process, and clients of theirs."""
+
+from typing import Any
+
+from examples.acme.services.crm import SCOPES as CRM_SCOPES
+from examples.acme.services.crm import create_crm
+from examples.acme.services.idp import create_idp
+from examples.acme.services.tracker import SCOPES as TRACKER_SCOPES
+from examples.acme.services.tracker import create_tracker
+from tests.dev.twins.in_process import client_of
+
+from cab_dev.twins.clients import TwinClient
+from cab_dev.twins.clock import MovableClock
+from cab_dev.twins.oauth_provider import s256
+
+IDP = "http://127.0.0.1:8081"
+CRM = "http://127.0.0.1:8082"
+TRACKER = "http://127.0.0.1:8083"
+BROKER = "http://127.0.0.1:8080"
+VERIFIER = "v" * 43
+SECRET = "s3cret-of-cab"
+
+IDP_CLIENTS = {
+    client.client_id: client
+    for client in (
+        TwinClient(client_id="acme-web", redirect_uris=("http://127.0.0.1:*/cb",), name="Acme Web"),
+        TwinClient(client_id="cab", client_secret=SECRET, redirect_uris=(f"{BROKER}/login/callback",)),
+    )
+}
+
+
+def provider_clients(connection: str) -> dict[str, TwinClient]:
+    callback = f"{BROKER}/connect/callback/{connection}"
+    return {"cab": TwinClient(client_id="cab", client_secret=SECRET, redirect_uris=(callback,), name="Acme assistant")}
+
+
+def fixed_clock() -> MovableClock:
+    return MovableClock(lambda: 1_800_000_000.0)
+
+
+class ApiUnderTest:
+    """The CRM or the tracker, with an access token per user obtained through the real flow."""
+
+    def __init__(self, connection: str) -> None:
+        self.origin = {"crm": CRM, "tracker": TRACKER}[connection]
+        self._callback = f"{BROKER}/connect/callback/{connection}"
+        self.all_scopes = tuple({"crm": CRM_SCOPES, "tracker": TRACKER_SCOPES}[connection])
+        create = {"crm": create_crm, "tracker": create_tracker}[connection]
+        self.clock = fixed_clock()
+        app = create(issuer=self.origin, clients=provider_clients(connection), clock=self.clock)
+        self.http = client_of(app, self.origin)
+
+    def token(self, user: str, *scopes: str) -> str:
+        """An access token of `user`; with all scopes when none is named."""
+        query = {
+            "response_type": "code",
+            "client_id": "cab",
+            "redirect_uri": self._callback,
+            "scope": " ".join(scopes or self.all_scopes),
+            "code_challenge": s256(VERIFIER),
+            "code_challenge_method": "S256",
+        }
+        page = self.http.get("/oauth/authorize", params=query).text
+        request_id = page.partition('name="request" value="')[2].partition('"')[0]
+        back = self.http.post("/oauth/consent", data={"request": request_id, "account": user})
+        code = back.headers["location"].partition("code=")[2].partition("&")[0]
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._callback,
+            "code_verifier": VERIFIER,
+        }
+        return str(self.http.post("/oauth/token", data=form, auth=("cab", SECRET)).json()["access_token"])
+
+    def call(self, method: str, path: str, token: str, **arguments: Any) -> Any:
+        headers = {"Authorization": f"Bearer {token}", **arguments.pop("headers", {})}
+        return self.http.request(method, path, headers=headers, **arguments)
+
+
+def idp_client(clock: MovableClock | None = None, **arguments: Any) -> Any:
+    """A client of a fresh identity provider."""
+    app = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=clock or fixed_clock(), **arguments)
+    return client_of(app, IDP)
