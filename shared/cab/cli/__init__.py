@@ -17,7 +17,9 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "dev": _Subcommand("cab.cli.dev", "dev_group", "Run the local stack, and get tokens of it to try things with."),
     "config": _Subcommand("cab.cli.config", "config_group", "Check a deployment's configuration folder."),
-    "explain": _Subcommand("cab.cli.explain", "explain_command", "Show a decision and its rule without issuing anything."),
+    "explain": _Subcommand(
+        "cab.cli.explain", "explain_command", "Show a decision and its rule without issuing anything."
+    ),
     "audit": _Subcommand("cab.cli.audit", "audit_group", "Ask the audit tables: who did what for whom, and why."),
     "grants": _Subcommand("cab.cli.grants", "grants_group", "List, inspect and revoke grants."),
     "keys": _Subcommand("cab.cli.keys", "keys_group", "Create, rotate and list the broker's signing keys."),
