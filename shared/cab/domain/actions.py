@@ -26,7 +26,12 @@ class Effect(StrEnum):
 class StrictModel(BaseModel):
     """Base of every configured or declared value: immutable, unknown members refused, input never quoted in errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know
+    )
 
 
 class Parameter(StrictModel):

@@ -1,0 +1,140 @@
+"""Everything a set of policies can get wrong: syntax, ids, types, words outside closed lists, rules that open more than they seem to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+import cedarpy
+from cedarpy import pst
+
+from cab.adapters.cedar.rules import Rule, read_rules
+from cab.adapters.cedar.schema import ACTION, action_groups, cedar_schema, known_groups
+from cab.adapters.cedar.vocabulary import mentions, unknown_words, vocabulary
+from cab.adapters.configuration.problems import Problem, choose_from
+from cab.domain.actions import Action, Effect
+from cab.domain.deployment import Deployment
+
+TASK = ("context", "task")
+NO_ACTION_LEFT = "unable to find an applicable action given the policy scope constraints"
+
+
+def applies_to(rule: Rule, action: Action, connection: str) -> bool:
+    """Whether the rule's action scope can match `action`. Where it cannot, Cedar neither satisfies nor fails the rule."""
+    scope = rule.form.action
+    if isinstance(scope, pst.ScopeAny):
+        return True
+    if isinstance(scope, pst.ActionEq):
+        return str(scope.entity.type) == ACTION and scope.entity.id == action.id
+    names = {action.id, *action_groups(action, connection)}
+    return any(str(entity.type) == ACTION and entity.id in names for entity in scope.entities)
+
+
+def check_policies(
+    deployment: Deployment, files: Sequence[tuple[str, str]], *, folder: str = "policies"
+) -> tuple[list[Rule], list[Problem]]:
+    """The rules of the files and everything wrong with them, warnings included. With an error among them nothing may be enforced."""
+    rules, problems = read_rules(files)
+    if not files:
+        remedy = "add a .cedar file: without a permit everything is denied"
+        problems.append(Problem(folder, 1, "there is no policy at all", remedy))
+    schema = cedarpy.Schema.from_json_str(json.dumps(cedar_schema(deployment)))
+    for rule in rules:
+        type_errors = list(_type_errors(rule, schema, deployment))
+        problems += type_errors
+        if not type_errors:
+            problems += _unknown_words(rule, deployment)
+            problems += _opens_beyond_the_task(rule, deployment)
+    if rules:
+        problems += _actions_without_permit(rules, deployment, folder)
+    return rules, problems
+
+
+def _catalog(deployment: Deployment) -> Iterator[tuple[str, Action]]:
+    for connection in deployment.connections:
+        for action in connection.actions:
+            yield connection.id, action
+
+
+def _actions_of(rule: Rule, deployment: Deployment) -> list[Action]:
+    return [action for connection, action in _catalog(deployment) if applies_to(rule, action, connection)]
+
+
+def _line_of(rule: Rule, word: str) -> int:
+    """The line of the rule on which `word` stands; the rule's first line when it cannot be told."""
+    position = rule.text.find(word)
+    return rule.line + rule.text.count("\n", 0, max(position, 0))
+
+
+def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> Iterator[Problem]:
+    """Cedar's validator on this one rule, in our form. It reports no positions: the quoted words are looked up in the text."""
+    messages = [
+        re.sub(r"^for policy `policy0`[,:] ", "", error.error)
+        for error in cedarpy.validate_policies(rule.text, schema).errors
+    ]
+    if len(messages) > 1:  # a consequence of the other mistake, not one of its own
+        messages = [message for message in messages if message != NO_ACTION_LEFT]
+    for message in dict.fromkeys(messages):
+        named = re.search(r'`(?:[\w:]*::)?"([^"`]*)"`', message) or re.search(r"`([^`]+)`", message)
+        word = named.group(1) if named else ""
+        yield Problem(rule.file, _line_of(rule, word), f"{rule.id}: {message}", _remedy(message, word, deployment))
+
+
+def _remedy(message: str, word: str, deployment: Deployment) -> str:
+    if "unrecognized action" in message:
+        known = {name for connection, action in _catalog(deployment) for name in (action.id, connection)}
+        return choose_from(word, known | set(Effect), otherwise="add the action to connections.yaml")
+    if "CAB::Group::" in message:
+        return choose_from(word, known_groups(deployment), otherwise="map a group in identity_providers.yaml")
+    if "CAB::Connection::" in message:
+        return choose_from(word, deployment.connection_by_id, otherwise="add the connection to connections.yaml")
+    if "optional attribute" in message:
+        parent, _, name = word.rpartition(".")
+        return f"guard it: `context.{parent} has {name} && ...`"
+    if "unrecognized entity type" in message:
+        return "write the type with its namespace: CAB::User, CAB::Group, CAB::Action, CAB::Resource, CAB::Connection"
+    if "not found" in message:
+        return "see docs/policies.md for the attributes, connections.yaml for the parameters of each action"
+    return "see docs/policies.md for the types policies may use"
+
+
+def _unknown_words(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
+    words = vocabulary(deployment, _actions_of(rule, deployment))
+    for path, literal in dict.fromkeys(unknown_words(rule, words)):
+        yield Problem(
+            rule.file,
+            _line_of(rule, f'"{literal}"'),
+            f"{rule.id}: {'.'.join(path)} is never `{literal}`",
+            choose_from(literal, words[path], otherwise="remove the comparison"),
+        )
+
+
+def _opens_beyond_the_task(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
+    changes = any(action.effect is not Effect.READ for action in _actions_of(rule, deployment))
+    if not rule.permits or not changes or mentions(rule, TASK):
+        return
+    what = (
+        "asks the user to confirm even what is outside the task"
+        if rule.confirm
+        else "permits changes without looking at the task"
+    )
+    yield Problem(
+        rule.file,
+        rule.line,
+        f"{rule.id} {what}",
+        'add `when { context.task.comparison == "within" }`, or name the comparisons it is meant for',
+        severity="warning",
+    )
+
+
+def _actions_without_permit(rules: Sequence[Rule], deployment: Deployment, folder: str) -> Iterator[Problem]:
+    for connection, action in _catalog(deployment):
+        if not any(rule.permits and applies_to(rule, action, connection) for rule in rules):
+            yield Problem(
+                folder,
+                1,
+                f"no policy permits {action.id} to anyone",
+                "add a permit, or remove the action from connections.yaml",
+                severity="warning",
+            )

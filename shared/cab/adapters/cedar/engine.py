@@ -1,0 +1,202 @@
+"""The policy engine: Cedar, prepared at load, one evaluation per decision.  docs/policies.md says what policies can see.
+
+Deny by default; `forbid` wins; any evaluation error denies, whatever Cedar decided: Cedar skips a `forbid` that fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cedarpy
+import orjson
+
+from cab.adapters.cedar.checks import applies_to, check_policies
+from cab.adapters.cedar.rules import Rule
+from cab.adapters.cedar.schema import ACTION, CONNECTION, GROUP, RESOURCE, USER, action_groups
+from cab.adapters.cedar.vocabulary import WEEKDAYS
+from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
+from cab.domain.actions import Action
+from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
+from cab.domain.deployment import Deployment
+from cab.domain.errors import Reason
+from cab.ports import PolicyRequest, PolicyVerdict
+
+_POLICY_NUMBER = re.compile(r"policy `policy(\d+)`")
+
+
+class CedarPolicyEngine:
+    """`ports.PolicyEngine` over the deployment's Cedar policies, and beside them the candidate policies when there are any.
+
+    Raises: ConfigurationRefused when any policy has a mistake: a set that cannot be understood completely never decides.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._active = _RuleSet(deployment, deployment.policies, folder="policies")
+        self._candidate = (
+            _RuleSet(deployment, deployment.candidate_policies, folder="policies_candidate")
+            if deployment.candidate_policies
+            else None
+        )
+
+    def evaluate(self, request: PolicyRequest) -> PolicyVerdict:
+        """See `ports.PolicyEngine`. Also asked for intents outside their task; only a Confirm lifts those, which the caller heeds."""
+        decision = self._active.decide(request)
+        if self._candidate is None:
+            return PolicyVerdict(decision)
+        shadow = self._candidate.decide(request)
+        return PolicyVerdict(decision, shadow=shadow if _kind(shadow) != _kind(decision) else None)
+
+    def locate(self, rule_id: str) -> tuple[str, int]:
+        """File and line of an active rule. Raises KeyError for an id no active rule has."""
+        rule = self._active.rule_by_id[rule_id]
+        return rule.file, rule.line
+
+
+def _kind(decision: Decision) -> tuple[type[Decision], Reason | None]:
+    return type(decision), decision.reason if isinstance(decision, Deny) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """The rules whose action scope can match one action, parsed, with that action's own entity."""
+
+    rules: tuple[Rule, ...]
+    policies: cedarpy.PolicySet
+    entities: cedarpy.Entities
+    action: dict[str, str]
+
+
+class _RuleSet:
+    """One complete set of policies, sliced by action at load."""
+
+    def __init__(self, deployment: Deployment, files: Sequence[tuple[str, str]], *, folder: str) -> None:
+        rules, problems = check_policies(deployment, files, folder=folder)
+        if errors := errors_among(problems):
+            raise ConfigurationRefused(errors)
+        self.rule_by_id = {rule.id: rule for rule in rules}
+        self._slices = {
+            action.id: _slice(rules, action, connection.id)
+            for connection in deployment.connections
+            for action in connection.actions
+        }
+
+    def decide(self, request: PolicyRequest) -> Decision:
+        part = self._slices.get(request.action)
+        if part is None:
+            return Deny(Reason.POLICY_ERROR)
+        try:
+            resource = f"{request.connection}/{request.identifier}"
+            result = cedarpy.is_authorized(
+                {
+                    "principal": {"type": USER, "id": request.subject},
+                    "action": part.action,
+                    "resource": {"type": RESOURCE, "id": resource},
+                    "context": _context(request),
+                },
+                part.policies,
+                part.entities.with_added_json_str(_entities(request, resource)),
+            )
+            return _decision(result, part.rules, request)
+        except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
+            return Deny(Reason.POLICY_ERROR)
+
+
+def _slice(rules: Sequence[Rule], action: Action, connection: str) -> _Slice:
+    relevant = tuple(rule for rule in rules if applies_to(rule, action, connection))
+    entity = _entity(ACTION, action.id, parents=[(ACTION, group) for group in action_groups(action, connection)])
+    return _Slice(
+        rules=relevant,
+        policies=cedarpy.PolicySet.from_str("\n".join(rule.text for rule in relevant)),
+        entities=cedarpy.Entities.from_json_str(orjson.dumps([entity]).decode()),
+        action={"type": ACTION, "id": action.id},
+    )
+
+
+def _entity(
+    kind: str, name: str, *, parents: Sequence[tuple[str, str]], attributes: dict[str, str] | None = None
+) -> dict[str, Any]:
+    return {
+        "uid": {"type": kind, "id": name},
+        "attrs": attributes or {},
+        "parents": [{"type": parent, "id": parent_name} for parent, parent_name in parents],
+    }
+
+
+def _entities(request: PolicyRequest, resource: str) -> str:
+    user = _entity(
+        USER,
+        request.subject,
+        parents=[(GROUP, group) for group in request.groups],
+        attributes={"tenant": request.tenant},
+    )
+    target = _entity(
+        RESOURCE,
+        resource,
+        parents=[(CONNECTION, request.connection)],
+        attributes={"identifier": request.identifier, "connection": request.connection},
+    )
+    return orjson.dumps([user, target]).decode()
+
+
+def _context(request: PolicyRequest) -> str:
+    """The context record, as JSON text, in the shape of `cedar_schema`. What is unknown is left out: Cedar has no null."""
+    auth: dict[str, Any] = {"amr": request.amr}
+    if request.auth_age_s is not None:
+        auth["age_s"] = request.auth_age_s
+    if request.acr is not None:
+        auth["acr"] = request.acr
+    return orjson.dumps(
+        {
+            "agent": {"id": request.agent, "trust_zone": request.trust_zone, "mode": request.mode},
+            "chain": request.chain,
+            "parameters": dict(request.parameters),
+            "task": {"present": request.task_present, "comparison": request.task_comparison},
+            "trigger": request.trigger,
+            "auth": auth,
+            "time": {
+                "epoch_s": int(request.now.timestamp()),
+                "hour_utc": request.now.hour,
+                "weekday": WEEKDAYS[request.now.weekday()],
+            },
+        }
+    ).decode()
+
+
+def _decision(result: cedarpy.AuthzResult, rules: Sequence[Rule], request: PolicyRequest) -> Decision:
+    """Cedar's answer and the annotations of the rules that determined it, as one decision."""
+    diagnostics = result.diagnostics
+    if diagnostics.errors or result.decision is cedarpy.Decision.NoDecision:
+        numbers = {int(number) for error in diagnostics.errors for number in _POLICY_NUMBER.findall(error)}
+        return Deny(Reason.POLICY_ERROR, rules=tuple(sorted(rules[number].id for number in numbers)))
+    # Cedar names policies by their place in the text it parsed: policy0, policy1, ...
+    determining = sorted((rules[int(name.removeprefix("policy"))] for name in diagnostics.reasons), key=lambda r: r.id)
+    names = tuple(rule.id for rule in determining)
+    if not result.allowed:
+        return Deny(Reason.POLICY_DENIED, rules=names)
+    login = _login_demanded(determining, request)
+    if login is not None:
+        return login
+    prompts = tuple(dict.fromkeys(rule.confirm for rule in determining if rule.confirm))
+    return Confirm(prompts, rules=names) if prompts else Permit(rules=names)
+
+
+def _login_demanded(determining: Sequence[Rule], request: PolicyRequest) -> Decision | None:
+    """The step-up that makes the login meet every determining rule at once; None when it does already.
+
+    Rules that name levels with none in common can never be met together: that is a policy error, not an endless step-up.
+    """
+    names = tuple(rule.id for rule in determining)
+    ages = [rule.max_age_s for rule in determining if rule.max_age_s is not None]
+    max_age_s = min(ages, default=None)
+    demands = [rule.acr_values for rule in determining if rule.acr_values]
+    levels = [level for level in demands[0] if all(level in demand for demand in demands)] if demands else []
+    if demands and not levels:
+        return Deny(Reason.POLICY_ERROR, rules=names)
+    fresh = max_age_s is None or (request.auth_age_s is not None and request.auth_age_s <= max_age_s)
+    strong = not levels or request.acr in levels
+    if fresh and strong:
+        return None
+    return StepUp(rules=names, max_age_s=max_age_s, acr_values=" ".join(levels) or None)

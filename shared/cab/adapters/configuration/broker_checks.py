@@ -1,0 +1,127 @@
+"""Cross checks of broker.yaml and identity_providers.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cab.adapters.configuration.findings import Findings
+from cab.adapters.configuration.problems import choose_from
+from cab.adapters.configuration.urls import url_mistake
+from cab.adapters.configuration.yaml_tree import Place
+
+BROKER, IDENTITY_PROVIDERS = "broker.yaml", "identity_providers.yaml"
+GROUP_NAME_LIMIT = 100
+
+
+def check_url(findings: Findings, file: str, place: Place, url: str | None) -> None:
+    """An error unless `url` is absent, https, or http to loopback where that is allowed."""
+    if url is None:
+        return
+    mistake = url_mistake(url, allow_loopback_http=findings.deployment.broker.allow_loopback_http)
+    if mistake:
+        findings.add(file, place, f"{_name(place)} {mistake[0]}", mistake[1])
+
+
+def check_issuer(findings: Findings, file: str, place: Place, issuer: str) -> None:
+    """As `check_url`; and a warning about a trailing slash, because issuers are compared byte for byte."""
+    check_url(findings, file, place, issuer)
+    if "?" in issuer:
+        findings.add(file, place, f"{_name(place)} has a query", "remove everything from the ? on")
+    if issuer.endswith("/"):
+        findings.add(
+            file,
+            place,
+            f"{_name(place)} ends with a slash",
+            "keep it only if `issuer` in the provider's discovery document has it too: issuers are compared byte for byte",
+            severity="warning",
+        )
+
+
+def check_tenant(findings: Findings, file: str, place: Place, tenant: str) -> None:
+    known = [entry.id for entry in findings.deployment.broker.tenants]
+    if tenant not in known:
+        remedy = choose_from(tenant, known, otherwise="add it to broker.yaml")
+        findings.add(file, place, f"tenant `{tenant}` is not in broker.yaml", remedy)
+
+
+def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
+    broker = findings.deployment.broker
+    check_url(findings, BROKER, ("origin",), broker.origin)
+    if broker.allow_loopback_http and "K_SERVICE" in environment:
+        findings.add(
+            BROKER,
+            ("allow_loopback_http",),
+            "allow_loopback_http is set in the cloud",
+            "remove it: it is for local development only",
+        )
+    findings.unique(
+        BROKER,
+        ((("tenants", position, "id"), tenant.id) for position, tenant in enumerate(broker.tenants)),
+        "tenant",
+        "give every tenant an id of its own",
+    )
+    findings.unique(
+        BROKER,
+        ((("environment_variables", position), name) for position, name in enumerate(broker.environment_variables)),
+        "variable",
+        "remove one of them",
+    )
+    findings.unique(
+        BROKER,
+        (
+            (("rate_limits", position), (effect.value, f"per {limit.window_s} s"))
+            for position, limit in enumerate(broker.rate_limits)
+            for effect in limit.effects
+        ),
+        "a limit for",
+        "keep one limit per effect and window",
+    )
+    for position, issuer in enumerate(broker.federated_issuers):
+        check_issuer(findings, BROKER, ("federated_issuers", position, "issuer"), issuer.issuer)
+        check_url(findings, BROKER, ("federated_issuers", position, "jwks_uri"), issuer.jwks_uri)
+    findings.unique(
+        BROKER,
+        (
+            (("federated_issuers", position, "issuer"), issuer.issuer)
+            for position, issuer in enumerate(broker.federated_issuers)
+        ),
+        "issuer",
+        "list every issuer once",
+    )
+
+
+def check_identity_providers(findings: Findings) -> None:
+    deployment = findings.deployment
+    own = {deployment.broker.sts_issuer, deployment.broker.edge_issuer, deployment.broker.origin}
+    named: list[tuple[Place, object]] = []
+    for position, provider in enumerate(deployment.identity_providers):
+        at: Place = ("identity_providers", position)
+        check_tenant(findings, IDENTITY_PROVIDERS, (*at, "tenant"), provider.tenant)
+        check_issuer(findings, IDENTITY_PROVIDERS, (*at, "issuer"), provider.issuer)
+        check_url(findings, IDENTITY_PROVIDERS, (*at, "jwks_uri"), provider.jwks_uri)
+        if provider.issuer.rstrip("/") in own:
+            remedy = "name the IdP's issuer: the broker never accepts its own tokens as a login"
+            findings.add(IDENTITY_PROVIDERS, (*at, "issuer"), "issuer is the broker itself", remedy)
+        named.append(((*at, "issuer"), provider.issuer.rstrip("/")))
+        if "openid" not in provider.login.scopes:
+            remedy = "add openid: without it there is no ID token"
+            findings.add(IDENTITY_PROVIDERS, (*at, "login", "scopes"), "login.scopes lacks openid", remedy)
+        for value, group in provider.groups.items():
+            if not (group.isprintable() and 0 < len(group) <= GROUP_NAME_LIMIT):
+                remedy = f"write a printable name of at most {GROUP_NAME_LIMIT} characters"
+                findings.add(IDENTITY_PROVIDERS, (*at, "groups", value), "the group name is not usable", remedy)
+    findings.unique(IDENTITY_PROVIDERS, named, "issuer", "list every issuer once")
+    with_users = {provider.tenant for provider in deployment.identity_providers}
+    for position, tenant in enumerate(deployment.broker.tenants):
+        if tenant.id not in with_users:
+            findings.add(
+                BROKER,
+                ("tenants", position, "id"),
+                f"tenant `{tenant.id}` has no identity provider",
+                "add one to identity_providers.yaml: nobody can act there",
+                severity="warning",
+            )
+
+
+def _name(place: Place) -> str:
+    return ".".join(str(part) for part in place if isinstance(part, str)) or "value"

@@ -1,0 +1,167 @@
+"""Cross checks of connections.yaml: providers, connections and the action catalog."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cab.adapters.configuration.broker_checks import check_issuer, check_tenant, check_url
+from cab.adapters.configuration.findings import Findings
+from cab.adapters.configuration.problems import choose_from
+from cab.adapters.configuration.yaml_tree import Place
+from cab.domain.actions import Action, Effect
+from cab.domain.clients import Agent
+from cab.domain.connections import Connection, GrantKind, Provider
+from cab.domain.patterns import covered_by_any
+
+CONNECTIONS = "connections.yaml"
+PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_GROUPS_OF_EFFECTS = frozenset(Effect)
+
+
+def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> None:
+    shipped = {provider.id for provider in findings.deployment.providers[: -len(own_providers) or None]}
+    findings.unique(
+        CONNECTIONS,
+        ((("providers", position, "id"), provider.id) for position, provider in enumerate(own_providers)),
+        "provider",
+        "give every provider an id of its own",
+    )
+    for position, provider in enumerate(own_providers):
+        at: Place = ("providers", position)
+        if provider.id in shipped:
+            remedy = f"choose another id; `extends: {provider.id}` takes over its facts"
+            findings.add(CONNECTIONS, (*at, "id"), f"provider `{provider.id}` is shipped with CAB", remedy)
+        if provider.issuer is not None:
+            check_issuer(findings, CONNECTIONS, (*at, "issuer"), provider.issuer)
+        elif provider.iss_parameter == "required":
+            findings.add(CONNECTIONS, (*at, "iss_parameter"), "iss_parameter needs an issuer", "add issuer")
+        for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint"):
+            check_url(findings, CONNECTIONS, (*at, name), getattr(provider, name))
+        check_url(findings, CONNECTIONS, (*at, "revocation", "endpoint"), provider.revocation.endpoint)
+
+
+def check_connections(findings: Findings) -> None:
+    connections = findings.deployment.connections
+    for position, connection in enumerate(connections):
+        _check_connection(findings, ("connections", position), connection)
+    places = [(("connections", position), connection) for position, connection in enumerate(connections)]
+    findings.unique(
+        CONNECTIONS,
+        (((*at, "id"), connection.id) for at, connection in places),
+        "connection",
+        "give every connection an id of its own: it is the audience of its tokens",
+    )
+    findings.unique(
+        CONNECTIONS,
+        (((*at, "resource"), connection.resource.rstrip("/")) for at, connection in places),
+        "resource",
+        "give every connection a resource of its own: tokens are bound to it",
+    )
+    findings.unique(
+        CONNECTIONS,
+        (
+            ((*at, "actions", number, "id"), action.id)
+            for at, connection in places
+            for number, action in enumerate(connection.actions)
+        ),
+        "action",
+        "give every action an id of its own, across all connections",
+    )
+
+
+def _check_connection(findings: Findings, at: Place, connection: Connection) -> None:
+    for position, tenant in enumerate(connection.tenants):
+        check_tenant(findings, CONNECTIONS, (*at, "tenants", position), tenant)
+    check_url(findings, CONNECTIONS, (*at, "resource"), connection.resource)
+    check_url(findings, CONNECTIONS, (*at, "api_base"), connection.api_base)
+    if connection.resource.rstrip("/") == findings.deployment.broker.origin:
+        remedy = "name the downstream system: a token for the broker itself is never handed out"
+        findings.add(CONNECTIONS, (*at, "resource"), "the resource is the broker itself", remedy)
+    if connection.id in _GROUPS_OF_EFFECTS:
+        remedy = "choose another id: in policies it would be the action group of an effect"
+        findings.add(CONNECTIONS, (*at, "id"), f"a connection cannot be called `{connection.id}`", remedy)
+    provider = findings.deployment.provider_by_id.get(connection.provider)
+    if provider is None:
+        remedy = choose_from(connection.provider, findings.deployment.provider_by_id, otherwise="")
+        findings.add(CONNECTIONS, (*at, "provider"), f"there is no provider `{connection.provider}`", remedy)
+    else:
+        _check_grant_kind(findings, at, connection, provider)
+        _check_narrowing(findings, at, connection, provider)
+    for position, action in enumerate(connection.actions):
+        _check_action(findings, (*at, "actions", position), connection, action)
+
+
+def _check_grant_kind(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    kind = connection.grant_kind
+    place = (*at, "grant_kind")
+    if kind not in provider.grant_kinds:
+        known = ", ".join(sorted(provider.grant_kinds))
+        findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no {kind.value}", f"it has: {known}")
+    if connection.user_map and kind is not GrantKind.JWT_BEARER:
+        findings.add(CONNECTIONS, (*at, "user_map"), "user_map belongs to grant_kind jwt_bearer", "remove it")
+    if kind is GrantKind.BROKER_JWT:
+        return
+    missing = [] if provider.token_endpoint else ["token_endpoint"]
+    if kind is GrantKind.AUTHORIZATION_CODE and not provider.authorization_endpoint:
+        missing.append("authorization_endpoint")
+    if missing:
+        remedy = f"add a provider of your own: id, title, `extends: {provider.id}` and its endpoints"
+        message = f"provider `{provider.id}` does not say its {' and '.join(missing)}"
+        findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
+    if kind is not GrantKind.AUTHORIZATION_CODE:
+        return
+    public = provider.token_endpoint_auth_method == "none"
+    if connection.client_secret is None and not public:
+        remedy = "add client_secret with the name of the Secret Manager secret"
+        findings.add(CONNECTIONS, (*at, "client_id"), "the client has no client_secret", remedy)
+    if connection.client_secret is not None and public:
+        remedy = f"remove it: provider `{provider.id}` authenticates no client"
+        findings.add(CONNECTIONS, (*at, "client_secret"), "the client_secret is never sent", remedy)
+
+
+def _check_narrowing(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """Where the provider cannot narrow, a token for one action carries all scopes: the broker refuses unless that is allowed."""
+    if connection.grant_kind is GrantKind.BROKER_JWT or provider.narrowing != "none" or connection.allow_unnarrowed:
+        return
+    everything = set(connection.all_scopes)
+    wider = [action.id for action in connection.actions if set(action.scopes) != everything]
+    if wider:
+        findings.add(
+            CONNECTIONS,
+            (*at, "provider"),
+            f"tokens for {wider[0]} would carry more scopes than it needs, so they are refused: "
+            f"`{provider.id}` cannot narrow",
+            "set allow_unnarrowed: true if that is acceptable, or split the connection",
+            severity="warning",
+        )
+
+
+def _check_action(findings: Findings, at: Place, connection: Connection, action: Action) -> None:
+    if connection.grant_kind is not GrantKind.BROKER_JWT and not action.scopes:
+        remedy = "name the scopes this action needs at the provider"
+        findings.add(CONNECTIONS, at, f"{action.id} has no scopes", remedy, severity="warning")
+    if not any(_may_use(agent, connection, action) for agent in findings.deployment.agents):
+        remedy = "add it to an agent's actions, or remove it here"
+        findings.add(CONNECTIONS, (*at, "id"), f"no agent may use {action.id}", remedy, severity="warning")
+    for name, parameter in action.parameters.items():
+        place: Place = (*at, "parameters", name)
+        if not PARAMETER_NAME.fullmatch(name):
+            remedy = "use letters, digits and _: policies write context.parameters.name"
+            findings.add(CONNECTIONS, place, f"parameter name `{name}` is not usable", remedy)
+        if parameter.required and parameter.default is not None:
+            remedy = "remove one of the two"
+            findings.add(CONNECTIONS, place, f"parameter `{name}` is required and has a default", remedy)
+        if parameter.values and parameter.type != "string":
+            remedy = "use minimum and maximum, or type: string"
+            findings.add(CONNECTIONS, (*place, "values"), f"`{name}` is no string and cannot have values", remedy)
+        if parameter.minimum > parameter.maximum:
+            findings.add(CONNECTIONS, (*place, "minimum"), f"`{name}`: minimum is above maximum", "swap them")
+
+
+def _may_use(agent: Agent, connection: Connection, action: Action) -> bool:
+    return (
+        agent.tenant in connection.tenants
+        and action.effect in agent.effects
+        and covered_by_any(agent.actions, action.id)
+    )

@@ -1,0 +1,31 @@
+"""Everything that can only be seen with all files side by side: references, duplicates, URLs, reachability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cab.adapters.configuration.broker_checks import check_broker, check_identity_providers
+from cab.adapters.configuration.client_checks import check_clients
+from cab.adapters.configuration.connection_checks import check_connections, check_providers
+from cab.adapters.configuration.findings import Findings
+from cab.adapters.configuration.problems import Problem
+from cab.adapters.configuration.yaml_tree import YamlTree
+from cab.domain.connections import Provider
+from cab.domain.deployment import Deployment
+
+
+def cross_checks(
+    deployment: Deployment,
+    trees: Mapping[str, YamlTree],
+    environment: Mapping[str, str],
+    *,
+    own_providers: Sequence[Provider],
+) -> list[Problem]:
+    """Every mistake and warning. The deployment's parts are each valid on their own already."""
+    findings = Findings(deployment, trees)
+    check_broker(findings, environment)
+    check_identity_providers(findings)
+    check_clients(findings)
+    check_providers(findings, own_providers)
+    check_connections(findings)
+    return findings.problems

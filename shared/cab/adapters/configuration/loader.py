@@ -1,0 +1,164 @@
+"""From a deployment folder to a `Deployment`: read, fill in variables, validate, cross-check; every mistake is collected.
+
+The functions call `FolderConfiguration.load` at start; `cab config validate` calls `inspect_folder`, which also type-checks the policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cab.adapters.configuration.cross_checks import cross_checks
+from cab.adapters.configuration.files import (
+    MODELS,
+    AgentsFile,
+    ConnectionsFile,
+    IdentityProvidersFile,
+    ShippedProviders,
+)
+from cab.adapters.configuration.folder import Folder, read_folder
+from cab.adapters.configuration.model_errors import validate
+from cab.adapters.configuration.problems import ConfigurationRefused, Problem, choose_from, errors_among
+from cab.adapters.configuration.variables import BROKER_FILE, declared_variables, fill, unused
+from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
+from cab.domain.connections import Provider
+from cab.domain.deployment import Broker, Deployment
+
+CONNECTIONS_FILE = "connections.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `cab config validate` reports. `deployment` is None when the files do not even have the right shape."""
+
+    deployment: Deployment | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def valid(self) -> bool:
+        return not errors_among(self.problems)
+
+
+@dataclass(frozen=True)
+class FolderConfiguration:
+    """`ports.Configuration` over a folder. `environment` fills `${NAME}` and tells whether this is the cloud (`K_SERVICE`)."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    def load(self) -> Deployment:
+        """The deployment, policies as text. Their content is the policy engine's to check: it refuses what it cannot enforce.
+
+        Raises: ConfigurationRefused with every error in the files.
+        """
+        deployment, problems = _read(self.root, self.environment)
+        errors = errors_among(problems)
+        if deployment is None or errors:
+            raise ConfigurationRefused(errors)
+        return deployment
+
+
+def inspect_folder(root: Path, environment: Mapping[str, str]) -> Inspection:
+    """Everything that can be said about the folder without serving from it: as `load`, plus warnings and every policy."""
+    from cab.adapters.cedar.checks import check_policies  # noqa: PLC0415 - functions without policies never load Cedar
+
+    deployment, problems = _read(root, environment)
+    if deployment is not None:
+        if deployment.policies:
+            problems += check_policies(deployment, deployment.policies)[1]
+        if deployment.candidate_policies:
+            candidates = check_policies(deployment, deployment.candidate_policies, folder="policies_candidate")
+            problems += candidates[1]
+    return Inspection(deployment, tuple(sorted(set(problems))))
+
+
+@cache
+def shipped_providers() -> Mapping[str, Mapping[str, Any]]:
+    """The provider presets that come with CAB, by id, as plain values in the file's own keys."""
+    data = files("cab.data").joinpath("providers.yaml").read_bytes()
+    tree, problems = read_yaml("cab/data/providers.yaml", data)
+    if tree is not None:
+        _, more = validate(ShippedProviders, tree)
+        problems += more
+    if tree is None or problems:
+        raise ConfigurationRefused(problems)
+    return {entry["id"]: entry for entry in tree.value["providers"]}
+
+
+def _read(root: Path, environment: Mapping[str, str]) -> tuple[Deployment | None, list[Problem]]:
+    folder = read_folder(root)
+    problems = list(folder.problems)
+    trees = _trees(folder, environment, problems)
+    if CONNECTIONS_FILE in trees:
+        trees[CONNECTIONS_FILE] = _with_extended_providers(trees[CONNECTIONS_FILE], problems)
+    parsed: dict[str, Any] = {}
+    for name, tree in trees.items():
+        parsed[name], mistakes = validate(MODELS[name], tree)
+        problems += mistakes
+    if len(parsed) < len(MODELS) or None in parsed.values():
+        return None, problems
+    deployment = _deployment(folder, parsed)
+    problems += cross_checks(deployment, trees, environment, own_providers=parsed[CONNECTIONS_FILE].providers)
+    return deployment, problems
+
+
+def _trees(folder: Folder, environment: Mapping[str, str], problems: list[Problem]) -> dict[str, YamlTree]:
+    """The YAML files as trees, variables filled in."""
+    trees: dict[str, YamlTree] = {}
+    for name, data in folder.yaml.items():
+        tree, mistakes = read_yaml(name, data)
+        problems += mistakes
+        if tree is not None:
+            trees[name] = tree
+    broker = trees.get(BROKER_FILE)
+    if broker is None:  # without it nothing is known about variables: report the other files' own mistakes only
+        return trees
+    declared = declared_variables(broker)
+    used: set[str] = set()
+    for name, tree in trees.items():
+        trees[name], mistakes, names = fill(tree, declared=declared, environment=environment)
+        problems += mistakes
+        used |= names
+    if len(trees) == len(MODELS):
+        problems += unused(broker, declared, used)
+    return trees
+
+
+def _with_extended_providers(tree: YamlTree, problems: list[Problem]) -> YamlTree:
+    """Own providers that extend a shipped one, completed by its facts. Members are taken whole: nothing is merged below the top."""
+    entries = tree.value.get("providers") if isinstance(tree.value, dict) else None
+    if not isinstance(entries, list):
+        return tree
+    shipped = shipped_providers()
+    completed: list[Any] = []
+    for position, entry in enumerate(entries):
+        base = entry.get("extends") if isinstance(entry, dict) else None
+        if isinstance(base, str) and base not in shipped:
+            remedy = choose_from(base, shipped, otherwise="")
+            line = tree.line(("providers", position, "extends"))
+            problems.append(Problem(tree.file, line, f"there is no shipped provider {base}", remedy))
+        completed.append({**shipped.get(base, {}), **entry} if isinstance(base, str) else entry)
+    return YamlTree(tree.file, {**tree.value, "providers": completed}, tree.lines)
+
+
+def _deployment(folder: Folder, parsed: Mapping[str, Any]) -> Deployment:
+    broker: Broker = parsed[BROKER_FILE]
+    people: IdentityProvidersFile = parsed["identity_providers.yaml"]
+    clients: AgentsFile = parsed["agents.yaml"]
+    systems: ConnectionsFile = parsed[CONNECTIONS_FILE]
+    shipped = (Provider.model_validate(entry) for entry in shipped_providers().values())
+    return Deployment(
+        broker=broker,
+        identity_providers=people.identity_providers,
+        front_ends=clients.front_ends,
+        agents=clients.agents,
+        connections=systems.connections,
+        providers=(*shipped, *systems.providers),
+        policies=folder.policies,
+        policy_version=folder.policy_version,
+        candidate_policies=folder.candidate_policies,
+    )
