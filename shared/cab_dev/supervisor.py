@@ -42,6 +42,7 @@ class Service:
 
     `environment` is complete: nothing is inherited. `port` must be free before the start. `ready` is the URL that must
     answer 2xx (`http://...`), or accept a connection (`tcp://...`); without it the service is ready when it runs.
+    `on_end` is called with the exit status whenever the process has ended.
     """
 
     name: str
@@ -53,11 +54,12 @@ class Service:
     url: str | None = None
     needs: tuple[str, ...] = ()
     ready_within_s: float = 60.0
+    on_end: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Work done in the supervisor when its needs are ready, and again when one of them was restarted: make it idempotent.
+    """Work done in the supervisor when its needs are ready, and again after a restart of any service in `redo_after`.
 
     `run` returns a few words on what it did, and raises StartFailed when it cannot.
     """
@@ -65,6 +67,7 @@ class Step:
     name: str
     run: Callable[[], Awaitable[str]]
     needs: tuple[str, ...] = ()
+    redo_after: tuple[str, ...] = ()
 
 
 Part = Service | Step
@@ -220,8 +223,9 @@ class Supervisor:
         async with self._control:
             await self._terminate(name)
             await self._bring_up(service)
-            for step in self._steps_after(name):
-                await self._bring_up(step)
+            for step in map(self._parts.__getitem__, self._order):
+                if isinstance(step, Step) and name in step.redo_after:
+                    await self._bring_up(step)
         self._on_change()
 
     async def halt(self, name: str, *, kill: bool = False) -> None:
@@ -237,17 +241,6 @@ class Supervisor:
         if not isinstance(part, Service):
             raise KeyError(name)
         return part
-
-    def _steps_after(self, name: str) -> list[Step]:
-        """Steps that need `name`, directly or through other steps, in order."""
-        touched = {name}
-        steps = []
-        for other in self._order:
-            part = self._parts[other]
-            if isinstance(part, Step) and touched & set(part.needs):
-                touched.add(other)
-                steps.append(part)
-        return steps
 
     # --- starting ---
 
@@ -320,6 +313,8 @@ class Supervisor:
             self._watchdog.remove(running.process.pid)
         if self._running.get(name) is running:
             del self._running[name]
+        if on_end := self._service(name).on_end:
+            on_end(code)
         if running.stopping:
             return
         if self._early_death is not None and not self._started:

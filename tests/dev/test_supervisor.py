@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,26 +227,23 @@ async def test_a_service_that_dies_later_is_told_and_the_rest_keeps_running(tmp_
     assert "crm died (killed by SIGKILL); `cab dev restart crm` starts it again." in stream.getvalue()
 
 
-async def test_a_restarted_service_gets_a_new_process_and_its_steps_run_again(tmp_path: Path, port: int) -> None:
+async def test_a_restarted_service_gets_a_new_process_and_the_steps_that_filled_it_run_again(
+    tmp_path: Path, port: int
+) -> None:
     runs: list[str] = []
 
-    async def create_topics() -> str:
-        runs.append("topics")
-        return ""
+    def step(name: str, *needs: str, redo_after: tuple[str, ...] = ()) -> Step:
+        async def run() -> str:
+            runs.append(name)
+            return ""
 
-    async def create_subscriptions() -> str:
-        runs.append("subscriptions")
-        return ""
-
-    async def unrelated() -> str:
-        runs.append("unrelated")
-        return ""
+        return Step(name=name, run=run, needs=needs, redo_after=redo_after)
 
     parts = (
         fake("pubsub", port=port),
-        Step(name="topics", run=create_topics, needs=("pubsub",)),
-        Step(name="subscriptions", run=create_subscriptions, needs=("topics",)),
-        Step(name="unrelated", run=unrelated),
+        step("subscriptions", "topics", redo_after=("pubsub",)),
+        step("topics", "pubsub", redo_after=("pubsub",)),
+        step("connect", "pubsub"),
     )
     async with started(supervise(tmp_path, *parts)) as supervisor:
         before = supervisor.pids()["pubsub"]
@@ -253,6 +251,14 @@ async def test_a_restarted_service_gets_a_new_process_and_its_steps_run_again(tm
         await supervisor.restart("pubsub")
         assert supervisor.pids()["pubsub"] != before
         assert runs == ["topics", "subscriptions"]
+
+
+async def test_the_exit_status_of_a_service_is_handed_to_its_callback(tmp_path: Path, port: int) -> None:
+    statuses: list[int] = []
+    service = replace(fake("store", port=port), on_end=statuses.append)
+    async with started(supervise(tmp_path, service)):
+        pass
+    assert statuses == [0]
 
 
 async def test_a_halted_service_stays_away_until_it_is_restarted(tmp_path: Path, port: int) -> None:
