@@ -27,7 +27,9 @@ class FunctionSettings(BaseSettings):
     project: str = Field(alias="GOOGLE_CLOUD_PROJECT", min_length=1)
     service: str = Field(default="local", alias="K_SERVICE", description="Set by Cloud Run.")
     revision: str = Field(default="local", alias="K_REVISION", description="Set by Cloud Run.")
-    google_issuer: str = Field(default=GOOGLE_ISSUER, alias="CAB_GOOGLE_ISSUER", description="Issuer of service identities.")
+    google_issuer: str = Field(
+        default=GOOGLE_ISSUER, alias="CAB_GOOGLE_ISSUER", description="Issuer of service identities."
+    )
     google_jwks_uri: str = Field(default=GOOGLE_JWKS_URI, alias="CAB_GOOGLE_JWKS_URI")
 
     @property
@@ -70,7 +72,9 @@ class PublishMetadataSettings(ConfiguredSettings):
 class RefreshGrantsSettings(AuditingSettings):
     """refresh_grants"""
 
-    own_url: str = Field(alias="CAB_REFRESH_GRANTS_URL", pattern=r"^https?://[^/?#]+\Z", description="Audience of its callers' tokens.")
+    own_url: str = Field(
+        alias="CAB_REFRESH_GRANTS_URL", pattern=r"^https?://[^/?#]+\Z", description="Audience of its callers' tokens."
+    )
     due_topic: str = Field(default="cab-grants-due", alias="CAB_GRANTS_DUE_TOPIC", min_length=3)
     token_callers: Annotated[tuple[AccountEmail, ...], NoDecode] = Field(
         alias="CAB_TOKEN_CALLERS", description="Accounts that may call /grants/token, separated by commas."
@@ -100,14 +104,18 @@ class ConnectAccountSettings(AuditingSettings):
 class IngestAuditSettings(FunctionSettings):
     """ingest_audit: needs no configuration folder, it only checks and writes."""
 
-    own_url: str = Field(alias="CAB_INGEST_AUDIT_URL", pattern=r"^https?://[^/?#]+\Z", description="Audience of the push tokens.")
+    own_url: str = Field(
+        alias="CAB_INGEST_AUDIT_URL", pattern=r"^https?://[^/?#]+\Z", description="Audience of the push tokens."
+    )
     push_account: AccountEmail = Field(alias="CAB_PUSH_ACCOUNT", description="The one account that may deliver.")
     subscription: str = Field(alias="CAB_AUDIT_SUBSCRIPTION", pattern=r"^projects/[^/]+/subscriptions/[^/]+\Z")
     quarantine_topic: str = Field(default="cab-audit-quarantine", alias="CAB_QUARANTINE_TOPIC", min_length=3)
     dataset: str = Field(default="cab_audit", alias="CAB_AUDIT_DATASET", min_length=1)
     table: str = Field(default="events_raw", alias="CAB_AUDIT_TABLE", min_length=1)
     rows_file: Path | None = Field(
-        default=None, alias="CAB_AUDIT_ROWS_FILE", description="Local only: append rows to this file where BigQuery cannot be had."
+        default=None,
+        alias="CAB_AUDIT_ROWS_FILE",
+        description="Local only: append rows to this file where BigQuery cannot be had.",
     )
 
     @model_validator(mode="after")

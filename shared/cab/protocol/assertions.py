@@ -121,6 +121,12 @@ def read(verified: VerifiedClaims) -> Assertion:
     )
 
 
+def restore(claims: dict[str, Any]) -> Assertion:
+    """An assertion from claims that were verified before and kept by the broker itself (a deferred exchange)."""
+    issued_at, expires_at = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
+    return read(VerifiedClaims(claims, claims["iss"], expires_at=expires_at, issued_at=issued_at))
+
+
 def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TokenRejected(f"{name} is malformed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -62,6 +62,7 @@ class Facts:
     confirmation_id: str | None = None
     txn: str | None = None  # the assertion's, once verified: one transaction from login to call
     latency: dict[str, float] = field(default_factory=dict)
+    beside: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # writes that run beside the publish
 
     def event(self, *, event_id: str, outcome: audit.Outcome, reason: Reason | None) -> audit.AuditEvent:
         total = (time.perf_counter() - self.started_clock) * 1000
@@ -147,14 +148,17 @@ class Auditor:
                 return Answered(facts.txn or context.txn, answer=answer)
             outcome = audit.Outcome.ISSUED if facts.token else audit.Outcome.EXECUTED
             try:
-                await self._log.publish(facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None))
-            except Unavailable:
-                return Answered(facts.txn or context.txn, refusal=BrokerError(Reason.AUDIT_UNAVAILABLE))
+                event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None)
+                await asyncio.gather(self._log.publish(event), *facts.beside)
+            except Unavailable as error:
+                return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
             return Answered(facts.txn or context.txn, answer=answer)
         await self._record_refusal(facts, refusal)
         return Answered(facts.txn or context.txn, refusal=refusal)
 
     async def _record_refusal(self, facts: Facts, refusal: BrokerError) -> None:
+        for write in facts.beside:
+            write.close()
         facts.token = None
         outcome = audit.Outcome.FAILED if refusal.reason is Reason.INTERNAL_ERROR else audit.Outcome.REFUSED
         events = [facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import datetime
+from typing import Any, Generic, TypeVar
 
 from cab.domain.clients import Agent, ClientSecretBasic, FederatedJwt, FrontEnd, PrivateKeyJwt
 from cab.domain.errors import BrokerError, Reason
@@ -15,7 +18,8 @@ from cab.protocol.client_assertions import basic_credentials, federated_rules, p
 from cab.protocol.names import CLIENT_ASSERTION_TYPE
 from cab.stores.single_use import Kind, SingleUse
 
-_Client = TypeVar("_Client", FrontEnd, Agent)
+_Client = TypeVar("_Client", bound=FrontEnd | Agent)
+_Answer = TypeVar("_Answer")
 
 
 def client_source(client_id: str) -> str:
@@ -60,45 +64,64 @@ class ClientAuthenticator(Generic[_Client]):
         self._single_use = single_use
         self._secrets = secrets
         self._clock = clock
-        self._by_workload = {
+        self._by_workload: dict[tuple[str, str], _Client] = {
             (method.issuer, method.subject): client
             for client in clients.values()
             for method in client.authentication
             if isinstance(method, FederatedJwt)
         }
 
-    async def authenticate(self, offered: Credentials) -> _Client:
-        """The registered client. One answer for every failure: unknown, wrong key and malformed look the same.
+    async def authenticate(self, offered: Credentials) -> tuple[_Client, asyncio.Task[None]]:
+        """The registered client, and the running task that spends its assertion's `jti`.
 
-        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, CLIENT_ASSERTION_REPLAYED; Unavailable.
+        The task must be awaited before anything is issued, consumed or refused: it raises CLIENT_ASSERTION_REPLAYED or
+        Unavailable. It runs beside the caller's own first reads, so that single use costs no extra round trip.
+        One answer for every failure: unknown, wrong key and malformed look the same.
+
+        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED; Unavailable.
         """
         if offered.authorization is not None and offered.client_assertion is not None:
             raise failed("Use one method of client authentication.")
         if offered.client_assertion is not None:
             if offered.client_assertion_type != CLIENT_ASSERTION_TYPE:
                 raise failed("client_assertion_type is not supported.")
-            client = await self._by_jwt(offered.client_assertion)
+            client, spend = await self._by_jwt(offered.client_assertion)
         elif offered.authorization is not None:
-            client = await self._by_secret(offered.authorization)
+            client, spend = await self._by_secret(offered.authorization), _nothing_to_spend()
         else:
             raise failed("Client authentication is missing.")
         if offered.client_id is not None and offered.client_id != client.client_id:
+            spend.close()
             raise failed()
+        return client, asyncio.create_task(spend)
+
+    async def resolve_actor(self, actor_token: str) -> _Client:
+        """The client behind an `actor_token` (RFC 8693 section 2.1): the same proofs as client authentication, nothing spent.
+
+        Raises: BrokerError ACTOR_TOKEN_INVALID; Unavailable.
+        """
+        try:
+            client, spend = await self._by_jwt(actor_token)
+        except BrokerError as error:
+            raise BrokerError(Reason.ACTOR_TOKEN_INVALID, "The actor token is not valid.") from error
+        spend.close()
         return client
 
-    async def _by_jwt(self, assertion: str) -> _Client:
+    async def _by_jwt(self, assertion: str) -> tuple[_Client, Coroutine[Any, Any, None]]:
         try:
             token = jws.parse(assertion)
             issuer = token.unverified_issuer
             if issuer in self._federated_algorithms:
-                return await self._by_workload_identity(token, issuer)
+                return await self._by_workload_identity(token, issuer), _nothing_to_spend()
             return await self._by_own_key(token, issuer)
         except jws.TokenRejected as error:
             raise failed() from error
         except NotFound as error:
             raise failed() from error
 
-    async def _by_own_key(self, token: jws.UnverifiedToken, client_id: str) -> _Client:
+    async def _by_own_key(
+        self, token: jws.UnverifiedToken, client_id: str
+    ) -> tuple[_Client, Coroutine[Any, Any, None]]:
         # The client is looked up by the assertion's own claim (many clients send no client_id parameter), then verified
         # with that client's keys only.
         client = self._clients.get(client_id)
@@ -108,16 +131,15 @@ class ClientAuthenticator(Generic[_Client]):
         key = await self._keys.find(client_source(client_id), token.kid, token.algorithm)
         rules = private_key_jwt_rules(method, client_id=client_id, issuer=self._issuer, endpoint=self._endpoint)
         verified = jws.verify(token, key, rules, now=self._clock.now())
+        jti = verified.text("jti")
+        return client, self._spend(client, jti, verified.expires_at)
+
+    async def _spend(self, client: _Client, jti: str, until: datetime) -> None:
         first_use = await self._single_use.claim(
-            Kind.CLIENT_ASSERTION,
-            tenant=client.tenant,
-            issuer=client_id,
-            identifier=verified.text("jti"),
-            until=verified.expires_at,
+            Kind.CLIENT_ASSERTION, tenant=client.tenant, issuer=client.client_id, identifier=jti, until=until
         )
         if not first_use:
             raise BrokerError(Reason.CLIENT_ASSERTION_REPLAYED, "This client assertion was used before.")
-        return client
 
     async def _by_workload_identity(self, token: jws.UnverifiedToken, issuer: str) -> _Client:
         """A platform's identity token is reusable until it expires (its holder cannot choose `jti`), so none is spent."""
@@ -146,3 +168,18 @@ class ClientAuthenticator(Generic[_Client]):
         if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), hashlib.sha256(expected).digest()):
             raise failed()
         return client
+
+
+async def _nothing_to_spend() -> None:
+    return
+
+
+async def after_spending(spending: asyncio.Task[None], work: Coroutine[Any, Any, _Answer]) -> _Answer:
+    """Do the work while the single use is being recorded; a replay or a failing store beats whatever the work came to."""
+    try:
+        answer = await work
+    except BaseException:
+        await spending
+        raise
+    await spending
+    return answer

@@ -17,7 +17,7 @@ from cab.protocol.assertions import Assertion
 from cab.protocol.authorization_details import parse_task, task_digest
 from cab.protocol.forms import required
 from cab.use_cases.auditing import Facts
-from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials
+from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,16 @@ class MintAssertion:
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
         """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores cannot be had."""
-        front_end = await self._authenticator.authenticate(credentials)
+        front_end, spending = await self._authenticator.authenticate(credentials)
         facts.client_authenticated = True
         facts.tenant = front_end.tenant
         facts.actor = audit.Actor(client_id=front_end.client_id)
+        return await after_spending(spending, self._mint(form, front_end, facts))
+
+    async def _mint(self, form: dict[str, str], front_end: FrontEnd, facts: Facts) -> Minted:
         self._check_parameters(form)
         agent = self._may_act(form, front_end)
-        facts.actor.agent_id = agent
+        facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
         task = parse_task(form["authorization_details"]) if "authorization_details" in form else None
         login = await self._verify_id_token(required(form, "subject_token"), front_end)
         facts.subject = audit.Subject(key=login.subject, idp_issuer=login.idp_issuer, groups=list(login.groups))

@@ -1,0 +1,55 @@
+"""This process's own Google access token, as call metadata.
+
+gRPC's credential plugins start a thread for every call; here a call that finds a fresh token pays one comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import google.auth
+from google.auth.credentials import TokenState
+from google.auth.transport.requests import Request
+
+from cab.ports import Unavailable
+
+Metadata = tuple[tuple[str, str], ...]
+
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)  # what the account may do is decided by IAM alone
+
+
+class AccessTokens:
+    """Application default credentials. Nothing is looked up before the first use, which is after the server forks."""
+
+    def __init__(self) -> None:
+        self._credentials: Any = None
+        self._metadata: Metadata = ()
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def metadata(self) -> Metadata:
+        """The authorization of one call. Send it over TLS only.
+
+        Concurrent callers share one refresh. Raises: Unavailable.
+        """
+        if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
+            if self._refreshing is None:
+                self._refreshing = asyncio.create_task(self._refresh())
+            await asyncio.shield(self._refreshing)
+        return self._metadata
+
+    async def _refresh(self) -> None:
+        try:
+            await asyncio.to_thread(self._refresh_blocking)
+        except google.auth.exceptions.GoogleAuthError:
+            raise Unavailable("google credentials") from None  # its text can quote the metadata server's answer
+        finally:
+            self._refreshing = None
+        headers: dict[str, str] = {}
+        self._credentials.apply(headers)
+        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+
+    def _refresh_blocking(self) -> None:
+        if self._credentials is None:
+            self._credentials, _ = google.auth.default(scopes=_SCOPES)
+        self._credentials.refresh(Request())

@@ -1,0 +1,155 @@
+"""`AuditLog` on Pub/Sub: group commit, and no event forgotten while the process lives.
+
+At most two publishes are in flight. Each carries everything that was queued when it started; events that come
+meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
+for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with the next
+publish: nothing is sent by itself after the answer, when a function has no CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+from cab.adapters.audit_chain import AuditChain, SealedEvent
+from cab.adapters.google_cloud.pubsub import Message, PubSubPublisher
+from cab.domain.audit import AuditEvent, EventType, Service
+from cab.ports import Clock, Randomness, Unavailable
+
+_logger = logging.getLogger(__name__)
+
+_WHAT = "audit log"
+_BUDGET_S = 2.0
+_MAX_IN_FLIGHT = 2
+_MAX_MESSAGES = 100
+_MAX_BATCH_BYTES = 1_000_000
+_MAX_QUEUED = 1_000  # events; oldest are kept, because the chain hangs on them
+
+
+@dataclass(slots=True, eq=False)
+class _Queued:
+    """An event and the caller that waits for it, if one does. `has_failed`: a publish that carried it has."""
+
+    event: SealedEvent
+    acknowledged: asyncio.Future[None] | None = None
+    has_failed: bool = False
+
+    def succeed(self) -> None:
+        if self.acknowledged is not None and not self.acknowledged.done():
+            self.acknowledged.set_result(None)
+
+    def fail(self) -> None:
+        """Tell the caller. The event itself goes on: in the queue, or with the publish that carries it."""
+        if self.acknowledged is not None and not self.acknowledged.done():
+            self.acknowledged.set_exception(Unavailable(_WHAT))
+
+
+class PubSubAuditLog:
+    """One per process: its events form one hash chain. Belongs to the event loop of its first call."""
+
+    def __init__(
+        self, project: str, topic: str, *, service: str, revision: str, clock: Clock, randomness: Randomness
+    ) -> None:
+        self._publisher = PubSubPublisher(project)
+        self._topic = topic
+        self._clock = clock
+        self._randomness = randomness
+        self._chain = AuditChain(randomness.token(16), Service(function=service, revision=revision))
+        self._queue: deque[_Queued] = deque()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def publish(self, event: AuditEvent) -> None:
+        """Returns when Pub/Sub has acknowledged the event, at most 2 s later.
+
+        A caller that is cancelled, or gave up after 2 s, leaves its event in the queue.
+        Raises: Unavailable.
+        """
+        if self._is_closed or len(self._queue) >= _MAX_QUEUED:
+            _logger.error("audit event %s was not queued", event.event_id)
+            raise Unavailable(_WHAT)
+        loop = asyncio.get_running_loop()
+        acknowledged = loop.create_future()
+        queued = _Queued(self._chain.seal(event), acknowledged)
+        self._queue.append(queued)
+        self._send()
+        timer = loop.call_later(_BUDGET_S, queued.fail)
+        try:
+            await acknowledged
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        """Send what is left and the event that ends the chain; log the ids of what could not be sent. One try."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+        if self._chain.length:
+            self._queue.append(_Queued(self._chain.seal(self._last_event())))
+        while self._queue and await self._publish_batch():
+            pass
+        for queued in self._queue:
+            _logger.error("audit event %s was never acknowledged", queued.event.event_id)
+        await self._publisher.close()
+
+    def _last_event(self) -> AuditEvent:
+        return AuditEvent(
+            event_id=self._randomness.event_id(),
+            event_type=EventType.CHAIN_CLOSED,
+            occurred_at=self._clock.now(),
+            count=self._chain.length + 1,
+        )
+
+    def _send(self) -> None:
+        """Start a publish, unless two are under way; the one that ends first will take what is queued by then."""
+        if len(self._in_flight) < _MAX_IN_FLIGHT:
+            task = asyncio.create_task(self._publish_queued())
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+    async def _publish_queued(self) -> None:
+        """Publish until nothing is queued but what has failed before."""
+        while any(not queued.has_failed for queued in self._queue):
+            await self._publish_batch()
+
+    async def _publish_batch(self) -> bool:
+        batch = self._next_batch()
+        is_acknowledged = False
+        try:
+            await self._publisher.publish(self._topic, [_message(queued.event) for queued in batch])
+            is_acknowledged = True
+        except Unavailable:
+            pass
+        finally:  # also when the server stops this task
+            if is_acknowledged:
+                for queued in batch:
+                    queued.succeed()
+            else:
+                self._put_back(batch)
+        return is_acknowledged
+
+    def _next_batch(self) -> list[_Queued]:
+        batch: list[_Queued] = []
+        size = 0
+        while self._queue and len(batch) < _MAX_MESSAGES:
+            size += len(self._queue[0].event.data)
+            if batch and size > _MAX_BATCH_BYTES:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _put_back(self, batch: list[_Queued]) -> None:
+        # What waits behind a batch of old failures would never be reached while publishing fails: it fails with them.
+        failed = batch if not all(queued.has_failed for queued in batch) else [*batch, *self._queue]
+        for queued in failed:
+            queued.has_failed = True
+            queued.fail()
+        self._queue = deque(sorted([*batch, *self._queue], key=lambda queued: queued.event.seq))
+
+
+def _message(event: SealedEvent) -> Message:
+    return Message(event.data, {"event_id": event.event_id, "event_type": event.event_type})

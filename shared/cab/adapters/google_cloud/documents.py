@@ -1,0 +1,207 @@
+"""`Documents` in one Firestore database. One round trip per call; no transaction ever reads.
+
+Firestore routes by two headers that Google's own clients send; both name the database, so they are the same for
+every call.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+from grpc import StatusCode
+
+from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
+from cab.adapters.google_cloud.document_values import read_fields, write_fields, write_value
+from cab.adapters.google_cloud.messages import load
+from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
+from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Tally, Write
+
+_requests = load("google.cloud.firestore_v1", "firestore")
+_GetDocumentRequest = _requests.GetDocumentRequest.pb()
+_CommitRequest = _requests.CommitRequest.pb()
+_RunQueryRequest = _requests.RunQueryRequest.pb()
+_Document = load("google.cloud.firestore_v1", "document").Document.pb()
+_StructuredQuery = load("google.cloud.firestore_v1", "query").StructuredQuery.pb()
+
+_SERVICE = "/google.firestore.v1.Firestore/"
+_GET = Method(_SERVICE + "GetDocument", _Document)
+_COMMIT = Method(_SERVICE + "Commit", _requests.CommitResponse.pb())
+_QUERY = Method(_SERVICE + "RunQuery", _requests.RunQueryResponse.pb(), streams_responses=True)
+
+_READ_BUDGET_S = 2.0
+_WRITE_BUDGET_S = 3.0
+_RETRY_READ = frozenset({StatusCode.UNAVAILABLE, StatusCode.ABORTED})
+# After ABORTED nothing was written. After UNAVAILABLE something may have been: a second `create` could meet the
+# document of the first, a second `tally` would count twice.
+_RETRY_WRITE = frozenset({StatusCode.ABORTED})
+_MISSING = frozenset({StatusCode.NOT_FOUND})
+_EXISTS = frozenset({StatusCode.ALREADY_EXISTS})
+_CHANGED = _EXISTS | {StatusCode.FAILED_PRECONDITION, StatusCode.NOT_FOUND}
+
+_FILTER = _StructuredQuery.FieldFilter
+_OPERATORS = {
+    "==": _FILTER.EQUAL,
+    "<": _FILTER.LESS_THAN,
+    "<=": _FILTER.LESS_THAN_OR_EQUAL,
+    ">": _FILTER.GREATER_THAN,
+    ">=": _FILTER.GREATER_THAN_OR_EQUAL,
+    "array_contains": _FILTER.ARRAY_CONTAINS,
+}
+_SIMPLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ID = "__name__"
+
+
+class FirestoreDocuments:
+    """One database. Honours FIRESTORE_EMULATOR_HOST. Belongs to the event loop of its first call."""
+
+    def __init__(self, project: str, database: str) -> None:
+        self._database = f"projects/{project}/databases/{database}"
+        self._parent = f"{self._database}/documents"
+        self._prefix = f"{self._parent}/"
+        self._metadata = (
+            ("google-cloud-resource-prefix", self._database),
+            routing({"project_id": quote(project, safe=""), "database_id": quote(database, safe="")}),
+        )
+        self._api = GoogleApi(
+            f"firestore database {database}",
+            host="firestore.googleapis.com",
+            emulator_variable="FIRESTORE_EMULATOR_HOST",
+        )
+
+    async def read(self, path: str) -> Document | None:
+        request = _GetDocumentRequest(name=self._prefix + checked_path(path))
+        try:
+            document = await self._api.call(
+                _GET,
+                request,
+                budget_s=_READ_BUDGET_S,
+                metadata=self._metadata,
+                retry_on=_RETRY_READ,
+                expected=_MISSING,
+            )
+        except Refused:
+            return None
+        return self._as_document(document)
+
+    async def write(self, *writes: Write) -> tuple[object, ...]:
+        check_writes(writes)
+        request = _CommitRequest(database=self._database)
+        for write in writes:
+            self._add_write(request.writes.add(), write)
+        expects_version = any(not isinstance(write, Create) and write.version is not None for write in writes)
+        try:
+            response = await self._commit(request, expected=_CHANGED if expects_version else _EXISTS)
+        except Refused as refused:
+            if refused.status is StatusCode.ALREADY_EXISTS:
+                raise AlreadyExists from None
+            raise Conflict from None
+        return tuple(_version(result.update_time) for result in response.write_results)
+
+    async def tally(self, tally: Tally) -> dict[str, int]:
+        request = _CommitRequest(database=self._database)
+        write = request.writes.add()
+        write.update.name = self._prefix + checked_path(tally.path)
+        write.update_mask.SetInParent()  # present but empty: all fields stay that are not named below
+        if tally.expires_at is not None:
+            write_value(write.update.fields[EXPIRY_FIELD], tally.expires_at)
+            write.update_mask.field_paths.append(EXPIRY_FIELD)
+        for name, amount in tally.add.items():
+            write.update_transforms.add(field_path=_field_path(name)).increment.integer_value = amount
+        for name, bound in tally.at_most.items():
+            write.update_transforms.add(field_path=_field_path(name)).minimum.integer_value = bound
+        response = await self._commit(request)
+        values = [result.integer_value for result in response.write_results[0].transform_results]
+        return dict(zip([*tally.add, *tally.at_most], values, strict=True))
+
+    async def find(
+        self,
+        collection: str,
+        *conditions: Condition,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int = 100,
+        after: Document | None = None,
+    ) -> list[Document]:
+        order = order_field(conditions, order_by, limit)
+        request = _RunQueryRequest(parent=self._parent)
+        query = request.structured_query
+        query.from_.add(collection_id=collection)
+        query.limit.value = limit
+        for condition in conditions:
+            _add_condition(query.where.composite_filter, condition)
+        self._add_order(query, order, descending=descending, after=after)
+        responses = await self._api.call(
+            _QUERY, request, budget_s=_READ_BUDGET_S, metadata=self._metadata, retry_on=_RETRY_READ
+        )
+        return [self._as_document(response.document) for response in responses if response.HasField("document")]
+
+    async def close(self) -> None:
+        """Let go of the connection. A later call opens a new one."""
+        await self._api.close()
+
+    async def _commit(self, request: Any, *, expected: frozenset[StatusCode] = frozenset()) -> Any:
+        return await self._api.call(
+            _COMMIT,
+            request,
+            budget_s=_WRITE_BUDGET_S,
+            metadata=self._metadata,
+            retry_on=_RETRY_WRITE,
+            expected=expected,
+        )
+
+    def _as_document(self, document: Any) -> Document:
+        return Document(
+            document.name.removeprefix(self._prefix), read_fields(document.fields), _version(document.update_time)
+        )
+
+    def _add_write(self, message: Any, write: Write) -> None:
+        name = self._prefix + checked_path(write.path)
+        if isinstance(write, Delete):
+            message.delete = name
+        else:
+            message.update.name = name
+            write_fields(message.update.fields, write.fields)
+            if write.expires_at is not None:
+                write_value(message.update.fields[EXPIRY_FIELD], write.expires_at)
+        if isinstance(write, Create):
+            message.current_document.exists = False
+        elif write.version is not None:
+            message.current_document.update_time.FromNanoseconds(write.version)
+
+    def _add_order(self, query: Any, field: str | None, *, descending: bool, after: Document | None) -> None:
+        direction = _StructuredQuery.DESCENDING if descending else _StructuredQuery.ASCENDING
+        if field is not None:
+            query.order_by.add(direction=direction).field.field_path = _field_path(field)
+        query.order_by.add(direction=direction).field.field_path = _ID
+        if after is not None:
+            query.start_at.before = False
+            if field is not None:
+                write_value(query.start_at.values.add(), after.fields[field])
+            query.start_at.values.add().reference_value = self._prefix + after.path
+
+
+def _add_condition(composite: Any, condition: Condition) -> None:
+    composite.op = _StructuredQuery.CompositeFilter.AND
+    if condition.op == "==" and condition.value is None:
+        unary = composite.filters.add().unary_filter
+        unary.op = _StructuredQuery.UnaryFilter.IS_NULL
+        unary.field.field_path = _field_path(condition.field)
+        return
+    field_filter = composite.filters.add().field_filter
+    field_filter.op = _OPERATORS[condition.op]
+    field_filter.field.field_path = _field_path(condition.field)
+    write_value(field_filter.value, condition.value)
+
+
+def _field_path(name: str) -> str:
+    """The path of one top-level field, whatever characters are in its name."""
+    if _SIMPLE_NAME.fullmatch(name):
+        return name
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def _version(update_time: Any) -> int:
+    nanoseconds: int = update_time.ToNanoseconds()
+    return nanoseconds

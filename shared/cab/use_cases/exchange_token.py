@@ -1,0 +1,617 @@
+"""The token endpoint's exchanges: intent in, short-lived narrow token out (RFC 8693), or a narrower assertion for the next agent.
+
+The way of one exchange: authenticate the agent, verify the assertion, resolve the actor, read the intent, decide, count,
+confirm if the decision says so, issue, audit. What can run side by side does; nothing is issued before all of it is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import orjson
+import rfc8785
+
+from cab.domain import audit
+from cab.domain.clients import Agent
+from cab.domain.connections import Connection
+from cab.domain.decisions import Confirm, Permit
+from cab.domain.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
+from cab.domain.grants import Grant
+from cab.domain.identifiers import digest, token_sha256
+from cab.domain.intents import DeclaredIntent, Intent, TaskComparison
+from cab.domain.tasks import Task
+from cab.ports import Clock, PolicyEngine, Randomness, Signer
+from cab.protocol import assertions, drafts, names
+from cab.protocol.assertions import Assertion, actor_claim
+from cab.protocol.authorization_details import (
+    PARAMETER,
+    details_hash,
+    parse_intent,
+    parse_task,
+    task_digest,
+    validate_detail,
+)
+from cab.protocol.drafts import SUB_PROFILE_AI_AGENT
+from cab.protocol.forms import required
+from cab.stores.deferrals import Deferral, Deferrals
+from cab.stores.issued_tokens import IssuedToken, IssuedTokens
+from cab.stores.limits import RateLimits, TaskBudgets
+from cab.use_cases.assess_intent import Assessment, assess, raise_refusal, read_intent
+from cab.use_cases.auditing import Facts
+from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.confirm import Confirmations, Waiting
+from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
+from cab.use_cases.verify_subject import AssertionVerifier
+
+DEFERRAL_POLL_BURST: Final = 2
+STAND_IN_LIFE: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One exchange as understood so far: who, through whom, where. `jkt` is the DPoP key that proved itself, if any."""
+
+    agent: Agent
+    assertion: Assertion
+    subject_token: str | None  # None when a deferral outlived its assertion: the STS then vouches anew
+    connection: Connection
+    scope: str | None
+    jkt: str | None
+
+
+class ExchangeToken:
+    """`POST /oauth2/token`. Collaborators are built in bootstrap; the object holds no state of a request."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        authenticator: ClientAuthenticator[Agent],
+        verifier: AssertionVerifier,
+        policies: PolicyEngine,
+        rate_limits: RateLimits,
+        budgets: TaskBudgets,
+        confirmations: Confirmations,
+        deferrals: Deferrals,
+        issued_tokens: IssuedTokens,
+        broker_tokens: BrokerTokens,
+        downstream_tokens: DownstreamTokens,
+        signer: Signer,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._deployment = deployment
+        self._authenticator = authenticator
+        self._verifier = verifier
+        self._policies = policies
+        self._rate_limits = rate_limits
+        self._budgets = budgets
+        self._confirmations = confirmations
+        self._deferrals = deferrals
+        self._issued_tokens = issued_tokens
+        self._broker_tokens = broker_tokens
+        self._downstream_tokens = downstream_tokens
+        self._signer = signer
+        self._clock = clock
+        self._randomness = randomness
+        self._grants = {
+            names.TOKEN_EXCHANGE: self._exchange,
+            drafts.DEFERRED_GRANT_TYPE: self._poll,
+        }
+
+    async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> dict[str, Any]:
+        """The JSON body of a success. Raises: BrokerError (contract.md, "Exchange"); Unavailable."""
+        grant = self._grants.get(required(form, "grant_type"))
+        if grant is None:
+            raise BrokerError(Reason.GRANT_TYPE_UNKNOWN, "The grant type is not supported.")
+        agent, spending = await self._authenticator.authenticate(credentials)
+        facts.client_authenticated = True
+        facts.tenant = agent.tenant
+        facts.actor = audit.Actor(agent_id=agent.client_id, client_id=agent.client_id, trust_zone=agent.trust_zone)
+        return await after_spending(spending, grant(form, agent, facts, spending))
+
+    # --- token exchange ---
+
+    async def _exchange(
+        self, form: dict[str, str], agent: Agent, facts: Facts, spending: asyncio.Task[None]
+    ) -> dict[str, Any]:
+        if required(form, "subject_token_type") != names.JWT_TYPE:
+            raise invalid_parameter("subject_token_type")
+        assertion = await self._verify_subject(required(form, "subject_token"), agent, facts)
+        await self._check_actor(form, agent)
+        requested = form.get("requested_token_type", names.ACCESS_TOKEN_TYPE)
+        if requested == names.JWT_TYPE:
+            return await self._delegate(form, agent, assertion, facts, spending)
+        if requested != names.ACCESS_TOKEN_TYPE:
+            raise invalid_parameter("requested_token_type")
+        if agent.mode != "token":
+            raise BrokerError(
+                Reason.GRANT_TYPE_NOT_ALLOWED, "This agent calls tools through the broker, without tokens."
+            )
+        completion = form.get(drafts.COMPLETION_MODE)
+        if completion not in (None, drafts.COMPLETION_MODE_DEFERRED):
+            raise invalid_parameter(drafts.COMPLETION_MODE)
+        exchange = Exchange(
+            agent=agent,
+            assertion=assertion,
+            subject_token=form["subject_token"],
+            connection=self._target(form, assertion),
+            scope=form.get("scope"),
+            jkt=None,
+        )
+        declared = self._declared_intent(form, exchange)
+        return await self._decide_and_issue(
+            exchange, declared, facts, spending, deferred=completion == drafts.COMPLETION_MODE_DEFERRED
+        )
+
+    async def _verify_subject(self, token: str, agent: Agent, facts: Facts) -> Assertion:
+        assertion = await self._verifier.verify(token)
+        facts.txn = assertion.txn
+        if assertion.tenant != agent.tenant:
+            raise BrokerError(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.")
+        note_assertion(facts, assertion, agent)
+        if assertion.may_act != agent.client_id:
+            raise BrokerError(Reason.MAY_ACT_VIOLATED, "The assertion does not allow this agent to act.")
+        return assertion
+
+    async def _check_actor(self, form: dict[str, str], agent: Agent) -> None:
+        """RFC 8693 section 2.1: the type goes with the token, and the actor must be the client that authenticated."""
+        if ("actor_token" in form) != ("actor_token_type" in form):
+            missing = "actor_token_type" if "actor_token" in form else "actor_token"
+            raise BrokerError(
+                Reason.PARAMETER_MISSING, f"The parameter {missing} is missing.", remedy=Remedy(member=missing)
+            )
+        if "actor_token" not in form:
+            return
+        if form["actor_token_type"] not in (names.JWT_TYPE, names.ID_TOKEN_TYPE):
+            raise invalid_parameter("actor_token_type")
+        actor = await self._authenticator.resolve_actor(form["actor_token"])
+        if actor.client_id != agent.client_id:
+            raise BrokerError(Reason.ACTOR_MISMATCH, "The actor token is of another client.")
+
+    def _target(self, form: dict[str, str], assertion: Assertion) -> Connection:
+        """Exactly one registered target (RFC 8707, RFC 8693 section 2.1.1), of the subject's tenant."""
+        resource, audience = form.get("resource"), form.get("audience")
+        if resource is None and audience is None:
+            raise BrokerError(Reason.TARGET_MISSING, "Name the target by resource or audience.")
+        if resource is not None and audience is not None:
+            raise BrokerError(Reason.TARGET_REPEATED, "Ask for one target at a time.")
+        known = (
+            self._deployment.connection_by_resource.get(resource)
+            if resource is not None
+            else self._deployment.connection_by_id.get(audience or "")
+        )
+        if known is None or assertion.tenant not in known.tenants:
+            raise BrokerError(Reason.TARGET_UNKNOWN, "The target is not registered.")
+        return known
+
+    def _declared_intent(self, form: dict[str, str], exchange: Exchange) -> DeclaredIntent:
+        if PARAMETER in form:
+            return parse_intent(form[PARAMETER])
+        for default in exchange.agent.default_intents:
+            if default.resource == exchange.connection.resource and default.scope == exchange.scope:
+                return validate_detail(
+                    DeclaredIntent,
+                    {
+                        "type": names.ACTION_TYPE,
+                        "actions": [default.action],
+                        "locations": [default.resource],
+                        "identifier": default.identifier,
+                        "parameters": default.parameters,
+                    },
+                )
+        return parse_intent(None)
+
+    # --- decision ---
+
+    async def _decide_and_issue(
+        self,
+        exchange: Exchange,
+        declared: DeclaredIntent,
+        facts: Facts,
+        spending: asyncio.Task[None],
+        *,
+        deferred: bool,
+    ) -> dict[str, Any]:
+        now = self._clock.now()
+        agent, assertion, connection = exchange.agent, exchange.assertion, exchange.connection
+        facts.tool = audit.Tool(
+            connection=connection.id, provider=connection.provider, action=declared.actions[0], mode=agent.mode
+        )
+        intent = read_intent(declared, connection, assertion)
+        details = [intent.as_authorization_detail()]
+        intent_hash = details_hash(details)
+        note_intent(facts, intent, intent_hash, assertion)
+        scopes = self._scopes(exchange, intent)
+        facts.scopes = audit.Scopes(requested=exchange.scope.split() if exchange.scope else [], granted=[])
+        assessment = self._assess(intent, exchange, facts, now)
+        # A refusal costs the caller its rate limit too: probing is not free.
+        grant = await self._count_and_read(exchange, intent, assessment, spending, now)
+        raise_refusal(assessment.decision)
+        if isinstance(assessment.decision, Confirm):
+            outcome = await self._confirmations.settle(
+                intent,
+                assessment.decision,
+                assertion,
+                agent=agent.client_id,
+                intent_hash=intent_hash,
+                detail=details[0],
+                policy_version=self._deployment.policy_version,
+                txn=assertion.txn,
+                now=now,
+            )
+            facts.confirmation_id = outcome.request.id
+            if isinstance(outcome, Waiting):
+                if not deferred:
+                    raise self._confirmations.refusal(outcome)
+                raise await self._defer(exchange, declared, outcome, now)
+        return await self._issue(exchange, intent, details, scopes, grant, facts)
+
+    def _scopes(self, exchange: Exchange, intent: Intent) -> tuple[str, ...]:
+        """The action's minimal scopes, or the part of them that was asked for: issued = requested AND catalog."""
+        minimal = intent.action.scopes
+        if exchange.scope is None:
+            return minimal
+        requested = exchange.scope.split()
+        if len(set(requested)) != len(requested) or not set(requested) <= set(minimal):
+            raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The scope goes beyond what the declared action needs.")
+        return tuple(scope for scope in minimal if scope in requested)
+
+    def _assess(self, intent: Intent, exchange: Exchange, facts: Facts, now: datetime) -> Assessment:
+        started = time.perf_counter()
+        assessment = assess(intent, exchange.assertion, exchange.agent, self._policies, now=now)
+        facts.latency["policy"] = (time.perf_counter() - started) * 1000
+        decision = assessment.decision
+        facts.decision = (
+            "permit" if isinstance(decision, Permit) else "confirm" if isinstance(decision, Confirm) else "deny"
+        )
+        facts.policy = audit.PolicyFacts(
+            version=self._deployment.policy_version,
+            determining_rules=list(decision.rules),
+            shadow_decision=type(assessment.shadow).__name__.lower() if assessment.shadow else None,
+        )
+        facts.task = audit.TaskFacts(
+            bounds_digest=task_digest(exchange.assertion.task) if exchange.assertion.task else None,
+            within=assessment.comparison is TaskComparison.WITHIN,
+            comparison=assessment.comparison.value,
+        )
+        return assessment
+
+    async def _count_and_read(
+        self, exchange: Exchange, intent: Intent, assessment: Assessment, spending: asyncio.Task[None], now: datetime
+    ) -> Grant | None:
+        """Rate limit, task budget (permits only) and the grant's status, all at once with the client's single use.
+
+        Policy ran before: a denied agent never learns whether a grant exists.
+        """
+        agent, assertion = exchange.agent, exchange.assertion
+        wait_s, grant, _ = await asyncio.gather(
+            self._rate_limits.count(
+                tenant=assertion.tenant,
+                subject=assertion.subject,
+                agent=agent.client_id,
+                effect=intent.action.effect,
+                now=now,
+            ),
+            self._read_grant(exchange, assessment),
+            spending,
+        )
+        if wait_s is not None:
+            raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=wait_s))
+        return grant
+
+    async def _read_grant(self, exchange: Exchange, assessment: Assessment) -> Grant | None:
+        if is_broker_jwt(exchange.connection) or not isinstance(assessment.decision, Permit | Confirm):
+            return None
+        return await self._downstream_tokens.read_grant(exchange.connection, exchange.assertion)
+
+    # --- issuing ---
+
+    async def _issue(
+        self,
+        exchange: Exchange,
+        intent: Intent,
+        details: list[dict[str, Any]],
+        scopes: tuple[str, ...],
+        grant: Grant | None,
+        facts: Facts,
+    ) -> dict[str, Any]:
+        assertion, agent, connection = exchange.assertion, exchange.agent, exchange.connection
+        if not await self._spend_budget(assertion):
+            raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
+        started = time.perf_counter()
+        if is_broker_jwt(connection):
+            issued = await self._broker_tokens.issue(
+                connection, assertion, agent, scopes=scopes, details=details, txn=assertion.txn, jkt=exchange.jkt
+            )
+        else:
+            issued = await self._downstream_tokens.issue(
+                connection,
+                grant,
+                subject_assertion=exchange.subject_token or await self._vouch(exchange),
+                scopes=scopes,
+                txn=assertion.txn,
+            )
+        facts.latency["grant"] = (time.perf_counter() - started) * 1000
+        facts.decision = "permit"
+        self._note_issued(exchange, issued, details, facts)
+        now = self._clock.now()
+        body = {
+            "access_token": issued.token,
+            "issued_token_type": names.ACCESS_TOKEN_TYPE,
+            "token_type": "DPoP" if issued.jkt else "Bearer",
+            "expires_in": max(0, int((issued.expires_at - now).total_seconds())),
+            "scope": " ".join(issued.scopes),
+            "authorization_details": details,
+            "txn": assertion.txn,
+        }
+        return body if issued.narrowed is not False else body | {"narrowed": False}
+
+    async def _spend_budget(self, assertion: Assertion) -> bool:
+        if assertion.task is None:
+            return True
+        return await self._budgets.spend(
+            assertion.task,
+            tenant=assertion.tenant,
+            front_end=assertion.front_end,
+            subject=assertion.subject,
+            not_after=assertion.expires_at,
+        )
+
+    async def _vouch(self, exchange: Exchange) -> str:
+        """A deferral may outlive its assertion; refresh_grants still wants one. Same subject, this agent, one minute, no task."""
+        now = self._clock.now()
+        stand_in = replace(
+            exchange.assertion,
+            issuer=self._deployment.broker.sts_issuer,
+            jti=self._randomness.token(16),
+            issued_at=now,
+            expires_at=(now + STAND_IN_LIFE).replace(microsecond=0),
+        )
+        sts_issuer = self._deployment.broker.sts_issuer
+        claims = stand_in.claims(audience=sts_issuer, sts_issuer=sts_issuer)
+        return await self._signer.sign(claims, typ=names.ASSERTION_TYP)
+
+    def _note_issued(self, exchange: Exchange, issued: Issued, details: list[dict[str, Any]], facts: Facts) -> None:
+        assertion, agent = exchange.assertion, exchange.agent
+        sha256 = token_sha256(issued.token)
+        facts.token = audit.TokenFacts(
+            kind="broker_jwt" if issued.jti else "downstream",
+            jti=issued.jti,
+            sha256=sha256,
+            expires_at=issued.expires_at,
+        )
+        facts.scopes = audit.Scopes(
+            requested=facts.scopes.requested if facts.scopes else [],
+            granted=list(issued.scopes),
+            narrowed=issued.narrowed,
+        )
+        if issued.grant_id is None:
+            return
+        facts.grant = audit.GrantFacts(id=issued.grant_id, seq=issued.grant_seq, secret_version=issued.secret_version)
+        record = IssuedToken(
+            tenant=assertion.tenant,
+            subject=assertion.subject,
+            client_id=agent.client_id,
+            connection=exchange.connection.id,
+            grant_id=issued.grant_id,
+            scope=" ".join(issued.scopes),
+            details=details,
+            act=actor_claim(
+                (agent.client_id, *assertion.chain),
+                self._deployment.broker.sts_issuer,
+                sub_profile=SUB_PROFILE_AI_AGENT,
+            ),
+            txn=assertion.txn,
+            issued_at=self._clock.now(),
+            expires_at=issued.expires_at,
+        )
+        facts.beside.append(self._issued_tokens.remember(sha256, record))
+
+    # --- deferred exchanges ---
+
+    async def _defer(
+        self, exchange: Exchange, declared: DeclaredIntent, waiting: Waiting, now: datetime
+    ) -> BrokerError:
+        code = self._randomness.token(32)
+        sts_issuer = self._deployment.broker.sts_issuer
+        lifetimes = self._deployment.broker.lifetimes
+        expires_at = waiting.request.waits_until + timedelta(seconds=lifetimes.approval_valid_s)
+        await self._deferrals.open(
+            code,
+            Deferral(
+                client_id=exchange.agent.client_id,
+                approval_id=waiting.request.id,
+                assertion_claims=exchange.assertion.claims(audience=sts_issuer, sts_issuer=sts_issuer),
+                intent=declared.model_dump(mode="json", exclude_none=True),
+                connection=exchange.connection.id,
+                scope=exchange.scope,
+                jkt=exchange.jkt,
+                created_at=now,
+                expires_at=expires_at,
+            ),
+        )
+        return self._pending(code, waiting, now)
+
+    def _pending(
+        self, code: str, waiting: Waiting, now: datetime, reason: Reason = Reason.AUTHORIZATION_PENDING
+    ) -> BrokerError:
+        return BrokerError(
+            reason,
+            "The user has not answered yet.",
+            remedy=Remedy(
+                deferral_code=code,
+                interval_s=self._deployment.broker.lifetimes.deferral_interval_s,
+                expires_in_s=max(0, int((waiting.request.waits_until - now).total_seconds())),
+                interaction_uri=self._confirmations.interaction_uri(waiting.request),
+            ),
+        )
+
+    async def _poll(
+        self, form: dict[str, str], agent: Agent, facts: Facts, spending: asyncio.Task[None]
+    ) -> dict[str, Any]:
+        """DTR polling: same client, no token and no intent in the request; everything was bound when it was deferred."""
+        code = required(form, drafts.DEFERRAL_CODE)
+        now = self._clock.now()
+        deferral, _ = await asyncio.gather(self._deferrals.read(code), spending)
+        if deferral is None or deferral.client_id != agent.client_id:
+            raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
+        assertion = assertions.restore(deferral.assertion_claims)
+        facts.txn = assertion.txn
+        note_assertion(facts, assertion, agent)
+        facts.confirmation_id = deferral.approval_id
+        if now >= deferral.expires_at:
+            raise BrokerError(Reason.DEFERRAL_EXPIRED, "The deferral code has expired.")
+        exchange = Exchange(
+            agent=agent,
+            assertion=assertion,
+            subject_token=None,
+            connection=self._deployment.connection_by_id[deferral.connection],
+            scope=deferral.scope,
+            jkt=deferral.jkt,
+        )
+        await self._check_pace(code, deferral, now)
+        return await self._complete(code, deferral, exchange, facts, now)
+
+    async def _check_pace(self, code: str, deferral: Deferral, now: datetime) -> None:
+        polls = await self._deferrals.count_poll(code, deferral)
+        interval_s = self._deployment.broker.lifetimes.deferral_interval_s
+        allowed = DEFERRAL_POLL_BURST + (now - deferral.created_at).total_seconds() / interval_s
+        if polls > allowed:
+            raise BrokerError(
+                Reason.POLLED_TOO_FAST,
+                "Poll no faster than the interval.",
+                remedy=Remedy(deferral_code=code, interval_s=interval_s * 2),
+            )
+
+    async def _complete(
+        self, code: str, deferral: Deferral, exchange: Exchange, facts: Facts, now: datetime
+    ) -> dict[str, Any]:
+        declared = validate_detail(DeclaredIntent, deferral.intent)
+        facts.tool = audit.Tool(
+            connection=exchange.connection.id, provider=exchange.connection.provider, action=declared.actions[0]
+        )
+        intent = read_intent(declared, exchange.connection, exchange.assertion)
+        details = [intent.as_authorization_detail()]
+        intent_hash = details_hash(details)
+        note_intent(facts, intent, intent_hash, exchange.assertion)
+        scopes = self._scopes(exchange, intent)
+        request = await self._confirmations.find(deferral.approval_id)
+        if request is None or request.binding.intent_hash != intent_hash:
+            raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
+        # Policy is asked again: a rule that changed, or an agent taken off its list, ends what was only promised.
+        assessment = self._assess(intent, exchange, facts, now)
+        raise_refusal(assessment.decision)
+        if request.binding.policy_version != self._deployment.policy_version:
+            raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
+        outcome = await self._confirmations.spend(request, now=now)
+        if outcome is None:
+            raise await self._confirmations.ended(request)
+        if isinstance(outcome, Waiting):
+            raise self._pending(code, outcome, now)
+        grant = await self._read_grant(exchange, assessment)
+        return await self._issue(exchange, intent, details, scopes, grant, facts)
+
+    # --- delegation to another agent ---
+
+    async def _delegate(
+        self, form: dict[str, str], agent: Agent, assertion: Assertion, facts: Facts, spending: asyncio.Task[None]
+    ) -> dict[str, Any]:
+        """A narrower assertion for the next agent: same subject and txn, task or smaller, never a later end (RFC 8693 section 4.1)."""
+        sts_issuer = self._deployment.broker.sts_issuer
+        if form.get("audience") != sts_issuer or "resource" in form:
+            raise BrokerError(Reason.TARGET_NOT_ALLOWED, "Assertions are made for this broker only.")
+        if "scope" in form or drafts.COMPLETION_MODE in form:
+            raise invalid_parameter("scope" if "scope" in form else drafts.COMPLETION_MODE)
+        next_agent = required(form, "may_act")
+        chain = (agent.client_id, *assertion.chain)
+        if (
+            next_agent not in agent.delegates_to
+            or next_agent not in self._deployment.agent_by_id
+            or self._deployment.agent_by_id[next_agent].tenant != assertion.tenant
+            or next_agent in chain
+            or len(chain) >= assertions.MAX_DEPTH
+        ):
+            raise BrokerError(Reason.MAY_ACT_VIOLATED, "This agent may not hand the task on to that one.")
+        task = self._narrower_task(form, assertion)
+        await spending
+        now = self._clock.now()
+        delegated = replace(
+            assertion,
+            issuer=sts_issuer,
+            may_act=next_agent,
+            chain=chain,
+            task=task,
+            jti=self._randomness.token(16),
+            issued_at=now.replace(microsecond=0),
+            expires_at=assertions.expiry(
+                now, lifetime_s=self._deployment.broker.lifetimes.assertion_s, not_after=assertion.expires_at
+            ),
+        )
+        if delegated.expires_at <= now:
+            raise BrokerError(Reason.SUBJECT_TOKEN_EXPIRED, "The subject token has expired.")
+        token = await self._signer.sign(
+            delegated.claims(audience=sts_issuer, sts_issuer=sts_issuer), typ=names.ASSERTION_TYP
+        )
+        facts.decision = "permit"
+        facts.task = audit.TaskFacts(bounds_digest=task_digest(task) if task else None)
+        facts.token = audit.TokenFacts(
+            kind="assertion", jti=delegated.jti, sha256=token_sha256(token), expires_at=delegated.expires_at
+        )
+        body: dict[str, Any] = {
+            "access_token": token,
+            "issued_token_type": names.JWT_TYPE,
+            "token_type": names.NOT_AN_ACCESS_TOKEN,
+            "expires_in": max(0, int((delegated.expires_at - now).total_seconds())),
+            "txn": assertion.txn,
+        }
+        return body
+
+    @staticmethod
+    def _narrower_task(form: dict[str, str], assertion: Assertion) -> Task | None:
+        if PARAMETER not in form:
+            return assertion.task
+        task = parse_task(form[PARAMETER])
+        # Without a task the assertion is bounded to reads: adding one would widen it.
+        if assertion.task is None or not assertion.task.contains(task):
+            raise BrokerError(Reason.INTENT_OUTSIDE_TASK, "The task given on is wider than the one received.")
+        return task
+
+
+def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
+    facts.subject = audit.Subject(key=assertion.subject, idp_issuer=assertion.idp_issuer, groups=list(assertion.groups))
+    facts.actor = audit.Actor(
+        agent_id=agent.client_id,
+        chain=[agent.client_id, *assertion.chain],
+        client_id=assertion.front_end,
+        trust_zone=agent.trust_zone,
+    )
+
+
+def note_intent(facts: Facts, intent: Intent, intent_hash: str, assertion: Assertion) -> None:
+    """What was declared, redacted as the catalog says; the digest covers all of it."""
+    action = intent.action
+    facts.tool = audit.Tool(
+        connection=intent.connection,
+        provider=facts.tool.provider if facts.tool else None,
+        action=action.id,
+        effect=action.effect.value,
+        mode=facts.tool.mode if facts.tool else None,
+    )
+    shown = {
+        name: "[redacted]" if action.parameters[name].redact else value for name, value in intent.parameters.items()
+    }
+    facts.intent = audit.IntentFacts(
+        identifier=intent.identifier,
+        parameters_digest=digest("cab-parameters", rfc8785.dumps(intent.parameters).decode()),
+        parameters=orjson.dumps(shown).decode(),
+        reason=intent.reason,
+        trigger=assertion.task.trigger if assertion.task else None,
+        task_id=intent.task_id,
+        intent_hash=intent_hash,
+    )

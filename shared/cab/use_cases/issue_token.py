@@ -1,0 +1,191 @@
+"""The last step of an exchange: the platform's own token for that user, or a JWT of ours that the resource can verify."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cab.domain.clients import Agent
+from cab.domain.connections import Connection, GrantKind, Provider
+from cab.domain.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
+from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
+from cab.protocol import access_tokens, names
+from cab.protocol.assertions import Assertion
+from cab.stores.grants import Grants
+
+CACHE_SIZE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token on its way out. `sha256`/`jti` are computed by the caller for audit; the token itself goes nowhere else."""
+
+    token: str
+    kind: str  # "downstream" or "broker_jwt"
+    expires_at: datetime
+    scopes: tuple[str, ...]
+    narrowed: bool | None
+    jti: str | None = None
+    grant_id: str | None = None
+    grant_seq: int | None = None
+    secret_version: int | None = None
+    jkt: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Issued(kind={self.kind!r})"
+
+
+class BrokerTokens:
+    """RFC 9068 tokens for connections that trust our JWKS."""
+
+    def __init__(self, deployment: Deployment, signer: Signer, clock: Clock, randomness: Randomness) -> None:
+        self._deployment = deployment
+        self._signer = signer
+        self._clock = clock
+        self._randomness = randomness
+
+    async def issue(
+        self,
+        connection: Connection,
+        assertion: Assertion,
+        agent: Agent,
+        *,
+        scopes: tuple[str, ...],
+        details: list[dict[str, Any]],
+        txn: str,
+        jkt: str | None,
+    ) -> Issued:
+        now = self._clock.now()
+        # Not shortened by the assertion's own end: the decision was made now, and clients need at least 240 s.
+        expires_at = now.replace(microsecond=0) + timedelta(seconds=self._deployment.broker.lifetimes.token_s)
+        jti = self._randomness.token(16)
+        claims = access_tokens.claims(
+            assertion,
+            issuer=self._deployment.broker.sts_issuer,
+            audience=connection.resource,
+            subject=connection.user_map.get(assertion.subject, assertion.subject),
+            agent=agent.client_id,
+            scope=" ".join(scopes),
+            details=details,
+            txn=txn,
+            jti=jti,
+            now=now,
+            expires_at=expires_at,
+            jkt=jkt,
+        )
+        token = await self._signer.sign(claims, typ=names.ACCESS_TOKEN_TYP)
+        return Issued(token, "broker_jwt", expires_at, scopes, narrowed=True, jti=jti, jkt=jkt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    token: AccessToken
+    revoke_epoch: int
+
+
+class DownstreamTokens:
+    """The platform's own tokens. Grant secrets stay with refresh_grants; here live only access tokens, in memory.
+
+    A remembered token is handed out only behind the grant's status in Firestore (read on every exchange; an operator may
+    let that answer stand for `grant_status_cache_s`).
+    """
+
+    def __init__(self, deployment: Deployment, grants: Grants, refresher: GrantTokens, clock: Clock) -> None:
+        self._deployment = deployment
+        self._grants = grants
+        self._refresher = refresher
+        self._clock = clock
+        self._tokens: OrderedDict[tuple[str, tuple[str, ...]], _Remembered] = OrderedDict()
+        self._statuses: OrderedDict[str, tuple[datetime, Grant]] = OrderedDict()
+        self._status_life = timedelta(seconds=deployment.broker.grant_status_cache_s)
+
+    def connect_uri(self, connection: Connection) -> str:
+        return f"{self._deployment.broker.origin}/connect?connection={connection.id}"
+
+    async def read_grant(self, connection: Connection, assertion: Assertion) -> Grant | None:
+        """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two."""
+        name = grant_id(assertion.tenant, assertion.subject, connection.id)
+        now = self._clock.now()
+        known = self._statuses.get(name)
+        if known is not None and now - known[0] < self._status_life:
+            return known[1]
+        stored = await self._grants.read(name)
+        if stored is not None and self._status_life:
+            _remember(self._statuses, name, (now, stored.grant))
+        return None if stored is None else stored.grant
+
+    async def issue(
+        self,
+        connection: Connection,
+        grant: Grant | None,
+        *,
+        subject_assertion: str,
+        scopes: tuple[str, ...],
+        txn: str,
+    ) -> Issued:
+        """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
+        provider = self._deployment.provider_of(connection)
+        grant = self._servable(grant, connection)
+        key = (grant.grant_id, scopes)
+        remembered = self._tokens.get(key)
+        if remembered is None or not self._still_good(remembered, grant, provider):
+            token = await self._refresher.access_token(
+                subject_assertion=subject_assertion, connection=connection.id, scopes=scopes, txn=txn
+            )
+            remembered = _Remembered(token, grant.revoke_epoch)
+            _remember(self._tokens, key, remembered)
+        token = remembered.token
+        return Issued(
+            token.access_token,
+            "downstream",
+            self._handed_out_until(token, provider),
+            token.scopes,
+            narrowed=token.narrowed,
+            grant_id=token.grant_id,
+            grant_seq=token.seq,
+            secret_version=token.secret_version,
+        )
+
+    def _servable(self, grant: Grant | None, connection: Connection) -> Grant:
+        remedy = Remedy(interaction_uri=self.connect_uri(connection))
+        if grant is None:
+            raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
+        if grant.status is GrantStatus.NEEDS_REAUTH:
+            raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
+        if grant.status in ENDED:
+            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+        return grant
+
+    def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider) -> bool:
+        token = remembered.token
+        if remembered.revoke_epoch != grant.revoke_epoch:
+            return False
+        # Where a refresh may end older access tokens, only the newest one is handed out.
+        if token.secret_version != grant.secret_ver and provider.rotation.old_access_token != "lives_on":
+            return False
+        return token.expires_at is None or self._clock.now() < token.expires_at - timedelta(
+            seconds=provider.refresh_margin_s
+        )
+
+    def _handed_out_until(self, token: AccessToken, provider: Provider) -> datetime:
+        """min(true remaining life, time to our next planned refresh): a refresh may kill what an agent still holds."""
+        now = self._clock.now()
+        if token.expires_at is None:
+            return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
+        planned_refresh = token.expires_at - timedelta(seconds=provider.refresh_margin_s)
+        return planned_refresh if planned_refresh > now else token.expires_at
+
+
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > CACHE_SIZE:
+        cache.popitem(last=False)
+
+
+def is_broker_jwt(connection: Connection) -> bool:
+    return connection.grant_kind is GrantKind.BROKER_JWT
