@@ -28,16 +28,19 @@ def check_writes(writes: Sequence[Write]) -> None:
         raise ValueError("One call writes each document at most once.")
 
 
-def order_field(conditions: Sequence[Condition], order_by: str | None, limit: int) -> str | None:
+def order_field(conditions: Sequence[Condition], order_by: str | None, *, descending: bool, limit: int) -> str | None:
     """The field that a query is ordered by; None is by id alone. A range condition orders by its own field.
 
-    Raises: ValueError for a range on another field than the order, which would need an index of its own kind.
+    Raises: ValueError for a range on another field than the order, and for ids in descending order: Firestore wants
+    an index of its own kind for these.
     """
     ranges = {condition.field for condition in conditions if condition.op in {"<", "<=", ">", ">="}}
     if order_by is not None:
         ranges.add(order_by)
     if len(ranges) > 1:
         raise ValueError("A query ranges over and is ordered by one and the same field.")
+    if descending and not ranges:
+        raise ValueError("A query in descending order names the field to order by.")
     if not 1 <= limit <= MAX_FOUND:
         raise ValueError(f"A query finds 1 to {MAX_FOUND} documents.")
     return next(iter(ranges), None)

@@ -124,7 +124,7 @@ class FirestoreDocuments:
         limit: int = 100,
         after: Document | None = None,
     ) -> list[Document]:
-        order = order_field(conditions, order_by, limit)
+        order = order_field(conditions, order_by, descending=descending, limit=limit)
         request = _RunQueryRequest(parent=self._parent)
         query = request.structured_query
         query.from_.add(collection_id=collection)

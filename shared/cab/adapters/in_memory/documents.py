@@ -108,7 +108,7 @@ class InMemoryDocuments:
         limit: int = 100,
         after: Document | None = None,
     ) -> list[Document]:
-        order = order_field(conditions, order_by, limit)
+        order = order_field(conditions, order_by, descending=descending, limit=limit)
         fails_after = await self._begin("find")
         found = [
             document
