@@ -20,8 +20,9 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urljoin, urlsplit
 import requests
 
 _MAX_STEPS = 30
-_YES = ("approve", "allow", "connect", "continue", "accept", "confirm", "yes", "login", "log in")
-_NO = ("refuse", "deny", "reject", "decline", "no")
+_APPROVE = ("approve", "allow", "accept", "confirm", "yes")
+_REFUSE = ("refuse", "deny", "reject", "decline", "no")
+_GO_ON = ("connect", "continue", "log in", "sign in", *_APPROVE)
 
 
 class StuckError(Exception):
@@ -190,7 +191,7 @@ class Person:
     def _step(self, page: Page, stop: Callable[[str], bool]) -> Page:
         """Do the one thing the page asks for: say who I am, or agree."""
         choice = self._own_button(page) or _find(
-            page, lambda button: button.name != "account" and _says(button, _YES)
+            page, lambda button: button.name != "account" and _says(button, _GO_ON)
         )
         if choice is None:
             raise StuckError(f"{page.address} answered {page.status} and offers nothing to agree to")
@@ -283,7 +284,7 @@ class Person:
         page = self.approval_page(url)
         if page.status >= 400:
             return page
-        choice = _find(page, lambda button: _says(button, _YES if approve else _NO))
+        choice = _find(page, lambda button: _says(button, _APPROVE if approve else _REFUSE))
         if choice is None:
             raise StuckError(f"{page.address} offers no decision")
         return self.submit(page, *choice)
@@ -295,9 +296,12 @@ class Person:
 
 
 def _says(button: Button, words: tuple[str, ...]) -> bool:
-    """True when the button's value, name or first label word is one of `words`."""
-    first_word = button.label.casefold().partition(" ")[0]
-    return any(said in words for said in (button.value.casefold(), (button.name or "").casefold(), first_word))
+    """True when the button's value or name is one of `words`, or its label begins with one."""
+    said = f"{button.label.casefold()} "
+    return any(
+        word in (button.value.casefold(), (button.name or "").casefold()) or said.startswith(f"{word} ")
+        for word in words
+    )
 
 
 def _find(page: Page, wanted: Callable[[Button], bool]) -> tuple[Form, Button] | None:

@@ -1,7 +1,9 @@
 """Reach applications without sockets: as a client of one application, or as a browser of several origins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http.client import HTTPMessage
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import requests
@@ -14,6 +16,14 @@ from urllib3 import HTTPResponse
 def client_of(app: ASGIApp, origin: str) -> TestClient:
     """A client that shows redirects and server errors instead of acting on them."""
     return TestClient(app, base_url=origin, follow_redirects=False, raise_server_exceptions=False)
+
+
+def _original(headers: Sequence[tuple[str, str]]) -> Any:
+    """As much of an `http.client` response as a session needs to find cookies in."""
+    message = HTTPMessage()
+    for name, value in headers:
+        message[name] = value
+    return SimpleNamespace(msg=message, close=lambda: None, isclosed=lambda: True)
 
 
 class _ApplicationAdapter(BaseAdapter):
@@ -42,9 +52,8 @@ class _ApplicationAdapter(BaseAdapter):
             headers=answer.headers.multi_items(),
             status=answer.status_code,
             preload_content=False,
+            original_response=_original(answer.headers.multi_items()),
         )
-        for cookie in answer.cookies.jar:
-            response.cookies.set_cookie(cookie)
         return response
 
     def close(self) -> None:

@@ -1,0 +1,247 @@
+"""The warehouse trusts the issuer's tokens as RFC 9068 says, runs SELECTs only, and shows own rows only."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from examples.acme.services.token_verifier import metadata_url
+from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
+from starlette.testclient import TestClient
+from tests.dev.twins.in_process import client_of
+
+ISSUER = "http://127.0.0.1:8080/oauth2"
+ORIGIN = "http://127.0.0.1:8084"
+KEY = ec.generate_private_key(ec.SECP256R1())
+STRANGER = ec.generate_private_key(ec.SECP256R1())
+INTENT = {"type": "cab_action", "actions": ["warehouse.query.run"], "locations": [ORIGIN], "identifier": "query/*"}
+
+
+class IssuerUnderTest:
+    """The issuer's two documents; counts fetches and can be down."""
+
+    def __init__(self) -> None:
+        self.key = KEY
+        self.kid = "k1"
+        self.fetches = 0
+        self.down = False
+        self.said_issuer = ISSUER
+
+    def fetch(self, url: str) -> Any:
+        self.fetches += 1
+        if self.down:
+            raise OSError
+        if url == "http://127.0.0.1:8080/.well-known/oauth-authorization-server/oauth2":
+            return {"issuer": self.said_issuer, "jwks_uri": f"{ISSUER}/jwks.json"}
+        assert url == f"{ISSUER}/jwks.json"
+        public = jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        return {"keys": [{**public, "kid": self.kid, "alg": "ES256", "use": "sig"}]}
+
+
+def token(*, key: Any = KEY, algorithm: str = "ES256", header: dict[str, Any] | None = None, **changes: Any) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": ORIGIN,
+        "sub": "alice@acme.example",
+        "client_id": "sales-assistant",
+        "scope": "query.run",
+        "iat": now,
+        "exp": now + 300,
+        "jti": "j1",
+        "authorization_details": [INTENT],
+        **changes,
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"typ": "at+jwt", "kid": "k1", **(header or {})})
+
+
+def warehouse(issuer: IssuerUnderTest | None = None) -> TestClient:
+    fetch = (issuer or IssuerUnderTest()).fetch
+    return client_of(create_warehouse(origin=ORIGIN, issuer=ISSUER, fetch=fetch), ORIGIN)
+
+
+def query(client: TestClient, sql: str, bearer: str | None = None) -> Any:
+    headers = {"Authorization": f"Bearer {bearer or token()}"}
+    return client.post("/query", json={"query": sql}, headers=headers)
+
+
+def test_each_user_sees_own_rows_only() -> None:
+    client = warehouse()
+    of_alice = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="alice@acme.example"))
+    of_bob = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="bob@acme.example"))
+    assert of_alice.json() == {"columns": ["owner"], "rows": [["alice"]], "truncated": False}
+    assert of_bob.json()["rows"] == [["bob"]]
+
+
+@pytest.mark.parametrize("subject", ["carol@acme.example", "nobody", "' OR '1'='1"])
+def test_a_user_without_deals_and_an_unknown_one_see_no_rows(subject: str) -> None:
+    answer = query(warehouse(), "SELECT * FROM deals_history", token(sub=subject))
+    assert (answer.status_code, answer.json()["rows"]) == (200, [])
+
+
+@pytest.mark.parametrize("subject", ["alice", "alice@acme.example", "8f2c61b07a5e"])
+def test_a_user_may_be_named_by_login_email_or_directory_subject(subject: str) -> None:
+    assert len(query(warehouse(), "SELECT * FROM deals_history", token(sub=subject)).json()["rows"]) == 4
+
+
+def test_named_queries_run_and_are_listed() -> None:
+    client = warehouse()
+    assert client.get("/queries").json() == {"queries": NAMED_QUERIES}
+    for name in NAMED_QUERIES:
+        assert query(client, name).status_code == 200
+    assert query(client, "acme_history").json()["rows"] == [["2025-Q1", 98_000], ["2025-Q3", 121_000]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP TABLE deals_history",
+        "DELETE FROM deals_history",
+        "UPDATE deals_history SET owner='bob'",
+        "INSERT INTO deals_history VALUES ('bob','x','x',1)",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM sqlite_master",
+        "ATTACH DATABASE '/etc/passwd' AS x",
+        "PRAGMA table_info(deals_history)",
+        "SELECT load_extension('x')",
+        "SELECT randomblob(1000000000)",
+        "SELECT * FROM pragma_database_list",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT COUNT(*) FROM c",
+        "nonsense",
+        ";",
+        "SELECT * FROM deals_history WHERE account = ?",
+        "SELECT '\x00'",
+        "SELECT x'ff'",
+        "SELECT CAST(x'ff' AS TEXT)",
+        "SELECT 1e999",
+    ],
+)
+def test_only_one_plain_select_is_possible(sql: str) -> None:
+    answer = query(warehouse(), sql)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_query")
+
+
+def test_many_rows_are_cut_off_and_it_is_said() -> None:
+    cross = "SELECT a.amount FROM deals_history a, deals_history b, deals_history c, deals_history d"
+    answer = query(warehouse(), cross).json()
+    assert (len(answer["rows"]), answer["truncated"]) == (200, True)
+
+
+NOW = int(time.time())
+
+
+@pytest.mark.parametrize(
+    "bearer",
+    [
+        lambda: token(header={"typ": "JWT"}),
+        lambda: token(header={"typ": "cab-assertion+jwt"}),
+        lambda: token(iss=f"{ISSUER}/"),
+        lambda: token(iss="http://127.0.0.1:8080/edge"),
+        lambda: token(aud=f"{ORIGIN}/"),
+        lambda: token(aud=[ORIGIN]),
+        lambda: token(aud=[ORIGIN, "http://127.0.0.1:8082"]),
+        lambda: token(aud=None),
+        lambda: token(exp=NOW - 60),
+        lambda: token(exp=None),
+        lambda: token(iat=NOW + 600),
+        lambda: token(sub=None),
+        lambda: token(client_id=None),
+        lambda: token(jti=None),
+        lambda: token(key=STRANGER),
+        lambda: token(header={"kid": "k2"}),
+        lambda: token(header={"kid": ""}),
+        lambda: token(key="x" * 64, algorithm="HS256"),
+        lambda: token(cnf={"jkt": "abc"}),
+        lambda: jwt.encode({"sub": "alice"}, None, algorithm="none", headers={"typ": "at+jwt", "kid": "k1"}),
+        lambda: token() + "x",
+        lambda: "a.b.c",
+        lambda: "",
+    ],
+)
+def test_a_token_that_is_not_the_issuers_for_us_now_is_refused(bearer: Callable[[], str]) -> None:
+    headers = {"Authorization": f"Bearer {bearer()}"}
+    answer = warehouse().post("/query", json={"query": "acme_history"}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token")
+    assert answer.headers["www-authenticate"].startswith('Bearer realm="Acme warehouse", error="invalid_token"')
+
+
+@pytest.mark.parametrize("scope", ["", "query", "other query.running", None, ["query.run"]])
+def test_the_scope_is_needed(scope: Any) -> None:
+    answer = query(warehouse(), "acme_history", token(scope=scope))
+    assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_scope")
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        None,
+        [],
+        "warehouse.query.run",
+        [7],
+        [{**INTENT, "actions": ["crm.opportunity.read"]}],
+        [{**INTENT, "actions": "warehouse.query.run"}],
+        [{**INTENT, "locations": ["http://127.0.0.1:8082"]}],
+        [{**INTENT, "type": "other"}],
+        [{**INTENT, "parameters": {"query": "revenue_by_account"}}],
+        [{**INTENT, "parameters": "acme_history"}],
+    ],
+)
+def test_the_token_must_be_issued_for_this_action_here_and_this_query(details: Any) -> None:
+    answer = query(warehouse(), "acme_history", token(authorization_details=details))
+    assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_authorization")
+
+
+def test_an_intent_that_names_the_query_lets_exactly_that_query_run() -> None:
+    bearer = token(authorization_details=[{**INTENT, "parameters": {"query": "acme_history"}}])
+    assert query(warehouse(), "acme_history", bearer).status_code == 200
+
+
+def test_keys_are_fetched_once_and_unknown_ones_do_not_flood_the_issuer() -> None:
+    issuer = IssuerUnderTest()
+    client = warehouse(issuer)
+    for number in range(20):
+        query(client, "acme_history")
+        query(client, "acme_history", token(header={"kid": f"unknown-{number}"}))
+    assert issuer.fetches == 2
+
+
+def test_an_issuer_that_is_down_or_lies_about_its_name_gives_503_and_recovers() -> None:
+    issuer = IssuerUnderTest()
+    client = warehouse(issuer)
+    issuer.down = True
+    answer = query(client, "acme_history")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    issuer.down, issuer.said_issuer = False, f"{ISSUER}/"
+    assert query(client, "acme_history").status_code == 503
+    issuer.said_issuer = ISSUER
+    assert query(client, "acme_history").status_code == 200
+
+
+@pytest.mark.parametrize("body", [{}, {"query": ""}, {"query": 7}, {"query": "x", "y": 1}, {"query": "x" * 2001}])
+def test_the_body_has_one_query(body: dict[str, Any]) -> None:
+    answer = warehouse().post("/query", json=body, headers={"Authorization": f"Bearer {token()}"})
+    assert answer.status_code == 400
+
+
+def test_the_request_log_shows_the_user_and_the_chain_but_no_token() -> None:
+    client = warehouse()
+    bearer = token(txn="txn-1", act={"sub": "sales-assistant"})
+    query(client, "acme_history", bearer)
+    log = client.get("/_control/requests")
+    assert log.json() == {
+        "requests": [
+            {"user": "alice", "client_id": "sales-assistant", "act": {"sub": "sales-assistant"}, "txn": "txn-1"}
+        ]
+    }
+    assert bearer not in json.dumps(log.json())
+
+
+def test_the_metadata_address_puts_the_path_of_the_issuer_last() -> None:
+    assert metadata_url("https://a.example/oauth2") == (
+        "https://a.example/.well-known/oauth-authorization-server/oauth2"
+    )
+    assert metadata_url("https://a.example") == "https://a.example/.well-known/oauth-authorization-server"
