@@ -19,8 +19,8 @@ async def vault(
     if request.param == "memory":
         yield InMemoryVault()
         return
-    address = request.getfixturevalue("embedded").address("secret_manager")
-    monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", address)
+    emulators = request.getfixturevalue(request.param)
+    monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", emulators.address("secret_manager"))
     adapter = SecretManagerVault(project)
     yield adapter
     await adapter.close()

@@ -1,0 +1,49 @@
+"""What arrives on a topic, read by a subscription of the test's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    data: bytes
+    attributes: dict[str, str]
+
+
+class Subscription:
+    """A new topic with one subscription that has seen nothing yet. Reads block: use it from a thread or after."""
+
+    def __init__(self, address: str, project: str, topic: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._name = f"projects/{project}/subscriptions/{topic}-test"
+        topic_name = f"projects/{project}/topics/{topic}"
+        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))
+        publisher.create_topic(name=topic_name, timeout=TIMEOUT_S)
+        self._subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=self._channel))
+        self._subscriber.create_subscription(name=self._name, topic=topic_name, timeout=TIMEOUT_S)
+
+    def receive(self, count: int) -> list[Received]:
+        """The next `count` messages, in no order; fewer when no more come."""
+        received: list[Received] = []
+        while len(received) < count:
+            request: dict[str, Any] = {"subscription": self._name, "max_messages": count - len(received)}
+            messages = self._subscriber.pull(request, timeout=TIMEOUT_S, retry=None).received_messages
+            if not messages:
+                break
+            self._subscriber.acknowledge(
+                subscription=self._name, ack_ids=[message.ack_id for message in messages], timeout=TIMEOUT_S
+            )
+            received += [Received(m.message.data, dict(m.message.attributes)) for m in messages]
+        return received
+
+    def close(self) -> None:
+        self._channel.close()

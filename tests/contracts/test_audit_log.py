@@ -1,0 +1,105 @@
+"""The contract of `AuditLog`: one suite, every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.contracts.subscription import Subscription
+
+from cab.adapters.google_cloud.audit_log import PubSubAuditLog
+from cab.adapters.in_memory.audit_log import InMemoryAuditLog
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.domain.audit import AuditEvent, EventType, Latency, Subject, event_hash
+from cab.ports import AuditLog
+
+TOPIC = "cab-audit"
+
+
+@dataclass
+class Bench:
+    log: AuditLog
+    read: Callable[[int], list[bytes]]
+
+
+@pytest.fixture(params=["memory", "embedded", pytest.param("official", marks=pytest.mark.emulators)])
+async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
+    if request.param == "memory":
+        twin = InMemoryAuditLog(service="exchange_token", revision="r1")
+        yield Bench(twin, lambda _: [sealed.data for sealed in twin.messages])
+        return
+    address = request.getfixturevalue(request.param).address("pubsub")
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+    subscription = Subscription(address, project, TOPIC)
+    adapter = PubSubAuditLog(
+        project,
+        TOPIC,
+        service="exchange_token",
+        revision="r1",
+        clock=SettableClock(),
+        randomness=PredictableRandomness(),
+    )
+    yield Bench(adapter, lambda count: [message.data for message in subscription.receive(count)])
+    await adapter.close()
+    subscription.close()
+
+
+def event(number: int, **members: Any) -> AuditEvent:
+    return AuditEvent(
+        event_id=f"event-{number:03}",
+        event_type=EventType.EXCHANGE_DECIDED,
+        occurred_at=datetime(2026, 11, 21, 12, 0, 0, number, tzinfo=UTC),
+        **members,
+    )
+
+
+def chained(published: list[bytes]) -> list[dict[str, Any]]:
+    """The events in chain order, once each."""
+    by_seq = {document["chain"]["seq"]: document for document in map(json.loads, published)}
+    return [by_seq[seq] for seq in sorted(by_seq)]
+
+
+async def test_an_event_is_published_with_its_service_and_its_place_in_the_chain(bench: Bench) -> None:
+    sent = event(
+        1, tenant="acme", subject=Subject(key="k", groups=["sales"]), latency_ms=Latency(total=1.5, policy=1.0)
+    )
+    await bench.log.publish(sent)
+    (published,) = chained(bench.read(1))
+    received = AuditEvent.model_validate(published)
+    assert received.model_copy(update={"service": None, "chain": None}) == sent
+    assert received.service is not None
+    assert received.service.model_dump() == {"function": "exchange_token", "revision": "r1"}
+    assert received.chain is not None
+    assert (received.chain.seq, received.chain.prev_hash) == (1, "")
+
+
+async def test_every_event_names_the_one_before_it(bench: Bench) -> None:
+    for number in range(1, 6):
+        await bench.log.publish(event(number))
+    published = chained(bench.read(5))
+    assert [document["event_id"] for document in published] == [f"event-{number:03}" for number in range(1, 6)]
+    assert [document["chain"]["seq"] for document in published] == [1, 2, 3, 4, 5]
+    assert len({document["chain"]["id"] for document in published}) == 1
+    hashes = [document["chain"]["hash"] for document in published]
+    assert [document["chain"]["prev_hash"] for document in published] == ["", *hashes[:-1]]
+
+
+async def test_the_hash_can_be_recomputed_from_what_is_published(bench: Bench) -> None:
+    await bench.log.publish(event(1, latency_ms=Latency(total=0.1, policy=3.0), tenant="Zürich ☃"))
+    (published,) = chained(bench.read(1))
+    assert event_hash(published) == published["chain"]["hash"]
+    assert event_hash(published | {"tenant": "other"}) != published["chain"]["hash"]
+
+
+async def test_concurrent_events_are_all_there_in_one_unbroken_chain(bench: Bench) -> None:
+    await asyncio.gather(*(bench.log.publish(event(number)) for number in range(1, 251)))
+    published = chained(bench.read(250))
+    assert {document["event_id"] for document in published} == {f"event-{number:03}" for number in range(1, 251)}
+    hashes = [document["chain"]["hash"] for document in published]
+    assert [document["chain"]["prev_hash"] for document in published] == ["", *hashes[:-1]]

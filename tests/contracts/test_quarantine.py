@@ -1,0 +1,46 @@
+"""The contract of `Quarantine`: one suite, every adapter."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import pytest
+from tests.contracts.subscription import Subscription
+
+from cab.adapters.google_cloud.quarantine import PubSubQuarantine
+from cab.adapters.in_memory.quarantine import InMemoryQuarantine
+from cab.ports import Quarantine
+
+
+@dataclass
+class Bench:
+    quarantine: Quarantine
+    read: Callable[[int], list[tuple[bytes, str, str]]]
+
+
+@pytest.fixture(params=["memory", "embedded", pytest.param("official", marks=pytest.mark.emulators)])
+async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
+    if request.param == "memory":
+        twin = InMemoryQuarantine()
+        yield Bench(twin, lambda _: [(message.data, message.cause, message.message_id) for message in twin.messages])
+        return
+    address = request.getfixturevalue(request.param).address("pubsub")
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+    subscription = Subscription(address, project, "cab-audit-quarantine")
+    adapter = PubSubQuarantine(project, "cab-audit-quarantine")
+    yield Bench(
+        adapter,
+        lambda count: [
+            (message.data, message.attributes["cause"], message.attributes["source_message_id"])
+            for message in subscription.receive(count)
+        ],
+    )
+    await adapter.close()
+    subscription.close()
+
+
+async def test_what_is_put_aside_is_there_unchanged_with_its_cause(bench: Bench) -> None:
+    await bench.quarantine.put(b"\x00not json\xff", cause="malformed", message_id="17")
+    await bench.quarantine.put(b"{}", cause="hash_mismatch", message_id="18")
+    assert sorted(bench.read(2)) == [(b"\x00not json\xff", "malformed", "17"), (b"{}", "hash_mismatch", "18")]
