@@ -1,0 +1,118 @@
+"""`cab dev`: the local stack, and tokens of it to try things with. The only module of `cab` that knows `cab_dev`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import click
+
+DEFAULT_STATE_DIR = Path(".cab/dev")
+
+_state_dir = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    help="Where the stack keeps its keys, data and logs. Two stacks need two.",
+)
+
+
+@click.group("dev")
+def dev_group() -> None:
+    """Run the local stack, and get tokens of it to try things with."""
+
+
+@dev_group.command("up")
+@click.option(
+    "--config",
+    "config_dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Configuration folder.  [default: examples/acme]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--emulators",
+    type=click.Choice(["embedded", "official"]),
+    default="embedded",
+    show_default=True,
+    help="Firestore and Pub/Sub: our own, or Google's (Java and the Cloud SDK).",
+)
+@click.option("--no-connect", is_flag=True, help="Leave the accounts of alice and bob unconnected.")
+@_state_dir
+def up(
+    config_dir: Path | None, port: int, emulators: Literal["embedded", "official"], state_dir: Path, *, no_connect: bool
+) -> None:
+    """Start everything, keep it up until Ctrl-C or SIGTERM, stop cleanly."""
+    from cab_dev.stack import ROOT, StackOptions, run_stack
+
+    options = StackOptions(
+        config_dir=config_dir or ROOT / "examples" / "acme",
+        state_dir=state_dir,
+        port=port,
+        emulators=emulators,
+        connect=not no_connect,
+    )
+    raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
+
+
+def _tell(state_dir: Path, command: str, service: str) -> None:
+    from cab_dev.control import ControlFailed, ask
+
+    try:
+        click.echo(ask(state_dir, command, service))
+    except ControlFailed as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@dev_group.command("restart")
+@click.argument("service")
+@_state_dir
+def restart(service: str, state_dir: Path) -> None:
+    """Stop SERVICE of the running stack if it runs, and start it."""
+    _tell(state_dir, "restart", service)
+
+
+@dev_group.command("stop-service")
+@click.argument("service")
+@click.option("--kill", is_flag=True, help="SIGKILL, as a crash.")
+@_state_dir
+def stop_service(service: str, state_dir: Path, *, kill: bool) -> None:
+    """Stop SERVICE of the running stack and leave the rest up; `restart` brings it back."""
+    _tell(state_dir, "kill" if kill else "stop", service)
+
+
+@dev_group.command("id-token")
+@click.option("--user", required=True, help="alice, bob or carol.")
+@_state_dir
+def id_token(user: str, state_dir: Path) -> None:
+    """Log in as USER at the demo identity provider and print a fresh ID token for the front end."""
+    from cab_dev.front_end import FrontEndFailed, FrontEndSession
+
+    try:
+        click.echo(FrontEndSession.at(state_dir).id_token(user))
+    except FrontEndFailed as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@dev_group.command("assertion")
+@click.option("--user", required=True, help="alice, bob or carol.")
+@click.option("--agent", required=True, help="Who may use the assertion: the agent's client id.")
+@click.option(
+    "--task",
+    "task_file",
+    type=click.File("rb"),
+    help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
+)
+@_state_dir
+def assertion(user: str, agent: str, task_file: BinaryIO | None, state_dir: Path) -> None:
+    """Mint an assertion for USER as the front end does, and print it."""
+    from cab_dev.front_end import FrontEndFailed, FrontEndSession
+
+    task = task_file.read() if task_file else None
+    try:
+        click.echo(FrontEndSession.at(state_dir).assertion(user, agent=agent, task_json=task))
+    except FrontEndFailed as exc:
+        raise click.ClickException(str(exc)) from exc

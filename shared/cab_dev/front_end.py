@@ -1,0 +1,110 @@
+"""Plays the front end of the running stack: logs a person in at the identity provider, mints assertions for them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import requests
+
+from cab.protocol.names import CLIENT_ASSERTION_TYPE, ID_TOKEN_TYPE, JWT_TYPE, TOKEN_EXCHANGE
+from cab_dev.stack_file import NoStack, StackFile
+
+_CLIENT_ASSERTION_LIFE_S = 60
+_TIMEOUT_S = 15.0
+
+
+class FrontEndFailed(Exception):
+    """No stack, no such person, or the broker refused. The text is a sentence without tokens."""
+
+
+def client_assertion(private_key_file: str | Path, *, client_id: str, audience: str) -> str:
+    """A fresh `private_key_jwt` (RFC 7523 section 2.2), signed with the JWK in the file."""
+    key = jwt.PyJWK(json.loads(Path(private_key_file).read_text("utf-8")))
+    now = int(time.time())
+    claims = {
+        "iss": client_id,
+        "sub": client_id,
+        "aud": audience,
+        "iat": now,
+        "exp": now + _CLIENT_ASSERTION_LIFE_S,
+        "jti": secrets.token_urlsafe(16),
+    }
+    return jwt.encode(claims, key.key, algorithm="ES256", headers={"kid": key.key_id})
+
+
+@dataclass(frozen=True)
+class FrontEndSession:
+    """The front end of one stack."""
+
+    stack: StackFile
+
+    @classmethod
+    def at(cls, state_dir: Path) -> FrontEndSession:
+        try:
+            return cls(StackFile.read(state_dir))
+        except NoStack as exc:
+            raise FrontEndFailed(str(exc)) from exc
+
+    def id_token(self, user: str) -> str:
+        """Log in as `user`. Raises: FrontEndFailed."""
+        from cab_dev.stack import ROOT
+
+        if str(ROOT) not in sys.path:
+            sys.path.insert(0, str(ROOT))
+        from examples.acme.people import PEOPLE
+        from examples.acme.person import Person, StuckError
+
+        if user not in PEOPLE:
+            raise FrontEndFailed(f"There is nobody called {user}. Choose from: {', '.join(PEOPLE)}.")
+        person = Person(user)
+        try:
+            return person.id_token(idp_issuer=self.stack.idp.issuer, client_id=self.stack.idp.client_id)
+        except (StuckError, requests.RequestException) as exc:
+            raise FrontEndFailed(f"The login of {user} failed ({type(exc).__name__}).") from exc
+        finally:
+            person.close()
+
+    def assertion(self, user: str, *, agent: str, task_json: bytes | None = None) -> str:
+        """Mint for `user`, usable by `agent`. `task_json`: one `cab_task` object, or the whole list. Raises: FrontEndFailed."""
+        front_end = self.stack.front_end
+        if front_end.private_key_file is None:
+            raise FrontEndFailed("The front end has no key here.")
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token": self.id_token(user),
+            "subject_token_type": ID_TOKEN_TYPE,
+            "requested_token_type": JWT_TYPE,
+            "audience": self.stack.issuer,
+            "may_act": agent,
+            "client_id": front_end.client_id,
+            "client_assertion_type": CLIENT_ASSERTION_TYPE,
+            "client_assertion": client_assertion(
+                front_end.private_key_file, client_id=front_end.client_id, audience=self.stack.edge_issuer
+            ),
+        }
+        if task_json is not None:
+            form["authorization_details"] = json.dumps(_details(task_json))
+        try:
+            answer = requests.post(f"{self.stack.edge_issuer}/token", data=form, timeout=_TIMEOUT_S)
+            body = answer.json()
+        except (requests.RequestException, ValueError) as exc:
+            raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
+        if answer.status_code != 200:
+            reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
+            raise FrontEndFailed(f"The broker refused with {answer.status_code}: {reason}.")
+        return str(body["access_token"])
+
+
+def _details(task_json: bytes) -> list[Any]:
+    try:
+        document = json.loads(task_json)
+    except ValueError as exc:
+        raise FrontEndFailed("The task is not valid JSON.") from exc
+    return document if isinstance(document, list) else [document]

@@ -1,0 +1,105 @@
+"""Fills the emulators with what Terraform creates in a real project: topics, subscriptions, secrets, signing keys.
+
+Everything is idempotent: each function may run again after an emulator was restarted and has lost its memory.
+The clients find the emulators by the usual environment variables of this process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+AUDIT_TOPIC = "cab-audit"
+DEAD_LETTER_TOPIC = "cab-audit-dead-letter"
+QUARANTINE_TOPIC = "cab-audit-quarantine"
+GRANTS_DUE_TOPIC = "cab-grants-due"
+AUDIT_SUBSCRIPTION = "cab-audit-ingest"
+_MAX_DELIVERY_ATTEMPTS = 5
+_TIMEOUT_S = 20.0  # the first call to the official emulator waits for Java to warm up
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTarget:
+    """`endpoint` gets the messages, with an ID token of `account` for `audience`."""
+
+    endpoint: str
+    audience: str
+    account: str
+
+
+def create_topics(project: str, *, audit: PushTarget, grants_due: PushTarget) -> str:
+    """Topics and subscriptions. Blocking: run it in a thread. Returns a few words for people."""
+    import grpc
+    from google.api_core.exceptions import AlreadyExists
+    from google.pubsub_v1 import PublisherClient, SubscriberClient
+    from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+    from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+    topics = (AUDIT_TOPIC, DEAD_LETTER_TOPIC, QUARANTINE_TOPIC, GRANTS_DUE_TOPIC)
+    subscriptions: list[dict[str, Any]] = [
+        {
+            "name": AUDIT_SUBSCRIPTION,
+            "topic": AUDIT_TOPIC,
+            "push": audit,
+            "dead_letter_policy": {
+                "dead_letter_topic": f"projects/{project}/topics/{DEAD_LETTER_TOPIC}",
+                "max_delivery_attempts": _MAX_DELIVERY_ATTEMPTS,
+            },
+            "retry_policy": {"minimum_backoff": {"seconds": 1}, "maximum_backoff": {"seconds": 10}},
+        },
+        {
+            "name": "cab-grants-due-refresh",
+            "topic": GRANTS_DUE_TOPIC,
+            "push": grants_due,
+            "retry_policy": {"minimum_backoff": {"seconds": 1}, "maximum_backoff": {"seconds": 10}},
+        },
+        {"name": "cab-audit-dead-letter-keep", "topic": DEAD_LETTER_TOPIC},
+        {"name": "cab-audit-quarantine-keep", "topic": QUARANTINE_TOPIC},
+    ]
+    with grpc.insecure_channel(os.environ["PUBSUB_EMULATOR_HOST"]) as channel:
+        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        for topic in topics:
+            try:
+                publisher.create_topic(name=f"projects/{project}/topics/{topic}", retry=None, timeout=_TIMEOUT_S)
+            except AlreadyExists:
+                continue
+        for subscription in subscriptions:
+            request = {
+                **subscription,
+                "name": f"projects/{project}/subscriptions/{subscription['name']}",
+                "topic": f"projects/{project}/topics/{subscription['topic']}",
+                "ack_deadline_seconds": 30,
+                "expiration_policy": {},  # never
+            }
+            push: PushTarget | None = request.pop("push", None)
+            if push is not None:
+                request["push_config"] = {
+                    "push_endpoint": push.endpoint,
+                    "oidc_token": {"service_account_email": push.account, "audience": push.audience},
+                }
+            try:
+                subscriber.create_subscription(request=request, retry=None, timeout=_TIMEOUT_S)
+            except AlreadyExists:
+                continue
+    return f"{len(topics)} topics, {len(subscriptions)} subscriptions"
+
+
+async def store_secrets(project: str, secrets: Mapping[str, str]) -> str:
+    """Each secret as version 1 of its name; one that has that version is left alone."""
+    from cab.adapters.google_cloud.secrets import SecretManagerVault
+    from cab.ports import NotFound
+
+    vault = SecretManagerVault(project)
+    try:
+        for name, value in secrets.items():
+            await vault.create(name)
+            try:
+                await vault.access(name, 1)
+            except NotFound:
+                await vault.add(name, value.encode())
+    finally:
+        await vault.close()
+    return f"{len(secrets)} secrets"

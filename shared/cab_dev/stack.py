@@ -1,0 +1,564 @@
+"""CAB's local stack as a table for the supervisor: emulators, the six functions, the gateway, and the organisation around them.
+
+The organisation (identity provider, downstream systems, people) comes from `stack.py` in the configuration folder; a
+folder without one is surrounded by the demo organisation of examples/acme.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
+
+from cab.adapters.configuration.loader import FolderConfiguration
+from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.domain.clients import Agent, ClientSecretBasic, FrontEnd, PrivateKeyJwt
+from cab.domain.deployment import Deployment
+from cab_dev import control, gateway, local_cloud, stack_file
+from cab_dev.client_keys import write_client_key
+from cab_dev.emulators.official import NotInstalled, official_emulator
+from cab_dev.local_cloud import PushTarget
+from cab_dev.ports import PortLeases, PortTaken
+from cab_dev.progress import Progress
+from cab_dev.stack_file import (
+    AuditEntry,
+    ClientEntry,
+    ConnectionEntry,
+    EmulatorEntry,
+    IdpEntry,
+    ServiceEntry,
+    StackFile,
+    write_private,
+)
+from cab_dev.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "demo-cab"
+FUNCTIONS = (
+    "mint_assertion",
+    "exchange_token",
+    "publish_metadata",
+    "refresh_grants",
+    "connect_account",
+    "ingest_audit",
+)
+DEFAULT_GATEWAY_PORT = 8080
+AUDIT_DATASET = "cab_audit"
+SWEEP_EVERY_S = 10
+
+EmulatorKind = Literal["embedded", "official"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """`port` is the gateway's, 0 for a free one. `connect`: whether the organisation's people connect their accounts."""
+
+    config_dir: Path = ROOT / "examples" / "acme"
+    state_dir: Path = stack_file.DEFAULT_STATE_DIR
+    port: int = DEFAULT_GATEWAY_PORT
+    emulators: EmulatorKind = "embedded"
+    connect: bool = True
+
+
+class Organisation(Protocol):
+    """What `stack.py` of a configuration folder brings: the world around the broker. Built by its function `organisation`."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Values for `${NAME}` in the folder's files, except CAB_ORIGIN."""
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """Service name to port."""
+
+    def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
+        """Write what the services read, into a private folder. `secrets`: Secret Manager's ids to values."""
+
+    def services(
+        self, *, origin: str, environment: Mapping[str, str], folder: Path, keys: Path
+    ) -> tuple[Service, ...]: ...
+
+    def connect(self, origin: str) -> str:
+        """Play the people who connect their accounts. Returns a few words. Blocking."""
+
+
+def account(name: str) -> str:
+    """Service account of a function or job, given its Python name."""
+    return f"{name.replace('_', '-')}@{PROJECT}.iam.gserviceaccount.com"
+
+
+def load_organisation(config_dir: Path, take_port: Callable[[int], int]) -> Organisation:
+    """The organisation around the broker. `take_port` leases a preferred port or, when taken, another one."""
+    own = config_dir / "stack.py"
+    path = own if own.is_file() else ROOT / "examples" / "acme" / "stack.py"
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    spec = importlib.util.spec_from_file_location("cab_stack_organisation", path)
+    if spec is None or spec.loader is None:
+        raise StartFailed(f"{path} cannot be loaded.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    organisation: Organisation = module.organisation(take_port)
+    return organisation
+
+
+@dataclass
+class Stack:
+    """The ports, names and parts of one stack. Nothing runs yet."""
+
+    options: StackOptions
+    leases: PortLeases
+    deployment: Deployment | None = None
+    _secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            gateway_port = self.leases.take(self.options.port) if self.options.port else self.leases.take_free()
+        except PortTaken as exc:
+            raise StartFailed(
+                f"Port {exc.port} is taken: stop what listens there, or choose another with --port (0 for any free one)."
+            ) from exc
+        self.state = self.options.state_dir.resolve()
+        self.config_dir = self.options.config_dir.resolve()
+        if not (self.config_dir / "broker.yaml").is_file():
+            raise StartFailed(
+                f"{self.options.config_dir} holds no broker.yaml: name a configuration folder with --config."
+            )
+        self.origin = f"http://127.0.0.1:{gateway_port}"
+        take = self.leases.take_free
+        self.organisation = load_organisation(self.config_dir, take)
+        names = ("firestore", "pubsub", "secret_manager", "google_identity", "push_proxy", *FUNCTIONS)
+        self.ports = {"gateway": gateway_port, **{name: take() for name in names}, **self.organisation.ports}
+        self.control_ports = {name: take() for name in ("firestore", "pubsub", "secret_manager")}
+        self.metadata_ports = {name: take() for name in FUNCTIONS}
+
+    # --- addresses ---
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def address(self, name: str) -> str:
+        return f"127.0.0.1:{self.ports[name]}"
+
+    @property
+    def bigquery_url(self) -> str | None:
+        return None
+
+    def _emulator_variables(self) -> dict[str, str]:
+        variables = {
+            "FIRESTORE_EMULATOR_HOST": self.address("firestore"),
+            "PUBSUB_EMULATOR_HOST": self.address("pubsub"),
+            "SECRET_MANAGER_EMULATOR_HOST": self.address("secret_manager"),
+            "GOOGLE_CLOUD_PROJECT": PROJECT,
+        }
+        if self.bigquery_url:
+            variables["BIGQUERY_EMULATOR_HOST"] = self.bigquery_url
+        return variables
+
+    def _configuration_variables(self) -> dict[str, str]:
+        return {"CAB_ORIGIN": self.origin, **self.organisation.variables}
+
+    def _environment(self) -> dict[str, str]:
+        """Common to all processes."""
+        return {
+            **inherited_environment(),
+            "PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT))),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def client_environment(self) -> dict[str, str]:
+        """Leads Google's clients, and the configuration loader, to this stack."""
+        return {
+            **self._emulator_variables(),
+            **self._configuration_variables(),
+            "CAB_CONFIG_DIR": str(self.config_dir),
+            "CAB_GOOGLE_ISSUER": self.url("google_identity"),
+            "CAB_GOOGLE_JWKS_URI": f"{self.url('google_identity')}/jwks",
+        }
+
+    # --- the table ---
+
+    def parts(self) -> list[Part]:
+        parts: list[Part] = [
+            Step(name="configuration", run=self._prepare_configuration),
+            self._google_identity(),
+            *self._emulators(),
+            *self._filling(),
+            *(self._function(name) for name in FUNCTIONS),
+            self._gateway(),
+            self._scheduler(),
+        ]
+        organisation = self.organisation.services(
+            origin=self.origin, environment=self._environment(), folder=self.state / "organisation", keys=self._keys
+        )
+        parts += organisation
+        if self.options.connect:
+            needs = (*FUNCTIONS, "gateway", "topics", "secrets", "signing_keys", *(part.name for part in organisation))
+            parts.append(Step(name="connect", run=self._connect, needs=needs))
+        return parts
+
+    @property
+    def _keys(self) -> Path:
+        return self.state / "keys"
+
+    def _python(
+        self, name: str, module: str, *arguments: str, ready: str | None = "/health", **options: Any
+    ) -> Service:
+        """A service that is a Python module and listens on its port."""
+        return Service(
+            name=name,
+            command=(sys.executable, "-m", module, *arguments),
+            environment=self._environment(),
+            directory=ROOT,
+            port=self.ports[name],
+            ready=f"{self.url(name)}{ready}" if ready else f"tcp://{self.address(name)}",
+            url=self.url(name),
+            **options,
+        )
+
+    def _google_identity(self) -> Service:
+        accounts: dict[str, int | None] = {account(name): port for name, port in self.metadata_ports.items()}
+        accounts |= {account("pubsub_push"): None, account("scheduler"): None}
+        port = str(self.ports["google_identity"])
+        arguments = ("--port", port, "--issuer", self.url("google_identity"), "--accounts", json.dumps(accounts))
+        return self._python("google_identity", "cab_dev.google_identity", *arguments)
+
+    def _emulators(self) -> list[Part]:
+        if self.options.emulators == "embedded":
+            return [self._embedded("firestore"), self._embedded("pubsub"), self._embedded("secret_manager")]
+        return [
+            self._official("firestore"),
+            self._official("pubsub"),
+            self._embedded("secret_manager"),
+            self._push_proxy(),
+        ]
+
+    def _embedded(self, name: str) -> Service:
+        """One process for each, so that one can be killed while the others go on. Data survive a restart."""
+        control_port = self.control_ports[name]
+        return Service(
+            name=name,
+            command=(
+                *(sys.executable, "-m", "cab_dev.emulators"),
+                *(f"--{name.replace('_', '-')}-port", str(self.ports[name]), "--control-port", str(control_port)),
+                *("--data-dir", str(self.state / "data" / name), "--identity-url", self.url("google_identity")),
+            ),
+            environment=self._environment(),
+            directory=ROOT,
+            port=self.ports[name],
+            ready=f"http://127.0.0.1:{control_port}/health",
+            url=f"http://127.0.0.1:{control_port}",
+        )
+
+    def _official(self, name: Literal["firestore", "pubsub"]) -> Service:
+        try:
+            emulator = official_emulator(name, self.ports[name], cache=ROOT / ".cab" / "cache")
+        except NotInstalled as exc:
+            raise StartFailed(str(exc)) from exc
+        return Service(
+            name=name,
+            command=emulator.command,
+            environment=self._environment(),
+            directory=ROOT,
+            port=self.ports[name],
+            ready=emulator.ready_url,
+            url=emulator.ready_url.rstrip("/"),
+            on_end=emulator.keep_archive,
+        )
+
+    def _push_targets(self) -> dict[str, PushTarget]:
+        """Where Pub/Sub delivers, by topic."""
+        ingest, refresh = self.url("ingest_audit"), self.url("refresh_grants")
+        push = account("pubsub_push")
+        return {
+            local_cloud.AUDIT_TOPIC: PushTarget(endpoint=f"{ingest}/", audience=ingest, account=push),
+            local_cloud.GRANTS_DUE_TOPIC: PushTarget(endpoint=f"{refresh}/grants/due", audience=refresh, account=push),
+        }
+
+    def _push_proxy(self) -> Service:
+        routes = {
+            f"/{topic}": {"target": target.endpoint, "audience": target.audience, "email": target.account}
+            for topic, target in self._push_targets().items()
+        }
+        port = str(self.ports["push_proxy"])
+        arguments = ("--port", port, "--identity-url", self.url("google_identity"), "--routes", json.dumps(routes))
+        return self._python("push_proxy", "cab_dev.push_proxy", *arguments)
+
+    def _filling(self) -> list[Part]:
+        return [
+            Step(name="topics", run=self._create_topics, needs=("pubsub",), redo_after=("pubsub",)),
+            Step(
+                name="secrets",
+                run=self._store_secrets,
+                needs=("secret_manager", "configuration"),
+                redo_after=("secret_manager",),
+            ),
+        ]
+
+    def _function(self, name: str) -> Service:
+        refresh = self.url("refresh_grants")
+        own: dict[str, dict[str, str]] = {
+            "exchange_token": {"CAB_REFRESH_GRANTS_URL": refresh},
+            "connect_account": {"CAB_REFRESH_GRANTS_URL": refresh},
+            "refresh_grants": {
+                "CAB_REFRESH_GRANTS_URL": refresh,
+                "CAB_TOKEN_CALLERS": account("exchange_token"),
+                "CAB_REVOKE_CALLERS": f"{account('connect_account')},{account('exchange_token')}",
+                "CAB_SWEEP_CALLERS": f"{account('scheduler')},{account('pubsub_push')}",
+            },
+            "ingest_audit": {
+                "CAB_INGEST_AUDIT_URL": self.url("ingest_audit"),
+                "CAB_PUSH_ACCOUNT": account("pubsub_push"),
+                "CAB_AUDIT_SUBSCRIPTION": f"projects/{PROJECT}/subscriptions/{local_cloud.AUDIT_SUBSCRIPTION}",
+                **({} if self.bigquery_url else {"CAB_AUDIT_ROWS_FILE": str(self.rows_file)}),
+            },
+        }
+        metadata = f"127.0.0.1:{self.metadata_ports[name]}"
+        return Service(
+            name=name,
+            command=(
+                *(sys.executable, "-m", "functions_framework"),
+                *("--source", f"functions/{name}/main.py", "--target", name),
+                *("--host", "127.0.0.1", "--port", str(self.ports[name])),
+            ),
+            environment={
+                **self._environment(),
+                **self.client_environment(),
+                "GCE_METADATA_HOST": metadata,
+                "GCE_METADATA_IP": metadata,
+                **own.get(name, {}),
+            },
+            directory=ROOT,
+            port=self.ports[name],
+            ready=f"{self.url(name)}/health",
+            url=self.url(name),
+            needs=("configuration", "google_identity", "firestore", "pubsub", "secret_manager"),
+        )
+
+    @property
+    def rows_file(self) -> Path:
+        """Where audit rows go when there is no BigQuery."""
+        return self.state / "audit_rows.jsonl"
+
+    def _gateway(self) -> Service:
+        routes = gateway.public_routes({name: self.url(name) for name in FUNCTIONS})
+        arguments = [f"--route={route.path}={route.origin}" for route in routes]
+        return self._python("gateway", "cab_dev.gateway", "--port", str(self.ports["gateway"]), *arguments, ready=None)
+
+    def _scheduler(self) -> Service:
+        refresh = self.url("refresh_grants")
+        return Service(
+            name="scheduler",
+            command=(
+                *(sys.executable, "-m", "cab_dev.scheduler"),
+                *("--url", f"{refresh}/grants/sweep", "--audience", refresh, "--account", account("scheduler")),
+                *("--identity-url", self.url("google_identity"), "--every", str(SWEEP_EVERY_S)),
+            ),
+            environment=self._environment(),
+            directory=ROOT,
+            needs=("refresh_grants",),
+        )
+
+    # --- the steps ---
+
+    async def _prepare_configuration(self) -> str:
+        """Read the folder; make the keys and secrets that its clients need."""
+        try:
+            configuration = FolderConfiguration(self.config_dir, self._configuration_variables())
+            deployment = await asyncio.to_thread(configuration.load)
+        except ConfigurationRefused as exc:
+            raise StartFailed(
+                f"The configuration in {self.options.config_dir} has mistakes; `cab config validate` explains each:\n{exc}"
+            ) from exc
+        clients: tuple[FrontEnd | Agent, ...] = (*deployment.front_ends, *deployment.agents)
+        for client in clients:
+            if any(isinstance(method, PrivateKeyJwt) for method in client.authentication):
+                write_client_key(self._keys, client.client_id)
+        for name in _secret_names(deployment):
+            self._secrets[name] = secrets.token_urlsafe(32)
+            write_private(self.state / "secrets" / name, self._secrets[name])
+        self.organisation.prepare(deployment, secrets=self._secrets, folder=self.state / "organisation")
+        self.deployment = deployment
+        return f"{self.config_dir.name}, policy version {deployment.policy_version[:20]}"
+
+    async def _create_topics(self) -> str:
+        targets = self._push_targets()
+        if self.options.emulators == "official":
+            targets = {
+                topic: PushTarget(
+                    endpoint=f"{self.url('push_proxy')}/{topic}", audience=target.audience, account=target.account
+                )
+                for topic, target in targets.items()
+            }
+        return await asyncio.to_thread(
+            local_cloud.create_topics,
+            PROJECT,
+            audit=targets[local_cloud.AUDIT_TOPIC],
+            grants_due=targets[local_cloud.GRANTS_DUE_TOPIC],
+        )
+
+    async def _store_secrets(self) -> str:
+        return await local_cloud.store_secrets(PROJECT, self._secrets)
+
+    async def _connect(self) -> str:
+        return await asyncio.to_thread(self.organisation.connect, self.origin)
+
+    # --- what runs ---
+
+    def describe(self, services: Mapping[str, Service], pids: Mapping[str, int]) -> StackFile:
+        """stack.json of the running stack."""
+        deployment = self.deployment
+        if deployment is None:
+            raise RuntimeError("the configuration was not read yet")
+        front_end = deployment.front_ends[0]
+        return StackFile(
+            origin=self.origin,
+            issuer=deployment.broker.sts_issuer,
+            edge_issuer=deployment.broker.edge_issuer,
+            project_id=PROJECT,
+            idp=IdpEntry(issuer=front_end.identity_provider, client_id=front_end.idp_client_id),
+            front_end=self._client_entry(front_end.client_id),
+            agents={agent.client_id: self._client_entry(agent.client_id) for agent in deployment.agents},
+            connections={
+                connection.id: ConnectionEntry(
+                    resource=connection.resource,
+                    audience=connection.id,
+                    api_base=connection.api_base or connection.resource,
+                )
+                for connection in deployment.connections
+            },
+            emulators=EmulatorEntry(
+                firestore=self.address("firestore"),
+                pubsub=self.address("pubsub"),
+                secret_manager=self.address("secret_manager"),
+                bigquery=self.bigquery_url,
+            ),
+            audit=AuditEntry(dataset=f"{PROJECT}.{AUDIT_DATASET}", events_view=f"{PROJECT}.{AUDIT_DATASET}.events"),
+            services={
+                name: ServiceEntry(url=service.url, pid=pids.get(name), log=str(self.state / "logs" / f"{name}.log"))
+                for name, service in services.items()
+            },
+        )
+
+    def _client_entry(self, client_id: str) -> ClientEntry:
+        key = self._keys / f"{client_id}.json"
+        return ClientEntry(client_id=client_id, private_key_file=str(key) if key.exists() else None)
+
+
+def _secret_names(deployment: Deployment) -> list[str]:
+    """Every secret that the configuration refers to."""
+    references = [provider.login.client_secret for provider in deployment.identity_providers]
+    references += [connection.client_secret for connection in deployment.connections if connection.client_secret]
+    for agent in deployment.agents:
+        references += [method.secret for method in agent.authentication if isinstance(method, ClientSecretBasic)]
+    return sorted({reference.secret for reference in references})
+
+
+# --- running it ---
+
+
+@contextlib.contextmanager
+def _own_state_dir(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder for this process, emptied of what an earlier stack left. Raises: StartFailed."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise StartFailed(
+                f"A stack already runs with the state folder {state_dir}: stop it, or give this one another --state-dir."
+            ) from exc
+        for name in ("keys", "secrets", "organisation", "data", "logs"):
+            shutil.rmtree(state_dir / name, ignore_errors=True)
+        for name in (stack_file.FILE_NAME, control.STATE_FILE, "audit_rows.jsonl"):
+            (state_dir / name).unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def run_stack(options: StackOptions, stream: TextIO) -> int:
+    """Start the stack, keep it up until SIGINT or SIGTERM, stop it. Returns the exit status."""
+    progress = Progress(stream)
+    stop = asyncio.Event()
+    try:
+        with _own_state_dir(options.state_dir), PortLeases() as leases:
+            stack = Stack(options, leases)
+            await _run(stack, progress, stop)
+    except StartFailed as exc:
+        progress.trouble(str(exc))
+        return 1
+    return 0
+
+
+async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
+    begun = time.monotonic()
+    os.environ.update(stack.client_environment())  # for the clients of this process, which fill the emulators
+    parts = stack.parts()
+    services = {part.name: part for part in parts if isinstance(part, Service)}
+
+    def publish() -> None:
+        stack.describe(services, supervisor.pids()).write(stack.state)
+
+    supervisor = Supervisor(parts, logs=stack.state / "logs", progress=progress, on_change=publish)
+
+    def on_signal() -> None:
+        if stop.is_set():
+            supervisor.kill()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    starting = asyncio.create_task(supervisor.start())
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            publish()
+            async with control.listening(stack.state, _Controls(supervisor).handle):
+                progress.line(f"\n{stack.origin} is ready after {time.monotonic() - begun:.1f} s. Ctrl-C stops it.")
+                await waiting
+    finally:
+        starting.cancel()
+        await asyncio.wait({starting})
+        waiting.cancel()
+        stack_file.remove(stack.state)
+        begun = time.monotonic()
+        await supervisor.stop()
+        progress.line(f"stopped in {time.monotonic() - begun:.1f} s")
+
+
+@dataclass(frozen=True)
+class _Controls:
+    """Commands that arrive at the control socket."""
+
+    supervisor: Supervisor
+
+    async def handle(self, request: dict[str, Any]) -> str:
+        command, service = request.get("command"), str(request.get("service"))
+        try:
+            if command == "restart":
+                await self.supervisor.restart(service)
+                return f"{service} restarted"
+            if command in ("stop", "kill"):
+                await self.supervisor.halt(service, kill=command == "kill")
+                return f"{service} stopped"
+        except KeyError as exc:
+            raise control.ControlFailed(f"The stack has no service {service}.") from exc
+        except StartFailed as exc:
+            raise control.ControlFailed(str(exc)) from exc
+        raise control.ControlFailed("The commands are restart, stop and kill.")
