@@ -49,6 +49,7 @@ class ClientSecretBasic(StrictModel):
 
 
 Authentication = Annotated[PrivateKeyJwt | FederatedJwt | ClientSecretBasic, Field(discriminator="method")]
+SignedAuthentication = Annotated[PrivateKeyJwt | FederatedJwt, Field(discriminator="method")]
 
 
 class FrontEnd(StrictModel):
@@ -60,7 +61,7 @@ class FrontEnd(StrictModel):
     idp_client_id: str = Field(
         description="The client registered at the IdP for this front end: aud or azp of its ID tokens."
     )
-    authentication: tuple[PrivateKeyJwt | FederatedJwt, ...] = Field(min_length=1)
+    authentication: tuple[SignedAuthentication, ...] = Field(min_length=1)
     agents: tuple[ClientId, ...] = Field(min_length=1, description="Who its assertions may name in may_act.")
     default_agent: ClientId | None = None
 

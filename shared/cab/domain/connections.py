@@ -94,6 +94,11 @@ class Provider(StrictModel):
         le=3600,
         description="A token with less life than this is refreshed before it is handed out.",
     )
+    keepalive_s: int | None = Field(
+        default=None,
+        ge=3600,
+        description="Refresh a grant that lay unused this long, before its refresh token idles out.",
+    )
     narrowing: Literal["scope_at_refresh", "none"] = "none"
     revocation: Revocation = Revocation()
     invalid_grant_statuses: tuple[int, ...] = Field(

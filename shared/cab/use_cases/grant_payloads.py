@@ -1,0 +1,167 @@
+"""Grant payloads: token sets in the vault, one immutable version each, checked against their grant whenever they are read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import ValidationError
+
+from cab.domain.connections import Provider
+from cab.domain.grants import CarriedAccessToken, Grant, TokenSet
+from cab.ports import SecretVault
+from cab.protocol import token_responses
+from cab.protocol.token_responses import Tokens
+
+CACHE_SIZE: Final = 1024
+MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
+
+
+class CorruptPayload(Exception):
+    """The version is not an intact payload of this grant. `garbage` means: ours, intact, but the provider's answer held no token."""
+
+    def __init__(self, *, garbage: bool) -> None:
+        super().__init__("garbage" if garbage else "corrupt")
+        self.garbage = garbage
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """An access token with what it is good for."""
+
+    access_token: str = field(repr=False)
+    scopes: tuple[str, ...]
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A verified, parsed token set."""
+
+    version: int
+    stored: TokenSet
+    newest: Usable
+    refresh_token: str | None = field(repr=False)
+
+    @property
+    def refresh_sha256(self) -> str | None:
+        return sha256_or_none(self.refresh_token)
+
+    def all_usable(self) -> list[Usable]:
+        carried = [
+            Usable(item.access_token, tuple(item.scopes), item.expires_at) for item in self.stored.carried_access_tokens
+        ]
+        return [self.newest, *carried]
+
+
+def secret_id(grant_id: str) -> str:
+    return f"cab-grant-{grant_id}"
+
+
+def sha256_or_none(token: str | None) -> str | None:
+    return None if token is None else hashlib.sha256(token.encode()).hexdigest()
+
+
+class GrantPayloads:
+    def __init__(self, vault: SecretVault) -> None:
+        self._vault = vault
+        self._cache: OrderedDict[tuple[str, int], Payload] = OrderedDict()
+
+    async def load(self, grant: Grant, version: int, provider: Provider) -> Payload:
+        """Raises: NotFound, CorruptPayload, Unavailable. Versions are immutable, so a parsed one may be remembered."""
+        key = (grant.grant_id, version)
+        known = self._cache.get(key)
+        if known is None:
+            raw = await self._vault.access(secret_id(grant.grant_id), version)
+            known = self._cache[key] = read_payload(raw, grant, version, provider)
+            if len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return known
+
+    async def add(self, grant_id: str, token_set: TokenSet) -> int:
+        """One durable write; the number under which it can be read at once. Raises Unavailable (it may stand all the same)."""
+        return await self._vault.add(secret_id(grant_id), token_set.model_dump_json().encode())
+
+    async def add_raw(self, grant_id: str, raw: bytes) -> int:
+        return await self._vault.add(secret_id(grant_id), raw)
+
+    async def create(self, grant_id: str) -> None:
+        await self._vault.create(secret_id(grant_id))
+
+    async def destroy(self, grant_id: str, version: int) -> None:
+        self._cache.pop((grant_id, version), None)
+        await self._vault.destroy(secret_id(grant_id), version)
+
+    async def may_add(self, grant_id: str) -> bool:
+        return await self._vault.may_add(secret_id(grant_id))
+
+
+def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> Payload:
+    """Raises CorruptPayload. The payload names its own grant, tenant and user: a swapped pointer is found here."""
+    try:
+        stored = TokenSet.model_validate_json(raw)
+    except ValidationError as error:
+        raise CorruptPayload(garbage=False) from error
+    if (stored.grant_id, stored.tenant, stored.user_key) != (grant.grant_id, grant.tenant, grant.subject):
+        raise CorruptPayload(garbage=False)
+    try:
+        body = base64.b64decode(stored.response, validate=True)
+    except ValueError as error:
+        raise CorruptPayload(garbage=False) from error
+    tokens = token_responses.parse(body)
+    if not isinstance(tokens, Tokens):
+        raise CorruptPayload(garbage=True)
+    newest = Usable(
+        tokens.access_token,
+        tuple(stored.requested_scopes) if tokens.scopes is None else tokens.scopes,
+        tokens.expires_at(stored.received_at, default=default_lifetime(provider)),
+    )
+    return Payload(version, stored, newest, tokens.refresh_token or stored.carried_refresh_token)
+
+
+def default_lifetime(provider: Provider) -> timedelta | None:
+    return None if provider.access_token_lifetime_s is None else timedelta(seconds=provider.access_token_lifetime_s)
+
+
+def new_token_set(
+    grant: Grant,
+    *,
+    body: bytes,
+    status: int,
+    received_at: datetime,
+    requested_scopes: tuple[str, ...],
+    base: Payload | None,
+    provider: Provider,
+) -> TokenSet:
+    """The next payload, from the provider's bytes as they came. Nothing of them is parsed here."""
+    return TokenSet(
+        grant_id=grant.grant_id,
+        tenant=grant.tenant,
+        user_key=grant.subject,
+        seq=grant.seq + 1 if base else 1,
+        attempt_id=grant.attempt_id or "connect",
+        fence=grant.fence,
+        predecessor_sha256=base.refresh_sha256 if base else None,
+        received_at=received_at,
+        status=status,
+        response=base64.b64encode(body).decode(),
+        requested_scopes=list(requested_scopes),
+        carried_refresh_token=base.refresh_token if base else None,
+        carried_access_tokens=_carried(base, received_at, provider) if base else [],
+    )
+
+
+def _carried(base: Payload, now: datetime, provider: Provider) -> list[CarriedAccessToken]:
+    """Where older access tokens outlive a refresh, the ones with other scopes are kept: no refresh per change of action."""
+    if provider.rotation.old_access_token != "lives_on":
+        return []
+    soon = now + timedelta(seconds=provider.refresh_margin_s)
+    return [
+        CarriedAccessToken(access_token=item.access_token, scopes=list(item.scopes), expires_at=item.expires_at)
+        for item in base.all_usable()
+        if item.expires_at is not None and item.expires_at > soon
+    ][:MAX_CARRIED]
