@@ -22,7 +22,12 @@ GOOGLE_JWKS_URI = "https://www.googleapis.com/oauth2/v3/certs"
 class FunctionSettings(BaseSettings):
     """Common to all functions."""
 
-    model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True, frozen=True)
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        hide_input_in_errors=True,
+        frozen=True,
+        regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know
+    )
 
     project: str = Field(alias="GOOGLE_CLOUD_PROJECT", min_length=1)
     service: str = Field(default="local", alias="K_SERVICE", description="Set by Cloud Run.")
