@@ -26,7 +26,7 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.domain.clients import Agent, ClientSecretBasic, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
-from cab_dev import control, gateway, local_cloud, stack_file
+from cab_dev import bigquery, control, gateway, local_cloud, stack_file
 from cab_dev.client_keys import write_client_key
 from cab_dev.emulators.official import NotInstalled, official_emulator
 from cab_dev.local_cloud import PushTarget
@@ -120,6 +120,7 @@ class Stack:
 
     options: StackOptions
     leases: PortLeases
+    with_bigquery: bool
     deployment: Deployment | None = None
     _secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -139,7 +140,7 @@ class Stack:
         self.origin = f"http://127.0.0.1:{gateway_port}"
         take = self.leases.take_free
         self.organisation = load_organisation(self.config_dir, take)
-        names = ("firestore", "pubsub", "secret_manager", "google_identity", "push_proxy", *FUNCTIONS)
+        names = ("firestore", "pubsub", "secret_manager", "bigquery", "google_identity", "push_proxy", *FUNCTIONS)
         self.ports = {"gateway": gateway_port, **{name: take() for name in names}, **self.organisation.ports}
         self.control_ports = {name: take() for name in ("firestore", "pubsub", "secret_manager")}
         self.metadata_ports = {name: take() for name in FUNCTIONS}
@@ -154,7 +155,7 @@ class Stack:
 
     @property
     def bigquery_url(self) -> str | None:
-        return None
+        return self.url("bigquery") if self.with_bigquery else None
 
     def _emulator_variables(self) -> dict[str, str]:
         variables = {
@@ -195,6 +196,7 @@ class Stack:
             Step(name="configuration", run=self._prepare_configuration),
             self._google_identity(),
             *self._emulators(),
+            *([self._bigquery()] if self.with_bigquery else []),
             *self._filling(),
             *(self._function(name) for name in FUNCTIONS),
             self._gateway(),
@@ -244,6 +246,20 @@ class Stack:
             self._embedded("secret_manager"),
             self._push_proxy(),
         ]
+
+    def _bigquery(self) -> Service:
+        server = bigquery.server(
+            port=self.ports["bigquery"], grpc_port=self.leases.take_free(), data_dir=self.state / "data" / "bigquery"
+        )
+        return Service(
+            name="bigquery",
+            command=server.command,
+            environment=server.environment,
+            directory=ROOT,
+            port=self.ports["bigquery"],
+            ready=server.ready_url,
+            url=server.url,
+        )
 
     def _embedded(self, name: str) -> Service:
         """One process for each, so that one can be killed while the others go on. Data survive a restart."""
@@ -496,12 +512,25 @@ async def run_stack(options: StackOptions, stream: TextIO) -> int:
     stop = asyncio.Event()
     try:
         with _own_state_dir(options.state_dir), PortLeases() as leases:
-            stack = Stack(options, leases)
+            stack = Stack(options, leases, with_bigquery=_have_bigquery(progress))
             await _run(stack, progress, stop)
     except StartFailed as exc:
         progress.trouble(str(exc))
         return 1
     return 0
+
+
+def _have_bigquery(progress: Progress) -> bool:
+    """Install the BigQuery emulator where that is possible and was not done yet; otherwise say in one line what is missing."""
+    try:
+        if not bigquery.is_installed():
+            bigquery.find_python()
+            progress.line("Installing the BigQuery emulator (once, half a minute) ...")
+            bigquery.install()
+    except bigquery.NotInstallable as exc:
+        progress.line(f"No BigQuery here: {exc}")
+        return False
+    return True
 
 
 async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
