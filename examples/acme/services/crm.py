@@ -30,6 +30,7 @@ from cab_dev.twins.web import (
     service_arguments,
 )
 from examples.acme.people import PEOPLE
+from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi
 
 SCOPES = {
@@ -204,12 +205,6 @@ class OpportunityBook:
         return {**self.summary(opportunity), "notes": list(opportunity.notes)}
 
 
-def _text(value: Any, name: str, limit: int) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= limit:
-        raise BadRequest("invalid_request", f"{name} must be text of 1 to {limit} characters.")
-    return value
-
-
 def _changes(document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a PATCH, checked. Unknown fields and an empty object are errors."""
     if not document or not set(document) <= {"stage", "amount_cents", "next_step", "close_date"}:
@@ -222,20 +217,10 @@ def _changes(document: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise BadRequest("invalid_request", "amount_cents must be an integer from 0 to 10^12.")
     if "next_step" in changes:
-        _text(changes["next_step"], "next_step", 200)
+        text_of(changes["next_step"], "next_step", 200)
     if "close_date" in changes:
-        changes["close_date"] = parse_date(changes["close_date"], "close_date")
+        changes["close_date"] = calendar_day(changes["close_date"], "close_date")
     return changes
-
-
-def parse_date(value: Any, name: str) -> date:
-    """A calendar day written YYYY-MM-DD. Raises BadRequest."""
-    try:
-        if isinstance(value, str) and len(value) == 10:
-            return date.fromisoformat(value)
-    except ValueError:
-        pass
-    raise BadRequest("invalid_request", f"{name} must be a date, YYYY-MM-DD.")
 
 
 def create_crm(
@@ -296,7 +281,7 @@ def create_crm(
         document = await read_json_object(request)
         if set(document) != {"text"}:
             raise BadRequest("invalid_request", "A note has one member: text.")
-        note = _text(document["text"], "text", 2000)
+        note = text_of(document["text"], "text", 2000)
         changed = book.put(replace(opportunity, notes=(*opportunity.notes, note)))
         return JSONResponse(book.details(changed), status_code=201)
 

@@ -15,16 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cab_dev.twins.authorization_answer import RefusedToClient, back_to_client
 from cab_dev.twins.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
 from cab_dev.twins.clients import TwinClient, authenticate_client, load_clients
 from cab_dev.twins.clock import MovableClock
+from cab_dev.twins.control import control_routes
 from cab_dev.twins.faults import Fault, FaultBoard
 from cab_dev.twins.oauth_provider import s256, token_sha256
 from cab_dev.twins.web import (
@@ -69,14 +70,6 @@ class _Code:
     until: float
 
 
-class _RefusedToClient(Exception):
-    """An error that the client learns by redirect."""
-
-    def __init__(self, error: str) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 class IdentityProvider:
     """One issuer with its keys, sessions, codes and fault switches. State is in memory."""
 
@@ -111,11 +104,10 @@ class IdentityProvider:
             Route("/logout", self._logout, methods=["GET", "POST"]),
             Route("/token", self._token, methods=["POST"]),
             Route("/clients/{client_id}/jwks.json", self._faulty("client_jwks", self._client_jwks)),
-            Route("/_control/faults", self._control_faults, methods=["GET", "POST", "DELETE"]),
             Route("/_control/keys/rotate", self._control_rotate, methods=["POST"]),
-            Route("/_control/clock", self._control_clock, methods=["POST"]),
             Route("/_control/state", self._control_state, methods=["GET"]),
             Route("/_control/reset", self._control_reset, methods=["POST"]),
+            *control_routes(self.faults, self.clock),
         ]
 
     def _faulty(self, endpoint: str, handler: Handler) -> Handler:
@@ -206,7 +198,7 @@ class IdentityProvider:
         session = self._sessions.of(browser)
         try:
             asked = self._parse(client, redirect_uri, query)
-        except _RefusedToClient as exc:
+        except RefusedToClient as exc:
             return self._back(redirect_uri, query.get("state"), {"error": exc.error})
         if session is not None and asked.demand.is_met_by(session, self.clock()):
             return self._back_with_code(asked, session)
@@ -219,19 +211,19 @@ class IdentityProvider:
 
     def _parse(self, client: TwinClient, redirect_uri: str, query: Mapping[str, str]) -> _AuthorizationRequest:
         if query.get("response_type") != "code":
-            raise _RefusedToClient("unsupported_response_type")
+            raise RefusedToClient("unsupported_response_type")
         challenge = query.get("code_challenge", "")
         if query.get("code_challenge_method") != "S256" or len(challenge) != 43:
-            raise _RefusedToClient("invalid_request")
+            raise RefusedToClient("invalid_request")
         scopes = tuple(dict.fromkeys(query.get("scope", "").split()))
         if "openid" not in scopes:
-            raise _RefusedToClient("invalid_scope")
+            raise RefusedToClient("invalid_scope")
         prompt = query.get("prompt", "")
         max_age = query.get("max_age")
         if prompt not in ("", "none", "login", "select_account", "consent") or (
             max_age is not None and not re.fullmatch(r"[0-9]{1,9}", max_age)
         ):
-            raise _RefusedToClient("invalid_request")
+            raise RefusedToClient("invalid_request")
         return _AuthorizationRequest(
             client=client,
             redirect_uri=redirect_uri,
@@ -304,10 +296,7 @@ class IdentityProvider:
         return self._back(asked.redirect_uri, asked.state, {"code": code})
 
     def _back(self, redirect_uri: str, state: str | None, answer: Mapping[str, str]) -> Response:
-        parameters = {**answer, **({} if state is None else {"state": state}), "iss": self.issuer}
-        separator = "&" if "?" in redirect_uri else "?"
-        location = redirect_uri + separator + urlencode(parameters, errors="replace")
-        return RedirectResponse(location, status_code=303, headers={"Referrer-Policy": "no-referrer"})
+        return back_to_client(redirect_uri, issuer=self.issuer, state=state, answer=answer)
 
     # --- ID tokens ----------------------------------------------------------------------------------------------------
 
@@ -372,27 +361,10 @@ class IdentityProvider:
 
     # --- control ------------------------------------------------------------------------------------------------------
 
-    async def _control_faults(self, request: Request) -> Response:
-        if request.method == "POST":
-            self.faults.set_from_json(await read_json_object(request))
-        elif request.method == "DELETE":
-            self.faults.clear()
-        return JSONResponse({"faults": self.faults.describe()})
-
     async def _control_rotate(self, request: Request) -> Response:
         document = await read_json_object(request)
         self.keys.rotate(forget_old=document.get("forget_old") is True)
         return JSONResponse({"signing_kid": self.keys.signing_kid})
-
-    async def _control_clock(self, request: Request) -> Response:
-        seconds = (await read_json_object(request)).get("advance_s")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise BadRequest("invalid_request", "advance_s must be a number.")
-        try:
-            self.clock.advance(seconds)
-        except ValueError as exc:
-            raise BadRequest("invalid_request", "advance_s must be from 0 to 10^9.") from exc
-        return JSONResponse({"now": self.clock()})
 
     async def _control_state(self, _: Request) -> Response:
         return JSONResponse(

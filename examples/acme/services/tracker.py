@@ -29,7 +29,7 @@ from cab_dev.twins.web import (
     service_arguments,
 )
 from examples.acme.people import PEOPLE
-from examples.acme.services.crm import parse_date
+from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi
 
 SCOPES = {
@@ -45,15 +45,13 @@ def _new_task(document: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a new task, checked and completed. Raises BadRequest."""
     if not set(document) <= {"title", "priority", "due", "opportunity"}:
         raise BadRequest("invalid_request", "A task has title, priority, due and opportunity.")
-    title = document.get("title")
-    if not isinstance(title, str) or not 1 <= len(title) <= 200:
-        raise BadRequest("invalid_request", "title must be text of 1 to 200 characters.")
+    title = text_of(document.get("title"), "title", 200)
     priority = document.get("priority", "normal")
     if priority not in PRIORITIES:
         raise BadRequest("invalid_request", f"priority must be one of: {', '.join(PRIORITIES)}.")
     due = document.get("due")
     if due is not None:
-        due = parse_date(due, "due").isoformat()
+        due = calendar_day(due, "due").isoformat()
     opportunity = document.get("opportunity")
     if opportunity is not None and not (
         isinstance(opportunity, str) and re.fullmatch(r"[0-9A-Za-z-]{1,32}", opportunity)

@@ -9,6 +9,7 @@ from cab_dev.twins.oauth_provider.profiles import (
     Narrowing,
     OldAccessToken,
     ProviderProfile,
+    RefreshAnswer,
     RefreshClass,
     RevocationRadius,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "OldAccessToken",
     "ProviderProfile",
     "ProviderSettings",
+    "RefreshAnswer",
     "RefreshClass",
     "RevocationRadius",
     "TokenBook",

@@ -1,6 +1,6 @@
 """How providers differ, as data: rotation of refresh tokens, life of old tokens, narrowing, revocation.
 
-The facts behind the `-like` profiles and their sources are in docs: the table of provider classes.
+The `-like` profiles imitate what those providers document about refresh; they are no statement about their APIs.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,14 @@ class RefreshClass(StrEnum):
     LEEWAY = "leeway"  # stays valid for `leeway_s` after its first use
     STRICT = "strict"  # dead at once
     STRICT_FAMILY = "strict_family"  # dead at once, and its reuse revokes every token of the grant
+
+
+class RefreshAnswer(StrEnum):
+    """What a provider whose refresh tokens stay valid sends back at a refresh. The others always send a new one."""
+
+    NONE = "none"
+    SAME = "same"
+    NEW = "new"  # and the old one goes on working
 
 
 class OldAccessToken(StrEnum):
@@ -51,15 +59,17 @@ class ProviderProfile:
     old_access_token: OldAccessToken = OldAccessToken.LIVES
     access_token_life_s: int = 3600
     refresh_token_life_s: int | None = None
-    refresh_answer_has_refresh_token: bool = True
+    refresh_answer: RefreshAnswer = RefreshAnswer.NEW
     narrowing: Narrowing = Narrowing.HONOURED
     revocation: RevocationRadius = RevocationRadius.GRANT
-    invalid_grant_status: int = 400
+    invalid_grant_status: int = 400  # 200 means: errors come as successes
+    invalid_grant_error: str = "invalid_grant"
+    scope_separator: str = " "
     offline_scope: str | None = "offline_access"  # scope that asks for a refresh token; None: always issued
 
     @property
-    def rotates(self) -> bool:
-        return self.refresh_class is not RefreshClass.STATIC
+    def answers_new_refresh_token(self) -> bool:
+        return self.refresh_class is not RefreshClass.STATIC or self.refresh_answer is RefreshAnswer.NEW
 
 
 PROFILES: dict[str, ProviderProfile] = {
@@ -100,12 +110,30 @@ PROFILES: dict[str, ProviderProfile] = {
             old_access_token=OldAccessToken.DIES_AT_ONCE,
             access_token_life_s=8 * 3600,
             narrowing=Narrowing.IGNORED,
+            invalid_grant_status=200,
+            invalid_grant_error="bad_refresh_token",
             offline_scope=None,
+        ),
+        ProviderProfile(
+            name="slack-like",
+            refresh_class=RefreshClass.STRICT,
+            access_token_life_s=12 * 3600,
+            narrowing=Narrowing.IGNORED,
+            invalid_grant_status=200,
+            invalid_grant_error="invalid_refresh_token",
+            scope_separator=",",
+            offline_scope=None,
+        ),
+        ProviderProfile(
+            name="microsoft-like",
+            refresh_class=RefreshClass.STATIC,
+            refresh_token_life_s=90 * 86400,
+            revocation=RevocationRadius.NONE,
         ),
         ProviderProfile(
             name="google-like",
             refresh_class=RefreshClass.STATIC,
-            refresh_answer_has_refresh_token=False,
+            refresh_answer=RefreshAnswer.NONE,
             revocation=RevocationRadius.ACCOUNT,
             offline_scope=None,
         ),

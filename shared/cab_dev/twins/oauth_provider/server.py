@@ -5,19 +5,21 @@ RFC 6749, 7636 (S256 required), 7009, 8414, 9207; bearer errors as in RFC 6750 s
 
 import html
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cab_dev.twins.authorization_answer import RefusedToClient, back_to_client
 from cab_dev.twins.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
 from cab_dev.twins.clients import TwinClient, authenticate_client
 from cab_dev.twins.clock import MovableClock
+from cab_dev.twins.control import control_routes
 from cab_dev.twins.faults import LARGE_BODY_BYTES, Fault, FaultBoard
 from cab_dev.twins.oauth_provider.profiles import PROFILES, ProviderProfile, RevocationRadius
 from cab_dev.twins.oauth_provider.token_book import (
@@ -28,7 +30,7 @@ from cab_dev.twins.oauth_provider.token_book import (
     ScopeRefused,
     TokenBook,
 )
-from cab_dev.twins.web import BadRequest, Pages, create_app, read_form, read_json_object, read_query
+from cab_dev.twins.web import BadRequest, Handler, Pages, create_app, read_form, read_json_object, read_query
 
 ENDPOINTS = ("token", "revoke", "userinfo", "authorize", "discovery", "api")
 
@@ -68,14 +70,6 @@ class _ConsentRequest:
     state: str | None
 
 
-class _RefusedToClient(Exception):
-    """An authorization error that the client learns by redirect. RFC 6749 section 4.1.2.1."""
-
-    def __init__(self, error: str) -> None:
-        super().__init__(error)
-        self.error = error
-
-
 class OAuthProvider:
     """One provider. `routes()` go into the service's application; `require()` guards the service's API."""
 
@@ -89,6 +83,7 @@ class OAuthProvider:
         self._signed_in: dict[str, str] = {}  # browser id -> account id
         self._accounts = {account.account_id: account for account in settings.accounts}
         self._secure = settings.issuer.startswith("https:")
+        self._separator = settings.profile.scope_separator
 
     def routes(self) -> list[Route]:
         found = [
@@ -97,12 +92,11 @@ class OAuthProvider:
             Route("/oauth/consent", self._decide, methods=["POST"]),
             Route("/oauth/token", self._token, methods=["POST"]),
             Route("/oauth/userinfo", self._guarded("userinfo", self._userinfo), methods=["GET"]),
-            Route("/_control/faults", self._control_faults, methods=["GET", "POST", "DELETE"]),
             Route("/_control/ledger", self._control_ledger, methods=["GET"]),
             Route("/_control/tokens/{sha256}", self._control_token, methods=["GET"]),
-            Route("/_control/clock", self._control_clock, methods=["POST"]),
             Route("/_control/withdraw", self._control_withdraw, methods=["POST"]),
             Route("/_control/reset", self._control_reset, methods=["POST"]),
+            *control_routes(self.faults, self.clock),
         ]
         if self.settings.profile.revocation is not RevocationRadius.NONE:
             found.append(Route("/oauth/revoke", self._guarded("revoke", self._revoke), methods=["POST"]))
@@ -125,9 +119,7 @@ class OAuthProvider:
             )
         return token
 
-    def guarded_api(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def guarded_api(self, handler: Handler) -> Handler:
         """`handler` under the fault switches of the endpoint `api`."""
         return self._guarded("api", handler)
 
@@ -152,9 +144,7 @@ class OAuthProvider:
             )
         return accepted
 
-    def _guarded(
-        self, endpoint: str, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, endpoint: str, handler: Handler) -> Handler:
         async def with_faults(request: Request) -> Response:
             async def work() -> Response:
                 try:
@@ -197,7 +187,7 @@ class OAuthProvider:
             return self._pages.problem("The application that sent you here is not registered for this address.")
         try:
             scopes = self._requested_scopes(query)
-        except _RefusedToClient as exc:
+        except RefusedToClient as exc:
             return self._back(redirect_uri, query.get("state"), {"error": exc.error})
         asked = _ConsentRequest(
             client=client,
@@ -214,16 +204,19 @@ class OAuthProvider:
 
     def _requested_scopes(self, query: Mapping[str, str]) -> tuple[str, ...]:
         if query.get("response_type") != "code":
-            raise _RefusedToClient("unsupported_response_type")
+            raise RefusedToClient("unsupported_response_type")
         challenge = query.get("code_challenge", "")
         if query.get("code_challenge_method") != "S256" or len(challenge) != 43:
-            raise _RefusedToClient("invalid_request")
+            raise RefusedToClient("invalid_request")
         if query.get("prompt") == "none":
-            raise _RefusedToClient("interaction_required")
-        scopes = tuple(dict.fromkeys(query.get("scope", "").split()))
+            raise RefusedToClient("interaction_required")
+        scopes = tuple(dict.fromkeys(self._split(query.get("scope", ""))))
         if not scopes or not set(scopes) <= set(self.settings.scopes):
-            raise _RefusedToClient("invalid_scope")
+            raise RefusedToClient("invalid_scope")
         return scopes
+
+    def _split(self, scope: str) -> list[str]:
+        return [part for part in scope.split(self._separator) if part]
 
     def _consent_page(self, asked: _ConsentRequest, request_id: str, known: Account | None) -> Response:
         words = "".join(
@@ -276,10 +269,7 @@ class OAuthProvider:
         return answer
 
     def _back(self, redirect_uri: str, state: str | None, answer: Mapping[str, str]) -> Response:
-        parameters = {**answer, **({} if state is None else {"state": state}), "iss": self.settings.issuer}
-        separator = "&" if "?" in redirect_uri else "?"
-        location = redirect_uri + separator + urlencode(parameters, errors="replace")
-        return RedirectResponse(location, status_code=303, headers={"Referrer-Policy": "no-referrer"})
+        return back_to_client(redirect_uri, issuer=self.settings.issuer, state=state, answer=answer)
 
     # --- token, revocation, userinfo ----------------------------------------------------------------------------------
 
@@ -299,7 +289,7 @@ class OAuthProvider:
                 return JSONResponse({"error": "invalid_scope"}, status_code=400)
             except BadRequest as exc:
                 return exc.response()
-            return _token_response(issued[0], fault)
+            return _token_response(issued[0], fault, self._separator)
 
         answer = await self.faults.around(fault, request, work)
         if issued and fault is not None and fault.after_commit and fault.kind != "slow":
@@ -317,7 +307,7 @@ class OAuthProvider:
             )
         if grant_type == "refresh_token":
             _require(form, "refresh_token")
-            scopes = form["scope"].split() if "scope" in form else None
+            scopes = self._split(form["scope"]) if "scope" in form else None
             return self.book.refresh(form["refresh_token"], client_id=client.client_id, scopes=scopes)
         raise BadRequest("unsupported_grant_type", "This grant type is not offered here.")
 
@@ -341,13 +331,6 @@ class OAuthProvider:
 
     # --- control ------------------------------------------------------------------------------------------------------
 
-    async def _control_faults(self, request: Request) -> Response:
-        if request.method == "POST":
-            self.faults.set_from_json(await read_json_object(request))
-        elif request.method == "DELETE":
-            self.faults.clear()
-        return JSONResponse({"faults": self.faults.describe()})
-
     async def _control_ledger(self, request: Request) -> Response:
         query = read_query(request)
         since = query.get("since", "0")
@@ -359,16 +342,6 @@ class OAuthProvider:
     async def _control_token(self, request: Request) -> Response:
         state = self.book.token_state(request.path_params["sha256"])
         return JSONResponse(state or {"error": "not_found"}, status_code=200 if state else 404)
-
-    async def _control_clock(self, request: Request) -> Response:
-        seconds = (await read_json_object(request)).get("advance_s")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise BadRequest("invalid_request", "advance_s must be a number.")
-        try:
-            self.clock.advance(seconds)
-        except ValueError as exc:
-            raise BadRequest("invalid_request", "advance_s must be from 0 to 10^9.") from exc
-        return JSONResponse({"now": self.clock()})
 
     async def _control_withdraw(self, request: Request) -> Response:
         login = (await read_json_object(request)).get("account")
@@ -390,13 +363,13 @@ def _require(form: Mapping[str, str], *names: str) -> None:
         raise BadRequest("invalid_request", f"Needed: {', '.join(names)}.")
 
 
-def _token_response(tokens: IssuedTokens, fault: Fault | None) -> Response:
+def _token_response(tokens: IssuedTokens, fault: Fault | None, separator: str) -> Response:
     """The answer of RFC 6749 section 5.1, changed as an `answer` fault wants."""
     answer: dict[str, Any] = {
         "access_token": tokens.access_token,
         "token_type": "Bearer",
         "expires_in": tokens.expires_in,
-        "scope": " ".join(tokens.scope),
+        "scope": separator.join(tokens.scope),
     }
     if tokens.refresh_token is not None:
         answer["refresh_token"] = tokens.refresh_token
@@ -407,7 +380,7 @@ def _token_response(tokens: IssuedTokens, fault: Fault | None) -> Response:
     elif change == "expires_in":
         _replace_or_remove(answer, "expires_in", None if fault is None else fault.value)
     elif change == "extra_scope":
-        answer["scope"] += f" {WIDENED_SCOPE}"
+        answer["scope"] += separator + WIDENED_SCOPE
     elif change == "large":
         answer["padding"] = "x" * LARGE_BODY_BYTES
     elif change == "form_encoded":

@@ -21,6 +21,7 @@ from cab_dev.twins.oauth_provider.profiles import (
     Narrowing,
     OldAccessToken,
     ProviderProfile,
+    RefreshAnswer,
     RefreshClass,
     RevocationRadius,
 )
@@ -207,14 +208,14 @@ class TokenBook:
             token_scopes, said_scopes = self._narrowed(granted, asked)
             self._kill_old_access_tokens(now, row["grant_id"])
             again = row["spent_at"] is not None
-            if self.profile.rotates and not again:
+            if self.profile.refresh_class is not RefreshClass.STATIC and not again:
                 self._db.execute("UPDATE tokens SET spent_at=? WHERE sha256=?", (now, digest))
             self._note(now, "refreshed", "refresh", digest, row["grant_id"], again=again)
             access_token = self._issue(now, "access", row["grant_id"], token_scopes, digest)
             answer_token: str | None = None
-            if self.profile.rotates:
+            if self.profile.answers_new_refresh_token:
                 answer_token = self._issue(now, "refresh", row["grant_id"], granted, digest)
-            elif self.profile.refresh_answer_has_refresh_token:
+            elif self.profile.refresh_answer is RefreshAnswer.SAME:
                 answer_token = token
             return IssuedTokens(
                 access_token, answer_token, said_scopes, self.profile.access_token_life_s, row["grant_id"]
