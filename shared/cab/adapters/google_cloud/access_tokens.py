@@ -12,11 +12,13 @@ import google.auth
 from google.auth.credentials import TokenState
 from google.auth.transport.requests import Request
 
-from cab.ports import Unavailable
-
 Metadata = tuple[tuple[str, str], ...]
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)  # what the account may do is decided by IAM alone
+
+
+class NoCredentials(Exception):
+    """No access token can be had. Carries no text: Google's library quotes the metadata server's answer."""
 
 
 class AccessTokens:
@@ -30,7 +32,7 @@ class AccessTokens:
     async def metadata(self) -> Metadata:
         """The authorization of one call. Send it over TLS only.
 
-        Concurrent callers share one refresh. Raises: Unavailable.
+        Concurrent callers share one refresh. Raises: NoCredentials.
         """
         if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
             if self._refreshing is None:
@@ -42,7 +44,7 @@ class AccessTokens:
         try:
             await asyncio.to_thread(self._refresh_blocking)
         except google.auth.exceptions.GoogleAuthError:
-            raise Unavailable("google credentials") from None  # its text can quote the metadata server's answer
+            raise NoCredentials from None
         finally:
             self._refreshing = None
         headers: dict[str, str] = {}

@@ -20,7 +20,7 @@ from cab.ports import Clock, Randomness, Unavailable
 
 _logger = logging.getLogger(__name__)
 
-_WHAT = "audit log"
+_WHAT = "audit"
 _BUDGET_S = 2.0
 _MAX_IN_FLIGHT = 2
 _MAX_MESSAGES = 100
@@ -52,7 +52,7 @@ class PubSubAuditLog:
     def __init__(
         self, project: str, topic: str, *, service: str, revision: str, clock: Clock, randomness: Randomness
     ) -> None:
-        self._publisher = PubSubPublisher(project)
+        self._publisher = PubSubPublisher(project, what=_WHAT)
         self._topic = topic
         self._clock = clock
         self._randomness = randomness

@@ -65,7 +65,7 @@ class FirestoreDocuments:
             routing({"project_id": quote(project, safe=""), "database_id": quote(database, safe="")}),
         )
         self._api = GoogleApi(
-            f"firestore database {database}",
+            "documents",
             host="firestore.googleapis.com",
             emulator_variable="FIRESTORE_EMULATOR_HOST",
         )

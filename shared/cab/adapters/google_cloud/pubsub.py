@@ -28,11 +28,14 @@ class Message:
 
 
 class PubSubPublisher:
-    """The topics of one project. Honours PUBSUB_EMULATOR_HOST. Belongs to the event loop of its first call."""
+    """The topics of one project. Honours PUBSUB_EMULATOR_HOST. Belongs to the event loop of its first call.
 
-    def __init__(self, project: str) -> None:
+    `what` is the name that `Unavailable` carries.
+    """
+
+    def __init__(self, project: str, *, what: str = "pubsub") -> None:
         self._project = project
-        self._api = GoogleApi("pubsub", host="pubsub.googleapis.com", emulator_variable="PUBSUB_EMULATOR_HOST")
+        self._api = GoogleApi(what, host="pubsub.googleapis.com", emulator_variable="PUBSUB_EMULATOR_HOST")
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Returns when Pub/Sub has taken all messages, at most 1.8 s later.

@@ -7,7 +7,7 @@ from cab.adapters.google_cloud.pubsub import Message, PubSubPublisher
 
 class PubSubQuarantine:
     def __init__(self, project: str, topic: str) -> None:
-        self._publisher = PubSubPublisher(project)
+        self._publisher = PubSubPublisher(project, what="quarantine")
         self._topic = topic
 
     async def put(self, data: bytes, *, cause: str, message_id: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from cab.adapters.google_cloud.access_tokens import AccessTokens, Metadata
+from cab.adapters.google_cloud.access_tokens import AccessTokens, Metadata, NoCredentials
 from cab.ports import Unavailable
 
 _logger = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Method:
 class GoogleApi:
     """One API on one channel, opened at the first call, in the event loop that is then running.
 
-    `name` is what `Unavailable` and the log call it. When the environment variable `emulator_variable` holds a
+    `what` is the name that `Unavailable` carries and the log shows. When the environment variable `emulator_variable` holds a
     `host:port`, calls go there in clear and without credentials; otherwise to `host` over TLS.
     """
 
-    def __init__(self, name: str, *, host: str, emulator_variable: str, tokens: AccessTokens | None = None) -> None:
-        self._name = name
+    def __init__(self, what: str, *, host: str, emulator_variable: str, tokens: AccessTokens | None = None) -> None:
+        self._what = what
         self._host = host
         self._emulator_variable = emulator_variable
         self._tokens = tokens
@@ -90,7 +90,7 @@ class GoogleApi:
         deadline = clock() + budget_s
         call = self._calls.get(method.path) or self._open(method)
         if self._tokens is not None:
-            metadata += await _authorization(self._tokens, budget_s)
+            metadata += await self._authorization(self._tokens, budget_s)
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
@@ -107,8 +107,8 @@ class GoogleApi:
         if status in expected:
             raise Refused(status)
         # Neither the message nor the details: they can quote the request.
-        _logger.warning("%s: %s ended with %s", self._name, method.path, status.name)
-        raise Unavailable(self._name)
+        _logger.warning("%s: %s ended with %s", self._what, method.path, status.name)
+        raise Unavailable(self._what)
 
     async def close(self) -> None:
         """Close the channel. A later call opens a new one."""
@@ -116,6 +116,14 @@ class GoogleApi:
         self._calls.clear()
         if channel is not None:
             await channel.close()
+
+    async def _authorization(self, tokens: AccessTokens, budget_s: float) -> Metadata:
+        try:
+            async with asyncio.timeout(budget_s):
+                return await tokens.metadata()
+        except (NoCredentials, TimeoutError):
+            _logger.warning("%s: no access token of this service could be had", self._what)
+            raise Unavailable(self._what) from None
 
     def _open(self, method: Method) -> Any:
         if self._channel is None:
@@ -131,14 +139,6 @@ class GoogleApi:
         call = make(method.path, request_serializer=_serialize, response_deserializer=method.response.FromString)
         self._calls[method.path] = call
         return call
-
-
-async def _authorization(tokens: AccessTokens, budget_s: float) -> Metadata:
-    try:
-        async with asyncio.timeout(budget_s):
-            return await tokens.metadata()
-    except TimeoutError:
-        raise Unavailable("google credentials") from None
 
 
 def _serialize(message: Any) -> bytes:

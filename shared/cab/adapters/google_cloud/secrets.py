@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +30,9 @@ _CREATE = Method(_SERVICE + "CreateSecret", _resources.Secret.pb())
 _DESTROY = Method(_SERVICE + "DestroySecretVersion", _resources.SecretVersion.pb())
 _TEST_PERMISSIONS = Method(_SERVICE + "TestIamPermissions", iam_policy_pb2.TestIamPermissionsResponse)
 
-_WHAT = "secret manager"
+_logger = logging.getLogger(__name__)
+
+_WHAT = "secrets"
 _READ_BUDGET_S = 2.0
 _WRITE_BUDGET_S = 3.0
 _RETRY = frozenset({StatusCode.UNAVAILABLE})
@@ -60,7 +63,8 @@ class SecretManagerVault:
             raise NotFound from None
         payload: bytes = response.payload.data
         if not response.payload.HasField("data_crc32c") or response.payload.data_crc32c != _crc32c(payload):
-            raise Unavailable(f"{_WHAT}: a payload was damaged on its way")
+            _logger.error("a secret payload does not match its checksum")
+            raise Unavailable(_WHAT)
         return payload
 
     async def create(self, secret: str) -> None:

@@ -32,12 +32,12 @@ class InMemoryAuditLog:
         self._unsent.append(self._chain.seal(event))
         await asyncio.sleep(self.delay_s)
         if self.is_down:
-            raise Unavailable("audit log in memory")
+            raise Unavailable("audit")
         taken = list(self._unsent)
         self.messages += taken
         self.events += [AuditEvent.model_validate_json(sealed.data) for sealed in taken]
         if self.loses_answers:
-            raise Unavailable("audit log in memory")
+            raise Unavailable("audit")
         self._unsent.clear()
 
     async def close(self) -> None:

@@ -26,7 +26,7 @@ from cab.ports import (
 
 Method = Literal["read", "write", "tally", "find"]
 
-_WHAT = "documents in memory"
+_WHAT = "documents"
 _INT64 = range(-(2**63), 2**63)
 
 

@@ -25,5 +25,5 @@ class InMemoryQuarantine:
 
     async def put(self, data: bytes, *, cause: str, message_id: str) -> None:
         if self.is_down:
-            raise Unavailable("quarantine in memory")
+            raise Unavailable("quarantine")
         self.messages.append(Quarantined(data, cause, message_id))

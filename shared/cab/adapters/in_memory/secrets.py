@@ -8,7 +8,7 @@ from cab.adapters.in_memory.twins import warn_of_twin
 from cab.adapters.secret_names import MAX_PAYLOAD_BYTES, checked_secret, checked_version
 from cab.ports import NotFound, Unavailable
 
-_WHAT = "secrets in memory"
+_WHAT = "secrets"
 
 
 class InMemoryVault:
