@@ -1,4 +1,4 @@
-"""`cab config`: check a deployment folder, and write the JSON Schemas that editors use for it."""
+"""`cab config`: check a deployment folder; write what is generated from its models: JSON Schemas and reference tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import click
 
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
+from cab.adapters.configuration.reference import with_reference
+from cab.adapters.configuration.schemas import json_schemas, schema_text
 
 
 @click.group("config")
@@ -47,3 +49,23 @@ def validate(folder: Path, *, as_json: bool) -> None:
             click.echo(f"{len(errors)} error(s), {warnings} warning(s)")
     if not inspection.valid:
         raise SystemExit(1)
+
+
+@config_group.command("schemas")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def schemas(folder: Path) -> None:
+    """Write the JSON Schemas of the four YAML files into FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in json_schemas().items():
+        (folder / name).write_text(schema_text(schema), encoding="utf-8")
+        click.echo(str(folder / name))
+
+
+@config_group.command("reference")
+@click.argument("document", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def reference(document: Path) -> None:
+    """Write the table of every key into DOCUMENT, between its markers."""
+    try:
+        document.write_text(with_reference(document.read_text(encoding="utf-8")), encoding="utf-8")
+    except ValueError as exc:
+        raise click.ClickException(str(exc)) from exc

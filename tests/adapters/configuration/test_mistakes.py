@@ -1,0 +1,263 @@
+"""Every mistake is reported with its file, its line and a remedy; the rest of the folder stays valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.adapters.configuration.deployment_folder import (
+    AGENTS,
+    BROKER,
+    CONNECTIONS,
+    ENVIRONMENT,
+    FILES,
+    IDENTITY_PROVIDERS,
+    check,
+    line_of,
+    replaced,
+    write_folder,
+)
+
+
+class Mistake(NamedTuple):
+    """Change `old` to `new` in `file`; expect exactly this message where `at` (default: `new`) stands."""
+
+    file: str
+    old: str
+    new: str
+    message: str
+    remedy: str
+    at: str | None = None
+    severity: str = "error"
+
+
+B, I, A, C = "broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml"
+
+MISTAKES = {
+    # --- YAML ---
+    "a key that stands twice": Mistake(B, "tenants:", "origin: https://x.test\ntenants:", "`origin` stands twice in the same place", "remove one of them", at="origin: https://x"),
+    "an anchor": Mistake(B, "title: Acme", "title: &a Acme", "anchors and aliases are not accepted", "write the value out where it is used"),
+    "an alias": Mistake(B, "title: Acme", "title: *a", "anchors and aliases are not accepted", "write the value out where it is used"),
+    "a tag": Mistake(B, "title: Acme", "title: !!python/name:os.system x", "YAML tags are not accepted", "remove the tag (the word after `!`)"),
+    "a fraction": Mistake(B, "window_s: 60", "window_s: 60.5", "fractions are not used anywhere", "write a whole number, or quote it if it is text"),
+    "a second document": Mistake(B, "tenants:", "---\ntenants:", "a second YAML document starts here", "keep one document per file"),
+    "a key that is a list": Mistake(B, "tenants:", "[a]: b\ntenants:", "a key must be plain text", "write `key: value`", at="[a]"),
+    "bad indentation": Mistake(B, "    title: Globex", "   title: Globex", "not valid YAML: did not find expected '-' indicator", "correct the indentation or quoting here"),
+    # --- variables ---
+    "an undeclared variable": Mistake(C, "${CRM_ORIGIN}", "${CRM_ORIGINS}", "${CRM_ORIGINS} is not declared", "add it to environment_variables in broker.yaml; did you mean `CRM_ORIGIN`?", at="resource:"),
+    "an unclosed variable": Mistake(C, "${CRM_ORIGIN}", "${CRM_ORIGIN", "`${` without `}`", "write ${NAME}", at="resource:"),
+    "a variable in a key": Mistake(C, "account:", "${CRM_ORIGIN}:", "variables are not filled in keys", "write the key out"),
+    # --- shapes ---
+    "a missing key": Mistake(B, "origin: https://cab.test\n", "", "origin is missing", "add it", at="environment_variables"),
+    "a missing key in a list": Mistake(B, "    title: Globex\n", "", "tenants.1.title is missing", "add it", at="- id: globex"),
+    "an unknown key": Mistake(B, "tenants:", "lifetime: {}\ntenants:", "lifetime is not a key that is known here", "did you mean `lifetimes`?", at="lifetime"),
+    "an unknown key inside": Mistake(C, "scopes: [deal.read]", "scope: [deal.read]", "connections.0.actions.0.scope is not a key that is known here", "did you mean `scopes`?"),
+    "an alias key misspelt": Mistake(C, "narrowing: scope_at_refresh", "rotation: {clas: strict}", "providers.0.rotation.clas is not a key that is known here", "did you mean `class`?", at="rotation"),
+    "a word that is not allowed": Mistake(C, "effect: write", "effect: wirte", "connections.0.actions.1.effect has a value that is not allowed", "allowed: 'read', 'write' or 'destructive'"),
+    "a number out of bounds": Mistake(B, "limit: 10,", "limit: 0,", "rate_limits.0.limit is out of bounds", "it should be greater than or equal to 1"),
+    "text for a number": Mistake(B, "limit: 10,", "limit: ten,", "rate_limits.0.limit must be a whole number", "write a number"),
+    "a number for text": Mistake(B, "title: Acme", "title: 12", "tenants.0.title must be text", "put it in quotes"),
+    "text for a list": Mistake(C, "tenants: [acme]", "tenants: acme", "connections.0.tenants must be a list", "write `- item` lines, or [a, b]"),
+    "text for a mapping": Mistake(C, "client_secret: {secret: cab-provider-crm}", "client_secret: cab-provider-crm", "connections.0.client_secret must be a mapping", "write `key: value` lines"),
+    "an id of the wrong form": Mistake(C, "- id: crm\n", "- id: CRM\n", "connections.0.id does not have the right form", r"it must match ^[a-z][a-z0-9-]{0,39}\Z"),
+    "a domain rule broken": Mistake(B, "origin: https://cab.test", "origin: https://cab.test/", "origin is not consistent", "origin must be scheme://host[:port] with nothing behind it"),
+    "an unknown authentication method": Mistake(A, "method: client_secret_basic", "method: client_secret", "agents.1.authentication.0 has a value that is not allowed", "allowed: 'private_key_jwt', 'federated_jwt', 'client_secret_basic'"),
+    "a front end's key missing": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', "{method: private_key_jwt}", "front_ends.0.authentication.0 is not consistent", "give exactly one of jwks_uri and jwks"),
+    "a front end with a secret": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', "{method: client_secret_basic, secret: {secret: x}}", "front_ends.0.authentication.0 has a value that is not allowed", "allowed: 'private_key_jwt', 'federated_jwt'"),
+    # --- broker.yaml ---
+    "http to the world": Mistake(B, "origin: https://cab.test", "origin: http://cab.test", "origin is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
+    "http to loopback, not allowed": Mistake(B, "origin: https://cab.test", "origin: http://127.0.0.1:8080", "origin is plain http", "use https, or set allow_loopback_http: true in broker.yaml for local development"),
+    "a tenant twice": Mistake(B, "id: globex", "id: acme", "tenant `acme` is already used in line 4", "give every tenant an id of its own", at="id: acme\n    title: Globex"),
+    "a limit twice": Mistake(B, "rate_limits:", "rate_limits:\n  - {effects: [write], limit: 1, window_s: 60}", "a limit for `write per 60 s` is already used in line 12", "keep one limit per effect and window", at="  - {effects: [read, write]"),
+    "a federated issuer by http": Mistake(B, "jwks_uri: https://spiffe.test/keys", "jwks_uri: http://spiffe.test/keys", "federated_issuers.jwks_uri is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
+    "a variable nobody uses": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, OTHER]", "OTHER is declared and never used", "remove it", severity="warning"),
+    "a variable twice": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, CRM_ORIGIN]", "variable `CRM_ORIGIN` is already used in line 2", "remove one of them"),
+    "a tenant without users": Mistake(B, "title: Globex", "title: Globex\n  - id: initech\n    title: Initech", "tenant `initech` has no identity provider", "add one to identity_providers.yaml: nobody can act there", at="id: initech", severity="warning"),
+    # --- identity_providers.yaml ---
+    "an unknown tenant": Mistake(I, "tenant: acme", "tenant: acne", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
+    "an issuer twice, but for a slash": Mistake(I, "https://idp.globex.test", "https://idp.test/", "issuer `https://idp.test` is already used in line 2", "list every issuer once"),
+    "an issuer with a slash": Mistake(I, "https://idp.globex.test", "https://idp.globex.test/", "identity_providers.issuer ends with a slash", "keep it only if `issuer` in the provider's discovery document has it too: issuers are compared byte for byte", severity="warning"),
+    "an issuer with a query": Mistake(I, "https://idp.globex.test", "https://idp.globex.test?a=b", "identity_providers.issuer has a query", "remove everything from the ? on"),
+    "an issuer with capitals": Mistake(I, "https://idp.globex.test", "https://IdP.globex.test", "identity_providers.issuer has capital letters in its host", "write the host in small letters: URLs are compared byte for byte"),
+    "an issuer with a user": Mistake(I, "https://idp.globex.test", "https://me@idp.globex.test", "identity_providers.issuer holds a user name", "remove everything before the @"),
+    "an issuer with a fragment": Mistake(I, "https://idp.globex.test", "https://idp.globex.test#x", "identity_providers.issuer has a fragment", "remove everything from the # on"),
+    "an issuer that is no URL": Mistake(I, "https://idp.globex.test", "https://[idp", "identity_providers.issuer is not a URL", "write https://host/path"),
+    "an issuer with another scheme": Mistake(I, "https://idp.globex.test", "ftp://idp.globex.test", "identity_providers.issuer is not https", "write https://"),
+    "the broker as its own IdP": Mistake(I, "https://idp.globex.test", "https://cab.test/edge", "issuer is the broker itself", "name the IdP's issuer: the broker never accepts its own tokens as a login"),
+    "a login without openid": Mistake(I, "client_secret: {secret: cab-idp-globex}", "client_secret: {secret: cab-idp-globex}\n      scopes: [email]", "login.scopes lacks openid", "add openid: without it there is no ID token", at="scopes: [email]"),
+    "a group name of nothing": Mistake(I, "S: sales", 'S: ""', "the group name is not usable", "write a printable name of at most 100 characters"),
+    # --- agents.yaml ---
+    "a client id twice": Mistake(A, "client_id: assistant", "client_id: web", "client_id `web` is already used in line 2", "give every front end and agent a client_id of its own", at="client_id: web\n    title"),
+    "an unknown agent": Mistake(A, "agents: [helper]", "agents: [helpers]", "there is no agent `helpers`", "did you mean `helper`?"),
+    "an agent of another tenant": Mistake(A, "title: Assistant\n    tenant: acme", "title: Assistant\n    tenant: globex", "agent `assistant` belongs to tenant `globex`", "name an agent of the same tenant: nothing crosses tenants", at="delegates_to"),
+    "an unknown identity provider": Mistake(A, "https://idp.test", "https://idp.tset", "there is no identity provider with this issuer", "did you mean `https://idp.test`?"),
+    "an identity provider of another tenant": Mistake(A, "https://idp.test", "https://idp.globex.test", "the identity provider belongs to tenant `globex`", "name one of the front end's own tenant"),
+    "an unknown federated issuer": Mistake(A, "https://spiffe.test", "https://spiffy.test", "the issuer is not in federated_issuers of broker.yaml", "did you mean `https://spiffe.test`?"),
+    "one federated identity for two": Mistake(A, "{method: client_secret_basic, secret: {secret: cab-client-assistant}}", '{method: federated_jwt, issuer: "https://spiffe.test", subject: helper}', "the federated identity `https://spiffe.test helper` is already used in line 14", "give it to one client only: it could not be told which one calls", at="      - {method: federated_jwt, issuer: \"https://spiffe.test\", subject: helper}\n    actions: [crm.deal.list]"),
+    "client keys by http": Mistake(A, "https://web.test/jwks.json", "http://web.test/jwks.json", "front_ends.authentication.jwks_uri is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
+    "an action pattern that matches nothing": Mistake(A, '["crm.*"]', '["crm.*", crm.deal.lists]', "`crm.deal.lists` matches no action", "did you mean `crm.deal.list`?"),
+    "an action pattern without an effect": Mistake(A, "actions: [crm.deal.list]", "actions: [crm.deal.update]\n    effects: [read]", "everything `crm.deal.update` matches has an effect this agent may not have", "allow the effect, or remove the pattern"),
+    "delegation to itself": Mistake(A, "delegates_to: [assistant]", "delegates_to: [helper]", "agent `helper` delegates to itself", "remove it"),
+    "delegation to nobody": Mistake(A, "delegates_to: [assistant]", "delegates_to: [butler]", "there is no agent `butler`", "known here: `assistant`, `helper`"),
+    "an agent nobody can use": Mistake(A, "    delegates_to: [assistant]\n", "", "nobody can act through agent `assistant`", "list it under a front end's agents or another agent's delegates_to", at="client_id: assistant", severity="warning"),
+    "introspection of nothing": Mistake(A, 'introspects: ["https://crm.test"]', 'introspects: ["https://cms.test"]', "no connection has this resource", "did you mean `https://crm.test`?"),
+    "ID-JAG without an IdP for it": Mistake(A, "introspects:", "accepts_id_jag: true\n    introspects:", "accepts_id_jag, but no identity provider of the tenant has id_jag", "set id_jag: true for the identity provider, or remove accepts_id_jag", at="accepts_id_jag", severity="warning"),
+    "a default intent for nothing": Mistake(A, '{resource: "https://crm.test",', '{resource: "https://cms.test",', "no connection of the tenant has this resource", "did you mean `https://crm.test`?"),
+    "a default intent with no such action": Mistake(A, "action: crm.deal.list,", "action: crm.deal.lists,", "`crm.deal.lists` is no action of `crm`", "did you mean `crm.deal.list`?"),
+    "a default intent the agent may not use": Mistake(A, 'scope: deal.read, action: crm.deal.list, identifier: "deal/*"', "scope: deal.write, action: crm.deal.update, identifier: deal/1", "the agent may not use `crm.deal.update`", "add it to the agent's actions and effects"),
+    "a default intent with another identifier": Mistake(A, 'identifier: "deal/*"', "identifier: deal/1", "the identifier does not fit the catalog", "it has the form deal/*"),
+    "a default intent with another scope": Mistake(A, "scope: deal.read", "scope: deal.raed", "`crm.deal.list` does not need scope `deal.raed`", "did you mean `deal.read`?"),
+    "a default intent with an unknown parameter": Mistake(A, 'identifier: "deal/*"', 'identifier: "deal/*", parameters: {acount: x}', "`crm.deal.list` has no parameter `acount`", "did you mean `account`?"),
+    "a default intent with a bad value": Mistake(A, 'identifier: "deal/*"', 'identifier: "deal/*", parameters: {account: 3}', "parameter `account` must be a string", "see `crm.deal.list` in connections.yaml"),
+    "a default intent twice": Mistake(A, "    introspects:", '      - {resource: "https://crm.test", scope: deal.read, action: crm.deal.list, identifier: "deal/*"}\n    introspects:', "a default intent for `https://crm.test deal.read` is already used in line 24", "keep one default intent per resource and scope", at="      - {resource: \"https://crm.test\", scope: deal.read, action: crm.deal.list, identifier: \"deal/*\"}\n    introspects"),
+    # --- connections.yaml ---
+    "an unknown provider": Mistake(C, "provider: own-crm", "provider: own-cmr", "there is no provider `own-cmr`", "did you mean `own-crm`?"),
+    "a provider that extends nothing": Mistake(C, "extends: generic-oauth2", "extends: generic-oauth", "there is no shipped provider generic-oauth", "did you mean `generic-oauth2`?"),
+    "a provider called like a shipped one": Mistake(C, "id: own-crm\n    title: Own CRM", "id: okta\n    title: Own CRM", "provider `okta` is shipped with CAB", "choose another id; `extends: okta` takes over its facts"),
+    "an iss without an issuer": Mistake(C, "narrowing: scope_at_refresh", "iss_parameter: required", "iss_parameter needs an issuer", "add issuer"),
+    "a provider by http": Mistake(C, "https://login.crm.test/token", "http://login.crm.test/token", "providers.token_endpoint is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
+    "a provider without endpoints": Mistake(C, "    token_endpoint: https://login.crm.test/token\n", "", "provider `own-crm` does not say its token_endpoint", "add a provider of your own: id, title, `extends: own-crm` and its endpoints", at="provider: own-crm"),
+    "a grant kind the provider lacks": Mistake(C, "tenants: [acme]", "grant_kind: broker_jwt\n    tenants: [acme]", "provider `own-crm` has no broker_jwt", "it has: authorization_code, jwt_bearer, token_exchange", at="grant_kind"),
+    "a user map nobody reads": Mistake(C, "tenants: [acme]", "user_map: {a: b}\n    tenants: [acme]", "user_map belongs to grant_kind jwt_bearer", "remove it", at="user_map"),
+    "no user map": Mistake(C, "tenants: [acme]", "grant_kind: jwt_bearer\n    tenants: [acme]", "jwt_bearer without user_map serves nobody", "map subject keys to upstream logins: nobody is mapped by guessing", at="grant_kind", severity="warning"),
+    "a client without a secret": Mistake(C, "    client_secret: {secret: cab-provider-crm}\n", "", "the client has no client_secret", "add client_secret with the name of the Secret Manager secret", at="client_id"),
+    "a secret that is never sent": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    token_endpoint_auth_method: none", "the client_secret is never sent", "remove it: provider `own-crm` authenticates no client", at="client_secret"),
+    "a provider that cannot narrow": Mistake(C, "    narrowing: scope_at_refresh\n", "", "tokens for crm.deal.list would carry more scopes than it needs, so they are refused: `own-crm` cannot narrow", "set allow_unnarrowed: true if that is acceptable, or split the connection", at="provider: own-crm", severity="warning"),
+    "a connection for an unknown tenant": Mistake(C, "tenants: [acme]", "tenants: [acme, acne]", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
+    "the broker as a resource": Mistake(C, "${CRM_ORIGIN}", "https://cab.test", "the resource is the broker itself", "name the downstream system: a token for the broker itself is never handed out", at="resource:"),
+    "a connection called like an effect": Mistake(C, "- id: crm\n", "- id: write\n", "a connection cannot be called `write`", "choose another id: in policies it would be the action group of an effect"),
+    "an API base by http": Mistake(C, "tenants: [acme]", "api_base: http://crm.test\n    tenants: [acme]", "connections.api_base is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only", at="api_base"),
+    "an action without scopes": Mistake(C, "        scopes: [deal.write]\n", "", "crm.deal.update has no scopes", "name the scopes this action needs at the provider", at="- id: crm.deal.update", severity="warning"),
+    "an action nobody may use": Mistake(A, '["crm.*"]', "[crm.deal.list]", "no agent may use crm.deal.update", "add it to an agent's actions, or remove it here", severity="warning", at="connections.yaml:- id: crm.deal.update"),
+    "an unusable parameter name": Mistake(C, "account:", "ac-count:", "parameter name `ac-count` is not usable", "use letters, digits and _: policies write context.parameters.name"),
+    "a required parameter with a default": Mistake(C, "default: open", "default: open, required: true", "parameter `stage` is required and has a default", "remove one of the two"),
+    "values of an integer": Mistake(C, "minimum: 0, maximum: 1000", 'values: ["1"]', "`amount` is no string and cannot have values", "use minimum and maximum, or type: string"),
+    "a minimum above the maximum": Mistake(C, "minimum: 0,", "minimum: 2000,", "`amount`: minimum is above maximum", "swap them"),
+    "a default that does not fit": Mistake(C, "default: open", "default: closed", "connections.0.actions.1.parameters.stage is not consistent", "the default does not fit the parameter's own type or bounds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_reported_with_file_line_and_remedy(mistake: Mistake, tmp_path: Path) -> None:
+    text = replaced(FILES[mistake.file], mistake.old, mistake.new)
+    where = mistake.at or mistake.new
+    file, place = (mistake.file, where) if ".yaml:" not in where else (where.split(":", 1)[0], where.split(":", 1)[1])
+    line = line_of(text if file == mistake.file else FILES[file], place)
+
+    inspection = check(tmp_path, **{mistake.file.removesuffix(".yaml"): text})
+
+    reported = {(p.file, p.line, p.message, p.remedy, p.severity) for p in inspection.problems}
+    assert (file, line, mistake.message, mistake.remedy, mistake.severity) in reported, reported
+    assert inspection.valid == (mistake.severity == "warning")
+
+
+def test_the_deployment_without_mistakes_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
+    assert check(tmp_path).problems == ()
+
+
+def test_all_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None:
+    inspection = check(
+        tmp_path,
+        broker=replaced(BROKER, "id: globex", "id: acme"),
+        identity_providers=replaced(IDENTITY_PROVIDERS, "tenant: acme", "tenant: nobody"),
+        agents=replaced(AGENTS, "agents: [helper]", "agents: [nobody]"),
+        connections=replaced(CONNECTIONS, "provider: own-crm", "provider: nobody"),
+        policies__sales='@id("x") permit (principal, action, resource) when { context.nothing };',
+    )
+    assert {p.file for p in inspection.problems if p.severity == "error"} == set(FILES)
+
+
+@pytest.mark.parametrize("missing", [name for name in FILES if name.endswith(".yaml")])
+def test_a_missing_file_is_reported_by_its_name(missing: str, tmp_path: Path) -> None:
+    inspection = check(tmp_path, **{missing.removesuffix(".yaml"): None})
+    assert [p.file for p in inspection.problems if p.message == "the file is missing"] == [missing]
+    assert not inspection.valid
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    from cab.adapters.configuration.loader import inspect_folder
+
+    inspection = inspect_folder(tmp_path / "nowhere", {})
+    assert any(p.message == "is not a folder" for p in inspection.problems)
+    assert not inspection.valid
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"# only a comment\n", "the file is empty"),
+        (b"\xff\xfe", "the file is not UTF-8"),
+        (b"a: \x00", "not valid YAML: it holds a forbidden character"),
+        (b"{a: " * 400, "nested deeper than 20 levels"),
+        (b"[" * 100_000, "nested deeper than 20 levels"),
+        (b"a: 1\n" * 200_000, "the file is larger than 512 KiB"),
+        (b"- just\n- a list\n", "the file must be a mapping"),
+        (b"text", "the file must be a mapping"),
+    ],
+)
+def test_what_is_no_proper_yaml_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    inspection = check(tmp_path, broker=content)
+    assert [p.message for p in inspection.problems if p.file == B][:1] == [message]
+    assert not inspection.valid
+
+
+def test_an_unset_variable_is_an_error_where_it_is_used(tmp_path: Path) -> None:
+    inspection = check(tmp_path, environment={})
+    problem = next(p for p in inspection.problems if p.file == C)
+    assert problem.message == "the environment variable CRM_ORIGIN is unset or not plain text"
+    assert problem.line == line_of(CONNECTIONS, "resource:")
+
+
+@pytest.mark.parametrize("value", ["", "a\nb", "\x1b[0m", "x" * 3000])
+def test_a_variable_that_is_not_plain_text_is_an_error(value: str, tmp_path: Path) -> None:
+    assert not check(tmp_path, environment={"CRM_ORIGIN": value}).valid
+
+
+def test_the_value_of_a_variable_is_never_yaml(tmp_path: Path) -> None:
+    inspection = check(tmp_path, environment={"CRM_ORIGIN": "https://crm.test}, tenants: [globex"})
+    assert inspection.deployment is None or inspection.deployment.connections[0].tenants == ("acme",)
+    assert not inspection.valid
+
+
+def test_loopback_http_is_accepted_only_with_the_switch_and_only_outside_the_cloud(tmp_path: Path) -> None:
+    local = "allow_loopback_http: true\n" + replaced(BROKER, "https://cab.test", "http://127.0.0.1:8080")
+    assert check(tmp_path, broker=local).valid
+    assert check(tmp_path, broker=local.replace("127.0.0.1", "[::1]")).valid
+    assert not check(tmp_path, broker=local.replace("127.0.0.1", "127.0.0.1.evil.test")).valid
+    in_cloud = check(tmp_path, environment={**ENVIRONMENT, "K_SERVICE": "exchange-token"}, broker=local)
+    assert "allow_loopback_http is set in the cloud" in [p.message for p in in_cloud.problems]
+    assert not in_cloud.valid
+
+
+def test_two_connections_never_share_id_resource_or_action(tmp_path: Path) -> None:
+    second = CONNECTIONS.partition("connections:\n")[2]
+    inspection = check(tmp_path, connections=CONNECTIONS + second)
+    messages = [p.message for p in inspection.problems if p.severity == "error"]
+    assert messages == [
+        "connection `crm` is already used in line 9",
+        "resource `https://crm.test` is already used in line 12",
+        "action `crm.deal.list` is already used in line 17",
+        "action `crm.deal.update` is already used in line 24",
+    ]
+
+
+def test_files_that_look_like_configuration_and_are_not_read_are_pointed_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, agent=AGENTS)
+    (tmp_path / "policies" / "sales.cedar.bak").write_text("x")
+    (tmp_path / "extra.cedar").write_text("x")
+    problems = {(p.file, p.severity) for p in check(tmp_path).problems}
+    assert problems == {
+        ("agent.yaml", "warning"),
+        ("policies/sales.cedar.bak", "warning"),
+        ("extra.cedar", "warning"),
+    }
+
+
+def test_messages_never_quote_values_of_the_files(tmp_path: Path) -> None:
+    secret = "hunter2-should-never-be-here"
+    inspection = check(tmp_path, agents=replaced(AGENTS, "{secret: cab-client-assistant}", secret))
+    assert not inspection.valid
+    assert secret not in "".join(str(p) for p in inspection.problems)
