@@ -10,13 +10,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from examples.acme.services.token_verifier import metadata_url
 from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
+from examples.acme.warehouse_users import warehouse_users
 from starlette.testclient import TestClient
 from tests.dev.twins.in_process import client_of
+
+from cab.domain.identifiers import subject_key
 
 ISSUER = "http://127.0.0.1:8080/oauth2"
 ORIGIN = "http://127.0.0.1:8084"
 KEY = ec.generate_private_key(ec.SECP256R1())
 STRANGER = ec.generate_private_key(ec.SECP256R1())
+USERS = {"key-of-alice": "alice", "key-of-bob": "bob", "key-of-carol": "carol"}
 INTENT = {"type": "cab_action", "actions": ["warehouse.query.run"], "locations": [ORIGIN], "identifier": "query/*"}
 
 
@@ -46,7 +50,7 @@ def token(*, key: Any = KEY, algorithm: str = "ES256", header: dict[str, Any] | 
     claims = {
         "iss": ISSUER,
         "aud": ORIGIN,
-        "sub": "alice@acme.example",
+        "sub": "key-of-alice",
         "client_id": "sales-assistant",
         "scope": "query.run",
         "iat": now,
@@ -61,7 +65,7 @@ def token(*, key: Any = KEY, algorithm: str = "ES256", header: dict[str, Any] | 
 
 def warehouse(issuer: IssuerUnderTest | None = None) -> TestClient:
     fetch = (issuer or IssuerUnderTest()).fetch
-    return client_of(create_warehouse(origin=ORIGIN, issuer=ISSUER, fetch=fetch), ORIGIN)
+    return client_of(create_warehouse(origin=ORIGIN, issuer=ISSUER, users=USERS, fetch=fetch), ORIGIN)
 
 
 def query(client: TestClient, sql: str, bearer: str | None = None) -> Any:
@@ -71,21 +75,30 @@ def query(client: TestClient, sql: str, bearer: str | None = None) -> Any:
 
 def test_each_user_sees_own_rows_only() -> None:
     client = warehouse()
-    of_alice = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="alice@acme.example"))
-    of_bob = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="bob@acme.example"))
+    of_alice = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="key-of-alice"))
+    of_bob = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="key-of-bob"))
     assert of_alice.json() == {"columns": ["owner"], "rows": [["alice"]], "truncated": False}
     assert of_bob.json()["rows"] == [["bob"]]
 
 
-@pytest.mark.parametrize("subject", ["carol@acme.example", "nobody", "' OR '1'='1"])
-def test_a_user_without_deals_and_an_unknown_one_see_no_rows(subject: str) -> None:
-    answer = query(warehouse(), "SELECT * FROM deals_history", token(sub=subject))
+def test_a_user_without_deals_sees_no_rows() -> None:
+    answer = query(warehouse(), "SELECT * FROM deals_history", token(sub="key-of-carol"))
     assert (answer.status_code, answer.json()["rows"]) == (200, [])
 
 
-@pytest.mark.parametrize("subject", ["alice", "alice@acme.example", "8f2c61b07a5e"])
-def test_a_user_may_be_named_by_login_email_or_directory_subject(subject: str) -> None:
-    assert len(query(warehouse(), "SELECT * FROM deals_history", token(sub=subject)).json()["rows"]) == 4
+@pytest.mark.parametrize("subject", ["alice", "nobody", "' OR '1'='1"])
+def test_a_subject_that_was_never_provisioned_is_refused(subject: str) -> None:
+    answer = query(warehouse(), "SELECT * FROM deals_history", token(sub=subject))
+    assert (answer.status_code, answer.json()["error"]) == (403, "unknown_user")
+
+
+def test_the_people_of_acme_are_provisioned_by_the_brokers_subject_key() -> None:
+    users = warehouse_users("http://127.0.0.1:8081")
+    assert users[subject_key("acme", "http://127.0.0.1:8081", "8f2c61b07a5e")] == "alice"
+    assert set(users.values()) == {"alice", "bob", "carol"}
+    assert warehouse_users("http://127.0.0.1:8082").keys() & users.keys() == {
+        f"{login}@acme.example" for login in ("alice", "bob", "carol")
+    }
 
 
 def test_named_queries_run_and_are_listed() -> None:
@@ -187,7 +200,7 @@ def test_the_scope_is_needed(scope: Any) -> None:
         [{**INTENT, "locations": ["http://127.0.0.1:8082"]}],
         [{**INTENT, "type": "other"}],
         [{**INTENT, "parameters": {"query": "revenue_by_account"}}],
-        [{**INTENT, "parameters": "acme_history"}],
+        [{**INTENT, "identifier": None}],
     ],
 )
 def test_the_token_must_be_issued_for_this_action_here_and_this_query(details: Any) -> None:
@@ -195,9 +208,24 @@ def test_the_token_must_be_issued_for_this_action_here_and_this_query(details: A
     assert (answer.status_code, answer.json()["error"]) == (403, "insufficient_authorization")
 
 
-def test_an_intent_that_names_the_query_lets_exactly_that_query_run() -> None:
-    bearer = token(authorization_details=[{**INTENT, "parameters": {"query": "acme_history"}}])
-    assert query(warehouse(), "acme_history", bearer).status_code == 200
+@pytest.mark.parametrize(
+    ("intent", "sql", "runs"),
+    [
+        ({"identifier": "query/*"}, "acme_history", True),
+        ({"identifier": "query/*"}, "SELECT 1", True),
+        ({"identifier": "query/acme_history"}, "acme_history", True),
+        ({"identifier": "query/acme_history"}, "revenue_by_account", False),
+        ({"identifier": "query/acme_history"}, "SELECT 1", False),
+        ({"identifier": "query/SELECT 1"}, "SELECT 1", False),
+        ({"identifier": "query/own", "parameters": {"query": "SELECT 1"}}, "SELECT 1", True),
+        ({"identifier": "query/own", "parameters": {"query": "SELECT 1"}}, "SELECT 2", False),
+        ({"identifier": "query/*", "parameters": {"query": "SELECT 1"}}, "SELECT 2", False),
+        ({"identifier": "query/acme_history", "parameters": {"query": "SELECT 1"}}, "acme_history", False),
+    ],
+)
+def test_only_the_query_that_the_intent_covers_runs(intent: dict[str, Any], sql: str, runs: bool) -> None:
+    bearer = token(authorization_details=[{**INTENT, **intent}])
+    assert (query(warehouse(), sql, bearer).status_code == 200) is runs
 
 
 def test_keys_are_fetched_once_and_unknown_ones_do_not_flood_the_issuer() -> None:

@@ -1,13 +1,15 @@
 """Acme's data warehouse: SQL over deal history, each user sees only own rows. It trusts CAB's JWTs and knows no CAB.
 
-    CAB_ISSUER=http://127.0.0.1:8080/oauth2 python -m examples.acme.services.warehouse --port 8084
+    python -m examples.acme.services.warehouse --port 8084 --issuer http://127.0.0.1:8080/oauth2 [--users users.json]
 
 `POST /query` with `{"query": "..."}`: one of the named queries (`GET /queries` lists them) or one SELECT over
 `deals_history(owner, account, quarter, amount)`, `amount` in whole euros.
 
-The token must be an RFC 9068 access token of `CAB_ISSUER` for this service's own origin, with scope `query.run` and an
-`authorization_details` entry of action `warehouse.query.run` here. If that entry names the query text in its
-parameters, only that text may run. The user is `sub`: a login, an e-mail address or a directory subject of Acme.
+The token must be an RFC 9068 access token of the issuer for this service's own origin, with scope `query.run` and an
+`authorization_details` entry of action `warehouse.query.run` here that covers the query: by `identifier` `query/*`,
+`query/NAME` for that named query, or by giving the text in `parameters.query`. So what was allowed is what runs.
+
+`--users` is a JSON object from `sub` to warehouse user; without it Acme's people are provisioned from ACME_IDP_ORIGIN.
 """
 
 import math
@@ -22,8 +24,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.web import BadRequest, create_app, origin_of, read_json_object, serve, service_arguments
-from examples.acme.people import PEOPLE
+from cab_dev.twins.web import (
+    BadRequest,
+    create_app,
+    origin_of,
+    read_json_file,
+    read_json_object,
+    serve,
+    service_arguments,
+)
 from examples.acme.services.token_verifier import (
     FetchJson,
     IssuerUnavailable,
@@ -31,6 +40,7 @@ from examples.acme.services.token_verifier import (
     TokenVerifier,
     fetch_json,
 )
+from examples.acme.warehouse_users import warehouse_users
 
 SCOPE = "query.run"
 ACTION = "warehouse.query.run"
@@ -98,14 +108,6 @@ def run_query(sql: str, owner: str) -> dict[str, Any]:
     return {"columns": columns, "rows": [list(row) for row in rows[:MAX_ROWS]], "truncated": len(rows) > MAX_ROWS}
 
 
-def owner_of(subject: str) -> str:
-    """The warehouse user behind a token's `sub`; a subject the directory does not know owns no rows."""
-    for person in PEOPLE.values():
-        if subject in (person.login, person.email, person.subject):
-            return person.login
-    return ""
-
-
 def _refused(status: int, error: str, description: str) -> BadRequest:
     challenge = f'Bearer realm="Acme warehouse", error="{error}"'
     if error == "insufficient_scope":
@@ -127,7 +129,7 @@ def _check_rights(claims: Mapping[str, Any], resource: str, query: str) -> None:
         raise _refused(403, "insufficient_scope", "The token does not carry the scope of this call.")
     details = claims.get("authorization_details")
     intents = [entry for entry in details if _is_for_us(entry, resource)] if isinstance(details, list) else []
-    if not any(_allows(entry, query) for entry in intents):
+    if not any(_covers(entry, query) for entry in intents):
         raise _refused(403, "insufficient_authorization", "The token was not issued for running this query here.")
 
 
@@ -141,13 +143,21 @@ def _is_for_us(entry: Any, resource: str) -> bool:
     )
 
 
-def _allows(entry: Mapping[str, Any], query: str) -> bool:
-    parameters = entry.get("parameters") or {}
-    return isinstance(parameters, dict) and parameters.get("query", query) == query
+def _covers(entry: Mapping[str, Any], query: str) -> bool:
+    """Whether the intent lets this query run: a text it gives beats a name, and a name beats nothing."""
+    parameters = entry.get("parameters")
+    if isinstance(parameters, dict) and "query" in parameters:
+        return bool(parameters["query"] == query)
+    return entry.get("identifier") == "query/*" or (
+        query in NAMED_QUERIES and entry.get("identifier") == f"query/{query}"
+    )
 
 
-def create_warehouse(*, origin: str, issuer: str, fetch: FetchJson = fetch_json) -> Starlette:
-    """The warehouse as an application: `origin` is its resource URI, `issuer` the STS issuer it trusts."""
+def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetch: FetchJson = fetch_json) -> Starlette:
+    """The warehouse as an application.
+
+    `origin` is its resource URI, `issuer` the STS issuer it trusts, `users` its users by the `sub` of that issuer.
+    """
     verifier = TokenVerifier(issuer=issuer, resource=origin, fetch=fetch)
     calls: list[dict[str, Any]] = []
 
@@ -168,7 +178,9 @@ def create_warehouse(*, origin: str, issuer: str, fetch: FetchJson = fetch_json)
         if set(document) != {"query"} or not isinstance(text, str) or not 1 <= len(text) <= 2000:
             raise BadRequest("invalid_request", "The body has one member, query: 1 to 2000 characters.")
         _check_rights(claims, origin, text)
-        owner = owner_of(str(claims["sub"]))
+        owner = users.get(str(claims["sub"]))
+        if owner is None:
+            raise _refused(403, "unknown_user", "The warehouse has no such user.")
         calls.append(
             {"user": owner, "client_id": claims["client_id"], "act": claims.get("act"), "txn": claims.get("txn")}
         )
@@ -194,8 +206,14 @@ def create_warehouse(*, origin: str, issuer: str, fetch: FetchJson = fetch_json)
 def main() -> None:
     parser = service_arguments("warehouse", default_port=8084)
     parser.add_argument("--issuer", default=os.environ.get("CAB_ISSUER", "http://127.0.0.1:8080/oauth2"))
+    parser.add_argument("--users", default=os.environ.get("ACME_WAREHOUSE_USERS"), help="JSON file, user by sub")
     arguments = parser.parse_args()
-    serve(create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer), port=arguments.port)
+    if arguments.users is None:
+        users = warehouse_users(os.environ.get("ACME_IDP_ORIGIN", "http://127.0.0.1:8081"))
+    else:
+        users = read_json_file(arguments.users)
+    app = create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer, users=users)
+    serve(app, port=arguments.port)
 
 
 if __name__ == "__main__":
