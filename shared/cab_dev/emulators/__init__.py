@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
-from cab_dev.emulators.running import EmulatorFailed, Emulators, running
+from cab_dev.emulators.official import NotInstalled
+from cab_dev.emulators.processes import EmulatorFailed
+from cab_dev.emulators.running import Emulators, running
 
-__all__ = ["EmulatorFailed", "Emulators", "running"]
+__all__ = ["EmulatorFailed", "Emulators", "NotInstalled", "running"]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from cab_dev.emulators.embedded import serving
 from cab_dev.emulators.storage import MEMORY
+from cab_dev.identity_client import IdentityClient
 
 if TYPE_CHECKING:
     from cab_dev.emulators.faults import Service
-    from cab_dev.emulators.pubsub.push import TokenSource
 
 
 def main() -> None:
@@ -41,11 +41,7 @@ async def _serve(ports: dict[Service, int], control_port: int, data_dir: str, id
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    token_source: TokenSource | None = None
-    if identity_url:
-        from cab_dev.emulators.pubsub.push import IdentityService
-
-        token_source = IdentityService(identity_url)
+    token_source = IdentityClient(identity_url).token if identity_url else None
     async with serving(ports, control_port=control_port, data_dir=data_dir, token_source=token_source) as listening:
         print(json.dumps({**listening.services, "control": listening.control}), flush=True)
         await stop.wait()

@@ -57,7 +57,8 @@ class Method:
 
     `call` may be a plain or an async function. It returns the response; with `streams_responses` a list of them,
     complete before the first is sent; with `streams_requests` it takes the first request and an iterator of the
-    others, and is itself an async iterator of responses.
+    others, and is itself an async iterator of responses. With `knows_deadline` it also takes the seconds that the
+    client still waits, or None.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Method:
     resources: Callable[[Any], Sequence[str]]
     streams_requests: bool = False
     streams_responses: bool = False
+    knows_deadline: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Gateway:
 
     async def _guarded(self, method: Method, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         async with self._logged(method, request, context):
-            response = method.call(request)
+            deadline = (context.time_remaining(),) if method.knows_deadline else ()
+            response = method.call(request, *deadline)
             if inspect.isawaitable(response):
                 response = await response
         return response

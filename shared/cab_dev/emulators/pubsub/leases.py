@@ -151,8 +151,14 @@ def dead_letter(delivery: Delivery, subscription: Subscription) -> PubsubMessage
     message.attributes["CloudPubSubDeadLetterSourceDeliveryCount"] = str(delivery.attempts)
     message.attributes["CloudPubSubDeadLetterSourceSubscription"] = subscription_id
     message.attributes["CloudPubSubDeadLetterSourceSubscriptionProject"] = project
-    message.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"] = message.publish_time.rfc3339()
+    message.attributes["CloudPubSubDeadLetterSourceTopicPublishTime"] = publish_time(message)
     return message
+
+
+def publish_time(message: PubsubMessage) -> str:
+    """RFC 3339 with milliseconds, the precision of publish times."""
+    at: datetime = message.publish_time
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
 def _seconds(duration: object, default: float) -> float:

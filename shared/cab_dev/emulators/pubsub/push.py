@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from cab_dev.emulators.pubsub.leases import publish_time
+from cab_dev.identity_client import TokenUnavailable
+
 if TYPE_CHECKING:
     from google.pubsub_v1.types import Subscription
 
@@ -22,14 +25,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TokenSource = Callable[[str, str], str | Awaitable[str]]
-"""Gives an OIDC token for (service account e-mail, audience)."""
+"""Gives an OIDC token for (service account e-mail, audience), or raises TokenUnavailable."""
 
 ACKNOWLEDGING = frozenset({102, 200, 201, 202, 204})
 _MAX_IN_FLIGHT = 32  # per subscription; production starts lower and adapts
-
-
-class TokenUnavailable(Exception):
-    """The identity service did not give a token."""
 
 
 class Pusher:
@@ -116,7 +115,7 @@ def push_body(subscription: Subscription, delivery: Delivery) -> dict[str, Any]:
     `deliveryAttempt` is present with a dead-letter policy only, `orderingKey` with a key only.
     """
     message = delivery.message
-    published_at = message.publish_time.rfc3339()
+    published_at = publish_time(message)
     wrapped: dict[str, Any] = {
         "data": base64.b64encode(message.data).decode("ascii"),
         "attributes": dict(message.attributes),
@@ -131,26 +130,3 @@ def push_body(subscription: Subscription, delivery: Delivery) -> dict[str, Any]:
     if subscription.dead_letter_policy.dead_letter_topic:
         body["deliveryAttempt"] = delivery.attempts
     return body
-
-
-class IdentityService:
-    """Tokens from the stack's signer (`cab_dev.google_identity`), by HTTP, a fresh one for each push.
-
-    Nothing is cached: the signer makes a new key whenever it starts, and a remembered token would outlive it.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/") + "/token"
-
-    async def __call__(self, email: str, audience: str) -> str:
-        """Raises: TokenUnavailable."""
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
-                session.get(self._url, params={"email": email, "audience": audience}) as response,
-            ):
-                if response.status != 200:
-                    raise TokenUnavailable(f"The identity service answered {response.status}.")
-                return await response.text()
-        except (aiohttp.ClientError, TimeoutError) as exc:
-            raise TokenUnavailable("The identity service did not answer.") from exc

@@ -138,7 +138,14 @@ class PubSubService:
             ),
             _method("ModifyPushConfig", proto_plus(ModifyPushConfigRequest), _EMPTY, self.modify_push_config),
             _method("DeleteSubscription", proto_plus(DeleteSubscriptionRequest), _EMPTY, self.delete_subscription),
-            _method("Pull", proto_plus(PullRequest), proto_plus(PullResponse), self.pull),
+            Method(
+                "Pull",
+                proto_plus(PullRequest),
+                proto_plus(PullResponse),
+                self.pull,
+                _resources,
+                knows_deadline=True,
+            ),
             Method(
                 "StreamingPull",
                 proto_plus(StreamingPullRequest),
@@ -235,12 +242,16 @@ class PubSubService:
             self._store.delete_subscription(request.subscription)
         return empty_pb2.Empty()
 
-    async def pull(self, request: PullRequest) -> PullResponse:
-        """Wait a while for a first message, unless told to return immediately; then all that is ready."""
+    async def pull(self, request: PullRequest, time_left_s: float | None) -> PullResponse:
+        """Wait a while for a first message, unless told to return immediately; then all that is ready.
+
+        Answers before the client's deadline, with no message if none has come.
+        """
         if request.max_messages <= 0:
             raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "max_messages must be positive.")
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + (0.0 if request.return_immediately else PULL_WAIT_S)
+        patience_s = PULL_WAIT_S if time_left_s is None else min(PULL_WAIT_S, time_left_s * 0.9)
+        give_up_at = loop.time() + (0.0 if request.return_immediately else patience_s)
         while True:
             subscription = self._pull_subscription(request.subscription)
             self._leases.expire()
@@ -346,7 +357,10 @@ class PubSubService:
                 raise RpcError(grpc.StatusCode.UNIMPLEMENTED, f"The embedded emulator does not support {field}.")
         if not 10 <= subscription.ack_deadline_seconds <= 600:
             raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "ack_deadline_seconds must be between 10 and 600.")
-        attempts = subscription.dead_letter_policy.max_delivery_attempts
+        policy = subscription.dead_letter_policy
+        if policy.dead_letter_topic and self._store.topic(policy.dead_letter_topic) is None:
+            raise RpcError(grpc.StatusCode.NOT_FOUND, "Dead letter topic not found")
+        attempts = policy.max_delivery_attempts
         if attempts and not 5 <= attempts <= 100:
             raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "max_delivery_attempts must be between 5 and 100.")
         self._check_push(subscription.push_config)
