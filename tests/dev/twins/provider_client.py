@@ -23,10 +23,17 @@ CLIENTS = (
 class ProviderUnderTest:
     """One provider twin with a clock that only moves when told to."""
 
-    def __init__(self, profile: str | ProviderProfile, *, database: str = ":memory:") -> None:
+    def __init__(
+        self, profile: str | ProviderProfile, *, database: str = ":memory:", trusted_issuers: Any = ()
+    ) -> None:
         self.clock = MovableClock(lambda: 1_800_000_000.0)
         app, self.provider = create_provider_app(
-            profile, issuer=ISSUER, clients=CLIENTS, clock=self.clock, database=database
+            profile,
+            issuer=ISSUER,
+            clients=CLIENTS,
+            clock=self.clock,
+            database=database,
+            trusted_issuers=trusted_issuers,
         )
         self.http: TestClient = client_of(app, ISSUER)
 

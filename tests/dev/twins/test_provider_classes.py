@@ -195,6 +195,30 @@ def test_invalid_grant_has_the_status_of_the_profile() -> None:
     assert ProviderUnderTest("acme-crm").refresh("never-issued").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("name", "error"), [("github-like", "bad_refresh_token"), ("slack-like", "invalid_refresh_token")]
+)
+def test_some_providers_say_invalid_grant_in_a_success_and_in_other_words(name: str, error: str) -> None:
+    answer = ProviderUnderTest(name).refresh("never-issued")
+    assert (answer.status_code, answer.json()) == (200, {"error": error})
+
+
+def test_a_provider_may_separate_scopes_by_commas() -> None:
+    twin = ProviderUnderTest("slack-like")
+    assert twin.connect(scope="read,write")["scope"] == "read,write"
+    spaced = twin.http.get("/oauth/authorize", params=twin.authorize_query(scope="read write"))
+    assert "error=invalid_scope" in spaced.headers["location"]
+
+
+def test_a_static_provider_may_send_a_new_refresh_token_while_the_old_one_lives_on() -> None:
+    twin = ProviderUnderTest("microsoft-like")
+    first = twin.connect()
+    second = twin.refresh(first["refresh_token"]).json()
+    assert second["refresh_token"] != first["refresh_token"]
+    assert twin.refresh(first["refresh_token"]).status_code == 200
+    assert twin.refresh(second["refresh_token"]).status_code == 200
+
+
 def test_a_user_can_withdraw_access_at_the_provider() -> None:
     twin = ProviderUnderTest("acme-crm")
     grant = twin.connect()

@@ -20,6 +20,7 @@ from cab_dev.twins.oauth_provider.server import (
     create_provider_app,
 )
 from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook, s256, token_sha256
+from cab_dev.twins.oauth_provider.trusted_assertions import TrustedIssuer
 
 __all__ = [
     "PROFILES",
@@ -34,6 +35,7 @@ __all__ = [
     "RefreshClass",
     "RevocationRadius",
     "TokenBook",
+    "TrustedIssuer",
     "create_provider_app",
     "s256",
     "token_sha256",

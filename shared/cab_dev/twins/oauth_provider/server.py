@@ -30,6 +30,15 @@ from cab_dev.twins.oauth_provider.token_book import (
     ScopeRefused,
     TokenBook,
 )
+from cab_dev.twins.oauth_provider.trusted_assertions import (
+    ACCESS_TOKEN_TYPE,
+    JWT_BEARER,
+    JWT_TYPES,
+    TOKEN_EXCHANGE,
+    AssertionRefused,
+    TrustedAssertions,
+    TrustedIssuer,
+)
 from cab_dev.twins.web import BadRequest, Handler, Pages, create_app, read_form, read_json_object, read_query
 
 ENDPOINTS = ("token", "revoke", "userinfo", "authorize", "discovery", "api")
@@ -59,6 +68,7 @@ class ProviderSettings:
     scopes: Mapping[str, str]
     database: str = ":memory:"
     clock: MovableClock = field(default_factory=MovableClock)
+    trusted_issuers: tuple[TrustedIssuer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,11 @@ class OAuthProvider:
         self._accounts = {account.account_id: account for account in settings.accounts}
         self._secure = settings.issuer.startswith("https:")
         self._separator = settings.profile.scope_separator
+        self._assertions = TrustedAssertions(
+            settings.trusted_issuers,
+            audience=(settings.issuer, f"{settings.issuer}/oauth/token"),
+            clock=self.clock,
+        )
 
     def routes(self) -> list[Route]:
         found = [
@@ -167,7 +182,11 @@ class OAuthProvider:
             "userinfo_endpoint": f"{issuer}/oauth/userinfo",
             "scopes_supported": list(self.settings.scopes),
             "response_types_supported": ["code"],
-            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "grant_types_supported": [
+                "authorization_code",
+                "refresh_token",
+                *([JWT_BEARER, TOKEN_EXCHANGE] if self.settings.trusted_issuers else []),
+            ],
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "code_challenge_methods_supported": ["S256"],
             "authorization_response_iss_parameter_supported": True,
@@ -284,12 +303,17 @@ class OAuthProvider:
                 client = authenticate_client(request, form, self.settings.clients, realm=self.settings.brand)
                 issued.append(self._issue(grant_type, client, form))
             except GrantRefused:
-                return JSONResponse({"error": "invalid_grant"}, status_code=self.settings.profile.invalid_grant_status)
+                profile = self.settings.profile
+                return JSONResponse({"error": profile.invalid_grant_error}, status_code=profile.invalid_grant_status)
+            except AssertionRefused:  # RFC 7523 says invalid_grant, RFC 8693 section 2.2.2 invalid_request
+                error = "invalid_request" if grant_type == TOKEN_EXCHANGE else "invalid_grant"
+                return JSONResponse({"error": error}, status_code=400)
             except ScopeRefused:
                 return JSONResponse({"error": "invalid_scope"}, status_code=400)
             except BadRequest as exc:
                 return exc.response()
-            return _token_response(issued[0], fault, self._separator)
+            extra = {"issued_token_type": ACCESS_TOKEN_TYPE} if grant_type == TOKEN_EXCHANGE else {}
+            return _token_response(issued[0], fault, self._separator, extra)
 
         answer = await self.faults.around(fault, request, work)
         if issued and fault is not None and fault.after_commit and fault.kind != "slow":
@@ -309,7 +333,23 @@ class OAuthProvider:
             _require(form, "refresh_token")
             scopes = self._split(form["scope"]) if "scope" in form else None
             return self.book.refresh(form["refresh_token"], client_id=client.client_id, scopes=scopes)
+        if grant_type in (JWT_BEARER, TOKEN_EXCHANGE) and self.settings.trusted_issuers:
+            return self._issue_for_assertion(grant_type, client, form)
         raise BadRequest("unsupported_grant_type", "This grant type is not offered here.")
+
+    def _issue_for_assertion(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> IssuedTokens:
+        if grant_type == JWT_BEARER:
+            _require(form, "assertion")
+            account = self._assertions.account(form["assertion"])
+        else:
+            _require(form, "subject_token", "subject_token_type")
+            if form["subject_token_type"] not in JWT_TYPES or "actor_token" in form:
+                raise BadRequest("invalid_request", "The subject token must be a JWT, without an actor token.")
+            account = self._assertions.account(form["subject_token"])
+        scopes = tuple(dict.fromkeys(self._split(form.get("scope", ""))))
+        if not scopes or not set(scopes) <= set(self.settings.scopes):
+            raise ScopeRefused
+        return self.book.grant_directly(client_id=client.client_id, account=account, scopes=scopes)
 
     async def _revoke(self, request: Request) -> Response:
         form = await read_form(request)
@@ -363,13 +403,14 @@ def _require(form: Mapping[str, str], *names: str) -> None:
         raise BadRequest("invalid_request", f"Needed: {', '.join(names)}.")
 
 
-def _token_response(tokens: IssuedTokens, fault: Fault | None, separator: str) -> Response:
+def _token_response(tokens: IssuedTokens, fault: Fault | None, separator: str, extra: Mapping[str, str]) -> Response:
     """The answer of RFC 6749 section 5.1, changed as an `answer` fault wants."""
     answer: dict[str, Any] = {
         "access_token": tokens.access_token,
         "token_type": "Bearer",
         "expires_in": tokens.expires_in,
         "scope": separator.join(tokens.scope),
+        **extra,
     }
     if tokens.refresh_token is not None:
         answer["refresh_token"] = tokens.refresh_token
@@ -402,6 +443,7 @@ def create_provider_app(
     clients: Iterable[TwinClient],
     clock: MovableClock | None = None,
     database: str = ":memory:",
+    trusted_issuers: tuple[TrustedIssuer, ...] = (),
 ) -> tuple[Starlette, OAuthProvider]:
     """A provider alone, with users alice and bob and scopes `read`, `write`, `offline_access`, `refresh_token`."""
     settings = ProviderSettings(
@@ -423,6 +465,7 @@ def create_provider_app(
         },
         database=database,
         clock=clock or MovableClock(),
+        trusted_issuers=trusted_issuers,
     )
     provider = OAuthProvider(settings)
     return create_app(provider.routes(), origin=issuer), provider
