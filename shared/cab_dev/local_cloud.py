@@ -103,3 +103,25 @@ async def store_secrets(project: str, secrets: Mapping[str, str]) -> str:
     finally:
         await vault.close()
     return f"{len(secrets)} secrets"
+
+
+def bigquery_client(project: str, url: str) -> Any:
+    """A `google.cloud.bigquery.Client` of the emulator at `url`; close it after use."""
+    from google.api_core.client_options import ClientOptions
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import bigquery
+
+    options = ClientOptions(api_endpoint=url)
+    return bigquery.Client(project=project, credentials=AnonymousCredentials(), client_options=options)
+
+
+def create_audit_tables(project: str, dataset: str, url: str) -> str:
+    """The audit dataset with its table and views. Blocking: run it in a thread. Returns a few words for people."""
+    from cab.adapters.google_cloud.audit_schema import VIEWS, create_dataset
+
+    client = bigquery_client(project, url)
+    try:
+        create_dataset(client, dataset)
+    finally:
+        client.close()
+    return f"dataset {dataset}, {len(VIEWS)} views"

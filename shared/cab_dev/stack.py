@@ -313,7 +313,9 @@ class Stack:
         return self._python("push_proxy", "cab_dev.push_proxy", *arguments)
 
     def _filling(self) -> list[Part]:
+        tables = Step(name="audit_tables", run=self._create_audit_tables, needs=("bigquery",))
         return [
+            *([tables] if self.with_bigquery else []),
             Step(name="topics", run=self._create_topics, needs=("pubsub",), redo_after=("pubsub",)),
             Step(
                 name="secrets",
@@ -424,6 +426,9 @@ class Stack:
             audit=targets[local_cloud.AUDIT_TOPIC],
             grants_due=targets[local_cloud.GRANTS_DUE_TOPIC],
         )
+
+    async def _create_audit_tables(self) -> str:
+        return await asyncio.to_thread(local_cloud.create_audit_tables, PROJECT, AUDIT_DATASET, self.url("bigquery"))
 
     async def _store_secrets(self) -> str:
         return await local_cloud.store_secrets(PROJECT, self._secrets)
