@@ -37,8 +37,8 @@ class StrictModel(BaseModel):
 class Parameter(StrictModel):
     """One parameter of an action: a flat value with bounds."""
 
-    type: Literal["string", "integer", "boolean"]
-    required: bool = False
+    type: Literal["string", "integer", "boolean"] = Field(description="Kind of value.")
+    required: bool = Field(default=False, description="Whether an intent must give it.")
     values: tuple[str, ...] = Field(default=(), description="The only strings allowed, when given.")
     max_length: int = Field(default=500, ge=1, le=2000, description="Longest string, in characters.")
     minimum: int = Field(default=-(2**53), description="Smallest integer allowed.")
@@ -74,15 +74,19 @@ class Parameter(StrictModel):
 class Action(StrictModel):
     """One thing a tool can do at a connection."""
 
-    id: Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z")]
+    id: Annotated[str, StringConstraints(pattern=f"^{ACTION_ID.pattern}\\Z")] = Field(
+        description="Dotted name, unique in the deployment."
+    )
     title: str = Field(min_length=1, max_length=120, description="What people read on consent and approval pages.")
-    effect: Effect
+    effect: Effect = Field(description="What it does to the world; policies and limits go by it.")
     scopes: tuple[ScopeToken, ...] = Field(default=(), description="Minimal scopes at the downstream system.")
     identifier: str = Field(
         description="What it acts on: a collection such as `deal/*` (taken literally) or a form such as `deal/{id}`.",
         max_length=200,
     )
-    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    parameters: dict[str, Parameter] = Field(
+        default_factory=dict, description="What an intent may say about it, by name."
+    )
 
     @model_validator(mode="after")
     def _identifier_is_well_formed(self) -> Action:

@@ -17,8 +17,8 @@ SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
 class SecretReference(StrictModel):
     """A Secret Manager version, always by number: `latest` is only eventually consistent."""
 
-    secret: SecretId
-    version: int = Field(default=1, ge=1)
+    secret: SecretId = Field(description="Name in Secret Manager.")
+    version: int = Field(default=1, ge=1, description="Number of the version.")
 
 
 class GrantKind(StrEnum):
@@ -37,12 +37,16 @@ class RotationClass(StrEnum):
 
 
 class Rotation(StrictModel):
-    rotation_class: RotationClass = Field(default=RotationClass.STRICT, alias="class")
+    rotation_class: RotationClass = Field(
+        default=RotationClass.STRICT, alias="class", description="What using a refresh token does to it."
+    )
     leeway_s: int = Field(default=0, ge=0, le=86_400, description="How long a used refresh token still works.")
     reuse_revokes_family: bool = Field(
         default=True, description="Whether sending a used refresh token ends the whole grant."
     )
-    old_access_token: Literal["lives_on", "dies_at_once", "dies_after_leeway", "unknown"] = "unknown"
+    old_access_token: Literal["lives_on", "dies_at_once", "dies_after_leeway", "unknown"] = Field(
+        default="unknown", description="What a refresh does to the access token before it."
+    )
 
     @model_validator(mode="after")
     def _leeway_has_a_length(self) -> Rotation:
@@ -52,7 +56,7 @@ class Rotation(StrictModel):
 
 
 class Revocation(StrictModel):
-    endpoint: str | None = None
+    endpoint: str | None = Field(default=None, description="RFC 7009 endpoint, when there is one.")
     blast_radius: Literal["token", "grant", "user", "unknown"] = Field(
         default="unknown",
         description="What one revocation ends. `user` means every grant of that user: never used automatically.",
@@ -62,29 +66,37 @@ class Revocation(StrictModel):
 class Provider(StrictModel):
     """A kind of downstream system: facts as data, no code per provider."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
-    title: str = Field(min_length=1, max_length=80)
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")] = Field(
+        description="What connections call it."
+    )
+    title: str = Field(min_length=1, max_length=80, description="What people read.")
     issuer: str | None = Field(default=None, description="Authorization server issuer, compared with `iss` (RFC 9207).")
     iss_parameter: Literal["required", "optional", "unknown"] = Field(
         default="unknown", description="RFC 9207 support."
     )
-    authorization_endpoint: str | None = None
-    token_endpoint: str | None = None
+    authorization_endpoint: str | None = Field(default=None, description="Where the user's browser is sent.")
+    token_endpoint: str | None = Field(default=None, description="Where codes and refresh tokens are redeemed.")
     userinfo_endpoint: str | None = Field(default=None, description="Answers JSON that names the upstream account.")
     account_claim: str = Field(
         default="sub", description="Member of the token answer or userinfo that names the upstream account."
     )
-    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = "client_secret_basic"
-    grant_kinds: tuple[GrantKind, ...] = (GrantKind.AUTHORIZATION_CODE,)
+    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = Field(
+        default="client_secret_basic", description="How the broker authenticates there."
+    )
+    grant_kinds: tuple[GrantKind, ...] = Field(
+        default=(GrantKind.AUTHORIZATION_CODE,), description="What connections to it may use."
+    )
     base_scopes: tuple[ScopeToken, ...] = Field(
         default=(), description="Asked for at every connect, e.g. offline_access."
     )
-    scope_separator: Literal[" ", ","] = " "
+    scope_separator: Literal[" ", ","] = Field(default=" ", description="Between scopes in requests and answers.")
     authorization_parameters: dict[str, str] = Field(
         default_factory=dict, description="Extra parameters of the authorization request."
     )
-    pkce: Literal["supported", "unsupported", "unknown"] = "unknown"
-    rotation: Rotation = Rotation()
+    pkce: Literal["supported", "unsupported", "unknown"] = Field(
+        default="unknown", description="PKCE with S256 is sent unless it is unsupported."
+    )
+    rotation: Rotation = Field(default=Rotation(), description="How refresh tokens behave.")
     access_token_lifetime_s: int | None = Field(
         default=None, ge=30, description="Used when the answer has no expires_in; none means unknown."
     )
@@ -99,8 +111,10 @@ class Provider(StrictModel):
         ge=3600,
         description="Refresh a grant that lay unused this long, before its refresh token idles out.",
     )
-    narrowing: Literal["scope_at_refresh", "none"] = "none"
-    revocation: Revocation = Revocation()
+    narrowing: Literal["scope_at_refresh", "none"] = Field(
+        default="none", description="Whether a refresh may ask for fewer scopes (RFC 6749 section 6)."
+    )
+    revocation: Revocation = Field(default=Revocation(), description="How a grant is ended there.")
     invalid_grant_statuses: tuple[int, ...] = Field(
         default=(400,), description="HTTP statuses that carry a real invalid_grant."
     )
@@ -110,15 +124,17 @@ class Provider(StrictModel):
 class Connection(StrictModel):
     """One configured downstream system of the deployment."""
 
-    id: ConnectionId
-    title: str = Field(min_length=1, max_length=80)
-    provider: str
+    id: ConnectionId = Field(description="Also the `audience` that agents ask for.")
+    title: str = Field(min_length=1, max_length=80, description="What people read.")
+    provider: str = Field(description="A shipped provider or one of this file.")
     resource: str = Field(description="Registered resource URI (RFC 8707), compared exactly.")
     api_base: str | None = Field(default=None, description="Where tools call the API; default: the resource.")
-    tenants: tuple[str, ...] = Field(min_length=1)
-    grant_kind: GrantKind = GrantKind.AUTHORIZATION_CODE
-    client_id: str | None = None
-    client_secret: SecretReference | None = None
+    tenants: tuple[str, ...] = Field(min_length=1, description="Whose users may use it.")
+    grant_kind: GrantKind = Field(
+        default=GrantKind.AUTHORIZATION_CODE, description="How the broker comes to act for a user there."
+    )
+    client_id: str | None = Field(default=None, description="The broker's client at the provider.")
+    client_secret: SecretReference | None = Field(default=None, description="Its secret, by name.")
     subject_claim: Literal["sub", "email"] = Field(default="sub", description="What a broker JWT carries as `sub`.")
     user_map: dict[str, str] = Field(
         default_factory=dict, description="jwt_bearer: subject key to upstream login, explicit."
@@ -127,7 +143,7 @@ class Connection(StrictModel):
         default=False,
         description="Whether a token with all of the grant's scopes may be handed out where the provider cannot narrow.",
     )
-    actions: tuple[Action, ...] = Field(min_length=1)
+    actions: tuple[Action, ...] = Field(min_length=1, description="The catalog: everything tools can do here.")
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Connection:

@@ -19,36 +19,38 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\
 
 
 class Tenant(StrictModel):
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
-    title: str = Field(min_length=1, max_length=80)
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")] = Field(
+        description="Part of every subject key: renaming a tenant gives every user a new identity."
+    )
+    title: str = Field(min_length=1, max_length=80, description="What people read.")
 
 
 class RateLimit(StrictModel):
     """At most `limit` counted requests per `window_s` for each user, agent and action of these effects."""
 
-    effects: tuple[Effect, ...] = Field(min_length=1)
-    limit: int = Field(ge=1, le=1_000_000)
-    window_s: int = Field(ge=1, le=86_400)
+    effects: tuple[Effect, ...] = Field(min_length=1, description="Which actions are counted.")
+    limit: int = Field(ge=1, le=1_000_000, description="Requests per window.")
+    window_s: int = Field(ge=1, le=86_400, description="Length of the window in seconds.")
 
 
 class Lifetimes(StrictModel):
-    assertion_s: int = Field(default=300, ge=60, le=300)
+    assertion_s: int = Field(default=300, ge=60, le=300, description="Edge assertions; never past the ID token.")
     token_s: int = Field(
         default=300, ge=240, le=3600, description="Broker JWTs; a common client treats 225 s left as expired."
     )
     approval_wait_s: int = Field(default=600, ge=60, le=600, description="How long a request for confirmation waits.")
     approval_valid_s: int = Field(default=300, ge=30, le=300, description="How long a given confirmation can be used.")
     fresh_login_s: int = Field(default=300, ge=30, le=3600, description="Oldest login that may approve.")
-    session_s: int = Field(default=3600, ge=300, le=43_200)
-    deferral_interval_s: int = Field(default=2, ge=1, le=60)
+    session_s: int = Field(default=3600, ge=300, le=43_200, description="Browser sessions on the pages of the broker.")
+    deferral_interval_s: int = Field(default=2, ge=1, le=60, description="Shortest pause between two polls.")
 
 
 class FederatedIssuer(StrictModel):
     """An issuer whose JWTs authenticate clients (never users)."""
 
-    issuer: str
-    jwks_uri: str
-    algorithms: tuple[Literal["RS256", "ES256"], ...] = ("RS256",)
+    issuer: str = Field(description="`iss` of its JWTs, compared byte for byte.")
+    jwks_uri: str = Field(description="Where its public keys are.")
+    algorithms: tuple[Literal["RS256", "ES256"], ...] = Field(default=("RS256",), description="Accepted signatures.")
 
 
 class Broker(StrictModel):
@@ -61,17 +63,22 @@ class Broker(StrictModel):
     allow_loopback_http: bool = Field(
         default=False, description="Local development only; start fails in the cloud when set."
     )
-    tenants: tuple[Tenant, ...] = Field(min_length=1)
-    lifetimes: Lifetimes = Lifetimes()
-    rate_limits: tuple[RateLimit, ...] = ()
+    tenants: tuple[Tenant, ...] = Field(min_length=1, description="Organisations; nothing crosses from one to another.")
+    lifetimes: Lifetimes = Field(default=Lifetimes(), description="How long things live, in seconds.")
+    rate_limits: tuple[RateLimit, ...] = Field(default=(), description="Without an entry an effect is not limited.")
     grant_status_cache_s: int = Field(
         default=0,
         ge=0,
         le=60,
         description="How long a grant's status may be remembered. Revocation then takes as long; 0 reads it on every exchange.",
     )
-    grant_storage: Literal["secret_per_grant", "sealed_documents"] = "secret_per_grant"
-    federated_issuers: tuple[FederatedIssuer, ...] = ()
+    grant_storage: Literal["secret_per_grant", "sealed_documents"] = Field(
+        default="secret_per_grant",
+        description="One Secret Manager secret per grant, or sealed documents: cheaper from some thousands of grants on.",
+    )
+    federated_issuers: tuple[FederatedIssuer, ...] = Field(
+        default=(), description="Whose JWTs may authenticate clients."
+    )
 
     @model_validator(mode="after")
     def _origin_is_bare(self) -> Broker:
@@ -92,25 +99,27 @@ class Broker(StrictModel):
 class BrowserLogin(StrictModel):
     """The broker's own client at the IdP, for the pages people see."""
 
-    client_id: str
-    client_secret: SecretReference
-    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    client_id: str = Field(description="As registered at the IdP.")
+    client_secret: SecretReference = Field(description="Its secret, by name.")
+    scopes: tuple[str, ...] = Field(default=("openid", "profile", "email"), description="Asked for at every login.")
 
 
 class IdentityProvider(StrictModel):
     """One enterprise IdP (any OIDC provider) and the tenant its users belong to."""
 
-    issuer: str
-    tenant: str
+    issuer: str = Field(description="`iss` of its ID tokens, compared byte for byte.")
+    tenant: str = Field(description="Where its users belong.")
     jwks_uri: str | None = Field(
         default=None, description="Pinned; otherwise taken from discovery on the issuer's own host."
     )
-    algorithms: tuple[Literal["RS256", "ES256"], ...] = ("RS256",)
-    groups_claim: str = "groups"
+    algorithms: tuple[Literal["RS256", "ES256"], ...] = Field(
+        default=("RS256",), description="Accepted signatures of ID tokens."
+    )
+    groups_claim: str = Field(default="groups", description="Claim of the ID token that lists the user's groups.")
     groups: dict[str, str] = Field(
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100
     )
-    login: BrowserLogin
+    login: BrowserLogin = Field(description="How people log in on the pages of the broker.")
     id_jag: bool = Field(default=False, description="Whether ID-JAGs of this IdP are accepted by the jwt-bearer grant.")
 
 
