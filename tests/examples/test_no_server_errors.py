@@ -13,7 +13,7 @@ from tests.dev.twins.in_process import client_of
 from tests.examples.acme_in_process import ApiUnderTest, idp_client
 
 from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.web import BadRequest
+from cab_dev.twins.strict_input import BadRequest
 
 WAREHOUSE = "http://127.0.0.1:8084"
 PATHS = {

@@ -28,18 +28,9 @@ from cab_dev.twins.clock import MovableClock
 from cab_dev.twins.control import control_routes
 from cab_dev.twins.faults import Fault, FaultBoard
 from cab_dev.twins.oauth_provider import s256, token_sha256
-from cab_dev.twins.web import (
-    BadRequest,
-    Handler,
-    Pages,
-    create_app,
-    origin_of,
-    read_form,
-    read_json_object,
-    read_query,
-    serve,
-    service_arguments,
-)
+from cab_dev.twins.pages import Pages
+from cab_dev.twins.service import Handler, create_app, origin_of, serve, service_arguments
+from cab_dev.twins.strict_input import BadRequest, read_form, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.idp_keys import SigningKeys
 from examples.acme.services.idp_sessions import AMR, LoginDemand, LoginSession, LoginSessions

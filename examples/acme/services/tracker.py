@@ -19,15 +19,8 @@ from starlette.routing import Route
 from cab_dev.twins.clients import TwinClient, load_clients
 from cab_dev.twins.clock import MovableClock
 from cab_dev.twins.oauth_provider import PROFILES, Account, OAuthProvider, ProviderProfile, ProviderSettings
-from cab_dev.twins.web import (
-    BadRequest,
-    create_app,
-    origin_of,
-    read_json_object,
-    read_query,
-    serve,
-    service_arguments,
-)
+from cab_dev.twins.service import create_app, origin_of, serve, service_arguments
+from cab_dev.twins.strict_input import BadRequest, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi

@@ -24,15 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.web import (
-    BadRequest,
-    create_app,
-    origin_of,
-    read_json_file,
-    read_json_object,
-    serve,
-    service_arguments,
-)
+from cab_dev.twins.service import create_app, origin_of, read_json_file, serve, service_arguments
+from cab_dev.twins.strict_input import BadRequest, read_json_object
 from examples.acme.services.token_verifier import (
     FetchJson,
     IssuerUnavailable,

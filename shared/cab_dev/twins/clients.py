@@ -17,7 +17,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from cab_dev.twins.web import BadRequest, basic_credentials, read_json_file
+from cab_dev.twins.service import read_json_file
+from cab_dev.twins.strict_input import BadRequest, basic_credentials
 
 
 @dataclass(frozen=True, kw_only=True)

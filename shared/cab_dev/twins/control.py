@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from cab_dev.twins.clock import MovableClock
 from cab_dev.twins.faults import FaultBoard
-from cab_dev.twins.web import BadRequest, read_json_object
+from cab_dev.twins.strict_input import BadRequest, read_json_object
 
 
 def control_routes(faults: FaultBoard, clock: MovableClock) -> list[Route]:

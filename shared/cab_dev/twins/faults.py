@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from cab_dev.twins.web import BadRequest
+from cab_dev.twins.strict_input import BadRequest
 
 LARGE_BODY_BYTES = 1024 * 1024
 

@@ -39,7 +39,9 @@ from cab_dev.twins.oauth_provider.trusted_assertions import (
     TrustedAssertions,
     TrustedIssuer,
 )
-from cab_dev.twins.web import BadRequest, Handler, Pages, create_app, read_form, read_json_object, read_query
+from cab_dev.twins.pages import Pages
+from cab_dev.twins.service import Handler, create_app
+from cab_dev.twins.strict_input import BadRequest, read_form, read_json_object, read_query
 
 ENDPOINTS = ("token", "revoke", "userinfo", "authorize", "discovery", "api")
 
