@@ -1,0 +1,150 @@
+"""`AuditRows` in BigQuery, through streaming inserts.
+
+Concurrent callers share one insert: BigQuery bills and limits by call, and a call takes a hundred milliseconds
+whatever it carries. The row id is the event id, so a redelivered event is usually not even written twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.api_core.retry import Retry, if_transient_error
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+from requests.exceptions import RequestException
+
+from cab.ports import Unavailable
+
+_logger = logging.getLogger(__name__)
+
+_WHAT = "audit rows"
+_COLLECT_S = 0.05
+_MAX_ROWS = 500  # Google's advice for one insert
+_ATTEMPT_S = 4.0
+_RETRY = Retry(predicate=if_transient_error, initial=0.2, maximum=1.0, multiplier=2.0, timeout=3.0)
+# BigQuery's reasons for one row that no retry mends. Its messages quote the row and are not passed on.
+_PERMANENT = frozenset({"invalid", "invalidQuery", "badRequest", "rowTooLarge", "rowSizeTooLarge", "notFound"})
+
+
+class _Waiting:
+    """One caller's rows, and where it waits for their fate."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = rows
+        self.errors: asyncio.Future[dict[int, str]] = asyncio.get_running_loop().create_future()
+
+
+class BigQueryAuditRows:
+    """One table. Honours BIGQUERY_EMULATOR_HOST. Belongs to the event loop of its first call.
+
+    Every row has an `event_id`. A caller that gives up leaves its rows to be written.
+    """
+
+    def __init__(self, project: str, dataset: str, table: str) -> None:
+        self._project = project
+        self._table = f"{project}.{dataset}.{table}"
+        self._client: Any = None
+        self._client_lock = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Waits 50 ms for company, then at most 7 s for BigQuery, or 3 s when it refuses connections."""
+        if not rows:
+            return {}
+        waiting = _Waiting(rows)
+        self._waiting.append(waiting)
+        if len(self._waiting) == 1:
+            self._start(self._write_soon())
+        return await waiting.errors
+
+    async def close(self) -> None:
+        """Wait for the inserts under way, and let go of the connections."""
+        while self._writing:
+            await asyncio.wait(self._writing)
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_soon(self) -> None:
+        await asyncio.sleep(_COLLECT_S)
+        gathered, self._waiting = self._waiting, []
+        for batch in _batches(gathered):
+            self._start(self._write(batch))
+
+    async def _write(self, batch: list[_Waiting]) -> None:
+        rows = [row for waiting in batch for row in waiting.rows]
+        errors: dict[int, str] | None = None
+        try:
+            errors = await asyncio.to_thread(self._insert_blocking, rows)
+        except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException) as error:
+            _logger.warning("%s: insert ended with %s", _WHAT, type(error).__name__)
+        finally:
+            _answer(batch, errors)
+
+    def _insert_blocking(self, rows: list[Mapping[str, Any]]) -> dict[int, str]:
+        with self._client_lock:
+            if self._client is None:
+                self._client = _new_client(self._project)
+        answers = self._client.insert_rows_json(
+            self._table,
+            rows,
+            row_ids=[row["event_id"] for row in rows],
+            skip_invalid_rows=True,
+            retry=_RETRY,
+            timeout=_ATTEMPT_S,
+        )
+        return {answer["index"]: _cause(answer["errors"]) for answer in answers}
+
+
+def _new_client(project: str) -> Any:
+    anonymous: Any = AnonymousCredentials  # untyped
+    credentials = anonymous() if os.environ.get("BIGQUERY_EMULATOR_HOST") else None
+    return bigquery.Client(project=project, credentials=credentials)
+
+
+def _batches(gathered: list[_Waiting]) -> list[list[_Waiting]]:
+    """Callers in groups of at most 500 rows; one caller's rows stay together."""
+    batches: list[list[_Waiting]] = [[]]
+    size = 0
+    for waiting in gathered:
+        size += len(waiting.rows)
+        if batches[-1] and size > _MAX_ROWS:
+            batches.append([])
+            size = len(waiting.rows)
+        batches[-1].append(waiting)
+    return batches
+
+
+def _answer(batch: list[_Waiting], errors: dict[int, str] | None) -> None:
+    """Give every caller the errors of its own rows, by their positions in its own list."""
+    start = 0
+    for waiting in batch:
+        mine = {
+            index - start: cause for index, cause in (errors or {}).items() if 0 <= index - start < len(waiting.rows)
+        }
+        start += len(waiting.rows)
+        if waiting.errors.done():
+            continue
+        if errors is None or "stopped" in mine.values():
+            waiting.errors.set_exception(Unavailable(_WHAT))
+        else:
+            waiting.errors.set_result(mine)
+
+
+def _cause(errors: list[Mapping[str, Any]]) -> str:
+    """A fixed word. `stopped`: nothing is wrong with this row, but it was not written either."""
+    reasons = {error.get("reason") for error in errors}
+    return "invalid" if reasons & _PERMANENT else "stopped"

@@ -1,0 +1,75 @@
+"""`ServiceTokens` from Google: ID tokens of the account that this function runs as.
+
+On Cloud Run the metadata server issues them; elsewhere google-auth also takes the service account key or impersonation
+that GOOGLE_APPLICATION_CREDENTIALS names, and honours GCE_METADATA_HOST.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import google.auth.exceptions
+from google.auth.transport.requests import Request
+from google.oauth2 import id_token
+
+from cab.ports import Clock, Unavailable
+
+_logger = logging.getLogger(__name__)
+
+_BUDGET_S = 3.0
+_RENEW_BEFORE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"_Token(expires_at={self.expires_at})"
+
+
+class GoogleServiceTokens:
+    """Keeps one token per audience until five minutes before it expires. Concurrent callers share one fetch."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens: dict[str, _Token] = {}
+        self._fetches: dict[str, asyncio.Task[_Token]] = {}
+
+    async def identity_token(self, audience: str) -> str:
+        """Waits at most 3 s. Raises: Unavailable."""
+        token = self._tokens.get(audience)
+        if token is not None and self._clock.now() < token.expires_at - _RENEW_BEFORE:
+            return token.text
+        fetch = self._fetches.get(audience)
+        if fetch is None:
+            fetch = self._fetches[audience] = asyncio.create_task(self._fetch(audience))
+        try:
+            # Shielded: when one caller is cancelled, the others still get their token.
+            return (await asyncio.shield(fetch)).text
+        except (google.auth.exceptions.GoogleAuthError, TimeoutError) as error:
+            # Not its text: it can quote what the metadata server answered.
+            _logger.warning("no ID token of this service could be had: %s", type(error).__name__)
+            raise Unavailable("service tokens") from None
+
+    async def _fetch(self, audience: str) -> _Token:
+        try:
+            async with asyncio.timeout(_BUDGET_S):
+                token = await asyncio.to_thread(_fetch_blocking, audience)
+        finally:
+            del self._fetches[audience]
+        self._tokens[audience] = token
+        return token
+
+
+def _fetch_blocking(audience: str) -> _Token:
+    request = Request()
+    fetch: Any = id_token.fetch_id_token_credentials  # untyped
+    credentials = fetch(audience, request)
+    credentials.refresh(request)
+    return _Token(credentials.token, credentials.expiry.replace(tzinfo=UTC))

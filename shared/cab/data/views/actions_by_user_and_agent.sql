@@ -1,0 +1,20 @@
+-- Who did what through whom: one row per day, user, agent and action.
+SELECT
+  TIMESTAMP_TRUNC(occurred_at, DAY) AS day,
+  tenant,
+  subject_key,
+  actor.agent_id AS agent_id,
+  connection,
+  action,
+  MAX(tool.effect) AS effect,
+  COUNT(*) AS requests,
+  COUNTIF(outcome = 'issued') AS issued,
+  COUNTIF(outcome = 'executed') AS executed,
+  COUNTIF(outcome = 'refused') AS refused,
+  COUNTIF(outcome = 'failed') AS failed,
+  COUNTIF(confirmation_id IS NOT NULL AND outcome = 'issued') AS confirmed_by_user,
+  MIN(occurred_at) AS first_at,
+  MAX(occurred_at) AS last_at
+FROM `${project}.${dataset}.events`
+WHERE event_type IN ('exchange.decided', 'tool.executed')
+GROUP BY day, tenant, subject_key, agent_id, connection, action

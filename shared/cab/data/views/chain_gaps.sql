@@ -1,0 +1,53 @@
+-- Where the record is not whole. Each process chains its events: an event that is missing, edited or out of its place
+-- breaks the chain after it. An empty answer is proof for all chains up to their last event; the events of the last
+-- seconds may still be on their way. `open` chains have not ended: fine while the process lives, else its last events
+-- may be missing.
+WITH links AS (
+  SELECT
+    service.function AS function_name,
+    chain.id AS chain_id,
+    chain.seq AS seq,
+    chain.prev_hash AS prev_hash,
+    event_type,
+    event_id,
+    occurred_at,
+    LAG(chain.seq) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS seq_before,
+    LAG(chain.`hash`) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS hash_before,
+    LEAD(chain.seq) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS seq_after
+  FROM `${project}.${dataset}.events`
+  WHERE chain.id IS NOT NULL
+),
+judged AS (
+  SELECT
+    *,
+    CASE
+      WHEN seq_before IS NULL AND seq > 1 THEN 'missing'
+      WHEN seq_before IS NOT NULL AND seq > seq_before + 1 THEN 'missing'
+      WHEN seq_before IS NOT NULL AND seq = seq_before THEN 'forked'
+      WHEN COALESCE(hash_before, '') != prev_hash THEN 'broken'
+    END AS gap
+  FROM links
+)
+SELECT
+  gap,
+  function_name,
+  chain_id,
+  COALESCE(seq_before, 0) AS after_seq,
+  seq AS before_seq,
+  seq - COALESCE(seq_before, 0) - 1 AS missing_events,
+  event_id AS found_at_event,
+  occurred_at
+FROM judged
+WHERE gap IS NOT NULL
+UNION ALL
+SELECT
+  'open' AS gap,
+  function_name,
+  chain_id,
+  seq AS after_seq,
+  CAST(NULL AS INT64) AS before_seq,
+  CAST(NULL AS INT64) AS missing_events,
+  event_id AS found_at_event,
+  occurred_at
+FROM judged
+WHERE seq_after IS NULL AND event_type != 'chain.closed'

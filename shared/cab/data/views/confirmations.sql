@@ -1,0 +1,23 @@
+-- Each time a user was asked: when, what for, the answer and how long it took, and whether it was then used.
+WITH confirmations AS (
+  SELECT
+    tenant,
+    confirmation_id,
+    MAX(subject_key) AS subject_key,
+    MAX(actor.agent_id) AS agent_id,
+    MAX(connection) AS connection,
+    MAX(action) AS action,
+    MAX(intent.identifier) AS identifier,
+    MIN(IF(event_type = 'confirmation.decided', NULL, occurred_at)) AS asked_at,
+    MIN(IF(event_type = 'confirmation.decided', occurred_at, NULL)) AS decided_at,
+    MAX(IF(event_type = 'confirmation.decided', decision, NULL)) AS answer,
+    MIN(IF(event_type = 'exchange.decided' AND outcome = 'issued', occurred_at, NULL)) AS used_at
+  FROM `${project}.${dataset}.events`
+  WHERE confirmation_id IS NOT NULL
+  GROUP BY tenant, confirmation_id
+)
+SELECT
+  *,
+  CASE answer WHEN 'permit' THEN 'approved' WHEN 'deny' THEN 'refused' ELSE 'unanswered' END AS status,
+  TIMESTAMP_DIFF(decided_at, asked_at, SECOND) AS seconds_to_answer
+FROM confirmations

@@ -1,0 +1,86 @@
+"""The audit table is made of the audit event."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from importlib.resources import files
+from string import Template
+
+from cab.adapters.google_cloud.audit_schema import (
+    CLUSTERING,
+    PARTITION_COLUMN,
+    VIEWS,
+    columns,
+    row_of,
+    schema_json,
+    view_sql,
+)
+from cab.domain.audit import AuditEvent, EventType, Subject
+
+NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def test_the_committed_schema_is_the_one_that_the_event_model_gives() -> None:
+    committed = files("cab").joinpath("data", "audit_events.schema.json").read_text(encoding="utf-8")
+    assert committed == schema_json(), (
+        "Run: python -m cab.adapters.google_cloud.audit_schema > shared/cab/data/audit_events.schema.json"
+    )
+
+
+def test_every_member_of_the_event_has_a_column_of_its_kind() -> None:
+    by_name = {column["name"]: column for column in columns()}
+    assert by_name.keys() >= AuditEvent.model_fields.keys()
+    assert by_name["event_id"] == {"name": "event_id", "type": "STRING", "mode": "REQUIRED"}
+    assert by_name["occurred_at"] == {"name": "occurred_at", "type": "TIMESTAMP", "mode": "REQUIRED"}
+    assert by_name["decision"] == {"name": "decision", "type": "STRING", "mode": "NULLABLE"}
+    assert by_name["scopes"]["fields"] == [
+        {"name": "requested", "type": "STRING", "mode": "REPEATED"},
+        {"name": "granted", "type": "STRING", "mode": "REPEATED"},
+        {"name": "narrowed", "type": "BOOLEAN", "mode": "NULLABLE"},
+    ]
+    assert by_name["latency_ms"]["fields"][0] == {"name": "total", "type": "FLOAT", "mode": "NULLABLE"}
+
+
+def test_the_table_is_partitioned_and_clustered_by_columns_at_the_top() -> None:
+    by_name = {column["name"]: column for column in columns()}
+    assert by_name[PARTITION_COLUMN]["type"] == "TIMESTAMP"
+    assert [by_name[name]["type"] for name in CLUSTERING] == ["STRING"] * 4
+
+
+def test_no_column_that_is_not_new_is_nested_and_required() -> None:
+    nested = [inner for column in columns() for inner in column.get("fields", [])]
+    assert {inner["mode"] for inner in nested} == {"NULLABLE", "REPEATED"}
+
+
+def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_absent() -> None:
+    event = AuditEvent(
+        event_id="e", event_type=EventType.TOKEN_REVOKED, occurred_at=NOON, tenant="acme", subject=Subject(key="k")
+    )
+    assert row_of(event, received_at=NOON, message_id="m") == {
+        "event_id": "e",
+        "event_type": "token.revoked",
+        "occurred_at": "2026-11-21T12:00:00Z",
+        "schema_version": 1,
+        "tenant": "acme",
+        "subject": {"key": "k", "groups": []},
+        "subject_key": "k",
+        "received_at": "2026-11-21T12:00:00+00:00",
+        "message_id": "m",
+    }
+
+
+def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> None:
+    folder = files("cab").joinpath("data", "views")
+    assert {file.name for file in folder.iterdir()} == {f"{name}.sql" for name in VIEWS}
+    for name in VIEWS:
+        sql = view_sql(name, project="p", dataset="d")
+        tables = set(re.findall(r"`(p\.d\.\w+)`", sql))
+        assert tables == ({"p.d.events_raw"} if name == "events" else {"p.d.events"})
+        assert "${" not in sql
+
+
+def test_terraform_can_fill_the_same_placeholders() -> None:
+    folder = files("cab").joinpath("data", "views")
+    placeholders = {name for file in folder.iterdir() for name in Template(file.read_text()).get_identifiers()}
+    assert placeholders == {"project", "dataset", "retention_days"}

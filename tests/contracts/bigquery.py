@@ -1,0 +1,82 @@
+"""The local BigQuery for tests: one server per session, one dataset per test."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+
+from cab_dev import bigquery as local
+from cab_dev.emulators.testing import official_is_required
+
+_READY_WITHIN_S = 60.0
+
+
+@contextmanager
+def running_bigquery(data_dir: Path) -> Iterator[str]:
+    """The server's URL, until the block ends. Installs it the first time.
+
+    Without Python 3.13 the test is skipped, or fails where official emulators are required.
+    """
+    try:
+        local.install()
+    except local.NotInstallable as exc:
+        if official_is_required(os.environ):
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+    server = local.server(port=_free_port(), grpc_port=_free_port(), data_dir=data_dir)
+    with (data_dir / "log").open("wb") as log:
+        process = subprocess.Popen(server.command, env=server.environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        _wait_until_ready(process, server.ready_url)
+        yield server.url
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def client(url: str, project: str) -> Iterator[Any]:
+    """A client of its own, whatever the environment says."""
+    made = bigquery.Client(project, credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    parts = urlsplit(url)
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the local BigQuery ended"
+        connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+        with suppress(OSError):
+            connection.request("GET", parts.path)
+            if connection.getresponse().status == 200:
+                connection.close()
+                return
+        connection.close()
+        time.sleep(0.1)
+    raise AssertionError("the local BigQuery did not get ready")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

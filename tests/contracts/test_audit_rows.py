@@ -1,0 +1,144 @@
+"""The contract of `AuditRows`: one suite, every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.audit_schema import TABLE, create_table, row_of
+from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
+from cab.domain.audit import (
+    Actor,
+    AuditEvent,
+    Chain,
+    EventType,
+    Latency,
+    Outcome,
+    Scopes,
+    Service,
+    Subject,
+    TokenFacts,
+    Tool,
+)
+from cab.ports import AuditRows
+
+NOW = datetime.now(UTC)
+
+
+@dataclass
+class Bench:
+    rows: AuditRows
+    written: Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture(params=["memory", "local"])
+async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
+    if request.param == "memory":
+        twin = InMemoryAuditRows()
+        yield Bench(twin, lambda: [dict(row) for row in twin.rows])
+        return
+    url = request.getfixturevalue("bigquery_url")
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", url)
+    with client(url, project) as reader:
+        create_table(reader, "cab_audit")
+
+        def written() -> list[dict[str, Any]]:
+            sql = f"SELECT * FROM `{project}.cab_audit.{TABLE}` WHERE occurred_at > '2020-01-01'"  # noqa: S608
+            return [_without_nulls(dict(row)) for row in reader.query_and_wait(sql)]
+
+        adapter = BigQueryAuditRows(project, "cab_audit", TABLE)
+        yield Bench(adapter, written)
+        await adapter.close()
+
+
+def _without_nulls(value: Any) -> Any:
+    """As the row was sent: instants as text, neither nulls nor empty lists."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member not in (None, [])}
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    return value
+
+
+def event(number: int = 1, **members: Any) -> AuditEvent:
+    return AuditEvent(
+        event_id=f"event-{number:03}",
+        event_type=EventType.EXCHANGE_DECIDED,
+        occurred_at=NOW - timedelta(seconds=1, microseconds=number),
+        **members,
+    )
+
+
+def row(number: int = 1, **members: Any) -> dict[str, Any]:
+    return row_of(event(number, **members), received_at=NOW, message_id=f"m-{number}")
+
+
+def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:
+    return _without_nulls(
+        {
+            name: datetime.fromisoformat(value) if name in {"occurred_at", "received_at"} else value
+            for name, value in row.items()
+        }
+    )
+
+
+async def test_a_row_is_written_whole(bench: Bench) -> None:
+    sent = row(
+        tenant="acme",
+        subject=Subject(key="subject-1", idp_issuer="https://idp.example", groups=["sales", "emea"]),
+        actor=Actor(agent_id="sales-assistant", chain=["a", "b"]),
+        tool=Tool(connection="crm", action="crm.opportunity.update", effect="write"),
+        scopes=Scopes(requested=["a"], granted=[], narrowed=True),
+        outcome=Outcome.ISSUED,
+        latency_ms=Latency(total=12.5, policy=0.25),
+        token=TokenFacts(kind="downstream", sha256="00ff"),
+        service=Service(function="exchange_token", revision="r1"),
+        chain=Chain(id="c", seq=7, prev_hash="aa", hash="bb"),
+        count=3,
+    )
+    assert await bench.rows.insert([sent]) == {}
+    (written,) = bench.written()
+    assert with_instants_in_utc(written) == with_instants_in_utc(_without_nulls(sent))
+    assert (written["subject_key"], written["connection"], written["action"]) == (
+        "subject-1",
+        "crm",
+        "crm.opportunity.update",
+    )
+
+
+async def test_nothing_to_write_is_fine(bench: Bench) -> None:
+    assert await bench.rows.insert([]) == {}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"no_such_column": 1},
+        {"event_type": None},
+        {"occurred_at": "yesterday"},
+        {"count": "many"},
+    ],
+    ids=lambda spoil: next(iter(spoil)),
+)
+async def test_a_row_that_can_never_be_written_is_named_and_the_others_are_written(
+    bench: Bench, spoil: dict[str, Any]
+) -> None:
+    assert await bench.rows.insert([row(1), row(2) | spoil, row(3)]) == {1: "invalid"}
+    assert sorted(written["event_id"] for written in bench.written()) == ["event-001", "event-003"]
+
+
+async def test_each_of_many_concurrent_callers_learns_of_its_own_rows(bench: Bench) -> None:
+    async def insert(number: int) -> dict[int, str]:
+        spoilt = row(number + 100) | ({"no_such_column": 1} if number % 3 == 0 else {})
+        return await bench.rows.insert([row(number), spoilt])
+
+    errors = await asyncio.gather(*map(insert, range(30)))
+    assert errors == [{1: "invalid"} if number % 3 == 0 else {} for number in range(30)]
+    assert len(bench.written()) == 50

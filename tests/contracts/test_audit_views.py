@@ -1,0 +1,286 @@
+"""What an analyst asks of the audit tables, on rows as the broker writes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import BadRequest
+from tests.contracts.bigquery import client
+
+from cab.adapters.audit_chain import AuditChain
+from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.audit_schema import TABLE, VIEWS, create_dataset, create_views, row_of
+from cab.domain.audit import (
+    Actor,
+    AuditEvent,
+    EventType,
+    GrantFacts,
+    IntentFacts,
+    Outcome,
+    PolicyFacts,
+    Service,
+    Subject,
+    TaskFacts,
+    TokenFacts,
+    Tool,
+)
+
+PROJECT = "demo-views"
+DATASET = "cab_audit"
+START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
+ALICE, BOB = "subject-alice", "subject-bob"
+UPDATE, DELETE = "crm.opportunity.update", "crm.opportunity.delete"
+
+
+class Story:
+    """Writes down events as the broker would: one second apart, chained, each received 250 ms later."""
+
+    def __init__(self) -> None:
+        self._chains = {
+            name: AuditChain(f"chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
+        }
+        self._now = START
+        self.rows: list[dict[str, Any]] = []
+
+    def tell(
+        self, event_type: EventType, outcome: Outcome | None = None, *, user: str = ALICE, by: str = "a", **members: Any
+    ) -> dict[str, Any]:
+        self._now += timedelta(seconds=1)
+        event = AuditEvent(
+            event_id=f"event-{len(self.rows):03}",
+            event_type=event_type,
+            occurred_at=self._now,
+            outcome=outcome,
+            tenant="acme",
+            subject=Subject(key=user),
+            **members,
+        )
+        sealed = AuditEvent.model_validate_json(self._chains[by].seal(event).data)
+        received_at = self._now + timedelta(milliseconds=250)
+        row = row_of(sealed, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        self.rows.append(row)
+        return row
+
+    def exchange(
+        self, outcome: Outcome, *, agent: str = "sales-assistant", action: str = UPDATE, **members: Any
+    ) -> dict[str, Any]:
+        return self.tell(
+            EventType.EXCHANGE_DECIDED,
+            outcome,
+            actor=Actor(agent_id=agent, client_id=agent),
+            tool=Tool(connection="crm", action=action, effect="write"),
+            **members,
+        )
+
+    def grant(self, event_type: EventType, grant_id: str, *, user: str = ALICE, **facts: Any) -> dict[str, Any]:
+        return self.tell(
+            event_type,
+            Outcome.EXECUTED,
+            user=user,
+            tool=Tool(connection="crm", provider="acme-crm"),
+            grant=GrantFacts(id=grant_id, **facts),
+        )
+
+
+@pytest.fixture(scope="module")
+def story() -> Story:
+    story = Story()
+    story.grant(EventType.GRANT_CONNECTED, "grant-alice")
+    story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB)
+    story.exchange(Outcome.ISSUED, txn="t1", token=TokenFacts(kind="downstream", sha256="00"))
+    story.tell(EventType.TOOL_EXECUTED, Outcome.EXECUTED, txn="t1", tool=Tool(connection="crm", action=UPDATE))
+    story.exchange(Outcome.ISSUED, txn="t2", token=TokenFacts(kind="downstream", sha256="01"))
+    story.exchange(
+        Outcome.REFUSED,
+        action=DELETE,
+        decision="deny",
+        reason_code="intent_outside_task",
+        intent=IntentFacts(identifier="opportunity/0062", trigger="user_turn", reason="the note told me to"),
+        task=TaskFacts(within=False, comparison="outside"),
+        txn="t3",
+    )
+    story.exchange(
+        Outcome.REFUSED,
+        agent="ops-bot",
+        decision="deny",
+        reason_code="policy_denied",
+        policy=PolicyFacts(version="v1", determining_rules=["no-ops-in-crm"]),
+    )
+    story.exchange(
+        Outcome.REFUSED, action=DELETE, decision="confirm", reason_code="confirmation_required", confirmation_id="c1"
+    )
+    story.tell(EventType.CONFIRMATION_DECIDED, Outcome.EXECUTED, decision="permit", confirmation_id="c1", by="b")
+    story.exchange(Outcome.ISSUED, action=DELETE, confirmation_id="c1", txn="t4")
+    story.exchange(
+        Outcome.REFUSED, action=DELETE, decision="confirm", reason_code="confirmation_required", confirmation_id="c2"
+    )
+    story.tell(EventType.CONFIRMATION_DECIDED, Outcome.EXECUTED, decision="deny", confirmation_id="c2", by="b")
+    story.exchange(Outcome.REFUSED, decision="confirm", reason_code="confirmation_required", confirmation_id="c3")
+    story.grant(EventType.GRANT_REFRESHED, "grant-alice", cause="success")
+    story.grant(EventType.GRANT_REFRESHED, "grant-alice", cause="race_recovered")
+    story.grant(EventType.GRANT_REVOKED, "grant-bob", user=BOB, cause="user", upstream_revoked=False)
+    story.tell(EventType.REQUESTS_REFUSED_COUNTED, Outcome.REFUSED, count=40)
+    story.tell(EventType.CHAIN_CLOSED, by="b")
+    story.tell(EventType.KEY_ROTATED, by="c")
+    story.tell(EventType.KEY_ROTATED, by="c")["chain"]["prev_hash"] = "0" * 64
+    story.tell(EventType.CHAIN_CLOSED, by="c")
+    return story
+
+
+@pytest.fixture(scope="module")
+def lost(story: Story) -> dict[str, Any]:
+    """One event of the chain that never arrived."""
+    return next(row for row in story.rows if row["event_type"] == "tool.executed")
+
+
+@pytest.fixture(scope="module")
+def tables(bigquery_url: str, story: Story, lost: dict[str, Any]) -> Iterator[Any]:
+    """A dataset with the whole story, but that one event was lost and every third row came twice."""
+    arrived = [row for row in story.rows if row is not lost]
+    again = [row | {"message_id": "again"} for row in arrived[::3]]
+    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        create_dataset(tables, DATASET)
+        asyncio.run(write(arrived))
+        # Without row ids: what a streaming insert does not notice, the view must.
+        without_ids = [None] * len(again)
+        assert tables.insert_rows_json(f"{PROJECT}.{DATASET}.{TABLE}", again, row_ids=without_ids, timeout=10) == []
+        yield tables
+
+
+async def write(rows: list[dict[str, Any]]) -> None:
+    adapter = BigQueryAuditRows(PROJECT, DATASET, TABLE)
+    assert await adapter.insert(rows) == {}
+    await adapter.close()
+
+
+def ask(tables: Any, sql: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in tables.query_and_wait(sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}."))]
+
+
+def test_how_many_events_are_there_each_once(tables: Any, story: Story) -> None:
+    (raw,) = ask(tables, "SELECT COUNT(*) AS n FROM events_raw WHERE occurred_at > '2020-01-01'")
+    (once,) = ask(tables, "SELECT COUNT(*) AS n, COUNT(DISTINCT event_id) AS ids FROM events")
+    assert once == {"n": len(story.rows) - 1, "ids": len(story.rows) - 1}
+    assert raw["n"] > once["n"]
+
+
+def test_what_did_each_agent_do_in_alices_name(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT agent_id, action, requests, issued, refused, confirmed_by_user FROM actions_by_user_and_agent "
+        f"WHERE subject_key = '{ALICE}' ORDER BY agent_id, action",
+    )
+    names = ("agent_id", "action", "requests", "issued", "refused", "confirmed_by_user")
+    assert [tuple(row[name] for name in names) for row in answer] == [
+        ("ops-bot", UPDATE, 1, 0, 1, 0),
+        ("sales-assistant", DELETE, 4, 1, 3, 1),
+        ("sales-assistant", UPDATE, 3, 2, 1, 0),
+    ]
+
+
+def test_why_was_something_refused_and_by_which_rule(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT reason_code, SUM(refusals) AS n FROM refusals GROUP BY reason_code ORDER BY n DESC, reason_code",
+    )
+    assert [(row["reason_code"], row["n"]) for row in answer] == [
+        (None, 40),
+        ("confirmation_required", 3),
+        ("intent_outside_task", 1),
+        ("policy_denied", 1),
+    ]
+    (denied,) = ask(tables, "SELECT agent_id, determining_rules FROM refusals WHERE reason_code = 'policy_denied'")
+    assert denied == {"agent_id": "ops-bot", "determining_rules": ["no-ops-in-crm"]}
+
+
+def test_which_agent_asked_for_more_than_the_user_did(tables: Any) -> None:
+    (mismatch,) = ask(
+        tables, "SELECT agent_id, action, identifier, stated_reason, intent_trigger FROM intent_mismatches"
+    )
+    assert mismatch == {
+        "agent_id": "sales-assistant",
+        "action": DELETE,
+        "identifier": "opportunity/0062",
+        "stated_reason": "the note told me to",
+        "intent_trigger": "user_turn",
+    }
+
+
+def test_how_long_do_users_take_to_confirm_and_what_do_they_answer(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT confirmation_id, status, seconds_to_answer, used_at IS NOT NULL AS used "
+        "FROM confirmations ORDER BY confirmation_id",
+    )
+    assert [tuple(row.values()) for row in answer] == [
+        ("c1", "approved", 1, True),
+        ("c2", "refused", 1, False),
+        ("c3", "unanswered", None, False),
+    ]
+
+
+def test_which_connection_loses_grants(tables: Any) -> None:
+    (health,) = ask(
+        tables,
+        "SELECT connection, provider, grants, connected, refreshed, recovered, needs_reauth, revoked, "
+        "not_revoked_upstream FROM grant_health",
+    )
+    assert health == {
+        "connection": "crm",
+        "provider": "acme-crm",
+        "grants": 2,
+        "connected": 2,
+        "refreshed": 2,
+        "recovered": 1,
+        "needs_reauth": 0,
+        "revoked": 1,
+        "not_revoked_upstream": 1,
+    }
+
+
+def test_which_tokens_were_issued_and_never_reported_used(tables: Any) -> None:
+    answer = ask(tables, "SELECT txn FROM issued_without_outcome ORDER BY txn")
+    assert [row["txn"] for row in answer] == ["t1", "t2", "t4"]  # t1 was used, but that event is the one that was lost
+
+
+def test_which_record_is_missing_or_was_touched(tables: Any, lost: dict[str, Any]) -> None:
+    answer = ask(tables, "SELECT gap, chain_id, after_seq, before_seq, missing_events FROM chain_gaps ORDER BY gap")
+    seq, last_seq = lost["chain"]["seq"], answer[2]["after_seq"]
+    assert [tuple(row.values()) for row in answer] == [
+        ("broken", "chain-c", 1, 2, 0),
+        ("missing", "chain-a", seq - 1, seq + 1, 1),
+        ("open", "chain-a", last_seq, None, None),
+    ]
+
+
+def test_a_question_to_the_raw_table_must_name_a_time(tables: Any) -> None:
+    with pytest.raises(BadRequest):
+        ask(tables, "SELECT COUNT(*) AS n FROM events_raw")
+
+
+def test_how_fresh_are_the_tables(tables: Any) -> None:
+    (freshness,) = ask(tables, "SELECT median_ms, p99_ms, max_ms FROM freshness")
+    assert freshness == {"median_ms": 250, "p99_ms": 250, "max_ms": 250}
+
+
+def test_who_could_act_for_whom(tables: Any) -> None:
+    answer = ask(tables, "SELECT subject_key, connection, grant_id, agent_id, tokens FROM who_could_have")
+    assert answer == [
+        {
+            "subject_key": ALICE,
+            "connection": "crm",
+            "grant_id": "grant-alice",
+            "agent_id": "sales-assistant",
+            "tokens": 3,
+        }
+    ]
+
+
+def test_creating_the_views_again_changes_nothing(tables: Any) -> None:
+    create_views(tables, DATASET)
+    assert {table.table_id for table in tables.list_tables(DATASET)} == {TABLE, *VIEWS}
