@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
 from tests.adapters.configuration.deployment_folder import (
     AGENTS,
     BROKER,
@@ -33,7 +32,7 @@ class Mistake(NamedTuple):
     severity: str = "error"
 
 
-B, I, A, C = "broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml"
+B, P, A, C = "broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml"
 
 MISTAKES = {
     # --- YAML ---
@@ -70,24 +69,24 @@ MISTAKES = {
     "http to the world": Mistake(B, "origin: https://cab.test", "origin: http://cab.test", "origin is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
     "http to loopback, not allowed": Mistake(B, "origin: https://cab.test", "origin: http://127.0.0.1:8080", "origin is plain http", "use https, or set allow_loopback_http: true in broker.yaml for local development"),
     "a tenant twice": Mistake(B, "id: globex", "id: acme", "tenant `acme` is already used in line 4", "give every tenant an id of its own", at="id: acme\n    title: Globex"),
-    "a limit twice": Mistake(B, "rate_limits:", "rate_limits:\n  - {effects: [write], limit: 1, window_s: 60}", "a limit for `write per 60 s` is already used in line 12", "keep one limit per effect and window", at="  - {effects: [read, write]"),
+    "a limit twice": Mistake(B, "rate_limits:", "rate_limits:\n  - {effects: [write], limit: 1, window_s: 60}", "a limit for effect `write` is already used in line 12", "keep one limit for each effect", at="  - {effects: [read, write]"),
     "a federated issuer by http": Mistake(B, "jwks_uri: https://spiffe.test/keys", "jwks_uri: http://spiffe.test/keys", "federated_issuers.jwks_uri is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
     "a variable nobody uses": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, OTHER]", "OTHER is declared and never used", "remove it", severity="warning"),
     "a variable twice": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, CRM_ORIGIN]", "variable `CRM_ORIGIN` is already used in line 2", "remove one of them"),
     "a tenant without users": Mistake(B, "title: Globex", "title: Globex\n  - id: initech\n    title: Initech", "tenant `initech` has no identity provider", "add one to identity_providers.yaml: nobody can act there", at="id: initech", severity="warning"),
     # --- identity_providers.yaml ---
-    "an unknown tenant": Mistake(I, "tenant: acme", "tenant: acne", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
-    "an issuer twice, but for a slash": Mistake(I, "https://idp.globex.test", "https://idp.test/", "issuer `https://idp.test` is already used in line 2", "list every issuer once"),
-    "an issuer with a slash": Mistake(I, "https://idp.globex.test", "https://idp.globex.test/", "identity_providers.issuer ends with a slash", "keep it only if `issuer` in the provider's discovery document has it too: issuers are compared byte for byte", severity="warning"),
-    "an issuer with a query": Mistake(I, "https://idp.globex.test", "https://idp.globex.test?a=b", "identity_providers.issuer has a query", "remove everything from the ? on"),
-    "an issuer with capitals": Mistake(I, "https://idp.globex.test", "https://IdP.globex.test", "identity_providers.issuer has capital letters in its host", "write the host in small letters: URLs are compared byte for byte"),
-    "an issuer with a user": Mistake(I, "https://idp.globex.test", "https://me@idp.globex.test", "identity_providers.issuer holds a user name", "remove everything before the @"),
-    "an issuer with a fragment": Mistake(I, "https://idp.globex.test", "https://idp.globex.test#x", "identity_providers.issuer has a fragment", "remove everything from the # on"),
-    "an issuer that is no URL": Mistake(I, "https://idp.globex.test", "https://[idp", "identity_providers.issuer is not a URL", "write https://host/path"),
-    "an issuer with another scheme": Mistake(I, "https://idp.globex.test", "ftp://idp.globex.test", "identity_providers.issuer is not https", "write https://"),
-    "the broker as its own IdP": Mistake(I, "https://idp.globex.test", "https://cab.test/edge", "issuer is the broker itself", "name the IdP's issuer: the broker never accepts its own tokens as a login"),
-    "a login without openid": Mistake(I, "client_secret: {secret: cab-idp-globex}", "client_secret: {secret: cab-idp-globex}\n      scopes: [email]", "login.scopes lacks openid", "add openid: without it there is no ID token", at="scopes: [email]"),
-    "a group name of nothing": Mistake(I, "S: sales", 'S: ""', "the group name is not usable", "write a printable name of at most 100 characters"),
+    "an unknown tenant": Mistake(P, "tenant: acme", "tenant: acne", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
+    "an issuer twice, but for a slash": Mistake(P, "https://idp.globex.test", "https://idp.test/", "issuer `https://idp.test` is already used in line 2", "list every issuer once"),
+    "an issuer with a slash": Mistake(P, "https://idp.globex.test", "https://idp.globex.test/", "identity_providers.issuer ends with a slash", "keep it only if `issuer` in the provider's discovery document has it too: issuers are compared byte for byte", severity="warning"),
+    "an issuer with a query": Mistake(P, "https://idp.globex.test", "https://idp.globex.test?a=b", "identity_providers.issuer has a query", "remove everything from the ? on"),
+    "an issuer with capitals": Mistake(P, "https://idp.globex.test", "https://IdP.globex.test", "identity_providers.issuer has capital letters in its host", "write the host in small letters: URLs are compared byte for byte"),
+    "an issuer with a user": Mistake(P, "https://idp.globex.test", "https://me@idp.globex.test", "identity_providers.issuer holds a user name", "remove everything before the @"),
+    "an issuer with a fragment": Mistake(P, "https://idp.globex.test", "https://idp.globex.test#x", "identity_providers.issuer has a fragment", "remove everything from the # on"),
+    "an issuer that is no URL": Mistake(P, "https://idp.globex.test", "https://[idp", "identity_providers.issuer is not a URL", "write https://host/path"),
+    "an issuer with another scheme": Mistake(P, "https://idp.globex.test", "ftp://idp.globex.test", "identity_providers.issuer is not https", "write https://"),
+    "the broker as its own IdP": Mistake(P, "https://idp.globex.test", "https://cab.test/edge", "issuer is the broker itself", "name the IdP's issuer: the broker never accepts its own tokens as a login"),
+    "a login without openid": Mistake(P, "client_secret: {secret: cab-idp-globex}", "client_secret: {secret: cab-idp-globex}\n      scopes: [email]", "login.scopes lacks openid", "add openid: without it there is no ID token", at="scopes: [email]"),
+    "a group name of nothing": Mistake(P, "S: sales", 'S: ""', "the group name is not usable", "write a printable name of at most 100 characters"),
     # --- agents.yaml ---
     "a client id twice": Mistake(A, "client_id: assistant", "client_id: web", "client_id `web` is already used in line 2", "give every front end and agent a client_id of its own", at="client_id: web\n    title"),
     "an unknown agent": Mistake(A, "agents: [helper]", "agents: [helpers]", "there is no agent `helpers`", "did you mean `helper`?"),

@@ -75,7 +75,8 @@ def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> 
     ]
     if len(messages) > 1:  # a consequence of the other mistake, not one of its own
         messages = [message for message in messages if message != NO_ACTION_LEFT]
-    for message in dict.fromkeys(messages):
+    one_per_mistake = {re.sub(r' for CAB::Action::".*"', "", message): message for message in reversed(messages)}
+    for message in reversed(one_per_mistake.values()):  # the same one for fifty actions is reported for the first
         named = re.search(r'`(?:[\w:]*::)?"([^"`]*)"`', message) or re.search(r"`([^`]+)`", message)
         word = named.group(1) if named else ""
         yield Problem(rule.file, _line_of(rule, word), f"{rule.id}: {message}", _remedy(message, word, deployment))

@@ -16,6 +16,7 @@ from cab.domain.intents import TaskComparison
 from cab.domain.tasks import Trigger
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+NO_TRIGGER = "unknown"  # without a task nothing says what set the agent off
 
 Path = tuple[str, ...]
 Vocabulary = Mapping[Path, frozenset[str]]
@@ -26,7 +27,7 @@ def vocabulary(deployment: Deployment, actions: Sequence[Action]) -> Vocabulary:
     agents = frozenset(agent.client_id for agent in deployment.agents)
     words: dict[Path, frozenset[str]] = {
         ("context", "task", "comparison"): frozenset(TaskComparison),
-        ("context", "trigger"): frozenset(get_args(Trigger)),
+        ("context", "trigger"): frozenset((*get_args(Trigger), NO_TRIGGER)),
         ("context", "agent", "id"): agents,
         ("context", "agent", "mode"): frozenset(("token", "call")),
         ("context", "chain"): agents,

@@ -69,12 +69,12 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
     findings.unique(
         BROKER,
         (
-            (("rate_limits", position), (effect.value, f"per {limit.window_s} s"))
+            (("rate_limits", position), effect.value)
             for position, limit in enumerate(broker.rate_limits)
             for effect in limit.effects
         ),
-        "a limit for",
-        "keep one limit per effect and window",
+        "a limit for effect",
+        "keep one limit for each effect",
     )
     for position, issuer in enumerate(broker.federated_issuers):
         check_issuer(findings, BROKER, ("federated_issuers", position, "issuer"), issuer.issuer)

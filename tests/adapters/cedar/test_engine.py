@@ -1,0 +1,209 @@
+"""What the engine decides, one claim each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import cedarpy
+import pytest
+from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, decide, engine
+
+from cab.adapters.cedar import engine as engine_module
+from cab.domain.decisions import Confirm, Deny, Permit, StepUp
+from cab.domain.errors import Reason
+
+OVERFLOW = "context.parameters has amount && context.parameters.amount + 9223372036854775807 > 0"
+
+
+def test_nothing_is_permitted_without_a_matching_permit() -> None:
+    assert decide('@id("a") permit (principal in CAB::Group::"ops", action, resource);') == Deny(Reason.POLICY_DENIED)
+
+
+def test_a_permit_names_every_rule_that_determined_it() -> None:
+    two = PLAIN + '@id("also") permit (principal in CAB::Group::"sales", action, resource);'
+    assert decide(two) == Permit(rules=("also", "plain"))
+
+
+def test_a_forbid_wins_over_any_permit_and_is_named() -> None:
+    assert decide(PLAIN + '@id("no") forbid (principal, action, resource);') == Deny(
+        Reason.POLICY_DENIED, rules=("no",)
+    )
+
+
+def test_a_failing_forbid_denies_although_cedar_would_skip_it() -> None:
+    assert decide(PLAIN + f'@id("no") forbid (principal, action, resource) when {{ {OVERFLOW} }};') == Deny(
+        Reason.POLICY_ERROR, rules=("no",)
+    )
+
+
+def test_a_failing_permit_denies_even_beside_a_good_one() -> None:
+    assert decide(PLAIN + f'@id("bad") permit (principal, action, resource) when {{ {OVERFLOW} }};') == Deny(
+        Reason.POLICY_ERROR, rules=("bad",)
+    )
+
+
+def test_a_rule_that_fails_for_another_action_does_not_disturb_this_one() -> None:
+    rule = f'@id("no") forbid (principal, action == CAB::Action::"crm.deal.update", resource) when {{ {OVERFLOW} }};'
+    assert decide(PLAIN + rule, LIST) == Permit(rules=("plain",))
+
+
+def test_one_determining_confirm_asks_although_a_plain_permit_stands_beside_it() -> None:
+    ask = '@id("ask") @confirm("Changes a deal.") permit (principal, action, resource);'
+    assert decide(PLAIN + ask) == Confirm(("Changes a deal.",), rules=("ask", "plain"))
+
+
+def test_every_question_is_asked_once_in_the_order_of_rule_names() -> None:
+    asks = "".join(
+        f'@id("{name}") @confirm("{prompt}") permit (principal, action, resource);'
+        for name, prompt in (("c", "Same."), ("b", "Same."), ("a", "Other."))
+    )
+    assert decide(asks) == Confirm(("Other.", "Same."), rules=("a", "b", "c"))
+
+
+def test_a_confirm_that_does_not_match_does_not_ask() -> None:
+    ask = '@id("ask") @confirm("Sure?") permit (principal, action, resource) when { context.trigger == "event" };'
+    assert decide(PLAIN + ask) == Permit(rules=("plain",))
+
+
+def test_a_forbid_is_not_softened_by_a_question() -> None:
+    both = '@id("ask") @confirm("Sure?") permit (principal, action, resource);@id("no") forbid (principal, action, resource);'
+    assert decide(both) == Deny(Reason.POLICY_DENIED, rules=("no",))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "age", "acr", "expected"),
+    [
+        ('@max_age("100")', 100, None, Permit(("r",))),
+        ('@max_age("99")', 100, None, StepUp(("r",), max_age_s=99)),
+        ('@max_age("99")', None, None, StepUp(("r",), max_age_s=99)),
+        ('@acr("gold silver")', None, "silver", Permit(("r",))),
+        ('@acr("gold platinum")', 1, "silver", StepUp(("r",), acr_values="gold platinum")),
+        ('@acr("gold")', 1, None, StepUp(("r",), acr_values="gold")),
+        ('@acr("gold") @max_age("60")', 61, "gold", StepUp(("r",), max_age_s=60, acr_values="gold")),
+        ('@acr("gold") @max_age("60") @confirm("Sure?")', 61, "gold", StepUp(("r",), max_age_s=60, acr_values="gold")),
+        ('@acr("gold") @max_age("60") @confirm("Sure?")', 1, "gold", Confirm(("Sure?",), ("r",))),
+    ],
+)
+def test_a_login_that_is_too_old_too_weak_or_unknown_is_stepped_up(
+    annotations: str, age: int | None, acr: str | None, expected: Any
+) -> None:
+    rule = f'@id("r") {annotations} permit (principal, action, resource);'
+    assert decide(rule, auth_age_s=age, acr=acr) == expected
+
+
+def test_a_step_up_meets_every_determining_rule_at_once() -> None:
+    rules = (
+        '@id("a") @acr("gold silver") @max_age("600") permit (principal, action, resource);'
+        '@id("b") @acr("platinum gold") @max_age("60") permit (principal, action, resource);'
+    )
+    assert decide(rules) == StepUp(("a", "b"), max_age_s=60, acr_values="gold")
+
+
+def test_levels_that_no_login_can_meet_together_are_an_error_not_a_loop() -> None:
+    rules = (
+        '@id("a") @acr("gold") permit (principal, action, resource);'
+        '@id("b") @acr("silver") permit (principal, action, resource);'
+    )
+    assert decide(rules) == Deny(Reason.POLICY_ERROR, rules=("a", "b"))
+
+
+def test_an_intent_outside_its_task_can_be_asked_about() -> None:
+    rules = (
+        '@id("in") permit (principal, action, resource) when { context.task.comparison == "within" };'
+        '@id("out") @confirm("Not part of your request.") permit (principal, action, resource)'
+        ' when { context.task.comparison == "identifier_outside" };'
+    )
+    assert decide(rules, task_comparison="identifier_outside") == Confirm(("Not part of your request.",), ("out",))
+    assert decide(rules, task_comparison="action_outside") == Deny(Reason.POLICY_DENIED)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'principal.tenant == "acme"',
+        'principal == CAB::User::"subject-1"',
+        'principal in CAB::Group::"sales"',
+        'action in CAB::Action::"write" && action in CAB::Action::"crm"',
+        'resource in CAB::Connection::"crm" && resource.connection == "crm"',
+        'resource == CAB::Resource::"crm/deal/0061" && resource.identifier like "deal/*"',
+        'context.agent == {id: "helper", trust_zone: "internal", mode: "token"}',
+        'context.chain.contains("helper") && !context.chain.contains("assistant")',
+        'context.parameters.stage == "open" && context.parameters has amount && context.parameters.amount == 5',
+        'context.task.present && context.task.comparison == "within"',
+        'context.trigger == "user_turn"',
+        'context.auth has age_s && context.auth.age_s == 100 && context.auth has acr && context.auth.acr == "silver"',
+        'context.auth.amr.contains("pwd")',
+        'context.time.epoch_s == 1795350600 && context.time.hour_utc == 12 && context.time.weekday == "sunday"',
+    ],
+)
+def test_policies_see(condition: str) -> None:
+    scope = '(principal, action == CAB::Action::"crm.deal.update", resource)'
+    assert decide(f'@id("r") permit {scope} when {{ {condition} }};') == Permit(("r",))
+
+
+def test_what_is_unknown_is_absent() -> None:
+    rule = (
+        '@id("r") permit (principal, action, resource)'
+        " when { !(context.auth has age_s) && !(context.auth has acr) && !(context.parameters has amount) };"
+    )
+    assert decide(rule, auth_age_s=None, acr=None, amr=(), parameters={"stage": "open"}) == Permit(("r",))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"action": "crm.deal.unknown"},
+        {"parameters": {"amount": 2**70}},
+        {"parameters": {"amount": None}},
+        {"parameters": {"stage": "\ud800"}},
+        {"parameters": {"stage": object()}},
+        {"groups": (None,)},
+        {"subject": None},
+        {"now": None},
+    ],
+)
+def test_a_request_that_cedar_cannot_read_is_denied(changes: dict[str, Any]) -> None:
+    assert decide(PLAIN, **changes) == Deny(Reason.POLICY_ERROR)
+
+
+def test_whatever_fails_inside_the_engine_denies(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy_engine = engine(PLAIN)
+
+    def broken(*_: object, **__: object) -> cedarpy.AuthzResult:
+        raise RuntimeError
+
+    monkeypatch.setattr(engine_module.cedarpy, "is_authorized", broken)
+    assert policy_engine.evaluate(UPDATE).decision == Deny(Reason.POLICY_ERROR)
+
+
+@pytest.mark.parametrize("name", ['a"b', "sales\n", "a b", "größe", "x" * 500, 'CAB::Group::"sales"'])
+def test_names_from_outside_are_data_never_policy_text(name: str) -> None:
+    rule = '@id("r") permit (principal in CAB::Group::"sales", action, resource);'
+    assert decide(rule, groups=(name,)) == Deny(Reason.POLICY_DENIED)
+    assert decide(rule, groups=(name, "sales"), subject=name, acr=name) == Permit(("r",))
+
+
+def test_candidate_policies_are_reported_only_where_they_differ_and_never_enforced() -> None:
+    stricter = '@id("plain") permit (principal, action in [CAB::Action::"read"], resource);'
+    both = engine(PLAIN, candidates=(stricter,))
+    assert both.evaluate(UPDATE).decision == Permit(("plain",))
+    assert both.evaluate(UPDATE).shadow == Deny(Reason.POLICY_DENIED)
+    assert both.evaluate(LIST).shadow is None
+
+
+def test_candidates_that_decide_alike_by_other_rules_are_not_reported() -> None:
+    assert engine(PLAIN, candidates=(PLAIN.replace("plain", "renamed"),)).evaluate(UPDATE).shadow is None
+
+
+def test_a_rule_is_located_by_file_and_line() -> None:
+    policy_engine = engine(PLAIN, f"// first a comment\n\n{PLAIN.replace('plain', 'other')}")
+    assert policy_engine.locate("plain") == ("policies/p0.cedar", 1)
+    assert policy_engine.locate("other") == ("policies/p1.cedar", 3)
+    with pytest.raises(KeyError):
+        policy_engine.locate("unknown")
+
+
+def test_the_effect_of_an_action_comes_from_the_catalog_not_from_the_request() -> None:
+    rule = '@id("r") permit (principal, action in [CAB::Action::"read"], resource);'
+    assert decide(rule, replace(UPDATE, effect="read")) == Deny(Reason.POLICY_DENIED)

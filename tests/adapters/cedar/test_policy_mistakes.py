@@ -1,0 +1,163 @@
+"""No broken policy is ever enforced: the load refuses it with file, line and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, deployment, engine
+from tests.adapters.configuration.deployment_folder import ENVIRONMENT, write_folder
+
+from cab.adapters.cedar.checks import check_policies
+from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.adapters.cedar.rules import statements
+from cab.adapters.configuration.loader import FolderConfiguration
+from cab.adapters.configuration.problems import ConfigurationRefused, Problem
+from cab.domain.decisions import Deny
+
+ANY = "(principal, action, resource)"
+
+# What stands in a file, the line of the mistake, its message, its remedy.
+MISTAKES: dict[str, tuple[str, int, str, str]] = {
+    "no policy in the file": ("// nothing yet\n", 1, "the file holds no policy", "add a policy or remove the file"),
+    "no @id": (f"\npermit {ANY};", 2, "the policy has no usable @id", 'write @id("short-name") above it: letters, digits, . _ -, at most 80'),
+    "an empty @id": (f'@id("") permit {ANY};', 1, "the policy has no usable @id", 'write @id("short-name") above it: letters, digits, . _ -, at most 80'),
+    "an @id of two words": (f'@id("a b") permit {ANY};', 1, "the policy has no usable @id", 'write @id("short-name") above it: letters, digits, . _ -, at most 80'),
+    "the same @id twice": (f"{PLAIN}\n{PLAIN}", 2, '@id("plain") is already used at policies/p0.cedar:1', "give every policy an @id of its own"),
+    "a misspelt annotation": (f'@id("a") @confrim("Sure?") permit {ANY};', 1, "@confrim is not an annotation the broker knows", "did you mean `confirm`?"),
+    "a question without words": (f'@id("a") @confirm permit {ANY};', 1, "@confirm has no sentence to show", "write one line of at most 200 characters for the user"),
+    "a question of many lines": (f'@id("a") @confirm("a\\nb") permit {ANY};', 1, "@confirm has no sentence to show", "write one line of at most 200 characters for the user"),
+    "a question on a forbid": (f'@id("a") @confirm("Sure?") forbid {ANY};', 1, "@confirm on a forbid has no meaning", "put it on the permit, or remove it"),
+    "a step-up on a forbid": (f'@id("a") @max_age("60") forbid {ANY};', 1, "@max_age on a forbid has no meaning", "put it on the permit, or remove it"),
+    "an age that is no number": (f'@id("a") @max_age("5m") permit {ANY};', 1, "@max_age is not a number of seconds", 'write @max_age("300"): 1 to 86400'),
+    "an age of years": (f'@id("a") @max_age("99999") permit {ANY};', 1, "@max_age is not a number of seconds", 'write @max_age("300"): 1 to 86400'),
+    "a level without a name": (f'@id("a") @acr(" ") permit {ANY};', 1, "@acr names no authentication level", 'write @acr("level") or several levels separated by one space'),
+    "a template": ('@id("a") permit (principal == ?principal, action, resource);', 1, "templates (?principal, ?resource) are never linked by the broker", "name the principal and the resource, or move the condition into `when`"),
+    "no semicolon at the end": (f'@id("a") permit {ANY}\n// the end', 2, "not valid Cedar: unexpected end of input", "end every policy with `;`"),
+    "a wrong operator": (f'@id("a")\npermit {ANY}\nwhen {{\n  context.trigger\n    === "x"\n}};', 5, "not valid Cedar: unexpected token `=`", "correct the Cedar syntax here"),
+    "a quote of the wrong kind": (f'// first\n@id("a")\npermit {ANY} when {{\n  context.trigger == \'x\'\n}};', 4, "not valid Cedar: invalid token", "correct the Cedar syntax here"),
+    "a scope cut short": ('@id("a") permit (principal, action);', 1, "not valid Cedar: this policy is missing the `resource` variable in the scope", "correct the Cedar syntax here"),
+    "an unknown function": (f'@id("a") permit {ANY} when {{ now() }};', 1, "not valid Cedar: `now` is not a valid function", "correct the Cedar syntax here"),
+    "two annotations alike": (f'@id("a") @id("b") permit {ANY};', 1, "not valid Cedar: duplicate annotation: @id", "correct the Cedar syntax here"),
+    "prose": ("everything is allowed\n", 1, "not valid Cedar: unexpected token `is`", "correct the Cedar syntax here"),
+    "YAML": ("policies:\n  - allow: all\n", 1, "not valid Cedar: unexpected token `:`", "correct the Cedar syntax here"),
+    "a byte of nothing": (f'@id("a") permit {ANY};\x00', 1, "not valid Cedar: invalid token", "correct the Cedar syntax here"),
+    "an unknown attribute": (f'@id("a") permit {ANY}\nwhen {{\n  context.tsak.present }};', 3, 'a: attribute `tsak` in context for CAB::Action::"crm.deal.list" not found', "see docs/policies.md for the attributes, connections.yaml for the parameters of each action"),
+    "an unguarded optional parameter": ('@id("a") permit (principal, action == CAB::Action::"crm.deal.update", resource)\nwhen { context.parameters.amount > 5 };', 2, 'a: unable to guarantee safety of access to optional attribute `parameters.amount` in context for CAB::Action::"crm.deal.update"', "guard it: `context.parameters has amount && ...`"),
+    "a comparison of types": ('@id("a") permit (principal, action == CAB::Action::"crm.deal.update", resource)\nwhen { context.parameters.stage > 5 };', 1, "a: unexpected type: expected Long but saw String", "see docs/policies.md for the types policies may use"),
+    "an unknown action": ('@id("a") permit (principal,\n action == CAB::Action::"crm.deal.updat", resource);', 2, 'a: unrecognized action `CAB::Action::"crm.deal.updat"`', "did you mean `crm.deal.update`?"),
+    "an unknown group": ('@id("a") permit (\n principal in CAB::Group::"sale", action, resource);', 2, 'a: entity `CAB::Group::"sale"` is of an enumerated entity type, but `"sale"` is not declared as a valid eid', "did you mean `sales`?"),
+    "an unknown connection": ('@id("a") permit (principal, action,\n resource in CAB::Connection::"cmr");', 2, 'a: entity `CAB::Connection::"cmr"` is of an enumerated entity type, but `"cmr"` is not declared as a valid eid', "did you mean `crm`?"),
+    "a type without its namespace": ('@id("a") permit (principal in Group::"sales", action, resource);', 1, "a: unrecognized entity type `Group`", "write the type with its namespace: CAB::User, CAB::Group, CAB::Action, CAB::Resource, CAB::Connection"),
+    "a misspelt trigger": (f'@id("a") forbid {ANY}\nwhen {{ context.trigger == "scheduled" }};', 2, "a: context.trigger is never `scheduled`", "did you mean `schedule`?"),
+    "a misspelt comparison": (f'@id("a") permit {ANY}\nwhen {{ "witin" == context.task.comparison }};', 2, "a: context.task.comparison is never `witin`", "did you mean `within`?"),
+    "a misspelt word in a set": (f'@id("a") forbid {ANY}\nwhen {{ ["event", "shedule"].contains(context.trigger) }};', 2, "a: context.trigger is never `shedule`", "did you mean `schedule`?"),
+    "a misspelt agent in a chain": (f'@id("a") forbid {ANY} when {{ context.chain.contains("asistant") }};', 1, "a: context.chain is never `asistant`", "did you mean `assistant`?"),
+    "a pattern that matches no weekday": (f'@id("a") forbid {ANY} when {{ context.time.weekday like "Sat*" }};', 1, "a: context.time.weekday is never `Sat*`", "known here: `friday`, `monday`, `saturday`, `sunday`, `thursday`, `tuesday`, `wednesday`"),
+    "a value no parameter has": ('@id("a") forbid (principal, action == CAB::Action::"crm.deal.update", resource) when { context.parameters.stage == "lost" };', 1, "a: context.parameters.stage is never `lost`", "known here: `open`, `won`"),
+    "a tenant nobody has": (f'@id("a") forbid {ANY} when {{ principal.tenant == "acne" }};', 1, "a: principal.tenant is never `acne`", "did you mean `acme`?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "message", "remedy"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_reported_with_file_line_and_remedy(text: str, line: int, message: str, remedy: str) -> None:
+    broken = deployment(text)
+    _, problems = check_policies(broken, broken.policies)
+    assert Problem("policies/p0.cedar", line, message, remedy) in problems, problems
+
+
+@pytest.mark.parametrize("text", [case[0] for case in MISTAKES.values()], ids=MISTAKES.keys())
+def test_a_broken_policy_is_never_enforced_even_beside_a_good_file(text: str) -> None:
+    with pytest.raises(ConfigurationRefused) as refused:
+        engine(text, PLAIN.replace("plain", "good"))
+    assert refused.value.problems
+
+
+@pytest.mark.parametrize("text", [case[0] for case in MISTAKES.values()], ids=MISTAKES.keys())
+def test_a_folder_with_a_broken_policy_never_decides(text: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, policies__zz_broken=text)
+    with pytest.raises(ConfigurationRefused):
+        CedarPolicyEngine(FolderConfiguration(root, ENVIRONMENT).load())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"x" * 600_000])
+def test_a_folder_without_readable_policies_does_not_load(content: bytes | None, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, policies__sales=content)
+    with pytest.raises(ConfigurationRefused):
+        CedarPolicyEngine(FolderConfiguration(root, ENVIRONMENT).load())
+
+
+def test_an_engine_without_any_policy_is_refused() -> None:
+    with pytest.raises(ConfigurationRefused) as refused:
+        engine()
+    assert [problem.message for problem in refused.value.problems] == ["there is no policy at all"]
+
+
+def test_a_broken_candidate_is_refused_too() -> None:
+    with pytest.raises(ConfigurationRefused):
+        engine(PLAIN, candidates=("permit",))
+
+
+def test_the_same_id_in_two_files_is_ambiguous() -> None:
+    with pytest.raises(ConfigurationRefused) as refused:
+        engine(PLAIN, PLAIN)
+    assert refused.value.problems[0].file == "policies/p1.cedar"
+
+
+def test_all_mistakes_are_collected() -> None:
+    broken = deployment(f'permit {ANY};\n@id("b") permit {ANY} when {{ context.nothing }};', "permit")
+    _, problems = check_policies(broken, broken.policies)
+    assert {(problem.file, problem.line) for problem in problems if problem.severity == "error"} == {
+        ("policies/p0.cedar", 1),
+        ("policies/p0.cedar", 2),
+        ("policies/p1.cedar", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (PLAIN, "plain permits changes without looking at the task"),
+        (f'@id("a") @confirm("Sure?") permit {ANY};', "a asks the user to confirm even what is outside the task"),
+        ('@id("a") permit (principal, action in [CAB::Action::"read"], resource);', None),
+        (f'@id("a") permit {ANY} when {{ context.task.comparison == "within" }};', None),
+        (f'@id("a") forbid {ANY};', None),
+    ],
+)
+def test_a_permit_of_changes_that_ignores_the_task_is_pointed_out(policy: str, message: str | None) -> None:
+    checked = deployment(policy)
+    _, problems = check_policies(checked, checked.policies)
+    about_rules = [problem for problem in problems if problem.file != "policies"]
+    assert [(problem.message, problem.severity) for problem in about_rules] == (
+        [(message, "warning")] if message else []
+    )
+
+
+def test_an_action_that_no_policy_permits_is_pointed_out() -> None:
+    checked = deployment('@id("a") permit (principal, action == CAB::Action::"crm.deal.list", resource);')
+    _, problems = check_policies(checked, checked.policies)
+    assert [problem.message for problem in problems] == ["no policy permits crm.deal.update to anyone"]
+
+
+@pytest.mark.parametrize("name", ["a;b", "// no", 'say \\"no; //'])
+def test_files_are_cut_outside_strings_and_comments_only(name: str) -> None:
+    text = f'// a; b\n@id("one") permit {ANY} unless {{ "{name}" == context.trigger }}; // "\n\n  @id("two")\nforbid {ANY};\n'
+    assert [(part.line, part.text[:10]) for part in statements(text)] == [(2, '@id("one")'), (4, '@id("two")')]
+
+
+def test_a_string_may_span_lines_without_moving_the_lines_behind_it() -> None:
+    text = f'@id("one") permit {ANY} when {{ "a\nb" == context.trigger }};\n@id("two") forbid {ANY};'
+    assert [part.line for part in statements(text)] == [1, 3]
+
+
+def test_no_broken_policy_set_ever_answered_anything_but_a_refusal() -> None:
+    """The sum of the cases above: 0 permits out of all broken policies."""
+    permitted = 0
+    for text, *_ in MISTAKES.values():
+        try:
+            policy_engine = engine(text, PLAIN.replace("plain", "good"))
+        except ConfigurationRefused:
+            continue
+        permitted += sum(not isinstance(policy_engine.evaluate(r).decision, Deny) for r in (UPDATE, LIST))
+    assert permitted == 0
+    assert len(MISTAKES) >= 20

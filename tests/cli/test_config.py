@@ -1,0 +1,79 @@
+"""`cab config`, as people and pipelines call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.adapters.configuration.deployment_folder import BROKER, ENVIRONMENT, replaced, write_folder
+
+from cab.cli.config import config_group
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner(env=ENVIRONMENT)
+
+
+def test_a_valid_folder_is_said_to_be_valid(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(config_group, ["validate", str(write_folder(tmp_path))])
+    assert result.exit_code == 0
+    assert result.output.startswith("valid, 0 warning(s), policy version sha-256:")
+
+
+def test_a_mistake_is_printed_with_file_line_and_remedy_and_exits_with_1(runner: CliRunner, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, broker=replaced(BROKER, "tenants:", "tenant:"))
+    result = runner.invoke(config_group, ["validate", str(root)])
+    assert result.exit_code == 1
+    assert f"{root}/broker.yaml:3: error: tenant is not a key that is known here\n    did you mean `tenants`?" in result.output
+    assert result.output.endswith("2 error(s), 0 warning(s)\n")
+
+
+def test_warnings_alone_exit_with_0(runner: CliRunner, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, broker=replaced(BROKER, "[CRM_ORIGIN]", "[CRM_ORIGIN, OTHER]"))
+    result = runner.invoke(config_group, ["validate", str(root)])
+    assert (result.exit_code, "OTHER is declared and never used" in result.output) == (0, True)
+
+
+def test_json_output_has_the_same_content(runner: CliRunner, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, broker=replaced(BROKER, "origin: https://cab.test", "origin: http://cab.test"))
+    result = runner.invoke(config_group, ["validate", "--json", str(root)])
+    answer = json.loads(result.output)
+    assert result.exit_code == 1
+    assert answer["valid"] is False
+    assert answer["policy_version"].startswith("sha-256:")
+    assert answer["problems"] == [
+        {
+            "file": "broker.yaml",
+            "line": 1,
+            "message": "origin is not https",
+            "remedy": "use https; plain http is for 127.0.0.1, localhost and [::1] only",
+            "severity": "error",
+        }
+    ]
+
+
+def test_a_folder_that_is_not_there_exits_with_1(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(config_group, ["validate", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    assert "is not a folder" in result.output
+
+
+def test_schemas_are_written_into_a_folder(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(config_group, ["schemas", str(tmp_path / "schemas")])
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "schemas").iterdir()) == [
+        "agents.schema.json",
+        "broker.schema.json",
+        "connections.schema.json",
+        "identity_providers.schema.json",
+    ]
+
+
+def test_a_document_without_markers_is_left_alone(runner: CliRunner, tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("no markers")
+    result = runner.invoke(config_group, ["reference", str(document)])
+    assert (result.exit_code, document.read_text()) == (1, "no markers")
