@@ -15,6 +15,7 @@ import requests
 from examples.acme.person import Person
 
 from cab_dev.ports import PortLeases
+from cab_dev.twins.oauth_provider import s256
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 20
@@ -24,7 +25,7 @@ READY_WITHIN_S = 20
 def running(service: str, port: int, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The service as a process, ready for requests; killed at the end if it still runs."""
     command = [sys.executable, "-m", f"examples.acme.services.{service}", "--port", str(port), *arguments]
-    environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}shared"}
+    environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}shared", "TWIN_TEST_SECRET": "s3cret"}
     with log.open("ab") as output, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=output) as process:
         try:
             _wait_until_ready(process, port)
@@ -86,6 +87,61 @@ def test_a_reset_closes_the_connection_in_the_middle_of_the_body(port: int, tmp_
         with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
             requests.post(f"{origin}/oauth/token", data={"grant_type": "refresh_token"}, timeout=5)
         assert requests.get(f"{origin}/health", timeout=5).status_code == 200
+
+
+def test_a_client_that_gives_up_on_a_slow_refresh_has_lost_the_answer(port: int, tmp_path: Path) -> None:
+    clients = tmp_path / "clients.json"
+    entry = {"client_id": "cab", "client_secret_env": "TWIN_TEST_SECRET", "redirect_uris": ["http://127.0.0.1:9/cb"]}
+    clients.write_text(json.dumps({"clients": [entry]}))
+    with running("crm", port, "--clients", str(clients), log=tmp_path / "log"):
+        origin = f"http://127.0.0.1:{port}"
+        tokens = _connect(origin)
+        fault = {"kind": "slow", "seconds": 60, "count": 1}
+        requests.post(f"{origin}/_control/faults", json=fault, timeout=5)
+        form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{origin}/oauth/token", data=form, auth=("cab", "s3cret"), timeout=0.3)
+
+        events = _events_until(origin, "answer_lost")
+    assert events.count("refreshed") == 1
+
+
+def _connect(origin: str) -> dict[str, str]:
+    """The first token answer of a grant of alice, through the pages."""
+    verifier = "v" * 43
+    query = {
+        "response_type": "code",
+        "client_id": "cab",
+        "redirect_uri": "http://127.0.0.1:9/cb",
+        "scope": "opportunity.read offline_access",
+        "code_challenge": s256(verifier),
+        "code_challenge_method": "S256",
+    }
+    with requests.Session() as browser:
+        page = browser.get(f"{origin}/oauth/authorize", params=query, timeout=5).text
+        form = {"request": page.partition('name="request" value="')[2].partition('"')[0], "account": "alice"}
+        back = browser.post(f"{origin}/oauth/consent", data=form, timeout=5, allow_redirects=False)
+    code = back.headers["location"].partition("code=")[2].partition("&")[0]
+    redeem = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": "http://127.0.0.1:9/cb",
+        "code_verifier": verifier,
+    }
+    answer = requests.post(f"{origin}/oauth/token", data=redeem, auth=("cab", "s3cret"), timeout=5)
+    return dict(answer.json())
+
+
+def _events_until(origin: str, event: str) -> list[str]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        entries = requests.get(f"{origin}/_control/ledger", timeout=5).json()["entries"]
+        events = [entry["event"] for entry in entries]
+        if event in events:
+            return events
+        time.sleep(0.02)
+    pytest.fail(f"no {event} in the ledger")
 
 
 def test_a_hanging_service_still_ends_on_sigterm(port: int, tmp_path: Path) -> None:

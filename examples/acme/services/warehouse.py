@@ -9,7 +9,8 @@ The token must be an RFC 9068 access token of the issuer for this service's own 
 `authorization_details` entry of action `warehouse.query.run` here that covers the query: by `identifier` `query/*`,
 `query/NAME` for that named query, or by giving the text in `parameters.query`. So what was allowed is what runs.
 
-`--users` is a JSON object from `sub` to warehouse user; without it Acme's people are provisioned from ACME_IDP_ORIGIN.
+`--users` is a JSON object from `sub` to warehouse user; without it Acme's people are provisioned, as subjects of
+`--idp-issuer` (default: ACME_IDP_ORIGIN).
 """
 
 import math
@@ -200,11 +201,9 @@ def main() -> None:
     parser = service_arguments("warehouse", default_port=8084)
     parser.add_argument("--issuer", default=os.environ.get("CAB_ISSUER", "http://127.0.0.1:8080/oauth2"))
     parser.add_argument("--users", default=os.environ.get("ACME_WAREHOUSE_USERS"), help="JSON file, user by sub")
+    parser.add_argument("--idp-issuer", default=os.environ.get("ACME_IDP_ORIGIN", "http://127.0.0.1:8081"))
     arguments = parser.parse_args()
-    if arguments.users is None:
-        users = warehouse_users(os.environ.get("ACME_IDP_ORIGIN", "http://127.0.0.1:8081"))
-    else:
-        users = read_json_file(arguments.users)
+    users = read_json_file(arguments.users) if arguments.users else warehouse_users(arguments.idp_issuer)
     app = create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer, users=users)
     serve(app, port=arguments.port)
 

@@ -291,6 +291,20 @@ async def test_a_provider_that_hangs_after_its_commit_has_rotated() -> None:
     assert events_of(twin, "answer_lost") == 2
 
 
+async def test_an_answer_that_comes_after_the_client_has_gone_is_lost() -> None:
+    twin = ProviderUnderTest("acme-crm")
+    first = twin.connect()
+    twin.set_fault(kind="slow", seconds=60, count=1)
+    slow = OpenRequest(twin, grant_type="refresh_token", refresh_token=first["refresh_token"])
+    assert await slow.runs_for_a_while()
+
+    slow.leave()
+    await asyncio.wait_for(slow.task, 5)
+
+    assert events_of(twin, "refreshed") == 1
+    assert events_of(twin, "answer_lost") == 2
+
+
 async def test_a_broken_off_answer_announces_more_than_it_sends() -> None:
     twin = ProviderUnderTest("acme-crm")
     twin.set_fault(kind="reset", count=1)

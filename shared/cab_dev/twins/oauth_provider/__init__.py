@@ -13,12 +13,8 @@ from cab_dev.twins.oauth_provider.profiles import (
     RefreshClass,
     RevocationRadius,
 )
-from cab_dev.twins.oauth_provider.server import (
-    Account,
-    OAuthProvider,
-    ProviderSettings,
-    create_provider_app,
-)
+from cab_dev.twins.oauth_provider.server import OAuthProvider, create_provider_app
+from cab_dev.twins.oauth_provider.settings import Account, ProviderSettings
 from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook, s256, token_sha256
 from cab_dev.twins.oauth_provider.trusted_assertions import TrustedIssuer
 
