@@ -1,0 +1,15 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.running_stack import Stack, emulators, running_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One stack for the whole run, accounts connected. A test that stops a service brings it back."""
+    with running_stack(tmp_path_factory.mktemp("stack"), "--emulators", emulators()) as running:
+        yield running

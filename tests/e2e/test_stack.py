@@ -1,0 +1,165 @@
+"""The local stack as newcomers and other programs meet it: what contract.md promises of `cab dev`."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jwt
+import psutil
+import pytest
+import requests
+from tests.running_stack import ROOT, Stack, running_stack
+
+pytestmark = pytest.mark.stack
+
+
+def wait_until(condition: Callable[[], bool], *, within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+def cab(stack: Stack, *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cab.cli", "dev", *arguments, "--state-dir", str(stack.state_dir)],
+        input=standard_input,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'shared'}{os.pathsep}{ROOT}"},
+    )
+
+
+def test_the_stack_file_has_the_members_that_the_contract_names(stack: Stack) -> None:
+    content = json.loads((stack.state_dir / "stack.json").read_text())
+    assert set(content) == {
+        *("origin", "issuer", "edge_issuer", "project_id", "idp", "front_end", "agents", "connections"),
+        *("emulators", "audit", "services"),
+    }
+    assert content["issuer"] == content["origin"] + "/oauth2"
+    assert content["edge_issuer"] == content["origin"] + "/edge"
+    assert set(content["idp"]) == {"issuer", "client_id"}
+    assert set(content["agents"]) == {"sales-assistant", "ops-bot"}
+    assert set(content["connections"]["crm"]) == {"resource", "audience", "api_base"}
+    assert set(content["emulators"]) == {"firestore", "pubsub", "secret_manager", "bigquery"}
+    assert set(content["audit"]) == {"dataset", "events_view"}
+    assert all(set(entry) == {"url", "pid", "log"} for entry in content["services"].values())
+    for client in (content["front_end"], *content["agents"].values()):
+        key = json.loads(Path(client["private_key_file"]).read_text())
+        assert (key["kty"], key["crv"], key["alg"]) == ("EC", "P-256", "ES256")
+
+
+def test_every_service_runs_and_answers(stack: Stack) -> None:
+    for name, entry in stack.file.services.items():
+        assert entry.pid is not None, name
+        assert psutil.pid_exists(entry.pid), name
+        if entry.url and name.endswith(("_token", "_assertion", "_metadata", "_grants", "_account", "_audit")):
+            assert requests.get(f"{entry.url}/health", timeout=5).status_code == 200, name
+
+
+def test_everything_listens_on_loopback_only(stack: Stack) -> None:
+    supervisor = psutil.Process(stack.process.pid)
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, process.cmdline()[:4]
+
+
+def test_keys_and_secrets_are_readable_by_their_owner_only(stack: Stack) -> None:
+    files = [path for folder in ("keys", "secrets", "organisation") for path in (stack.state_dir / folder).iterdir()]
+    assert files
+    exposed = [path.name for path in files if path.suffix != ".sqlite" and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert exposed == []
+
+
+def test_metadata_is_served_under_the_origin(stack: Stack) -> None:
+    answer = requests.get(f"{stack.file.origin}/.well-known/oauth-authorization-server/oauth2", timeout=5)
+    assert answer.status_code == 200
+    assert answer.json()["issuer"] == stack.file.issuer
+
+
+def test_an_id_token_is_printed_and_nothing_else(stack: Stack) -> None:
+    done = cab(stack, "id-token", "--user", "alice")
+    assert done.returncode == 0, done.stderr
+    claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
+    assert claims["iss"] == stack.file.idp.issuer
+    assert claims["aud"] == stack.file.idp.client_id
+
+
+def test_an_assertion_with_a_task_is_printed_and_nothing_else(stack: Stack) -> None:
+    task = {"type": "cab_task", "task_id": "t-1", "actions": ["crm.*"], "identifiers": ["opportunity/*"]}
+    done = cab(
+        stack,
+        "assertion",
+        "--user",
+        "bob",
+        "--agent",
+        "sales-assistant",
+        "--task",
+        "-",
+        standard_input=json.dumps(task),
+    )
+    assert done.returncode == 0, done.stderr
+    claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
+    assert claims["iss"] == stack.file.edge_issuer
+    assert claims["may_act"] == {"sub": "sales-assistant"}
+    assert claims["authorization_details"][0]["task_id"] == "t-1"
+
+
+def test_an_unknown_person_is_named_in_one_sentence(stack: Stack) -> None:
+    done = cab(stack, "id-token", "--user", "mallory")
+    assert done.returncode == 1
+    assert done.stderr == "Error: There is nobody called mallory. Choose from: alice, bob, carol.\n"
+
+
+def test_a_service_can_be_killed_and_brought_back(stack: Stack) -> None:
+    before = stack.file.services["tracker"].pid
+    assert cab(stack, "stop-service", "tracker", "--kill").returncode == 0
+    try:
+        assert stack.file.services["tracker"].pid is None
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{stack.file.services['tracker'].url}/health", timeout=5)
+    finally:
+        assert cab(stack, "restart", "tracker").returncode == 0
+    assert stack.file.services["tracker"].pid not in (None, before)
+    assert requests.get(f"{stack.file.services['tracker'].url}/health", timeout=5).status_code == 200
+
+
+def test_a_function_that_is_down_gives_a_standard_error_within_five_seconds(stack: Stack) -> None:
+    stack.kill("mint_assertion")
+    try:
+        begun = time.monotonic()
+        answer = requests.post(f"{stack.file.origin}/edge/token", data={"grant_type": "x"}, timeout=10)
+        assert time.monotonic() - begun < 5
+        assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
+    finally:
+        stack.restart("mint_assertion")
+
+
+def test_a_second_stack_in_the_same_state_folder_is_refused_with_the_remedy(stack: Stack) -> None:
+    done = cab(stack, "up", "--port", "0")
+    assert done.returncode == 1
+    assert "A stack already runs with the state folder" in done.stdout
+    assert stack.file.origin
+
+
+def test_a_second_stack_runs_beside_the_first_and_leaves_nothing_behind(stack: Stack, tmp_path: Path) -> None:
+    with running_stack(tmp_path / "second", "--emulators", "embedded", "--no-connect") as second:
+        assert second.file.origin != stack.file.origin
+        assert requests.get(f"{second.file.origin}/oauth2/jwks.json", timeout=5).json()["keys"]
+        processes = psutil.Process(second.process.pid).children(recursive=True)
+        begun = time.monotonic()
+        second.process.terminate()
+        second.process.wait(15)
+        assert time.monotonic() - begun < 8
+    wait_until(lambda: not any(process.is_running() for process in processes), within_s=5)
+    assert not (tmp_path / "second" / "stack.json").exists()
+    assert requests.get(f"{stack.file.origin}/oauth2/jwks.json", timeout=5).status_code == 200
