@@ -57,6 +57,13 @@ TABLE: Final[dict[Reason, tuple[str, int]]] = {
     Reason.DPOP_PROOF_INVALID: ("invalid_dpop_proof", 400),
     Reason.DPOP_NONCE_REQUIRED: ("use_dpop_nonce", 400),
     Reason.UNSUPPORTED_TOKEN_TYPE: ("unsupported_token_type", 400),
+    # The pages people see; the codes serve callers that ask for JSON
+    Reason.CSRF_INVALID: (INVALID_REQUEST, 403),
+    Reason.STATE_INVALID: (INVALID_REQUEST, 400),
+    Reason.ISSUER_MISMATCH: (INVALID_REQUEST, 400),
+    Reason.LOGIN_FAILED: ("access_denied", 403),
+    Reason.CONSENT_REFUSED: ("access_denied", 400),
+    Reason.AUTHORIZATION_FAILED: (INVALID_REQUEST, 400),
     Reason.RATE_LIMITED: (UNAVAILABLE, 429),
     Reason.AUDIT_UNAVAILABLE: (UNAVAILABLE, 503),
     Reason.STORE_UNAVAILABLE: (UNAVAILABLE, 503),
