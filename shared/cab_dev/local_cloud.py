@@ -105,6 +105,15 @@ async def store_secrets(project: str, secrets: Mapping[str, str]) -> str:
     return f"{len(secrets)} secrets"
 
 
+async def create_signing_keys(project: str) -> str:
+    """What `cab keys init` makes. Returns a few words for people."""
+    from cab.cli.cloud import open_cloud
+    from cab.cli.keys import make_keys
+
+    async with open_cloud(project) as cloud:
+        return f"{len(await make_keys(cloud))} keys"
+
+
 def bigquery_client(project: str, url: str) -> Any:
     """A `google.cloud.bigquery.Client` of the emulator at `url`; close it after use."""
     from google.api_core.client_options import ClientOptions

@@ -323,6 +323,12 @@ class Stack:
                 needs=("secret_manager", "configuration"),
                 redo_after=("secret_manager",),
             ),
+            Step(
+                name="signing_keys",
+                run=self._create_signing_keys,
+                needs=("secret_manager", "firestore"),
+                redo_after=("secret_manager", "firestore"),
+            ),
         ]
 
     def _function(self, name: str) -> Service:
@@ -432,6 +438,9 @@ class Stack:
 
     async def _store_secrets(self) -> str:
         return await local_cloud.store_secrets(PROJECT, self._secrets)
+
+    async def _create_signing_keys(self) -> str:
+        return await local_cloud.create_signing_keys(PROJECT)
 
     async def _connect(self) -> str:
         return await asyncio.to_thread(self.organisation.connect, self.origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -48,8 +49,8 @@ class Grants:
         found = await self._documents.find("grants", Condition("due_at", "<=", now), order_by="due_at", limit=limit)
         return [_restore(document) for document in found]
 
-    async def matching(self, *, limit: int = 1000, **equal: str) -> list[StoredGrant]:
-        """Grants whose fields equal the given values, e.g. tenant=..., subject=..., connection=..."""
+    async def matching(self, *, equal: Mapping[str, str], limit: int = 1000) -> list[StoredGrant]:
+        """Grants whose fields equal the given values, e.g. tenant, subject, connection."""
         conditions = [Condition(name, "==", value) for name, value in equal.items()]
         found: list[StoredGrant] = []
         after: Document | None = None

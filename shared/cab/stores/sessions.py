@@ -1,4 +1,7 @@
-"""Browser sessions and the one-time `state` of login and connect flows. Cookie and state values are stored only as hashes."""
+"""Browser sessions and the one-time `state` of login and connect flows. Cookie and state values are stored only as hashes.
+
+They live in the database that connect_account alone writes (`approvals`): whoever can write a session can be that person.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class LoginState:
     code_verifier: str
     return_to: str  # a path of ours, chosen by us
     min_auth_time: datetime | None
+    acr_values: str | None  # any one of these, separated by spaces, when the login must be that strong
     expires_at: datetime
 
 
@@ -51,21 +55,45 @@ class ConnectState:
     expires_at: datetime
 
 
-_Stored = TypeVar("_Stored", Session, LoginState, ConnectState)
-_COLLECTIONS: dict[type, str] = {Session: "sessions", LoginState: "login_states", ConnectState: "connect_states"}
+@dataclass(frozen=True, slots=True)
+class AccountQuestion:
+    """A finished consent for another upstream account than before, waiting for the person to say that it is meant.
+
+    The tokens are stored already, as version `secret_ver` of the grant's secret; nothing uses them before the answer.
+    """
+
+    tenant: str
+    subject: str
+    connection: str
+    session: str  # digest of the session cookie
+    secret_ver: int
+    scopes: list[str]
+    previous_account: str
+    upstream_account: str | None
+    access_expires_at: datetime | None
+    expires_at: datetime
+
+
+_Stored = TypeVar("_Stored", Session, LoginState, ConnectState, AccountQuestion)
+_COLLECTIONS: dict[type, str] = {
+    Session: "sessions",
+    LoginState: "login_states",
+    ConnectState: "connect_states",
+    AccountQuestion: "account_questions",
+}
 
 
 class BrowserStates:
-    """One small store for the three: create, read while it lives, and take (read and spend, exactly once)."""
+    """One small store for the four: create, read while it lives, and take (read and spend, exactly once)."""
 
-    def __init__(self, guards: Documents) -> None:
-        self._guards = guards
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
 
-    async def put(self, secret: str, value: Session | LoginState | ConnectState) -> None:
-        await self._guards.write(Create(_path(type(value), secret), asdict(value), expires_at=value.expires_at))
+    async def put(self, secret: str, value: Session | LoginState | ConnectState | AccountQuestion) -> None:
+        await self._documents.write(Create(_path(type(value), secret), asdict(value), expires_at=value.expires_at))
 
     async def read(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
-        document = await self._guards.read(_path(kind, secret))
+        document = await self._documents.read(_path(kind, secret))
         if document is None or document.fields["expires_at"] <= now:
             return None  # the TTL policy may lag by a day
         return _restore(kind, document.fields)
@@ -73,17 +101,17 @@ class BrowserStates:
     async def take(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
         """Read and spend. Of concurrent takes exactly one gets the value."""
         path = _path(kind, secret)
-        document = await self._guards.read(path)
+        document = await self._documents.read(path)
         if document is None:
             return None
         try:
-            await self._guards.write(Delete(path, document.version))
+            await self._documents.write(Delete(path, document.version))
         except Conflict:
             return None  # another took it first
         return None if document.fields["expires_at"] <= now else _restore(kind, document.fields)
 
     async def end(self, kind: type[_Stored], secret: str) -> None:
-        await self._guards.write(Delete(_path(kind, secret)))
+        await self._documents.write(Delete(_path(kind, secret)))
 
 
 def _path(kind: type, secret: str) -> str:

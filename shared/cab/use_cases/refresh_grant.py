@@ -34,6 +34,7 @@ from cab.protocol import sealing, token_responses
 from cab.protocol.token_responses import TokenError
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable, new_token_set, secret_id
+from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
 
 ANSWER_WITHIN: Final = timedelta(seconds=11)  # a hanging provider is answered as unavailable within 12 s
@@ -83,7 +84,7 @@ class RefreshGrant:
         self._payloads = payloads
         self._calls = calls
         self._escrow_keys = escrow_keys
-        self._log = log
+        self._outbox = Outbox(deployment, store, log)
         self._clock = clock
         self._randomness = randomness
         self._step = step
@@ -618,17 +619,7 @@ class RefreshGrant:
         return event.model_dump(mode="json", exclude_none=True)
 
     async def flush(self, stored: StoredGrant) -> StoredGrant:
-        """Publish the events that came with a change, then take them off. What fails stays, for the sweeper."""
-        if not stored.grant.outbox:
-            return stored
-        try:
-            for event in stored.grant.outbox:
-                await self._log.publish(audit.AuditEvent.model_validate(event))
-            due_at = next_visit(stored.grant, self._deployment.provider_by_id.get(stored.grant.provider))
-            done = await self._store.replace(stored, stored.grant.model_copy(update={"outbox": [], "due_at": due_at}))
-        except Unavailable:
-            return stored
-        return done or stored
+        return await self._outbox.flush(stored)
 
     async def revoke_upstream(self, payload: Payload, connection: Connection, provider: Provider) -> bool:
         """RFC 7009 at the provider, unless one revocation ends more than this grant. Whether the provider confirmed."""
@@ -671,13 +662,3 @@ def _retry_after(answer: HttpAnswer | None) -> timedelta | None:
 def _idles(grant: Grant, provider: Provider, now: datetime) -> bool:
     last = grant.refreshed_at or grant.connected_at
     return provider.keepalive_s is not None and now >= last + timedelta(seconds=provider.keepalive_s)
-
-
-def next_visit(grant: Grant, provider: Provider | None) -> datetime | None:
-    """When the sweeper should look again: old versions to destroy, then the keepalive, else never."""
-    if grant.destroy_below < grant.secret_ver or grant.status is GrantStatus.REVOKED:
-        settled = grant.leeway_until or grant.refreshed_at or grant.connected_at
-        return settled + grants.CLEAN_UP_AFTER
-    if grant.status is GrantStatus.ACTIVE and provider is not None and provider.keepalive_s is not None:
-        return (grant.refreshed_at or grant.connected_at) + timedelta(seconds=provider.keepalive_s)
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,8 @@ from cab.domain.grants import ENDED, GrantStatus, grant_id
 from cab.ports import AccessToken, Clock, NotFound, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads
-from cab.use_cases.refresh_grant import RefreshGrant, Wanted, next_visit
+from cab.use_cases.outbox import next_visit
+from cab.use_cases.refresh_grant import RefreshGrant, Wanted
 from cab.use_cases.verify_subject import AssertionVerifier
 
 MAX_REVOKED_AT_ONCE = 500
@@ -71,9 +73,9 @@ class RevokeGrants:
         self._clock = clock
         self._randomness = randomness
 
-    async def matching(self, *, cause: str, txn: str, **equal: str) -> list[Revoked]:
-        """Revoke every grant whose fields equal the given ones (tenant, subject, connection, grant_id)."""
-        stored = await self._store.matching(limit=MAX_REVOKED_AT_ONCE, **equal)
+    async def matching(self, *, equal: Mapping[str, str], cause: str, txn: str) -> list[Revoked]:
+        """Revoke every grant whose fields equal the given ones (tenant, subject, connection)."""
+        stored = await self._store.matching(equal=equal, limit=MAX_REVOKED_AT_ONCE)
         return list(await asyncio.gather(*(self.one(item.grant.grant_id, cause=cause, txn=txn) for item in stored)))
 
     async def one(self, name: str, *, cause: str, txn: str) -> Revoked:

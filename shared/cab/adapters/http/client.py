@@ -1,0 +1,163 @@
+"""`HttpClient` on aiohttp: configured origins only, addresses checked at connect time, no redirects, capped in size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import orjson
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from cab.adapters.http.addresses import is_literal, is_loopback, is_public
+from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
+
+CONNECT_TIMEOUT_S = 3.0
+USER_AGENT = "cab/0.1"
+
+
+class _PublicAddresses(AbstractResolver):
+    """Resolves once and keeps only public addresses; the connection then goes to exactly those (no DNS rebinding)."""
+
+    def __init__(self, *, loopback_allowed: bool) -> None:
+        self._resolver = ThreadedResolver()
+        self._loopback_allowed = loopback_allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [item for item in found if self._allows(host, item["host"])]
+        if not allowed:
+            raise OSError("no address that may be reached")
+        return allowed
+
+    def _allows(self, host: str, address: str) -> bool:
+        return is_public(address) or (self._loopback_allowed and host == "localhost" and is_loopback(address))
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class AiohttpClient:
+    """`what` names the dependency in `Unavailable`. `keep_alive=False` opens a connection per call, so that a POST is never
+    lost on a connection the other side had already closed (its outcome would be unknown)."""
+
+    def __init__(
+        self, origins: Iterable[str], *, what: str, allow_loopback_http: bool = False, keep_alive: bool = True
+    ) -> None:
+        self._origins = frozenset(origins)
+        self._what = what
+        self._loopback_allowed = allow_loopback_http
+        self._keep_alive = keep_alive
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer:
+        return await self._send("GET", url, None, dict(headers or {}), timeout_s, max_bytes)
+
+    async def post_form(
+        self,
+        url: str,
+        form: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer:
+        sent = {"Content-Type": "application/x-www-form-urlencoded"} | dict(headers or {})
+        return await self._send("POST", url, urlencode(form).encode(), sent, timeout_s, max_bytes)
+
+    async def post_json(
+        self,
+        url: str,
+        document: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer:
+        sent = {"Content-Type": "application/json"} | dict(headers or {})
+        return await self._send("POST", url, orjson.dumps(document), sent, timeout_s, max_bytes)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _send(
+        self, method: str, url: str, body: bytes | None, headers: dict[str, str], timeout_s: float, max_bytes: int
+    ) -> HttpAnswer:
+        self._check(url)
+        connected = False
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._open().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                connected = True
+                content = await self._read(response, max_bytes)
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                return HttpAnswer(response.status, lowered, content)
+        except aiohttp.ClientConnectorError as error:  # DNS, refused, TLS: nothing of the request left
+            raise SendFailed(self._what, may_have_arrived=False) from error
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            never_sent = isinstance(error, aiohttp.ConnectionTimeoutError) and not connected
+            raise SendFailed(self._what, may_have_arrived=not never_sent) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        content = bytearray()
+        async for chunk in response.content.iter_any():
+            content += chunk
+            if len(content) > max_bytes:
+                raise AnswerTooLarge
+        return bytes(content)
+
+    def _check(self, url: str) -> None:
+        """Origins come from configuration, so a refusal here is a wrong setting or an attack, never a user's mistake."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        origin = f"{parts.scheme}://{parts.netloc}"
+        loopback_http = self._loopback_allowed and is_loopback(host)
+        if (
+            origin not in self._origins
+            or parts.username is not None
+            or (parts.scheme != "https" and not loopback_http)
+            or (is_literal(host) and not is_public(host) and not loopback_http)
+        ):
+            raise SendFailed(self._what, may_have_arrived=False)
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Created inside the running loop: the module is imported before the server forks."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                resolver=_PublicAddresses(loopback_allowed=self._loopback_allowed),
+                force_close=not self._keep_alive,
+                limit=100,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                # No compression: a small answer could unpack into a large one.
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                trust_env=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def origin_of(url: str) -> str:
+    """scheme://host[:port] of a configured URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

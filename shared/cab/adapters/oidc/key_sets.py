@@ -1,0 +1,154 @@
+"""Public keys of others: key sets by URL or through OIDC discovery, for configured issuers and clients only.
+
+An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a fetch
+never follows a redirect and never goes to an origin the configuration does not name (the HTTP client's rule).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from cab.adapters.http.client import origin_of
+from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, VerificationKeys
+from cab.protocol import jwk, strict_json
+from cab.protocol.jwk import PublicKey
+
+FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
+TRUSTED_FOR: Final = timedelta(hours=1)  # then refetched before any use
+STALE_IF_ERROR: Final = timedelta(hours=24)
+COOL_DOWN: Final = timedelta(seconds=30)  # between fetches forced by unknown keys
+RETRY_AFTER_FAILURE: Final = timedelta(seconds=5)
+FETCH_TIMEOUT_S: Final = 4.0
+MAX_BYTES: Final = 102_400
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a source's keys are: pinned URL, or discovery on the issuer's own origin, or given in the configuration."""
+
+    jwks_uri: str | None = None
+    issuer: str | None = None
+    inline: dict[str, PublicKey] | None = None
+
+
+@dataclass
+class _State:
+    keys: dict[str, PublicKey] = field(default_factory=dict)
+    fetched_at: datetime | None = None
+    tried_at: datetime | None = None
+    failed: bool = False
+    fetch: asyncio.Task[None] | None = None
+
+
+class RemoteKeySets:
+    """One per process. Raises NotFound for an unknown key of a known set, Unavailable("identity_provider") when it cannot know."""
+
+    def __init__(self, sources: Mapping[str, KeySource], http: HttpClient, clock: Clock) -> None:
+        self._sources = sources
+        self._http = http
+        self._clock = clock
+        self._states: dict[str, _State] = {}
+
+    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+        source = self._sources.get(issuer)
+        if source is None:  # never a fetch for an unknown issuer
+            raise NotFound(issuer)
+        if source.inline is not None:
+            return _pick(source.inline, kid, algorithm)
+        state = self._states.setdefault(issuer, _State())
+        now = self._clock.now()
+        age = None if state.fetched_at is None else now - state.fetched_at
+        if age is None or age > TRUSTED_FOR:
+            await self._try_fetch(source, state, now)
+            self._refuse_without_keys(state)
+        elif age > FRESH_FOR and self._may_try(state, now):
+            self._start(source, state, now)
+        try:
+            return _pick(state.keys, kid, algorithm)
+        except NotFound:
+            return await self._look_again(source, state, kid, algorithm)
+
+    async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> PublicKey:
+        """The issuer may have published a new key: one forced fetch, claimed before it starts."""
+        await self._try_fetch(source, state, self._clock.now())
+        try:
+            return _pick(state.keys, kid, algorithm)
+        except NotFound:
+            if state.failed:  # the key may exist, we cannot tell: not the caller's fault
+                raise Unavailable("identity_provider") from None
+            raise
+
+    async def _try_fetch(self, source: KeySource, state: _State, now: datetime) -> None:
+        if state.fetch is None or state.fetch.done():
+            if not self._may_try(state, now):
+                return
+            self._start(source, state, now)
+        if state.fetch is not None:
+            await asyncio.shield(state.fetch)
+
+    def _may_try(self, state: _State, now: datetime) -> bool:
+        pause = RETRY_AFTER_FAILURE if state.failed else COOL_DOWN
+        return state.tried_at is None or now - state.tried_at >= pause
+
+    def _start(self, source: KeySource, state: _State, now: datetime) -> None:
+        state.tried_at = now
+        state.fetch = asyncio.create_task(self._fetch(source, state))
+
+    def _refuse_without_keys(self, state: _State) -> None:
+        age = None if state.fetched_at is None else self._clock.now() - state.fetched_at
+        if age is None or age > STALE_IF_ERROR:
+            raise Unavailable("identity_provider")
+
+    async def _fetch(self, source: KeySource, state: _State) -> None:
+        """Replace the keys by what the issuer publishes now; on any trouble keep what is there."""
+        try:
+            uri = source.jwks_uri or await self._discover(source.issuer or "")
+            answer = await self._http.get(uri, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+            if answer.status != 200:
+                raise jwk.InvalidKey("was not answered")
+            keys = jwk.parse_set_bytes(answer.body)
+        except (Unavailable, AnswerTooLarge, jwk.InvalidKey, strict_json.InvalidJson):
+            state.failed = True
+            return
+        state.keys, state.fetched_at, state.failed = keys, self._clock.now(), False
+
+    async def _discover(self, issuer: str) -> str:
+        """OIDC Discovery 4.3: the document must name exactly this issuer; its keys must be on the same origin unless pinned."""
+        url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+        answer = await self._http.get(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+        if answer.status != 200:
+            raise jwk.InvalidKey("was not answered")
+        document = strict_json.load_object(answer.body)
+        uri = document.get("jwks_uri")
+        if document.get("issuer") != issuer or not isinstance(uri, str) or origin_of(uri) != origin_of(issuer):
+            raise jwk.InvalidKey("names another issuer or origin")
+        return uri
+
+
+class KeyDirectory:
+    """Verification keys of every source this function may trust: our own rings first, then the configured others."""
+
+    def __init__(self, own: Mapping[str, VerificationKeys], others: VerificationKeys) -> None:
+        self._own = own
+        self._others = others
+
+    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+        backend = self._own.get(issuer, self._others)
+        key: PublicKey = await backend.find(issuer, kid, algorithm)
+        return key
+
+
+def _pick(keys: Mapping[str, PublicKey], kid: str | None, algorithm: str) -> PublicKey:
+    if kid is None:
+        fitting = [key for key in keys.values() if key.algorithm == algorithm]
+        if len(fitting) != 1:
+            raise NotFound("kid")
+        return fitting[0]
+    key = keys.get(kid)
+    if key is None or key.algorithm != algorithm:
+        raise NotFound("kid")
+    return key

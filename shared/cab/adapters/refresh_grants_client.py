@@ -1,0 +1,71 @@
+"""`GrantTokens` over HTTP: how exchange_token and connect_account ask refresh_grants, with their own Google identity."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
+from cab.protocol import strict_json
+
+TIMEOUT_S = 12.0
+
+
+class RefreshGrantsClient:
+    def __init__(self, url: str, http: HttpClient, identity: ServiceTokens) -> None:
+        self._url = url
+        self._http = http
+        self._identity = identity
+
+    async def access_token(
+        self, *, subject_assertion: str, connection: str, scopes: tuple[str, ...], txn: str
+    ) -> AccessToken:
+        answer = await self._post(
+            "/grants/token",
+            {"subject_assertion": subject_assertion, "connection": connection, "scopes": list(scopes), "txn": txn},
+        )
+        expires_at = answer["expires_at"]
+        return AccessToken(
+            access_token=answer["access_token"],
+            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+            scopes=tuple(answer["scopes"]),
+            narrowed=answer["narrowed"],
+            grant_id=answer["grant_id"],
+            seq=answer["seq"],
+            secret_version=answer["secret_version"],
+            outcome=answer["outcome"],
+        )
+
+    async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:
+        answer = await self._post("/grants/revoke", {"grant_id": grant_id, "cause": cause, "txn": txn})
+        return any(item["upstream"] for item in answer["revoked"])
+
+    async def _post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
+        token = await self._identity.identity_token(self._url)
+        try:
+            answer = await self._http.post_json(
+                f"{self._url}{path}", document, headers={"Authorization": f"Bearer {token}"}, timeout_s=TIMEOUT_S
+            )
+            content = strict_json.load_object(answer.body)
+        except (AnswerTooLarge, strict_json.InvalidJson) as error:
+            raise Unavailable("grants") from error
+        if answer.status != 200:
+            raise _refusal(answer, content)
+        return content
+
+
+def _refusal(answer: HttpAnswer, content: dict[str, Any]) -> Exception:
+    """The refusal as refresh_grants gave it. A refusal of *us* (wrong identity) is our outage, not the caller's fault."""
+    try:
+        reason = Reason(content.get("reason_code", ""))
+    except ValueError:
+        return Unavailable("grants")
+    if answer.status == 401 or reason is Reason.INTERNAL_ERROR:
+        return Unavailable("grants")
+    retry_after = answer.headers.get("retry-after", "")
+    remedy = Remedy(
+        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
+        interaction_uri=content.get("interaction_uri"),
+    )
+    return BrokerError(reason, content.get("error_description", ""), remedy=remedy)

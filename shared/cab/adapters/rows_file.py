@@ -1,0 +1,30 @@
+"""`AuditRows` as a file of JSON lines: for the local stack where no BigQuery emulator can be had. Refused in the cloud."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cab.ports import Unavailable
+
+
+class RowsFile:
+    """Appends; one line per row, duplicates included, as BigQuery keeps them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        try:
+            await asyncio.to_thread(self._append, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        except OSError as error:
+            raise Unavailable("audit") from error
+        return {}
+
+    def _append(self, lines: bytes) -> None:
+        with self._path.open("ab") as file:
+            file.write(lines)

@@ -1,0 +1,429 @@
+"""The composition root: settings and configuration in, one request handler out, for each function.
+
+Everything below receives what it needs; nothing below reads the environment. Clients connect on first use, inside the
+running loop, because the server imports this module before it forks. Heavy libraries are imported by the function that
+needs them: a cold start pays for nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.adapters.system import SystemClock, SystemRandomness
+from cab.domain.audit import EventType
+from cab.domain.clients import Agent, FrontEnd, PrivateKeyJwt
+from cab.domain.deployment import Deployment
+from cab.ports import AuditLog, SecretVault, VerificationKeys
+from cab.settings import (
+    AuditingSettings,
+    ConfiguredSettings,
+    ConnectAccountSettings,
+    ExchangeTokenSettings,
+    FunctionSettings,
+    IngestAuditSettings,
+    MintAssertionSettings,
+    PublishMetadataSettings,
+    RefreshGrantsSettings,
+)
+
+Handler = Callable[[Request], Awaitable[Response]]
+Closer = Callable[[], Awaitable[None]]
+
+
+def mint_assertion(settings: MintAssertionSettings) -> Handler:
+    from cab.stores.signing_keys import Issuer
+    from cab.transport.oauth_http import OAuthEndpoints, Route, json_body
+    from cab.use_cases.mint_assertion import MintAssertion
+
+    parts = _Parts(settings)
+    deployment = parts.deployment
+    broker = deployment.broker
+    keys = parts.keys(clients=deployment.front_end_by_id, users=True)
+    mint = MintAssertion(
+        deployment,
+        parts.authenticator(
+            deployment.front_end_by_id, issuer=broker.edge_issuer, endpoint=f"{broker.origin}/edge/token", keys=keys
+        ),
+        keys,
+        parts.own_keys(Issuer.EDGE),
+        parts.clock,
+        parts.randomness,
+    )
+    routes = {"/edge/token": Route(mint, EventType.ASSERTION_MINTED, lambda minted: json_body(minted.body()))}
+    return parts.handler("mint_assertion", OAuthEndpoints(routes, parts.auditor, parts.randomness).handle)
+
+
+def exchange_token(settings: ExchangeTokenSettings) -> Handler:
+    from cab.adapters.cedar.engine import CedarPolicyEngine
+    from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+    from cab.stores.deferrals import Deferrals
+    from cab.stores.grants import Grants
+    from cab.stores.issued_tokens import IssuedTokens
+    from cab.stores.limits import RateLimits, TaskBudgets
+    from cab.stores.signing_keys import Issuer
+    from cab.transport.oauth_http import OAuthEndpoints, Route, empty_body, json_body
+    from cab.use_cases.confirm import Confirmations
+    from cab.use_cases.exchange_token import ExchangeToken
+    from cab.use_cases.inspect_token import IntrospectToken, RevokeToken
+    from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens
+    from cab.use_cases.verify_subject import AssertionVerifier
+
+    parts = _Parts(settings)
+    deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
+    broker = deployment.broker
+    guards = parts.documents("guards")
+    keys = parts.keys(clients=deployment.agent_by_id, own=True, users=True)
+    signer = parts.own_keys(Issuer.STS)
+    authenticator = parts.authenticator(
+        deployment.agent_by_id, issuer=broker.sts_issuer, endpoint=f"{broker.origin}/oauth2/token", keys=keys
+    )
+    issued_tokens = IssuedTokens(guards)
+    exchange = ExchangeToken(
+        deployment,
+        authenticator=authenticator,
+        verifier=AssertionVerifier(broker, keys, clock),
+        policies=CedarPolicyEngine(deployment),
+        rate_limits=RateLimits(guards, broker.rate_limits),
+        budgets=TaskBudgets(guards),
+        confirmations=Confirmations(
+            broker,
+            ApprovalRequests(guards, parts.single_use),
+            ApprovalDecisions(parts.documents("approvals")),
+            randomness,
+        ),
+        deferrals=Deferrals(guards),
+        issued_tokens=issued_tokens,
+        broker_tokens=BrokerTokens(deployment, signer, clock, randomness),
+        downstream_tokens=DownstreamTokens(
+            deployment, Grants(parts.documents("grants")), parts.refresh_grants(settings.refresh_grants_url), clock
+        ),
+        signer=signer,
+        clock=clock,
+        randomness=randomness,
+    )
+    inspected = (deployment, authenticator, keys, issued_tokens, clock)
+    routes = {
+        "/oauth2/token": Route(exchange, EventType.EXCHANGE_DECIDED, json_body),
+        "/oauth2/introspect": Route(IntrospectToken(*inspected), EventType.TOKEN_INTROSPECTED, json_body),
+        "/oauth2/revoke": Route(RevokeToken(*inspected), EventType.TOKEN_REVOKED, empty_body),
+    }
+    return parts.handler("exchange_token", OAuthEndpoints(routes, parts.auditor, randomness).handle)
+
+
+def publish_metadata(settings: PublishMetadataSettings) -> Handler:
+    from cab.stores.signing_keys import SigningKeys
+    from cab.transport.metadata_http import MetadataEndpoints
+
+    parts = _Parts(settings)
+    endpoints = MetadataEndpoints(parts.deployment, SigningKeys(parts.documents("keys")), parts.randomness)
+    return parts.handler("publish_metadata", endpoints.handle)
+
+
+def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
+    from cab.adapters.google_cloud.pubsub import Message, PubSubPublisher
+    from cab.stores.grants import Grants
+    from cab.transport.grants_http import Callers, GrantEndpoints
+    from cab.use_cases.authenticate_service import ServiceAuthenticator
+    from cab.use_cases.grant_payloads import GrantPayloads
+    from cab.use_cases.refresh_grant import RefreshGrant
+    from cab.use_cases.serve_grant import RevokeGrants, ServeGrant, SweepGrants
+    from cab.use_cases.verify_subject import AssertionVerifier
+
+    parts = _Parts(settings)
+    deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
+    keys = parts.keys(clients={}, own=True)
+    store = Grants(parts.documents("grants"))
+    payloads = GrantPayloads(parts.grant_vault)
+    refresher = RefreshGrant(
+        deployment, store, payloads, parts.provider_calls(), parts.secrets, parts.audit_log, clock, randomness
+    )
+    revoker = RevokeGrants(deployment, store, payloads, refresher, clock, randomness)
+    publisher = PubSubPublisher(settings.project)
+    parts.closers.append(publisher.close)
+
+    async def fan_out(grant_ids: Sequence[str]) -> None:
+        await publisher.publish(settings.due_topic, [Message(grant_id.encode(), {}) for grant_id in grant_ids])
+
+    endpoints = GrantEndpoints(
+        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, clock), refresher),
+        revoker,
+        SweepGrants(deployment, store, payloads, refresher, revoker, clock),
+        services=ServiceAuthenticator(issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=clock),
+        callers=Callers(
+            token=frozenset(settings.token_callers),
+            revoke=frozenset(settings.revoke_callers),
+            sweep=frozenset(settings.sweep_callers),
+        ),
+        fan_out=fan_out,
+        auditor=parts.auditor,
+        randomness=randomness,
+    )
+    return parts.handler("refresh_grants", endpoints.handle)
+
+
+def ingest_audit(settings: IngestAuditSettings) -> Handler:
+    from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
+    from cab.adapters.google_cloud.audit_schema import row_of
+    from cab.adapters.google_cloud.quarantine import PubSubQuarantine
+    from cab.adapters.rows_file import RowsFile
+    from cab.transport.audit_push import AuditPush
+    from cab.use_cases.authenticate_service import ServiceAuthenticator
+    from cab.use_cases.ingest_audit_event import IngestAuditEvent
+
+    parts = _Basics(settings)
+    quarantine = PubSubQuarantine(settings.project, settings.quarantine_topic)
+    parts.closers.append(quarantine.close)
+    if settings.rows_file is not None:
+        rows: RowsFile | BigQueryAuditRows = RowsFile(settings.rows_file)
+    else:
+        rows = BigQueryAuditRows(settings.project, settings.dataset, settings.table)
+        parts.closers.append(rows.close)
+    push = AuditPush(
+        IngestAuditEvent(rows, quarantine, parts.clock, row_of),
+        services=ServiceAuthenticator(
+            issuer=settings.google_issuer, audience=settings.own_url, keys=parts.google_keys(), clock=parts.clock
+        ),
+        push_account=settings.push_account,
+        subscription=settings.subscription,
+        randomness=parts.randomness,
+    )
+    return parts.handler("ingest_audit", push.handle)
+
+
+class _Basics:
+    """What every function has."""
+
+    def __init__(self, settings: FunctionSettings) -> None:
+        from cab.transport.logs import configure_logging
+
+        configure_logging()
+        self.settings = settings
+        self.clock = SystemClock()
+        self.randomness = SystemRandomness()
+        self.closers: list[Closer] = []
+
+    def google_keys(self) -> VerificationKeys:
+        from cab.adapters.http.client import AiohttpClient, origin_of
+        from cab.adapters.oidc.key_sets import KeySource, RemoteKeySets
+
+        uri = self.settings.google_jwks_uri
+        # http only ever passes for loopback, and only where the local stack's own signer is configured.
+        local = uri.startswith("http://") and not self.settings.in_the_cloud
+        http = AiohttpClient([origin_of(uri)], what="identity_provider", allow_loopback_http=local)
+        self.closers.append(http.close)
+        return RemoteKeySets({self.settings.google_issuer: KeySource(jwks_uri=uri)}, http, self.clock)
+
+    def handler(self, name: str, handle: Handler) -> Handler:
+        """The function the framework serves: named as its target, closing what is open when the process stops."""
+        closing: list[asyncio.Task[None]] = []
+
+        async def function(request: Request) -> Response:
+            if not closing and self.closers:
+                closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
+            return await handle(request)
+
+        function.__name__ = function.__qualname__ = name
+        return function
+
+
+class _Parts(_Basics):
+    """What the configured functions share; built once per process, each part on first use."""
+
+    def __init__(self, settings: ConfiguredSettings) -> None:
+        super().__init__(settings)
+        self.deployment = _load(settings)
+        self._databases: dict[str, Any] = {}
+        self._own: dict[Any, Any] = {}
+        self._log: AuditLog | None = None
+        self._auditor: Any = None
+        self._vault: Any = None
+        self._secrets: Any = None
+
+    def documents(self, database: str) -> Any:
+        from cab.adapters.google_cloud.documents import FirestoreDocuments
+
+        if database not in self._databases:
+            opened = self._databases[database] = FirestoreDocuments(self.settings.project, database)
+            self.closers.append(opened.close)
+        return self._databases[database]
+
+    @property
+    def single_use(self) -> Any:
+        from cab.stores.single_use import SingleUse
+
+        return SingleUse(self.documents("guards"))
+
+    @property
+    def vault(self) -> Any:
+        from cab.adapters.google_cloud.secrets import SecretManagerVault
+
+        if self._vault is None:
+            self._vault = SecretManagerVault(self.settings.project)
+            self.closers.append(self._vault.close)
+        return self._vault
+
+    @property
+    def secrets(self) -> Any:
+        """Keys and client secrets: few, read again and again, immutable by version."""
+        from cab.adapters.cached_secrets import CachedSecretReader
+
+        if self._secrets is None:
+            self._secrets = CachedSecretReader(self.vault)
+        return self._secrets
+
+    @property
+    def grant_vault(self) -> SecretVault:
+        """Where grant payloads are kept: the driver the configuration names."""
+        if self.deployment.broker.grant_storage == "sealed_documents":
+            from cab.adapters.sealed_documents import SealedDocumentsVault
+
+            sealed: SecretVault = SealedDocumentsVault(self.documents("grants"), self.secrets)
+            return sealed
+        vault: SecretVault = self.vault
+        return vault
+
+    @property
+    def audit_log(self) -> AuditLog:
+        from cab.adapters.google_cloud.audit_log import PubSubAuditLog
+
+        if self._log is None:
+            settings = self.settings
+            if not isinstance(settings, AuditingSettings):
+                raise TypeError("this function has no audit topic")
+            opened = PubSubAuditLog(
+                settings.project,
+                settings.audit_topic,
+                service=settings.service,
+                revision=settings.revision,
+                clock=self.clock,
+                randomness=self.randomness,
+            )
+            self.closers.insert(0, opened.close)  # first: what waits in it must still go out
+            self._log = opened
+        return self._log
+
+    @property
+    def auditor(self) -> Any:
+        from cab.use_cases.auditing import Auditor
+
+        if self._auditor is None:
+            self._auditor = Auditor(self.audit_log, self.clock, self.randomness)
+        return self._auditor
+
+    def own_keys(self, issuer: Any) -> Any:
+        from cab.adapters.own_keys import OwnKeys
+        from cab.stores.signing_keys import SigningKeys
+
+        if issuer not in self._own:
+            self._own[issuer] = OwnKeys(issuer, SigningKeys(self.documents("keys")), self.secrets, self.clock)
+        return self._own[issuer]
+
+    def keys(
+        self, *, clients: Mapping[str, FrontEnd | Agent], own: bool = False, users: bool = False
+    ) -> VerificationKeys:
+        """Every source this function trusts, and no other: its clients, our issuers, the IdPs, workload issuers."""
+        from cab.adapters.http.client import AiohttpClient, origin_of
+        from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets
+        from cab.protocol.jwk import parse_set
+        from cab.stores.signing_keys import Issuer
+        from cab.use_cases.authenticate_client import client_source
+
+        broker = self.deployment.broker
+        sources = {self.settings.google_issuer: KeySource(jwks_uri=self.settings.google_jwks_uri)}
+        sources |= {item.issuer: KeySource(jwks_uri=item.jwks_uri) for item in broker.federated_issuers}
+        if users:
+            sources |= {
+                item.issuer: KeySource(jwks_uri=item.jwks_uri, issuer=item.issuer)
+                for item in self.deployment.identity_providers
+            }
+        for client in clients.values():
+            for method in client.authentication:
+                if isinstance(method, PrivateKeyJwt):
+                    inline = None if method.jwks is None else parse_set(method.jwks)
+                    sources[client_source(client.client_id)] = KeySource(jwks_uri=method.jwks_uri, inline=inline)
+        origins = {origin_of(uri) for source in sources.values() for uri in (source.jwks_uri, source.issuer) if uri}
+        http = AiohttpClient(origins, what="identity_provider", allow_loopback_http=broker.allow_loopback_http)
+        self.closers.append(http.close)
+        rings = {broker.edge_issuer: self.own_keys(Issuer.EDGE), broker.sts_issuer: self.own_keys(Issuer.STS)}
+        return KeyDirectory(rings if own else {}, RemoteKeySets(sources, http, self.clock))
+
+    def authenticator(self, clients: Mapping[str, Any], *, issuer: str, endpoint: str, keys: VerificationKeys) -> Any:
+        from cab.use_cases.authenticate_client import ClientAuthenticator
+
+        federated = {self.settings.google_issuer: frozenset({"RS256"})}
+        federated |= {item.issuer: frozenset(item.algorithms) for item in self.deployment.broker.federated_issuers}
+        return ClientAuthenticator(
+            dict(clients),
+            issuer=issuer,
+            endpoint=endpoint,
+            federated_algorithms=federated,
+            keys=keys,
+            single_use=self.single_use,
+            secrets=self.secrets,
+            clock=self.clock,
+        )
+
+    def refresh_grants(self, url: str) -> Any:
+        from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
+        from cab.adapters.http.client import AiohttpClient
+        from cab.adapters.refresh_grants_client import RefreshGrantsClient
+
+        http = AiohttpClient([url], what="grants", allow_loopback_http=self.deployment.broker.allow_loopback_http)
+        self.closers.append(http.close)
+        return RefreshGrantsClient(url, http, GoogleServiceTokens(self.clock))
+
+    def provider_calls(self) -> Any:
+        from cab.adapters.http.client import AiohttpClient, origin_of
+        from cab.use_cases.provider_calls import ProviderCalls
+
+        providers = {self.deployment.provider_of(connection).id for connection in self.deployment.connections}
+        urls = [
+            url
+            for provider in self.deployment.providers
+            if provider.id in providers
+            for url in (provider.token_endpoint, provider.userinfo_endpoint, provider.revocation.endpoint)
+            if url
+        ]
+        http = AiohttpClient(
+            {origin_of(url) for url in urls},
+            what="provider",
+            allow_loopback_http=self.deployment.broker.allow_loopback_http,
+            keep_alive=False,
+        )
+        self.closers.append(http.close)
+        return ProviderCalls(http, self.secrets)
+
+
+def _load(settings: ConfiguredSettings) -> Deployment:
+    """The configuration folder, or exit with every mistake in it: a revision that cannot be right must not start."""
+    from cab.adapters.configuration.loader import FolderConfiguration
+    from cab.adapters.configuration.problems import ConfigurationRefused
+
+    try:
+        return FolderConfiguration(settings.config_dir, os.environ).load()
+    except ConfigurationRefused as error:
+        sys.exit(f"The configuration in {settings.config_dir} cannot be used:\n{error}")
+
+
+async def _close_at_the_end(closers: list[Closer]) -> None:
+    """Waits until the server's loop is shut down, which cancels it, then sends what still waits and closes connections."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        for close in closers:
+            try:
+                await close()
+            except Exception as error:  # noqa: BLE001  # one connection that will not close must not keep the others open
+                logging.getLogger(__name__).warning("closing failed: %s", type(error).__name__)
+
+
+def connect_account(settings: ConnectAccountSettings) -> Handler:
+    raise NotImplementedError

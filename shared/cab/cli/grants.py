@@ -1,0 +1,115 @@
+"""`cab grants`: look at grants (never at their tokens) and revoke them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import click
+
+from cab.cli.cloud import Cloud, json_option, project_option, run
+from cab.domain.grants import Grant
+from cab.stores.grants import Grants
+
+SHOWN = frozenset(
+    {
+        *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_ver"),
+        *("fail_count", "fail_cause", "scopes", "upstream_account", "access_expires_at", "refreshed_at"),
+        *("connected_at", "next_try_at", "due_at"),
+    }
+)
+
+
+@click.group("grants")
+def grants_group() -> None:
+    """List, inspect and revoke grants."""
+
+
+@grants_group.command("list")
+@project_option
+@click.option("--tenant", help="Only grants of this tenant.")
+@click.option("--subject", help="Only grants of this user (the `sub` of assertions).")
+@click.option("--connection", help="Only grants at this connection.")
+@click.option("--status", help="Only grants in this state, e.g. needs_reauth.")
+@json_option
+def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
+    """List grants with their health."""
+    wanted = {name: value for name, value in equal.items() if value is not None}
+
+    async def read(cloud: Cloud) -> list[Grant]:
+        return [stored.grant for stored in await Grants(cloud.grants).matching(equal=wanted)]
+
+    found = run(project, read)
+    if as_json:
+        click.echo(json.dumps([_shown(grant) for grant in found]))
+        return
+    for grant in found:
+        cause = f"  {grant.fail_cause}" if grant.fail_cause else ""
+        click.echo(f"{grant.status.value:<13} {grant.connection:<12} seq {grant.seq:<4} {grant.grant_id}{cause}")
+
+
+@grants_group.command("show")
+@project_option
+@click.argument("grant_id")
+def show(project: str, grant_id: str) -> None:
+    """Everything known of one grant but its tokens, as JSON."""
+
+    async def read(cloud: Cloud) -> Grant | None:
+        stored = await Grants(cloud.grants).read(grant_id)
+        return None if stored is None else stored.grant
+
+    grant = run(project, read)
+    if grant is None:
+        raise click.ClickException("There is no such grant.")
+    click.echo(json.dumps(_shown(grant), indent=2))
+
+
+@grants_group.command("revoke")
+@click.option("--url", envvar="CAB_REFRESH_GRANTS_URL", required=True, help="Address of refresh_grants.")
+@click.option("--grant", "grant_id", help="One grant.")
+@click.option("--tenant", help="Every grant of this tenant, narrowed by --subject and --connection.")
+@click.option("--subject", help="Only this user's grants.")
+@click.option("--connection", help="Only grants at this connection.")
+@click.option("--cause", default="operator", show_default=True, help="Why, for the audit.")
+@json_option
+def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
+    """End grants: effective at the next exchange everywhere, then upstream. Asks refresh_grants with your own identity."""
+    document = {name: value for name, value in names.items() if value is not None}
+    if "grant_id" not in document and "tenant" not in document:
+        raise click.UsageError("Give --grant or --tenant.")
+    revoked = asyncio.run(_ask(url, document | {"cause": cause, "txn": "operator"}))
+    if as_json:
+        click.echo(json.dumps(revoked))
+        return
+    for item in revoked:
+        upstream = {True: "also upstream", False: "not upstream", None: "had ended before"}[item["upstream"]]
+        click.echo(f"revoked {item['connection']:<12} {item['grant_id']}  {upstream}")
+    click.echo(f"{len(revoked)} grants")
+
+
+async def _ask(url: str, document: dict[str, Any]) -> list[dict[str, Any]]:
+    from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
+    from cab.adapters.http.client import AiohttpClient
+    from cab.adapters.system import SystemClock
+    from cab.ports import Unavailable
+    from cab.protocol import strict_json
+
+    http = AiohttpClient([url], what="grants", allow_loopback_http=url.startswith("http://127.0.0.1"))
+    try:
+        token = await GoogleServiceTokens(SystemClock()).identity_token(url)
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await http.post_json(f"{url}/grants/revoke", document, headers=headers, timeout_s=60)
+    except Unavailable as error:
+        raise click.ClickException(f"{error.what} cannot be reached.") from error
+    finally:
+        await http.close()
+    content = strict_json.load_object(answer.body)
+    if answer.status != 200:
+        raise click.ClickException(f"refused: {content.get('reason_code')}")
+    revoked: list[dict[str, Any]] = content["revoked"]
+    return revoked
+
+
+def _shown(grant: Grant) -> dict[str, Any]:
+    return grant.model_dump(mode="json", include=SHOWN)

@@ -1,0 +1,91 @@
+"""Pub/Sub push of audit messages: the wrapped JSON body, the caller's OIDC token, and status codes that mean ack or retry."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.domain.errors import BrokerError
+from cab.ports import Randomness, Unavailable
+from cab.protocol import strict_json
+from cab.protocol.oauth_errors import status_of
+from cab.transport.requests import health, single_header
+from cab.use_cases.auditing import log_bug
+from cab.use_cases.authenticate_service import ServiceAuthenticator
+from cab.use_cases.ingest_audit_event import IngestAuditEvent, PushedMessage
+
+MAX_PUSH_BYTES: Final = 262_144  # base64 and wrapping around an event of at most 64 KiB, with room
+
+
+class AuditPush:
+    def __init__(
+        self,
+        ingest: IngestAuditEvent,
+        *,
+        services: ServiceAuthenticator,
+        push_account: str,
+        subscription: str,
+        randomness: Randomness,
+    ) -> None:
+        self._ingest = ingest
+        self._services = services
+        self._allowed = frozenset({push_account})
+        self._subscription = subscription
+        self._randomness = randomness
+
+    async def handle(self, request: Request) -> Response:
+        if request.url.path == "/health":
+            return health()
+        if request.method != "POST":
+            return Response(status_code=405, headers={"Allow": "POST"})
+        try:
+            await self._services.authenticate(single_header(request, "authorization"), allowed=self._allowed)
+            message = _read(await _body(request), self._subscription)
+            if message is None:
+                return Response(status_code=400)
+            await self._ingest(message)
+        except BrokerError as error:
+            return Response(status_code=status_of(error.reason))
+        except Unavailable:
+            return Response(status_code=503)
+        except Exception as error:  # noqa: BLE001  # a bug: delivered again, then dead-lettered, never lost
+            log_bug(error, txn=self._randomness.token(16))
+            return Response(status_code=500)
+        return Response(status_code=204)
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_PUSH_BYTES:
+            break
+    return bytes(body)
+
+
+def _read(body: bytes, subscription: str) -> PushedMessage | None:
+    """The message, or None when this is not a push of our subscription."""
+    if len(body) > MAX_PUSH_BYTES:
+        return None
+    try:
+        push: dict[str, Any] = strict_json.load_object(body)
+        message = push["message"]
+        data = base64.b64decode(message.get("data", ""), validate=True)
+        message_id = message["messageId"]
+    except (strict_json.InvalidJson, KeyError, TypeError, AttributeError, binascii.Error, ValueError):
+        return None
+    if push.get("subscription") != subscription or not isinstance(message_id, str):
+        return None
+    return PushedMessage(data, message_id, _time(message.get("publishTime")))
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None

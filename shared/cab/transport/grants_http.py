@@ -1,0 +1,171 @@
+"""The private endpoints of refresh_grants: JSON in, JSON out, each for its own callers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.domain.audit import EventType
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Randomness, Unavailable
+from cab.protocol import strict_json
+from cab.transport.oauth_http import refusal_response
+from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
+from cab.use_cases.auditing import Auditor, Facts, RequestContext
+from cab.use_cases.authenticate_service import ServiceAuthenticator
+from cab.use_cases.serve_grant import RevokeGrants, ServeGrant, SweepGrants
+
+FAN_OUT = 200  # grants handed to Pub/Sub by one sweep; the next sweep takes the rest
+FanOut = Callable[[Sequence[str]], Awaitable[None]]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class TokenRequest(_Body):
+    subject_assertion: Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
+    connection: Text
+    scopes: list[Text] = Field(max_length=100)
+    txn: Text
+
+
+class RevokeRequest(_Body):
+    """Whose grants to revoke: one grant, or all that match tenant and the other members given."""
+
+    grant_id: Text | None = None
+    tenant: Text | None = None
+    subject: Text | None = None
+    connection: Text | None = None
+    cause: Text
+    txn: Text
+
+    @model_validator(mode="after")
+    def _names_something(self) -> RevokeRequest:
+        if self.grant_id is None and self.tenant is None:
+            raise ValueError("give grant_id or tenant")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    token: frozenset[str]
+    revoke: frozenset[str]
+    sweep: frozenset[str]
+
+
+class GrantEndpoints:
+    def __init__(
+        self,
+        serve: ServeGrant,
+        revoke: RevokeGrants,
+        sweep: SweepGrants,
+        *,
+        services: ServiceAuthenticator,
+        callers: Callers,
+        fan_out: FanOut,
+        auditor: Auditor,
+        randomness: Randomness,
+    ) -> None:
+        self._serve = serve
+        self._revoke = revoke
+        self._sweep = sweep
+        self._services = services
+        self._fan_out = fan_out
+        self._auditor = auditor
+        self._randomness = randomness
+        self._routes: dict[str, tuple[Callable[[bytes, Facts], Awaitable[dict[str, Any]]], frozenset[str]]] = {
+            "/grants/token": (self._token, callers.token),
+            "/grants/revoke": (self._revoke_grants, callers.revoke),
+            "/grants/sweep": (self._sweep_grants, callers.sweep),
+            "/grants/due": (self._visit, callers.sweep),
+        }
+
+    async def handle(self, request: Request) -> Response:
+        path = request.url.path
+        if path == "/health":
+            return health()
+        context = context_of(request, self._randomness)
+        route = self._routes.get(path)
+        if route is None:
+            return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
+        endpoint, allowed = route
+
+        async def work(facts: Facts) -> dict[str, Any]:
+            body = await read_body(request, media_type="application/json")
+            await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
+            facts.client_authenticated = True
+            return await endpoint(body, facts)
+
+        # Successes leave their own events (exchange.decided, grant.*); only refusals are recorded here.
+        answered = await self._auditor.run(EventType.GRANT_SERVED, RequestContext(context.txn), work, silent=True)
+        if answered.refusal is not None:
+            return refusal_response(answered.refusal, txn=answered.txn)
+        body = orjson.dumps(answered.answer)
+        return Response(body, media_type="application/json", headers=NO_STORE | {"CAB-Txn": answered.txn})
+
+    async def _token(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        asked = _parse(TokenRequest, body)
+        facts.txn = asked.txn
+        token = await self._serve(
+            subject_assertion=asked.subject_assertion, connection_id=asked.connection, scopes=tuple(asked.scopes)
+        )
+        return {
+            "access_token": token.access_token,
+            "expires_at": None if token.expires_at is None else token.expires_at.isoformat(),
+            "scopes": list(token.scopes),
+            "narrowed": token.narrowed,
+            "grant_id": token.grant_id,
+            "seq": token.seq,
+            "secret_version": token.secret_version,
+            "outcome": token.outcome,
+        }
+
+    async def _revoke_grants(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        asked = _parse(RevokeRequest, body)
+        facts.txn = asked.txn
+        if asked.grant_id is not None:
+            done = [await self._revoke.one(asked.grant_id, cause=asked.cause, txn=asked.txn)]
+        else:
+            equal = asked.model_dump(include={"tenant", "subject", "connection"}, exclude_none=True)
+            done = await self._revoke.matching(equal=equal, cause=asked.cause, txn=asked.txn)
+        return {
+            "revoked": [
+                {"grant_id": item.grant_id, "connection": item.connection, "upstream": item.upstream} for item in done
+            ]
+        }
+
+    async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
+        due = await self._sweep.due(limit=FAN_OUT)
+        if due:
+            try:
+                await self._fan_out(due)
+            except Unavailable:  # without Pub/Sub, visit some here: grants must not wait for it
+                for name in due[:10]:
+                    await self._sweep.visit(name)
+        return {"due": len(due)}
+
+    async def _visit(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        """A Pub/Sub push that names one grant."""
+        try:
+            name = base64.b64decode(strict_json.load_object(body)["message"]["data"], validate=True).decode("ascii")
+        except (strict_json.InvalidJson, KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+            return {"visited": False}  # acknowledged: delivering it again would not make it better
+        await self._sweep.visit(name)
+        return {"visited": True}
+
+
+def _parse(kind: type[Any], body: bytes) -> Any:
+    try:
+        return kind.model_validate(strict_json.load_object(body))
+    except (strict_json.InvalidJson, ValidationError) as error:
+        raise BrokerError(Reason.PARAMETER_INVALID, "The body does not have the expected members.") from error

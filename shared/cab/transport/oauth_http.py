@@ -1,0 +1,89 @@
+"""OAuth endpoints over HTTP: strict form in, JSON out, `no-store`, `CAB-Txn` on every answer (RFC 6749 section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.domain.audit import EventType
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Randomness
+from cab.protocol.forms import parse_form
+from cab.protocol.names import FORM_MEDIA_TYPE
+from cab.protocol.oauth_errors import error_body, error_headers, status_of
+from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
+from cab.use_cases.auditing import Answered, Auditor, Facts
+from cab.use_cases.authenticate_client import Credentials
+
+Endpoint = Callable[[dict[str, str], Credentials, Facts], Awaitable[Any]]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    endpoint: Endpoint
+    event_type: EventType
+    render: Callable[[Any], bytes]
+
+
+def json_body(content: Any) -> bytes:
+    return orjson.dumps(content)
+
+
+def empty_body(_: Any) -> bytes:
+    return b""
+
+
+class OAuthEndpoints:
+    """The handler of one function: its form endpoints by path."""
+
+    def __init__(self, routes: Mapping[str, Route], auditor: Auditor, randomness: Randomness) -> None:
+        self._routes = routes
+        self._auditor = auditor
+        self._randomness = randomness
+
+    async def handle(self, request: Request) -> Response:
+        if request.url.path == "/health":
+            return health()
+        context = context_of(request, self._randomness)
+        route = self._routes.get(request.url.path)
+        if route is None:
+            return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
+
+        async def work(facts: Facts) -> Any:
+            form = parse_form(await read_body(request, media_type=FORM_MEDIA_TYPE))
+            credentials = Credentials(
+                authorization=single_header(request, "authorization"),
+                client_assertion_type=form.get("client_assertion_type"),
+                client_assertion=form.get("client_assertion"),
+                client_id=form.get("client_id"),
+            )
+            return await route.endpoint(form, credentials, facts)
+
+        answered = await self._auditor.run(route.event_type, context, work)
+        return render(answered, route)
+
+
+def render(answered: Answered[Any], route: Route) -> Response:
+    if answered.refusal is not None:
+        return refusal_response(answered.refusal, txn=answered.txn)
+    body = route.render(answered.answer)
+    headers = NO_STORE | {"CAB-Txn": answered.txn}
+    return Response(body, media_type="application/json" if body else None, headers=headers)
+
+
+def refusal_response(refusal: BrokerError, *, txn: str) -> Response:
+    headers = NO_STORE | {"CAB-Txn": txn} | error_headers(refusal)
+    if refusal.reason is Reason.METHOD_NOT_ALLOWED:
+        headers["Allow"] = "POST"
+    return Response(
+        orjson.dumps(error_body(refusal, txn=txn)),
+        status_code=status_of(refusal.reason),
+        media_type="application/json",
+        headers=headers,
+    )

@@ -1,0 +1,72 @@
+"""What every HTTP function does with a request before anybody looks at its content: method, media type, size, headers."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Randomness
+from cab.use_cases.auditing import RequestContext
+
+MAX_BODY_BYTES: Final = 65_536
+NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_TRACE: Final = re.compile(r"([0-9a-f]{32})(?:/.*)?")
+
+
+def context_of(request: Request, randomness: Randomness) -> RequestContext:
+    """A fresh `txn`, the platform's trace id and the caller's network, never its full address."""
+    trace = _TRACE.fullmatch(request.headers.get("x-cloud-trace-context", ""))
+    return RequestContext(
+        txn=randomness.token(16), caller_ip_prefix=_prefix(request), trace_id=trace[1] if trace else None
+    )
+
+
+def _prefix(request: Request) -> str | None:
+    """/24 or /48 of the client as the load balancer saw it: the last but one entry it appends to X-Forwarded-For.
+
+    The header's earlier entries are the sender's own words. Used for flood control and audit, never for a decision.
+    """
+    hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()]
+    text = hops[-2] if len(hops) > 1 else hops[0] if hops else (request.client.host if request.client else "")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False))
+
+
+async def read_body(request: Request, *, media_type: str) -> bytes:
+    """The body of a POST of the expected type. Raises: BrokerError METHOD_NOT_ALLOWED, UNSUPPORTED_MEDIA_TYPE, BODY_TOO_LARGE."""
+    if request.method != "POST":
+        raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use POST.")
+    # Compared without parameters: some clients add a charset.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+        raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, f"Send {media_type}.")
+    if "content-encoding" in request.headers:
+        raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, "Send the body without content encoding.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
+    return bytes(body)
+
+
+def single_header(request: Request, name: str) -> str | None:
+    """A header that must not be repeated. Raises: BrokerError CLIENT_AUTHENTICATION_FAILED for a second or joined one."""
+    values = request.headers.getlist(name)
+    if not values:
+        return None
+    if len(values) > 1 or (name == "authorization" and "," in values[0]):
+        raise BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, f"The header {name} stands twice.")
+    return values[0]
+
+
+def health() -> Response:
+    """No secrets, no details of dependencies."""
+    return Response(b'{"status":"ok"}', media_type="application/json", headers={"Cache-Control": "no-store"})

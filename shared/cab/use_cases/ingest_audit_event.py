@@ -1,0 +1,65 @@
+"""Audit ingest: a pushed message in, a typed row out. Acknowledged only when the row stands; poison is kept aside, never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from cab.domain.audit import AuditEvent, event_hash
+from cab.ports import AuditRows, Clock, Quarantine
+from cab.protocol import strict_json
+
+MAX_EVENT_BYTES = 65_536
+EventToRow = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PushedMessage:
+    data: bytes
+    message_id: str
+    publish_time: datetime | None
+
+
+class IngestAuditEvent:
+    def __init__(self, rows: AuditRows, quarantine: Quarantine, clock: Clock, event_to_row: EventToRow) -> None:
+        self._rows = rows
+        self._quarantine = quarantine
+        self._clock = clock
+        self._event_to_row = event_to_row
+
+    async def __call__(self, message: PushedMessage) -> None:
+        """Returns when the event is in the table, or kept aside for people. Raises Unavailable to have it delivered again."""
+        event = read_event(message.data)
+        if isinstance(event, str):
+            await self._quarantine.put(message.data, cause=event, message_id=message.message_id)
+            return
+        row = self._event_to_row(event, received_at=self._clock.now(), message_id=message.message_id)
+        refused = await self._rows.insert([row])
+        if refused:
+            await self._quarantine.put(message.data, cause=refused[0], message_id=message.message_id)
+
+
+def read_event(data: bytes) -> AuditEvent | str:
+    """The event, or why it can never become a row (a fixed word).
+
+    Its own hash is recomputed: what was changed on the way is not an event of ours. Continuity of the chain is not judged
+    here, since pushes are parallel and unordered; the view `chain_gaps` does that.
+    """
+    if len(data) > MAX_EVENT_BYTES:
+        return "too_large"
+    try:
+        document = strict_json.load_object(data)
+        event = AuditEvent.model_validate(document)
+    except strict_json.InvalidJson:
+        return "not_json"
+    except ValidationError:
+        return "not_an_event"
+    if event.chain is None or event.service is None:
+        return "no_chain"
+    if event_hash(document) != event.chain.hash:
+        return "hash_mismatch"
+    return event
