@@ -38,15 +38,15 @@ async def serve(application: web.Application, port: int) -> tuple[web.AppRunner,
 
     Raises: OSError when the port is taken.
     """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except OSError as exc:
+        listener.close()
+        raise OSError(f"port {port} on {HOST} is taken") from exc
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
-        await web.SockSite(runner, listener).start()
-    except BaseException:
-        listener.close()
-        await runner.cleanup()
-        raise
+    await web.SockSite(runner, listener).start()
     return runner, int(listener.getsockname()[1])

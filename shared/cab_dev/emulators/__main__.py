@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import signal
+import sqlite3
 import sys
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def main() -> None:
         _parser().error("give the port of at least one service")
     try:
         asyncio.run(_serve(ports, arguments.control_port, arguments.data_dir, arguments.identity_url))
-    except OSError as exc:
+    except (OSError, sqlite3.Error) as exc:
         sys.exit(f"The emulators cannot start: {exc}")
 
 

@@ -51,15 +51,22 @@ class EmulatorProcess:
 
     def stop(self) -> int:
         """End with SIGTERM. Returns the exit status."""
-        process = self._started()
-        process.terminate()
-        return self._reap(process)
+        self._started().terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end of a process that was told to stop; kill it when that takes too long."""
+        return self._reap(self._started())
 
     def kill(self) -> None:
         """End with SIGKILL, as a crash would."""
         process = self._started()
         process.kill()
         self._reap(process)
+
+    @property
+    def pid(self) -> int:
+        return self._started().pid
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from cab_dev.ports import HOST, is_bound
+
 if TYPE_CHECKING:
     from cab_dev.emulators.call_log import CallLog
     from cab_dev.emulators.faults import CallFault, FaultBook, Service
@@ -155,6 +157,8 @@ async def serve(
 
     Raises: OSError when the port is taken; without this, gRPC would quietly share it with the other process.
     """
+    if port and is_bound(port):  # asked first, because gRPC writes a line of its own to standard error
+        raise OSError(f"port {port} on {HOST} is taken")
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),
@@ -164,9 +168,9 @@ async def serve(
     )
     server.add_generic_rpc_handlers(tuple(handlers))
     try:
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        bound = server.add_insecure_port(f"{HOST}:{port}")
     except RuntimeError as exc:
-        raise OSError(f"port {port} on 127.0.0.1 is taken") from exc
+        raise OSError(f"port {port} on {HOST} is taken") from exc
     await server.start()
 
     async def stop() -> None:

@@ -134,8 +134,11 @@ def backoff_s(subscription: Subscription, attempts: int) -> float:
     """Seconds until the next delivery after this many. Doubles from the minimum to the maximum, without jitter."""
     if "retry_policy" in subscription:
         policy = subscription.retry_policy
-        shortest = _seconds(policy.minimum_backoff, _POLICY_BACKOFF_S[0])
-        longest = _seconds(policy.maximum_backoff, _POLICY_BACKOFF_S[1])
+        shortest, longest = _POLICY_BACKOFF_S
+        if "minimum_backoff" in policy:
+            shortest = policy.minimum_backoff.total_seconds()
+        if "maximum_backoff" in policy:
+            longest = policy.maximum_backoff.total_seconds()
     elif subscription.push_config.push_endpoint:
         shortest, longest = _PUSH_BACKOFF_S
     else:
@@ -159,9 +162,3 @@ def publish_time(message: PubsubMessage) -> str:
     """RFC 3339 with milliseconds, the precision of publish times."""
     at: datetime = message.publish_time
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
-
-
-def _seconds(duration: object, default: float) -> float:
-    """A protobuf Duration as proto-plus gives it: a timedelta, or None when it is not set."""
-    total = getattr(duration, "total_seconds", None)
-    return default if total is None else float(total())
