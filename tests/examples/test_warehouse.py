@@ -1,6 +1,9 @@
 """The warehouse trusts the issuer's tokens as RFC 9068 says, runs SELECTs only, and shows own rows only."""
 
+import base64
+import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from examples.acme.services.dpop import jwk_thumbprint
 from examples.acme.services.token_verifier import metadata_url
 from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
 from examples.acme.warehouse_users import warehouse_users
@@ -226,6 +230,81 @@ def test_the_token_must_be_issued_for_this_action_here_and_this_query(details: A
 def test_only_the_query_that_the_intent_covers_runs(intent: dict[str, Any], sql: str, runs: bool) -> None:
     bearer = token(authorization_details=[{**INTENT, **intent}])
     assert (query(warehouse(), sql, bearer).status_code == 200) is runs
+
+
+# --- tokens bound to a key --------------------------------------------------------------------------------------------
+
+HOLDER = ec.generate_private_key(ec.SECP256R1())
+
+
+def public_jwk(key: Any) -> dict[str, Any]:
+    return dict(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True))
+
+
+def proof_for(bearer: str, *, key: Any = HOLDER, header: dict[str, Any] | None = None, **changes: Any) -> str:
+    ath = base64.urlsafe_b64encode(hashlib.sha256(bearer.encode()).digest()).rstrip(b"=").decode()
+    claims = {
+        "jti": secrets.token_hex(8),
+        "htm": "POST",
+        "htu": f"{ORIGIN}/query",
+        "iat": int(time.time()),
+        "ath": ath,
+        **changes,
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    headers = {"typ": "dpop+jwt", "jwk": public_jwk(HOLDER), **(header or {})}
+    return jwt.encode(claims, key, algorithm="ES256", headers=headers)
+
+
+def bound_token(**changes: Any) -> str:
+    return token(**{"cnf": {"jkt": jwk_thumbprint(public_jwk(HOLDER))}, **changes})
+
+
+def call(client: TestClient, *headers: tuple[str, str]) -> int:
+    return int(client.post("/query", json={"query": "acme_history"}, headers=list(headers)).status_code)
+
+
+def test_a_bound_token_works_with_a_proof_of_its_key_once() -> None:
+    client, bound = warehouse(), bound_token()
+    headers = (("Authorization", f"DPoP {bound}"), ("DPoP", proof_for(bound)))
+    assert call(client, *headers) == 200
+    assert call(client, *headers) == 401
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        lambda bound: proof_for(bound, key=STRANGER),
+        lambda bound: proof_for(bound, key=STRANGER, header={"jwk": public_jwk(STRANGER)}),
+        lambda bound: proof_for(bound, header={"typ": "JWT"}),
+        lambda bound: proof_for(bound, header={"jwk": None}),
+        lambda bound: proof_for(bound, header={"jwk": {**public_jwk(HOLDER), "d": "x"}}),
+        lambda bound: proof_for(bound, htm="GET"),
+        lambda bound: proof_for(bound, htu=f"{ORIGIN}/other"),
+        lambda bound: proof_for(bound, htu=f"{ORIGIN}/query?x=1"),
+        lambda bound: proof_for(bound, ath=None),
+        lambda bound: proof_for(bound_token(jti="other")),
+        lambda bound: proof_for(bound, iat=int(time.time()) - 90),
+        lambda bound: proof_for(bound, iat=int(time.time()) + 60),
+        lambda bound: proof_for(bound, iat="now"),
+        lambda bound: proof_for(bound, jti=None),
+        lambda bound: "a.b.c",
+        lambda bound: "",
+    ],
+)
+def test_a_bound_token_without_its_own_fresh_proof_is_refused(proof: Callable[[str], str]) -> None:
+    bound = bound_token()
+    assert call(warehouse(), ("Authorization", f"DPoP {bound}"), ("DPoP", proof(bound))) == 401
+
+
+def test_a_bound_token_is_no_bearer_token_and_a_bearer_token_is_not_bound() -> None:
+    bound, free = bound_token(), token()
+    assert call(warehouse(), ("Authorization", f"Bearer {bound}")) == 401
+    assert call(warehouse(), ("Authorization", f"Bearer {bound}"), ("DPoP", proof_for(bound))) == 401
+    assert call(warehouse(), ("Authorization", f"DPoP {bound}")) == 401
+    two = (("DPoP", proof_for(bound)), ("DPoP", proof_for(bound)))
+    assert call(warehouse(), ("Authorization", f"DPoP {bound}"), *two) == 401
+    assert call(warehouse(), ("Authorization", f"DPoP {free}"), ("DPoP", proof_for(free))) == 401
 
 
 def test_keys_are_fetched_once_and_unknown_ones_do_not_flood_the_issuer() -> None:

@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from cab_dev.twins.service import create_app, origin_of, read_json_file, serve, service_arguments
 from cab_dev.twins.strict_input import BadRequest, read_json_object
+from examples.acme.services.dpop import ProofVerifier
 from examples.acme.services.token_verifier import (
     FetchJson,
     IssuerUnavailable,
@@ -103,18 +104,41 @@ def run_query(sql: str, owner: str) -> dict[str, Any]:
 
 
 def _refused(status: int, error: str, description: str) -> BadRequest:
-    challenge = f'Bearer realm="Acme warehouse", error="{error}"'
+    about = f'realm="Acme warehouse", error="{error}"'
     if error == "insufficient_scope":
-        challenge += f', scope="{SCOPE}"'
-    return BadRequest(error, description, status=status, headers={"WWW-Authenticate": challenge})
+        about += f', scope="{SCOPE}"'
+    challenges = f'Bearer {about}, DPoP {about}, algs="ES256"'
+    return BadRequest(error, description, status=status, headers={"WWW-Authenticate": challenges})
 
 
-def _bearer(request: Request) -> str:
-    values = request.headers.getlist("authorization")
-    scheme, _, token = (values[0] if len(values) == 1 else "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise _refused(401, "invalid_token", "One bearer access token is needed.")
-    return token
+class _Gate:
+    """Lets requests in whose token is good, and whose proof is good when the token is bound to a key."""
+
+    def __init__(self, verifier: TokenVerifier, *, address: str) -> None:
+        self._verifier = verifier
+        self._proofs = ProofVerifier()
+        self._address = address
+
+    def claims(self, request: Request) -> dict[str, Any]:
+        """The claims of the request's token. Raises TokenRejected, IssuerUnavailable."""
+        authorizations = request.headers.getlist("authorization")
+        scheme, _, token = (authorizations[0] if len(authorizations) == 1 else "").partition(" ")
+        claims = self._verifier.verify(token)
+        bound = "cnf" in claims
+        if scheme.lower() != ("dpop" if bound else "bearer"):
+            raise TokenRejected
+        if bound:
+            self._check_proof(request, token, claims["cnf"])
+        return claims
+
+    def _check_proof(self, request: Request, token: str, confirmation: Any) -> None:
+        proofs = request.headers.getlist("dpop")
+        thumbprint = confirmation.get("jkt") if isinstance(confirmation, dict) else None
+        if len(proofs) != 1 or not isinstance(thumbprint, str):
+            raise TokenRejected
+        self._proofs.verify(
+            proofs[0], method=request.method, url=self._address, access_token=token, thumbprint=thumbprint
+        )
 
 
 def _check_rights(claims: Mapping[str, Any], resource: str, query: str) -> None:
@@ -152,12 +176,12 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
 
     `origin` is its resource URI, `issuer` the STS issuer it trusts, `users` its users by the `sub` of that issuer.
     """
-    verifier = TokenVerifier(issuer=issuer, resource=origin, fetch=fetch)
+    gate = _Gate(TokenVerifier(issuer=issuer, resource=origin, fetch=fetch), address=f"{origin}/query")
     calls: list[dict[str, Any]] = []
 
     async def query(request: Request) -> Response:
         try:
-            claims = await run_in_threadpool(verifier.verify, _bearer(request))
+            claims = await run_in_threadpool(gate.claims, request)
         except TokenRejected as exc:
             raise _refused(401, "invalid_token", "The access token is not valid here.") from exc
         except IssuerUnavailable as exc:
