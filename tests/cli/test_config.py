@@ -27,7 +27,10 @@ def test_a_mistake_is_printed_with_file_line_and_remedy_and_exits_with_1(runner:
     root = write_folder(tmp_path, broker=replaced(BROKER, "tenants:", "tenant:"))
     result = runner.invoke(config_group, ["validate", str(root)])
     assert result.exit_code == 1
-    assert f"{root}/broker.yaml:3: error: tenant is not a key that is known here\n    did you mean `tenants`?" in result.output
+    assert (
+        f"{root}/broker.yaml:3: error: tenant is not a key that is known here\n    did you mean `tenants`?"
+        in result.output
+    )
     assert result.output.endswith("2 error(s), 0 warning(s)\n")
 
 

@@ -10,13 +10,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-
-from cab.adapters.configuration import yaml_tree
-from cab.adapters.configuration.folder import digest_of
-from cab.adapters.configuration.loader import FolderConfiguration, shipped_providers
-from cab.adapters.configuration.problems import ConfigurationRefused
-from cab.adapters.configuration.yaml_tree import read_yaml
-from cab.domain.connections import Provider, RotationClass
 from tests.adapters.configuration.deployment_folder import (
     BROKER,
     CONNECTIONS,
@@ -27,6 +20,13 @@ from tests.adapters.configuration.deployment_folder import (
     replaced,
     write_folder,
 )
+
+from cab.adapters.configuration import yaml_tree
+from cab.adapters.configuration.folder import digest_of
+from cab.adapters.configuration.loader import FolderConfiguration, shipped_providers
+from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.adapters.configuration.yaml_tree import read_yaml
+from cab.domain.connections import Provider, RotationClass
 
 
 def load(root: Path, environment: dict[str, str] | None = None) -> FolderConfiguration:

@@ -65,6 +65,8 @@ MISTAKES = {
     "an unknown authentication method": Mistake(A, "method: client_secret_basic", "method: client_secret", "agents.1.authentication.0 has a value that is not allowed", "allowed: 'private_key_jwt', 'federated_jwt', 'client_secret_basic'"),
     "a front end's key missing": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', "{method: private_key_jwt}", "front_ends.0.authentication.0 is not consistent", "give exactly one of jwks_uri and jwks"),
     "a front end with a secret": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', "{method: client_secret_basic, secret: {secret: x}}", "front_ends.0.authentication.0 has a value that is not allowed", "allowed: 'private_key_jwt', 'federated_jwt'"),
+    "an authentication of no method": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', '{jwks_uri: "https://web.test/jwks.json"}', "front_ends.0.authentication.0 does not say which kind it is", "add 'method'"),
+    "an unknown key of an authentication": Mistake(A, "{method: private_key_jwt, jwks_uri:", "{method: private_key_jwt, jwks_url:", "front_ends.0.authentication.0.jwks_url is not a key that is known here", "did you mean `jwks_uri`?"),
     # --- broker.yaml ---
     "http to the world": Mistake(B, "origin: https://cab.test", "origin: http://cab.test", "origin is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
     "http to loopback, not allowed": Mistake(B, "origin: https://cab.test", "origin: http://127.0.0.1:8080", "origin is plain http", "use https, or set allow_loopback_http: true in broker.yaml for local development"),
@@ -83,6 +85,7 @@ MISTAKES = {
     "an issuer with a user": Mistake(P, "https://idp.globex.test", "https://me@idp.globex.test", "identity_providers.issuer holds a user name", "remove everything before the @"),
     "an issuer with a fragment": Mistake(P, "https://idp.globex.test", "https://idp.globex.test#x", "identity_providers.issuer has a fragment", "remove everything from the # on"),
     "an issuer that is no URL": Mistake(P, "https://idp.globex.test", "https://[idp", "identity_providers.issuer is not a URL", "write https://host/path"),
+    "an issuer with a space": Mistake(P, "https://idp.globex.test", "https://idp globex.test", "identity_providers.issuer is not a URL", "write https://host/path"),
     "an issuer with another scheme": Mistake(P, "https://idp.globex.test", "ftp://idp.globex.test", "identity_providers.issuer is not https", "write https://"),
     "the broker as its own IdP": Mistake(P, "https://idp.globex.test", "https://cab.test/edge", "issuer is the broker itself", "name the IdP's issuer: the broker never accepts its own tokens as a login"),
     "a login without openid": Mistake(P, "client_secret: {secret: cab-idp-globex}", "client_secret: {secret: cab-idp-globex}\n      scopes: [email]", "login.scopes lacks openid", "add openid: without it there is no ID token", at="scopes: [email]"),
@@ -110,6 +113,7 @@ MISTAKES = {
     "a default intent with another scope": Mistake(A, "scope: deal.read", "scope: deal.raed", "`crm.deal.list` does not need scope `deal.raed`", "did you mean `deal.read`?"),
     "a default intent with an unknown parameter": Mistake(A, 'identifier: "deal/*"', 'identifier: "deal/*", parameters: {acount: x}', "`crm.deal.list` has no parameter `acount`", "did you mean `account`?"),
     "a default intent with a bad value": Mistake(A, 'identifier: "deal/*"', 'identifier: "deal/*", parameters: {account: 3}', "parameter `account` must be a string", "see `crm.deal.list` in connections.yaml"),
+    "a default intent without a required parameter": Mistake(C, "account: {type: string}", "account: {type: string, required: true}", "parameter `account` of `crm.deal.list` is required", "add it", at="agents.yaml:      - {resource:"),
     "a default intent twice": Mistake(A, "    introspects:", '      - {resource: "https://crm.test", scope: deal.read, action: crm.deal.list, identifier: "deal/*"}\n    introspects:', "a default intent for `https://crm.test deal.read` is already used in line 24", "keep one default intent per resource and scope", at="      - {resource: \"https://crm.test\", scope: deal.read, action: crm.deal.list, identifier: \"deal/*\"}\n    introspects"),
     # --- connections.yaml ---
     "an unknown provider": Mistake(C, "provider: own-crm", "provider: own-cmr", "there is no provider `own-cmr`", "did you mean `own-crm`?"),
@@ -118,6 +122,7 @@ MISTAKES = {
     "an iss without an issuer": Mistake(C, "narrowing: scope_at_refresh", "iss_parameter: required", "iss_parameter needs an issuer", "add issuer"),
     "a provider by http": Mistake(C, "https://login.crm.test/token", "http://login.crm.test/token", "providers.token_endpoint is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
     "a provider without endpoints": Mistake(C, "    token_endpoint: https://login.crm.test/token\n", "", "provider `own-crm` does not say its token_endpoint", "add a provider of your own: id, title, `extends: own-crm` and its endpoints", at="provider: own-crm"),
+    "a provider that says nothing": Mistake(C, "    authorization_endpoint: https://login.crm.test/authorize\n    token_endpoint: https://login.crm.test/token\n", "", "provider `own-crm` does not say its token_endpoint and authorization_endpoint", "add a provider of your own: id, title, `extends: own-crm` and its endpoints", at="provider: own-crm"),
     "a grant kind the provider lacks": Mistake(C, "tenants: [acme]", "grant_kind: broker_jwt\n    tenants: [acme]", "provider `own-crm` has no broker_jwt", "it has: authorization_code, jwt_bearer, token_exchange", at="grant_kind"),
     "a user map nobody reads": Mistake(C, "tenants: [acme]", "user_map: {a: b}\n    tenants: [acme]", "user_map belongs to grant_kind jwt_bearer", "remove it", at="user_map"),
     "no user map": Mistake(C, "tenants: [acme]", "grant_kind: jwt_bearer\n    tenants: [acme]", "jwt_bearer without user_map serves nobody", "map subject keys to upstream logins: nobody is mapped by guessing", at="grant_kind", severity="warning"),
@@ -253,6 +258,33 @@ def test_files_that_look_like_configuration_and_are_not_read_are_pointed_out(tmp
         ("policies/sales.cedar.bak", "warning"),
         ("extra.cedar", "warning"),
     }
+
+
+def test_a_deployment_without_front_ends_is_pointed_out(tmp_path: Path) -> None:
+    problems = check(tmp_path, agents=AGENTS[AGENTS.index("agents:\n") :]).problems
+    assert "there is no front end" in [problem.message for problem in problems if problem.severity == "warning"]
+
+
+def test_something_that_is_no_file_is_reported(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "policies" / "folder.cedar").mkdir()
+    assert [(p.file, p.message) for p in check(tmp_path).problems] == [
+        ("policies/folder.cedar", "the file cannot be read")
+    ]
+
+
+def test_too_many_policy_files_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    for number in range(200):
+        text = f'@id("r{number}") forbid (principal, action, resource);'
+        (tmp_path / "policies" / f"{number}.cedar").write_text(text)
+    assert "more than 200 policy files" in [problem.message for problem in check(tmp_path).problems]
+
+
+def test_connections_need_no_providers_of_their_own(tmp_path: Path) -> None:
+    shipped = replaced(CONNECTIONS[CONNECTIONS.index("connections:\n") :], "own-crm", "google")
+    shipped = replaced(shipped, "client_id: cab", "client_id: cab\n    allow_unnarrowed: true")
+    assert check(tmp_path, connections=shipped).problems == ()
 
 
 def test_messages_never_quote_values_of_the_files(tmp_path: Path) -> None:

@@ -69,10 +69,10 @@ def _line_of(rule: Rule, word: str) -> int:
 
 def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> Iterator[Problem]:
     """Cedar's validator on this one rule, in our form. It reports no positions: the quoted words are looked up in the text."""
-    messages = [
+    messages = sorted(
         re.sub(r"^for policy `policy0`[,:] ", "", error.error)
         for error in cedarpy.validate_policies(rule.text, schema).errors
-    ]
+    )
     if len(messages) > 1:  # a consequence of the other mistake, not one of its own
         messages = [message for message in messages if message != NO_ACTION_LEFT]
     one_per_mistake = {re.sub(r' for CAB::Action::".*"', "", message): message for message in reversed(messages)}

@@ -86,7 +86,7 @@ def _sentence(detail: Any, model: type[BaseModel]) -> tuple[str, str]:
         allowed = context.get("expected") or context.get("expected_tags")
         return "has a value that is not allowed", f"allowed: {allowed}"
     if kind == "union_tag_not_found":
-        return f"does not say which kind it is ({context.get('discriminator', '')} is missing)", "add it"
+        return "does not say which kind it is", f"add {context.get('discriminator', 'the missing key')}"
     if kind == "string_pattern_mismatch":
         return "does not have the right form", f"it must match {context['pattern']}"
     if kind == "value_error":
@@ -101,8 +101,6 @@ def _known_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> set[
     for part in location:
         following: list[type[BaseModel]] = []
         for candidate in candidates:
-            if candidate.__name__ == part:
-                following.append(candidate)
             for name, field in candidate.model_fields.items():
                 if part in (name, field.alias):
                     following += _models_in(field.annotation)
