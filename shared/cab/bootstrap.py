@@ -43,7 +43,7 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
     from cab.transport.oauth_http import OAuthEndpoints, Route, json_body
     from cab.use_cases.mint_assertion import MintAssertion
 
-    parts = _Parts(settings)
+    parts = _Parts(settings, "mint_assertion")
     deployment = parts.deployment
     broker = deployment.broker
     keys = parts.keys(clients=deployment.front_end_by_id, users=True)
@@ -58,7 +58,7 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
         parts.randomness,
     )
     routes = {"/edge/token": Route(mint, EventType.ASSERTION_MINTED, lambda minted: json_body(minted.body()))}
-    return parts.handler("mint_assertion", OAuthEndpoints(routes, parts.auditor, parts.randomness).handle)
+    return parts.handler(OAuthEndpoints(routes, parts.auditor, parts.randomness).handle)
 
 
 def exchange_token(settings: ExchangeTokenSettings) -> Handler:
@@ -76,7 +76,7 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
     from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens
     from cab.use_cases.verify_subject import AssertionVerifier
 
-    parts = _Parts(settings)
+    parts = _Parts(settings, "exchange_token")
     deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
     broker = deployment.broker
     guards = parts.documents("guards")
@@ -115,16 +115,16 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         "/oauth2/introspect": Route(IntrospectToken(*inspected), EventType.TOKEN_INTROSPECTED, json_body),
         "/oauth2/revoke": Route(RevokeToken(*inspected), EventType.TOKEN_REVOKED, empty_body),
     }
-    return parts.handler("exchange_token", OAuthEndpoints(routes, parts.auditor, randomness).handle)
+    return parts.handler(OAuthEndpoints(routes, parts.auditor, randomness).handle)
 
 
 def publish_metadata(settings: PublishMetadataSettings) -> Handler:
     from cab.stores.signing_keys import SigningKeys
     from cab.transport.metadata_http import MetadataEndpoints
 
-    parts = _Parts(settings)
+    parts = _Parts(settings, "publish_metadata")
     endpoints = MetadataEndpoints(parts.deployment, SigningKeys(parts.documents("keys")), parts.randomness)
-    return parts.handler("publish_metadata", endpoints.handle)
+    return parts.handler(endpoints.handle)
 
 
 def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
@@ -137,7 +137,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.use_cases.serve_grant import RevokeGrants, ServeGrant, SweepGrants
     from cab.use_cases.verify_subject import AssertionVerifier
 
-    parts = _Parts(settings)
+    parts = _Parts(settings, "refresh_grants")
     deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
     keys = parts.keys(clients={}, own=True)
     store = Grants(parts.documents("grants"))
@@ -166,7 +166,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         auditor=parts.auditor,
         randomness=randomness,
     )
-    return parts.handler("refresh_grants", endpoints.handle)
+    return parts.handler(endpoints.handle)
 
 
 def ingest_audit(settings: IngestAuditSettings) -> Handler:
@@ -178,7 +178,7 @@ def ingest_audit(settings: IngestAuditSettings) -> Handler:
     from cab.use_cases.authenticate_service import ServiceAuthenticator
     from cab.use_cases.ingest_audit_event import IngestAuditEvent
 
-    parts = _Basics(settings)
+    parts = _Basics(settings, "ingest_audit")
     quarantine = PubSubQuarantine(settings.project, settings.quarantine_topic)
     parts.closers.append(quarantine.close)
     if settings.rows_file is not None:
@@ -195,17 +195,18 @@ def ingest_audit(settings: IngestAuditSettings) -> Handler:
         subscription=settings.subscription,
         randomness=parts.randomness,
     )
-    return parts.handler("ingest_audit", push.handle)
+    return parts.handler(push.handle)
 
 
 class _Basics:
     """What every function has."""
 
-    def __init__(self, settings: FunctionSettings) -> None:
+    def __init__(self, settings: FunctionSettings, name: str) -> None:
         from cab.transport.logs import configure_logging
 
         configure_logging()
         self.settings = settings
+        self.name = name
         self.clock = SystemClock()
         self.randomness = SystemRandomness()
         self.closers: list[Closer] = []
@@ -221,7 +222,7 @@ class _Basics:
         self.closers.append(http.close)
         return RemoteKeySets({self.settings.google_issuer: KeySource(jwks_uri=uri)}, http, self.clock)
 
-    def handler(self, name: str, handle: Handler) -> Handler:
+    def handler(self, handle: Handler) -> Handler:
         """The function the framework serves: named as its target, closing what is open when the process stops."""
         closing: list[asyncio.Task[None]] = []
 
@@ -230,15 +231,15 @@ class _Basics:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
             return await handle(request)
 
-        function.__name__ = function.__qualname__ = name
+        function.__name__ = function.__qualname__ = self.name
         return function
 
 
 class _Parts(_Basics):
     """What the configured functions share; built once per process, each part on first use."""
 
-    def __init__(self, settings: ConfiguredSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: ConfiguredSettings, name: str) -> None:
+        super().__init__(settings, name)
         self.deployment = _load(settings)
         self._databases: dict[str, Any] = {}
         self._own: dict[Any, Any] = {}
@@ -301,7 +302,7 @@ class _Parts(_Basics):
             opened = PubSubAuditLog(
                 settings.project,
                 settings.audit_topic,
-                service=settings.service,
+                service=self.name,
                 revision=settings.revision,
                 clock=self.clock,
                 randomness=self.randomness,
@@ -426,4 +427,7 @@ async def _close_at_the_end(closers: list[Closer]) -> None:
 
 
 def connect_account(settings: ConnectAccountSettings) -> Handler:
-    raise NotImplementedError
+    async def handle(request: Request) -> Response:
+        return Response(status_code=200 if request.url.path == "/health" else 404)
+
+    return _Basics(settings, "connect_account").handler(handle)

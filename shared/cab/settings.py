@@ -30,7 +30,6 @@ class FunctionSettings(BaseSettings):
     )
 
     project: str = Field(alias="GOOGLE_CLOUD_PROJECT", min_length=1)
-    service: str = Field(default="local", alias="K_SERVICE", description="Set by Cloud Run.")
     revision: str = Field(default="local", alias="K_REVISION", description="Set by Cloud Run.")
     google_issuer: str = Field(
         default=GOOGLE_ISSUER, alias="CAB_GOOGLE_ISSUER", description="Issuer of service identities."

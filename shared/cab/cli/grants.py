@@ -12,13 +12,11 @@ from cab.cli.cloud import Cloud, json_option, project_option, run
 from cab.domain.grants import Grant
 from cab.stores.grants import Grants
 
-SHOWN = frozenset(
-    {
-        *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_ver"),
-        *("fail_count", "fail_cause", "scopes", "upstream_account", "access_expires_at", "refreshed_at"),
-        *("connected_at", "next_try_at", "due_at"),
-    }
-)
+SHOWN = {
+    *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_ver"),
+    *("fail_count", "fail_cause", "scopes", "upstream_account", "access_expires_at", "refreshed_at"),
+    *("connected_at", "next_try_at", "due_at"),
+}
 
 
 @click.group("grants")

@@ -170,3 +170,8 @@ def _task(details: object) -> Task | None:
 def expiry(now: datetime, *, lifetime_s: int, not_after: datetime) -> datetime:
     """When a new assertion ends: its own life, and never past what it was made from. Whole seconds, as JWTs carry them."""
     return min(now + timedelta(seconds=lifetime_s), not_after).astimezone(UTC).replace(microsecond=0)
+
+
+def whole_seconds_until(instant: datetime, now: datetime) -> int:
+    """`expires_in` as the JWT itself says it: `exp` minus the current NumericDate, never negative."""
+    return max(0, int(instant.timestamp()) - int(now.timestamp()))

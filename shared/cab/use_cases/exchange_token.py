@@ -27,7 +27,7 @@ from cab.domain.intents import DeclaredIntent, Intent, TaskComparison
 from cab.domain.tasks import Task
 from cab.ports import Clock, PolicyEngine, Randomness, Signer
 from cab.protocol import assertions, drafts, names
-from cab.protocol.assertions import Assertion, actor_claim
+from cab.protocol.assertions import Assertion, actor_claim, whole_seconds_until
 from cab.protocol.authorization_details import (
     PARAMETER,
     details_hash,
@@ -345,7 +345,7 @@ class ExchangeToken:
             "access_token": issued.token,
             "issued_token_type": names.ACCESS_TOKEN_TYPE,
             "token_type": "DPoP" if issued.jkt else "Bearer",
-            "expires_in": max(0, int((issued.expires_at - now).total_seconds())),
+            "expires_in": whole_seconds_until(issued.expires_at, now),
             "scope": " ".join(issued.scopes),
             "authorization_details": details,
             "txn": assertion.txn,
@@ -567,7 +567,7 @@ class ExchangeToken:
             "access_token": token,
             "issued_token_type": names.JWT_TYPE,
             "token_type": names.NOT_AN_ACCESS_TOKEN,
-            "expires_in": max(0, int((delegated.expires_at - now).total_seconds())),
+            "expires_in": whole_seconds_until(delegated.expires_at, now),
             "txn": assertion.txn,
         }
         return body

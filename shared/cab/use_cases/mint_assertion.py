@@ -13,7 +13,7 @@ from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.identifiers import token_sha256
 from cab.ports import Clock, NotFound, Randomness, Signer, VerificationKeys
 from cab.protocol import assertions, id_tokens, jws, names
-from cab.protocol.assertions import Assertion
+from cab.protocol.assertions import Assertion, whole_seconds_until
 from cab.protocol.authorization_details import parse_task, task_digest
 from cab.protocol.forms import required
 from cab.use_cases.auditing import Facts
@@ -33,7 +33,7 @@ class Minted:
             "access_token": self.token,
             "issued_token_type": names.JWT_TYPE,
             "token_type": names.NOT_AN_ACCESS_TOKEN,
-            "expires_in": max(0, int((self.assertion.expires_at - self.now).total_seconds())),
+            "expires_in": whole_seconds_until(self.assertion.expires_at, self.now),
             "txn": self.assertion.txn,
         }
 
