@@ -169,17 +169,13 @@ def test_how_many_events_are_there_each_once(tables: Any, story: Story) -> None:
     assert raw["n"] > once["n"]
 
 
-def test_what_did_each_agent_do_in_alices_name(tables: Any) -> None:
-    answer = ask(
-        tables,
-        "SELECT agent_id, action, requests, issued, refused, confirmed_by_user FROM actions_by_user_and_agent "
-        f"WHERE subject_key = '{ALICE}' ORDER BY agent_id, action",
-    )
-    names = ("agent_id", "action", "requests", "issued", "refused", "confirmed_by_user")
+def test_what_did_each_agent_do_in_whose_name(tables: Any) -> None:
+    names = ("subject_key", "agent_id", "action", "requests", "issued", "refused", "confirmed_by_user")
+    answer = ask(tables, "SELECT * FROM actions_by_user_and_agent ORDER BY agent_id, action")
     assert [tuple(row[name] for name in names) for row in answer] == [
-        ("ops-bot", UPDATE, 1, 0, 1, 0),
-        ("sales-assistant", DELETE, 4, 1, 3, 1),
-        ("sales-assistant", UPDATE, 3, 2, 1, 0),
+        (ALICE, "ops-bot", UPDATE, 1, 0, 1, 0),
+        (ALICE, "sales-assistant", DELETE, 4, 1, 3, 1),
+        (ALICE, "sales-assistant", UPDATE, 3, 2, 1, 0),
     ]
 
 

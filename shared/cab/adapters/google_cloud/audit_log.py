@@ -25,7 +25,7 @@ _BUDGET_S = 2.0
 _MAX_IN_FLIGHT = 2
 _MAX_MESSAGES = 100
 _MAX_BATCH_BYTES = 1_000_000
-_MAX_QUEUED = 1_000  # events; oldest are kept, because the chain hangs on them
+_MAX_UNACKNOWLEDGED = 1_000  # events; the oldest are kept, because the chain hangs on them
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +58,7 @@ class PubSubAuditLog:
         self._randomness = randomness
         self._chain = AuditChain(randomness.token(16), Service(function=service, revision=revision))
         self._queue: deque[_Queued] = deque()
+        self._unacknowledged = 0  # queued or in flight
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -67,13 +68,14 @@ class PubSubAuditLog:
         A caller that is cancelled, or gave up after 2 s, leaves its event in the queue.
         Raises: Unavailable.
         """
-        if self._is_closed or len(self._queue) >= _MAX_QUEUED:
+        if self._is_closed or self._unacknowledged >= _MAX_UNACKNOWLEDGED:
             _logger.error("audit event %s was not queued", event.event_id)
             raise Unavailable(_WHAT)
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
         queued = _Queued(self._chain.seal(event), acknowledged)
         self._queue.append(queued)
+        self._unacknowledged += 1
         self._send()
         timer = loop.call_later(_BUDGET_S, queued.fail)
         try:
@@ -126,6 +128,7 @@ class PubSubAuditLog:
             pass
         finally:  # also when the server stops this task
             if is_acknowledged:
+                self._unacknowledged -= len(batch)
                 for queued in batch:
                     queued.succeed()
             else:

@@ -29,7 +29,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # a page of documents of 1 MiB each; the default is 4 MiB
     # A lost server is tried again within a second, not within gRPC's default of two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # also the time that one connection attempt may take
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # also the time that one connection attempt may take
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A connection that died silently is noticed while calls wait on it. Google's own clients use the same period.
     ("grpc.keepalive_time_ms", 30_000),

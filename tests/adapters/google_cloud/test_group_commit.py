@@ -1,0 +1,234 @@
+"""The audit log under load, under failure and at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.contracts.subscription import Received, Subscription
+
+from cab.adapters.google_cloud import audit_log
+from cab.adapters.google_cloud.audit_log import PubSubAuditLog
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.domain.audit import AuditEvent, EventType, IntentFacts
+from cab.ports import Unavailable
+from cab_dev.emulators import Emulators
+from cab_dev.emulators.control_client import ControlClient
+from cab_dev.emulators.faults import CallFault
+
+TOPIC = "cab-audit"
+CANARY = "canary-3f9a"
+
+
+@pytest.fixture
+def topic(emulators: Emulators, project: str) -> Any:
+    subscription = Subscription(emulators.address("pubsub"), project, TOPIC)
+    yield subscription
+    subscription.close()
+
+
+@pytest.fixture
+async def log(topic: Subscription, project: str) -> AsyncIterator[PubSubAuditLog]:
+    adapter = PubSubAuditLog(
+        project, TOPIC, service="s", revision="r", clock=SettableClock(), randomness=PredictableRandomness()
+    )
+    yield adapter
+    await adapter.close()
+
+
+def event(number: int, **members: Any) -> AuditEvent:
+    return AuditEvent(
+        event_id=f"e{number}",
+        event_type=EventType.EXCHANGE_DECIDED,
+        occurred_at=datetime(2026, 11, 21, tzinfo=UTC),
+        **members,
+    )
+
+
+def publish_fault(**what: Any) -> CallFault:
+    return CallFault.model_validate({"service": "pubsub", "method": "Publish", **what})
+
+
+def published(control: ControlClient, project: str) -> int:
+    return control.counts(project).get("pubsub.Publish", 0)
+
+
+def ids(received: list[Received]) -> list[str]:
+    by_seq = {document["chain"]["seq"]: document["event_id"] for document in map(_json, received)}
+    return [by_seq[seq] for seq in sorted(by_seq)]
+
+
+def _json(received: Received) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(received.data)
+    return document
+
+
+async def test_one_event_is_one_publish(log: PubSubAuditLog, control: ControlClient, project: str) -> None:
+    await log.publish(event(1))
+    assert published(control, project) == 1
+
+
+async def test_messages_say_what_they_carry(log: PubSubAuditLog, topic: Subscription) -> None:
+    await log.publish(event(1))
+    (received,) = topic.receive(1)
+    assert received.attributes == {"event_id": "e1", "event_type": "exchange.decided"}
+
+
+async def test_events_that_come_together_share_a_publish(
+    log: PubSubAuditLog, control: ControlClient, project: str, topic: Subscription
+) -> None:
+    await asyncio.gather(*(log.publish(event(number)) for number in range(60)))
+    assert published(control, project) == 1
+    assert ids(topic.receive(60)) == [f"e{number}" for number in range(60)]
+
+
+async def test_at_most_two_publishes_are_under_way_and_the_rest_goes_together(
+    log: PubSubAuditLog, control: ControlClient, project: str
+) -> None:
+    control.add_fault(publish_fault(latency_s=0.2))
+    publishing = []
+    for number in range(20):
+        publishing.append(asyncio.create_task(log.publish(event(number))))
+        await asyncio.sleep(0.002)  # they come one after another, while the first two publishes take their time
+    await asyncio.gather(*publishing)
+    assert published(control, project) <= 4
+
+
+async def test_a_publish_carries_at_most_a_hundred_events(
+    log: PubSubAuditLog, control: ControlClient, project: str, topic: Subscription
+) -> None:
+    await asyncio.gather(*(log.publish(event(number)) for number in range(250)))
+    assert published(control, project) == 3
+    assert len(ids(topic.receive(250))) == 250
+
+
+async def test_a_publish_carries_at_most_a_megabyte(log: PubSubAuditLog, control: ControlClient, project: str) -> None:
+    large = IntentFacts(parameters="x" * 300_000)
+    await asyncio.gather(*(log.publish(event(number, intent=large)) for number in range(6)))
+    assert published(control, project) == 2
+
+
+async def test_one_lost_publish_is_tried_again(
+    log: PubSubAuditLog, control: ControlClient, project: str, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(status="UNAVAILABLE", times=1))
+    await log.publish(event(1))
+    assert published(control, project) == 2
+    assert ids(topic.receive(1)) == ["e1"]
+
+
+async def test_an_unsent_event_goes_as_the_same_bytes_ahead_of_the_next(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1))
+    lost_answers = topic.receive(2)  # they did arrive, unknown to the log
+    await log.publish(event(2))
+    received = topic.receive(2)
+    assert ids(received) == ["e1", "e2"]
+    (again,) = [message for message in received if message.attributes["event_id"] == "e1"]
+    assert {message.data for message in lost_answers} == {again.data}
+
+
+async def test_a_refused_event_is_sent_by_the_next_publish_of_anyone(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription, project: str
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=3))
+    for number in range(1, 4):
+        with pytest.raises(Unavailable):
+            await log.publish(event(number))
+    await log.publish(event(4))
+    assert ids(topic.receive(4)) == ["e1", "e2", "e3", "e4"]
+    assert published(control, project) == 4
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(latency_s=30))
+    started = time.monotonic()
+    answers = await asyncio.gather(*(log.publish(event(number)) for number in range(5)), return_exceptions=True)
+    assert time.monotonic() - started < 2.5
+    assert {type(answer) for answer in answers} == {Unavailable}
+    control.clear_faults()
+    await log.publish(event(5))
+    assert ids(topic.receive(6)) == [f"e{number}" for number in range(6)]
+
+
+async def test_the_event_of_a_caller_that_went_away_is_published(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(latency_s=0.1))
+    leaving = asyncio.create_task(log.publish(event(1)))
+    staying = asyncio.create_task(log.publish(event(2)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await staying
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert ids(topic.receive(2)) == ["e1", "e2"]
+
+
+async def test_a_long_backlog_neither_grows_without_end_nor_hides_new_events(
+    log: PubSubAuditLog,
+    control: ControlClient,
+    topic: Subscription,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(audit_log, "_MAX_UNACKNOWLEDGED", 250)
+    control.add_fault(publish_fault(status="RESOURCE_EXHAUSTED"))
+    async with asyncio.timeout(10):
+        for start in range(0, 250, 50):
+            failing = (log.publish(event(number)) for number in range(start, start + 50))
+            answers = await asyncio.gather(*failing, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {Unavailable}
+        with pytest.raises(Unavailable):
+            await log.publish(event(250))
+    assert "audit event e250 was not queued" in caplog.text
+    control.clear_faults()
+    monkeypatch.undo()
+    await log.publish(event(251))
+    assert ids(topic.receive(251)) == [f"e{number}" for number in range(250)] + ["e251"]
+
+
+async def test_closing_sends_what_is_left_and_the_end_of_the_chain(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1))
+    await log.close()
+    first, last = sorted(map(_json, topic.receive(2)), key=lambda document: document["chain"]["seq"])
+    assert first["event_id"] == "e1"
+    assert (last["event_type"], last["count"], last["chain"]["seq"]) == ("chain.closed", 2, 2)
+    assert last["chain"]["prev_hash"] == first["chain"]["hash"]
+    with pytest.raises(Unavailable):
+        await log.publish(event(2))
+
+
+async def test_closing_a_log_that_was_never_used_publishes_nothing(
+    log: PubSubAuditLog, control: ControlClient, project: str
+) -> None:
+    await log.close()
+    assert published(control, project) == 0
+
+
+async def test_what_cannot_be_sent_at_the_end_is_logged_by_id_and_nothing_else(
+    log: PubSubAuditLog, control: ControlClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    control.add_fault(publish_fault(status="INTERNAL", details=CANARY))
+    with caplog.at_level(logging.DEBUG, logger="cab"):
+        with pytest.raises(Unavailable) as unavailable:
+            await log.publish(event(1, intent=IntentFacts(reason=CANARY)))
+        await log.close()
+    assert "audit event e1 was never acknowledged" in caplog.text
+    assert CANARY not in caplog.text + repr(unavailable.value)
