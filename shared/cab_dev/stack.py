@@ -202,13 +202,12 @@ class Stack:
             self._gateway(),
             self._scheduler(),
         ]
-        organisation = self.organisation.services(
+        parts += self.organisation.services(
             origin=self.origin, environment=self._environment(), folder=self.state / "organisation", keys=self._keys
         )
-        parts += organisation
         if self.options.connect:
-            needs = (*FUNCTIONS, "gateway", "topics", "secrets", "signing_keys", *(part.name for part in organisation))
-            parts.append(Step(name="connect", run=self._connect, needs=needs))
+            others = tuple(part.name for part in parts if part.name != "scheduler")
+            parts.append(Step(name="connect", run=self._connect, needs=others))
         return parts
 
     @property
@@ -513,7 +512,7 @@ def _own_state_dir(state_dir: Path) -> Iterator[None]:
             ) from exc
         for name in ("keys", "secrets", "organisation", "data", "logs"):
             shutil.rmtree(state_dir / name, ignore_errors=True)
-        for name in (stack_file.FILE_NAME, control.STATE_FILE, "audit_rows.jsonl"):
+        for name in (stack_file.FILE_NAME, stack_file.ENVIRONMENT_NAME, control.STATE_FILE, "audit_rows.jsonl"):
             (state_dir / name).unlink(missing_ok=True)
         yield
     finally:
@@ -549,7 +548,9 @@ def _have_bigquery(progress: Progress) -> bool:
 
 async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
     begun = time.monotonic()
-    os.environ.update(stack.client_environment())  # for the clients of this process, which fill the emulators
+    environment = stack.client_environment()
+    os.environ.update(environment)  # for the clients of this process, which fill the emulators
+    (stack.state / stack_file.ENVIRONMENT_NAME).write_text(json.dumps(environment, indent=2) + "\n", "utf-8")
     parts = stack.parts()
     services = {part.name: part for part in parts if isinstance(part, Service)}
 

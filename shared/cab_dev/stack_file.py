@@ -10,6 +10,7 @@ from typing import Any
 
 DEFAULT_STATE_DIR = Path(".cab/dev")
 FILE_NAME = "stack.json"
+ENVIRONMENT_NAME = "environment.json"
 
 
 class NoStack(Exception):
@@ -107,7 +108,16 @@ class StackFile:
 
 
 def remove(state_dir: Path) -> None:
-    (state_dir / FILE_NAME).unlink(missing_ok=True)
+    """Take back what says that a stack runs."""
+    for name in (FILE_NAME, ENVIRONMENT_NAME):
+        (state_dir / name).unlink(missing_ok=True)
+
+
+def read_environment(state_dir: Path = DEFAULT_STATE_DIR) -> dict[str, str]:
+    """The variables that lead Google's clients and the commands of `cab` to the running stack. Raises: NoStack."""
+    StackFile.read(state_dir)
+    environment: dict[str, str] = json.loads((state_dir / ENVIRONMENT_NAME).read_text("utf-8"))
+    return environment
 
 
 def write_private(path: Path, content: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -56,6 +57,20 @@ def up(
         connect=not no_connect,
     )
     raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
+
+
+@dev_group.command("env")
+@_state_dir
+def env(state_dir: Path) -> None:
+    """Print the variables that lead other commands to the running stack: eval "$(cab dev env)"."""
+    from cab_dev.stack_file import NoStack, read_environment
+
+    try:
+        environment = read_environment(state_dir)
+    except NoStack as exc:
+        raise click.ClickException(str(exc)) from exc
+    for name, value in environment.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 def _tell(state_dir: Path, command: str, service: str) -> None:
