@@ -1,0 +1,142 @@
+"""The table of the local stack, before anything runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cab_dev import bigquery, stack_file
+from cab_dev.emulators.official import OfficialEmulator
+from cab_dev.ports import PortLeases
+from cab_dev.progress import Progress
+from cab_dev.stack import FUNCTIONS, ROOT, EmulatorKind, Stack, StackOptions, account, run_stack
+from cab_dev.stack_file import NoStack, StackFile
+from cab_dev.supervisor import Service, StartFailed, Supervisor
+
+ACME = ROOT / "examples" / "acme"
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> Iterator[PortLeases]:
+    with PortLeases(tmp_path / "leases") as opened:
+        yield opened
+
+
+@pytest.fixture
+def emulators_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if BigQuery and the official emulators were there: nothing of them is started here."""
+    server = bigquery.BigQueryServer(("local-bigquery",), {}, "http://127.0.0.1:1", "http://127.0.0.1:1/ready")
+    monkeypatch.setattr(bigquery, "server", lambda **_: server)
+    emulator = OfficialEmulator("pubsub", ("java",), "http://127.0.0.1:2/", tmp_path / "archive", None)
+    monkeypatch.setattr("cab_dev.stack.official_emulator", lambda *_, **__: emulator)
+
+
+def services_of(stack: Stack) -> dict[str, Service]:
+    return {part.name: part for part in stack.parts() if isinstance(part, Service)}
+
+
+@pytest.mark.usefixtures("emulators_installed")
+@pytest.mark.parametrize("kind", ["embedded", "official"])
+@pytest.mark.parametrize("with_bigquery", [True, False])
+def test_the_table_hangs_together(
+    leases: PortLeases, tmp_path: Path, kind: EmulatorKind, *, with_bigquery: bool
+) -> None:
+    stack = Stack(StackOptions(port=0, emulators=kind, state_dir=tmp_path), leases, with_bigquery=with_bigquery)
+    Supervisor(stack.parts(), logs=tmp_path, progress=Progress(io.StringIO()))
+    services = services_of(stack)
+    assert {*FUNCTIONS, "gateway", "idp", "crm", "tracker", "warehouse", "scheduler"} <= services.keys()
+    assert ("push_proxy" in services) == (kind == "official")
+    assert ("bigquery" in services) == with_bigquery
+    assert ("CAB_AUDIT_ROWS_FILE" in services["ingest_audit"].environment) != with_bigquery
+
+
+def test_every_function_runs_as_its_own_service_account(leases: PortLeases, tmp_path: Path) -> None:
+    services = services_of(Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False))
+    command = services["google_identity"].command
+    accounts: dict[str, int | None] = json.loads(command[command.index("--accounts") + 1])
+    for name in FUNCTIONS:
+        port = accounts[f"{name.replace('_', '-')}@demo-cab.iam.gserviceaccount.com"]
+        assert services[name].environment["GCE_METADATA_HOST"] == f"127.0.0.1:{port}"
+    assert len({services[name].environment["GCE_METADATA_HOST"] for name in FUNCTIONS}) == len(FUNCTIONS)
+
+
+def test_only_the_exchange_may_ask_for_tokens_of_grants(leases: PortLeases, tmp_path: Path) -> None:
+    services = services_of(Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False))
+    environment = services["refresh_grants"].environment
+    assert environment["CAB_TOKEN_CALLERS"] == account("exchange_token")
+    assert account("exchange_token") not in environment["CAB_SWEEP_CALLERS"].split(",")
+
+
+def test_no_function_is_given_a_secret_by_its_environment(leases: PortLeases, tmp_path: Path) -> None:
+    services = services_of(Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False))
+    names = {name for function in FUNCTIONS for name in services[function].environment}
+    assert [name for name in names if "SECRET" in name and name != "SECRET_MANAGER_EMULATOR_HOST"] == []
+
+
+def test_a_taken_gateway_port_is_refused_with_the_remedy(leases: PortLeases, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(StartFailed, match=rf"Port {port} is taken: .* choose another with --port"):
+            Stack(StackOptions(port=port, state_dir=tmp_path), leases, with_bigquery=False)
+
+
+def test_other_ports_that_are_taken_fall_back_to_free_ones(leases: PortLeases, tmp_path: Path) -> None:
+    with PortLeases(tmp_path / "leases") as neighbour:
+        taken = neighbour.take_free(preferred=8081)
+        stack = Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False)
+    assert stack.ports["idp"] != taken
+    assert stack.organisation.variables["ACME_IDP_ORIGIN"] == f"http://127.0.0.1:{stack.ports['idp']}"
+
+
+def test_a_folder_without_configuration_is_refused_with_the_remedy(leases: PortLeases, tmp_path: Path) -> None:
+    with pytest.raises(StartFailed, match=r"holds no broker\.yaml: name a configuration folder with --config"):
+        Stack(StackOptions(config_dir=tmp_path, port=0, state_dir=tmp_path), leases, with_bigquery=False)
+
+
+async def test_mistakes_in_the_configuration_end_the_start_with_a_pointer_to_the_explanation(
+    leases: PortLeases, tmp_path: Path
+) -> None:
+    folder = tmp_path / "config"
+    (folder / "policies").mkdir(parents=True)
+    for file in (*ACME.glob("*.yaml"), *ACME.glob("policies/*.cedar")):
+        text = file.read_text().replace("tenant: acme", "tenant: nobody")
+        (folder / file.relative_to(ACME)).write_text(text)
+    options = StackOptions(config_dir=folder, port=0, state_dir=tmp_path / "state")
+    configuration = next(
+        part for part in Stack(options, leases, with_bigquery=False).parts() if part.name == "configuration"
+    )
+    assert not isinstance(configuration, Service)
+    with pytest.raises(StartFailed, match=r"`cab config validate` explains each"):
+        await configuration.run()
+
+
+async def test_a_state_folder_serves_one_stack_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bigquery, "is_installed", lambda: False)
+
+    def none() -> str:
+        raise bigquery.NotInstallable("no Python 3.13")
+
+    monkeypatch.setattr(bigquery, "find_python", none)
+    first, second = io.StringIO(), io.StringIO()
+    seen: list[int] = []
+
+    async def run_another(*_: object) -> None:
+        seen.append(await run_stack(StackOptions(port=0, state_dir=tmp_path), second))
+
+    monkeypatch.setattr("cab_dev.stack._run", run_another)
+    assert await run_stack(StackOptions(port=0, state_dir=tmp_path), first) == 0
+    assert seen == [1]
+    assert "A stack already runs with the state folder" in second.getvalue()
+    assert "No BigQuery here: no Python 3.13" in first.getvalue()
+
+
+def test_reading_the_file_of_a_stack_that_does_not_run_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(NoStack, match="cab dev up"):
+        StackFile.read(tmp_path)
+    with pytest.raises(NoStack, match="cab dev up"):
+        stack_file.read_environment(tmp_path)
