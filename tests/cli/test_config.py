@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.adapters.configuration.deployment_folder import BROKER, ENVIRONMENT, replaced, write_folder
+from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, ENVIRONMENT, replaced, write_folder
 
 from cab.cli.config import config_group
 
@@ -38,6 +38,15 @@ def test_warnings_alone_exit_with_0(runner: CliRunner, tmp_path: Path) -> None:
     root = write_folder(tmp_path, broker=replaced(BROKER, "[CRM_ORIGIN]", "[CRM_ORIGIN, OTHER]"))
     result = runner.invoke(config_group, ["validate", str(root)])
     assert (result.exit_code, "OTHER is declared and never used" in result.output) == (0, True)
+
+
+def test_an_unset_variable_is_a_warning_where_files_are_only_checked(runner: CliRunner, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, agents=AGENTS.replace("https://crm.test", "${CRM_ORIGIN}"))
+    result = runner.invoke(config_group, ["validate", str(root)], env={"CRM_ORIGIN": None})
+    assert result.exit_code == 0
+    assert f"{root}/broker.yaml:2: warning: the environment variable CRM_ORIGIN is unset" in result.output
+    at_start = runner.invoke(config_group, ["validate", "--as-at-start", str(root)], env={"CRM_ORIGIN": None})
+    assert at_start.exit_code == 1
 
 
 def test_json_output_has_the_same_content(runner: CliRunner, tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ def config_group() -> None:
 @config_group.command("validate")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-def validate(folder: Path, *, as_json: bool) -> None:
+@click.option("--as-at-start", is_flag=True, help="Also fail when a declared environment variable is unset here.")
+def validate(folder: Path, *, as_json: bool, as_at_start: bool) -> None:
     """Check every file, every reference and every policy of FOLDER.
 
     Prints file, line and remedy of each mistake. Exits with 1 when there is an error, with 0 when there are only warnings.
     """
-    inspection = inspect_folder(folder, os.environ)
+    inspection = inspect_folder(folder, os.environ, unset="error" if as_at_start else "warning")
     errors = errors_among(inspection.problems)
     warnings = len(inspection.problems) - len(errors)
     deployment = inspection.deployment

@@ -194,7 +194,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         (b"", "the file is empty"),
         (b"# only a comment\n", "the file is empty"),
         (b"\xff\xfe", "the file is not UTF-8"),
-        (b"a: \x00", "not valid YAML: it holds a forbidden character"),
+        (b"a: \x00", "an invisible character, U+0000"),
         (b"{a: " * 400, "nested deeper than 20 levels"),
         (b"[" * 100_000, "nested deeper than 20 levels"),
         (b"a: 1\n" * 200_000, "the file is larger than 512 KiB"),
@@ -208,11 +208,10 @@ def test_what_is_no_proper_yaml_file_is_refused(content: bytes, message: str, tm
     assert not inspection.valid
 
 
-def test_an_unset_variable_is_an_error_where_it_is_used(tmp_path: Path) -> None:
-    inspection = check(tmp_path, environment={})
-    problem = next(p for p in inspection.problems if p.file == C)
-    assert problem.message == "the environment variable CRM_ORIGIN is unset or not plain text"
-    assert problem.line == line_of(CONNECTIONS, "resource:")
+def test_an_unset_variable_is_an_error_at_its_declaration_and_nothing_else(tmp_path: Path) -> None:
+    assert [(p.file, p.line, p.message, p.remedy, p.severity) for p in check(tmp_path, environment={}, agents=AGENTS.replace("https://crm.test", "${CRM_ORIGIN}")).problems] == [
+        (B, 2, "the environment variable CRM_ORIGIN is unset or not plain text", "set CRM_ORIGIN where the broker runs", "error")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", ["", "a\nb", "\x1b[0m", "x" * 3000])
@@ -263,6 +262,16 @@ def test_files_that_look_like_configuration_and_are_not_read_are_pointed_out(tmp
 def test_a_deployment_without_front_ends_is_pointed_out(tmp_path: Path) -> None:
     problems = check(tmp_path, agents=AGENTS[AGENTS.index("agents:\n") :]).problems
     assert "there is no front end" in [problem.message for problem in problems if problem.severity == "warning"]
+
+
+@pytest.mark.parametrize("char", ["\u202e", "\u200b", "\ufeff", "\u2066", "\x1b"])
+@pytest.mark.parametrize("file", ["agents", "policies__sales"])
+def test_an_invisible_character_is_reported(file: str, char: str, tmp_path: Path) -> None:
+    text = FILES[{"agents": A, "policies__sales": "policies/sales.cedar"}[file]]
+    inspection = check(tmp_path, **{file: f"{text}# or //{char}\n"})
+    line = text.count("\n") + 1
+    assert f"an invisible character, U+{ord(char):04X}" in [p.message for p in inspection.problems if p.line == line]
+    assert not inspection.valid
 
 
 def test_something_that_is_no_file_is_reported(tmp_path: Path) -> None:

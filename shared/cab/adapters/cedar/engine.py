@@ -63,7 +63,8 @@ def _kind(decision: Decision) -> tuple[type[Decision], Reason | None]:
 class _Slice:
     """The rules whose action scope can match one action, parsed, with that action's own entity."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...]  # in the order of the parsed text: Cedar calls them policy0, policy1, ... in its errors
+    rule_by_id: dict[str, Rule]
     policies: cedarpy.PolicySet
     entities: cedarpy.Entities
     action: dict[str, str]
@@ -99,7 +100,7 @@ class _RuleSet:
                 part.policies,
                 part.entities.with_added_json_str(_entities(request, resource)),
             )
-            return _decision(result, part.rules, request)
+            return _decision(result, part, request)
         except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
             return Deny(Reason.POLICY_ERROR)
 
@@ -109,6 +110,7 @@ def _slice(rules: Sequence[Rule], action: Action, connection: str) -> _Slice:
     entity = _entity(ACTION, action.id, parents=[(ACTION, group) for group in action_groups(action, connection)])
     return _Slice(
         rules=relevant,
+        rule_by_id={rule.id: rule for rule in relevant},
         policies=cedarpy.PolicySet.from_str("\n".join(rule.text for rule in relevant)),
         entities=cedarpy.Entities.from_json_str(orjson.dumps([entity]).decode()),
         action={"type": ACTION, "id": action.id},
@@ -165,14 +167,15 @@ def _context(request: PolicyRequest) -> str:
     ).decode()
 
 
-def _decision(result: cedarpy.AuthzResult, rules: Sequence[Rule], request: PolicyRequest) -> Decision:
+def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest) -> Decision:
     """Cedar's answer and the annotations of the rules that determined it, as one decision."""
     diagnostics = result.diagnostics
     if diagnostics.errors or result.decision is cedarpy.Decision.NoDecision:
         numbers = {int(number) for error in diagnostics.errors for number in _POLICY_NUMBER.findall(error)}
-        return Deny(Reason.POLICY_ERROR, rules=tuple(sorted(rules[number].id for number in numbers)))
-    # Cedar names policies by their place in the text it parsed: policy0, policy1, ...
-    determining = sorted((rules[int(name.removeprefix("policy"))] for name in diagnostics.reasons), key=lambda r: r.id)
+        return Deny(Reason.POLICY_ERROR, rules=tuple(sorted(part.rules[number].id for number in numbers)))
+    determining = [part.rule_by_id[name] for name in sorted(diagnostics.id_annotations_by_reason.values())]
+    if len(determining) != len(diagnostics.reasons):  # every rule has an @id, so this would be a set we did not load
+        return Deny(Reason.POLICY_ERROR)
     names = tuple(rule.id for rule in determining)
     if not result.allowed:
         return Deny(Reason.POLICY_DENIED, rules=names)

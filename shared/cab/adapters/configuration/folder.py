@@ -6,7 +6,8 @@ broker.yaml  identity_providers.yaml  agents.yaml  connections.yaml  policies/*.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cab.domain.identifiers import base64url
 YAML_FILES = ("broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml")
 POLICIES, CANDIDATES = "policies", "policies_candidate"
 MAX_POLICY_FILES = 200
+# Control, bidirectional and zero-width characters: with them a file can say something else than reviewers see.
+INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,17 @@ def _read(path: Path, name: str, problems: list[Problem]) -> bytes | None:
         problems.append(Problem(name, 1, "the file cannot be read", "check what it is and its permissions"))
     else:
         if len(data) <= MAX_BYTES:
+            problems += _invisible(name, data)
             return data
         problems.append(Problem(name, 1, f"the file is larger than {MAX_BYTES // 1024} KiB", "split or shorten it"))
     return None
+
+
+def _invisible(name: str, data: bytes) -> Iterator[Problem]:
+    text = data.decode("utf-8", "replace")
+    for found in INVISIBLE.finditer(text):
+        line = text.count("\n", 0, found.start()) + 1
+        yield Problem(name, line, f"an invisible character, U+{ord(found.group()):04X}", "remove it")
 
 
 def _policies(root: Path, folder: str, raw: dict[str, bytes], problems: list[Problem]) -> tuple[tuple[str, str], ...]:

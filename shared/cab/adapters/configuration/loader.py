@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cab.adapters.configuration.cross_checks import cross_checks
 from cab.adapters.configuration.files import (
@@ -23,7 +23,7 @@ from cab.adapters.configuration.files import (
 from cab.adapters.configuration.folder import Folder, read_folder
 from cab.adapters.configuration.model_errors import validate
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem, choose_from, errors_among
-from cab.adapters.configuration.variables import BROKER_FILE, declared_variables, fill, unused
+from cab.adapters.configuration.variables import BROKER_FILE, about_declarations, declared_variables, fill
 from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
 from cab.domain.connections import Provider
 from cab.domain.deployment import Broker, Deployment
@@ -62,11 +62,16 @@ class FolderConfiguration:
         return deployment
 
 
-def inspect_folder(root: Path, environment: Mapping[str, str]) -> Inspection:
-    """Everything that can be said about the folder without serving from it: as `load`, plus warnings and every policy."""
+def inspect_folder(
+    root: Path, environment: Mapping[str, str], *, unset: Literal["error", "warning"] = "error"
+) -> Inspection:
+    """Everything that can be said about the folder without serving from it: as `load`, plus warnings and every policy.
+
+    `unset` says how grave a variable without a value is: files are often checked where they do not run.
+    """
     from cab.adapters.cedar.checks import check_policies  # noqa: PLC0415 - functions without policies never load Cedar
 
-    deployment, problems = _read(root, environment)
+    deployment, problems = _read(root, environment, unset=unset)
     if deployment is not None:
         if deployment.policies:
             problems += check_policies(deployment, deployment.policies)[1]
@@ -89,10 +94,12 @@ def shipped_providers() -> Mapping[str, Mapping[str, Any]]:
     return {entry["id"]: entry for entry in tree.value["providers"]}
 
 
-def _read(root: Path, environment: Mapping[str, str]) -> tuple[Deployment | None, list[Problem]]:
+def _read(
+    root: Path, environment: Mapping[str, str], *, unset: Literal["error", "warning"] = "error"
+) -> tuple[Deployment | None, list[Problem]]:
     folder = read_folder(root)
     problems = list(folder.problems)
-    trees = _trees(folder, environment, problems)
+    trees = _trees(folder, environment, problems, unset)
     if CONNECTIONS_FILE in trees:
         trees[CONNECTIONS_FILE] = _with_extended_providers(trees[CONNECTIONS_FILE], problems)
     parsed: dict[str, Any] = {}
@@ -106,7 +113,9 @@ def _read(root: Path, environment: Mapping[str, str]) -> tuple[Deployment | None
     return deployment, problems
 
 
-def _trees(folder: Folder, environment: Mapping[str, str], problems: list[Problem]) -> dict[str, YamlTree]:
+def _trees(
+    folder: Folder, environment: Mapping[str, str], problems: list[Problem], unset: Literal["error", "warning"]
+) -> dict[str, YamlTree]:
     """The YAML files as trees, variables filled in."""
     trees: dict[str, YamlTree] = {}
     for name, data in folder.yaml.items():
@@ -124,7 +133,7 @@ def _trees(folder: Folder, environment: Mapping[str, str], problems: list[Proble
         problems += mistakes
         used |= names
     if len(trees) == len(MODELS):
-        problems += unused(broker, declared, used)
+        problems += about_declarations(broker, declared, used, environment, unset=unset)
     return trees
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cab.adapters.configuration.problems import Problem, choose_from
 from cab.adapters.configuration.yaml_tree import Place, YamlTree
@@ -29,12 +29,27 @@ def fill(
     return YamlTree(tree.file, filler.filled(tree.value, ()), tree.lines), filler.problems, filler.used
 
 
-def unused(broker: YamlTree, declared: Sequence[str], used: set[str]) -> Iterator[Problem]:
-    """A warning for every declared name that no file refers to."""
+def about_declarations(
+    broker: YamlTree,
+    declared: Sequence[str],
+    used: set[str],
+    environment: Mapping[str, str],
+    *,
+    unset: Literal["error", "warning"],
+) -> Iterator[Problem]:
+    """What can be said once per declared name, at its declaration: nothing refers to it, or it has no value here."""
     for position, name in enumerate(declared):
+        line = broker.line(("environment_variables", position))
         if name not in used:
-            line = broker.line(("environment_variables", position))
             yield Problem(broker.file, line, f"{name} is declared and never used", "remove it", severity="warning")
+        elif _value(name, environment) is None:
+            message = f"the environment variable {name} is unset or not plain text"
+            yield Problem(broker.file, line, message, f"set {name} where the broker runs", severity=unset)
+
+
+def _value(name: str, environment: Mapping[str, str]) -> str | None:
+    value = environment.get(name, "")
+    return value if is_printable(value, max_length=2000) else None
 
 
 class _Filler:
@@ -62,19 +77,15 @@ class _Filler:
         if not match.group().endswith("}"):
             self._refuse(place, "`${` without `}`", "write ${NAME}")
         elif name not in self._declared:
-            self._refuse(
-                place,
-                f"${{{name}}} is not declared",
-                f"add it to environment_variables in {BROKER_FILE}"
-                + (f"; {choose_from(name, self._declared, otherwise='')}" if self._declared else ""),
-            )
-        elif not is_printable(value := self._environment.get(name, ""), max_length=2000):
-            self.used.add(name)
-            self._refuse(place, f"the environment variable {name} is unset or not plain text", f"set {name}")
+            near = f"; {choose_from(name, self._declared, otherwise='')}" if self._declared else ""
+            remedy = f"add it to environment_variables in {BROKER_FILE}{near}"
+            self._refuse(place, f"${{{name}}} is not declared", remedy)
         else:
             self.used.add(name)
-            return value
-        return f"https://{_NOT_IN_HOSTS.sub('-', name.lower()) or 'unnamed'}.invalid"  # keeps the checks of URLs quiet
+            if value := _value(name, self._environment):
+                return value
+        # Reported already, here or once at the declaration. A placeholder keeps the other checks meaningful.
+        return f"https://{_NOT_IN_HOSTS.sub('-', name.lower()) or 'unnamed'}.invalid"
 
     def _refuse(self, place: Place, message: str, remedy: str) -> None:
         self.problems.append(Problem(self._tree.file, self._tree.line(place), message, remedy))
