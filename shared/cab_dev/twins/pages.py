@@ -15,6 +15,7 @@ background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,
 main{width:100%%;max-width:26rem;background:var(--card);border:1px solid var(--line);border-radius:14px;
 padding:1.75rem;border-top:5px solid var(--accent);overflow-wrap:anywhere}
 .brand{margin:0 0 1rem;font-weight:600;color:var(--accent)}
+@media (prefers-color-scheme:dark){.brand{color:var(--soft)}}
 h1{font-size:1.35rem;line-height:1.25;margin:0 0 .6rem}
 p{margin:.4rem 0}
 .soft{color:var(--soft);font-size:.9rem}
