@@ -92,6 +92,7 @@ class PubSubAuditLog:
             await asyncio.wait(self._in_flight)
         if self._chain.length:
             self._queue.append(_Queued(self._chain.seal(self._last_event())))
+            self._unacknowledged += 1
         while self._queue and await self._publish_batch():
             pass
         for queued in self._queue:
@@ -119,6 +120,7 @@ class PubSubAuditLog:
             await self._publish_batch()
 
     async def _publish_batch(self) -> bool:
+        newest = self._chain.length
         batch = self._next_batch()
         is_acknowledged = False
         try:
@@ -132,7 +134,7 @@ class PubSubAuditLog:
                 for queued in batch:
                     queued.succeed()
             else:
-                self._put_back(batch)
+                self._put_back(batch, newest)
         return is_acknowledged
 
     def _next_batch(self) -> list[_Queued]:
@@ -145,9 +147,12 @@ class PubSubAuditLog:
             batch.append(self._queue.popleft())
         return batch
 
-    def _put_back(self, batch: list[_Queued]) -> None:
-        # What waits behind a batch of old failures would never be reached while publishing fails: it fails with them.
-        failed = batch if not all(queued.has_failed for queued in batch) else [*batch, *self._queue]
+    def _put_back(self, batch: list[_Queued], newest: int) -> None:
+        """After a publish failed that started when `newest` was the last event of the chain."""
+        failed = batch
+        if all(queued.has_failed for queued in batch):
+            # What waited behind this batch of old failures would never be reached while publishing fails.
+            failed = [*batch, *(queued for queued in self._queue if queued.event.seq <= newest)]
         for queued in failed:
             queued.has_failed = True
             queued.fail()
