@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import orjson
 
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Condition, Create, Documents
+
+KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class IssuedTokens:
         """One record per hand-out: the same downstream token given twice keeps both its intents."""
         fields = {
             "sha256": sha256,
+            "owner": digest(token.tenant, token.subject),
             "tenant": token.tenant,
             "subject": token.subject,
             "client_id": token.client_id,
@@ -52,7 +55,9 @@ class IssuedTokens:
         try:
             await self._guards.write(
                 Create(
-                    f"issued_tokens/{digest(sha256, token.client_id, token.txn)}", fields, expires_at=token.expires_at
+                    f"issued_tokens/{digest(sha256, token.client_id, token.txn)}",
+                    fields,
+                    expires_at=token.expires_at + KEPT_AFTER,
                 )
             )
         except AlreadyExists:
@@ -64,20 +69,18 @@ class IssuedTokens:
         alive = [document.fields for document in found if document.fields["expires_at"] > now]
         if not alive:
             return None
-        newest = max(alive, key=lambda fields: fields["issued_at"])
-        return IssuedToken(
-            tenant=newest["tenant"],
-            subject=newest["subject"],
-            client_id=newest["client_id"],
-            connection=newest["connection"],
-            grant_id=newest["grant_id"],
-            scope=newest["scope"],
-            details=orjson.loads(newest["details"]),
-            act=orjson.loads(newest["act"]),
-            txn=newest["txn"],
-            issued_at=newest["issued_at"],
-            expires_at=newest["expires_at"],
+        return _load(max(alive, key=lambda fields: fields["issued_at"]))
+
+    async def of_user(self, tenant: str, subject: str, *, limit: int) -> list[IssuedToken]:
+        """What was handed out for one user in the last day or so, the newest first."""
+        found = await self._guards.find(
+            "issued_tokens",
+            Condition("owner", "==", digest(tenant, subject)),
+            order_by="issued_at",
+            descending=True,
+            limit=limit,
         )
+        return [_load(document.fields) for document in found]
 
     async def revoke(self, key: str, *, until: datetime) -> None:
         """Denylist a `jti` or SHA-256 until the token's own end."""
@@ -88,3 +91,19 @@ class IssuedTokens:
 
     async def is_revoked(self, key: str) -> bool:
         return await self._guards.read(f"revoked_tokens/{digest(key)}") is not None
+
+
+def _load(fields: dict[str, Any]) -> IssuedToken:
+    return IssuedToken(
+        tenant=fields["tenant"],
+        subject=fields["subject"],
+        client_id=fields["client_id"],
+        connection=fields["connection"],
+        grant_id=fields["grant_id"],
+        scope=fields["scope"],
+        details=orjson.loads(fields["details"]),
+        act=orjson.loads(fields["act"]),
+        txn=fields["txn"],
+        issued_at=fields["issued_at"],
+        expires_at=fields["expires_at"],
+    )

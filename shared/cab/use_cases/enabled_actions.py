@@ -1,0 +1,42 @@
+"""Which agents can do what through a connection: what a person enables by connecting, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cab.domain.actions import Action
+from cab.domain.clients import Agent
+from cab.domain.connections import Connection
+from cab.domain.deployment import Deployment
+from cab.domain.patterns import covered_by_any
+
+
+@dataclass(frozen=True, slots=True)
+class EnabledAction:
+    """An action with the agents whose allow-list covers it. Policy, task and confirmation bound it further, per request."""
+
+    action: Action
+    agents: tuple[Agent, ...]
+
+
+def enabled_actions(deployment: Deployment, connection: Connection, tenant: str) -> tuple[EnabledAction, ...]:
+    """Every action of the connection that some agent of the tenant may ask for, in the catalog's order."""
+    found = (
+        EnabledAction(
+            action,
+            tuple(
+                agent
+                for agent in deployment.agents
+                if agent.tenant == tenant
+                and action.effect in agent.effects
+                and covered_by_any(agent.actions, action.id)
+            ),
+        )
+        for action in connection.actions
+    )
+    return tuple(item for item in found if item.agents)
+
+
+def agents_of(enabled: tuple[EnabledAction, ...]) -> tuple[Agent, ...]:
+    """The agents among them, each once."""
+    return tuple({agent.client_id: agent for item in enabled for agent in item.agents}.values())

@@ -1,0 +1,94 @@
+"""Where an identity provider's browser login is: its discovery document (OpenID Connect Discovery 1.0 section 4), checked and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from cab.ports import AnswerTooLarge, Clock, HttpClient, Unavailable
+from cab.protocol import strict_json
+
+FRESH_FOR: Final = timedelta(hours=1)
+STALE_IF_ERROR: Final = timedelta(hours=24)
+RETRY_AFTER_FAILURE: Final = timedelta(seconds=5)
+FETCH_TIMEOUT_S: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class IdpEndpoints:
+    """What a login needs of the document."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    posts_client_secret: bool  # client_secret_post, where client_secret_basic is not offered
+    sends_iss: bool  # RFC 9207 section 3
+
+
+@dataclass
+class _Known:
+    endpoints: IdpEndpoints | None = None
+    fetched_at: datetime | None = None
+    failed_at: datetime | None = None
+
+
+class IdpMetadata:
+    """One per process. Asked only for configured issuers."""
+
+    def __init__(self, http: HttpClient, clock: Clock) -> None:
+        self._http = http
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+
+    async def endpoints(self, issuer: str) -> IdpEndpoints:
+        """Raises: Unavailable. An outage of the provider takes nothing away that was good in the last day."""
+        known = self._known.setdefault(issuer, _Known())
+        now = self._clock.now()
+        if known.endpoints is not None and known.fetched_at is not None and now - known.fetched_at < FRESH_FOR:
+            return known.endpoints
+        if known.failed_at is None or now - known.failed_at >= RETRY_AFTER_FAILURE:
+            try:
+                known.endpoints = await self._fetch(issuer)
+                known.fetched_at, known.failed_at = now, None
+            except Unavailable:
+                known.failed_at = now
+        if known.endpoints is None or known.fetched_at is None or now - known.fetched_at > STALE_IF_ERROR:
+            raise Unavailable("identity_provider")
+        return known.endpoints
+
+    async def _fetch(self, issuer: str) -> IdpEndpoints:
+        try:
+            answer = await self._http.get(
+                f"{issuer.rstrip('/')}/.well-known/openid-configuration", timeout_s=FETCH_TIMEOUT_S
+            )
+            document = strict_json.load_object(answer.body)
+        except (Unavailable, AnswerTooLarge, strict_json.InvalidJson) as error:
+            raise Unavailable("identity_provider") from error
+        if answer.status != 200 or document.get("issuer") != issuer:
+            raise Unavailable("identity_provider")
+        return IdpEndpoints(
+            authorization_endpoint=_endpoint(document, "authorization_endpoint", issuer),
+            token_endpoint=_endpoint(document, "token_endpoint", issuer),
+            posts_client_secret=_only_posts(document.get("token_endpoint_auth_methods_supported")),
+            sends_iss=document.get("authorization_response_iss_parameter_supported") is True,
+        )
+
+
+def _endpoint(document: Mapping[str, Any], name: str, issuer: str) -> str:
+    """An endpoint on the issuer's own origin: a document may not send people or the client secret elsewhere."""
+    value = document.get(name)
+    if not isinstance(value, str) or not value.isascii() or "#" in value or _origin(value) != _origin(issuer):
+        raise Unavailable("identity_provider")
+    return value
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _only_posts(methods: object) -> bool:
+    """The default of an absent list is client_secret_basic (Discovery section 3)."""
+    return isinstance(methods, list) and "client_secret_basic" not in methods and "client_secret_post" in methods
