@@ -512,6 +512,7 @@ def _own_state_dir(state_dir: Path) -> Iterator[None]:
             ) from exc
         for name in ("keys", "secrets", "organisation", "data", "logs"):
             shutil.rmtree(state_dir / name, ignore_errors=True)
+            (state_dir / name).mkdir(mode=0o700)  # keys, secrets, tokens: nobody else on this machine may look
         for name in (stack_file.FILE_NAME, stack_file.ENVIRONMENT_NAME, control.STATE_FILE, "audit_rows.jsonl"):
             (state_dir / name).unlink(missing_ok=True)
         yield

@@ -73,11 +73,11 @@ def test_everything_listens_on_loopback_only(stack: Stack) -> None:
         assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, process.cmdline()[:4]
 
 
-def test_keys_and_secrets_are_readable_by_their_owner_only(stack: Stack) -> None:
-    files = [path for folder in ("keys", "secrets", "organisation") for path in (stack.state_dir / folder).iterdir()]
-    assert files
-    exposed = [path.name for path in files if path.suffix != ".sqlite" and stat.S_IMODE(path.stat().st_mode) & 0o077]
-    assert exposed == []
+def test_keys_secrets_and_tokens_are_readable_by_their_owner_only(stack: Stack) -> None:
+    for folder in ("keys", "secrets", "organisation", "data", "logs"):
+        assert stat.S_IMODE((stack.state_dir / folder).stat().st_mode) == 0o700
+    files = [*(stack.state_dir / "keys").iterdir(), *(stack.state_dir / "secrets").iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_metadata_is_served_under_the_origin(stack: Stack) -> None:
