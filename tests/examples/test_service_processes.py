@@ -69,10 +69,12 @@ def test_a_person_logs_in_over_real_sockets_and_the_log_holds_no_code(port: int,
     clients = tmp_path / "clients.json"
     entry = {"client_id": "acme-web", "redirect_uris": ["http://127.0.0.1:*/cb"]}
     clients.write_text(json.dumps({"clients": [entry]}))
-    with running("idp", port, "--clients", str(clients), log=tmp_path / "log"):
+    with running("idp", port, "--clients", str(clients), log=tmp_path / "log") as process:
         alice = Person("alice")
         token = alice.id_token(idp_issuer=f"http://127.0.0.1:{port}", client_id="acme-web")
         alice.close()
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
     assert token.count(".") == 2
     text = (tmp_path / "log").read_text()
     assert "POST /token 200" in text
