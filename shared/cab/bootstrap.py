@@ -42,6 +42,7 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
     from cab.stores.signing_keys import Issuer
     from cab.transport.oauth_http import OAuthEndpoints, Route, json_body
     from cab.use_cases.mint_assertion import MintAssertion
+    from cab.use_cases.verify_dpop import DpopVerifier
 
     parts = _Parts(settings, "mint_assertion")
     deployment = parts.deployment
@@ -54,6 +55,7 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
         ),
         keys,
         parts.own_keys(Issuer.EDGE),
+        DpopVerifier(f"{broker.origin}/edge/token", parts.single_use, parts.clock),
         parts.clock,
         parts.randomness,
     )
@@ -74,6 +76,8 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
     from cab.use_cases.exchange_token import ExchangeToken
     from cab.use_cases.inspect_token import IntrospectToken, RevokeToken
     from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens
+    from cab.use_cases.redeem_id_jag import RedeemIdJag
+    from cab.use_cases.verify_dpop import DpopVerifier
     from cab.use_cases.verify_subject import AssertionVerifier
 
     parts = _Parts(settings, "exchange_token")
@@ -106,6 +110,8 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
             deployment, Grants(parts.documents("grants")), parts.refresh_grants(settings.refresh_grants_url), clock
         ),
         signer=signer,
+        dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
+        redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
         clock=clock,
         randomness=randomness,
     )

@@ -135,9 +135,8 @@ class Connection(StrictModel):
     )
     client_id: str | None = Field(default=None, description="The broker's client at the provider.")
     client_secret: SecretReference | None = Field(default=None, description="Its secret, by name.")
-    subject_claim: Literal["sub", "email"] = Field(default="sub", description="What a broker JWT carries as `sub`.")
     user_map: dict[str, str] = Field(
-        default_factory=dict, description="jwt_bearer: subject key to upstream login, explicit."
+        default_factory=dict, description="jwt_bearer and broker_jwt: subject key to the user name this system knows, explicit."
     )
     allow_unnarrowed: bool = Field(
         default=False,

@@ -26,7 +26,7 @@ class Tenant(StrictModel):
 
 
 class RateLimit(StrictModel):
-    """At most `limit` counted requests per `window_s` for each user, agent and action of these effects."""
+    """At most `limit` counted requests per `window_s` for each user and agent, over all actions of these effects."""
 
     effects: tuple[Effect, ...] = Field(min_length=1, description="Which actions are counted.")
     limit: int = Field(ge=1, le=1_000_000, description="Requests per window.")

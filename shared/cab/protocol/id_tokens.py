@@ -54,6 +54,12 @@ def read(verified: VerifiedClaims, provider: IdentityProvider, *, client_id: str
         raise TokenRejected("azp is another client")
     if nonce is not None and claims.get("nonce") != nonce:
         raise TokenRejected("nonce does not match")
+    return login_of(verified, provider)
+
+
+def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
+    """What any JWT of this IdP says about a user. Raises TokenRejected."""
+    claims = verified.claims
     idp_subject = verified.text("sub")
     return Login(
         tenant=provider.tenant,

@@ -99,6 +99,7 @@ class Rules:
     audiences: frozenset[str]
     max_life: timedelta
     several_audiences: bool = False  # only identity providers put more than one into `aud`
+    one_element_audience: bool = False  # ID-JAGs may carry their single audience as an array
     issued_at_required: bool = True
 
 
@@ -177,7 +178,8 @@ def _check_audience(audience: object, rules: Rules) -> None:
     values = [audience] if isinstance(audience, str) else audience
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_AUDIENCES:
         raise TokenRejected("aud is missing or malformed")
-    if not rules.several_audiences and (not isinstance(audience, str)):
+    one_element = rules.one_element_audience and len(values) == 1
+    if not (rules.several_audiences or one_element or isinstance(audience, str)):
         raise TokenRejected("aud must be a single string")
     if not any(isinstance(value, str) and value in rules.audiences for value in values):
         raise TokenRejected("aud is not us")

@@ -62,6 +62,7 @@ class OAuthEndpoints:
                 client_assertion_type=form.get("client_assertion_type"),
                 client_assertion=form.get("client_assertion"),
                 client_id=form.get("client_id"),
+                dpop_proof=single_header(request, "dpop"),
             )
             return await route.endpoint(form, credentials, facts)
 

@@ -58,12 +58,16 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
 
 
 def single_header(request: Request, name: str) -> str | None:
-    """A header that must not be repeated. Raises: BrokerError CLIENT_AUTHENTICATION_FAILED for a second or joined one."""
+    """A header that must not be repeated, nor joined with another by a comma on the way.
+
+    Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, for `dpop` DPOP_PROOF_INVALID (RFC 9449 section 4.3, check 1).
+    """
     values = request.headers.getlist(name)
     if not values:
         return None
-    if len(values) > 1 or (name == "authorization" and "," in values[0]):
-        raise BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, f"The header {name} stands twice.")
+    if len(values) > 1 or "," in values[0]:
+        reason = Reason.DPOP_PROOF_INVALID if name == "dpop" else Reason.CLIENT_AUTHENTICATION_FAILED
+        raise BrokerError(reason, f"The header {name} stands twice.")
     return values[0]
 
 

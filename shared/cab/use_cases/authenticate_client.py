@@ -35,6 +35,7 @@ class Credentials:
     client_assertion_type: str | None
     client_assertion: str | None
     client_id: str | None
+    dpop_proof: str | None = None
 
 
 def failed(detail: str = "Client authentication failed.") -> BrokerError:

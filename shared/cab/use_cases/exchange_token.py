@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -46,6 +47,8 @@ from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
 from cab.use_cases.confirm import Confirmations, Waiting
 from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
+from cab.use_cases.redeem_id_jag import RedeemIdJag
+from cab.use_cases.verify_dpop import DpopVerifier, check_binding
 from cab.use_cases.verify_subject import AssertionVerifier
 
 DEFERRAL_POLL_BURST: Final = 2
@@ -62,6 +65,19 @@ class Exchange:
     connection: Connection
     scope: str | None
     jkt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of an authenticated agent. `jkt` is the DPoP key that proved itself, `spending` its single use being recorded."""
+
+    form: dict[str, str]
+    agent: Agent
+    jkt: str | None
+    spending: asyncio.Task[None]
+
+
+Grantor = Callable[[Asked, Facts], Coroutine[Any, Any, dict[str, Any]]]
 
 
 class ExchangeToken:
@@ -82,10 +98,14 @@ class ExchangeToken:
         broker_tokens: BrokerTokens,
         downstream_tokens: DownstreamTokens,
         signer: Signer,
+        dpop: DpopVerifier,
+        redeem_id_jag: RedeemIdJag,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
         self._deployment = deployment
+        self._dpop = dpop
+        self._redeem_id_jag = redeem_id_jag
         self._authenticator = authenticator
         self._verifier = verifier
         self._policies = policies
@@ -102,6 +122,7 @@ class ExchangeToken:
         self._grants = {
             names.TOKEN_EXCHANGE: self._exchange,
             drafts.DEFERRED_GRANT_TYPE: self._poll,
+            names.JWT_BEARER: self._redeem,
         }
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> dict[str, Any]:
@@ -113,41 +134,84 @@ class ExchangeToken:
         facts.client_authenticated = True
         facts.tenant = agent.tenant
         facts.actor = audit.Actor(agent_id=agent.client_id, client_id=agent.client_id, trust_zone=agent.trust_zone)
-        return await after_spending(spending, grant(form, agent, facts, spending))
+        return await after_spending(spending, self._run(grant, form, agent, credentials, facts, spending))
+
+    async def _run(
+        self,
+        grant: Grantor,
+        form: dict[str, str],
+        agent: Agent,
+        credentials: Credentials,
+        facts: Facts,
+        spending: asyncio.Task[None],
+    ) -> dict[str, Any]:
+        jkt = await self._dpop.key_of(credentials.dpop_proof, tenant=agent.tenant)
+        return await grant(Asked(form, agent, jkt, spending), facts)
 
     # --- token exchange ---
 
-    async def _exchange(
-        self, form: dict[str, str], agent: Agent, facts: Facts, spending: asyncio.Task[None]
-    ) -> dict[str, Any]:
+    async def _exchange(self, asked: Asked, facts: Facts) -> dict[str, Any]:
+        form, agent = asked.form, asked.agent
         if required(form, "subject_token_type") != names.JWT_TYPE:
             raise invalid_parameter("subject_token_type")
         assertion = await self._verify_subject(required(form, "subject_token"), agent, facts)
+        check_binding(assertion.jkt, asked.jkt)
         await self._check_actor(form, agent)
         requested = form.get("requested_token_type", names.ACCESS_TOKEN_TYPE)
         if requested == names.JWT_TYPE:
-            return await self._delegate(form, agent, assertion, facts, spending)
+            return await self._delegate(asked, assertion, facts)
         if requested != names.ACCESS_TOKEN_TYPE:
             raise invalid_parameter("requested_token_type")
-        if agent.mode != "token":
+        exchange = self._begin(asked, assertion, self._target(form, assertion), subject_token=form["subject_token"])
+        return await self._decide_and_issue(exchange, asked, self._declared_intent(form, exchange), facts)
+
+    def _begin(
+        self, asked: Asked, assertion: Assertion, connection: Connection, *, subject_token: str | None
+    ) -> Exchange:
+        if asked.agent.mode != "token":
             raise BrokerError(
                 Reason.GRANT_TYPE_NOT_ALLOWED, "This agent calls tools through the broker, without tokens."
             )
-        completion = form.get(drafts.COMPLETION_MODE)
-        if completion not in (None, drafts.COMPLETION_MODE_DEFERRED):
-            raise invalid_parameter(drafts.COMPLETION_MODE)
-        exchange = Exchange(
-            agent=agent,
+        return Exchange(
+            agent=asked.agent,
             assertion=assertion,
-            subject_token=form["subject_token"],
-            connection=self._target(form, assertion),
-            scope=form.get("scope"),
-            jkt=None,
+            subject_token=subject_token,
+            connection=connection,
+            scope=asked.form.get("scope"),
+            jkt=asked.jkt,
         )
-        declared = self._declared_intent(form, exchange)
-        return await self._decide_and_issue(
-            exchange, declared, facts, spending, deferred=completion == drafts.COMPLETION_MODE_DEFERRED
-        )
+
+    # --- jwt-bearer: an ID-JAG of the enterprise IdP ---
+
+    async def _redeem(self, asked: Asked, facts: Facts) -> dict[str, Any]:
+        """Grants at most what the ID-JAG carries: its resource, its scopes, its details."""
+        form, agent = asked.form, asked.agent
+        if not agent.accepts_id_jag:
+            raise BrokerError(Reason.GRANT_TYPE_NOT_ALLOWED, "This client may not use the jwt-bearer grant.")
+        redeemed = await self._redeem_id_jag(required(form, "assertion"), agent, txn=facts.context.txn)
+        assertion, bounds = redeemed.assertion, redeemed.bounds
+        note_assertion(facts, assertion, agent)
+        check_binding(assertion.jkt, asked.jkt)
+        if (
+            bounds.resources is not None
+            and "resource" not in form
+            and "audience" not in form
+            and len(bounds.resources) == 1
+        ):
+            form = form | {"resource": bounds.resources[0]}
+        connection = self._target(form, assertion)
+        if bounds.resources is not None and connection.resource not in bounds.resources:
+            raise BrokerError(Reason.TARGET_NOT_ALLOWED, "The assertion is for another resource.")
+        exchange = self._begin(asked, assertion, connection, subject_token=None)
+        declared = self._declared_intent(form, exchange, carried=bounds.details)
+        if bounds.scopes is not None:
+            action = read_intent(declared, connection, assertion).action
+            allowed = tuple(scope for scope in action.scopes if scope in bounds.scopes)
+            wanted = exchange.scope.split() if exchange.scope else list(allowed)
+            if not set(wanted) <= set(allowed) or (action.scopes and not wanted):
+                raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The scope goes beyond what the assertion carries.")
+            exchange = replace(exchange, scope=" ".join(wanted) or None)
+        return await self._decide_and_issue(exchange, asked, declared, facts)
 
     async def _verify_subject(self, token: str, agent: Agent, facts: Facts) -> Assertion:
         assertion = await self._verifier.verify(token)
@@ -190,34 +254,41 @@ class ExchangeToken:
             raise BrokerError(Reason.TARGET_UNKNOWN, "The target is not registered.")
         return known
 
-    def _declared_intent(self, form: dict[str, str], exchange: Exchange) -> DeclaredIntent:
+    def _declared_intent(
+        self, form: dict[str, str], exchange: Exchange, *, carried: list[Any] | None = None
+    ) -> DeclaredIntent:
+        """From the request, else what the ID-JAG carries, else the agent's registered default. A carried one also bounds."""
+        intents = [
+            item for item in carried or [] if not (isinstance(item, dict) and item.get("type") == names.TASK_TYPE)
+        ]
+        bound = [validate_detail(DeclaredIntent, item) for item in intents]
         if PARAMETER in form:
-            return parse_intent(form[PARAMETER])
+            declared = parse_intent(form[PARAMETER])
+            if bound and declared not in bound:
+                raise BrokerError(Reason.INTENT_OUTSIDE_TASK, "The intent is not one that the assertion carries.")
+            return declared
+        if len(bound) == 1:
+            return bound[0]
         for default in exchange.agent.default_intents:
             if default.resource == exchange.connection.resource and default.scope == exchange.scope:
-                return validate_detail(
-                    DeclaredIntent,
-                    {
-                        "type": names.ACTION_TYPE,
-                        "actions": [default.action],
-                        "locations": [default.resource],
-                        "identifier": default.identifier,
-                        "parameters": default.parameters,
-                    },
-                )
+                detail = {
+                    "type": names.ACTION_TYPE,
+                    "actions": [default.action],
+                    "locations": [default.resource],
+                    "identifier": default.identifier,
+                    "parameters": default.parameters,
+                }
+                return validate_detail(DeclaredIntent, detail)
         return parse_intent(None)
 
     # --- decision ---
 
     async def _decide_and_issue(
-        self,
-        exchange: Exchange,
-        declared: DeclaredIntent,
-        facts: Facts,
-        spending: asyncio.Task[None],
-        *,
-        deferred: bool,
+        self, exchange: Exchange, asked: Asked, declared: DeclaredIntent, facts: Facts
     ) -> dict[str, Any]:
+        completion = asked.form.get(drafts.COMPLETION_MODE)
+        if completion not in (None, drafts.COMPLETION_MODE_DEFERRED):
+            raise invalid_parameter(drafts.COMPLETION_MODE)
         now = self._clock.now()
         agent, assertion, connection = exchange.agent, exchange.assertion, exchange.connection
         facts.tool = audit.Tool(
@@ -231,7 +302,7 @@ class ExchangeToken:
         facts.scopes = audit.Scopes(requested=exchange.scope.split() if exchange.scope else [], granted=[])
         assessment = self._assess(intent, exchange, facts, now)
         # A refusal costs the caller its rate limit too: probing is not free.
-        grant = await self._count_and_read(exchange, intent, assessment, spending, now)
+        grant = await self._count_and_read(exchange, intent, assessment, asked.spending, now)
         raise_refusal(assessment.decision)
         if isinstance(assessment.decision, Confirm):
             outcome = await self._confirmations.settle(
@@ -247,7 +318,7 @@ class ExchangeToken:
             )
             facts.confirmation_id = outcome.request.id
             if isinstance(outcome, Waiting):
-                if not deferred:
+                if completion is None:
                     raise self._confirmations.refusal(outcome)
                 raise await self._defer(exchange, declared, outcome, now)
         return await self._issue(exchange, intent, details, scopes, grant, facts)
@@ -452,15 +523,15 @@ class ExchangeToken:
             ),
         )
 
-    async def _poll(
-        self, form: dict[str, str], agent: Agent, facts: Facts, spending: asyncio.Task[None]
-    ) -> dict[str, Any]:
+    async def _poll(self, asked: Asked, facts: Facts) -> dict[str, Any]:
         """DTR polling: same client, no token and no intent in the request; everything was bound when it was deferred."""
-        code = required(form, drafts.DEFERRAL_CODE)
+        agent = asked.agent
+        code = required(asked.form, drafts.DEFERRAL_CODE)
         now = self._clock.now()
-        deferral, _ = await asyncio.gather(self._deferrals.read(code), spending)
+        deferral, _ = await asyncio.gather(self._deferrals.read(code), asked.spending)
         if deferral is None or deferral.client_id != agent.client_id:
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
+        check_binding(deferral.jkt, asked.jkt)
         assertion = assertions.restore(deferral.assertion_claims)
         facts.txn = assertion.txn
         note_assertion(facts, assertion, agent)
@@ -519,10 +590,12 @@ class ExchangeToken:
 
     # --- delegation to another agent ---
 
-    async def _delegate(
-        self, form: dict[str, str], agent: Agent, assertion: Assertion, facts: Facts, spending: asyncio.Task[None]
-    ) -> dict[str, Any]:
-        """A narrower assertion for the next agent: same subject and txn, task or smaller, never a later end (RFC 8693 section 4.1)."""
+    async def _delegate(self, asked: Asked, assertion: Assertion, facts: Facts) -> dict[str, Any]:
+        """A narrower assertion for the next agent: same subject and txn, task or smaller, never a later end (RFC 8693 section 4.1).
+
+        A key binding stays: dropping it would widen.
+        """
+        form, agent = asked.form, asked.agent
         sts_issuer = self._deployment.broker.sts_issuer
         if form.get("audience") != sts_issuer or "resource" in form:
             raise BrokerError(Reason.TARGET_NOT_ALLOWED, "Assertions are made for this broker only.")
@@ -539,7 +612,7 @@ class ExchangeToken:
         ):
             raise BrokerError(Reason.MAY_ACT_VIOLATED, "This agent may not hand the task on to that one.")
         task = self._narrower_task(form, assertion)
-        await spending
+        await asked.spending
         now = self._clock.now()
         delegated = replace(
             assertion,

@@ -18,6 +18,7 @@ from cab.protocol.authorization_details import parse_task, task_digest
 from cab.protocol.forms import required
 from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.verify_dpop import DpopVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class MintAssertion:
         authenticator: ClientAuthenticator[FrontEnd],
         keys: VerificationKeys,
         signer: Signer,
+        dpop: DpopVerifier,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
@@ -52,6 +54,7 @@ class MintAssertion:
         self._authenticator = authenticator
         self._keys = keys
         self._signer = signer
+        self._dpop = dpop
         self._clock = clock
         self._randomness = randomness
 
@@ -61,9 +64,10 @@ class MintAssertion:
         facts.client_authenticated = True
         facts.tenant = front_end.tenant
         facts.actor = audit.Actor(client_id=front_end.client_id)
-        return await after_spending(spending, self._mint(form, front_end, facts))
+        return await after_spending(spending, self._mint(form, front_end, credentials, facts))
 
-    async def _mint(self, form: dict[str, str], front_end: FrontEnd, facts: Facts) -> Minted:
+    async def _mint(self, form: dict[str, str], front_end: FrontEnd, credentials: Credentials, facts: Facts) -> Minted:
+        jkt = await self._dpop.key_of(credentials.dpop_proof, tenant=front_end.tenant)
         self._check_parameters(form)
         agent = self._may_act(form, front_end)
         facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
@@ -92,6 +96,7 @@ class MintAssertion:
             auth_time=login.auth_time,
             acr=login.acr,
             amr=login.amr,
+            jkt=jkt,
         )
         sts_issuer = self._deployment.broker.sts_issuer
         token = await self._signer.sign(
