@@ -14,7 +14,7 @@ from cab_dev.emulators.faults import FaultBook, Service
 from cab_dev.emulators.rpc import Gateway, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Coroutine, Mapping
 
     import grpc
 
@@ -88,11 +88,20 @@ async def serving(
 
 
 @asynccontextmanager
-async def _in_background(work: Any) -> AsyncIterator[None]:
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` beside the block. When it fails, so does the block: a process that pushes no more must not go on."""
+    owner = asyncio.current_task()
     task = asyncio.create_task(work)
+
+    def end_owner(_: asyncio.Task[None]) -> None:
+        if owner is not None:
+            owner.cancel()
+
+    task.add_done_callback(end_owner)
     try:
         yield
     finally:
+        task.remove_done_callback(end_owner)
         task.cancel()
         with suppress(asyncio.CancelledError):
-            await task
+            await task  # raises what the work has failed with, if it has

@@ -1,4 +1,7 @@
-"""Emulator processes that can be started, stopped, killed, and started again at the same address."""
+"""Emulator processes that can be started, stopped, killed, and started again at the same address.
+
+Each leads a session of its own and has a watchdog, so that none outlives a test run that was killed.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,16 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cab_dev import watchdog
 from cab_dev.emulators.official import CACHE, official_emulator
 from cab_dev.emulators.storage import MEMORY
 from cab_dev.ports import HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cab_dev.emulators.official import OfficialEmulator, OfficialService
 
@@ -37,6 +41,7 @@ class EmulatorProcess:
 
     ports: Mapping[str, int]
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
+    _watchdog: subprocess.Popen[str] | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start, or start again on the same ports, and wait until it answers.
@@ -71,6 +76,20 @@ class EmulatorProcess:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def _launch(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(command, text=True, start_new_session=True, **options)
+        self._process = process
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", watchdog.__file__], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._tell_watchdog(f"+{process.pid}\n")
+        return process
+
+    def _tell_watchdog(self, line: str) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.write(line)
+            self._watchdog.stdin.flush()
+
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:
             raise EmulatorFailed("The emulator was not started.")
@@ -86,6 +105,9 @@ class EmulatorProcess:
             if process.stdout is not None:
                 process.stdout.close()
             self._process = None
+            if self._watchdog is not None:
+                self._watchdog.communicate(f"-{process.pid}\n")
+                self._watchdog = None
 
 
 @dataclass
@@ -102,10 +124,7 @@ class EmbeddedProcess(EmulatorProcess):
         if self.identity_url:
             command += ["--identity-url", self.identity_url]
         search_path = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), os.environ.get("PYTHONPATH"))))
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": search_path}
-        )
-        self._process = process
+        process = self._launch(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": search_path})
         # Its one line on standard output says that all ports answer; what goes wrong is on standard error.
         if process.stdout is None or not process.stdout.readline():
             raise EmulatorFailed(f"The embedded emulators ended with status {self._reap(process)}.")
@@ -123,8 +142,7 @@ class OfficialProcess(EmulatorProcess):
         emulator = official_emulator(self.service, self.ports[self.service], cache=self.cache)
         self._emulator = emulator
         with tempfile.TemporaryFile("w+") as log:
-            process = subprocess.Popen(emulator.command, stdout=log, stderr=log, text=True)
-            self._process = process
+            process = self._launch(emulator.command, stdout=log, stderr=log)
             give_up_at = time.monotonic() + START_TIMEOUT_S
             while not _answers(emulator.ready_url):
                 if process.poll() is not None or time.monotonic() > give_up_at:

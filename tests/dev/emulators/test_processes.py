@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -21,7 +22,9 @@ from tests.dev.emulators.receiver import Receiver
 
 import cab_dev
 from cab_dev.emulators import EmulatorFailed, Emulators, running
+from cab_dev.emulators.embedded import serving
 from cab_dev.emulators.processes import EmbeddedProcess
+from cab_dev.emulators.pubsub import PubSubService
 from cab_dev.ports import PortLeases
 
 SOURCE_ROOT = Path(cab_dev.__file__).parents[1]
@@ -139,11 +142,11 @@ def test_a_signal_stops_cleanly_while_clients_wait(number: signal.Signals) -> No
         assert not psutil.pid_exists(pid)
 
 
-@pytest.mark.parametrize("option", ["--firestore-port", "--control-port"])
+@pytest.mark.parametrize("option", ["--secret-manager-port", "--control-port"])
 def test_a_taken_port_is_one_clear_sentence(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = run_emulators("--secret-manager-port", "0", option, port)
+        ended = run_emulators("--pubsub-port", "0", "--firestore-port", "0", option, port)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"The emulators cannot start: port {port} on 127.0.0.1 is taken\n"
 
@@ -152,6 +155,16 @@ def test_a_process_without_any_service_is_refused() -> None:
     ended = run_emulators()
     assert ended.returncode == 2
     assert "give the port of at least one service" in ended.stderr
+
+
+async def test_the_emulators_end_when_pushing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_: PubSubService) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(PubSubService, "run", fail)
+    with pytest.raises(LookupError):
+        async with serving({"pubsub": 0}, control_port=0, data_dir=":memory:", token_source=None):
+            await asyncio.sleep(10)
 
 
 def test_a_process_that_cannot_start_is_reported(tmp_path: Path) -> None:
@@ -165,3 +178,20 @@ def run_emulators(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cab_dev.emulators", *options]
     environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_no_emulator_outlives_a_test_run_that_was_killed() -> None:
+    program = """
+import signal
+from cab_dev.emulators import running
+with running(services=["secret_manager"]) as emulators:
+    print(emulators.process("secret_manager").pid, flush=True)
+    signal.pause()
+"""
+    environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        emulator = psutil.Process(int(run.stdout.readline()))
+        run.kill()
+    psutil.wait_procs([emulator], timeout=15)
+    assert not emulator.is_running()

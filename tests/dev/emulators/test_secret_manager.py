@@ -167,17 +167,17 @@ def test_secrets_of_other_projects_are_not_listed(vault: Vault) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("labels.env=prod", ["a"]),
-        ("labels.env:*", ["b", "a"]),
-        ("labels.env=prod AND name:a", ["a"]),
-        ("labels.env=prod AND name:b", []),
-        ('labels.env="test"', ["b"]),
+        ("labels.env=prod", ["xx"]),
+        ("labels.env:*", ["yy", "xx"]),
+        ("labels.env=prod AND name:xx", ["xx"]),
+        ("labels.env=prod AND name:yy", []),
+        ('labels.env="test"', ["yy"]),
     ],
 )
 def test_secrets_are_filtered_by_labels_and_name(vault: Vault, text: str, found: list[str]) -> None:
-    vault.create("a", labels={"env": "prod"})
-    vault.create("b", labels={"env": "test"})
-    vault.create("c")
+    vault.create("xx", labels={"env": "prod"})
+    vault.create("yy", labels={"env": "test"})
+    vault.create("zz")
     listed = vault.client.list_secrets(request={"parent": vault.parent, "filter": text})
     assert [last_part(secret.name) for secret in listed] == found
 

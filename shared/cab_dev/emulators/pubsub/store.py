@@ -21,6 +21,7 @@ create table if not exists message(
     id integer primary key autoincrement, subscription text not null, ordering_key text not null,
     body blob not null, attempts integer not null default 0, due_at real not null, lease_until real, ack_id text);
 create index if not exists message_due on message(subscription, due_at);
+create index if not exists message_lease on message(lease_until, due_at);
 create index if not exists message_ack on message(ack_id);
 """
 DELETED_TOPIC = "_deleted-topic_"
@@ -86,7 +87,9 @@ class PubSubStore:
 
     def push_subscriptions(self) -> list[Subscription]:
         """Of all projects: those with an endpoint and something to deliver."""
-        with_messages = self._subscriptions("name in (select distinct subscription from message)", ())
+        with_messages = self._subscriptions(
+            "exists (select 1 from message where message.subscription = subscription.name)", ()
+        )
         return [subscription for subscription in with_messages if subscription.push_config.push_endpoint]
 
     def put_subscription(self, subscription: Subscription) -> None:
