@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from google.cloud import bigquery
 
 from cab_dev import bigquery as local
 from cab_dev.emulators.testing import official_is_required
+from cab_dev.ports import PortLeases
 
 _READY_WITHIN_S = 60.0
 
@@ -35,19 +35,19 @@ def running_bigquery(data_dir: Path) -> Iterator[str]:
         if official_is_required(os.environ):
             pytest.fail(str(exc))
         pytest.skip(str(exc))
-    server = local.server(port=_free_port(), grpc_port=_free_port(), data_dir=data_dir)
-    with (data_dir / "log").open("wb") as log:
+    with PortLeases() as ports, (data_dir / "log").open("wb") as log:
+        server = local.server(port=ports.take_free(), grpc_port=ports.take_free(), data_dir=data_dir)
         process = subprocess.Popen(server.command, env=server.environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_until_ready(process, server.ready_url)
-        yield server.url
-    finally:
-        process.terminate()
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _wait_until_ready(process, server.ready_url)
+            yield server.url
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -74,9 +74,3 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
         connection.close()
         time.sleep(0.1)
     raise AssertionError("the local BigQuery did not get ready")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -142,3 +142,20 @@ async def test_each_of_many_concurrent_callers_learns_of_its_own_rows(bench: Ben
     errors = await asyncio.gather(*map(insert, range(30)))
     assert errors == [{1: "invalid"} if number % 3 == 0 else {} for number in range(30)]
     assert len(bench.written()) == 50
+
+
+async def test_concurrent_callers_share_an_insert(
+    monkeypatch: pytest.MonkeyPatch, bigquery_url: str, project: str
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+    with client(bigquery_url, project) as reader:
+        create_table(reader, "cab_audit")
+    adapter = BigQueryAuditRows(project, "cab_audit", TABLE)
+    sizes: list[int] = []
+    insert = adapter._insert_blocking
+    monkeypatch.setattr(adapter, "_insert_blocking", lambda rows: (sizes.append(len(rows)), insert(rows))[1])
+    await asyncio.gather(*(adapter.insert([row(number)]) for number in range(40)))
+    assert sizes == [40]
+    await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))
+    assert sizes == [40, 500, 101]
+    await adapter.close()
