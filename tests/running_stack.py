@@ -83,7 +83,14 @@ def running_stack(state_dir: Path, *arguments: str) -> Iterator[Stack]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT)))}
     command = [sys.executable, "-m", "cab.cli", "dev", "up", "--port", "0", "--state-dir", str(state_dir), *arguments]
     with output.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+        process = subprocess.Popen(
+            [*command, "--stop-at-eof"],  # it stops even when this test run is killed
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+        )
     try:
         deadline = time.monotonic() + READY_WITHIN_S
         while not (state_dir / "stack.json").exists():
@@ -93,6 +100,8 @@ def running_stack(state_dir: Path, *arguments: str) -> Iterator[Stack]:
         yield Stack(state_dir, process)
     finally:
         process.send_signal(signal.SIGTERM)
+        assert process.stdin is not None
+        process.stdin.close()
         try:
             process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:

@@ -41,7 +41,8 @@ _STOP_WITHIN_S = 20.0
 def own_stack(state_dir: Path) -> Iterator[StackFile]:
     """A stack on free ports for as long as the block lasts; its progress is shown."""
     command = [sys.executable, "-m", "cab.cli", "dev", "up", "--port", "0", "--state-dir", str(state_dir)]
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    (state_dir / "stack.json").unlink(missing_ok=True)  # of a stack that was killed
+    with subprocess.Popen([*command, "--stop-at-eof"], stdin=subprocess.PIPE, cwd=ROOT) as process:
         try:
             while not (state_dir / "stack.json").exists():
                 if process.poll() is not None:

@@ -63,13 +63,18 @@ EmulatorKind = Literal["embedded", "official"]
 
 @dataclass(frozen=True, kw_only=True)
 class StackOptions:
-    """`port` is the gateway's, 0 for a free one. `connect`: whether the organisation's people connect their accounts."""
+    """`port` is the gateway's, 0 for a free one. `connect`: whether the organisation's people connect their accounts.
+
+    `stop_at_end_of_input`: stop also when standard input, a pipe, is closed, as happens when the program that started
+    the stack ends in any way.
+    """
 
     config_dir: Path = ROOT / "examples" / "acme"
     state_dir: Path = stack_file.DEFAULT_STATE_DIR
     port: int = DEFAULT_GATEWAY_PORT
     emulators: EmulatorKind = "embedded"
     connect: bool = True
+    stop_at_end_of_input: bool = False
 
 
 class Organisation(Protocol):
@@ -560,13 +565,22 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
 
     supervisor = Supervisor(parts, logs=stack.state / "logs", progress=progress, on_change=publish)
 
-    def on_signal() -> None:
-        if stop.is_set():
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set() and number == signal.SIGINT:  # Ctrl-C again: somebody does not want to wait
             supervisor.kill()
         stop.set()
 
+    def on_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
+    if stack.options.stop_at_end_of_input:
+        loop.add_reader(sys.stdin.fileno(), on_input)
     starting = asyncio.create_task(supervisor.start())
     waiting = asyncio.create_task(stop.wait())
     try:

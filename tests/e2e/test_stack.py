@@ -156,8 +156,9 @@ def test_a_second_stack_runs_beside_the_first_and_leaves_nothing_behind(stack: S
         assert second.file.origin != stack.file.origin
         assert requests.get(f"{second.file.origin}/oauth2/jwks.json", timeout=5).json()["keys"]
         processes = psutil.Process(second.process.pid).children(recursive=True)
+        assert second.process.stdin is not None
+        second.process.stdin.close()  # as when the program that started it is killed
         begun = time.monotonic()
-        second.process.terminate()
         second.process.wait(15)
         assert time.monotonic() - begun < 8
     wait_until(lambda: not any(process.is_running() for process in processes), within_s=5)

@@ -42,9 +42,16 @@ def dev_group() -> None:
     help="Firestore and Pub/Sub: our own, or Google's (Java and the Cloud SDK).",
 )
 @click.option("--no-connect", is_flag=True, help="Leave the accounts of alice and bob unconnected.")
+@click.option("--stop-at-eof", is_flag=True, hidden=True, help="Stop when standard input is closed: for programs.")
 @_state_dir
 def up(
-    config_dir: Path | None, port: int, emulators: Literal["embedded", "official"], state_dir: Path, *, no_connect: bool
+    config_dir: Path | None,
+    port: int,
+    emulators: Literal["embedded", "official"],
+    state_dir: Path,
+    *,
+    no_connect: bool,
+    stop_at_eof: bool,
 ) -> None:
     """Start everything, keep it up until Ctrl-C or SIGTERM, stop cleanly."""
     from cab_dev.stack import ROOT, StackOptions, run_stack
@@ -55,6 +62,7 @@ def up(
         port=port,
         emulators=emulators,
         connect=not no_connect,
+        stop_at_end_of_input=stop_at_eof,
     )
     raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
 
