@@ -73,7 +73,7 @@ class AcmeOrganisation:
                 name: ("--clients", str(folder / f"{name}-clients.json"), "--state", str(folder / f"{name}.sqlite"))
                 for name in OAUTH_SERVERS
             },
-            "warehouse": ("--issuer", f"{origin}/oauth2"),
+            "warehouse": ("--issuer", f"{origin}/oauth2", "--idp-issuer", self._origin("idp")),
         }
         return tuple(
             Service(
