@@ -176,10 +176,11 @@ class Stack:
     def _configuration_variables(self) -> dict[str, str]:
         return {"CAB_ORIGIN": self.origin, **self.organisation.variables}
 
-    def _environment(self) -> dict[str, str]:
-        """Common to all processes."""
+    def _environment(self, name: str) -> dict[str, str]:
+        """Common to all processes, with a home folder of its own."""
         return {
             **inherited_environment(),
+            "HOME": str(self.state / "home" / name),
             "PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT))),
             "PYTHONUNBUFFERED": "1",
         }
@@ -208,7 +209,10 @@ class Stack:
             self._scheduler(),
         ]
         parts += self.organisation.services(
-            origin=self.origin, environment=self._environment(), folder=self.state / "organisation", keys=self._keys
+            origin=self.origin,
+            environment=self._environment("organisation"),
+            folder=self.state / "organisation",
+            keys=self._keys,
         )
         if self.options.connect:
             others = tuple(part.name for part in parts if part.name != "scheduler")
@@ -226,7 +230,7 @@ class Stack:
         return Service(
             name=name,
             command=(sys.executable, "-m", module, *arguments),
-            environment=self._environment(),
+            environment=self._environment(name),
             directory=ROOT,
             port=self.ports[name],
             ready=f"{self.url(name)}{ready}" if ready else f"tcp://{self.address(name)}",
@@ -275,7 +279,7 @@ class Stack:
                 *(f"--{name.replace('_', '-')}-port", str(self.ports[name]), "--control-port", str(control_port)),
                 *("--data-dir", str(self.state / "data" / name), "--identity-url", self.url("google_identity")),
             ),
-            environment=self._environment(),
+            environment=self._environment(name),
             directory=ROOT,
             port=self.ports[name],
             ready=f"http://127.0.0.1:{control_port}/health",
@@ -290,7 +294,7 @@ class Stack:
         return Service(
             name=name,
             command=emulator.command,
-            environment=self._environment(),
+            environment=self._environment(name),
             directory=ROOT,
             port=self.ports[name],
             ready=emulator.ready_url,
@@ -362,7 +366,7 @@ class Stack:
                 *("--host", "127.0.0.1", "--port", str(self.ports[name])),
             ),
             environment={
-                **self._environment(),
+                **self._environment(name),
                 **self.client_environment(),
                 "GCE_METADATA_HOST": metadata,
                 "GCE_METADATA_IP": metadata,
@@ -394,7 +398,7 @@ class Stack:
                 *("--url", f"{refresh}/grants/sweep", "--audience", refresh, "--account", account("scheduler")),
                 *("--identity-url", self.url("google_identity"), "--every", str(SWEEP_EVERY_S)),
             ),
-            environment=self._environment(),
+            environment=self._environment("scheduler"),
             directory=ROOT,
             needs=("refresh_grants",),
         )
@@ -515,7 +519,7 @@ def _own_state_dir(state_dir: Path) -> Iterator[None]:
             raise StartFailed(
                 f"A stack already runs with the state folder {state_dir}: stop it, or give this one another --state-dir."
             ) from exc
-        for name in ("keys", "secrets", "organisation", "data", "logs"):
+        for name in ("keys", "secrets", "organisation", "data", "home", "logs"):
             shutil.rmtree(state_dir / name, ignore_errors=True)
             (state_dir / name).mkdir(mode=0o700)  # keys, secrets, tokens: nobody else on this machine may look
         for name in (stack_file.FILE_NAME, stack_file.ENVIRONMENT_NAME, control.STATE_FILE, "audit_rows.jsonl"):

@@ -82,8 +82,11 @@ class _Running:
 
 
 def inherited_environment() -> dict[str, str]:
-    """What a local service may see of the caller's environment: nothing that leads to a real cloud account or a proxy."""
-    wanted = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "JAVA_HOME", "VIRTUAL_ENV")
+    """What a local service may see of the caller's environment: nothing that leads to a real cloud account or a proxy.
+
+    HOME is not among it: clients of Google find a developer's credentials there. Give each service one of its own.
+    """
+    wanted = ("PATH", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "JAVA_HOME", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in wanted if name in os.environ}
 
 

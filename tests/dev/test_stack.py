@@ -78,6 +78,16 @@ def test_no_function_is_given_a_secret_by_its_environment(leases: PortLeases, tm
     assert [name for name in names if "SECRET" in name and name != "SECRET_MANAGER_EMULATOR_HOST"] == []
 
 
+def test_no_service_sees_the_home_folder_of_the_person_who_started_it(
+    leases: PortLeases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    services = services_of(Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False))
+    homes = {name: service.environment["HOME"] for name, service in services.items()}
+    assert all(home.startswith(str(tmp_path)) for home in homes.values())
+    assert len({homes[name] for name in FUNCTIONS}) == len(FUNCTIONS)
+
+
 def test_a_taken_gateway_port_is_refused_with_the_remedy(leases: PortLeases, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

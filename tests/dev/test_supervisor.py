@@ -289,7 +289,7 @@ def test_a_table_that_cannot_be_ordered_is_refused(tmp_path: Path, needs: dict[s
 def test_services_see_nothing_that_leads_to_a_real_cloud_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/home/someone/key.json")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
-    assert not {"GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY"} & inherited_environment().keys()
+    assert not {"GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY", "HOME"} & inherited_environment().keys()
 
 
 def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path, port: int) -> None:
