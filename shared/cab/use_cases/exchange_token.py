@@ -47,6 +47,14 @@ from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
 from cab.use_cases.confirm import Confirmations, Waiting
 from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
+from cab.use_cases.read_request import (
+    check_may_act,
+    check_mode,
+    check_tenant,
+    default_intent,
+    find_target,
+    scopes_for,
+)
 from cab.use_cases.redeem_id_jag import RedeemIdJag
 from cab.use_cases.verify_dpop import DpopVerifier, check_binding
 from cab.use_cases.verify_subject import AssertionVerifier
@@ -162,16 +170,15 @@ class ExchangeToken:
             return await self._delegate(asked, assertion, facts)
         if requested != names.ACCESS_TOKEN_TYPE:
             raise invalid_parameter("requested_token_type")
-        exchange = self._begin(asked, assertion, self._target(form, assertion), subject_token=form["subject_token"])
+        exchange = self._begin(
+            asked, assertion, find_target(form, assertion, self._deployment), subject_token=form["subject_token"]
+        )
         return await self._decide_and_issue(exchange, asked, self._declared_intent(form, exchange), facts)
 
     def _begin(
         self, asked: Asked, assertion: Assertion, connection: Connection, *, subject_token: str | None
     ) -> Exchange:
-        if asked.agent.mode != "token":
-            raise BrokerError(
-                Reason.GRANT_TYPE_NOT_ALLOWED, "This agent calls tools through the broker, without tokens."
-            )
+        check_mode(asked.agent)
         return Exchange(
             agent=asked.agent,
             assertion=assertion,
@@ -199,7 +206,7 @@ class ExchangeToken:
             and len(bounds.resources) == 1
         ):
             form = form | {"resource": bounds.resources[0]}
-        connection = self._target(form, assertion)
+        connection = find_target(form, assertion, self._deployment)
         if bounds.resources is not None and connection.resource not in bounds.resources:
             raise BrokerError(Reason.TARGET_NOT_ALLOWED, "The assertion is for another resource.")
         exchange = self._begin(asked, assertion, connection, subject_token=None)
@@ -216,11 +223,9 @@ class ExchangeToken:
     async def _verify_subject(self, token: str, agent: Agent, facts: Facts) -> Assertion:
         assertion = await self._verifier.verify(token)
         facts.txn = assertion.txn
-        if assertion.tenant != agent.tenant:
-            raise BrokerError(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.")
+        check_tenant(assertion, agent)
         note_assertion(facts, assertion, agent)
-        if assertion.may_act != agent.client_id:
-            raise BrokerError(Reason.MAY_ACT_VIOLATED, "The assertion does not allow this agent to act.")
+        check_may_act(assertion, agent)
         return assertion
 
     async def _check_actor(self, form: dict[str, str], agent: Agent) -> None:
@@ -238,22 +243,6 @@ class ExchangeToken:
         if actor.client_id != agent.client_id:
             raise BrokerError(Reason.ACTOR_MISMATCH, "The actor token is of another client.")
 
-    def _target(self, form: dict[str, str], assertion: Assertion) -> Connection:
-        """Exactly one registered target (RFC 8707, RFC 8693 section 2.1.1), of the subject's tenant."""
-        resource, audience = form.get("resource"), form.get("audience")
-        if resource is None and audience is None:
-            raise BrokerError(Reason.TARGET_MISSING, "Name the target by resource or audience.")
-        if resource is not None and audience is not None:
-            raise BrokerError(Reason.TARGET_REPEATED, "Ask for one target at a time.")
-        known = (
-            self._deployment.connection_by_resource.get(resource)
-            if resource is not None
-            else self._deployment.connection_by_id.get(audience or "")
-        )
-        if known is None or assertion.tenant not in known.tenants:
-            raise BrokerError(Reason.TARGET_UNKNOWN, "The target is not registered.")
-        return known
-
     def _declared_intent(
         self, form: dict[str, str], exchange: Exchange, *, carried: list[Any] | None = None
     ) -> DeclaredIntent:
@@ -269,16 +258,9 @@ class ExchangeToken:
             return declared
         if len(bound) == 1:
             return bound[0]
-        for default in exchange.agent.default_intents:
-            if default.resource == exchange.connection.resource and default.scope == exchange.scope:
-                detail = {
-                    "type": names.ACTION_TYPE,
-                    "actions": [default.action],
-                    "locations": [default.resource],
-                    "identifier": default.identifier,
-                    "parameters": default.parameters,
-                }
-                return validate_detail(DeclaredIntent, detail)
+        default = default_intent(exchange.agent, exchange.connection, exchange.scope)
+        if default is not None:
+            return default
         return parse_intent(None)
 
     # --- decision ---
@@ -298,7 +280,7 @@ class ExchangeToken:
         details = [intent.as_authorization_detail()]
         intent_hash = details_hash(details)
         note_intent(facts, intent, intent_hash, assertion)
-        scopes = self._scopes(exchange, intent)
+        scopes = scopes_for(exchange.scope, intent.action)
         facts.scopes = audit.Scopes(requested=exchange.scope.split() if exchange.scope else [], granted=[])
         assessment = self._assess(intent, exchange, facts, now)
         # A refusal costs the caller its rate limit too: probing is not free.
@@ -322,16 +304,6 @@ class ExchangeToken:
                     raise self._confirmations.refusal(outcome)
                 raise await self._defer(exchange, declared, outcome, now)
         return await self._issue(exchange, intent, details, scopes, grant, facts)
-
-    def _scopes(self, exchange: Exchange, intent: Intent) -> tuple[str, ...]:
-        """The action's minimal scopes, or the part of them that was asked for: issued = requested AND catalog."""
-        minimal = intent.action.scopes
-        if exchange.scope is None:
-            return minimal
-        requested = exchange.scope.split()
-        if len(set(requested)) != len(requested) or not set(requested) <= set(minimal):
-            raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The scope goes beyond what the declared action needs.")
-        return tuple(scope for scope in minimal if scope in requested)
 
     def _assess(self, intent: Intent, exchange: Exchange, facts: Facts, now: datetime) -> Assessment:
         started = time.perf_counter()
@@ -571,7 +543,7 @@ class ExchangeToken:
         details = [intent.as_authorization_detail()]
         intent_hash = details_hash(details)
         note_intent(facts, intent, intent_hash, exchange.assertion)
-        scopes = self._scopes(exchange, intent)
+        scopes = scopes_for(exchange.scope, intent.action)
         request = await self._confirmations.find(deferral.approval_id)
         if request is None or request.binding.intent_hash != intent_hash:
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
