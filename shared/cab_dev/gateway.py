@@ -78,6 +78,7 @@ def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
         Route("/approvals/*", pages),
         Route("/me/*", pages),
         Route("/login/*", pages),
+        Route("/logout", pages),
     )
 
 

@@ -411,7 +411,8 @@ class ConnectAccount:
     def _event(self, facts: Facts, grant: Grant, *, cause: str) -> dict[str, Any]:
         facts.grant = audit.GrantFacts(id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_ver, cause=cause)
         event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.EXECUTED, reason=None)
-        return event.model_dump(mode="json", exclude_none=True)
+        connected = event.model_copy(update={"event_type": audit.EventType.GRANT_CONNECTED})
+        return connected.model_dump(mode="json", exclude_none=True)
 
     # --- names ---
 

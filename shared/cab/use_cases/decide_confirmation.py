@@ -93,8 +93,15 @@ class DecideConfirmation:
         # The event goes first: were the decision written first, it would be usable while nothing durable says who gave it.
         # The price is an event whose decision failed to be written; nothing was issued then, and the person sees an error
         # and repeats. The id depends on the approval and the answer alone, so every repetition is the same row in audit.
-        facts.decision = "permit" if approved else "deny"
-        event = facts.event(event_id=_event_id(request, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None)
+        event = facts.event(
+            event_id=_event_id(request, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
+        ).model_copy(
+            update={
+                "event_type": audit.EventType.CONFIRMATION_DECIDED,
+                "decision": "permit" if approved else "deny",
+                "confirmation_id": request.id,
+            }
+        )
         await self._audit_log.publish(event)
         await self._decisions.record(
             request.id,
@@ -148,7 +155,6 @@ def _note(facts: Facts, request: ApprovalRequest) -> None:
         intent_hash=request.binding.intent_hash,
     )
     facts.policy = audit.PolicyFacts(version=request.binding.policy_version)
-    facts.confirmation_id = request.id
 
 
 def _event_id(request: ApprovalRequest, *, approved: bool) -> str:

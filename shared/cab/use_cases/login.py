@@ -10,7 +10,7 @@ import base64
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -136,7 +136,8 @@ class Login:
     ) -> LoggedIn:
         """Turn the provider's answer (the callback's query) into a session. The state is spent whatever comes of it.
 
-        Raises: BrokerError STATE_INVALID, ISSUER_MISMATCH, LOGIN_FAILED, STEP_UP_REQUIRED; Unavailable.
+        Raises: BrokerError STATE_INVALID, ISSUER_MISMATCH, LOGIN_FAILED, STEP_UP_REQUIRED, with the page the login was for
+        where that is known; Unavailable.
         """
         state = await self._states.take(LoginState, answer.get("state", ""), now=self._clock.now())
         if state is None or browser is None or not hmac.compare_digest(state.browser, _browser_digest(browser)):
@@ -145,15 +146,13 @@ class Login:
         if provider is None:  # a new configuration since
             raise BrokerError(Reason.STATE_INVALID, "This login was not begun in this browser, or it is over.")
         facts.tenant = provider.tenant
-        endpoints = await self._metadata.endpoints(provider.issuer)
-        _check_issuer(answer.get("iss"), provider, endpoints)
-        if "code" not in answer or "error" in answer:
-            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.")
-        id_token = await self._redeem(provider, endpoints, answer["code"], state.code_verifier)
-        login = await self._verify(id_token, provider, state.nonce)
+        try:
+            login = await self._login(provider, state, answer)
+        except BrokerError as error:
+            error.remedy = replace(error.remedy, interaction_uri=self._deployment.broker.origin + state.return_to)
+            raise
         facts.subject = audit.Subject(key=login.subject, idp_issuer=login.idp_issuer, groups=list(login.groups))
         facts.client_authenticated = True
-        _check_demand(login, state)
         now = self._clock.now()
         session = Session(
             tenant=login.tenant,
@@ -180,6 +179,16 @@ class Login:
         return None if not cookie else await self._states.read(Session, cookie, now=self._clock.now())
 
     # --- the provider's answers ---
+
+    async def _login(self, provider: IdentityProvider, state: LoginState, answer: Mapping[str, str]) -> id_tokens.Login:
+        endpoints = await self._metadata.endpoints(provider.issuer)
+        _check_issuer(answer.get("iss"), provider, endpoints)
+        if "code" not in answer or "error" in answer:
+            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.")
+        id_token = await self._redeem(provider, endpoints, answer["code"], state.code_verifier)
+        login = await self._verify(id_token, provider, state.nonce)
+        _check_demand(login, state)
+        return login
 
     async def _redeem(self, provider: IdentityProvider, endpoints: IdpEndpoints, code: str, verifier: str) -> str:
         """The ID token for the code. Raises: BrokerError LOGIN_FAILED; Unavailable."""

@@ -1,0 +1,78 @@
+"""What a refusal says to a person: a title, one or two sentences, and where to go on. Never an error's text."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cab.domain.errors import BrokerError, Reason
+
+_BROKEN: Final = (
+    "Something went wrong on our side",
+    "Nothing was changed. Please try again; if it happens again, tell your support the reference below.",
+)
+_BUSY: Final = (
+    "This does not work at the moment",
+    "A system we need does not answer. Please try again in a minute.",
+)
+_SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
+    Reason.NOT_FOUND: (
+        "There is nothing here for you",
+        "The address is wrong, it is over, or it belongs to somebody else. If you followed a link, log in as the person it was meant for.",
+    ),
+    Reason.METHOD_NOT_ALLOWED: ("This does not work this way", "Please start from your own page."),
+    Reason.BODY_TOO_LARGE: ("That was too much", "More was sent than this page can take."),
+    Reason.UNSUPPORTED_MEDIA_TYPE: ("This does not work this way", "Please use the buttons of the page."),
+    Reason.PARAMETER_MISSING: ("Something is missing", "The address or the form is not complete. Please start again."),
+    Reason.PARAMETER_REPEATED: ("This address is not valid", "Please start again from your own page."),
+    Reason.PARAMETER_INVALID: ("This address is not valid", "Please start again from your own page."),
+    Reason.CSRF_INVALID: (
+        "Please try again",
+        "This came from a page that is too old or not ours, so nothing was done. Open the page again and repeat it.",
+    ),
+    Reason.STATE_INVALID: (
+        "Please start again",
+        "This was begun in another browser or by another person, or it was used already or took too long. Nothing was changed.",
+    ),
+    Reason.ISSUER_MISMATCH: (
+        "This answer came from the wrong place",
+        "Another system than the one you were sent to has answered, so it was thrown away. Nothing was changed.",
+    ),
+    Reason.LOGIN_FAILED: (
+        "You are not logged in",
+        "The login was cancelled or could not be verified. You can try again.",
+    ),
+    Reason.STEP_UP_REQUIRED: (
+        "Please log in again",
+        "This needs a login that is fresh and strong enough, made just now by you. Nothing was decided.",
+    ),
+    Reason.CONSENT_REFUSED: (
+        "Not connected",
+        "You did not agree at the other system, so nothing was connected. That is fine.",
+    ),
+    Reason.AUTHORIZATION_FAILED: (
+        "The connection did not work",
+        "The other system did not give access. Nothing was connected; you can try again.",
+    ),
+    Reason.GRANT_MISSING: ("There is nothing to disconnect", "This account is not connected."),
+    Reason.GRANT_REVOKED: ("One moment", "This account is still being disconnected. Please try again in a minute."),
+    Reason.RATE_LIMITED: ("That was a bit fast", "Please wait a moment and try again."),
+    Reason.IDP_UNAVAILABLE: (
+        "Your login page does not answer",
+        "The identity provider of your organisation cannot be reached. Please try again in a minute.",
+    ),
+    Reason.PROVIDER_UNAVAILABLE: (
+        "The other system does not answer",
+        "Nothing was changed. Please try again in a minute.",
+    ),
+    Reason.AUDIT_UNAVAILABLE: (
+        "Nothing was done",
+        "Your answer could not be recorded, and without a record nothing happens here. Please try again in a minute.",
+    ),
+    Reason.STORE_UNAVAILABLE: _BUSY,
+    Reason.POLICY_UNAVAILABLE: _BUSY,
+}
+
+
+def words_for(refusal: BrokerError) -> tuple[str, str]:
+    """Title and sentence."""
+    return _SENTENCES.get(refusal.reason, _BROKEN)

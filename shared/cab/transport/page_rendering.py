@@ -1,0 +1,123 @@
+"""Pages as HTML: templates that escape everything, one inlined stylesheet named by its hash, and headers that forbid the rest.
+
+No script, no image, no font, nothing from anywhere else: what a page shows is in its own bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.responses import HTMLResponse, Response
+
+from cab.domain import display
+from cab.domain.actions import Effect
+from cab.ports import Clock
+
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+_EFFECT_WORDS: Final = {Effect.READ: "Looks only", Effect.WRITE: "Changes data", Effect.DESTRUCTIVE: "Deletes data"}
+
+
+class PageRenderer:
+    """One per process: templates are compiled once."""
+
+    def __init__(self, clock: Clock, *, https: bool) -> None:
+        self._clock = clock
+        self._environment = Environment(
+            loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        style = (_TEMPLATES / "style.css").read_text("utf-8")
+        self._style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        self._environment.globals |= {
+            "style": Markup(style),  # noqa: S704  # our own file
+            "shown": shown,
+            "typed": typed,
+            "instant": instant,
+            "ago": self._ago,
+            "minutes_left": self._minutes_left,
+            "effect_words": _EFFECT_WORDS.__getitem__,
+        }
+        self._headers = {
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+        if https:
+            self._headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    def page(
+        self,
+        template: str,
+        *,
+        txn: str,
+        status: int = 200,
+        form_targets: Iterable[str] = (),
+        **values: Any,
+    ) -> Response:
+        """A whole page. `form_targets` are the sources beside our own that a form of it may lead to, by redirect too."""
+        html = self._environment.get_template(template).render(txn=txn, **values)
+        return HTMLResponse(html, status_code=status, headers=self.headers(txn, form_targets))
+
+    def headers(self, txn: str, form_targets: Iterable[str] = ()) -> dict[str, str]:
+        targets = " ".join(("'self'", *form_targets))
+        policy = (
+            f"default-src 'none'; style-src 'sha256-{self._style_hash}'; form-action {targets}; "
+            "frame-ancestors 'none'; base-uri 'none'"
+        )
+        return self._headers | {"Content-Security-Policy": policy, "CAB-Txn": txn}
+
+    def _ago(self, at: datetime) -> str:
+        seconds = int((self._clock.now() - at).total_seconds())
+        if seconds < 90:
+            return "just now"
+        for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+            if seconds >= size * (2 if size == 60 else 1):
+                count = seconds // size
+                return f"{count} {word}{'s' if count != 1 else ''} ago"
+        return "a minute ago"
+
+    def _minutes_left(self, until: datetime) -> str:
+        minutes = int((until - self._clock.now()).total_seconds() / 60)
+        return "in less than a minute" if minutes < 1 else f"in {minutes} minute{'s' if minutes != 1 else ''}"
+
+
+def shown(text: str) -> Markup:
+    """Text of unknown origin, isolated from the line it stands in; what would not be seen is marked and named."""
+    pieces = (
+        Markup('<span class="sign" title="A character that cannot be seen">{}</span>').format(segment.text)
+        if segment.escaped
+        else escape(segment.text)
+        for segment in display.segments(text)
+    )
+    return Markup('<bdi class="raw">{}</bdi>').format(Markup().join(pieces))
+
+
+def typed(value: object) -> Markup:
+    """A parameter so that its type and its ends are seen: text in quotation marks, numbers bare and grouped once more."""
+    if isinstance(value, bool):
+        return Markup('<span class="number">{}</span>').format("true" if value else "false")
+    if isinstance(value, int):
+        grouped = Markup(' <span class="soft">({:,})</span>').format(value) if abs(value) >= 10_000 else ""
+        return Markup('<span class="number">{}</span>{}').format(value, grouped)
+    return Markup('<span class="quote">“</span>{}<span class="quote">”</span>').format(shown(str(value)))
+
+
+def instant(at: datetime) -> Markup:
+    """A moment, in UTC: the page does not know where its reader is."""
+    utc = at.astimezone(UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime("%d %b %Y, %H:%M UTC")
+    )

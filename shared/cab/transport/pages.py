@@ -1,0 +1,549 @@
+"""The pages people see: connect an account, decide on an action, see and end what agents may do. Plain HTML, no script.
+
+Rules are in the use cases; here are cookies, CSRF, redirects, and who may ask for what by which method.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+import rfc8785
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from cab.domain import audit
+from cab.domain.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
+from cab.domain.grants import SERVABLE, GrantStatus
+from cab.ports import (
+    AuditLog,
+    Clock,
+    GrantTokens,
+    HttpClient,
+    Randomness,
+    SecretReader,
+    VerificationKeys,
+)
+from cab.protocol.forms import parse_form, required
+from cab.protocol.names import FORM_MEDIA_TYPE
+from cab.protocol.oauth_errors import error_body, error_headers, status_of
+from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+from cab.stores.grants import Grants
+from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.sessions import BrowserStates, Session
+from cab.transport.page_problems import words_for
+from cab.transport.page_rendering import PageRenderer
+from cab.transport.requests import context_of, health, read_body
+from cab.use_cases.auditing import Auditor, Facts, RequestContext
+from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Connected, Visitor
+from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation
+from cab.use_cases.grant_payloads import GrantPayloads
+from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, Login, LoginDemand, return_path
+from cab.use_cases.my_account import ConnectionHealth, MyAccount
+from cab.use_cases.outbox import Outbox
+from cab.use_cases.provider_calls import ProviderCalls
+
+MAX_QUERY_BYTES: Final = 8192
+_COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request on its way. `session` and `cookie` are both there or both absent."""
+
+    request: Request
+    context: RequestContext
+    facts: Facts
+    query: Mapping[str, str]
+    name: str  # the last part of the path, where a route has one
+    session: Session | None = None
+    cookie: str | None = None
+
+    @property
+    def visitor(self) -> Visitor | None:
+        return None if self.session is None or self.cookie is None else Visitor.of(self.session, self.cookie)
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A grant's state in words. `connect` labels the way to connect, where there is one."""
+
+    kind: str
+    words: str
+    advice: str = ""
+    live: bool = False
+    connect: str = ""
+
+
+_HEALTH: Final[dict[GrantStatus, Health]] = {
+    GrantStatus.NEEDS_REAUTH: Health(
+        "danger",
+        "Stopped working",
+        "The other system ended the access. Connect again to repair it.",
+        connect="Connect again",
+    ),
+    GrantStatus.QUARANTINED: Health(
+        "danger",
+        "Stopped for safety",
+        "The stored access was damaged and is not used any more. Connect again to replace it.",
+        connect="Connect again",
+    ),
+    GrantStatus.REVOKING: Health("warn", "Being disconnected", "Agents cannot use it any more."),
+    GrantStatus.REVOKED: Health("", "Disconnected", connect="Connect"),
+}
+_CONNECTED: Final = Health("good", "Connected", live=True)
+_NOT_CONNECTED: Final = Health("", "Not connected", connect="Connect")
+_NO_ACCOUNT: Final = Health("good", "Ready", "This system trusts us directly: there is no account to connect.")
+
+
+class Pages:
+    """The handler of connect_account. Holds no state of a request."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        login: Login,
+        connect: ConnectAccount,
+        confirmations: DecideConfirmation,
+        my_account: MyAccount,
+        auditor: Auditor,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._deployment = deployment
+        self._login = login
+        self._connect = connect
+        self._confirmations = confirmations
+        self._my_account = my_account
+        self._auditor = auditor
+        self._randomness = randomness
+        self._origin = deployment.broker.origin
+        self._https = self._origin.startswith("https://")
+        self._renderer = PageRenderer(clock, https=self._https)
+        self._tenant_titles = {tenant.id: tenant.title for tenant in deployment.broker.tenants}
+        prefix = "__Host-" if self._https else ""  # cookies of that name need https, also on loopback
+        self._session_cookie = f"{prefix}cab_session"
+        self._login_cookie = f"{prefix}cab_login"
+        self._routes: tuple[tuple[re.Pattern[str], dict[str, Handler]], ...] = (
+            (re.compile(r"/connect"), {"GET": self._show_consent, "POST": self._start_connecting}),
+            (re.compile(r"/connect/callback/([^/]+)"), {"GET": self._finish_connecting}),
+            (re.compile(r"/connect/account"), {"POST": self._answer_account}),
+            (re.compile(r"/connect/done/([^/]+)"), {"GET": self._show_connected}),
+            (re.compile(r"/approvals/([^/]+)"), {"GET": self._show_approval, "POST": self._decide}),
+            (re.compile(r"/me"), {"GET": self._show_account}),
+            (re.compile(r"/me/disconnect"), {"POST": self._disconnect}),
+            (re.compile(r"/login"), {"GET": self._begin_login}),
+            (re.compile(re.escape(CALLBACK_PATH)), {"GET": self._finish_login}),
+            (re.compile(r"/logout"), {"GET": self._show_logout, "POST": self._end_session}),
+        )
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to any request, with an audit event when it was refused."""
+        path = request.url.path
+        if path == "/health":
+            return health()
+        context = context_of(request, self._randomness)
+        handlers, name = self._find(path)
+        handler = handlers.get(request.method)
+        if handler is None:
+            reason = Reason.METHOD_NOT_ALLOWED if handlers else Reason.NOT_FOUND
+            answer = self._problem(request, BrokerError(reason), txn=context.txn, session=None)
+            if handlers:
+                answer.headers["Allow"] = ", ".join(handlers)
+            return answer
+        seen: list[Visit] = []
+
+        async def work(facts: Facts) -> Response:
+            visit = Visit(request, context, facts, _query(request), name)
+            seen.append(visit)
+            await self._recognise(visit)
+            return await handler(visit)
+
+        # Silent when it succeeds: what changes something publishes its own event, before it answers.
+        answered = await self._auditor.run(audit.EventType.REQUEST_REFUSED, context, work, silent=True)
+        if answered.answer is not None:
+            return answered.answer
+        refusal = answered.refusal or BrokerError(Reason.INTERNAL_ERROR)
+        return self._problem(request, refusal, txn=context.txn, session=seen[0].session if seen else None)
+
+    def _find(self, path: str) -> tuple[dict[str, Handler], str]:
+        """The handlers of a path by method, and the path's last part. None of them for an unknown path."""
+        for pattern, handlers in self._routes:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return handlers, match[1] if match.groups() else ""
+        return {}, ""
+
+    async def _recognise(self, visit: Visit) -> None:
+        cookie = self._cookie(visit.request, self._session_cookie)
+        session = await self._login.session(cookie)
+        if session is None:
+            return
+        visit.session, visit.cookie = session, cookie
+        visit.facts.client_authenticated = True
+        visit.facts.tenant = session.tenant
+        visit.facts.subject = audit.Subject(
+            key=session.subject, idp_issuer=session.idp_issuer, groups=list(session.groups)
+        )
+
+    # --- login ---
+
+    async def _begin_login(self, visit: Visit) -> Response:
+        return_to = return_path(visit.query.get("to"))
+        chosen = visit.query.get("idp")
+        providers = self._deployment.identity_providers
+        if chosen is None:
+            return await self._to_login(visit, return_to, self._demand_for(return_to))
+        if not (chosen.isascii() and chosen.isdigit() and len(chosen) < 4 and int(chosen) < len(providers)):
+            raise invalid_parameter("idp")
+        return await self._to_idp(visit, providers[int(chosen)].issuer, return_to, self._demand_for(return_to))
+
+    def _demand_for(self, return_to: str) -> LoginDemand:
+        """Approvals want a fresh login: asking for it at once saves the second trip."""
+        return self._confirmations.freshness() if return_to.startswith("/approvals/") else LoginDemand()
+
+    async def _to_login(self, visit: Visit, return_to: str, demand: LoginDemand) -> Response:
+        """To the identity provider: the one of the session, or the only one, or the one the person picks."""
+        if visit.session is not None:
+            return await self._to_idp(visit, visit.session.idp_issuer, return_to, demand)
+        providers = self._deployment.identity_providers
+        if len(providers) == 1:
+            return await self._to_idp(visit, providers[0].issuer, return_to, demand)
+        choices = [
+            (
+                self._tenant_titles.get(provider.tenant, provider.tenant),
+                provider.issuer,
+                f"/login?{urlencode({'idp': index, 'to': return_to})}",
+            )
+            for index, provider in enumerate(providers)
+        ]
+        return self._page(visit, "login_choice.html", choices=choices)
+
+    async def _to_idp(self, visit: Visit, issuer: str, return_to: str, demand: LoginDemand) -> Response:
+        browser = self._cookie(visit.request, self._login_cookie) or self._randomness.token(32)
+        url = await self._login.begin(issuer, browser=browser, return_to=return_to, demand=demand)
+        answer = self._redirect(visit, url)
+        self._set_cookie(answer, self._login_cookie, browser, max_age=int(STATE_LIFE.total_seconds()))
+        return answer
+
+    async def _finish_login(self, visit: Visit) -> Response:
+        done = await self._login.finish(
+            visit.query,
+            browser=self._cookie(visit.request, self._login_cookie),
+            old_session=visit.cookie,
+            facts=visit.facts,
+        )
+        answer = self._redirect(visit, done.return_to)
+        self._set_cookie(answer, self._session_cookie, done.cookie, max_age=self._deployment.broker.lifetimes.session_s)
+        return answer
+
+    async def _show_logout(self, visit: Visit) -> Response:
+        return self._page(visit, "logout.html")
+
+    async def _end_session(self, visit: Visit) -> Response:
+        await self._read_form(visit, way_on="/logout")
+        await self._login.end(visit.cookie or "")
+        visit.session = visit.cookie = None
+        answer = self._page(visit, "logout.html")
+        answer.delete_cookie(self._session_cookie, path="/", secure=self._https, httponly=True, samesite="lax")
+        return answer
+
+    # --- connecting ---
+
+    async def _show_consent(self, visit: Visit) -> Response:
+        wanted = _connection_id(required(dict(visit.query), "connection"))
+        if visit.visitor is None:
+            return await self._to_login(visit, f"/connect?connection={wanted}", LoginDemand())
+        consent = await self._connect.consent(visit.visitor, wanted)
+        status = consent.grant.status if consent.grant else None
+        return self._page(
+            visit,
+            "connect.html",
+            form_targets=_redirect_targets(consent.provider.authorization_endpoint),
+            consent=consent,
+            scopes=(*consent.provider.base_scopes, *consent.connection.all_scopes),
+            live=status in SERVABLE,
+            broken=status in (GrantStatus.NEEDS_REAUTH, GrantStatus.QUARANTINED),
+        )
+
+    async def _start_connecting(self, visit: Visit) -> Response:
+        form = await self._read_form(visit, way_on=HOME)
+        wanted = _connection_id(required(form, "connection"))
+        if required(form, "decision") != "connect" or visit.visitor is None:
+            return self._redirect(visit, HOME)
+        return self._redirect(visit, await self._connect.start(visit.visitor, wanted, visit.facts))
+
+    async def _finish_connecting(self, visit: Visit) -> Response:
+        connection_id = _connection_id(visit.name)
+        try:
+            outcome = await self._connect.finish(visit.visitor, connection_id, visit.query, visit.facts)
+        except BrokerError as error:
+            raise _with_way_on(error, f"{self._origin}/connect?connection={connection_id}") from error
+        if isinstance(outcome, AnotherAccount):
+            return self._page(visit, "another_account.html", asked=outcome)
+        return self._connected(visit, outcome)
+
+    async def _answer_account(self, visit: Visit) -> Response:
+        form = await self._read_form(visit, way_on=HOME)
+        question, decision = required(form, "question"), required(form, "decision")
+        visitor = self._needed(visit)
+        if decision == "replace":
+            return self._connected(visit, await self._connect.accept_account(visitor, question, visit.facts))
+        await self._connect.decline_account(visitor, question)
+        return self._redirect(visit, HOME)
+
+    def _connected(self, visit: Visit, outcome: Connected) -> Response:
+        """Away from the callback's address, which holds a spent code and state."""
+        return self._redirect(visit, f"/connect/done/{outcome.connection.id}")
+
+    async def _show_connected(self, visit: Visit) -> Response:
+        if visit.visitor is None:
+            return await self._to_login(visit, HOME, LoginDemand())
+        result = await self._connect.result(visit.visitor, _connection_id(visit.name))
+        return self._page(visit, "connected.html", result=result)
+
+    # --- approvals ---
+
+    async def _show_approval(self, visit: Visit) -> Response:
+        path = _approval_path(visit.name)
+        if visit.session is None:
+            return await self._to_login(visit, path, self._confirmations.freshness())
+        view = await self._confirmations.view(visit.session, visit.name)
+        if isinstance(view, LoginDemand):
+            return await self._to_login(visit, path, view)
+        return self._approval(visit, view)
+
+    async def _decide(self, visit: Visit) -> Response:
+        path = _approval_path(visit.name)
+        form = await self._read_form(visit, way_on=path)
+        decision = required(form, "decision")
+        if decision not in ("approve", "refuse"):
+            raise invalid_parameter("decision")
+        view = await self._confirmations.decide(
+            self._needed(visit).session, visit.name, approved=decision == "approve", facts=visit.facts
+        )
+        if isinstance(view, LoginDemand):
+            raise _login_needed(self._origin + path)
+        return self._approval(visit, view)
+
+    def _approval(self, visit: Visit, view: ApprovalView) -> Response:
+        canonical = rfc8785.dumps(view.request.detail).decode()
+        return self._page(visit, "approval.html", view=view, canonical=canonical)
+
+    # --- my account ---
+
+    async def _show_account(self, visit: Visit) -> Response:
+        if visit.session is None:
+            return await self._to_login(visit, HOME, LoginDemand())
+        account = await self._my_account.view(visit.session)
+        return self._page(visit, "me.html", account=account, health_of=_health_of)
+
+    async def _disconnect(self, visit: Visit) -> Response:
+        form = await self._read_form(visit, way_on=HOME)
+        wanted = _connection_id(required(form, "connection"))
+        confirmed = await self._my_account.disconnect(
+            self._needed(visit).session, wanted, txn=visit.context.txn, facts=visit.facts
+        )
+        title = self._deployment.connection_by_id[wanted].title
+        return self._page(visit, "disconnected.html", title=title, confirmed=confirmed)
+
+    # --- forms and cookies ---
+
+    async def _read_form(self, visit: Visit, *, way_on: str) -> dict[str, str]:
+        """The form of a page of ours, sent from that page by the person it was shown to.
+
+        Raises: BrokerError STEP_UP_REQUIRED without a session; CSRF_INVALID; as `read_body` and `parse_form`.
+        """
+        form = parse_form(await read_body(visit.request, media_type=FORM_MEDIA_TYPE))
+        uri = self._origin + way_on
+        if visit.session is None:
+            raise _login_needed(uri)
+        # `null` is what browsers send from a page with `Referrer-Policy: no-referrer`: it says nothing.
+        elsewhere = visit.request.headers.get("origin", "null") not in ("null", self._origin)
+        cross_site = visit.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+        token = form.pop("csrf", "")
+        if elsewhere or cross_site or not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
+            raise _with_way_on(BrokerError(Reason.CSRF_INVALID, "The form is not from a page shown to you."), uri)
+        return form
+
+    def _needed(self, visit: Visit) -> Visitor:
+        if visit.visitor is None:
+            raise _login_needed(self._origin + HOME)
+        return visit.visitor
+
+    def _cookie(self, request: Request, name: str) -> str | None:
+        """The value of a cookie of ours; none when it stands twice or does not look like ours."""
+        values = [
+            value.strip()
+            for header in request.headers.getlist("cookie")
+            for part in header.split(";")
+            for key, _, value in [part.partition("=")]
+            if key.strip() == name
+        ]
+        return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
+
+    def _set_cookie(self, answer: Response, name: str, value: str, *, max_age: int) -> None:
+        # Lax: the answers of identity and other providers arrive by links from their sites.
+        answer.set_cookie(name, value, max_age=max_age, path="/", secure=self._https, httponly=True, samesite="lax")
+
+    # --- answers ---
+
+    def _page(self, visit: Visit, template: str, *, form_targets: tuple[str, ...] = (), **values: object) -> Response:
+        return self._renderer.page(
+            template, txn=visit.context.txn, form_targets=form_targets, **self._person(visit.session), **values
+        )
+
+    def _person(self, session: Session | None) -> dict[str, Any]:
+        title = "" if session is None else self._tenant_titles.get(session.tenant, session.tenant)
+        return {"session": session, "tenant_title": title}
+
+    def _redirect(self, visit: Visit, url: str) -> Response:
+        return RedirectResponse(url, status_code=303, headers=self._renderer.headers(visit.context.txn))
+
+    def _problem(self, request: Request, refusal: BrokerError, *, txn: str, session: Session | None) -> Response:
+        headers = error_headers(refusal)
+        accept = request.headers.get("accept", "")
+        if "application/json" in accept and "text/html" not in accept:  # a program that came to the wrong door
+            headers |= {"Cache-Control": "no-store", "CAB-Txn": txn}
+            body = orjson.dumps(error_body(refusal, txn=txn))
+            return Response(body, status_code=status_of(refusal.reason), media_type="application/json", headers=headers)
+        title, sentence = words_for(refusal)
+        ways = [("My connections and requests", HOME)]
+        if refusal.remedy.interaction_uri is not None:
+            parts = urlsplit(refusal.remedy.interaction_uri)
+            again = parts.path + (f"?{parts.query}" if parts.query else "")
+            ways = [("Try again", again), *(ways if again != HOME else [])]
+        answer = self._renderer.page(
+            "problem.html",
+            txn=txn,
+            status=status_of(refusal.reason),
+            title=title,
+            sentence=sentence,
+            ways=ways,
+            **self._person(session),
+        )
+        answer.headers.update(headers)
+        return answer
+
+
+def _query(request: Request) -> dict[str, str]:
+    """The query's parameters, each once. Raises: BrokerError as `parse_form`; PARAMETER_INVALID when it is too long."""
+    raw = request.scope.get("query_string", b"")
+    if len(raw) > MAX_QUERY_BYTES:
+        raise invalid_parameter("query")
+    return parse_form(raw)
+
+
+def _connection_id(text: str) -> str:
+    if not _CONNECTION_ID.fullmatch(text):
+        raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
+    return text
+
+
+def _approval_path(name: str) -> str:
+    path = f"/approvals/{name}"
+    if return_path(path) != path:
+        raise BrokerError(Reason.NOT_FOUND, "There is no such request.")
+    return path
+
+
+def _login_needed(uri: str) -> BrokerError:
+    return BrokerError(Reason.STEP_UP_REQUIRED, "A fresh login is needed.", remedy=Remedy(interaction_uri=uri))
+
+
+def _with_way_on(error: BrokerError, uri: str) -> BrokerError:
+    return BrokerError(error.reason, error.detail, remedy=replace(error.remedy, interaction_uri=uri))
+
+
+def _redirect_targets(authorization_endpoint: str | None) -> tuple[str, ...]:
+    """Where the consent form may lead. Chrome holds every redirect after a form against `form-action`, and providers send
+    people on to login hosts of their own that no profile can list: any https host therefore, from this one page only. It
+    shows nothing but configuration, and its form goes to us."""
+    parts = urlsplit(authorization_endpoint or "")
+    return ("https:",) if parts.scheme == "https" else (f"{parts.scheme}://{parts.netloc}",)
+
+
+def _health_of(item: ConnectionHealth) -> Health:
+    if not item.needs_account:
+        return _NO_ACCOUNT
+    if item.grant is None:
+        return _NOT_CONNECTED
+    return _HEALTH.get(item.grant.status, _CONNECTED)
+
+
+def pages_app(
+    deployment: Deployment,
+    *,
+    states: BrowserStates,
+    grants: Grants,
+    payloads: GrantPayloads,
+    provider_calls: ProviderCalls,
+    idp_http: HttpClient,
+    keys: VerificationKeys,
+    client_secrets: SecretReader,
+    approval_requests: ApprovalRequests,
+    approval_decisions: ApprovalDecisions,
+    issued_tokens: IssuedTokens,
+    grant_tokens: GrantTokens,
+    audit_log: AuditLog,
+    auditor: Auditor,
+    clock: Clock,
+    randomness: Randomness,
+) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of connect_account.
+
+    `states` must be over the `approvals` database, which only this function writes; `payloads` is used to create and add;
+    `idp_http` reaches the identity providers' origins.
+    """
+    login = Login(
+        deployment,
+        states=states,
+        http=idp_http,
+        keys=keys,
+        client_secrets=client_secrets,
+        clock=clock,
+        randomness=randomness,
+    )
+    connect = ConnectAccount(
+        deployment,
+        states=states,
+        store=grants,
+        payloads=payloads,
+        calls=provider_calls,
+        outbox=Outbox(deployment, grants, audit_log),
+        clock=clock,
+        randomness=randomness,
+    )
+    confirmations = DecideConfirmation(
+        deployment, requests=approval_requests, decisions=approval_decisions, audit_log=audit_log, clock=clock
+    )
+    my_account = MyAccount(
+        deployment,
+        store=grants,
+        requests=approval_requests,
+        decisions=approval_decisions,
+        issued_tokens=issued_tokens,
+        grant_tokens=grant_tokens,
+        clock=clock,
+    )
+    return Pages(
+        deployment,
+        login=login,
+        connect=connect,
+        confirmations=confirmations,
+        my_account=my_account,
+        auditor=auditor,
+        clock=clock,
+        randomness=randomness,
+    ).handle
