@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,19 +37,19 @@ class EmulatorFailed(Exception):
 
 
 @dataclass
-class EmulatorProcess:
+class EmulatorProcess(ABC):
     """A child process with one port for each name, such as `firestore` or `control`."""
 
     ports: Mapping[str, int]
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
     _watchdog: subprocess.Popen[str] | None = field(default=None, init=False)
 
+    @abstractmethod
     def start(self) -> None:
         """Start, or start again on the same ports, and wait until it answers.
 
         Raises: EmulatorFailed; NotInstalled for an official emulator.
         """
-        raise NotImplementedError
 
     def address(self, name: str) -> str:
         """host:port of one of the services, or of `control`."""

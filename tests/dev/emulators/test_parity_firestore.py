@@ -257,6 +257,13 @@ def test_maximum_and_minimum_keep_the_bound(db: Client) -> None:
     assert document.get().to_dict() == {"high": 8.5, "low": 3, "new": 1}
 
 
+def test_the_maximum_and_minimum_with_nan_are_nan(db: Client) -> None:
+    document = db.document("limits/l1")
+    document.set({"high": math.nan, "low": 1})
+    document.update({"high": firestore.Maximum(3), "low": firestore.Minimum(math.nan)})
+    assert all(math.isnan(value) for value in document.get().to_dict().values())
+
+
 def test_array_union_and_remove_work_on_elements(db: Client) -> None:
     document = db.document("grants/g1")
     document.set({"scopes": ["a", "b"]})
@@ -264,6 +271,11 @@ def test_array_union_and_remove_work_on_elements(db: Client) -> None:
     assert document.get().to_dict() == {"scopes": ["a", "b", "c"]}
     document.update({"scopes": firestore.ArrayRemove(["a", "z"]), "more": firestore.ArrayUnion([1])})
     assert document.get().to_dict() == {"scopes": ["b", "c"], "more": [1]}
+
+
+def test_an_array_transform_has_null_for_a_result(db: Client) -> None:
+    result = db.document("grants/g1").set({"scopes": firestore.ArrayUnion(["a"])}, merge=True)
+    assert [value._pb.WhichOneof("value_type") for value in result.transform_results] == ["null_value"]
 
 
 def test_the_server_timestamp_is_the_time_of_the_commit_in_milliseconds(db: Client) -> None:
@@ -370,11 +382,13 @@ def test_a_range_on_a_nested_field_works(grants: Any) -> None:
 
 def test_a_range_matches_values_of_its_own_type_only(grants: Any) -> None:
     assert ids(where(grants, "age", ">", "").stream()) == []
+    assert ids(where(grants, "share", "<", 1).stream()) == []
 
 
 def test_membership_filters(grants: Any) -> None:
     assert ids(where(grants, "age", "in", [10, 30]).stream()) == ["a", "b"]
     assert ids(where(grants, "age", "not-in", [10, 30]).stream()) == ["c", "d"]
+    assert ids(where(grants, "age", "not-in", [10, None]).stream()) == []
     assert ids(where(grants, "tags", "array_contains", "x").stream()) == ["a", "b"]
     assert ids(where(grants, "tags", "array_contains_any", ["y", "z"]).stream()) == ["b", "d"]
 
@@ -451,6 +465,35 @@ def test_aggregations_count_sum_and_average(grants: Any) -> None:
     query = where(grants, "status", "==", "active")
     results = query.count("n").sum("age", "total").avg("age", "mean").get()
     assert {result.alias: result.value for result in results[0]} == {"n": 3, "total": 60, "mean": 20.0}
+
+
+def test_an_aggregation_counts_only_documents_with_every_field_it_names(grants: Any) -> None:
+    results = grants.count("n").sum("age", "total").get()
+    assert {result.alias: result.value for result in results[0]} == {"n": 4, "total": 80}
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [("status", "!=", "x"), ("age", "!=", 1)],
+        [("status", "!=", "x"), ("age", "not-in", [1])],
+        [("age", "not-in", [1]), ("status", "in", ["x", "y"])],
+        [("tags", "array_contains", "x"), ("tags", "array_contains_any", ["y"])],
+        [("age", "in", list(range(10))), ("status", "in", ["a", "b", "c", "d"])],
+    ],
+)
+def test_filters_that_cannot_be_combined_are_refused(grants: Any, filters: list[tuple[str, str, Any]]) -> None:
+    query = grants
+    for field, op, value in filters:
+        query = where(query, field, op, value)
+    with pytest.raises(InvalidArgument):
+        query.get()
+
+
+def test_not_in_and_or_cannot_be_combined(grants: Any) -> None:
+    either = Or([FieldFilter("status", "==", "x"), FieldFilter("age", "==", 1)])
+    with pytest.raises(InvalidArgument):
+        where(grants, "tags", "not-in", ["x"]).where(filter=either).get()
 
 
 def test_collections_and_missing_parents_are_listed(db: Client) -> None:

@@ -21,13 +21,12 @@ from cab_dev.emulators.firestore.messages import (
     UnaryOperator,
     Value,
 )
+from cab_dev.emulators.firestore.query_limits import check_filter
 from cab_dev.emulators.firestore.values import (
     NAME_FIELD,
     NAN_KEY,
     NULL_KEY,
     get_field,
-    number,
-    number_value,
     project,
     sort_key,
 )
@@ -47,7 +46,6 @@ _RANGES: dict[int, Callable[[Any, Any], bool]] = {
     FieldOperator.GREATER_THAN_OR_EQUAL: operator.ge,
 }
 _INEQUALITIES = {*_RANGES, FieldOperator.NOT_EQUAL, FieldOperator.NOT_IN}
-_NUMBER_RANKS = {2, 3}  # NaN has a rank of its own in the order, yet is a number to a range filter
 _ARRAY_RANK = 9
 
 
@@ -60,6 +58,7 @@ def run_query(store: DocumentStore, parent: str, query: StructuredQuery) -> list
         raise RpcError(grpc.StatusCode.UNIMPLEMENTED, "The embedded emulator has no vector search.")
     if query.offset < 0 or query.limit.value < 0:
         raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "offset and limit must not be negative.")
+    check_filter(query.where)
     orders = effective_orders(query)
     found = [
         document
@@ -82,28 +81,6 @@ def projected(query: StructuredQuery, documents: Sequence[Document]) -> list[Doc
         return list(documents)
     paths = [field.field_path for field in query.select.fields]
     return [project(document, paths) for document in documents]
-
-
-def aggregate(aggregation: Any, documents: Sequence[Document]) -> Value:
-    """COUNT, SUM or AVG over the documents. Sum and average skip what is not a number; the average of nothing is null.
-
-    Raises: RpcError INVALID_ARGUMENT.
-    """
-    kind = aggregation.WhichOneof("operator")
-    if kind == "count":
-        limit = aggregation.count.up_to.value if aggregation.count.HasField("up_to") else len(documents)
-        return number_value(min(len(documents), limit))
-    if kind not in {"sum", "avg"}:
-        raise RpcError(grpc.StatusCode.INVALID_ARGUMENT, "An aggregation needs an operator.")
-    path = getattr(aggregation, kind).field.field_path
-    numbers = [n for document in documents if (n := number(get_field(document, path))) is not None]
-    if kind == "sum":
-        return number_value(sum(numbers))
-    if not numbers:
-        null = number_value(0)
-        null.null_value = 0
-        return null
-    return number_value(float(sum(numbers)) / len(numbers))
 
 
 def effective_orders(query: StructuredQuery) -> list[Order]:
@@ -167,14 +144,13 @@ def _matches_unary(op: int, key: tuple[Any, ...]) -> bool:
 
 def _matches_field(op: int, key: tuple[Any, ...], operand: tuple[Any, ...]) -> bool:
     if op in _RANGES:
-        both_numbers = key[0] in _NUMBER_RANKS and operand[0] in _NUMBER_RANKS
-        return (key[0] == operand[0] or both_numbers) and _RANGES[op](key, operand)
+        return key[0] == operand[0] and _RANGES[op](key, operand)  # of one type; NaN is in no range
     is_array = key[0] == _ARRAY_RANK
     results: dict[int, Callable[[], bool]] = {
         FieldOperator.EQUAL: lambda: key == operand,
         FieldOperator.NOT_EQUAL: lambda: key not in {operand, NULL_KEY},
         FieldOperator.IN: lambda: key in operand[1],
-        FieldOperator.NOT_IN: lambda: key != NULL_KEY and key not in operand[1],
+        FieldOperator.NOT_IN: lambda: NULL_KEY not in (key, *operand[1]) and key not in operand[1],
         FieldOperator.ARRAY_CONTAINS: lambda: is_array and operand in key[1],
         FieldOperator.ARRAY_CONTAINS_ANY: lambda: is_array and any(item in key[1] for item in operand[1]),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from cab_dev.emulators.firestore.aggregations import aggregate
 from cab_dev.emulators.firestore.documents import DocumentStore
 from cab_dev.emulators.firestore.messages import (
     Message,
@@ -14,7 +15,7 @@ from cab_dev.emulators.firestore.messages import (
     new_empty,
     timestamp,
 )
-from cab_dev.emulators.firestore.queries import aggregate, projected, run_query
+from cab_dev.emulators.firestore.queries import projected, run_query
 from cab_dev.emulators.firestore.transactions import Transactions
 from cab_dev.emulators.firestore.values import project
 from cab_dev.emulators.firestore.writes import apply_write, written_name
@@ -163,9 +164,8 @@ class FirestoreService:
         if transaction:
             self._transactions.read_query(transaction, request.parent, query.structured_query, found)
         response = _RunAggregationQueryResponse(read_time=timestamp(self._store.now_us()), transaction=begun)
-        for index, aggregation in enumerate(query.aggregations):
-            alias = aggregation.alias or f"field_{index + 1}"
-            response.result.aggregate_fields[alias].CopyFrom(aggregate(aggregation, found))
+        for alias, value in aggregate(query.aggregations, found).items():
+            response.result.aggregate_fields[alias].CopyFrom(value)
         return [response]
 
     def begin_transaction(self, request: Message) -> Message:

@@ -63,6 +63,10 @@ def number(value: Value | None) -> int | float | None:
     return content
 
 
+def null_value() -> Value:
+    return new_value(null_value=0)
+
+
 def number_value(content: float) -> Value:
     """An integer or double value. Integers are kept within 64 bits, as `increment` promises."""
     result = new_value()

@@ -24,8 +24,10 @@ from cab_dev.emulators.firestore.messages import (
     timestamp,
 )
 from cab_dev.emulators.firestore.values import (
+    NAN_KEY,
     delete_field,
     get_field,
+    null_value,
     number,
     number_value,
     set_field,
@@ -35,6 +37,8 @@ from cab_dev.emulators.rpc import RpcError
 
 if TYPE_CHECKING:
     from cab_dev.emulators.firestore.documents import DocumentStore
+
+_ARRAY_TRANSFORMS = {"append_missing_elements", "remove_all_from_array"}  # their result is null, by definition
 
 
 def written_name(write: Write) -> str:
@@ -76,7 +80,8 @@ def apply_write(store: DocumentStore, write: Write, now_us: int) -> WriteResult:
     for transform in transforms:
         value = _transformed(get_field(document, transform.field_path), transform, now_us)
         set_field(document, transform.field_path, value)
-        result.transform_results.add().CopyFrom(value)
+        is_array = transform.WhichOneof("transform_type") in _ARRAY_TRANSFORMS
+        result.transform_results.append(null_value() if is_array else value)
 
     if stored is not None and document == stored:
         result.update_time.CopyFrom(stored.update_time)
@@ -123,7 +128,7 @@ def _transformed(current: Value | None, transform: FieldTransform, now_us: int) 
         result = new_value()
         result.timestamp_value.CopyFrom(timestamp(now_us // 1000 * 1000))  # server values have milliseconds
         return result
-    if kind in {"append_missing_elements", "remove_all_from_array"}:
+    if kind in _ARRAY_TRANSFORMS:
         return _transformed_array(current, kind, list(operand.values))
     return _transformed_number(current, kind, operand)
 
@@ -137,6 +142,9 @@ def _transformed_number(current: Value | None, kind: str, operand: Value) -> Val
         return operand
     if kind == "increment":
         return number_value(present + given)
+    for value in (current, operand):
+        if sort_key(value) == NAN_KEY:
+            return value
     if sort_key(current) == sort_key(operand):
         return current
     larger, smaller = (current, operand) if sort_key(current) > sort_key(operand) else (operand, current)
