@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -21,7 +21,7 @@ from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.audit import EventType
 from cab.domain.clients import Agent, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
-from cab.ports import AuditLog, SecretVault, VerificationKeys
+from cab.ports import AuditLog, HttpClient, SecretVault, VerificationKeys
 from cab.settings import (
     AuditingSettings,
     ConfiguredSettings,
@@ -173,6 +173,40 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         randomness=randomness,
     )
     return parts.handler(endpoints.handle)
+
+
+def connect_account(settings: ConnectAccountSettings) -> Handler:
+    from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+    from cab.stores.grants import Grants
+    from cab.stores.issued_tokens import IssuedTokens
+    from cab.stores.sessions import BrowserStates
+    from cab.transport.pages import pages_app
+    from cab.use_cases.grant_payloads import GrantPayloads
+
+    parts = _Parts(settings, "connect_account")
+    guards = parts.documents("guards")
+    # Sessions beside the decisions, in the database that this function alone writes: whoever could write a session
+    # could approve in its name.
+    approvals = parts.documents("approvals")
+    pages = pages_app(
+        parts.deployment,
+        states=BrowserStates(approvals),
+        grants=Grants(parts.documents("grants")),
+        payloads=GrantPayloads(parts.grant_vault),
+        provider_calls=parts.provider_calls(),
+        idp_http=parts.http({idp.issuer for idp in parts.deployment.identity_providers}, what="identity_provider"),
+        keys=parts.keys(clients={}, users=True),
+        client_secrets=parts.secrets,
+        approval_requests=ApprovalRequests(guards, parts.single_use),
+        approval_decisions=ApprovalDecisions(approvals),
+        issued_tokens=IssuedTokens(guards),
+        grant_tokens=parts.refresh_grants(settings.refresh_grants_url),
+        audit_log=parts.audit_log,
+        auditor=parts.auditor,
+        clock=parts.clock,
+        randomness=parts.randomness,
+    )
+    return parts.handler(pages)
 
 
 def ingest_audit(settings: IngestAuditSettings) -> Handler:
@@ -337,7 +371,6 @@ class _Parts(_Basics):
         self, *, clients: Mapping[str, FrontEnd | Agent], own: bool = False, users: bool = False
     ) -> VerificationKeys:
         """Every source this function trusts, and no other: its clients, our issuers, the IdPs, workload issuers."""
-        from cab.adapters.http.client import AiohttpClient, origin_of
         from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets
         from cab.protocol.jwk import parse_set
         from cab.stores.signing_keys import Issuer
@@ -356,9 +389,8 @@ class _Parts(_Basics):
                 if isinstance(method, PrivateKeyJwt):
                     inline = None if method.jwks is None else parse_set(method.jwks)
                     sources[client_source(client.client_id)] = KeySource(jwks_uri=method.jwks_uri, inline=inline)
-        origins = {origin_of(uri) for source in sources.values() for uri in (source.jwks_uri, source.issuer) if uri}
-        http = AiohttpClient(origins, what="identity_provider", allow_loopback_http=broker.allow_loopback_http)
-        self.closers.append(http.close)
+        urls = {uri for source in sources.values() for uri in (source.jwks_uri, source.issuer) if uri}
+        http = self.http(urls, what="identity_provider")
         rings = {broker.edge_issuer: self.own_keys(Issuer.EDGE), broker.sts_issuer: self.own_keys(Issuer.STS)}
         return KeyDirectory(rings if own else {}, RemoteKeySets(sources, http, self.clock))
 
@@ -380,33 +412,34 @@ class _Parts(_Basics):
 
     def refresh_grants(self, url: str) -> Any:
         from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
-        from cab.adapters.http.client import AiohttpClient
         from cab.adapters.refresh_grants_client import RefreshGrantsClient
 
-        http = AiohttpClient([url], what="grants", allow_loopback_http=self.deployment.broker.allow_loopback_http)
-        self.closers.append(http.close)
-        return RefreshGrantsClient(url, http, GoogleServiceTokens(self.clock))
+        return RefreshGrantsClient(url, self.http({url}, what="grants"), GoogleServiceTokens(self.clock))
 
     def provider_calls(self) -> Any:
-        from cab.adapters.http.client import AiohttpClient, origin_of
         from cab.use_cases.provider_calls import ProviderCalls
 
-        providers = {self.deployment.provider_of(connection).id for connection in self.deployment.connections}
-        urls = [
+        providers = [self.deployment.provider_of(connection) for connection in self.deployment.connections]
+        urls = {
             url
-            for provider in self.deployment.providers
-            if provider.id in providers
+            for provider in providers
             for url in (provider.token_endpoint, provider.userinfo_endpoint, provider.revocation.endpoint)
             if url
-        ]
-        http = AiohttpClient(
+        }
+        return ProviderCalls(self.http(urls, what="provider", keep_alive=False), self.secrets)
+
+    def http(self, urls: Iterable[str], *, what: str, keep_alive: bool = True) -> HttpClient:
+        """A client that reaches the origins of these configured URLs, and nothing else."""
+        from cab.adapters.http.client import AiohttpClient, origin_of
+
+        client = AiohttpClient(
             {origin_of(url) for url in urls},
-            what="provider",
+            what=what,
             allow_loopback_http=self.deployment.broker.allow_loopback_http,
-            keep_alive=False,
+            keep_alive=keep_alive,
         )
-        self.closers.append(http.close)
-        return ProviderCalls(http, self.secrets)
+        self.closers.append(client.close)
+        return client
 
 
 def _load(settings: ConfiguredSettings) -> Deployment:
@@ -430,10 +463,3 @@ async def _close_at_the_end(closers: list[Closer]) -> None:
                 await close()
             except Exception as error:  # noqa: BLE001  # one connection that will not close must not keep the others open
                 logging.getLogger(__name__).warning("closing failed: %s", type(error).__name__)
-
-
-def connect_account(settings: ConnectAccountSettings) -> Handler:
-    async def handle(request: Request) -> Response:
-        return Response(status_code=200 if request.url.path == "/health" else 404)
-
-    return _Basics(settings, "connect_account").handler(handle)
