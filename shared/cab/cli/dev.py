@@ -139,3 +139,21 @@ def assertion(user: str, agent: str, task_file: BinaryIO | None, state_dir: Path
         click.echo(FrontEndSession.at(state_dir).assertion(user, agent=agent, task_json=task))
     except FrontEndFailed as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+@dev_group.command("client-assertion")
+@click.option("--agent", required=True, help="The agent's client id.")
+@_state_dir
+def client_assertion(agent: str, state_dir: Path) -> None:
+    """Print a fresh private_key_jwt of AGENT for the token endpoint. It works once, for a minute."""
+    from cab_dev.front_end import client_assertion as sign
+    from cab_dev.stack_file import NoStack, StackFile
+
+    try:
+        stack = StackFile.read(state_dir)
+    except NoStack as exc:
+        raise click.ClickException(str(exc)) from exc
+    entry = stack.agents.get(agent)
+    if entry is None or entry.private_key_file is None:
+        raise click.ClickException(f"There is no agent {agent} with a key. Choose from: {', '.join(stack.agents)}.")
+    click.echo(sign(entry.private_key_file, client_id=entry.client_id, audience=stack.issuer))
