@@ -15,7 +15,7 @@ _BLANK: Final = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc"
 )  # letters and symbols that show nothing
 _IGNORABLE: Final = (range(0x180B, 0x1810), range(0xFE00, 0xFE10), range(0xE0000, 0xE1000))  # variation selectors, tags
-_LINE_BREAKS: Final = {"\n": "↵\n", "\t": "⇥\t"}
+_SIGNS: Final = {"\n": "↵", "\t": "⇥"}
 _LOOKALIKES: Final = frozenset(
     {"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "FULLWIDTH", "MATHEMATICAL"}
 )
@@ -42,15 +42,16 @@ def segments(text: str) -> tuple[Segment, ...]:
 
 def plain(text: str) -> str:
     """The same as one string, for places that take no markup."""
-    return "".join(f"[{segment.text.strip()}]" if segment.escaped else segment.text for segment in segments(text))
+    return "".join(f"[{segment.text}]" if segment.escaped else segment.text for segment in segments(text))
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
     marks = 0
     for position, char in enumerate(text):
         marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
-        if char in _LINE_BREAKS:
-            yield _LINE_BREAKS[char], True
+        if char in _SIGNS:
+            yield _SIGNS[char], True
+            yield char, False
         elif _misleads(char) or marks > MAX_MARKS or (marks and position == 0) or _is_lookalike(text, position):
             yield f"U+{ord(char):04X}", True
         else:

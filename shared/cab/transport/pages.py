@@ -399,7 +399,7 @@ class Pages:
 
     # --- answers ---
 
-    def _page(self, visit: Visit, template: str, *, form_targets: tuple[str, ...] = (), **values: object) -> Response:
+    def _page(self, visit: Visit, template: str, *, form_targets: tuple[str, ...] = (), **values: Any) -> Response:
         return self._renderer.page(
             template, txn=visit.context.txn, form_targets=form_targets, **self._person(visit.session), **values
         )

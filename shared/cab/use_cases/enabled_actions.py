@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cab.domain.actions import Action
+from cab.domain.actions import Action, Effect
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
 from cab.domain.deployment import Deployment
 from cab.domain.patterns import covered_by_any
+
+_ORDER = (Effect.READ, Effect.WRITE, Effect.DESTRUCTIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class EnabledAction:
 
 
 def enabled_actions(deployment: Deployment, connection: Connection, tenant: str) -> tuple[EnabledAction, ...]:
-    """Every action of the connection that some agent of the tenant may ask for, in the catalog's order."""
+    """Every action of the connection that some agent of the tenant may ask for, the harmless ones first."""
     found = (
         EnabledAction(
             action,
@@ -34,7 +36,7 @@ def enabled_actions(deployment: Deployment, connection: Connection, tenant: str)
         )
         for action in connection.actions
     )
-    return tuple(item for item in found if item.agents)
+    return tuple(sorted((item for item in found if item.agents), key=lambda item: _ORDER.index(item.action.effect)))
 
 
 def agents_of(enabled: tuple[EnabledAction, ...]) -> tuple[Agent, ...]:
