@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
+import rfc8785
 
-from cab.domain.audit import AuditEvent, Chain, Service, event_hash
+from cab.domain.audit import AuditEvent, Service
 
 _FIRST_PREV_HASH = ""
+# Between these, shortest decimals look alike everywhere; beyond, JavaScript and orjson change to exponents elsewhere.
+_FIRST_ALIKE, _FIRST_UNLIKE = 1e-4, 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class AuditChain:
 
     def __init__(self, chain_id: str, service: Service) -> None:
         self._id = chain_id
-        self._service = service
+        self._service = service.model_dump(mode="json")
         self._length = 0
         self._head = _FIRST_PREV_HASH
 
@@ -36,12 +41,25 @@ class AuditChain:
 
     def seal(self, event: AuditEvent) -> SealedEvent:
         """Append the event. Members that are null are left out of `data`, and so of the hash."""
-        place = Chain(id=self._id, seq=self._length + 1, prev_hash=self._head, hash="")
-        document = event.model_copy(update={"service": self._service, "chain": place}).model_dump(
-            mode="json", exclude_none=True
-        )
-        document["chain"]["hash"] = head = event_hash(document)
-        data = orjson.dumps(document)
-        self._length += 1
-        self._head = head
-        return SealedEvent(event.event_id, event.event_type.value, place.seq, data)
+        seq = self._length + 1
+        document = event.model_dump(mode="json", exclude_none=True)
+        document["service"] = self._service
+        document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
+        chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()
+        self._length = seq
+        return SealedEvent(event.event_id, event.event_type.value, seq, orjson.dumps(document))
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """The RFC 8785 form of an event, as `cab.domain.audit.event_hash` has it.
+
+    orjson writes the same bytes in a twentieth of the time, but for whole, tiny and huge numbers in floats. The only
+    floats of an event are its latencies. Whole ones become integers here, in the document itself.
+    """
+    latencies: dict[str, float] = document.get("latency_ms", {})
+    for name, value in latencies.items():
+        if abs(value) >= _FIRST_UNLIKE or 0 < abs(value) < _FIRST_ALIKE:
+            return rfc8785.dumps(document)
+        if value == int(value):
+            latencies[name] = int(value)
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)

@@ -7,6 +7,7 @@ every call.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from grpc import StatusCode
 
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.google_cloud.document_values import read_fields, write_fields, write_value
+from cab.adapters.google_cloud.group_commit import GroupCommit, Statuses
 from cab.adapters.google_cloud.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Tally, Write
@@ -23,6 +25,7 @@ _GetDocumentRequest = _requests.GetDocumentRequest.pb()
 _CommitRequest = _requests.CommitRequest.pb()
 _RunQueryRequest = _requests.RunQueryRequest.pb()
 _Document = load("google.cloud.firestore_v1", "document").Document.pb()
+_WriteMessage = load("google.cloud.firestore_v1", "write").Write.pb()
 _StructuredQuery = load("google.cloud.firestore_v1", "query").StructuredQuery.pb()
 
 _SERVICE = "/google.firestore.v1.Firestore/"
@@ -37,6 +40,7 @@ _RETRY_READ = frozenset({StatusCode.UNAVAILABLE, StatusCode.ABORTED})
 # document of the first, a second `tally` would count twice.
 _RETRY_WRITE = frozenset({StatusCode.ABORTED})
 _MISSING = frozenset({StatusCode.NOT_FOUND})
+_NOTHING: Statuses = frozenset()
 _EXISTS = frozenset({StatusCode.ALREADY_EXISTS})
 _CHANGED = _EXISTS | {StatusCode.FAILED_PRECONDITION, StatusCode.NOT_FOUND}
 
@@ -69,6 +73,7 @@ class FirestoreDocuments:
             host="firestore.googleapis.com",
             emulator_variable="FIRESTORE_EMULATOR_HOST",
         )
+        self._commits = GroupCommit(self._commit)
 
     async def read(self, path: str) -> Document | None:
         request = _GetDocumentRequest(name=self._prefix + checked_path(path))
@@ -87,32 +92,35 @@ class FirestoreDocuments:
 
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)
-        request = _CommitRequest(database=self._database)
-        for write in writes:
-            self._add_write(request.writes.add(), write)
-        expects_version = any(not isinstance(write, Create) and write.version is not None for write in writes)
+        messages = [self._write_message(write) for write in writes]
+        expected = _CHANGED if any(map(_expects_version, writes)) else _EXISTS
+        results: Sequence[Any]
         try:
-            response = await self._commit(request, expected=_CHANGED if expects_version else _EXISTS)
+            if len(writes) == 1:
+                results = [
+                    await self._commits.write(messages[0], writes[0].path, is_conditional=True, expected=expected)
+                ]
+            else:
+                results = await self._commit(messages, _WRITE_BUDGET_S, expected)
         except Refused as refused:
             if refused.status is StatusCode.ALREADY_EXISTS:
                 raise AlreadyExists from None
             raise Conflict from None
-        return tuple(_version(result.update_time) for result in response.write_results)
+        return tuple(_version(result.update_time) for result in results)
 
     async def tally(self, tally: Tally) -> dict[str, int]:
-        request = _CommitRequest(database=self._database)
-        write = request.writes.add()
-        write.update.name = self._prefix + checked_path(tally.path)
-        write.update_mask.SetInParent()  # present but empty: all fields stay that are not named below
+        message = _WriteMessage()
+        message.update.name = self._prefix + checked_path(tally.path)
+        message.update_mask.SetInParent()  # present but empty: all fields stay that are not named below
         if tally.expires_at is not None:
-            write_value(write.update.fields[EXPIRY_FIELD], tally.expires_at)
-            write.update_mask.field_paths.append(EXPIRY_FIELD)
+            write_value(message.update.fields[EXPIRY_FIELD], tally.expires_at)
+            message.update_mask.field_paths.append(EXPIRY_FIELD)
         for name, amount in tally.add.items():
-            write.update_transforms.add(field_path=_field_path(name)).increment.integer_value = amount
+            message.update_transforms.add(field_path=_field_path(name)).increment.integer_value = amount
         for name, bound in tally.at_most.items():
-            write.update_transforms.add(field_path=_field_path(name)).minimum.integer_value = bound
-        response = await self._commit(request)
-        values = [result.integer_value for result in response.write_results[0].transform_results]
+            message.update_transforms.add(field_path=_field_path(name)).minimum.integer_value = bound
+        result = await self._commits.write(message, tally.path, is_conditional=False, expected=_NOTHING)
+        values = [value.integer_value for value in result.transform_results]
         return dict(zip([*tally.add, *tally.at_most], values, strict=True))
 
     async def find(
@@ -139,24 +147,29 @@ class FirestoreDocuments:
 
     async def close(self) -> None:
         """Let go of the connection. A later call opens a new one."""
+        await self._commits.close()
         await self._api.close()
 
-    async def _commit(self, request: Any, *, expected: frozenset[StatusCode] = frozenset()) -> Any:
-        return await self._api.call(
+    async def _commit(self, messages: Sequence[Any], budget_s: float, expected: Statuses) -> Sequence[Any]:
+        """Apply writes, all or none."""
+        response = await self._api.call(
             _COMMIT,
-            request,
-            budget_s=_WRITE_BUDGET_S,
+            _CommitRequest(database=self._database, writes=messages),
+            budget_s=budget_s,
             metadata=self._metadata,
             retry_on=_RETRY_WRITE,
             expected=expected,
         )
+        results: Sequence[Any] = response.write_results
+        return results
 
     def _as_document(self, document: Any) -> Document:
         return Document(
             document.name.removeprefix(self._prefix), read_fields(document.fields), _version(document.update_time)
         )
 
-    def _add_write(self, message: Any, write: Write) -> None:
+    def _write_message(self, write: Write) -> Any:
+        message = _WriteMessage()
         name = self._prefix + checked_path(write.path)
         if isinstance(write, Delete):
             message.delete = name
@@ -169,6 +182,7 @@ class FirestoreDocuments:
             message.current_document.exists = False
         elif write.version is not None:
             message.current_document.update_time.FromNanoseconds(write.version)
+        return message
 
     def _add_order(self, query: Any, field: str | None, *, descending: bool, after: Document | None) -> None:
         direction = _StructuredQuery.DESCENDING if descending else _StructuredQuery.ASCENDING
@@ -180,6 +194,10 @@ class FirestoreDocuments:
             if field is not None:
                 write_value(query.start_at.values.add(), after.fields[field])
             query.start_at.values.add().reference_value = self._prefix + after.path
+
+
+def _expects_version(write: Write) -> bool:
+    return not isinstance(write, Create) and write.version is not None
 
 
 def _add_condition(composite: Any, condition: Condition) -> None:
