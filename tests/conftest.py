@@ -13,3 +13,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for the whole run, accounts connected. A test that stops a service brings it back."""
     with running_stack(tmp_path_factory.mktemp("stack"), "--emulators", emulators()) as running:
         yield running
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requirement(id): the test proves this entry of tests/requirements.yaml")

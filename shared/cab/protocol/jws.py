@@ -127,7 +127,8 @@ def _object(segment: str, what: str) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _header(segment: str) -> Mapping[str, Any]:
     header = _object(segment, "header")
-    if header.get("alg") not in ALGORITHMS:
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise TokenRejected("alg is not allowed")
     kid = header.get("kid")
     if kid is not None and not (isinstance(kid, str) and KEY_ID.fullmatch(kid)):
