@@ -108,6 +108,13 @@ async def test_a_path_is_one_collection_and_one_id(documents: Documents, path: s
         await documents.write(Create(path, {}))
 
 
+@pytest.mark.parametrize("document_id", ["__a", "a__", "_", "--"])
+async def test_an_id_may_hold_what_a_digest_can(documents: Documents, document_id: str) -> None:
+    """One digest in 4096 begins with two underscores; Firestore reserves only ids that also end so."""
+    await documents.write(Create(f"things/{document_id}", {"n": 1}))
+    assert (await read(documents, f"things/{document_id}")).fields == {"n": 1}
+
+
 async def test_what_a_caller_does_to_its_fields_later_does_not_change_the_document(documents: Documents) -> None:
     fields = {"list": [1]}
     await documents.write(Create("things/a", fields))

@@ -50,6 +50,6 @@ def _is_id(text: str) -> bool:
     return (
         bool(text)
         and text not in {".", ".."}
-        and not text.startswith("__")
+        and not (text.startswith("__") and text.endswith("__"))  # reserved; our digests never end in "_"
         and (len(text) < _MAX_ID_BYTES // 4 or len(text.encode()) <= _MAX_ID_BYTES)
     )
