@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from cab.adapters.document_indexes import CompositeIndex
 from cab.adapters.google_cloud.documents import FirestoreDocuments
 from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Documents, Replace, Tally
 
+INDEXES = {CompositeIndex("people", frozenset({"team"}), "age", descending=False)}
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -22,11 +24,11 @@ async def documents(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str
 ) -> AsyncIterator[Documents]:
     if request.param == "memory":
-        yield InMemoryDocuments()
+        yield InMemoryDocuments(indexes=INDEXES)
         return
     emulators = request.getfixturevalue(request.param)
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", emulators.address("firestore"))
-    adapter = FirestoreDocuments(project, "guards")
+    adapter = FirestoreDocuments(project, "guards", indexes=INDEXES)
     yield adapter
     await adapter.close()
 
@@ -383,3 +385,10 @@ async def test_find_orders_and_ranges_by_one_field_only(documents: Documents) ->
         await documents.find("people", descending=True)
     with pytest.raises(ValueError, match="1 to 1000"):
         await documents.find("people", limit=0)
+
+
+async def test_a_query_without_its_composite_index_is_refused_everywhere(documents: Documents) -> None:
+    with pytest.raises(ValueError, match=r"firestore_indexes\.json"):
+        await documents.find("people", Condition("team", "==", "x"), Condition("age", ">", 1), descending=True)
+    with pytest.raises(ValueError, match=r"firestore_indexes\.json"):
+        await documents.find("people", Condition("tags", "array_contains", "x"), order_by="age")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from cab.adapters.document_indexes import CompositeIndex, needed_index
 from cab.ports import Condition, Write
 
 EXPIRY_FIELD = "expire_at"
@@ -28,11 +29,18 @@ def check_writes(writes: Sequence[Write]) -> None:
         raise ValueError("One call writes each document at most once.")
 
 
-def order_field(conditions: Sequence[Condition], order_by: str | None, *, descending: bool, limit: int) -> str | None:
+def order_field(
+    collection: str,
+    conditions: Sequence[Condition],
+    order_by: str | None,
+    *,
+    descending: bool,
+    limit: int,
+    indexes: Collection[CompositeIndex],
+) -> str | None:
     """The field that a query is ordered by; None is by id alone. A range condition orders by its own field.
 
-    Raises: ValueError for a range on another field than the order, and for ids in descending order: Firestore wants
-    an index of its own kind for these.
+    Raises: ValueError for a query that Firestore does not answer, or not with these composite indexes.
     """
     ranges = {condition.field for condition in conditions if condition.op in {"<", "<=", ">", ">="}}
     if order_by is not None:
@@ -43,7 +51,11 @@ def order_field(conditions: Sequence[Condition], order_by: str | None, *, descen
         raise ValueError("A query in descending order names the field to order by.")
     if not 1 <= limit <= MAX_FOUND:
         raise ValueError(f"A query finds 1 to {MAX_FOUND} documents.")
-    return next(iter(ranges), None)
+    ordered_by = next(iter(ranges), None)
+    index = needed_index(collection, conditions, ordered_by, descending=descending)
+    if index is not None and index not in indexes:
+        raise ValueError(f"shared/cab/data/firestore_indexes.json lacks {index}.")
+    return ordered_by
 
 
 def _is_id(text: str) -> bool:

@@ -7,12 +7,13 @@ every call.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from grpc import StatusCode
 
+from cab.adapters.document_indexes import CompositeIndex, listed_indexes
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.google_cloud.document_values import read_fields, write_fields, write_value
 from cab.adapters.google_cloud.group_commit import GroupCommit, Statuses
@@ -58,9 +59,13 @@ _ID = "__name__"
 
 
 class FirestoreDocuments:
-    """One database. Honours FIRESTORE_EMULATOR_HOST. Belongs to the event loop of its first call."""
+    """One database. Honours FIRESTORE_EMULATOR_HOST. Belongs to the event loop of its first call.
 
-    def __init__(self, project: str, database: str) -> None:
+    `indexes` are the composite indexes that the database has.
+    """
+
+    def __init__(self, project: str, database: str, *, indexes: Collection[CompositeIndex] | None = None) -> None:
+        self._indexes = listed_indexes() if indexes is None else indexes
         self._database = f"projects/{project}/databases/{database}"
         self._parent = f"{self._database}/documents"
         self._prefix = f"{self._parent}/"
@@ -132,7 +137,7 @@ class FirestoreDocuments:
         limit: int = 100,
         after: Document | None = None,
     ) -> list[Document]:
-        order = order_field(conditions, order_by, descending=descending, limit=limit)
+        order = order_field(collection, conditions, order_by, descending=descending, limit=limit, indexes=self._indexes)
         request = _RunQueryRequest(parent=self._parent)
         query = request.structured_query
         query.from_.add(collection_id=collection)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from cab.adapters.document_indexes import CompositeIndex, listed_indexes
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.in_memory.twins import warn_of_twin
 from cab.ports import (
@@ -57,8 +58,9 @@ class InMemoryDocuments:
     `calls` counts calls by method, failed ones included.
     """
 
-    def __init__(self, *, delay_s: float = 0.0) -> None:
+    def __init__(self, *, delay_s: float = 0.0, indexes: Collection[CompositeIndex] | None = None) -> None:
         warn_of_twin(self)
+        self._indexes = listed_indexes() if indexes is None else indexes
         self.delay_s = delay_s
         self.outage: Outage | None = None
         self.calls: dict[Method, int] = {"read": 0, "write": 0, "tally": 0, "find": 0}
@@ -108,7 +110,7 @@ class InMemoryDocuments:
         limit: int = 100,
         after: Document | None = None,
     ) -> list[Document]:
-        order = order_field(conditions, order_by, descending=descending, limit=limit)
+        order = order_field(collection, conditions, order_by, descending=descending, limit=limit, indexes=self._indexes)
         fails_after = await self._begin("find")
         found = [
             document
