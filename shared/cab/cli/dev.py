@@ -67,6 +67,18 @@ def up(
     raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
 
 
+def environment_of_stack(state_dir: Path = DEFAULT_STATE_DIR) -> dict[str, str]:
+    """What `cab dev env` prints, empty where no stack runs or where the local stack is not installed."""
+    try:
+        from cab_dev.stack_file import NoStack, read_environment
+    except ImportError:
+        return {}
+    try:
+        return read_environment(state_dir)
+    except NoStack:
+        return {}
+
+
 @dev_group.command("env")
 @_state_dir
 def env(state_dir: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cab.domain.errors import Reason
 
@@ -45,9 +45,3 @@ class Check:
     name: str
     passed: bool
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedDecision:
-    decision: Decision
-    checks: tuple[Check, ...] = field(default=())

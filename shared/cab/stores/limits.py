@@ -13,12 +13,17 @@ from cab.ports import Documents, Tally
 TASK_MEMORY = timedelta(hours=24)  # how long after its last assertion's end a task's uses are remembered
 
 
+def limit_by_effect(limits: tuple[RateLimit, ...]) -> dict[Effect, RateLimit]:
+    """Which limit counts an action of each effect; effects without one are not limited."""
+    return {effect: limit for limit in limits for effect in limit.effects}
+
+
 class RateLimits:
     """Fixed windows per user, agent and action class. The document id holds the window, so a new one starts at zero."""
 
     def __init__(self, guards: Documents, limits: tuple[RateLimit, ...]) -> None:
         self._guards = guards
-        self._limit_by_effect = {effect: limit for limit in limits for effect in limit.effects}
+        self._limit_by_effect = limit_by_effect(limits)
 
     async def count(self, *, tenant: str, subject: str, agent: str, effect: Effect, now: datetime) -> int | None:
         """Count one request. None when it is within the limit, else the seconds until the window ends."""

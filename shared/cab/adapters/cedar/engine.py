@@ -54,6 +54,17 @@ class CedarPolicyEngine:
         rule = self._active.rule_by_id[rule_id]
         return rule.file, rule.line
 
+    def rule(self, rule_id: str, *, candidate: bool = False) -> Rule:
+        """An active rule, or one of the candidate policies. Raises KeyError for an id that no rule of that set has."""
+        rules = self._candidate if candidate else self._active
+        if rules is None:
+            raise KeyError(rule_id)
+        return rules.rule_by_id[rule_id]
+
+    def rules_about(self, action: str) -> tuple[Rule, ...]:
+        """The active rules whose action scope can match `action`, in the order of the files."""
+        return self._active.rules_about(action)
+
 
 def _kind(decision: Decision) -> tuple[type[Decision], Reason | None]:
     return type(decision), decision.reason if isinstance(decision, Deny) else None
@@ -83,6 +94,10 @@ class _RuleSet:
             for connection in deployment.connections
             for action in connection.actions
         }
+
+    def rules_about(self, action: str) -> tuple[Rule, ...]:
+        part = self._slices.get(action)
+        return part.rules if part else ()
 
     def decide(self, request: PolicyRequest) -> Decision:
         part = self._slices.get(request.action)

@@ -1,0 +1,56 @@
+"""Where in a deployment's files something is configured: file and line, for commands that show the source of a decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cab.adapters.configuration.folder import read_folder
+from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
+
+
+class Places:
+    """Lines of a folder that was loaded before, so its files are known to be readable and well formed."""
+
+    def __init__(self, root: Path) -> None:
+        self._trees = {name: read_yaml(name, data)[0] for name, data in read_folder(root).yaml.items()}
+
+    def agent(self, client_id: str) -> tuple[str, int] | None:
+        return self._listed("agents.yaml", ("agents",), "client_id", client_id)
+
+    def connection(self, connection_id: str) -> tuple[str, int] | None:
+        return self._listed("connections.yaml", ("connections",), "id", connection_id)
+
+    def action(self, action_id: str) -> tuple[str, int] | None:
+        tree = self._trees.get("connections.yaml")
+        for position, _ in enumerate(_items(tree, ("connections",))):
+            found = self._listed("connections.yaml", ("connections", position, "actions"), "id", action_id)
+            if found:
+                return found
+        return None
+
+    def rate_limit(self, effect: str) -> tuple[str, int] | None:
+        """The last entry that names the effect: it is the one that counts."""
+        tree = self._trees.get("broker.yaml")
+        found = None
+        for position, entry in enumerate(_items(tree, ("rate_limits",))):
+            if tree is not None and effect in entry.get("effects", ()):
+                found = (tree.file, tree.line(("rate_limits", position, "effects")))
+        return found
+
+    def _listed(self, file: str, place: tuple[str | int, ...], key: str, value: str) -> tuple[str, int] | None:
+        tree = self._trees.get(file)
+        for position, entry in enumerate(_items(tree, place)):
+            if tree is not None and entry.get(key) == value:
+                return tree.file, tree.line((*place, position, key))
+        return None
+
+
+def _items(tree: YamlTree | None, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
+    value: Any = tree.value if tree else None
+    for step in place:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return []
+    return [item if isinstance(item, dict) else {} for item in value] if isinstance(value, list) else []
