@@ -73,12 +73,25 @@ class FrontEndSession:
 
     def assertion(self, user: str, *, agent: str, task_json: bytes | None = None) -> str:
         """Mint for `user`, usable by `agent`. `task_json`: one `cab_task` object, or the whole list. Raises: FrontEndFailed."""
+        form = self.mint_form(self.id_token(user), agent=agent, task_json=task_json)
+        try:
+            answer = requests.post(f"{self.stack.edge_issuer}/token", data=form, timeout=_TIMEOUT_S)
+            body = answer.json()
+        except (requests.RequestException, ValueError) as exc:
+            raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
+        if answer.status_code != 200:
+            reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
+            raise FrontEndFailed(f"The broker refused with {answer.status_code}: {reason}.")
+        return str(body["access_token"])
+
+    def mint_form(self, id_token: str, *, agent: str, task_json: bytes | None = None) -> dict[str, str]:
+        """The parameters of `POST /edge/token`, with a fresh client assertion. Raises: FrontEndFailed."""
         front_end = self.stack.front_end
         if front_end.private_key_file is None:
             raise FrontEndFailed("The front end has no key here.")
         form = {
             "grant_type": TOKEN_EXCHANGE,
-            "subject_token": self.id_token(user),
+            "subject_token": id_token,
             "subject_token_type": ID_TOKEN_TYPE,
             "requested_token_type": JWT_TYPE,
             "audience": self.stack.issuer,
@@ -91,15 +104,7 @@ class FrontEndSession:
         }
         if task_json is not None:
             form["authorization_details"] = json.dumps(_details(task_json))
-        try:
-            answer = requests.post(f"{self.stack.edge_issuer}/token", data=form, timeout=_TIMEOUT_S)
-            body = answer.json()
-        except (requests.RequestException, ValueError) as exc:
-            raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
-        if answer.status_code != 200:
-            reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
-            raise FrontEndFailed(f"The broker refused with {answer.status_code}: {reason}.")
-        return str(body["access_token"])
+        return form
 
 
 def _details(task_json: bytes) -> list[Any]:
