@@ -20,7 +20,7 @@ from cab.protocol.jwk import PublicKey
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
 TRUSTED_FOR: Final = timedelta(hours=1)  # then refetched before any use
 STALE_IF_ERROR: Final = timedelta(hours=24)
-COOL_DOWN: Final = timedelta(seconds=30)  # between fetches forced by unknown keys
+COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown keys force
 RETRY_AFTER_FAILURE: Final = timedelta(seconds=5)
 FETCH_TIMEOUT_S: Final = 4.0
 MAX_BYTES: Final = 102_400
@@ -39,8 +39,8 @@ class KeySource:
 class _State:
     keys: dict[str, PublicKey] = field(default_factory=dict)
     fetched_at: datetime | None = None
-    tried_at: datetime | None = None
-    failed: bool = False
+    failed_at: datetime | None = None  # of the last fetch, None when it succeeded
+    forced_at: datetime | None = None  # when an unknown key last caused a fetch
     fetch: asyncio.Task[None] | None = None
 
 
@@ -66,19 +66,22 @@ class RemoteKeySets:
             await self._try_fetch(source, state, now)
             self._refuse_without_keys(state)
         elif age > FRESH_FOR and self._may_try(state, now):
-            self._start(source, state, now)
+            self._start(source, state)
         try:
             return _pick(state.keys, kid, algorithm)
         except NotFound:
             return await self._look_again(source, state, kid, algorithm)
 
     async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> PublicKey:
-        """The issuer may have published a new key: one forced fetch, claimed before it starts."""
-        await self._try_fetch(source, state, self._clock.now())
+        """The issuer may have published a new key: one forced fetch per cool-down, claimed before it starts."""
+        now = self._clock.now()
+        if state.forced_at is None or now - state.forced_at >= COOL_DOWN or state.failed_at is not None:
+            state.forced_at = now
+            await self._try_fetch(source, state, now)
         try:
             return _pick(state.keys, kid, algorithm)
         except NotFound:
-            if state.failed:  # the key may exist, we cannot tell: not the caller's fault
+            if state.failed_at is not None:  # the key may exist, we cannot tell: not the caller's fault
                 raise Unavailable("identity_provider") from None
             raise
 
@@ -86,16 +89,14 @@ class RemoteKeySets:
         if state.fetch is None or state.fetch.done():
             if not self._may_try(state, now):
                 return
-            self._start(source, state, now)
+            self._start(source, state)
         if state.fetch is not None:
             await asyncio.shield(state.fetch)
 
     def _may_try(self, state: _State, now: datetime) -> bool:
-        pause = RETRY_AFTER_FAILURE if state.failed else COOL_DOWN
-        return state.tried_at is None or now - state.tried_at >= pause
+        return state.failed_at is None or now - state.failed_at >= RETRY_AFTER_FAILURE
 
-    def _start(self, source: KeySource, state: _State, now: datetime) -> None:
-        state.tried_at = now
+    def _start(self, source: KeySource, state: _State) -> None:
         state.fetch = asyncio.create_task(self._fetch(source, state))
 
     def _refuse_without_keys(self, state: _State) -> None:
@@ -112,9 +113,9 @@ class RemoteKeySets:
                 raise jwk.InvalidKey("was not answered")
             keys = jwk.parse_set_bytes(answer.body)
         except (Unavailable, AnswerTooLarge, jwk.InvalidKey, strict_json.InvalidJson):
-            state.failed = True
+            state.failed_at = self._clock.now()
             return
-        state.keys, state.fetched_at, state.failed = keys, self._clock.now(), False
+        state.keys, state.fetched_at, state.failed_at = keys, self._clock.now(), None
 
     async def _discover(self, issuer: str) -> str:
         """OIDC Discovery 4.3: the document must name exactly this issuer; its keys must be on the same origin unless pinned."""
