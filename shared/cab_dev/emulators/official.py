@@ -67,6 +67,8 @@ def official_emulator(service: OfficialService, port: int, *, cache: Path = CACH
     archive = cache / f"{service}-{_fingerprint(java, jar)}.jsa"
     fresh_archive = None
     if archive.exists():
+        for abandoned in cache.glob(f"{archive.stem}-*.jsa.part"):
+            abandoned.unlink(missing_ok=True)
         class_data = f"-XX:SharedArchiveFile={archive}"
     else:
         cache.mkdir(parents=True, exist_ok=True)

@@ -76,10 +76,12 @@ def test_the_first_run_writes_the_archive_and_the_next_uses_it(sdk: Path, tmp_pa
     assert first.fresh_archive is not None
     assert f"-XX:ArchiveClassesAtExit={first.fresh_archive}" in first.command
     first.fresh_archive.write_bytes(b"classes")
+    first.fresh_archive.with_name(f"{first.archive.stem}-1-1.jsa.part").write_bytes(b"left by a crash")
     first.keep_archive(143)
     second = official_emulator("firestore", 8385, cache=cache)
     assert f"-XX:SharedArchiveFile={first.archive}" in second.command
     assert second.fresh_archive is None
+    assert list(cache.iterdir()) == [first.archive]
     assert first.archive.read_bytes() == b"classes"
 
 
