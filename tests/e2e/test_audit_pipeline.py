@@ -1,0 +1,118 @@
+"""From decision to SQL on the running stack: at-least-once delivery becomes one row, poison never blocks, forgeries never land."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from datetime import UTC, datetime
+
+import pytest
+import requests
+from tests.e2e.audit_rows import TODAY, eventually, publish, pull, query
+from tests.e2e.caller import Caller
+from tests.running_stack import Stack
+
+from cab.adapters.audit_chain import AuditChain
+from cab.adapters.system import SystemRandomness
+from cab.domain.audit import AuditEvent, EventType, Outcome, Service
+from cab_dev.local_cloud import AUDIT_SUBSCRIPTION
+
+pytestmark = pytest.mark.stack
+COUNT = f"select count(*) as n from cab_audit.{{table}} where {TODAY} and event_id = @id"
+
+
+def an_event() -> AuditEvent:
+    return AuditEvent(
+        event_id=SystemRandomness().event_id(),
+        event_type=EventType.EXCHANGE_DECIDED,
+        occurred_at=datetime.now(UTC),
+        tenant="acme",
+        outcome=Outcome.REFUSED,
+    )
+
+
+def sealed(event: AuditEvent) -> bytes:
+    return AuditChain(secrets.token_hex(8), Service(function="test", revision="test")).seal(event).data
+
+
+def rows_of(stack: Stack, event: AuditEvent, table: str = "events") -> int:
+    return int(query(stack, COUNT.format(table=table), id=event.event_id)[0]["n"])
+
+
+def test_a_decision_is_queryable_with_who_through_whom_what_and_why(stack: Stack) -> None:
+    caller = Caller(stack)
+    answer = caller.exchange(caller.assertion("alice"), "crm.opportunity.list", "opportunity/*", account="acme")
+    assert answer.status == 200
+    sql = f"select * from cab_audit.events where {TODAY} and txn = @txn and event_type = 'exchange.decided'"
+    (row,) = eventually(lambda: query(stack, sql, txn=answer.body["txn"]))
+    assert (row["tenant"], row["connection"], row["action"]) == ("acme", "crm", "crm.opportunity.list")
+    assert row["actor"]["agent_id"] == "sales-assistant"
+    assert row["subject"]["groups"] == ["sales"]
+    assert (row["decision"], row["outcome"], row["reason_code"]) == ("permit", "issued", None)
+    assert row["intent"]["identifier"] == "opportunity/*"
+    assert json.loads(row["intent"]["parameters"]) == {"account": "acme"}
+    assert row["scopes"]["granted"] == ["opportunity.read"]
+    assert row["token"]["kind"] == "downstream"
+    assert row["grant"]["id"]
+    assert row["policy"]["determining_rules"]
+
+
+def test_a_message_delivered_five_times_is_one_row(stack: Stack) -> None:
+    event = an_event()
+    publish(stack, *[sealed(event)] * 5)
+    eventually(lambda: rows_of(stack, event))
+    marker = an_event()
+    publish(stack, sealed(marker))
+    eventually(lambda: rows_of(stack, marker))
+    assert rows_of(stack, event) == 1
+
+
+def test_poison_is_kept_aside_and_the_queue_moves_on(stack: Stack) -> None:
+    good = an_event()
+    changed = json.loads(sealed(an_event()))
+    changed["outcome"] = "issued"
+    poison = [b"\xff\xfe not json", b"{}", json.dumps(changed).encode()]
+    publish(stack, *poison, sealed(good))
+    eventually(lambda: rows_of(stack, good))
+    kept: set[bytes] = set()
+
+    def all_kept() -> bool:
+        kept.update(pull(stack, "cab-audit-quarantine-keep"))
+        return set(poison) <= kept
+
+    eventually(all_kept)
+    assert rows_of(stack, AuditEvent.model_validate(changed)) == 0
+
+
+def test_nobody_but_the_push_account_can_add_a_row(stack: Stack) -> None:
+    file = stack.file
+    event = an_event()
+    message = {
+        "data": base64.b64encode(sealed(event)).decode(),
+        "messageId": "1",
+        "publishTime": "2026-11-21T00:00:00Z",
+    }
+    push = {"message": message, "subscription": f"projects/{file.project_id}/subscriptions/{AUDIT_SUBSCRIPTION}"}
+    ingest, identity = file.services["ingest_audit"].url, file.services["google_identity"].url
+    domain = f"@{file.project_id}.iam.gserviceaccount.com"
+
+    def token(email: str, audience: str) -> str:
+        return requests.get(f"{identity}/token", params={"email": email + domain, "audience": audience}, timeout=5).text
+
+    forged = [
+        None,
+        "Bearer garbage",
+        f"Bearer {token('exchange-token', ingest)}",
+        f"Bearer {token('pubsub-push', 'http://127.0.0.1:1')}",
+        f"Basic {token('pubsub-push', ingest)}",
+    ]
+    for authorization in forged:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        assert requests.post(f"{ingest}/", json=push, headers=headers, timeout=10).status_code == 401
+    right = {"Authorization": f"Bearer {token('pubsub-push', ingest)}"}
+    foreign = push | {"subscription": "projects/other/subscriptions/other"}
+    assert requests.post(f"{ingest}/", json=foreign, headers=right, timeout=10).status_code == 400
+    assert rows_of(stack, event) == 0
+    assert requests.post(f"{ingest}/", json=push, headers=right, timeout=20).status_code == 204
+    eventually(lambda: rows_of(stack, event))
