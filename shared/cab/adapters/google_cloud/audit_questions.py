@@ -1,0 +1,261 @@
+"""Questions to the audit dataset. SQL is fixed text; what people type travels as query parameters only, never as SQL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPICallError, NotFound, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+from requests.exceptions import RequestException
+
+from cab.ports import Unavailable
+
+TIMEOUT_S: Final = 60.0
+_WHAT: Final = "audit tables"
+
+Row = dict[str, Any]
+Parameter = str | int | datetime | None
+_TYPES: Final[Mapping[type, str]] = {str: "STRING", int: "INT64", datetime: "TIMESTAMP"}
+
+
+class QuestionRefused(Exception):
+    """BigQuery understood and would not answer: no such table, no permission. The message says what to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Standard SQL over the views by bare name. Every parameter it uses is bound; absent ones are NULL of their type."""
+
+    sql: str
+    parameters: tuple[str, ...] = ("since", "tenant", "limit")
+
+
+_PARAMETER_TYPES: Final[Mapping[str, type]] = {"since": datetime, "until": datetime, "limit": int}  # others are text
+
+# The beginning of a user's key or of a txn is enough: tables show keys shortened.
+EVENTS: Final = Question(
+    """
+    SELECT occurred_at, event_type, subject_key, actor.agent_id AS agent_id, action, intent.identifier AS identifier,
+           outcome, decision, reason_code, txn, event_id
+    FROM events
+    WHERE occurred_at >= @since
+      AND (@tenant IS NULL OR tenant = @tenant)
+     
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@txn IS NULL OR STARTS_WITH(txn, @txn))
+      AND (@agent IS NULL OR actor.agent_id = @agent)
+      AND (@decision IS NULL OR decision = @decision)
+      AND (@type IS NULL OR event_type = @type)
+    ORDER BY occurred_at DESC, event_id DESC
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "txn", "agent", "decision", "type", "limit"),
+)
+
+# Whole events: a story is told from all of its facts. What was confirmed in another transaction belongs to it.
+TRACE: Final = Question(
+    """
+    SELECT *
+    FROM events
+    WHERE occurred_at >= @since
+      AND (
+        STARTS_WITH(txn, @txn)
+        OR confirmation_id IN (
+          SELECT confirmation_id FROM events WHERE occurred_at >= @since AND STARTS_WITH(txn, @txn) AND confirmation_id IS NOT NULL
+        )
+      )
+    ORDER BY occurred_at, event_id
+    LIMIT @limit
+    """,
+    ("since", "txn", "limit"),
+)
+
+ACTIONS: Final = Question(
+    """
+    SELECT day, tenant, subject_key, agent_id, connection, action, effect, requests, issued, executed, refused, failed,
+           confirmed_by_user, last_at
+    FROM actions_by_user_and_agent
+    WHERE last_at >= @since AND (@tenant IS NULL OR tenant = @tenant)
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@agent IS NULL OR agent_id = @agent)
+    ORDER BY day DESC, requests DESC, subject_key, agent_id, action
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "agent", "limit"),
+)
+
+REFUSALS: Final = Question(
+    """
+    SELECT occurred_at, event_type, subject_key, agent_id, client_id, connection, action, identifier, reason_code,
+           determining_rules, refusals, caller_ip_prefix, policy_version, txn, event_id
+    FROM refusals
+    WHERE occurred_at >= @since
+      AND (@tenant IS NULL OR tenant = @tenant)
+     
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@agent IS NULL OR agent_id = @agent)
+      AND (@reason IS NULL OR reason_code = @reason)
+    ORDER BY occurred_at DESC, event_id DESC
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "agent", "reason", "limit"),
+)
+
+MISMATCHES: Final = Question(
+    """
+    SELECT occurred_at, subject_key, agent_id, reason_code, comparison, connection, action, effect, identifier,
+           intent_trigger, task_id, stated_reason, txn, event_id
+    FROM intent_mismatches
+    WHERE occurred_at >= @since
+      AND (@tenant IS NULL OR tenant = @tenant)
+     
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@agent IS NULL OR agent_id = @agent)
+    ORDER BY occurred_at DESC, event_id DESC
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "agent", "limit"),
+)
+
+CONFIRMATIONS: Final = Question(
+    """
+    SELECT asked_at, subject_key, agent_id, connection, action, identifier, status, seconds_to_answer, decided_at, used_at,
+           confirmation_id
+    FROM confirmations
+    WHERE COALESCE(asked_at, decided_at) >= @since AND (@tenant IS NULL OR tenant = @tenant)
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+    ORDER BY COALESCE(asked_at, decided_at) DESC, confirmation_id
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "limit"),
+)
+
+GRANTS: Final = Question(
+    """
+    SELECT day, tenant, connection, provider, grants, connected, refreshed, recovered, needs_reauth, revoked,
+           not_revoked_upstream, quarantined, failed
+    FROM grant_health
+    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND (@tenant IS NULL OR tenant = @tenant)
+      AND (@connection IS NULL OR connection = @connection)
+    ORDER BY day DESC, connection
+    LIMIT @limit
+    """,
+    ("since", "tenant", "connection", "limit"),
+)
+
+UNUSED: Final = Question(
+    """
+    SELECT occurred_at, subject_key, agent_id, connection, action, identifier, token_kind, token_expires_at, txn, event_id
+    FROM issued_without_outcome
+    WHERE occurred_at >= @since
+      AND (@tenant IS NULL OR tenant = @tenant)
+     
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+    ORDER BY occurred_at DESC, event_id DESC
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "limit"),
+)
+
+GAPS: Final = Question(
+    """
+    SELECT gap, function_name, chain_id, after_seq, before_seq, missing_events, found_at_event, occurred_at
+    FROM chain_gaps
+    WHERE occurred_at >= @since
+    ORDER BY IF(gap = 'open', 1, 0), occurred_at DESC, chain_id
+    LIMIT @limit
+    """,
+    ("since", "limit"),
+)
+
+FRESHNESS: Final = Question(
+    """
+    SELECT hour, events, median_ms, p99_ms, max_ms, last_row_at
+    FROM freshness
+    WHERE hour >= TIMESTAMP_TRUNC(@since, HOUR)
+    ORDER BY hour DESC
+    LIMIT @limit
+    """,
+    ("since", "limit"),
+)
+
+WHO_COULD_HAVE: Final = Question(
+    """
+    SELECT tenant, subject_key, connection, agent_id, tokens, last_token_at, grant_since, grant_last_seen_at, grant_id
+    FROM who_could_have
+    WHERE (@tenant IS NULL OR tenant = @tenant)
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@connection IS NULL OR connection = @connection)
+    ORDER BY connection, subject_key, agent_id
+    LIMIT @limit
+    """,
+    ("tenant", "user", "connection", "limit"),
+)
+
+EVENT: Final = Question(
+    "SELECT * FROM events WHERE occurred_at >= @since AND event_id = @event LIMIT @limit", ("since", "event", "limit")
+)
+
+
+class AuditTables:
+    """One dataset. Honours BIGQUERY_EMULATOR_HOST. Blocking: for commands, not for functions."""
+
+    def __init__(self, client: Any, dataset: str) -> None:
+        self._client = client
+        self._dataset = f"{client.project}.{dataset}"
+
+    def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
+        """The rows of the answer, read page by page. Raises: QuestionRefused, Unavailable."""
+        parameters = [
+            bigquery.ScalarQueryParameter(name, _TYPES[_PARAMETER_TYPES.get(name, str)], values.get(name))
+            for name in question.parameters
+        ]
+        config = bigquery.QueryJobConfig(query_parameters=parameters, default_dataset=self._dataset)
+        with _errors(self._dataset):
+            rows = self._client.query_and_wait(
+                question.sql,
+                job_config=config,
+                retry=None,
+                job_retry=None,
+                api_timeout=TIMEOUT_S,
+                wait_timeout=TIMEOUT_S,
+            )
+            for row in rows:
+                yield dict(row.items())
+
+
+@contextmanager
+def open_tables(project: str, dataset: str) -> Iterator[AuditTables]:
+    """The dataset of a project, until the block ends. Raises: Unavailable without credentials."""
+    emulated = bool(os.environ.get("BIGQUERY_EMULATOR_HOST"))
+    anonymous: Any = AnonymousCredentials  # untyped
+    with _errors(dataset):
+        client = bigquery.Client(project=project, credentials=anonymous() if emulated else None)
+    try:
+        yield AuditTables(client, dataset)
+    finally:
+        client.close()
+
+
+@contextmanager
+def _errors(dataset: str) -> Iterator[None]:
+    """BigQuery's errors as ours. Its messages are not passed on: they quote the query's values."""
+    try:
+        yield
+    except NotFound as error:
+        raise QuestionRefused(f"{dataset} has no such table or view: deploy Terraform, or name --dataset.") from error
+    except Forbidden as error:
+        raise QuestionRefused(f"You may not read {dataset}: ask for roles/bigquery.dataViewer and jobUser.") from error
+    except BadRequest as error:
+        raise QuestionRefused(
+            f"{dataset} does not understand the question: its views are of another version."
+        ) from error
+    except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException, TimeoutError) as error:
+        raise Unavailable(_WHAT) from error
