@@ -47,7 +47,6 @@ EVENTS: Final = Question(
     FROM events
     WHERE occurred_at >= @since
       AND (@tenant IS NULL OR tenant = @tenant)
-     
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@txn IS NULL OR STARTS_WITH(txn, @txn))
       AND (@agent IS NULL OR actor.agent_id = @agent)
@@ -98,7 +97,6 @@ REFUSALS: Final = Question(
     FROM refusals
     WHERE occurred_at >= @since
       AND (@tenant IS NULL OR tenant = @tenant)
-     
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
       AND (@reason IS NULL OR reason_code = @reason)
@@ -115,7 +113,6 @@ MISMATCHES: Final = Question(
     FROM intent_mismatches
     WHERE occurred_at >= @since
       AND (@tenant IS NULL OR tenant = @tenant)
-     
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
     ORDER BY occurred_at DESC, event_id DESC
@@ -156,7 +153,6 @@ UNUSED: Final = Question(
     FROM issued_without_outcome
     WHERE occurred_at >= @since
       AND (@tenant IS NULL OR tenant = @tenant)
-     
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit

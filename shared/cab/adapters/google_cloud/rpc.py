@@ -1,8 +1,8 @@
 """Calls to Google APIs over gRPC: Google's message classes and method paths on one bare channel.
 
-What the generated clients add costs more CPU than the call itself (docs/decisions/bare-grpc-to-google.md), and their defaults are
-wrong here: first retry after 2 s, 60 to 600 s in all. Every call here has a short time budget of its own, and is
-retried only where the caller says that doing it twice is harmless.
+What the generated clients add costs more CPU than the call itself, and their defaults are wrong here: first retry after
+2 s, 60 to 600 s in all (docs/decisions/bare-grpc-to-google.md). Every call here has a short time budget of its own, and
+is retried only where the caller says that doing it twice is harmless.
 """
 
 from __future__ import annotations
