@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cab_dev.local_cloud import bigquery_client
 from cab_dev.stack_file import StackFile
 
 SQL = """
 SELECT occurred_at, txn, event_type, subject.key AS subject, actor.agent_id AS agent, tool.action AS action,
-       intent.identifier AS identifier, decision, reason_code, outcome
+       intent.identifier AS identifier, decision, reason_code, outcome,
+       ARRAY_TO_STRING(policy.determining_rules, ', ') AS rules
 FROM `{view}`
 WHERE occurred_at >= @since AND event_type = 'exchange.decided'
 ORDER BY occurred_at, event_id
@@ -37,6 +39,21 @@ class AuditRow:
     decision: str
     reason_code: str
     outcome: str
+    rules: str
+
+    @property
+    def answer(self) -> Answer:
+        """What the broker answered to whom for what, to compare with what the agent was told."""
+        return Answer(self.txn, self.action, self.identifier, self.reason_code or self.outcome)
+
+
+class Answer(NamedTuple):
+    """One answer of the broker: `result` is the reason of a refusal, or `issued`."""
+
+    txn: str
+    action: str
+    identifier: str
+    result: str
 
 
 class AuditTable:
@@ -54,12 +71,12 @@ class AuditTable:
             )
         return f"SQL over the BigQuery view {self._stack.audit.events_view}"
 
-    def wait_for(self, txns: Collection[str], *, since: datetime, within_s: float) -> list[AuditRow]:
-        """The decisions since then, as soon as all of `txns` are among them, or what there is when the time is over."""
+    def wait_for(self, answers: Collection[Answer], *, since: datetime, within_s: float) -> list[AuditRow]:
+        """The decisions since then, as soon as all of `answers` are among them, or what there is when the time is over."""
         deadline = time.monotonic() + within_s
         while True:
             rows = self._rows(since)
-            if set(txns) <= {row.txn for row in rows} or time.monotonic() > deadline:
+            if Counter(answers) <= Counter(row.answer for row in rows) or time.monotonic() > deadline:
                 return rows
             time.sleep(_PAUSE_S)
 
@@ -100,6 +117,7 @@ class AuditTable:
                     "agent": (event.get("actor") or {}).get("agent_id"),
                     "action": (event.get("tool") or {}).get("action"),
                     "identifier": (event.get("intent") or {}).get("identifier"),
+                    "rules": ", ".join((event.get("policy") or {}).get("determining_rules", ())),
                 }
             )
             for event in {event["event_id"]: event for event in events}.values()
@@ -109,5 +127,5 @@ class AuditTable:
 
 
 def _row(fields: dict[str, Any]) -> AuditRow:
-    texts = ("txn", "subject", "agent", "action", "identifier", "decision", "reason_code", "outcome")
+    texts = ("txn", "subject", "agent", "action", "identifier", "decision", "reason_code", "outcome", "rules")
     return AuditRow(occurred_at=fields["occurred_at"], **{name: fields.get(name) or "" for name in texts})

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from cab_dev.front_end import FrontEndFailed, FrontEndSession
 from cab_dev.stack_file import StackFile
 from examples.acme.agent.broker_client import BrokerClient, Connection, Credential, Intent, Refusal
 from examples.acme.agent.sales_assistant import PlatformError, SalesAssistant
-from examples.acme.audit_table import AuditTable
+from examples.acme.audit_table import Answer, AuditTable
 from examples.acme.narration import Narration
 from examples.acme.person import Person, StuckError
 
@@ -59,11 +60,11 @@ def own_stack(state_dir: Path) -> Iterator[StackFile]:
 
 @dataclass
 class Stage:
-    """What the stories share: the stack, the narration, and the transactions whose audit records must appear."""
+    """What the stories share: the stack, the narration, and the answers whose audit records must appear."""
 
     stack: StackFile
     tell: Narration
-    expected: dict[str, str] = field(default_factory=dict)  # txn to reason code, or "issued"
+    answers: list[Answer] = field(default_factory=list)
     confirmations: int = 0
     names: dict[str, str] = field(default_factory=dict)  # opaque subject to login
     run: str = field(default_factory=lambda: secrets.token_hex(3))  # task ids differ in every run: uses are counted
@@ -117,11 +118,11 @@ class Stage:
         self.tell.step("agent", f"intends {intent.action} on {intent.identifier}", parameters)
 
     def permitted(self, intent: Intent, credential: Credential) -> None:
-        self.expected[credential.txn] = "issued"
+        self.answers.append(Answer(credential.txn, intent.action, intent.identifier, "issued"))
         self.tell.step("cab", f"permits: token for {credential.expires_in} s, scope {credential.scope}")
 
     def refused(self, intent: Intent, refusal: Refusal) -> None:
-        self.expected[refusal.txn] = refusal.reason_code
+        self.answers.append(Answer(refusal.txn, intent.action, intent.identifier, refusal.reason_code))
         if refusal.reason_code == "confirmation_required":
             self.tell.step("cab", f"asks the user first: {refusal.reason_code}")
         else:
@@ -219,32 +220,25 @@ def audit(stage: Stage, since: datetime) -> None:
     tell.chapter("The audit table", "Who did what for whom, decided how: one row per decision.")
     table = AuditTable(stage.stack)
     tell.step("", table.source)
-    rows = table.wait_for(stage.expected, since=since, within_s=AUDIT_WITHIN_S)
+    rows = table.wait_for(stage.answers, since=since, within_s=AUDIT_WITHIN_S)
     tell.table(
-        ("time", "user", "agent", "action", "on", "decision", "reason", "outcome"),
+        ("user", "through", "action", "on", "decision", "by rule, or why not"),
         [
             (
-                row.occurred_at.strftime("%H:%M:%S"),
                 stage.names.get(row.subject, ""),
                 row.agent,
                 row.action,
                 row.identifier,
                 row.decision,
-                row.reason_code,
-                row.outcome,
+                row.reason_code or row.rules,
             )
             for row in rows
         ],
     )
-    recorded = {row.txn: row for row in rows}
-    missing = stage.expected.keys() - recorded.keys()
-    tell.fact(f"all {len(stage.expected)} answers of the broker are in the table", holds=not missing)
-    wrong = [
-        txn
-        for txn, answer in stage.expected.items()
-        if txn in recorded and answer not in (recorded[txn].reason_code, recorded[txn].outcome)
-    ]
-    tell.fact("and each is recorded as it was given", holds=not wrong)
+    recorded = Counter(row.answer for row in rows)
+    missing = Counter(stage.answers) - recorded
+    tell.fact(f"all {len(stage.answers)} answers of the broker are in the table, as they were given", holds=not missing)
+    tell.fact("and nothing else was decided", holds=recorded.total() == len(stage.answers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
