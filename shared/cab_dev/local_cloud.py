@@ -6,7 +6,9 @@ The clients find the emulators by the usual environment variables of this proces
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,9 +111,17 @@ async def create_signing_keys(project: str) -> str:
     """What `cab keys init` makes. Returns a few words for people."""
     from cab.cli.cloud import open_cloud
     from cab.cli.keys import make_keys
+    from cab.ports import Unavailable
 
-    async with open_cloud(project) as cloud:
-        return f"{len(await make_keys(cloud))} keys"
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            async with open_cloud(project) as cloud:
+                return f"{len(await make_keys(cloud))} keys"
+        except Unavailable:  # the adapters wait less long than Java needs to warm up
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 def bigquery_client(project: str, url: str) -> Any:
