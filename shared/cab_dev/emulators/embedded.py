@@ -77,7 +77,7 @@ async def serving(
             stack.callback(service.close)
             run = getattr(service, "run", None)  # only Pub/Sub does anything between calls
             if run is not None:
-                await stack.enter_async_context(_in_background(run()))
+                await stack.enter_async_context(in_background(run()))
             stop, bound = await serve(port, service.handlers(Gateway(name, faults, calls)))
             stack.push_async_callback(stop)
             addresses[name] = f"{loopback.HOST}:{bound}"
@@ -88,7 +88,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run `work` beside the block. When it fails, so does the block: a process that pushes no more must not go on."""
     owner = asyncio.current_task()
     task = asyncio.create_task(work)

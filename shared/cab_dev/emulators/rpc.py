@@ -171,9 +171,13 @@ async def serve(
         bound = server.add_insecure_port(f"{HOST}:{port}")
     except RuntimeError as exc:
         raise OSError(f"port {port} on {HOST} is taken") from exc
-    await server.start()
 
     async def stop() -> None:
         await server.stop(_STOP_GRACE_S)
 
+    try:
+        await server.start()
+    except BaseException:  # a cancelled start too: gRPC's own threads must not outlive it
+        await stop()
+        raise
     return stop, bound

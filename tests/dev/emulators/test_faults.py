@@ -158,7 +158,7 @@ def test_latency_delays_the_answer(db: Client, control: ControlClient) -> None:
 
 
 def test_a_slow_call_does_not_hold_up_others(db: Client, control: ControlClient) -> None:
-    control.add_fault(CallFault(service="firestore", resource="guards/slow", latency_s=1.0, times=1))
+    control.add_fault(CallFault(service="firestore", resource="guards/slow", latency_s=2.0, times=1))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(db.document("guards/slow").get)
         wait_for_call(control, db.project, "BatchGetDocuments")
@@ -228,7 +228,7 @@ def test_a_duplicated_push_delivers_the_same_message_several_times(
 def test_a_late_push_comes_after_later_messages(
     publisher: PublisherClient, control: ControlClient, pushing: str, receiver: Receiver
 ) -> None:
-    control.add_fault(PushFault(delay_s=0.4, times=1))
+    control.add_fault(PushFault(delay_s=1.5, times=1))
     [late] = publisher.publish(topic=pushing, messages=[{"data": b"late"}]).message_ids
     wait_until_fired(control)
     [quick] = publisher.publish(topic=pushing, messages=[{"data": b"quick"}]).message_ids
@@ -253,7 +253,7 @@ def test_staleness_passes_after_its_time(
     secrets: secretmanager.SecretManagerServiceClient, control: ControlClient, project: str
 ) -> None:
     secret = create_secret(secrets, project)
-    control.add_fault(StaleFault(resource=project, for_s=0.5))
+    control.add_fault(StaleFault(resource=project, for_s=1.5))
     version = secrets.add_secret_version(parent=secret, payload={"data": b"one"})
     assert list(secrets.list_secret_versions(parent=secret)) == []
     wait_until(lambda: len(list(secrets.list_secret_versions(parent=secret))) == 1)

@@ -22,9 +22,8 @@ from tests.dev.emulators.receiver import Receiver
 
 import cab_dev
 from cab_dev.emulators import EmulatorFailed, Emulators, running
-from cab_dev.emulators.embedded import serving
+from cab_dev.emulators.embedded import in_background
 from cab_dev.emulators.processes import EmbeddedProcess
-from cab_dev.emulators.pubsub import PubSubService
 from cab_dev.ports import PortLeases
 
 SOURCE_ROOT = Path(cab_dev.__file__).parents[1]
@@ -157,14 +156,27 @@ def test_a_process_without_any_service_is_refused() -> None:
     assert "give the port of at least one service" in ended.stderr
 
 
-async def test_the_emulators_end_when_pushing_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(_: PubSubService) -> None:
+async def test_the_emulators_end_when_their_background_work_has_failed() -> None:
+    async def fail() -> None:
         raise LookupError
 
-    monkeypatch.setattr(PubSubService, "run", fail)
     with pytest.raises(LookupError):
-        async with serving({"pubsub": 0}, control_port=0, data_dir=":memory:", token_source=None):
-            await asyncio.sleep(10)
+        async with in_background(fail()):
+            await asyncio.Event().wait()
+
+
+async def test_background_work_ends_with_its_block() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with in_background(work()):
+        await asyncio.sleep(0)
+    assert ended.is_set()
 
 
 def test_a_process_that_cannot_start_is_reported(tmp_path: Path) -> None:
