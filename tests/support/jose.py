@@ -98,7 +98,7 @@ def key_set(*keys: Key) -> dict[str, Any]:
 
 
 def header_of(token: str) -> Any:
-    return json.loads(unb64(token.split(".")[0]))
+    return json.loads(unb64(token.split(".", maxsplit=1)[0]))
 
 
 def claims_of(token: str) -> Any:

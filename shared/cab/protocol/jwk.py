@@ -41,7 +41,8 @@ def parse(jwk: dict[str, Any]) -> PublicKey:
     """One public signature key. Raises InvalidKey: wrong type, curve, size, use, algorithm, or with private parts."""
     if PRIVATE_MEMBERS & jwk.keys():
         raise InvalidKey("holds private or symmetric key material")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise InvalidKey("is not for signatures")
     kid = jwk.get("kid")
     if kid is not None and not (isinstance(kid, str) and KEY_ID.fullmatch(kid)):

@@ -1,0 +1,190 @@
+"""Key sets of others, read strictly: a doubtful key is no key, and takes no good one with it (security.md, T8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.fuzz import fuzz
+from tests.support.jose import ABSENT, b64, ec_key, key_set, present, rsa_key
+
+from cab.protocol import jwk
+
+EC = ec_key("a").jwk
+RSA = rsa_key("other").jwk
+
+
+def _other_curve() -> dict[str, Any]:
+    numbers = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
+    x, y = (b64(number.to_bytes(48, "big")) for number in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": "P-384", "x": x, "y": y, "kid": "p384"}
+
+
+def _ed25519() -> dict[str, Any]:
+    raw = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    return {"kty": "OKP", "crv": "Ed25519", "x": b64(raw), "kid": "ed"}
+
+
+def _rsa(modulus: int, exponent: int = 65537) -> dict[str, Any]:
+    def number(value: int) -> str:
+        return b64(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+    return {"kty": "RSA", "n": number(modulus), "e": number(exponent), "kid": "rsa"}
+
+
+BIG = rsa_key("other").private.public_key().public_numbers().n
+UNUSABLE: dict[str, dict[str, Any]] = {
+    "private EC": ec_key("a").private_jwk,
+    "private RSA": RSA | {"d": "AQAB"},
+    "RSA with prime factors": RSA | {"p": "AQAB", "q": "AQAB"},
+    "symmetric": {"kty": "oct", "k": "c2VjcmV0", "kid": "s"},
+    "for encryption": EC | {"use": "enc"},
+    "for wrapping keys": EC | {"key_ops": ["wrapKey"]},
+    "for signing only": EC | {"key_ops": ["sign"]},
+    "no operation": EC | {"key_ops": []},
+    "operations as text": EC | {"key_ops": "verify"},
+    "operations as a number": EC | {"key_ops": 7},
+    "use is not text": EC | {"use": ["sig"]},
+    "P-384": _other_curve(),
+    "P-256 named P-384": EC | {"crv": "P-384"},
+    "Ed25519": _ed25519(),
+    "curve is not text": EC | {"crv": ["P-256"]},
+    "type is not text": EC | {"kty": ["EC"]},
+    "no type": present(EC | {"kty": ABSENT}),
+    "RSA with a curve": RSA | {"crv": "P-256"},
+    "EC for RS256": EC | {"alg": "RS256"},
+    "EC for ES384": EC | {"alg": "ES384"},
+    "RSA for PS256": RSA | {"alg": "PS256"},
+    "RSA for RS512": RSA | {"alg": "RS512"},
+    "HMAC by name": EC | {"alg": "HS256"},
+    "alg is not text": EC | {"alg": ["ES256"]},
+    "off the curve": EC | {"y": EC["x"]},
+    "point at zero": EC | {"x": b64(bytes(32)), "y": b64(bytes(32))},
+    "short coordinate": EC | {"x": b64(b"x" * 16)},
+    "long coordinate": EC | {"x": b64(b"x" * 48)},
+    "no coordinate": present(EC | {"y": ABSENT}),
+    "coordinate is a number": EC | {"x": 7},
+    "coordinate is a list": EC | {"x": ["AA"]},
+    "coordinate is null": EC | {"x": None},
+    "coordinate is not base64url": EC | {"x": "é" * 43},
+    "RSA-1024": _rsa(rsa.generate_private_key(65537, 1024).public_key().public_numbers().n),  # noqa: S505
+    "RSA-2040": _rsa(BIG >> 8 | 1),
+    "RSA-16384": _rsa(2**16_383 + 1),
+    "exponent 1": _rsa(BIG, 1),
+    "exponent 3": _rsa(BIG, 3),
+    "even exponent": _rsa(BIG, 65538),
+    "exponent beyond the modulus": _rsa(BIG, BIG + 2),
+    "modulus zero": RSA | {"n": ""},
+    "modulus is a number": RSA | {"n": 7},
+    "kid is a path": EC | {"kid": "../k"},
+    "kid is a number": EC | {"kid": 7},
+    "kid is too long": EC | {"kid": "k" * 129},
+    "kid is empty": EC | {"kid": ""},
+}
+
+
+@pytest.mark.requirement("RFC7517-4")
+@pytest.mark.parametrize("key", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_key_is_refused(key: dict[str, Any]) -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse(key)
+
+
+@pytest.mark.parametrize("key", [key for key in UNUSABLE.values() if key.get("kty") != "oct"])
+def test_an_unusable_member_never_drops_the_good_ones(key: dict[str, Any]) -> None:
+    assert jwk.parse_set({"keys": [key, EC | {"kid": "good"}, RSA | {"kid": "good-rsa"}]}).keys() == {
+        "good",
+        "good-rsa",
+    }
+
+
+@pytest.mark.parametrize("member", [None, "key", 7, [], True])
+def test_a_member_that_is_no_object_is_left_out(member: Any) -> None:
+    assert jwk.parse_set({"keys": [member, EC]}).keys() == {"a"}
+
+
+@pytest.mark.requirement("RFC8725-3.1")
+def test_one_symmetric_key_makes_the_whole_set_suspect() -> None:
+    with pytest.raises(jwk.InvalidKey, match="symmetric"):
+        jwk.parse_set({"keys": [EC, {"kty": "oct", "k": "c2VjcmV0"}]})
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_kid_that_stands_more_than_once_is_usable_for_nobody(times: int) -> None:
+    twins = [ec_key(f"twin-{number}").jwk | {"kid": "twin"} for number in range(times)]
+    assert jwk.parse_set({"keys": [*twins, EC]}).keys() == {"a"}
+
+
+def test_a_kid_shared_with_a_key_of_another_algorithm_is_usable_for_nobody() -> None:
+    assert jwk.parse_set({"keys": [EC, RSA | {"kid": "a"}, ec_key("b").jwk]}).keys() == {"b"}
+
+
+def test_a_key_without_kid_cannot_be_named_so_it_is_left_out() -> None:
+    assert jwk.parse_set({"keys": [present(EC | {"kid": ABSENT}), RSA]}).keys() == {"other"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"keys": None}, {"keys": {}}, {"keys": "k"}, {"keys": []}, {"keys": [{}]}, {"keys": [EC | {"use": "enc"}]}],
+)
+def test_a_set_with_nothing_usable_is_an_error_not_an_empty_set(document: dict[str, Any]) -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse_set(document)
+
+
+def test_a_set_of_more_than_a_hundred_keys_is_refused() -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse_set({"keys": [EC] * 101})
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b'{"keys":[],"keys":[]}', b"\xff", b'{"keys":' * 50])
+def test_what_is_not_a_strict_json_object_is_not_a_set(body: bytes) -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse_set_bytes(body)
+
+
+def test_keys_as_they_are_published_everywhere_are_usable() -> None:
+    keys = jwk.parse_set(key_set(ec_key("a"), rsa_key("other")))
+    assert {kid: key.algorithm for kid, key in keys.items()} == {"a": "ES256", "other": "RS256"}
+    bare = {name: EC[name] for name in ("kty", "crv", "x", "y", "kid")}
+    assert jwk.parse(bare | {"key_ops": ["verify"], "x5t": "ignored", "ext": True}).kid == "a"
+
+
+@pytest.mark.requirement("RFC7638-3")
+def test_the_thumbprint_is_that_of_the_specifications_own_example() -> None:
+    modulus = (
+        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMst"
+        "n64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajr"
+        "n1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+    )
+    example = {"kty": "RSA", "n": modulus, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"}
+    assert jwk.thumbprint(example) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+def test_the_published_half_of_a_key_holds_nothing_private() -> None:
+    private = ec_key("a").private_jwk
+    assert jwk.public_jwk(private) == EC
+    assert not jwk.PRIVATE_MEMBERS & jwk.public_jwk(private).keys()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["kty", "crv", "x", "y", "n", "e", "kid", "use", "alg", "key_ops", "d", "k"]),
+        st.none()
+        | st.integers()
+        | st.text(max_size=50)
+        | st.lists(st.text(max_size=5), max_size=3)
+        | st.sampled_from(["EC", "RSA", "P-256", "sig", "ES256", "RS256", "AQAB", EC["x"], EC["y"], RSA["n"]]),
+    )
+)
+@fuzz(100)
+def test_an_arbitrary_object_is_a_key_or_an_invalid_key(members: dict[str, Any]) -> None:
+    try:
+        key = jwk.parse(members)
+    except jwk.InvalidKey:
+        return
+    assert key.algorithm in ("ES256", "RS256")
+    assert not key.verifies(b"anything", b"not a signature")
