@@ -10,7 +10,7 @@ from typing import Any, Final
 from cab.domain.deployment import IdentityProvider
 from cab.domain.identifiers import digest, is_printable, subject_key
 from cab.protocol.assertions import MAX_GROUPS
-from cab.protocol.jws import Rules, TokenRejected, VerifiedClaims
+from cab.protocol.jws import LEEWAY, Rules, TokenRejected, VerifiedClaims
 
 MAX_LIFE: Final = timedelta(hours=1)
 MAX_GROUPS_IN_TOKEN: Final = 2000
@@ -68,11 +68,20 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
         groups=_groups(claims.get(provider.groups_claim), provider),
         expires_at=verified.expires_at,
-        auth_time=verified.optional_time("auth_time"),
+        auth_time=_auth_time(verified),
         acr=verified.optional_text("acr"),
         amr=_amr(claims.get("amr")),
         display_name=_display_name(claims),
     )
+
+
+def _auth_time(verified: VerifiedClaims) -> int | None:
+    """A login after its own token (milliseconds for seconds, say) would count as fresh for ever, so it is refused."""
+    auth_time = verified.optional_time("auth_time")
+    issued_at = verified.issued_at
+    if auth_time is not None and issued_at is not None and auth_time > (issued_at + LEEWAY).timestamp():
+        raise TokenRejected("auth_time is later than the token")
+    return auth_time
 
 
 def _groups(value: object, provider: IdentityProvider) -> tuple[str, ...]:
