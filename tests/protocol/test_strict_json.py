@@ -1,0 +1,159 @@
+"""JSON without loopholes: one meaning or none (security.md section 4)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pydantic_core
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.support.fuzz import fuzz
+
+from cab.protocol import strict_json
+
+REFUSED = [
+    b"",
+    b" ",
+    b"nul",
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e400",
+    b"-1e400",
+    b"[1e999]",
+    b"9" * 5000,
+    b"01",
+    b"+1",
+    b".5",
+    b"1.",
+    b"0x10",
+    b"'a'",
+    b'"a',
+    b'"\n"',
+    b'"\x00"',
+    b'"\\x41"',
+    b'"\\ud800"',
+    b'"\\udc00\\ud800"',
+    b'["\\ud800"]',
+    b'{"\\ud800":1}',
+    b"[1,]",
+    b'{"a":1,}',
+    b'{"a" 1}',
+    b"{1:2}",
+    b'{"a":1,"a":1}',
+    b'{"a":1,"\\u0061":2}',
+    b'{"x":{"a":1,"b":2,"a":3}}',
+    b'[{"a":1,"a":2}]',
+    b"1 2",
+    b"[] []",
+    b"/* c */ 1",
+    b"// c\n1",
+    b"\xef\xbb\xbf1",
+    b"\xff",
+    b'"\xc0\xaf"',
+    b'"\xed\xa0\x80"',
+    "{}".encode("utf-16"),
+    "{}".encode("utf-32"),
+    b"[" * 21 + b"]" * 21,
+    b'{"a":' * 21 + b"1" + b"}" * 21,
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b"]" * 100_000,
+]
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:20]))
+def test_what_has_no_single_meaning_is_refused(text: bytes) -> None:
+    with pytest.raises(strict_json.InvalidJson) as refused:
+        strict_json.loads(text)
+    assert len(str(refused.value)) < 40  # a fixed phrase, never the input
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b"null", None),
+        (b' {"a" : [1, -2, 3.5, true, "x"]} ', {"a": [1, -2, 3.5, True, "x"]}),
+        (b'"\\ud83d\\ude00"', "😀"),
+        ('"😀"'.encode(), "😀"),
+        (b'"\\u0000"', "\x00"),
+        (b'"[[[[[[[[[[[[[[[[[[[[[[[[["', "[" * 25),
+        (b'"\\"[[[[[[[[[[[[[[[[[[[[[[["', '"' + "[" * 23),
+        (b"[" * 20 + b"]" * 20, json.loads("[" * 20 + "]" * 20)),
+        (b"[[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[]]", [[]] * 22),
+        (b'{"a":{"b":1},"c":{"b":2}}', {"a": {"b": 1}, "c": {"b": 2}}),
+        (str(2**70).encode(), 2**70),
+    ],
+)
+def test_what_has_one_meaning_is_read(text: bytes, value: Any) -> None:
+    assert strict_json.loads(text) == value
+
+
+@pytest.mark.parametrize("text", [b"[]", b"1", b'"{}"', b"null", b"true"])
+def test_an_object_is_asked_for_and_nothing_else_passes(text: bytes) -> None:
+    with pytest.raises(strict_json.InvalidJson, match="not an object"):
+        strict_json.load_object(text)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=30,
+)
+PUNCTUATION = ["{", "}", "[", "]", ",", ":", '"', "\\", "-", ".", "+", " ", "\n", "\x00", "\x7f", "\ufeff"]
+WORDS = [
+    "\\u",
+    "d800",
+    "dc00",
+    "0061",
+    "a",
+    "0",
+    "1",
+    "e",
+    "E",
+    "é",
+    "null",
+    "true",
+    "NaN",
+    "Infinity",
+    "1e400",
+    "9" * 400,
+]
+fragments = st.sampled_from([*PUNCTUATION, *WORDS, '"a":1', '"a":'])
+
+
+@given(st.binary(max_size=60) | st.lists(fragments, max_size=25).map("".join).map(str.encode))
+@example(b'{"a":1,"a":2}')
+@fuzz(750)
+def test_arbitrary_bytes_are_read_as_a_second_strict_parser_reads_them_or_refused(data: bytes) -> None:
+    try:
+        value = strict_json.loads(data)
+    except strict_json.InvalidJson:
+        return
+    assert value == pydantic_core.from_json(data, allow_inf_nan=False)
+
+
+@given(values)
+@fuzz(125)
+def test_every_ordinary_value_survives(value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    depth = max(
+        (sum({"[": 1, "{": 1, "]": -1, "}": -1}.get(char, 0) for char in text[:end]) for end in range(len(text) + 1)),
+        default=0,
+    )
+    if depth > strict_json.MAX_DEPTH:
+        return
+    assert strict_json.loads(text.encode()) == value
+    assert strict_json.loads(json.dumps(value)) == value
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers(), min_size=1), st.data())
+@fuzz(75)
+def test_a_member_that_stands_twice_is_refused_at_any_depth(members: dict[str, int], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(members)))
+    doubled = json.dumps(members)[:-1] + f", {json.dumps(name)}: 0}}"
+    for text in (doubled, f"[{doubled}]", f'{{"in": {doubled}}}'):
+        with pytest.raises(strict_json.InvalidJson):
+            strict_json.loads(text)

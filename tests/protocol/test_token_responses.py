@@ -1,0 +1,129 @@
+"""Answers of providers as they really come: lenient in form, strict in use (security.md R12)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.fuzz import fuzz
+
+from cab.protocol import token_responses
+from cab.protocol.token_responses import TokenError, Tokens
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def parsed(**members: Any) -> Tokens:
+    found = token_responses.parse(orjson.dumps({"access_token": "a", "token_type": "Bearer"} | members))
+    assert isinstance(found, Tokens)
+    return found
+
+
+@pytest.mark.requirement("RFC6749-5.1")
+def test_a_complete_answer_is_read() -> None:
+    found = parsed(refresh_token="r", scope="a b", expires_in=3600, instance_url="https://x.test")
+    assert (found.access_token, found.refresh_token, found.scopes) == ("a", "r", ("a", "b"))
+    assert found.expires_in == timedelta(hours=1)
+    assert found.members["instance_url"] == "https://x.test"
+
+
+def test_form_encoded_answers_are_read_too() -> None:
+    found = token_responses.parse(b"access_token=gho_16C7e&scope=repo%2Cgist&token_type=bearer")
+    assert isinstance(found, Tokens)
+    assert (found.access_token, found.scopes) == ("gho_16C7e", ("repo", "gist"))
+
+
+NOT_TOKENS: list[tuple[bytes, str]] = [
+    (b"", "unparsable"),
+    (b"<html>502</html>", "unparsable"),
+    (b"null", "unparsable"),
+    (b"[]", "unparsable"),
+    (b"{}", "unparsable"),
+    (b'{"access_token":""}', "unparsable"),
+    (b'{"access_token":7}', "unparsable"),
+    (b'{"access_token":null}', "unparsable"),
+    (b'{"access_token":["a"]}', "unparsable"),
+    (b'{"access_token":"a b"}', "unparsable"),
+    (b'{"access_token":"a\\nb"}', "unparsable"),
+    ('{"access_token":"é"}'.encode(), "unparsable"),
+    (orjson.dumps({"access_token": "a" * 16_385}), "unparsable"),
+    (b'{"access_token":"a","access_token":"b"}', "unparsable"),
+    (b"access_token=a&access_token=b", "unparsable"),
+    (b"access_token", "unparsable"),
+    (b"\xff\xfe", "unparsable"),
+    (b'{"error":"invalid_grant"}', "invalid_grant"),
+    (b'{"error":"invalid_grant","access_token":"a"}', "invalid_grant"),
+    (b'{"ok":false,"error":"token_expired"}', "token_expired"),
+    (b'{"ok":false,"access_token":"a"}', "unparsable"),
+    (b"error=bad_refresh_token&error_description=x", "bad_refresh_token"),
+    (b'{"error":{"code":401}}', "unparsable"),
+    (orjson.dumps({"error": "e" * 65}), "unparsable"),
+    ('{"error":"é"}'.encode(), "unparsable"),
+]
+
+
+@pytest.mark.parametrize(("body", "code"), NOT_TOKENS, ids=lambda part: repr(part)[:40])
+def test_what_does_not_clearly_hold_a_token_is_an_error(body: bytes, code: str) -> None:
+    assert token_responses.parse(body) == TokenError(code)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (3600, 3600),
+        ("3600", 3600),
+        (3600.9, 3600),
+        (34_560_000, 34_560_000),
+        (0, None),
+        (-1, None),
+        (True, None),
+        (1e12, None),
+        (34_560_001, None),
+        ("soon", None),
+        ("-5", None),
+        ("²", None),
+        ("9" * 13, None),
+        (None, None),
+        ([3600], None),
+    ],
+)
+def test_an_absurd_lifetime_counts_as_not_said(value: Any, seconds: int | None) -> None:
+    assert parsed(expires_in=value).expires_in == (None if seconds is None else timedelta(seconds=seconds))
+
+
+def test_without_a_stated_life_a_refreshable_token_is_given_a_short_one() -> None:
+    hour = timedelta(hours=1)
+    assert parsed(expires_in=60).expires_at(NOW, default=hour) == NOW + timedelta(seconds=60)
+    assert parsed().expires_at(NOW, default=hour) == NOW + hour
+    assert parsed(refresh_token="r").expires_at(NOW, default=None) == NOW + timedelta(minutes=10)
+    assert parsed().expires_at(NOW, default=None) is None
+
+
+@pytest.mark.parametrize("refresh_token", ["", None, 7, "a b", ["r"]])
+def test_a_refresh_token_that_is_none_keeps_the_old_one(refresh_token: Any) -> None:
+    assert parsed(refresh_token=refresh_token).refresh_token is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "scopes"),
+    [("", None), (" ", None), (None, None), (["a"], None), ("a,b", ("a", "b")), ("a a b", ("a", "b"))],
+)
+def test_scopes_come_in_two_spellings_or_not_at_all(scope: Any, scopes: tuple[str, ...] | None) -> None:
+    assert parsed(scope=scope).scopes == scopes
+
+
+def test_tokens_never_show_in_a_repr() -> None:
+    found = parsed(access_token="canary-access", refresh_token="canary-refresh")
+    assert "canary" not in repr(found)
+
+
+@given(st.binary(max_size=200) | st.text(alphabet='{}[]":,=&aceknorst_%0', max_size=60).map(str.encode))
+@fuzz(300)
+def test_arbitrary_bytes_are_tokens_or_an_error(body: bytes) -> None:
+    found = token_responses.parse(body)
+    if isinstance(found, Tokens):
+        assert found.access_token
