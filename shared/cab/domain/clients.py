@@ -52,6 +52,12 @@ Authentication = Annotated[PrivateKeyJwt | FederatedJwt | ClientSecretBasic, Fie
 SignedAuthentication = Annotated[PrivateKeyJwt | FederatedJwt, Field(discriminator="method")]
 
 
+def _one_key_source(authentication: tuple[object, ...]) -> None:
+    """Keys rotate inside one set; two sets would leave open which of them counts."""
+    if sum(isinstance(method, PrivateKeyJwt) for method in authentication) > 1:
+        raise ValueError("give private_key_jwt once: rotate keys inside its key set")
+
+
 class FrontEnd(StrictModel):
     """An application's server that logs users in at the IdP and mints assertions for them."""
 
@@ -67,6 +73,7 @@ class FrontEnd(StrictModel):
 
     @model_validator(mode="after")
     def _default_is_listed(self) -> FrontEnd:
+        _one_key_source(self.authentication)
         if self.default_agent is not None and self.default_agent not in self.agents:
             raise ValueError("default_agent must be one of agents")
         return self
@@ -110,3 +117,8 @@ class Agent(StrictModel):
     introspects: tuple[str, ...] = Field(
         default=(), description="Resources whose tokens it may introspect as their resource server."
     )
+
+    @model_validator(mode="after")
+    def _keys_are_in_one_place(self) -> Agent:
+        _one_key_source(self.authentication)
+        return self

@@ -112,7 +112,8 @@ def check_against_catalog(
 def compare_with_task(intent: Intent, task: Task | None) -> TaskComparison:
     """Pure comparison: the same intent and task always give the same answer."""
     if task is None:
-        return TaskComparison.NO_TASK
+        # A task id without a task would bind approvals and audit to something the user never said.
+        return TaskComparison.NO_TASK if intent.task_id is None else TaskComparison.OTHER_TASK
     if intent.task_id != task.task_id:
         return TaskComparison.OTHER_TASK
     if not covered_by_any(task.actions, intent.action.id):

@@ -33,6 +33,10 @@ SENTENCES = {
 }
 
 
+# Without a task, or under another task's name, there is nothing the user said that a question could extend.
+NEVER_CONFIRMED = frozenset({TaskComparison.NO_TASK, TaskComparison.OTHER_TASK})
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """What was decided about one intent, and how. `decision` is never a permit unless every check passed."""
@@ -70,10 +74,7 @@ def assess(intent: Intent, assertion: Assertion, agent: Agent, policies: PolicyE
     effect = intent.action.effect
     within = allowed_without_confirmation(comparison, effect, task_required=agent.task == "required")
     path.note("task bounds", within, f"the intent is {comparison.value} the task, effect {effect.value}")
-    if intent.task_id is not None and assertion.task is None:
-        # A task id without a task would bind approvals and audit to something the user never said.
-        return _denied(intent, TaskComparison.OTHER_TASK, Reason.INTENT_OUTSIDE_TASK, path)
-    if comparison is TaskComparison.OTHER_TASK:
+    if not within and comparison in NEVER_CONFIRMED:
         return _denied(intent, comparison, Reason.INTENT_OUTSIDE_TASK, path)
     on_list = covered_by_any(agent.actions, intent.action.id) and effect in agent.effects
     if not path.note("agent allow-list", on_list, f"{agent.client_id} may use {', '.join(agent.actions) or 'nothing'}"):
