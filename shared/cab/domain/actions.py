@@ -15,6 +15,7 @@ ScopeToken = Annotated[
     str, StringConstraints(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+\Z", max_length=200)
 ]  # RFC 6749 section 3.3
 IDENTIFIER_PART = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+MAX_INTEGER = 2**53 - 1  # the largest one every JSON parser reads alike, and RFC 8785 can write
 
 
 class Effect(StrEnum):
@@ -41,8 +42,8 @@ class Parameter(StrictModel):
     required: bool = Field(default=False, description="Whether an intent must give it.")
     values: tuple[str, ...] = Field(default=(), description="The only strings allowed, when given.")
     max_length: int = Field(default=500, ge=1, le=2000, description="Longest string, in characters.")
-    minimum: int = Field(default=-(2**53), description="Smallest integer allowed.")
-    maximum: int = Field(default=2**53, description="Largest integer allowed.")
+    minimum: int = Field(default=-MAX_INTEGER, ge=-MAX_INTEGER, le=MAX_INTEGER, description="Smallest integer allowed.")
+    maximum: int = Field(default=MAX_INTEGER, ge=-MAX_INTEGER, le=MAX_INTEGER, description="Largest integer allowed.")
     default: str | int | bool | None = Field(default=None, description="Filled in when the parameter is absent.")
     redact: bool = Field(default=False, description="Kept out of the audit event (its digest stays).")
 
