@@ -1,0 +1,77 @@
+"""The Cloud Run functions as they are deployed, built from their main.py, with twins where Google Cloud and the network are."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from functions_framework.aio import create_asgi_app
+from tests.support.web import Web, WebClient
+
+from cab.adapters.in_memory.audit_log import InMemoryAuditLog
+from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.in_memory.quarantine import InMemoryQuarantine
+from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.ports import ServiceTokens
+
+ROOT = Path(__file__).parents[2]
+
+
+class Publisher:
+    """Pub/Sub topics as lists."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, Sequence[Any]]] = []
+
+    async def publish(self, topic: str, messages: Sequence[Any]) -> None:
+        self.published.append((topic, messages))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+@dataclass
+class Cloud:
+    """What the functions share: one project's databases, secrets, topics and clock, and the web around it."""
+
+    clock: SettableClock = field(default_factory=SettableClock)
+    documents: defaultdict[str, InMemoryDocuments] = field(default_factory=lambda: defaultdict(InMemoryDocuments))
+    vault: InMemoryVault = field(default_factory=InMemoryVault)
+    audit_logs: dict[str, InMemoryAuditLog] = field(default_factory=dict)
+    audit_rows: InMemoryAuditRows = field(default_factory=InMemoryAuditRows)
+    quarantine: InMemoryQuarantine = field(default_factory=InMemoryQuarantine)
+    publisher: Publisher = field(default_factory=Publisher)
+    web: Web = field(default_factory=Web)
+    service_tokens: dict[str, ServiceTokens] = field(default_factory=dict)  # by function
+
+    def build(self, function: str, environment: Mapping[str, str]) -> Any:
+        """The ASGI application that functions-framework serves for `functions/FUNCTION/main.py`."""
+
+        def audit_log(*_: Any, service: str, revision: str, **__: Any) -> InMemoryAuditLog:
+            return self.audit_logs.setdefault(service, InMemoryAuditLog(service=service, revision=revision))
+
+        def http(origins: Iterable[str], *, what: str, **_: Any) -> WebClient:
+            return WebClient(self.web, origins, what=what)
+
+        google = "cab.adapters.google_cloud"
+        with (
+            patch.dict(os.environ, environment),
+            patch("cab.transport.logs.configure_logging", lambda: None),  # it would take pytest's own handlers away
+            patch("cab.bootstrap.SystemClock", lambda: self.clock),
+            patch(f"{google}.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
+            patch(f"{google}.secrets.SecretManagerVault", lambda _: self.vault),
+            patch(f"{google}.audit_log.PubSubAuditLog", audit_log),
+            patch(f"{google}.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
+            patch(f"{google}.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
+            patch(f"{google}.pubsub.PubSubPublisher", lambda *_, **__: self.publisher),
+            patch(f"{google}.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]),
+            patch("cab.adapters.http.client.AiohttpClient", http),
+        ):
+            return create_asgi_app(function, str(ROOT / "functions" / function / "main.py"))

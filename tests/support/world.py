@@ -1,0 +1,528 @@
+"""The whole broker in one process, the organisation around it, and one method per thing that people and programs do.
+
+Every builder has the values of a request that succeeds; a test names what is different about its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from tests.support import asgi
+from tests.support.asgi import Answer
+from tests.support.functions import ROOT, Cloud
+from tests.support.jose import Key, ec_key, key_set, present, rsa_key
+from tests.support.web import Documents, Sent, json_answer
+
+from cab.adapters.configuration.loader import FolderConfiguration
+from cab.domain import identifiers
+from cab.domain.audit import AuditEvent
+from cab.domain.connections import RotationClass
+from cab.domain.deployment import Deployment
+from cab.domain.grants import Grant, TokenSet, grant_id
+from cab.ports import HttpAnswer
+from cab.stores.approvals import ApprovalDecision, ApprovalDecisions
+from cab.stores.grants import Grants
+from cab.stores.signing_keys import Issuer, SigningKeys
+from cab.use_cases.grant_payloads import GrantPayloads
+from cab.use_cases.rotate_keys import RotateKeys
+
+DEPLOYMENT = Path(__file__).with_name("deployment")
+ACME = ROOT / "examples" / "acme"
+
+ORIGIN = "http://127.0.0.1:8080"
+EDGE, STS = f"{ORIGIN}/edge", f"{ORIGIN}/oauth2"
+IDP = "http://127.0.0.1:8081"
+CRM = "http://127.0.0.1:8082"
+WIKI = "http://127.0.0.1:8083"
+WAREHOUSE = "http://127.0.0.1:8084"
+SPIFFE = "http://127.0.0.1:8085"
+GLOBEX_IDP = "http://127.0.0.1:8086"
+LEDGER = "http://127.0.0.1:8087"
+CLIENTS = "http://127.0.0.1:8089"
+REFRESH_GRANTS = "http://127.0.0.1:8095"
+INGEST_AUDIT = "http://127.0.0.1:8096"
+GOOGLE = "https://accounts.google.com"
+GOOGLE_KEYS = "https://www.googleapis.com"
+ACCOUNTS = "demo-cab.iam.gserviceaccount.com"
+
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+DEFERRED = "urn:ietf:params:oauth:grant-type:deferred"
+TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"
+JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
+
+SECRET_OF_READER = "reader-s3cret.~_"
+ENVIRONMENT = {
+    "GOOGLE_CLOUD_PROJECT": "demo-cab",
+    "K_REVISION": "test-00001",
+    "CAB_ORIGIN": ORIGIN,
+    "IDP_ORIGIN": IDP,
+    "ACME_IDP_ORIGIN": IDP,
+    "CRM_ORIGIN": CRM,
+    "ACME_CRM_ORIGIN": CRM,
+    "ACME_TRACKER_ORIGIN": WIKI,
+    "WIKI_ORIGIN": WIKI,
+    "WAREHOUSE_ORIGIN": WAREHOUSE,
+    "ACME_WAREHOUSE_ORIGIN": WAREHOUSE,
+    "SPIFFE_ORIGIN": SPIFFE,
+    "GLOBEX_IDP_ORIGIN": GLOBEX_IDP,
+    "LEDGER_ORIGIN": LEDGER,
+    "CLIENTS_ORIGIN": CLIENTS,
+    "CAB_REFRESH_GRANTS_URL": REFRESH_GRANTS,
+    "CAB_TOKEN_CALLERS": f"exchange-token@{ACCOUNTS}",
+    "CAB_REVOKE_CALLERS": f"connect-account@{ACCOUNTS}",
+    "CAB_SWEEP_CALLERS": f"scheduler@{ACCOUNTS},pubsub-push@{ACCOUNTS}",
+    "CAB_INGEST_AUDIT_URL": INGEST_AUDIT,
+    "CAB_PUSH_ACCOUNT": f"pubsub-push@{ACCOUNTS}",
+    "CAB_AUDIT_SUBSCRIPTION": "projects/demo-cab/subscriptions/cab-audit-ingest",
+}
+FUNCTION_BY_PATH = {
+    "/edge/token": "mint_assertion",
+    "/oauth2/token": "exchange_token",
+    "/oauth2/introspect": "exchange_token",
+    "/oauth2/revoke": "exchange_token",
+    "/grants/token": "refresh_grants",
+    "/grants/revoke": "refresh_grants",
+    "/grants/sweep": "refresh_grants",
+    "/grants/due": "refresh_grants",
+}
+CLIENT_IDS = ("web", "portal", "globex-web", "assistant", "researcher", "scribe", "archivist", "reader", "careful")
+CLIENT_IDS += ("caller", "legacy", "warehouse-api", "stranger", "acme-web", "sales-assistant", "ops-bot")
+
+_numbers = itertools.count(1)
+
+
+@cache
+def deployment(config: Path = DEPLOYMENT) -> Deployment:
+    """The configuration as the functions load it."""
+    return FolderConfiguration(config, ENVIRONMENT).load()
+
+
+def client_key(client_id: str) -> Key:
+    return rsa_key("researcher-key") if client_id == "researcher" else ec_key(f"{client_id}-key")
+
+
+IDP_KEY = rsa_key("idp-key")
+GLOBEX_KEY = ec_key("globex-key")
+GOOGLE_KEY = rsa_key("google-key")
+SPIFFE_KEY = ec_key("spiffe-key")
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{next(_numbers)}"
+
+
+def intent(action: str = "warehouse.query.run", identifier: str = "query/q1", **changes: Any) -> dict[str, Any]:
+    """A `cab_action` at the connection that the action's name begins with."""
+    location = {"crm": CRM, "wiki": WIKI, "ledger": LEDGER, "tracker": WIKI}.get(
+        action.split(".", maxsplit=1)[0], WAREHOUSE
+    )
+    return present(
+        {"type": "cab_action", "actions": [action], "locations": [location], "identifier": identifier} | changes
+    )
+
+
+WRITE = intent("warehouse.table.write", "table/t1")
+DROP = intent("warehouse.table.drop", "table/t1")
+
+
+def task(*actions: str, identifiers: Iterable[str] = ("*",), **changes: Any) -> dict[str, Any]:
+    """A `cab_task` over these actions, of a name of its own."""
+    return present(
+        {
+            "type": "cab_task",
+            "task_id": unique("task"),
+            "trigger": "user_turn",
+            "actions": list(actions or ["*"]),
+            "identifiers": list(identifiers),
+        }
+        | changes
+    )
+
+
+def as_form(parameters: dict[str, Any]) -> bytes:
+    """A form body: what is ABSENT is left out, objects and arrays are written as JSON."""
+    return urlencode(
+        {
+            name: json.dumps(value) if isinstance(value, dict | list) else value
+            for name, value in present(parameters).items()
+        }
+    ).encode()
+
+
+@dataclass
+class Provider:
+    """A downstream system's token endpoint that refreshes whatever it is sent, and counts."""
+
+    name: str
+    refreshes: list[dict[str, str]] = field(default_factory=list)
+
+    async def __call__(self, sent: Sent) -> HttpAnswer:
+        form = {name: values[0] for name, values in parse_qs(sent.body.decode()).items()}
+        self.refreshes.append(form)
+        number = len(self.refreshes)
+        answer = {"access_token": f"{self.name}-access-{number}", "token_type": "Bearer", "expires_in": 3600}
+        if "scope" in form:
+            answer["scope"] = form["scope"]
+        return json_answer(answer | {"refresh_token": f"{self.name}-refresh-{number}"})
+
+
+class GoogleIdentity:
+    """`ServiceTokens` of one account, signed as Google does."""
+
+    def __init__(self, world: World, account: str) -> None:
+        self._world = world
+        self._account = account
+
+    async def identity_token(self, audience: str) -> str:
+        return self._world.google_token(audience, email=f"{self._account}@{ACCOUNTS}")
+
+
+class World:
+    """`cloud` is what the functions share. Functions are built when they are first called."""
+
+    def __init__(self, config: Path = DEPLOYMENT, **environment: str) -> None:
+        self.cloud = Cloud()
+        self.environment = ENVIRONMENT | {"CAB_CONFIG_DIR": str(config)} | environment
+        self.crm = Provider("crm")
+        self.wiki = Provider("wiki")
+        self.secrets_seen: set[str] = set()
+        self._apps: dict[str, Any] = {}
+        self._is_set_up = False
+        discovery = {"issuer": IDP, "jwks_uri": f"{IDP}/jwks"}
+        self.idp = Documents({"/.well-known/openid-configuration": discovery, "/jwks": key_set(IDP_KEY)})
+        clients: dict[str, Any] = {f"/{name}": key_set(client_key(name)) for name in CLIENT_IDS}
+        self.clients = Documents(clients)
+        for name in ("acme-web", "sales-assistant", "ops-bot"):
+            self.idp.documents[f"/clients/{name}/jwks.json"] = key_set(client_key(name))
+        self.web.hosts |= {
+            IDP: self.idp,
+            CLIENTS: self.clients,
+            GLOBEX_IDP: Documents({"/pinned-keys": key_set(GLOBEX_KEY)}),
+            SPIFFE: Documents({"/keys": key_set(SPIFFE_KEY)}),
+            GOOGLE_KEYS: Documents({"/oauth2/v3/certs": key_set(GOOGLE_KEY)}),
+            CRM: self.crm,
+            WIKI: self.wiki,
+            REFRESH_GRANTS: self._refresh_grants,
+        }
+        self.cloud.service_tokens["exchange_token"] = GoogleIdentity(self, "exchange-token")
+
+    # --- the process ---
+
+    @property
+    def web(self) -> Any:
+        return self.cloud.web
+
+    @property
+    def clock(self) -> Any:
+        return self.cloud.clock
+
+    @property
+    def now(self) -> int:
+        return int(self.clock.now().timestamp())
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+
+    async def set_up(self) -> None:
+        """Signing keys and client secrets, as after `cab keys init` and the first `terraform apply`."""
+        if self._is_set_up:
+            return
+        self._is_set_up = True
+        rotation = RotateKeys(SigningKeys(self.cloud.documents["keys"]), self.cloud.vault, self.clock)
+        await rotation.init(Issuer.EDGE)
+        await rotation.init(Issuer.STS)
+        for secret in ("cab-client-reader", "cab-client-ops-bot", "cab-provider-crm", "cab-provider-wiki"):
+            await self.cloud.vault.create(secret)
+            await self.cloud.vault.add(secret, SECRET_OF_READER.encode())
+
+    def function(self, name: str) -> Any:
+        if name not in self._apps:
+            self._apps[name] = self.cloud.build(name, self.environment)
+        return self._apps[name]
+
+    def restart(self, name: str, **environment: str) -> None:
+        """A fresh instance of a function, which remembers nothing."""
+        self.environment |= environment
+        self._apps.pop(name, None)
+
+    @cached_property
+    def rotation(self) -> RotateKeys:
+        return RotateKeys(SigningKeys(self.cloud.documents["keys"]), self.cloud.vault, self.clock)
+
+    def events(self, function: str = "exchange_token") -> list[AuditEvent]:
+        log = self.cloud.audit_logs.get(function)
+        return [] if log is None else log.events
+
+    def last_event(self, function: str = "exchange_token") -> dict[str, Any]:
+        """The newest event, without what differs from run to run: ids, latency, chain."""
+        event = self.events(function)[-1].model_dump(mode="json", exclude_none=True)
+        for name in ("event_id", "latency_ms", "chain"):
+            event.pop(name)
+        return event
+
+    async def _refresh_grants(self, sent: Sent) -> HttpAnswer:
+        answer = await self.request(
+            "POST", sent.path, function="refresh_grants", headers=tuple(sent.headers.items()), body=sent.body
+        )
+        return HttpAnswer(answer.status, dict(answer.headers), answer.body)
+
+    # --- requests ---
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        function: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes | Iterable[bytes] = b"",
+        query: str = "",
+    ) -> Answer:
+        await self.set_up()
+        app = self.function(function or FUNCTION_BY_PATH.get(path, "publish_metadata"))
+        headers = list(headers)
+        if not any(name.lower() == "content-type" for name, _ in headers) and method == "POST":
+            headers.append(("Content-Type", "application/json"))
+        return await asgi.request(app, method, path, query=query, headers=headers, body=body)
+
+    async def post(
+        self, path: str, parameters: dict[str, Any] | bytes, *, headers: Iterable[tuple[str, str]] = ()
+    ) -> Answer:
+        """POST a form to one of the OAuth endpoints. What contract.md promises of every answer is checked on every answer."""
+        body = parameters if isinstance(parameters, bytes) else as_form(parameters)
+        if isinstance(parameters, dict):
+            carried = ("subject_token", "client_assertion", "actor_token", "token", "deferral_code")
+            self.secrets_seen |= {str(parameters[name]) for name in carried if name in present(parameters)}
+        answer = await self.request("POST", path, headers=[FORM, *headers], body=body)
+        check_promises(answer)
+        if answer.status == 200 and answer.body:
+            self.secrets_seen |= {answer.json["access_token"]} if "access_token" in answer.json else set()
+        return answer
+
+    # --- what the parties send ---
+
+    def client_assertion(
+        self,
+        client_id: str,
+        audience: str,
+        *,
+        key: Key | None = None,
+        header: dict[str, Any] | None = None,
+        **claims: Any,
+    ) -> str:
+        now = self.now
+        standard = {
+            "iss": client_id,
+            "sub": client_id,
+            "aud": audience,
+            "iat": now,
+            "exp": now + 60,
+            "jti": unique("jti"),
+        }
+        return (key or client_key(client_id)).sign(present(standard | claims), header)
+
+    def credentials(self, client_id: str, audience: str = STS, **claims: Any) -> dict[str, Any]:
+        """`private_key_jwt` form parameters."""
+        return {
+            "client_assertion_type": JWT_BEARER_ASSERTION,
+            "client_assertion": self.client_assertion(client_id, audience, **claims),
+        }
+
+    def google_token(self, audience: str, *, key: Key = GOOGLE_KEY, **claims: Any) -> str:
+        now = self.now
+        standard = {
+            "iss": GOOGLE,
+            "aud": audience,
+            "azp": "100000000000000000009",
+            "sub": "100000000000000000009",
+            "email": f"somebody@{ACCOUNTS}",
+            "email_verified": True,
+            "iat": now,
+            "exp": now + 3600,
+        }
+        return key.sign(present(standard | claims), {"typ": "JWT"})
+
+    def id_token(
+        self,
+        user: str | None = None,
+        *,
+        key: Key = IDP_KEY,
+        header: dict[str, Any] | None = None,
+        **claims: Any,
+    ) -> str:
+        """What the IdP issued to front end `web` when `user` (a new one when none is named) logged in 30 s ago."""
+        now = self.now
+        standard = {
+            "iss": IDP,
+            "sub": user or unique("user"),
+            "aud": "web-at-idp",
+            "iat": now - 30,
+            "exp": now + 3500,
+            "auth_time": now - 30,
+            "groups": ["G-STAFF", "G-OTHER"],
+        }
+        return key.sign(present(standard | claims), {"typ": "JWT"} | (header or {}))
+
+    def mint_form(self, *, client_id: str = "web", agent: Any = "assistant", **changes: Any) -> dict[str, Any]:
+        return (
+            {
+                "grant_type": TOKEN_EXCHANGE,
+                "subject_token_type": TOKEN_TYPE + "id_token",
+                "requested_token_type": TOKEN_TYPE + "jwt",
+                "audience": STS,
+                "may_act": agent,
+            }
+            | ({} if "client_assertion" in changes else self.credentials(client_id, EDGE))
+            | ({} if "subject_token" in changes else {"subject_token": self.id_token()})
+            | changes
+        )
+
+    async def mint(self, **changes: Any) -> Answer:
+        return await self.post("/edge/token", self.mint_form(**changes))
+
+    async def assertion(
+        self,
+        agent: str = "assistant",
+        user: str | None = None,
+        task: dict[str, Any] | None = None,
+        **login: Any,
+    ) -> str:
+        """A minted assertion. `login` changes claims of the ID token behind it."""
+        details = {} if task is None else {"authorization_details": [task]}
+        answer = await self.mint(agent=agent, subject_token=self.id_token(user, **login), **details)
+        assert answer.status == 200, answer.body
+        return str(answer.json["access_token"])
+
+    async def globex_assertion(self, user: str | None = None) -> str:
+        login = self.id_token(user, key=GLOBEX_KEY, iss=GLOBEX_IDP, aud="web-at-globex")
+        answer = await self.mint(client_id="globex-web", agent="stranger", subject_token=login)
+        assert answer.status == 200, answer.body
+        return str(answer.json["access_token"])
+
+    async def exchange_form(
+        self, declared: dict[str, Any] | None = None, *, agent: str = "assistant", **changes: Any
+    ) -> dict[str, Any]:
+        declared = declared or intent()
+        return (
+            {
+                "grant_type": TOKEN_EXCHANGE,
+                "subject_token_type": TOKEN_TYPE + "jwt",
+                "resource": declared["locations"][0] if declared.get("locations") else WAREHOUSE,
+                "authorization_details": [declared],
+            }
+            | ({} if "client_assertion" in changes else self.credentials(agent))
+            | ({} if "subject_token" in changes else {"subject_token": await self.assertion(agent)})
+            | changes
+        )
+
+    async def exchange(
+        self,
+        declared: dict[str, Any] | None = None,
+        *,
+        agent: str = "assistant",
+        headers: Iterable[tuple[str, str]] = (),
+        **changes: Any,
+    ) -> Answer:
+        form = await self.exchange_form(declared, agent=agent, **changes)
+        return await self.post("/oauth2/token", form, headers=headers)
+
+    async def delegate(self, assertion: str, agent: str, next_agent: Any, **changes: Any) -> Answer:
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token": assertion,
+            "subject_token_type": TOKEN_TYPE + "jwt",
+            "requested_token_type": TOKEN_TYPE + "jwt",
+            "audience": STS,
+            "may_act": next_agent,
+        } | self.credentials(agent)
+        return await self.post("/oauth2/token", form | changes)
+
+    async def poll(self, code: str, *, agent: str = "assistant", **changes: Any) -> Answer:
+        form = {"grant_type": DEFERRED, "deferral_code": code} | self.credentials(agent)
+        return await self.post("/oauth2/token", form | changes)
+
+    async def introspect(self, token: Any, *, agent: str = "assistant", **changes: Any) -> Answer:
+        return await self.post("/oauth2/introspect", {"token": token} | self.credentials(agent) | changes)
+
+    async def revoke(self, token: Any, *, agent: str = "assistant", **changes: Any) -> Answer:
+        return await self.post("/oauth2/revoke", {"token": token} | self.credentials(agent) | changes)
+
+    # --- people ---
+
+    async def decide(self, interaction_uri: str, *, approved: bool) -> None:
+        """What the approval page records when the user clicks."""
+        approval_id = interaction_uri.rpartition("/")[2]
+        decision = ApprovalDecision(approved=approved, decided_at=self.clock.now())
+        recorded = await ApprovalDecisions(self.cloud.documents["approvals"]).record(
+            approval_id, decision, by="the user", expires_at=self.clock.now() + timedelta(hours=1)
+        )
+        assert recorded
+
+    async def connect(self, user: str, connection: str, *scopes: str) -> str:
+        """A grant as the connect flow leaves it: consented, its access token already old. The grant's id."""
+        subject = identifiers.subject_key("acme", IDP, user)
+        now = self.clock.now()
+        grant = Grant(
+            grant_id=grant_id("acme", subject, connection),
+            tenant="acme",
+            subject=subject,
+            connection=connection,
+            provider={"crm": "narrowing", "wiki": "wide"}[connection],
+            provider_class={"crm": RotationClass.STRICT, "wiki": RotationClass.STATIC}[connection],
+            scopes=list(scopes),
+            connected_at=now,
+        )
+        response = {"access_token": "old", "expires_in": 1, "refresh_token": f"{connection}-refresh-0"}
+        payload = TokenSet(
+            grant_id=grant.grant_id,
+            tenant=grant.tenant,
+            user_key=subject,
+            seq=1,
+            attempt_id="connect",
+            fence=0,
+            predecessor_sha256=None,
+            received_at=now - timedelta(hours=1),
+            status=200,
+            response=b64encode(json.dumps(response).encode()).decode(),
+            requested_scopes=list(scopes),
+            carried_refresh_token=None,
+        )
+        payloads = GrantPayloads(self.cloud.vault)
+        await payloads.create(grant.grant_id)
+        assert await payloads.add(grant.grant_id, payload) == 1
+        assert await Grants(self.cloud.documents["grants"]).create(grant) is not None
+        return grant.grant_id
+
+
+def check_promises(answer: Answer) -> None:
+    """contract.md, "One origin": what every answer of a POST endpoint keeps to, whatever was asked."""
+    assert answer.header("cache-control") == "no-store"
+    assert answer.txn
+    if answer.status == 200:
+        return
+    assert answer.header("content-type") == "application/json"
+    body = answer.json
+    assert body["txn"] == answer.txn
+    assert isinstance(body["error"], str)
+    assert isinstance(body["reason_code"], str)
+    assert not {"access_token", "refresh_token", "id_token"} & body.keys()
+    description = body.get("error_description", "")
+    assert all(" " <= char <= "~" and char not in '"\\' for char in description)  # RFC 6749 section 5.2
+    assert (answer.header("retry-after") is not None) == (body["error"] == "temporarily_unavailable")
+    assert (answer.header("www-authenticate") is not None) == (answer.status == 401)
+    assert answer.status != 500, "a bug answered"
+
+
+async def gather(*calls: Any) -> list[Answer]:
+    return list(await asyncio.gather(*calls))
