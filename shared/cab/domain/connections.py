@@ -115,6 +115,9 @@ class Provider(StrictModel):
         default="none", description="Whether a refresh may ask for fewer scopes (RFC 6749 section 6)."
     )
     revocation: Revocation = Field(default=Revocation(), description="How a grant is ended there.")
+    invalid_grant_errors: tuple[str, ...] = Field(
+        default=("invalid_grant",), description="Error codes that say a refresh token is dead."
+    )
     invalid_grant_statuses: tuple[int, ...] = Field(
         default=(400,), description="HTTP statuses that carry a real invalid_grant."
     )
