@@ -1,0 +1,228 @@
+"""A person's own page: what is connected and how it is, what waits, what agents did, and disconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.examples.acme_in_process import CRM
+from tests.transport.acme_pages import AcmePages, Browser
+
+from cab.adapters.in_memory.documents import Outage
+from cab.domain.grants import GrantStatus, grant_id
+from cab.stores.issued_tokens import IssuedToken
+
+
+@pytest.fixture
+def acme() -> AcmePages:
+    return AcmePages()
+
+
+def card(html: str, title: str) -> str:
+    """The part of the page about one connection."""
+    return html.partition(f"<h3>{title}</h3>")[2].partition("</article>")[0]
+
+
+def set_status(acme: AcmePages, status: GrantStatus) -> None:
+    stored = asyncio.run(acme.grants.read(grant_id("acme", acme.subject("alice"), "crm")))
+    assert stored is not None
+    asyncio.run(acme.grants.replace(stored, stored.grant.model_copy(update={"status": status})))
+
+
+def hand_out(acme: AcmePages, login: str = "alice", number: int = 1, **changes: Any) -> None:
+    """What exchange_token remembers of a token it gave to an agent."""
+    now = acme.clock.now()
+    token = IssuedToken(
+        tenant="acme",
+        subject=acme.subject(login),
+        client_id=changes.pop("client_id", "sales-assistant"),
+        connection="crm",
+        grant_id="g",
+        scope="opportunity.read",
+        details=[{"type": "cab_action", "actions": ["crm.opportunity.read"], "identifier": f"opportunity/{number:04}"}],
+        act={},
+        txn=f"txn-{number}",
+        issued_at=now,
+        expires_at=now + timedelta(seconds=300),
+    )
+    asyncio.run(acme.issued_tokens.remember(f"sha-{login}-{number}", token))
+
+
+# --- health ---
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "can_connect", "can_disconnect"),
+    [
+        (GrantStatus.ACTIVE, "Connected", False, True),
+        (GrantStatus.REFRESHING, "Connected", False, True),
+        (GrantStatus.RECOVERING, "Connected", False, True),
+        (GrantStatus.NEEDS_REAUTH, "Stopped working", True, False),
+        (GrantStatus.QUARANTINED, "Stopped for safety", True, False),
+        (GrantStatus.REVOKING, "Being disconnected", False, False),
+        (GrantStatus.REVOKED, "Disconnected", True, False),
+    ],
+)
+def test_every_state_of_a_connection_has_words_and_a_way_on(
+    acme: AcmePages, status: GrantStatus, words: str, can_connect: bool, can_disconnect: bool
+) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    set_status(acme, status)
+
+    html = card(browser.get("/me").text, "Acme CRM")
+
+    assert words in html
+    assert ('href="/connect?connection=crm"' in html) is can_connect
+    assert ('action="/me/disconnect"' in html) is can_disconnect
+
+
+def test_a_connection_names_the_account_and_who_may_ask_for_it(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+
+    html = browser.get("/me").text
+
+    assert "crm-40017" in card(html, "Acme CRM")
+    assert "Sales assistant, Operations bot" in card(html, "Acme CRM")
+    assert "Not connected" in card(html, "Acme Tracker")
+    assert "no account to connect" in card(html, "Acme Warehouse")
+
+
+def test_nobody_sees_another_persons_connections(acme: AcmePages) -> None:
+    acme.logged_in("alice").connect()
+
+    assert "Not connected" in card(acme.logged_in("bob").get("/me").text, "Acme CRM")
+
+
+# --- pending and past ---
+
+
+def test_what_waits_for_a_decision_is_listed_until_it_is_decided(acme: AcmePages) -> None:
+    request = acme.ask_approval()
+    browser = acme.logged_in("alice")
+
+    assert f'href="/approvals/{request.id}"' in browser.get("/me").text
+    browser.post(f"/approvals/{request.id}", {"csrf": browser.csrf(), "decision": "refuse"})
+    assert request.id not in browser.get("/me").text
+
+
+def test_nobody_sees_what_waits_for_another_person(acme: AcmePages) -> None:
+    request = acme.ask_approval("alice")
+
+    assert request.id not in acme.logged_in("bob").get("/me").text
+
+
+def test_what_is_over_does_not_wait_any_more(acme: AcmePages) -> None:
+    request = acme.ask_approval()
+    browser = acme.logged_in("alice")
+    acme.wait(seconds=600)
+
+    assert request.id not in browser.get("/me").text
+
+
+def test_what_agents_did_is_listed_newest_first_for_its_own_person(acme: AcmePages) -> None:
+    hand_out(acme, number=1)
+    acme.wait(minutes=5)
+    hand_out(acme, number=2)
+    hand_out(acme, "bob", number=3)
+
+    html = acme.logged_in("alice").get("/me").text
+
+    assert html.index("opportunity/0002") < html.index("opportunity/0001")
+    assert "opportunity/0003" not in html
+    assert "5 minutes ago" in html
+    assert "Last used just now" in card(html, "Acme CRM") or "Last used" in html
+
+
+def test_a_deed_of_an_agent_that_is_gone_is_still_listed(acme: AcmePages) -> None:
+    hand_out(acme, client_id="former-bot")
+
+    assert "former-bot" in acme.logged_in("alice").get("/me").text
+
+
+# --- disconnecting ---
+
+
+def test_disconnecting_revokes_the_persons_own_grant(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+
+    answer = browser.post("/me/disconnect", {"csrf": browser.csrf(), "connection": "crm"})
+
+    assert "Acme CRM is disconnected" in answer.text
+    assert "confirmed" in answer.text
+    assert acme.refresher.revoked == [
+        (grant_id("acme", acme.subject("alice"), "crm"), "disconnected by the user"),
+    ]
+
+
+def test_a_disconnect_that_the_other_system_did_not_confirm_says_so(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.refresher.confirms = False
+
+    answer = browser.post("/me/disconnect", {"csrf": browser.csrf(), "connection": "crm"})
+
+    assert "did not confirm" in answer.text
+
+
+def test_a_form_names_a_connection_and_never_whose_grant(acme: AcmePages) -> None:
+    acme.logged_in("alice").connect()
+    bob = acme.logged_in("bob")
+    form = {"csrf": bob.csrf(), "connection": "crm", "grant_id": grant_id("acme", acme.subject("alice"), "crm")}
+
+    assert bob.post("/me/disconnect", form).status_code == 400
+    assert acme.refresher.revoked == []
+
+
+@pytest.mark.parametrize("csrf", ["", "A" * 43])
+def test_a_foreign_form_disconnects_nothing(acme: AcmePages, csrf: str) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+
+    assert browser.post("/me/disconnect", {"csrf": csrf, "connection": "crm"}).status_code == 403
+    assert acme.refresher.revoked == []
+
+
+@pytest.mark.parametrize("connection", ["nothing", "warehouse", "tracker", "../crm"])
+def test_what_is_not_connected_cannot_be_disconnected(acme: AcmePages, connection: str) -> None:
+    browser = acme.logged_in("alice")
+
+    answer = browser.post("/me/disconnect", {"csrf": browser.csrf(), "connection": connection})
+
+    assert answer.status_code in (400, 404)
+    assert acme.refresher.revoked == []
+
+
+def test_a_disconnect_that_could_not_be_done_says_so(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.refresher.is_down = True
+
+    answer = browser.post("/me/disconnect", {"csrf": browser.csrf(), "connection": "crm"})
+
+    assert answer.status_code == 503
+    assert acme.refusals() == ["provider_unavailable"]
+
+
+def test_the_page_says_so_when_the_stores_do_not_answer(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    acme.grant_documents.outage = Outage(frozenset({"read"}))
+
+    answer = browser.get("/me")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "does not work at the moment" in answer.text
+
+
+def test_a_person_finds_the_way_from_their_page_to_connecting(acme: AcmePages) -> None:
+    browser = Browser(acme.browser(), "alice")
+    page = browser.log_in("/me")
+
+    assert page.status == 200
+    assert browser.get("/connect?connection=crm").status_code == 200
+    assert browser.connect().headers["location"] == "/connect/done/crm"
+    assert ("POST", f"{CRM}/oauth/token") in acme.provider_http.requests
