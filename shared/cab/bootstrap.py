@@ -140,7 +140,9 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.use_cases.authenticate_service import ServiceAuthenticator
     from cab.use_cases.grant_payloads import GrantPayloads
     from cab.use_cases.refresh_grant import RefreshGrant
-    from cab.use_cases.serve_grant import RevokeGrants, ServeGrant, SweepGrants
+    from cab.use_cases.revoke_grants import RevokeGrants
+    from cab.use_cases.serve_grant import ServeGrant
+    from cab.use_cases.sweep_grants import SweepGrants
     from cab.use_cases.verify_subject import AssertionVerifier
 
     parts = _Parts(settings, "refresh_grants")

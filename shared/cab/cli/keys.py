@@ -15,7 +15,7 @@ from cab.cli.cloud import Cloud, json_option, project_option, run
 from cab.ports import Conflict, NotFound, SecretVault
 from cab.protocol.sealing import KEY_BYTES
 from cab.stores.signing_keys import Issuer, SigningKeys
-from cab.use_cases.refresh_grant import ESCROW_SECRET
+from cab.use_cases.escrow import ESCROW_SECRET
 from cab.use_cases.rotate_keys import RotateKeys, Step, TooEarly
 
 issuer_option = click.option(

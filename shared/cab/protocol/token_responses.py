@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl
 
 from cab.protocol import strict_json
 
-MAX_RESPONSE_BYTES: Final = 40 * 1024
+# In base64, beside a carried refresh token of the greatest length, this still fits into the 64 KiB of a payload.
+MAX_RESPONSE_BYTES: Final = 32 * 1024
 MAX_LIFETIME: Final = timedelta(days=400)
 UNKNOWN_LIFETIME: Final = timedelta(minutes=10)  # when neither the answer nor the provider's profile says
 

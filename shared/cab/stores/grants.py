@@ -64,7 +64,9 @@ class Grants:
 
 
 def _restore(document: Document) -> StoredGrant:
-    return StoredGrant(Grant.model_validate(document.fields), document.version)
+    """The document's place is its identity: what stands in the field `grant_id` could have been copied from elsewhere."""
+    name = document.path.partition("/")[2]
+    return StoredGrant(Grant.model_validate(document.fields | {"grant_id": name}), document.version)
 
 
 def _fields(grant: Grant) -> dict[str, Any]:

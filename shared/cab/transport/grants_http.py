@@ -21,7 +21,9 @@ from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
 from cab.use_cases.auditing import Auditor, Facts, RequestContext
 from cab.use_cases.authenticate_service import ServiceAuthenticator
-from cab.use_cases.serve_grant import RevokeGrants, ServeGrant, SweepGrants
+from cab.use_cases.revoke_grants import RevokeGrants
+from cab.use_cases.serve_grant import ServeGrant
+from cab.use_cases.sweep_grants import SweepGrants
 
 FAN_OUT = 200  # grants handed to Pub/Sub by one sweep; the next sweep takes the rest
 FanOut = Callable[[Sequence[str]], Awaitable[None]]

@@ -521,7 +521,7 @@ def pages_app(
         store=grants,
         payloads=payloads,
         calls=provider_calls,
-        outbox=Outbox(deployment, grants, audit_log),
+        outbox=Outbox(deployment, grants, audit_log, clock),
         clock=clock,
         randomness=randomness,
     )

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from cab.domain import audit, grants
+from cab.domain import audit
 from cab.domain.connections import Connection, GrantKind, Provider
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import Grant, GrantStatus, grant_id
+from cab.domain.grant_transitions import reconnected
+from cab.domain.grants import SERVABLE, Grant, GrantStatus, grant_id
 from cab.domain.identifiers import digest, is_printable
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
 from cab.protocol import strict_json, token_responses
@@ -216,7 +217,7 @@ class ConnectAccount:
         """Raises: BrokerError NOT_FOUND when the user has no live grant there; Unavailable."""
         connection = self._connection(visitor, connection_id)
         stored = await self._store.read(self._grant_id(visitor, connection))
-        if stored is None or stored.grant.status not in grants.SERVABLE:
+        if stored is None or stored.grant.status not in SERVABLE:
             raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
         enabled = enabled_actions(self._deployment, connection, visitor.session.tenant)
         missing = tuple(item for item in enabled if not set(item.action.scopes) <= set(stored.grant.scopes))
@@ -385,7 +386,7 @@ class ConnectAccount:
         facts_of = again.model_copy(update={"seq": again.seq + 1, "secret_ver": tokens.secret_ver})
         return await self._store.replace(
             stored,
-            grants.reconnected(
+            reconnected(
                 again,
                 version=tokens.secret_ver,
                 scopes=tokens.scopes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,13 +13,15 @@ from typing import Final
 from pydantic import ValidationError
 
 from cab.domain.connections import Provider
-from cab.domain.grants import CarriedAccessToken, Grant, TokenSet
-from cab.ports import SecretVault
+from cab.domain.grants import CarriedAccessToken, Grant, TokenSet, names_itself
+from cab.ports import NotFound, SecretVault
 from cab.protocol import token_responses
 from cab.protocol.token_responses import Tokens
 
 CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
+MAX_PAYLOAD_BYTES: Final = 65_536  # of a Secret Manager version
+MAX_PROBES: Final = 200  # versions looked at beyond the committed one; each is one attempt that ended without a commit
 
 
 class CorruptPayload(Exception):
@@ -73,18 +76,63 @@ class GrantPayloads:
 
     async def load(self, grant: Grant, version: int, provider: Provider) -> Payload:
         """Raises: NotFound, CorruptPayload, Unavailable. Versions are immutable, so a parsed one may be remembered."""
-        key = (grant.grant_id, version)
-        known = self._cache.get(key)
+        known = self._cache.get((grant.grant_id, version))
         if known is None:
             raw = await self._vault.access(secret_id(grant.grant_id), version)
-            known = self._cache[key] = read_payload(raw, grant, version, provider)
-            if len(self._cache) > CACHE_SIZE:
-                self._cache.popitem(last=False)
+            return self.remember(grant, version, raw, provider)
+        _check_owner(known.stored, grant)
+        self._cache.move_to_end((grant.grant_id, version))
         return known
+
+    def remember(self, grant: Grant, version: int, raw: bytes, provider: Provider) -> Payload:
+        """The payload of a version whose bytes are at hand. Raises: CorruptPayload."""
+        payload = read_payload(raw, grant, version, provider)
+        self._cache[grant.grant_id, version] = payload
+        if len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return payload
+
+    async def successor(self, grant: Grant, base: Payload, provider: Provider) -> Payload | None:
+        """The newest intact payload that was got with the refresh token of `base`, or with that of such a payload.
+
+        Read by number, from the one after `base` until there is none. Garbage in between is passed over. Raises: Unavailable.
+        """
+        found: Payload | None = None
+        tokens = {base.refresh_sha256}
+        async for _, payload in self._later(grant, base.version, provider):
+            if payload is not None and payload.stored.predecessor_sha256 in tokens:
+                tokens.add(payload.refresh_sha256)
+                found = payload
+        return found
+
+    async def newest(self, grant: Grant, after: int, provider: Provider) -> Payload | None:
+        """The newest intact payload above version `after`, for a document that lags behind the vault. Raises: Unavailable.
+
+        Newest by fence first: what a paused holder stores after the user reconnected must not win over the new consent.
+        """
+        later = [payload async for _, payload in self._later(grant, after, provider) if payload is not None]
+        return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
+
+    async def last_version(self, grant: Grant, after: int, provider: Provider) -> int:
+        """The highest number in use, garbage included; `after` when there is none above it. Raises: Unavailable."""
+        last = after
+        async for version, _ in self._later(grant, after, provider):
+            last = version
+        return last
+
+    async def _later(self, grant: Grant, after: int, provider: Provider) -> AsyncIterator[tuple[int, Payload | None]]:
+        """Every version above `after`; without its payload where that is garbage or not this grant's."""
+        for version in range(after + 1, after + 1 + MAX_PROBES):
+            try:
+                yield version, await self.load(grant, version, provider)
+            except NotFound:
+                return
+            except CorruptPayload:
+                yield version, None
 
     async def add(self, grant_id: str, token_set: TokenSet) -> int:
         """One durable write; the number under which it can be read at once. Raises Unavailable (it may stand all the same)."""
-        return await self._vault.add(secret_id(grant_id), token_set.model_dump_json().encode())
+        return await self.add_raw(grant_id, token_set.model_dump_json().encode())
 
     async def add_raw(self, grant_id: str, raw: bytes) -> int:
         return await self._vault.add(secret_id(grant_id), raw)
@@ -100,14 +148,20 @@ class GrantPayloads:
         return await self._vault.may_add(secret_id(grant_id))
 
 
+def _check_owner(stored: TokenSet, grant: Grant) -> None:
+    """The payload and the document each name their grant, tenant and user: swapped pointers and documents are found here."""
+    named = (stored.grant_id, stored.tenant, stored.user_key)
+    if named != (grant.grant_id, grant.tenant, grant.subject) or not names_itself(grant):
+        raise CorruptPayload(garbage=False)
+
+
 def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> Payload:
-    """Raises CorruptPayload. The payload names its own grant, tenant and user: a swapped pointer is found here."""
+    """Raises CorruptPayload."""
     try:
         stored = TokenSet.model_validate_json(raw)
     except ValidationError as error:
         raise CorruptPayload(garbage=False) from error
-    if (stored.grant_id, stored.tenant, stored.user_key) != (grant.grant_id, grant.tenant, grant.subject):
-        raise CorruptPayload(garbage=False)
+    _check_owner(stored, grant)
     try:
         body = base64.b64decode(stored.response, validate=True)
     except ValueError as error:
@@ -138,7 +192,7 @@ def new_token_set(
     provider: Provider,
 ) -> TokenSet:
     """The next payload, from the provider's bytes as they came. Nothing of them is parsed here."""
-    return TokenSet(
+    token_set = TokenSet(
         grant_id=grant.grant_id,
         tenant=grant.tenant,
         user_key=grant.subject,
@@ -151,17 +205,25 @@ def new_token_set(
         response=base64.b64encode(body).decode(),
         requested_scopes=list(requested_scopes),
         carried_refresh_token=base.refresh_token if base else None,
-        carried_access_tokens=_carried(base, received_at, provider) if base else [],
     )
+    if base is None or provider.rotation.old_access_token != "lives_on":
+        return token_set
+    room = MAX_PAYLOAD_BYTES - len(token_set.model_dump_json())
+    return token_set.model_copy(update={"carried_access_tokens": _carried(base, received_at, provider, room)})
 
 
-def _carried(base: Payload, now: datetime, provider: Provider) -> list[CarriedAccessToken]:
-    """Where older access tokens outlive a refresh, the ones with other scopes are kept: no refresh per change of action."""
-    if provider.rotation.old_access_token != "lives_on":
-        return []
+def _carried(base: Payload, now: datetime, provider: Provider, room: int) -> list[CarriedAccessToken]:
+    """Where older access tokens outlive a refresh, the ones with other scopes are kept: no refresh per change of action.
+
+    As many as `room` bytes allow: a payload that does not fit into a version would be a lost grant.
+    """
     soon = now + timedelta(seconds=provider.refresh_margin_s)
-    return [
-        CarriedAccessToken(access_token=item.access_token, scopes=list(item.scopes), expires_at=item.expires_at)
-        for item in base.all_usable()
-        if item.expires_at is not None and item.expires_at > soon
-    ][:MAX_CARRIED]
+    carried: list[CarriedAccessToken] = []
+    for item in base.all_usable():
+        if item.expires_at is None or item.expires_at <= soon or len(carried) == MAX_CARRIED:
+            continue
+        kept = CarriedAccessToken(access_token=item.access_token, scopes=list(item.scopes), expires_at=item.expires_at)
+        room -= len(kept.model_dump_json()) + 1
+        if room >= 0:
+            carried.append(kept)
+    return carried

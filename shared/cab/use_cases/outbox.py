@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
-from cab.domain import audit, grants
-from cab.domain.connections import Provider
+from cab.domain import audit, grant_transitions
 from cab.domain.deployment import Deployment
-from cab.domain.grants import Grant, GrantStatus
-from cab.ports import AuditLog, Unavailable
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
+from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 
 
 class Outbox:
-    def __init__(self, deployment: Deployment, store: Grants, log: AuditLog) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        store: Grants,
+        log: AuditLog,
+        clock: Clock,
+        *,
+        timings: Timings = PRODUCTION_TIMINGS,
+    ) -> None:
         self._deployment = deployment
         self._store = store
         self._log = log
+        self._clock = clock
+        self._timings = timings
 
     async def flush(self, stored: StoredGrant) -> StoredGrant:
         """Publish the events that came with a change, then take them off. What fails stays, for the sweeper."""
@@ -25,18 +35,51 @@ class Outbox:
         try:
             for event in stored.grant.outbox:
                 await self._log.publish(audit.AuditEvent.model_validate(event))
-            due_at = next_visit(stored.grant, self._deployment.provider_by_id.get(stored.grant.provider))
-            done = await self._store.replace(stored, stored.grant.model_copy(update={"outbox": [], "due_at": due_at}))
+            delivered = grant_transitions.delivered(
+                stored.grant,
+                keepalive=keepalive_of(stored.grant, self._deployment),
+                now=self._clock.now(),
+                timings=self._timings,
+            )
+            done = await self._store.replace(stored, delivered)
         except Unavailable:
             return stored
         return done or stored
 
 
-def next_visit(grant: Grant, provider: Provider | None) -> datetime | None:
-    """When the sweeper should look again: old versions to destroy, then the keepalive, else never."""
-    if grant.destroy_below < grant.secret_ver or grant.status is GrantStatus.REVOKED:
-        settled = grant.leeway_until or grant.refreshed_at or grant.connected_at
-        return settled + grants.CLEAN_UP_AFTER
-    if grant.status is GrantStatus.ACTIVE and provider is not None and provider.keepalive_s is not None:
-        return (grant.refreshed_at or grant.connected_at) + timedelta(seconds=provider.keepalive_s)
-    return None
+def keepalive_of(grant: Grant, deployment: Deployment) -> timedelta | None:
+    """How long the provider lets a refresh token lie unused; None where it never idles out."""
+    provider = deployment.provider_by_id.get(grant.provider)
+    return None if provider is None or provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+
+
+def grant_event(
+    event_type: audit.EventType,
+    grant: Grant,
+    *,
+    cause: str,
+    now: datetime,
+    randomness: Randomness,
+    txn: str | None = None,
+    upstream_revoked: bool | None = None,
+) -> dict[str, Any]:
+    """The event of a state change, as `grant` stands after it."""
+    failures = (audit.EventType.GRANT_NEEDS_REAUTH, audit.EventType.GRANT_QUARANTINED)
+    event = audit.AuditEvent(
+        event_id=randomness.event_id(),
+        event_type=event_type,
+        occurred_at=now,
+        tenant=grant.tenant,
+        subject=audit.Subject(key=grant.subject),
+        tool=audit.Tool(connection=grant.connection, provider=grant.provider),
+        grant=audit.GrantFacts(
+            id=grant.grant_id,
+            seq=grant.seq,
+            secret_version=grant.secret_ver,
+            cause=cause,
+            upstream_revoked=upstream_revoked,
+        ),
+        outcome=audit.Outcome.FAILED if event_type in failures else audit.Outcome.EXECUTED,
+        txn=txn,
+    )
+    return event.model_dump(mode="json", exclude_none=True)

@@ -9,7 +9,6 @@ from cab.domain.connections import Connection, Provider
 from cab.ports import HttpAnswer, HttpClient, SecretReader
 from cab.protocol.token_responses import MAX_RESPONSE_BYTES
 
-REFRESH_TIMEOUT_S = 10.0
 OTHER_TIMEOUT_S = 5.0
 
 
@@ -58,13 +57,19 @@ class ProviderCalls:
         )
 
     async def refresh(
-        self, connection: Connection, provider: Provider, *, refresh_token: str, scopes: tuple[str, ...]
+        self,
+        connection: Connection,
+        provider: Provider,
+        *,
+        refresh_token: str,
+        scopes: tuple[str, ...],
+        timeout_s: float,
     ) -> HttpAnswer:
         """Raises: SendFailed, AnswerTooLarge; Unavailable when the client secret cannot be read (nothing was sent then)."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         if scopes:
             form["scope"] = provider.scope_separator.join(scopes)
-        return await self._token_request(connection, provider, form, timeout_s=REFRESH_TIMEOUT_S)
+        return await self._token_request(connection, provider, form, timeout_s=timeout_s)
 
     async def revoke(self, connection: Connection, provider: Provider, *, token: str, hint: str) -> HttpAnswer:
         """RFC 7009 section 2.1."""

@@ -1,0 +1,63 @@
+"""Writes of a grant's holder: each stands only while the fence is the holder's, whatever else changes in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from cab.domain import grant_transitions
+from cab.domain.grants import Grant, Timings
+from cab.ports import Unavailable
+from cab.stores.grants import Grants, StoredGrant
+
+Transition = Callable[[Grant], Grant]
+_TRIES: Final = 4
+
+
+class FenceLost(Exception):
+    """Another holder, a revocation or a reconnect took over while we worked."""
+
+
+class FencedWrites:
+    def __init__(self, store: Grants, timings: Timings) -> None:
+        self._store = store
+        self._timings = timings
+
+    async def acquire(self, stored: StoredGrant, *, attempt_id: str, now: datetime) -> StoredGrant | None:
+        """Step 1. None when another was faster. Raises: Unavailable."""
+        acquired = grant_transitions.acquired(stored.grant, attempt_id=attempt_id, now=now, timings=self._timings)
+        try:
+            return await self._store.replace(stored, acquired)
+        except Unavailable:
+            current = await self._store.read(stored.grant.grant_id)
+            if current is not None and current.grant.attempt_id == attempt_id:
+                return current  # it was written, only the answer was lost
+            raise
+
+    async def apply(self, held: StoredGrant, transition: Transition) -> StoredGrant:
+        """Write what follows from the document as it stands. Changes by others that leave the fence alone are kept.
+
+        `transition` may be called more than once. Raises: FenceLost, Unavailable.
+        """
+        for _ in range(_TRIES):
+            following = transition(held.grant)
+            try:
+                done = await self._store.replace(held, following)
+            except Unavailable:
+                done = None
+            if done is not None:
+                return done
+            current = await self._store.read(held.grant.grant_id)
+            if current is None:
+                raise FenceLost
+            if current.grant == following:
+                return current  # it was written, only the answer was lost
+            if not _same_holder(current.grant, held.grant):
+                raise FenceLost
+            held = current
+        raise Unavailable("documents")
+
+
+def _same_holder(one: Grant, other: Grant) -> bool:
+    return (one.fence, one.attempt_id, one.revoke_epoch) == (other.fence, other.attempt_id, other.revoke_epoch)

@@ -1,0 +1,489 @@
+"""One holder's attempt at a grant, steps 1 to 5 of docs/grants.md: acquire, preflight, send, persist, commit; or recovery.
+
+The order is the point. A refresh token is spent only when its successor can be saved; the provider's bytes are durable before
+anything looks at them; and nobody sends a token again before looking, by number, for what a lost holder stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from cab.domain import audit, grant_transitions
+from cab.domain.connections import Connection, Provider, RotationClass
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import Grant, GrantStatus, Outcome, Timings
+from cab.ports import AnswerTooLarge, Clock, HttpAnswer, NotFound, Randomness, SendFailed, Unavailable
+from cab.protocol import token_responses
+from cab.protocol.token_responses import TokenError
+from cab.stores.grants import StoredGrant
+from cab.use_cases.escrow import Escrow, seal_token_set
+from cab.use_cases.fenced_writes import FencedWrites, FenceLost, Transition
+from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, new_token_set, read_payload
+from cab.use_cases.late_tokens import LateTokens
+from cab.use_cases.outbox import Outbox, grant_event
+from cab.use_cases.provider_calls import ProviderCalls
+
+FAULT_OF_OURS: Final = "secrets"  # `fail_cause` of attempts that ended because of our own stores
+SCOPE_REFUSED: Final = "invalid_scope"
+# The provider looked at the request and refused it: the token was not spent. Of 5xx nobody knows.
+DEFINITE_REFUSALS: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 429})
+GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 2.0
+
+_Result = TypeVar("_Result")
+Step = Callable[[str], Awaitable[None]]
+
+
+async def no_step(_: str) -> None:
+    """Production does nothing between steps; the kill harness stops the process here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one caller needs of a grant. Without scopes: whatever there is."""
+
+    scopes: tuple[str, ...]
+    connection: Connection
+    provider: Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A token set that is the truth now, by this attempt. `is_current`: nobody changed the grant since then."""
+
+    stored: StoredGrant
+    outcome: Outcome
+    is_current: bool
+
+
+class WriteProof:
+    """Whether the vault takes writes, as far as this process knows."""
+
+    def __init__(self, timings: Timings) -> None:
+        self._timings = timings
+        self._succeeded_at: datetime | None = None
+        self._failed_at: datetime | None = None
+
+    def succeeded(self, now: datetime) -> None:
+        self._succeeded_at, self._failed_at = now, None
+
+    def failed(self, now: datetime) -> None:
+        self._failed_at = now
+
+    def is_refused(self, now: datetime) -> bool:
+        """A write has just failed: nothing is spent for a while."""
+        return self._failed_at is not None and now < self._failed_at + self._timings.write_breaker
+
+    def is_given(self, now: datetime) -> bool:
+        """A write has just succeeded, and none failed since."""
+        if self._succeeded_at is None or self._failed_at is not None:
+            return False
+        return now < self._succeeded_at + self._timings.write_proven_for
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptParts:
+    """What every attempt of a process works with."""
+
+    writes: FencedWrites
+    payloads: GrantPayloads
+    escrow: Escrow
+    calls: ProviderCalls
+    late: LateTokens
+    outbox: Outbox
+    write_proof: WriteProof
+    clock: Clock
+    randomness: Randomness
+    timings: Timings
+    step: Step
+
+
+async def attempt(
+    parts: AttemptParts, stored: StoredGrant, wanted: Wanted, *, answer_by: datetime | None = None
+) -> Committed | None:
+    """Acquire and drive the grant as far as one attempt can. None: the document says what came of it.
+
+    `answer_by` shortens the provider's time to answer, for a caller that has waited already.
+    Raises: BrokerError SCOPE_NOT_GRANTABLE; Unavailable.
+    """
+    now = parts.clock.now()
+    held = await parts.writes.acquire(stored, attempt_id=parts.randomness.token(12), now=now)
+    if held is None:
+        return None
+    await parts.step("acquired")
+    wait_until = grant_transitions.no_resend_before(stored.grant, parts.timings)
+    try:
+        return await _Attempt(parts, held, wanted, wait_until, answer_by).run()
+    except FenceLost:
+        return None
+
+
+class _Attempt:
+    def __init__(
+        self,
+        parts: AttemptParts,
+        held: StoredGrant,
+        wanted: Wanted,
+        no_resend_before: datetime | None,
+        answer_by: datetime | None,
+    ) -> None:
+        self._parts = parts
+        self._held = held
+        self._wanted = wanted
+        self._no_resend_before = no_resend_before
+        self._answer_by = answer_by
+        self._escrow_key = b""
+
+    @property
+    def _grant(self) -> Grant:
+        return self._held.grant
+
+    @property
+    def _provider(self) -> Provider:
+        return self._wanted.provider
+
+    @property
+    def _recovers(self) -> bool:
+        """Whether the base token may have been spent by an earlier attempt."""
+        return self._grant.status is GrantStatus.RECOVERING
+
+    def _now(self) -> datetime:
+        return self._parts.clock.now()
+
+    async def run(self) -> Committed | None:
+        base = await self._base()
+        if base is None:
+            return await self._adopt()
+        if self._recovers:
+            return await self._recover(base)
+        return await self._refresh(base)
+
+    # --- before the send ---
+
+    async def _base(self) -> Payload | None:
+        """The payload whose refresh token is to be spent; None when its version is gone."""
+        try:
+            return await self._parts.payloads.load(self._grant, self._base_version, self._provider)
+        except CorruptPayload:
+            await self._quarantine("payload does not fit its grant")
+            raise FenceLost from None
+        except NotFound:
+            return None
+        except Unavailable:
+            await self._put_back(FAULT_OF_OURS)
+            raise
+
+    @property
+    def _base_version(self) -> int:
+        return self._grant.base_ver or self._grant.secret_ver
+
+    async def _adopt(self) -> Committed | None:
+        """The document lags behind the vault (an older backup was restored): go on from the newest payload there is."""
+        found = await self._reading(self._parts.payloads.newest(self._grant, self._base_version, self._provider))
+        if found is None:
+            await self._quarantine("payload is gone")
+            return None
+        return await self._commit(found, Outcome.RACE_RECOVERED)
+
+    async def _recover(self, base: Payload) -> Committed | None:
+        """An attempt was lost after its send. First look for what it stored; send again only past the hold-down."""
+        found = await self._from_escrow() or await self._successor(base)
+        if found is not None:
+            return await self._commit(found, Outcome.RACE_RECOVERED)
+        until = self._no_resend_before
+        if until is not None and self._now() < until:
+            await self._apply(lambda grant: grant_transitions.waiting(grant, until=until))
+            return None
+        await self._parts.step("before resend")
+        return await self._refresh(base)
+
+    async def _from_escrow(self) -> Payload | None:
+        """Move a sealed token set from the document to the vault."""
+        raw = await self._reading(self._parts.escrow.open(self._grant))
+        if raw is None:
+            return None
+        try:
+            read_payload(raw, self._grant, 0, self._provider)
+        except CorruptPayload:  # the provider's answer held no token
+            await self._apply(lambda grant: grant.model_copy(update={"escrow": None}))
+            return None
+        version = await self._reading(self._parts.payloads.add_raw(self._grant.grant_id, raw))
+        self._parts.write_proof.succeeded(self._now())
+        await self._parts.step("restored")
+        return self._parts.payloads.remember(self._grant, version, raw, self._provider)
+
+    async def _successor(self, base: Payload) -> Payload | None:
+        return await self._reading(self._parts.payloads.successor(self._grant, base, self._provider))
+
+    async def _preflight(self, base: Payload) -> None:
+        """Step 2. Never spend a token whose successor we cannot save."""
+        if base.refresh_token is None:
+            await self._give_up("no refresh token")
+            raise FenceLost
+        proof = self._parts.write_proof
+        try:
+            await self._parts.calls.prepare(self._wanted.connection)
+            self._escrow_key = await self._parts.escrow.key()
+            if proof.is_refused(self._now()):
+                raise Unavailable("secrets")
+            if not proof.is_given(self._now()) and not await self._parts.payloads.may_add(self._grant.grant_id):
+                raise Unavailable("secrets")
+        except (Unavailable, NotFound):
+            await self._put_back(FAULT_OF_OURS)
+            raise Unavailable("secrets") from None
+
+    def _scopes_to_ask(self) -> tuple[str, ...]:
+        """The action's minimal scopes where the provider can narrow; base scopes stay, or the next refresh token may be lost."""
+        scopes, granted = self._wanted.scopes, self._grant.scopes
+        if self._provider.narrowing != "scope_at_refresh" or not scopes:
+            return ()
+        if granted and not set(scopes) <= set(granted):
+            return ()  # the user granted less: ask for what there is, the answer decides
+        base = tuple(scope for scope in self._provider.base_scopes if not granted or scope in granted)
+        return tuple(dict.fromkeys((*scopes, *base)))
+
+    # --- the send, and what follows it ---
+
+    async def _refresh(self, base: Payload) -> Committed | None:
+        await self._preflight(base)
+        scopes = self._scopes_to_ask()
+        sent_at = self._now()
+        await self._apply(lambda grant: grant_transitions.sending(grant, now=sent_at))
+        await self._parts.step("marked")
+        if self._grant.provider_class is not RotationClass.STATIC:
+            # Where a spent token must not be sent: one read tells whether the vault is ahead of the document, be it by a
+            # lost holder that stored late or by a restored backup.
+            found = await self._successor(base)
+            if found is not None:
+                return await self._commit(found, Outcome.RACE_RECOVERED)
+        await self._parts.step("before send")
+        if self._stood_still():
+            await self._put_back("stood still")  # nothing was sent
+            return None
+        try:
+            answer = await self._parts.calls.refresh(
+                self._wanted.connection,
+                self._provider,
+                refresh_token=base.refresh_token or "",
+                scopes=scopes,
+                timeout_s=self._time_to_answer().total_seconds(),
+            )
+        except SendFailed as error:
+            await self._parts.step("after send")
+            if error.may_have_arrived:
+                await self._lose_sight("no answer", in_flight=True)
+            else:
+                await self._put_back("cannot connect")
+            return None
+        except AnswerTooLarge:
+            await self._lose_sight("answer too large")
+            return None
+        await self._parts.step("after send")
+        if 200 <= answer.status < 300:
+            return await self._keep(base, answer, scopes)
+        return await self._refused(base, answer)
+
+    def _stood_still(self) -> bool:
+        """Whether the lease no longer covers a call: another may be about to take over."""
+        until = self._grant.lease_until
+        return until is None or self._now() + self._parts.timings.provider_timeout > until
+
+    def _time_to_answer(self) -> timedelta:
+        longest = self._parts.timings.provider_timeout
+        if self._answer_by is None:
+            return longest
+        return max(min(longest, self._answer_by - self._now()), self._parts.timings.shortest_send)
+
+    async def _keep(self, base: Payload, answer: HttpAnswer, scopes: tuple[str, ...]) -> Committed | None:
+        raw = (
+            new_token_set(
+                self._grant,
+                body=answer.body,
+                status=answer.status,
+                received_at=self._now(),
+                requested_scopes=scopes or tuple(self._grant.scopes),
+                base=base,
+                provider=self._provider,
+            )
+            .model_dump_json()
+            .encode()
+        )
+        version = await self._persist(raw)
+        if version is None:
+            return None
+        await self._parts.step("persisted")
+        tokens = token_responses.parse(answer.body)
+        if isinstance(tokens, TokenError):
+            return await self._garbage(base, tokens, answer)
+        return await self._commit(
+            self._parts.payloads.remember(self._grant, version, raw, self._provider), Outcome.SUCCESS
+        )
+
+    async def _persist(self, raw: bytes) -> int | None:
+        """Step 4. The one write that must not fail: the vault, else the escrow, by turns while the lease lasts.
+
+        None when it is in escrow, or handed to the present holder. Raises: Unavailable when both stores failed to the end;
+        whether that loses the grant, recovery will find out and say.
+        """
+        grant = self._grant
+        sealed = seal_token_set(self._escrow_key, grant, raw)
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                version = await self._parts.payloads.add_raw(grant.grant_id, raw)
+            except Unavailable:
+                self._parts.write_proof.failed(self._now())
+                await self._parts.step("persist failed")
+            else:
+                self._parts.write_proof.succeeded(self._now())
+                return version
+            if await self._put_in_escrow(raw, sealed):
+                await self._parts.step("escrowed")
+                return None
+            if grant.lease_until is None or self._now() >= grant.lease_until:
+                raise Unavailable("secrets")
+            await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def _put_in_escrow(self, raw: bytes, sealed: str) -> bool:
+        now = self._now()
+        try:
+            await self._apply(lambda grant: grant_transitions.escrowed(grant, sealed=sealed, now=now))
+        except Unavailable:
+            return False
+        except FenceLost:
+            return await self._parts.late.hand_over(self._grant, raw, sealed, self._wanted.connection, self._provider)
+        return True
+
+    async def _commit(self, payload: Payload, outcome: Outcome) -> Committed | None:
+        """Step 5. On a lost fence the token set is not dropped."""
+        now = self._now()
+        facts = self._grant.model_copy(update={"seq": self._grant.seq + 1, "secret_ver": payload.version})
+        event = self._event(audit.EventType.GRANT_REFRESHED, facts, outcome.value)
+        try:
+            done = await self._apply(
+                lambda grant: grant_transitions.committed(
+                    grant, version=payload.version, access_expires_at=payload.newest.expires_at, now=now, event=event
+                )
+            )
+        except FenceLost:
+            await self._parts.step("fence lost")
+            await self._parts.late.settle(self._grant, payload, self._wanted.connection, self._provider)
+            return None
+        await self._parts.step("committed")
+        flushed = await self._parts.outbox.flush(done)
+        return Committed(flushed, outcome, is_current=flushed is not done)
+
+    # --- refusals ---
+
+    async def _refused(self, base: Payload, answer: HttpAnswer) -> Committed | None:
+        error = token_responses.parse(answer.body)
+        code = error.code if isinstance(error, TokenError) else "unparsable"
+        if code in self._provider.invalid_grant_errors and answer.status in self._provider.invalid_grant_statuses:
+            return await self._invalid_grant(base)
+        if code == SCOPE_REFUSED and answer.status == 400:
+            await self._put_back(SCOPE_REFUSED)
+            raise BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
+            )
+        cause = f"http {answer.status}"
+        if answer.status in DEFINITE_REFUSALS:
+            await self._put_back(cause, asked=_retry_after(answer))
+        else:
+            await self._lose_sight(cause, in_flight=answer.status in GATEWAY_FAILURES, asked=_retry_after(answer))
+        return None
+
+    async def _garbage(self, base: Payload, error: TokenError, answer: HttpAnswer) -> Committed | None:
+        """2xx without tokens: an error body where the provider is known for it, else nobody knows what it means."""
+        if error.code in self._provider.invalid_grant_errors and (self._provider.error_in_200 or self._recovers):
+            return await self._invalid_grant(base)
+        if self._provider.error_in_200 and error.code != "unparsable":
+            await self._put_back("error in 200", asked=_retry_after(answer))
+        else:
+            await self._lose_sight("unusable answer")
+        return None
+
+    async def _invalid_grant(self, base: Payload) -> Committed | None:
+        """The provider says the refresh token is dead: true only if nobody stored a newer one meanwhile."""
+        found = await self._successor(base)
+        if found is not None:
+            return await self._commit(found, Outcome.RACE_RECOVERED)
+        lost = self._recovers and self._grant.provider_class is not RotationClass.STATIC
+        await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
+        return None
+
+    async def _give_up(self, cause: str) -> None:
+        now, timings = self._now(), self._parts.timings
+        event = self._event(audit.EventType.GRANT_NEEDS_REAUTH, self._grant, cause)
+
+        def given_up(grant: Grant) -> Grant:
+            if grant.escrow is not None:
+                raise FenceLost  # a former holder handed over its token set while we asked
+            return grant_transitions.needs_reauth(grant, cause=cause, now=now, event=event, timings=timings)
+
+        done = await self._apply(given_up)
+        await self._parts.step("gave up")
+        await self._parts.outbox.flush(done)
+
+    async def _quarantine(self, cause: str) -> None:
+        now = self._now()
+        event = self._event(audit.EventType.GRANT_QUARANTINED, self._grant, cause)
+        done = await self._apply(lambda grant: grant_transitions.quarantined(grant, cause=cause, now=now, event=event))
+        await self._parts.outbox.flush(done)
+
+    # --- ends of an attempt without a token ---
+
+    async def _put_back(self, cause: str, *, asked: timedelta | None = None) -> None:
+        """This attempt spent nothing. An earlier one, whose place it took, may have."""
+        if self._recovers:
+            await self._lose_sight(cause, asked=asked)
+            return
+        now, timings = self._now(), self._parts.timings
+        pause = self._pause(cause, may_be_spent=False, asked=asked)
+        await self._apply(
+            lambda grant: grant_transitions.released(grant, cause=cause, now=now, pause=pause, timings=timings)
+        )
+
+    async def _lose_sight(self, cause: str, *, in_flight: bool = False, asked: timedelta | None = None) -> None:
+        now, timings = self._now(), self._parts.timings
+        pause = self._pause(cause, may_be_spent=True, asked=asked)
+        await self._apply(
+            lambda grant: grant_transitions.unknown_outcome(
+                grant, cause=cause, now=now, pause=pause, in_flight=in_flight, timings=timings
+            )
+        )
+
+    def _pause(self, cause: str, *, may_be_spent: bool, asked: timedelta | None) -> timedelta:
+        if cause == FAULT_OF_OURS:  # no provider to be spared
+            return self._parts.timings.first_back_off
+        if cause == SCOPE_REFUSED:  # other scopes may be granted at once
+            return timedelta(0)
+        return grant_transitions.back_off(
+            self._grant, may_be_spent=may_be_spent, asked=asked, timings=self._parts.timings
+        )
+
+    async def _reading(self, call: Awaitable[_Result]) -> _Result:
+        """The result of a call to our own stores; when it cannot be had, the attempt ends."""
+        try:
+            return await call
+        except Unavailable:
+            await self._put_back(FAULT_OF_OURS)
+            raise
+
+    async def _apply(self, transition: Transition) -> StoredGrant:
+        self._held = await self._parts.writes.apply(self._held, transition)
+        return self._held
+
+    def _event(self, event_type: audit.EventType, grant: Grant, cause: str) -> dict[str, Any]:
+        return grant_event(event_type, grant, cause=cause, now=self._now(), randomness=self._parts.randomness)
+
+
+def _retry_after(answer: HttpAnswer) -> timedelta | None:
+    value = answer.headers.get("retry-after", "")
+    return timedelta(seconds=min(int(value), 3600)) if value.isascii() and value.isdigit() and len(value) < 6 else None

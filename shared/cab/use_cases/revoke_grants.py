@@ -1,0 +1,171 @@
+"""Revocation of grants: effective here at once (the status in Firestore), then at the provider, then in the vault."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cab.domain import audit, grant_transitions
+from cab.domain.connections import Connection, Provider
+from cab.domain.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
+from cab.ports import Clock, NotFound, Randomness, Unavailable
+from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
+from cab.use_cases.outbox import grant_event, keepalive_of
+from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.revoke_upstream import Upstream
+
+MAX_REVOKED_AT_ONCE: Final = 500
+MAX_TRIES_UPSTREAM: Final = 8  # over some minutes; then the audit says that the provider was never reached
+_TRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What died, and what could not: one line per grant."""
+
+    grant_id: str
+    connection: str
+    upstream: bool | None  # None: it had ended before
+
+
+class RevokeGrants:
+    def __init__(
+        self,
+        deployment: Deployment,
+        store: Grants,
+        payloads: GrantPayloads,
+        refresher: RefreshGrant,
+        clock: Clock,
+        randomness: Randomness,
+        *,
+        timings: Timings = PRODUCTION_TIMINGS,
+    ) -> None:
+        self._deployment = deployment
+        self._store = store
+        self._payloads = payloads
+        self._escrow = refresher.escrow
+        self._revoke_upstream = refresher.revoke_upstream
+        self._outbox = refresher.outbox
+        self._clock = clock
+        self._randomness = randomness
+        self._timings = timings
+
+    async def matching(self, *, equal: Mapping[str, str], cause: str, txn: str) -> list[Revoked]:
+        """Revoke every grant whose fields equal the given ones (tenant, subject, connection)."""
+        stored = await self._store.matching(equal=equal, limit=MAX_REVOKED_AT_ONCE)
+        return list(await asyncio.gather(*(self.one(item.grant.grant_id, cause=cause, txn=txn) for item in stored)))
+
+    async def one(self, name: str, *, cause: str, txn: str) -> Revoked:
+        """From the return on, no token of the grant is served. Whether the provider knows is in `upstream`; if it could not be
+        reached, the sweeper asks again.
+
+        Raises: BrokerError GRANT_MISSING; Unavailable when the status could not be written.
+        """
+        for _ in range(_TRIES):
+            stored = await self._store.read(name)
+            if stored is None:
+                raise BrokerError(Reason.GRANT_MISSING, "There is no such grant.")
+            if stored.grant.status in (GrantStatus.REVOKING, GrantStatus.REVOKED):
+                return Revoked(name, stored.grant.connection, None)
+            event = self._event(stored.grant, cause, txn=txn)
+            done = await self._store.replace(
+                stored, grant_transitions.revoking(stored.grant, cause=cause, now=self._clock.now(), event=event)
+            )
+            if done is not None:
+                return Revoked(name, done.grant.connection, await self._finished(done))
+            await asyncio.sleep(0.02)  # a refresh holder writes a few times and is gone
+        raise Unavailable("documents")
+
+    async def _finished(self, stored: StoredGrant) -> bool:
+        try:
+            return await self.finish(stored)
+        except Unavailable:
+            return False  # it is revoked all the same; the sweeper finishes
+
+    async def finish(self, stored: StoredGrant) -> bool:
+        """REVOKING to REVOKED: upstream, with the newest token that can be found. Whether the provider confirmed.
+
+        Raises: Unavailable; the grant then stays REVOKING and due.
+        """
+        result = await self._upstream(stored.grant)
+        confirmed = result is Upstream.CONFIRMED
+        now = self._clock.now()
+        if result is Upstream.FAILED and stored.grant.fail_count < MAX_TRIES_UPSTREAM:
+            following = grant_transitions.revoking_again(stored.grant, now=now, timings=self._timings)
+        else:
+            following = grant_transitions.revoked(stored.grant, now=now)
+        outbox = [_with_upstream(event, confirmed=confirmed) for event in stored.grant.outbox]
+        if not outbox and confirmed:  # an earlier try has told the audit that the provider was not reached
+            outbox = [self._event(stored.grant, stored.grant.fail_cause or "revoked", upstream_revoked=True)]
+        done = await self._store.replace(stored, following.model_copy(update={"outbox": outbox}))
+        if done is not None:
+            await self._outbox.flush(done)
+        return confirmed
+
+    async def bury(self, stored: StoredGrant) -> None:
+        """Destroy every version of a revoked grant; one that was stored late is revoked upstream first. Raises: Unavailable."""
+        grant = stored.grant
+        connection, provider = self._places(grant)
+        last = grant.secret_ver
+        if connection is not None and provider is not None:
+            late = await self._payloads.newest(grant, grant.secret_ver, provider)
+            if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
+                raise Unavailable("provider")
+            last = await self._payloads.last_version(grant, grant.secret_ver, provider)
+        for version in range(grant.destroy_below, last + 1):
+            await self._payloads.destroy(grant.grant_id, version)
+        buried = grant_transitions.cleaned(
+            grant, keepalive=keepalive_of(grant, self._deployment), now=self._clock.now(), timings=self._timings
+        )
+        await self._store.replace(stored, buried)
+
+    async def _upstream(self, grant: Grant) -> Upstream:
+        connection, provider = self._places(grant)
+        if connection is None or provider is None:
+            return Upstream.IMPOSSIBLE
+        try:
+            payload = await self._newest(grant, provider)
+        except Unavailable:
+            return Upstream.FAILED
+        if payload is None:
+            return Upstream.IMPOSSIBLE
+        return await self._revoke_upstream(payload, connection, provider)
+
+    async def _newest(self, grant: Grant, provider: Provider) -> Payload | None:
+        """A refresh that the revocation overtook may just have stored a token set, in the vault or in escrow."""
+        try:
+            raw = await self._escrow.open(grant)
+            if raw is not None:
+                return read_payload(raw, grant, 0, provider)
+            base = await self._payloads.load(grant, grant.base_ver or grant.secret_ver, provider)
+        except (NotFound, CorruptPayload):
+            return None
+        return await self._payloads.successor(grant, base, provider) or base
+
+    def _places(self, grant: Grant) -> tuple[Connection | None, Provider | None]:
+        connection = self._deployment.connection_by_id.get(grant.connection)
+        return connection, self._deployment.provider_of(connection) if connection else None
+
+    def _event(
+        self, grant: Grant, cause: str, *, txn: str | None = None, upstream_revoked: bool | None = None
+    ) -> dict[str, Any]:
+        return grant_event(
+            audit.EventType.GRANT_REVOKED,
+            grant,
+            cause=cause,
+            now=self._clock.now(),
+            randomness=self._randomness,
+            txn=txn,
+            upstream_revoked=upstream_revoked,
+        )
+
+
+def _with_upstream(event: dict[str, Any], *, confirmed: bool) -> dict[str, Any]:
+    if event["event_type"] != audit.EventType.GRANT_REVOKED.value:
+        return event
+    return event | {"grant": event["grant"] | {"upstream_revoked": confirmed}}

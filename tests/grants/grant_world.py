@@ -1,0 +1,331 @@
+"""Everything around a grant, in this process: stores, a provider twin with its ledger, and refresh_grants as often as wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.grants.twin_http import TwinHttp
+from tests.grants.virtual_time import START, VirtualClock
+
+from cab.adapters.in_memory.audit_log import InMemoryAuditLog
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.domain.actions import Action
+from cab.domain.connections import Connection, Provider, Revocation, Rotation
+from cab.domain.deployment import Broker, Deployment, Tenant
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
+from cab.ports import AccessToken, Clock, Documents, SecretVault
+from cab.stores.grants import Grants
+from cab.use_cases.escrow import ESCROW_SECRET
+from cab.use_cases.grant_payloads import GrantPayloads, new_token_set, secret_id, sha256_or_none
+from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.refresh_attempt import Step, Wanted, no_step
+from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.revoke_grants import RevokeGrants
+from cab.use_cases.sweep_grants import SweepGrants
+from cab_dev.twins.clients import TwinClient
+from cab_dev.twins.clock import MovableClock
+from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, create_provider_app
+
+ISSUER = "http://127.0.0.1:9000"
+CLIENT = TwinClient(client_id="cab", redirect_uris=("http://127.0.0.1:8080/connect/callback/twin",))
+READ = ("read",)
+WRITE = ("write",)
+STRICT, FAMILY, LEEWAY, STATIC = "acme-crm", "salesforce-like", "acme-tracker", "google-like"
+EVERY_CLASS = (STATIC, LEEWAY, STRICT, FAMILY)
+
+
+def provider_of(profile: ProviderProfile, **changes: Any) -> Provider:
+    """The profile of a twin as the broker's configuration would describe it."""
+    rotation: dict[str, Any] = {
+        "class": profile.refresh_class.value.removesuffix("_family"),
+        "leeway_s": profile.leeway_s,
+        "reuse_revokes_family": profile.refresh_class.value.endswith("_family"),
+        "old_access_token": {
+            "lives": "lives_on",
+            "dies_at_once": "dies_at_once",
+            "dies_after_leeway": "dies_after_leeway",
+        }[profile.old_access_token.value],
+    }
+    radius = {"token": "token", "grant": "grant", "account": "user", "none": "unknown"}[profile.revocation.value]
+    facts: dict[str, Any] = {
+        "id": profile.name,
+        "title": profile.name,
+        "token_endpoint": f"{ISSUER}/oauth/token",
+        "userinfo_endpoint": f"{ISSUER}/oauth/userinfo",
+        "token_endpoint_auth_method": "none",
+        "base_scopes": (profile.offline_scope,) if profile.offline_scope else (),
+        "rotation": Rotation.model_validate(rotation),
+        "narrowing": "scope_at_refresh" if profile.narrowing.value == "honoured" else "none",
+        "scope_separator": profile.scope_separator,
+        "revocation": Revocation(
+            endpoint=None if profile.revocation.value == "none" else f"{ISSUER}/oauth/revoke", blast_radius=radius
+        ),
+        "invalid_grant_errors": tuple(dict.fromkeys((profile.invalid_grant_error, "invalid_grant"))),
+        "invalid_grant_statuses": tuple(dict.fromkeys((400, max(profile.invalid_grant_status, 400)))),
+        "error_in_200": profile.invalid_grant_status == 200,
+    }
+    return Provider.model_validate(facts | changes)
+
+
+def deployment_of(provider: Provider) -> Deployment:
+    actions = tuple(
+        Action(id=f"twin.thing.{name}", title=name, effect=effect, scopes=(name,), identifier="thing/{id}")
+        for name, effect in (("read", "read"), ("write", "write"))
+    )
+    connection = Connection(
+        id="twin",
+        title="Twin",
+        provider=provider.id,
+        resource=ISSUER,
+        tenants=("acme", "globex"),
+        client_id="cab",
+        allow_unnarrowed=provider.narrowing == "none",
+        actions=actions,
+    )
+    tenants = tuple(Tenant(id=name, title=name) for name in ("acme", "globex"))
+    return Deployment(
+        broker=Broker(origin="http://127.0.0.1:8080", tenants=tenants, allow_loopback_http=True),
+        identity_providers=(),
+        front_ends=(),
+        agents=(),
+        connections=(connection,),
+        providers=(provider,),
+        policies=(),
+        policy_version="test",
+    )
+
+
+@dataclass
+class Worker:
+    """One instance of refresh_grants: own payload cache, own clock, shared stores."""
+
+    refresher: RefreshGrant
+    revoker: RevokeGrants
+    sweeper: SweepGrants
+    connection: Connection
+    provider: Provider
+    clock: Clock
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+
+    async def token(self, name: str, scopes: tuple[str, ...] = READ) -> AccessToken:
+        return await self.refresher.access_token(name, Wanted(scopes, self.connection, self.provider))
+
+    async def revoke(self, name: str) -> bool | None:
+        return (await self.revoker.one(name, cause="user", txn="txn")).upstream
+
+    async def sweep(self) -> int:
+        """One round of the sweeper. How many grants were due."""
+        due = await self.sweeper.due(limit=200)
+        for name in due:
+            await self.sweeper.visit(name)
+        return len(due)
+
+
+class GrantWorld:
+    """Must be made inside the running loop, whose time it takes."""
+
+    def __init__(
+        self,
+        profile: str | ProviderProfile = STRICT,
+        *,
+        delay_s: float = 0.01,
+        timings: Timings = PRODUCTION_TIMINGS,
+        **provider_changes: Any,
+    ) -> None:
+        self.profile = PROFILES[profile] if isinstance(profile, str) else profile
+        self.provider = provider_of(self.profile, **provider_changes)
+        self.deployment = deployment_of(self.provider)
+        self.connection = self.deployment.connections[0]
+        self.timings = timings
+        self.clock = VirtualClock()
+        self.documents = InMemoryDocuments(delay_s=delay_s)
+        self.vault = InMemoryVault(delay_s=delay_s)
+        self.log = InMemoryAuditLog(delay_s=delay_s)
+        self.store = Grants(self.documents)
+        self.randomness = PredictableRandomness()
+        loop = asyncio.get_running_loop()
+        app, self.twin = create_provider_app(
+            self.profile,
+            issuer=ISSUER,
+            clients=[CLIENT],
+            clock=MovableClock(lambda: START.timestamp() + loop.time()),
+        )
+        self.http = TwinHttp(app, delay_s=delay_s)
+        self.book = self.twin.book
+        self._workers = 0
+
+    async def open(self) -> GrantWorld:
+        await self.vault.create(ESCROW_SECRET)
+        await self.vault.add(ESCROW_SECRET, b"k" * 32)
+        return self
+
+    def worker(
+        self,
+        *,
+        step: Step = no_step,
+        clock: Clock | None = None,
+        documents: Documents | None = None,
+        vault: SecretVault | None = None,
+        http: Any = None,
+        log: Any = None,
+    ) -> Worker:
+        self._workers += 1
+        clock = clock or self.clock
+        store = Grants(documents or self.documents)
+        vault = vault or self.vault
+        randomness = PredictableRandomness(f"worker {self._workers}")
+        payloads = GrantPayloads(vault)
+        outcomes: Counter[Outcome] = Counter()
+        refresher = RefreshGrant(
+            self.deployment,
+            store,
+            payloads,
+            ProviderCalls(http or self.http, vault),
+            vault,
+            log or self.log,
+            clock,
+            randomness,
+            timings=self.timings,
+            step=step,
+            observe=lambda outcome: outcomes.update([outcome]),
+        )
+        revoker = RevokeGrants(
+            self.deployment, store, payloads, refresher, clock, randomness, timings=self.timings
+        )
+        sweeper = SweepGrants(
+            self.deployment, store, payloads, refresher, revoker, clock, timings=self.timings
+        )
+        return Worker(refresher, revoker, sweeper, self.connection, self.provider, clock, outcomes)
+
+    # --- grants ---
+
+    async def connect(self, user: str = "alice", *, expired: bool = True, tenant: str = "acme") -> str:
+        """A grant as the connect flow leaves it; its access token already old unless told otherwise."""
+        name = grant_id(tenant, user, "twin")
+        scopes = tuple(dict.fromkeys(("read", "write", *self.provider.base_scopes)))
+        now = self.clock.now()
+        draft = Grant(
+            grant_id=name,
+            tenant=tenant,
+            subject=user,
+            connection="twin",
+            provider=self.provider.id,
+            provider_class=self.provider.rotation.rotation_class,
+            leeway_s=self.provider.rotation.leeway_s,
+            scopes=list(scopes),
+            connected_at=now,
+            refreshed_at=now,
+        )
+        code = self.book.issue_code(
+            client_id="cab",
+            account="twin-1001",
+            redirect_uri=CLIENT.redirect_uris[0],
+            scopes=scopes,
+            challenge=_challenge("v" * 43),
+        )
+        tokens = self.book.redeem_code(
+            code, client_id="cab", redirect_uri=CLIENT.redirect_uris[0], verifier="v" * 43
+        )
+        life = 1 if expired else tokens.expires_in
+        answer = {
+            "access_token": tokens.access_token,
+            "refresh_token": tokens.refresh_token,
+            "expires_in": life,
+            "scope": self.profile.scope_separator.join(tokens.scope),
+        }
+        payloads = GrantPayloads(self.vault)
+        await payloads.create(name)
+        token_set = new_token_set(
+            draft,
+            body=json.dumps(answer).encode(),
+            status=200,
+            received_at=now - timedelta(seconds=2) if expired else now,
+            requested_scopes=scopes,
+            base=None,
+            provider=self.provider,
+        )
+        version = await payloads.add(name, token_set)
+        stored = await self.store.create(draft.model_copy(update={"secret_ver": version}))
+        assert stored is not None
+        return name
+
+    async def grant(self, name: str) -> Grant:
+        stored = await self.store.read(name)
+        assert stored is not None
+        return stored.grant
+
+    async def change(self, name: str, **fields: Any) -> None:
+        """Write into the document from outside, as an operator, an attacker or a restored backup would."""
+        stored = await self.store.read(name)
+        assert stored is not None
+        assert await self.store.replace(stored, stored.grant.model_copy(update=fields)) is not None
+
+    async def expire(self, name: str) -> None:
+        """Let the committed access token grow too old to be handed out."""
+        lives = timedelta(seconds=self.profile.access_token_life_s)
+        await self.sleep(lives.total_seconds())
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def drain(self, worker: Worker, *, for_s: float = 300, every_s: float = 10) -> None:
+        """Let the sweeper run as the scheduler runs it."""
+        until = self.clock.now() + timedelta(seconds=for_s)
+        while self.clock.now() < until:
+            await worker.sweep()
+            await asyncio.sleep(every_s)
+
+    # --- the oracle ---
+
+    def refreshes(self) -> int:
+        """How often the provider really refreshed."""
+        return sum(entry["event"] == "refreshed" for entry in self.book.ledger())
+
+    def usable(self) -> set[str]:
+        """Digests of the refresh tokens that would work now."""
+        return {token for grant in self.book.grants() for token in grant["usable_refresh_tokens"]}
+
+    async def stored_refresh_token(self, name: str) -> str | None:
+        """Digest of the refresh token that the document points to."""
+        grant = await self.grant(name)
+        return await self.refresh_token_of_version(name, grant.secret_ver)
+
+    async def refresh_token_of_version(self, name: str, version: int) -> str | None:
+        raw = json.loads(self.vault._secrets[secret_id(name)][version - 1] or b"{}")
+        try:
+            answer = json.loads(base64.b64decode(raw["response"]))
+        except (KeyError, ValueError):
+            return None
+        return sha256_or_none(answer.get("refresh_token") or raw["carried_refresh_token"])
+
+    def versions(self, name: str) -> int:
+        return len(self.vault._secrets[secret_id(name)])
+
+    def fault(self, **members: Any) -> None:
+        self.twin.faults.set_from_json(members)
+
+    def events(self, event_type: str) -> list[Any]:
+        """Audit events of one type, each id once."""
+        return list({e.event_id: e for e in self.log.events if e.event_type.value == event_type}.values())
+
+
+def _challenge(verifier: str) -> str:
+    from cab_dev.twins.oauth_provider import s256
+
+    return s256(verifier)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+Make = Callable[..., GrantWorld]
