@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.contracts.bigquery import running_bigquery
 from tests.running_stack import Stack, emulators, running_stack
 
 
@@ -17,3 +18,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the test proves this entry of tests/requirements.yaml")
+
+
+@pytest.fixture(scope="session")
+def bigquery_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The local BigQuery, one server for the whole run. Each test file uses a project of its own."""
+    with running_bigquery(tmp_path_factory.mktemp("bigquery")) as url:
+        yield url

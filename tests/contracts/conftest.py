@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests.contracts.bigquery import running_bigquery
 
 from cab_dev.emulators import Emulators
 from cab_dev.emulators.testing import running_for_tests
@@ -29,9 +28,3 @@ def official() -> Iterator[Emulators]:
 def project() -> str:
     """A project of the test's own: tests share emulators, never data."""
     return f"demo-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture(scope="session")
-def bigquery_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_bigquery(tmp_path_factory.mktemp("bigquery")) as url:
-        yield url

@@ -50,7 +50,7 @@ async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
         create_table(reader, "cab_audit")
 
         def written() -> list[dict[str, Any]]:
-            sql = f"SELECT * FROM `{project}.cab_audit.{TABLE}` WHERE occurred_at > '2020-01-01'"  # noqa: S608
+            sql = f"SELECT * FROM `{project}.cab_audit.{TABLE}` WHERE occurred_at > '2020-01-01'"
             return [_without_nulls(dict(row)) for row in reader.query_and_wait(sql)]
 
         adapter = BigQueryAuditRows(project, "cab_audit", TABLE)
@@ -77,7 +77,8 @@ def event(number: int = 1, **members: Any) -> AuditEvent:
 
 
 def row(number: int = 1, **members: Any) -> dict[str, Any]:
-    return row_of(event(number, **members), received_at=NOW, message_id=f"m-{number}")
+    made = event(number, **members)
+    return row_of(made, data=made.model_dump_json().encode(), received_at=NOW, message_id=f"m-{number}")
 
 
 def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:

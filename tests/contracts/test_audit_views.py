@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.api_core.exceptions import BadRequest
+from tests.contracts.audit_story import ALICE, BOB, DELETE, UPDATE, Story
 from tests.contracts.bigquery import client
 
-from cab.adapters.audit_chain import AuditChain
 from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, VIEWS, create_dataset, create_views, row_of
+from cab.adapters.google_cloud.audit_schema import TABLE, VIEWS, create_dataset, create_views
 from cab.domain.audit import (
-    Actor,
-    AuditEvent,
     EventType,
-    GrantFacts,
     IntentFacts,
     Outcome,
     PolicyFacts,
-    Service,
-    Subject,
     TaskFacts,
     TokenFacts,
     Tool,
@@ -31,59 +25,6 @@ from cab.domain.audit import (
 
 PROJECT = "demo-views"
 DATASET = "cab_audit"
-START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
-ALICE, BOB = "subject-alice", "subject-bob"
-UPDATE, DELETE = "crm.opportunity.update", "crm.opportunity.delete"
-
-
-class Story:
-    """Writes down events as the broker would: one second apart, chained, each received 250 ms later."""
-
-    def __init__(self) -> None:
-        self._chains = {
-            name: AuditChain(f"chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
-        }
-        self._now = START
-        self.rows: list[dict[str, Any]] = []
-
-    def tell(
-        self, event_type: EventType, outcome: Outcome | None = None, *, user: str = ALICE, by: str = "a", **members: Any
-    ) -> dict[str, Any]:
-        self._now += timedelta(seconds=1)
-        event = AuditEvent(
-            event_id=f"event-{len(self.rows):03}",
-            event_type=event_type,
-            occurred_at=self._now,
-            outcome=outcome,
-            tenant="acme",
-            subject=Subject(key=user),
-            **members,
-        )
-        sealed = AuditEvent.model_validate_json(self._chains[by].seal(event).data)
-        received_at = self._now + timedelta(milliseconds=250)
-        row = row_of(sealed, received_at=received_at, message_id=f"m-{len(self.rows)}")
-        self.rows.append(row)
-        return row
-
-    def exchange(
-        self, outcome: Outcome, *, agent: str = "sales-assistant", action: str = UPDATE, **members: Any
-    ) -> dict[str, Any]:
-        return self.tell(
-            EventType.EXCHANGE_DECIDED,
-            outcome,
-            actor=Actor(agent_id=agent, client_id=agent),
-            tool=Tool(connection="crm", action=action, effect="write"),
-            **members,
-        )
-
-    def grant(self, event_type: EventType, grant_id: str, *, user: str = ALICE, **facts: Any) -> dict[str, Any]:
-        return self.tell(
-            event_type,
-            Outcome.EXECUTED,
-            user=user,
-            tool=Tool(connection="crm", provider="acme-crm"),
-            grant=GrantFacts(id=grant_id, **facts),
-        )
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class IngestAuditEvent:
         if isinstance(event, str):
             await self._quarantine.put(message.data, cause=event, message_id=message.message_id)
             return
-        row = self._event_to_row(event, received_at=self._clock.now(), message_id=message.message_id)
+        row = self._event_to_row(event, data=message.data, received_at=self._clock.now(), message_id=message.message_id)
         refused = await self._rows.insert([row])
         if refused:
             await self._quarantine.put(message.data, cause=refused[0], message_id=message.message_id)

@@ -57,7 +57,7 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
     event = AuditEvent(
         event_id="e", event_type=EventType.TOKEN_REVOKED, occurred_at=NOON, tenant="acme", subject=Subject(key="k")
     )
-    assert row_of(event, received_at=NOON, message_id="m") == {
+    assert row_of(event, data=b'{"event_id":"e"}', received_at=NOON, message_id="m") == {
         "event_id": "e",
         "event_type": "token.revoked",
         "occurred_at": "2026-11-21T12:00:00Z",
@@ -67,6 +67,7 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
         "subject_key": "k",
         "received_at": "2026-11-21T12:00:00+00:00",
         "message_id": "m",
+        "event_json": '{"event_id":"e"}',
     }
 
 

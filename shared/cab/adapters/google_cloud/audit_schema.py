@@ -57,6 +57,7 @@ _ADDED: Final[tuple[tuple[str, str, str], ...]] = (
     ("action", "STRING", "tool.action, for clustering."),
     ("received_at", "TIMESTAMP", "When ingest_audit wrote the row."),
     ("message_id", "STRING", "Pub/Sub's id of the delivery; one event may come in several."),
+    ("event_json", "STRING", "The event as it was published, to the byte: what its chain.hash was made of."),
 )
 
 
@@ -69,8 +70,8 @@ def columns() -> list[Column]:
     return [_column(name, field, top_level=True) for name, field in AuditEvent.model_fields.items()] + added
 
 
-def row_of(event: AuditEvent, *, received_at: datetime, message_id: str) -> dict[str, Any]:
-    """The event as one row: JSON values, instants as RFC 3339, absent members left out."""
+def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
+    """The event as one row: JSON values, instants as RFC 3339, absent members left out. `data` is the event as published."""
     row = event.model_dump(mode="json", exclude_none=True)
     added = {
         "subject_key": event.subject and event.subject.key,
@@ -78,6 +79,7 @@ def row_of(event: AuditEvent, *, received_at: datetime, message_id: str) -> dict
         "action": event.tool and event.tool.action,
         "received_at": received_at.isoformat(),
         "message_id": message_id,
+        "event_json": data.decode(),
     }
     return row | {name: value for name, value in added.items() if value is not None}
 

@@ -1,0 +1,65 @@
+"""Audit events as the broker writes them, told one after the other and ready to be inserted as rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cab.adapters.audit_chain import AuditChain
+from cab.adapters.google_cloud.audit_schema import row_of
+from cab.domain.audit import Actor, AuditEvent, EventType, GrantFacts, Outcome, Service, Subject, Tool
+
+START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
+ALICE, BOB = "subject-alice", "subject-bob"
+UPDATE, DELETE = "crm.opportunity.update", "crm.opportunity.delete"
+
+
+class Story:
+    """Writes down events as the broker would: one second apart, chained, each received 250 ms later."""
+
+    def __init__(self) -> None:
+        self._chains = {
+            name: AuditChain(f"chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
+        }
+        self._now = START
+        self.rows: list[dict[str, Any]] = []
+
+    def tell(
+        self, event_type: EventType, outcome: Outcome | None = None, *, user: str = ALICE, by: str = "a", **members: Any
+    ) -> dict[str, Any]:
+        self._now += timedelta(seconds=1)
+        event = AuditEvent(
+            event_id=f"event-{len(self.rows):03}",
+            event_type=event_type,
+            occurred_at=self._now,
+            outcome=outcome,
+            tenant="acme",
+            subject=Subject(key=user),
+            **members,
+        )
+        data = self._chains[by].seal(event).data
+        sealed = AuditEvent.model_validate_json(data)
+        received_at = self._now + timedelta(milliseconds=250)
+        row = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        self.rows.append(row)
+        return row
+
+    def exchange(
+        self, outcome: Outcome, *, agent: str = "sales-assistant", action: str = UPDATE, **members: Any
+    ) -> dict[str, Any]:
+        return self.tell(
+            EventType.EXCHANGE_DECIDED,
+            outcome,
+            actor=Actor(agent_id=agent, client_id=agent),
+            tool=Tool(connection="crm", action=action, effect="write"),
+            **members,
+        )
+
+    def grant(self, event_type: EventType, grant_id: str, *, user: str = ALICE, **facts: Any) -> dict[str, Any]:
+        return self.tell(
+            event_type,
+            Outcome.EXECUTED,
+            user=user,
+            tool=Tool(connection="crm", provider="acme-crm"),
+            grant=GrantFacts(id=grant_id, **facts),
+        )
