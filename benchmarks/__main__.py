@@ -1,0 +1,71 @@
+"""`python -m benchmarks`: start everything, measure in interleaved rounds, print the table. About three minutes, Linux only."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="The benchmark table: docs/performance.md."
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of about a second per row")
+    parser.add_argument("--cold-starts", type=int, default=5, help="cold starts of each kind; 0 leaves them out")
+    parser.add_argument("--connections", type=int, default=16, help="requests under way at once")
+    parser.add_argument("--json", action="store_true", help="print every figure of every round as JSON")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
+    arguments = parser.parse_args()
+    if not sys.platform.startswith("linux"):
+        sys.exit("The benchmarks read Linux's CPU clocks of other processes: run them on Linux.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every server is stopped
+    with suppress(KeyboardInterrupt):
+        sys.exit(asyncio.run(_run(arguments)))
+    sys.exit(130)
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    # Below the check for Linux: these read the machine's cores when they load.
+    from benchmarks import call_counts, cold_start, rounds
+    from benchmarks.processes import OTHER_CORES
+    from benchmarks.report import Results
+    from benchmarks.rows import ECHO, all_rows
+    from benchmarks.surroundings import surroundings
+
+    def progress(what: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{what} ...", end="", file=sys.stderr, flush=True)
+
+    os.sched_setaffinity(0, OTHER_CORES)
+    progress("starting")
+    async with surroundings() as around:
+        async with all_rows(around) as rows:
+            measured = await rounds.measure(
+                rows, rounds=arguments.rounds, connections=arguments.connections, progress=progress
+            )
+            counted = [row for row in rows if row.name != ECHO]
+            one_by_one = {
+                row.name: await call_counts.calls_of(row, around, posts=call_counts.POSTS_ONE_BY_ONE, connections=1)
+                for row in counted
+            }
+            together = {
+                row.name: await call_counts.calls_of(
+                    row, around, posts=call_counts.POSTS_TOGETHER, connections=arguments.connections
+                )
+                for row in counted
+            }
+            pss = {row.name: row.server.pss_bytes() / 2**20 for row in rows}
+        starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
+    progress("done")
+    results = Results(rows, measured, one_by_one, together, pss, starts, arguments.connections)
+    print(json.dumps(results.as_json(), indent=2) if arguments.json else results.as_text())
+    return int(arguments.check and not all(goal.is_met for goal in results.goals()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Who calls: the keys of a front end, an agent, an IdP and the edge, and the requests that they prepare."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from benchmarks.load import Post
+from cab.domain.identifiers import subject_key
+from cab.protocol import jws, names
+from cab.protocol.jwk import public_jwk
+
+FRONT_END = "acme-web"
+AGENT = "sales-assistant"
+TENANT = "acme"
+_PERSON = "alice"
+_TASK = {
+    "type": names.TASK_TYPE,
+    "task_id": "t-81",
+    "trigger": "user_turn",
+    "actions": ["crm.opportunity.*", "tracker.task.create"],
+    "identifiers": ["opportunity/*", "task/*"],
+}
+
+
+@dataclass(frozen=True)
+class EcKey:
+    """A P-256 key that signs JWTs."""
+
+    kid: str
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()), repr=False)
+
+    def sign(self, claims: dict[str, Any], *, typ: str) -> str:
+        return jws.sign(claims, typ=typ, kid=self.kid, private_key=self.key)
+
+    def public_jwk(self) -> dict[str, Any]:
+        return public_jwk(ECAlgorithm.to_jwk(self.key, as_dict=True) | {"kid": self.kid})
+
+
+@dataclass(frozen=True)
+class IdentityProvider:
+    """The enterprise IdP: RS256, as most are. `issuer` is an origin."""
+
+    issuer: str
+    _key: rsa.RSAPrivateKey = field(
+        default_factory=lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048), repr=False
+    )
+
+    @property
+    def subject(self) -> str:
+        """`sub` of everything the broker makes for the person."""
+        return subject_key(TENANT, self.issuer, _PERSON)
+
+    def key_set(self) -> dict[str, Any]:
+        public = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return {"keys": [public | {"kid": "idp-1", "alg": "RS256", "use": "sig"}]}
+
+    def id_token(self) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "sub": _PERSON,
+            "aud": FRONT_END,
+            "iat": now,
+            "exp": now + 3600,
+            "auth_time": now,
+            "amr": ["pwd", "otp"],
+            "groups": ["everyone", "sales", "emea"],
+            "name": "Alice Example",
+        }
+        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "idp-1"})
+
+
+@dataclass(frozen=True)
+class Clients:
+    """A front end and an agent of one broker. Every request is fresh: no token in it was ever seen before, unless it is by
+    nature the same for an hour (ID tokens, Google identities)."""
+
+    origin: str
+    resources: dict[str, str]
+    idp: IdentityProvider
+    edge: EcKey
+    client: EcKey
+
+    def mint(self, *, identity: str | None = None) -> Post:
+        """A login for an assertion. `identity` is a Google ID token; without it the front end signs for itself."""
+        form = {
+            "grant_type": names.TOKEN_EXCHANGE,
+            "subject_token": self.idp.id_token(),
+            "subject_token_type": names.ID_TOKEN_TYPE,
+            "requested_token_type": names.JWT_TYPE,
+            "audience": f"{self.origin}/oauth2",
+            "may_act": AGENT,
+            "authorization_details": json.dumps([_TASK]),
+        }
+        return Post("/edge/token", form | self._authentication(FRONT_END, f"{self.origin}/edge", identity))
+
+    def update_opportunity(self, *, identity: str | None = None) -> Post:
+        """An exchange for the platform's own token."""
+        parameters = {"stage": "won", "amount_cents": 120_000}
+        return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, identity)
+
+    def query_warehouse(self) -> Post:
+        """An exchange for a JWT of the broker."""
+        return self._exchange("warehouse", "warehouse.query.run", "query/deals", {"query": "select 1"}, None)
+
+    def _exchange(
+        self, connection: str, action: str, identifier: str, parameters: dict[str, Any], identity: str | None
+    ) -> Post:
+        resource = self.resources[connection]
+        is_in_task = connection == "crm"
+        intent = {
+            "type": names.ACTION_TYPE,
+            "actions": [action],
+            "locations": [resource],
+            "identifier": identifier,
+            "parameters": parameters,
+            "reason": "The customer has signed the order form.",
+        }
+        form = {
+            "grant_type": names.TOKEN_EXCHANGE,
+            "subject_token": self.assertion(task=_TASK if is_in_task else None),
+            "subject_token_type": names.JWT_TYPE,
+            "resource": resource,
+            "authorization_details": json.dumps([intent]),
+        }
+        return Post("/oauth2/token", form | self._authentication(AGENT, f"{self.origin}/oauth2", identity))
+
+    def assertion(self, *, task: dict[str, Any] | None) -> str:
+        """As mint_assertion would make it."""
+        now = int(time.time())
+        claims = {
+            "iss": f"{self.origin}/edge",
+            "aud": f"{self.origin}/oauth2",
+            "sub": self.idp.subject,
+            "tenant": TENANT,
+            "idp": {"iss": self.idp.issuer, "sub_hash": "h" * 43},
+            "groups": ["sales"],
+            "client_id": FRONT_END,
+            "may_act": {"sub": AGENT},
+            "txn": secrets.token_urlsafe(16),
+            "iat": now,
+            "exp": now + 300,
+            "jti": secrets.token_urlsafe(16),
+            "auth_time": now,
+            "amr": ["pwd", "otp"],
+        }
+        if task is not None:
+            claims["authorization_details"] = [task]
+        return self.edge.sign(claims, typ=names.ASSERTION_TYP)
+
+    def _authentication(self, client_id: str, audience: str, identity: str | None) -> dict[str, str]:
+        now = int(time.time())
+        claims = {
+            "iss": client_id,
+            "sub": client_id,
+            "aud": audience,
+            "iat": now,
+            "exp": now + 60,
+            "jti": secrets.token_urlsafe(16),
+        }
+        return {
+            "client_assertion_type": names.CLIENT_ASSERTION_TYPE,
+            "client_assertion": identity or self.client.sign(claims, typ="JWT"),
+        }

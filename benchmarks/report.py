@@ -1,0 +1,143 @@
+"""The figures as one table, with each goal's verdict, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.call_counts import POSTS_ONE_BY_ONE, POSTS_TOGETHER
+from benchmarks.cold_start import OURS, STOCK, ColdStart
+from benchmarks.rounds import Round, Spread, spread
+from benchmarks.rows import HOT, MINT, RELAXED, TEXTBOOK, Row
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`figure` against `bound`; `spread` is of the rounds, absent for exact counts."""
+
+    name: str
+    figure: float
+    bound: float
+    is_lower_bound: bool = False
+    spread: Spread | None = None
+    is_exact: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        if self.is_exact:
+            return self.figure == self.bound
+        return self.figure >= self.bound if self.is_lower_bound else self.figure <= self.bound
+
+    @property
+    def wants(self) -> str:
+        if self.is_exact:
+            return f"= {self.bound:g}"
+        return f"{'>=' if self.is_lower_bound else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Results:
+    rows: Sequence[Row]
+    rounds: Sequence[Round]
+    calls_one_by_one: dict[str, dict[str, int]]
+    calls_together: dict[str, dict[str, int]]
+    pss_mib: dict[str, float]
+    cold_starts: Sequence[dict[str, ColdStart]]
+    connections: int
+
+    def goals(self) -> list[Goal]:
+        by_name = {row.name: row for row in self.rows}
+
+        def over_floor(name: str) -> Callable[[Round], float]:
+            return lambda measured: measured.cpu_us[name] / measured.floor_us(by_name[name])
+
+        def between(one: str, other: str) -> Callable[[Round], float]:
+            return lambda measured: measured.cpu_us[one] / measured.cpu_us[other]
+
+        goals = [
+            self._ratio("mint / floor", over_floor(MINT), 1.9),
+            self._ratio("relaxed exchange / floor", over_floor(RELAXED), 1.9),
+            self._ratio("hot exchange / relaxed", between(HOT, RELAXED), 1.4),
+            self._ratio("textbook broker / hot exchange", between(TEXTBOOK, HOT), 5, is_lower_bound=True),
+        ]
+        for name in (RELAXED, HOT):
+            counts = self.calls_one_by_one[name]
+            publishes = counts.get("pubsub.Publish", 0) / POSTS_ONE_BY_ONE
+            secrets = sum(count for method, count in counts.items() if method.startswith("secret_manager."))
+            goals.append(Goal(f"publishes of a {name} exchange", publishes, 1, is_exact=True))
+            goals.append(Goal(f"Secret Manager calls of a {name} exchange", secrets, 0, is_exact=True))
+        if self.cold_starts:
+            ratios = spread(started[OURS].cpu_ms / started[STOCK].cpu_ms for started in self.cold_starts)
+            goals.append(Goal("cold start / with stock clients", ratios.middle, 0.7, spread=ratios))
+        return goals
+
+    def _ratio(self, name: str, ratio: Callable[[Round], float], bound: float, *, is_lower_bound: bool = False) -> Goal:
+        ratios = spread(ratio(measured) for measured in self.rounds)
+        return Goal(name, ratios.middle, bound, is_lower_bound=is_lower_bound, spread=ratios)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "connections": self.connections,
+            "rounds": [asdict(measured) for measured in self.rounds],
+            "calls_one_by_one": {"requests": POSTS_ONE_BY_ONE, **self.calls_one_by_one},
+            "calls_together": {"requests": POSTS_TOGETHER, **self.calls_together},
+            "pss_mib": self.pss_mib,
+            "cold_starts": [{name: asdict(start) for name, start in started.items()} for started in self.cold_starts],
+            "goals": [asdict(goal) | {"is_met": goal.is_met} for goal in self.goals()],
+        }
+
+    def as_text(self) -> str:
+        return "\n".join([*self._row_lines(), "", *self._call_lines(), "", *self._cold_lines(), *self._goal_lines()])
+
+    def _row_lines(self) -> list[str]:
+        lines = [
+            f"{len(self.rounds)} rounds, {self.connections} connections; medians. CPU and floor in µs per request.",
+            "",
+            f"{'':<9} {'CPU':>6} {'quartiles':>13} {'floor':>6} {'x floor':>8} {'per s':>6} {'PSS MiB':>8}",
+        ]
+        for row in self.rows:
+            cpu = spread(measured.cpu_us[row.name] for measured in self.rounds)
+            floor = spread(measured.floor_us(row) for measured in self.rounds)
+            over = spread(measured.cpu_us[row.name] / measured.floor_us(row) for measured in self.rounds)
+            rate = spread(measured.per_s[row.name] for measured in self.rounds)
+            lines.append(
+                f"{row.name:<9} {cpu.middle:6.0f} {cpu.lower:6.0f}-{cpu.upper:<6.0f} {floor.middle:6.0f} "
+                f"{over.middle:8.2f} {rate.middle:6.0f} {self.pss_mib[row.name]:8.0f}  {row.says}"
+            )
+        operations = {
+            name: spread(measured.operation_us[name] for measured in self.rounds).middle
+            for name in self.rounds[0].operation_us
+        }
+        lines.append("cryptography: " + ", ".join(f"{name} {us:.0f}" for name, us in operations.items()))
+        return lines
+
+    def _call_lines(self) -> list[str]:
+        def shown(counts: dict[str, int], requests: int) -> str:
+            return ", ".join(f"{method} {count / requests:.2f}" for method, count in sorted(counts.items()))
+
+        lines = ["Calls to Google per request, one by one and (at all connections):"]
+        for name, counts in self.calls_one_by_one.items():
+            together = self.calls_together[name]
+            lines.append(f"{name:<9} {shown(counts, POSTS_ONE_BY_ONE)} ({shown(together, POSTS_TOGETHER)})")
+        return lines
+
+    def _cold_lines(self) -> list[str]:
+        if not self.cold_starts:
+            return []
+        lines = ["Cold start, from exec to the first token, median:"]
+        for name in self.cold_starts[0]:
+            cpu, wall, pss = (
+                spread(getattr(started[name], attribute) for started in self.cold_starts).middle
+                for attribute in ("cpu_ms", "wall_ms", "pss_mib")
+            )
+            lines.append(f"{name:<19} {cpu:5.0f} ms CPU, {wall:5.0f} ms, {pss:4.0f} MiB")
+        return [*lines, ""]
+
+    def _goal_lines(self) -> list[str]:
+        lines = [f"{'goal':<42} {'wanted':>7} {'figure':>7} {'quartiles':>12}"]
+        for goal in self.goals():
+            quartiles = f"{goal.spread.lower:.2f}-{goal.spread.upper:.2f}" if goal.spread else "exact"
+            verdict = "met" if goal.is_met else "MISSED"
+            lines.append(f"{goal.name:<42} {goal.wants:>7} {goal.figure:7.2f} {quartiles:>12}  {verdict}")
+        return lines

@@ -1,0 +1,95 @@
+"""What is measured: which request at which function, and the cryptography that no implementation of it can avoid."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from benchmarks.clients import AGENT
+from benchmarks.load import Post, send
+from benchmarks.processes import Function, Server
+from benchmarks.surroundings import ORIGIN, Surroundings
+
+MINT, RELAXED, HOT, SIGNED = "mint", "relaxed", "hot", "signed"
+TEXTBOOK, ECHO = "textbook", "echo"
+EXCHANGE_TOKEN = "functions/exchange_token"
+VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`operations` names the signatures of one request in `CryptoFloor`'s words; the echo needs none."""
+
+    name: str
+    says: str
+    server: Server
+    project: str
+    prepare: Callable[[], Post]
+    operations: Mapping[str, int]
+
+
+@asynccontextmanager
+async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
+    """Every function as a process of its own, all up at once, so that each round compares them side by side."""
+    minting = await surroundings.open_project("demo-mint")
+    relaxed = await surroundings.open_project("demo-relaxed")
+    default = await surroundings.open_project("demo-default")
+    textbook = await surroundings.open_project("demo-textbook")
+    agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
+
+    with surroundings.servers() as start:
+        mint_server = start(surroundings.function("functions/mint_assertion", "mint_assertion", project="demo-mint"))
+        relaxed_server = start(
+            surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-relaxed", deployment="relaxed")
+        )
+        default_server = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-default"))
+        textbook_server = start(
+            surroundings.function("benchmarks/functions/textbook_broker", "textbook_broker", project="demo-textbook")
+        )
+        answer = await send([default.update_opportunity()], port=default_server.port, connections=1)
+        echo_server = start(Function("benchmarks/functions/echo", "echo", {"BENCH_ANSWER_BYTES": str(len(answer))}))
+        hot = Row(
+            HOT,
+            "exchange, default: private_key_jwt, grant read, counted, single use",
+            default_server,
+            "demo-default",
+            default.update_opportunity,
+            {VERIFY_ES256: 2},
+        )
+        yield [
+            replace(hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}),
+            Row(
+                MINT,
+                "mint an assertion, private_key_jwt",
+                mint_server,
+                "demo-mint",
+                minting.mint,
+                {VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
+            ),
+            Row(
+                RELAXED,
+                "exchange, relaxed: Google identity, grant status remembered",
+                relaxed_server,
+                "demo-relaxed",
+                lambda: relaxed.update_opportunity(identity=agent),
+                {VERIFY_RS256: 1, VERIFY_ES256: 1},
+            ),
+            hot,
+            Row(
+                SIGNED,
+                "exchange for a JWT of ours (warehouse), otherwise as hot",
+                default_server,
+                "demo-default",
+                default.query_warehouse,
+                {VERIFY_ES256: 2, SIGN_ES256: 1},
+            ),
+            Row(
+                TEXTBOOK,
+                "the same as hot from documentation, on stock clients",
+                textbook_server,
+                "demo-textbook",
+                textbook.update_opportunity,
+                {VERIFY_ES256: 2},
+            ),
+        ]

@@ -1,0 +1,242 @@
+"""Everything the functions talk to, on this machine: embedded emulators, Google's identities, an IdP, refresh_grants.
+
+None of it runs on the servers' core, and none of its CPU is counted. Each measured function has a project of its own, so
+that the emulators' call log tells whose calls are whose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+from aiohttp import web
+from google.pubsub_v1 import PublisherClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+
+from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider
+from benchmarks.processes import HOST, ROOT, Function, Server
+from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.secrets import SecretManagerVault
+from cab.domain.connections import RotationClass
+from cab.domain.grants import Grant, grant_id
+from cab.protocol import strict_json
+from cab.protocol.jwk import ALGORITHMS
+from cab.stores.grants import Grants
+from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
+from cab_dev import google_identity, loopback
+from cab_dev.emulators import Emulators, running
+from cab_dev.local_cloud import AUDIT_TOPIC, create_signing_keys
+from cab_dev.ports import PortLeases
+
+ORIGIN = "http://127.0.0.1:8080"  # only ever compared: the functions are called where they listen
+RESOURCES = {  # nobody calls them
+    "crm": "http://127.0.0.1:8082",
+    "tracker": "http://127.0.0.1:8083",
+    "warehouse": "http://127.0.0.1:8084",
+}
+ACCESS_TOKEN = "a" * 300
+_GOOGLE = "https://accounts.google.com"
+_ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
+_EXAMPLE = ROOT / "examples" / "acme"
+_CONFIGURATION = ROOT / "benchmarks" / "deployment"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    emulators: Emulators
+    ports: PortLeases
+    idp: IdentityProvider
+    client_key: EcKey
+    edge_keys: dict[str, EcKey]
+    google: google_identity.Signer
+    google_jwks_uri: str
+    metadata: str  # host:port
+    folder: Path
+
+    def google_identity(self, client_id: str, *, audience: str) -> str:
+        """The ID token with which a front end or an agent on Google Cloud proves itself; good for an hour."""
+        return self.google.id_token(_ACCOUNT.format(client_id), audience)
+
+    async def open_project(self, name: str) -> Clients:
+        """A project with its topic, its signing keys and the person's grant; the clients of the broker in it."""
+        await asyncio.to_thread(_create_topic, name)
+        await create_signing_keys(name)
+        edge = self.edge_keys[name] = await _edge_key(name)
+        await _connect(name, self.idp.subject)
+        return Clients(ORIGIN, RESOURCES, self.idp, edge, self.client_key)
+
+    def function(self, source: str, target: str, *, project: str, deployment: str = "default") -> Function:
+        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml."""
+        return Function(
+            source,
+            target,
+            {
+                **self.emulators.environment(),
+                **self._variables(),
+                "GOOGLE_CLOUD_PROJECT": project,
+                "GCE_METADATA_HOST": self.metadata,
+                "GCE_METADATA_IP": self.metadata,
+                "CAB_CONFIG_DIR": str(self._configuration(deployment)),
+                "CAB_GOOGLE_ISSUER": _GOOGLE,
+                "CAB_GOOGLE_JWKS_URI": self.google_jwks_uri,
+                "CAB_REFRESH_GRANTS_URL": self.idp.issuer,
+                "BENCH_EDGE_JWKS_URI": f"{self.idp.issuer}/edge/{project}/jwks.json",
+                "BENCH_ACCESS_TOKEN": ACCESS_TOKEN,
+                "BENCH_GRANT_ID": grant_id(TENANT, self.idp.subject, "crm"),
+            },
+        )
+
+    @contextmanager
+    def servers(self) -> Iterator[Callable[[Function], Server]]:
+        """Gives a function that starts servers, which all end with the block."""
+        with ExitStack() as stack:
+
+            def start(function: Function) -> Server:
+                server = Server(function, self.ports.take_free())
+                stack.callback(server.stop)
+                server.wait_until_it_answers()
+                return server
+
+            yield start
+
+    def _variables(self) -> dict[str, str]:
+        """What the configuration files refer to."""
+        return {
+            "CAB_ORIGIN": ORIGIN,
+            "ACME_IDP_ORIGIN": self.idp.issuer,
+            **{f"ACME_{name.upper()}_ORIGIN": resource for name, resource in RESOURCES.items()},
+            "BENCH_FRONT_END_ACCOUNT": google_identity.unique_id(_ACCOUNT.format(FRONT_END)),
+            "BENCH_AGENT_ACCOUNT": google_identity.unique_id(_ACCOUNT.format(AGENT)),
+        }
+
+    def _configuration(self, deployment: str) -> Path:
+        """The demo organisation's own files, with our clients and one of our two broker.yaml."""
+        folder = self.folder / deployment
+        if not folder.exists():
+            folder.mkdir()
+            for name in ("connections.yaml", "identity_providers.yaml"):
+                shutil.copy(_EXAMPLE / name, folder)
+            shutil.copytree(_EXAMPLE / "policies", folder / "policies")
+            shutil.copy(_CONFIGURATION / "agents.yaml", folder)
+            shutil.copy(_CONFIGURATION / f"{deployment}.yaml", folder / "broker.yaml")
+        return folder
+
+
+@asynccontextmanager
+async def surroundings() -> AsyncIterator[Surroundings]:
+    """Run them in this event loop and in one more process, until the block ends."""
+    async with AsyncExitStack() as stack:
+        emulators = stack.enter_context(running())
+        os.environ.update(emulators.environment())  # for the adapters that fill them
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cab-bench-")))
+        ports = stack.enter_context(PortLeases())
+        signer = google_identity.Signer(_GOOGLE)
+        others = ports.take_free()
+        idp, client_key = IdentityProvider(f"http://{HOST}:{others}"), EcKey("client-1")
+        edge_keys: dict[str, EcKey] = {}
+
+        async def serve(application: web.Application, port: int = 0) -> str:
+            runner, bound = await loopback.serve(application, port)
+            stack.push_async_callback(runner.cleanup)
+            return f"{HOST}:{bound}"
+
+        await serve(_other_services(idp, client_key, edge_keys), others)
+        google_keys = await serve(google_identity.issuer_application(signer, frozenset()))
+        metadata = await serve(google_identity.metadata_application(signer, _ACCOUNT.format("exchange-token")))
+        yield Surroundings(
+            emulators, ports, idp, client_key, edge_keys, signer, f"http://{google_keys}/jwks", metadata, folder
+        )
+
+
+def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[str, EcKey]) -> web.Application:
+    """The IdP, the clients' keys, the edge's keys, and a refresh_grants that always has a token, on one port."""
+
+    async def discovery(_: web.Request) -> web.Response:
+        return web.json_response({"issuer": idp.issuer, "jwks_uri": f"{idp.issuer}/jwks.json"})
+
+    async def idp_keys(_: web.Request) -> web.Response:
+        return web.json_response(idp.key_set())
+
+    async def client_keys(_: web.Request) -> web.Response:
+        return web.json_response({"keys": [client_key.public_jwk()]})
+
+    async def edge(request: web.Request) -> web.Response:
+        return web.json_response({"keys": [edge_keys[request.match_info["project"]].public_jwk()]})
+
+    async def access_token(request: web.Request) -> web.Response:
+        asked = await request.json()
+        return web.json_response(
+            {
+                "access_token": ACCESS_TOKEN,
+                "expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+                "scopes": asked["scopes"],
+                "narrowed": True,
+                "grant_id": grant_id(TENANT, idp.subject, asked["connection"]),
+                "seq": 1,
+                "secret_version": 1,
+                "outcome": "cached",
+            }
+        )
+
+    application = web.Application()
+    application.add_routes(
+        [
+            web.get("/.well-known/openid-configuration", discovery),
+            web.get("/jwks.json", idp_keys),
+            web.get("/clients/jwks.json", client_keys),
+            web.get("/edge/{project}/jwks.json", edge),
+            web.post("/grants/token", access_token),
+        ]
+    )
+    return application
+
+
+def _create_topic(project: str) -> None:
+    with grpc.insecure_channel(os.environ["PUBSUB_EMULATOR_HOST"]) as channel:
+        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
+        publisher.create_topic(name=f"projects/{project}/topics/{AUDIT_TOPIC}", timeout=10)
+
+
+async def _edge_key(project: str) -> EcKey:
+    """The edge's signing key, so that the agents' assertions need not be minted one by one."""
+    documents, vault = FirestoreDocuments(project, "keys"), SecretManagerVault(project)
+    try:
+        ring = await SigningKeys(documents).ring(Issuer.EDGE)
+        active = ring.active if ring else None
+        if active is None:
+            raise LookupError("the project has no signing key")
+        private = strict_json.load_object(await vault.access(SECRET[Issuer.EDGE], active.secret_version))
+    finally:
+        await documents.close()
+        await vault.close()
+    return EcKey(active.kid, ALGORITHMS["ES256"].from_jwk(private))
+
+
+async def _connect(project: str, subject: str) -> None:
+    """The person's grant at the CRM."""
+    now = datetime.now(UTC)
+    grant = Grant(
+        grant_id=grant_id(TENANT, subject, "crm"),
+        tenant=TENANT,
+        subject=subject,
+        connection="crm",
+        provider="acme-crm",
+        provider_class=RotationClass.STRICT,
+        access_expires_at=now + timedelta(hours=1),
+        refreshed_at=now,
+        scopes=["opportunity.read", "opportunity.write"],
+        connected_at=now,
+    )
+    documents = FirestoreDocuments(project, "grants")
+    try:
+        await Grants(documents).create(grant)
+    finally:
+        await documents.close()
