@@ -4,6 +4,7 @@ VENV   := .venv
 PYTHON := $(VENV)/bin/python
 STACK  := $(VENV)/.stack
 DEV    := $(VENV)/.dev
+TERRAFORM := .cab/venv-terraform/.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 INSTALL := $(PYTHON) -m pip install --quiet
@@ -20,7 +21,7 @@ demo: $(STACK) ## two user stories and one attack against a stack of its own, to
 dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
 	@$(VENV)/bin/cab dev up
 
-test: $(DEV) browser-ready bigquery-ready ## run all tests, emulators included
+test: $(DEV) $(TERRAFORM) browser-ready bigquery-ready ## run all tests, emulators included
 	$(PYTHON) -m pytest $(TESTS)
 
 check: lint types test ## what CI runs: format, lint, types, import contracts, tests
@@ -55,6 +56,11 @@ $(STACK): requirements/stack.txt pyproject.toml | $(PYTHON)
 	@echo "Installing the packages of the local stack (a minute, once) ..."
 	@$(INSTALL) --require-hashes -r requirements/stack.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TERRAFORM): requirements/terraform.txt | $(PYTHON)
+	@$(PYTHON) -m venv .cab/venv-terraform
+	@.cab/venv-terraform/bin/python -m pip install --quiet --require-hashes -r requirements/terraform.txt
 	@touch $@
 
 $(DEV): requirements/dev.txt $(STACK)

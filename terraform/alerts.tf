@@ -1,0 +1,45 @@
+# Each alert names its runbook in docs/runbooks/.
+locals {
+  alerts = {
+    audit-dead-letter = {
+      what      = "Audit events could not be delivered and wait in the dead letter subscription."
+      filter    = "resource.type = \"pubsub_subscription\" AND resource.labels.subscription_id = \"cab-audit-dead-letter-keep\" AND metric.type = \"pubsub.googleapis.com/subscription/num_undelivered_messages\""
+      threshold = 0
+    }
+    audit-quarantine = {
+      what      = "Messages that are no events of ours arrived at the audit topic."
+      filter    = "resource.type = \"pubsub_subscription\" AND resource.labels.subscription_id = \"cab-audit-quarantine-keep\" AND metric.type = \"pubsub.googleapis.com/subscription/num_undelivered_messages\""
+      threshold = 0
+    }
+    audit-late = {
+      what      = "Decisions reach the audit table minutes late."
+      filter    = "resource.type = \"pubsub_subscription\" AND resource.labels.subscription_id = \"cab-audit-ingest\" AND metric.type = \"pubsub.googleapis.com/subscription/oldest_unacked_message_age\""
+      threshold = 300
+    }
+  }
+}
+
+resource "google_monitoring_alert_policy" "this" {
+  for_each              = local.alerts
+  project               = var.project_id
+  display_name          = "CAB: ${each.value.what}"
+  combiner              = "OR"
+  notification_channels = var.notification_channels
+  documentation {
+    content   = "Runbook: docs/runbooks/${each.key}.md"
+    mime_type = "text/markdown"
+  }
+  conditions {
+    display_name = each.value.what
+    condition_threshold {
+      filter          = each.value.filter
+      comparison      = "COMPARISON_GT"
+      threshold_value = each.value.threshold
+      duration        = "120s"
+      aggregations {
+        alignment_period   = "60s"
+        per_series_aligner = "ALIGN_MAX"
+      }
+    }
+  }
+}

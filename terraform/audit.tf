@@ -1,0 +1,138 @@
+# Decisions travel: topic -> push -> ingest_audit -> BigQuery. Nothing that fails on the way is lost.
+resource "google_pubsub_topic" "audit" {
+  project                    = var.project_id
+  name                       = "cab-audit"
+  message_retention_duration = "2678400s" # 31 days: what a broken subscription lost can be replayed
+  message_storage_policy {
+    allowed_persistence_regions = [var.location]
+  }
+}
+
+resource "google_pubsub_topic" "audit_dead_letter" {
+  project = var.project_id
+  name    = "cab-audit-dead-letter"
+}
+
+resource "google_pubsub_topic" "audit_quarantine" {
+  project = var.project_id
+  name    = "cab-audit-quarantine"
+}
+
+resource "google_pubsub_topic" "grants_due" {
+  project = var.project_id
+  name    = "cab-grants-due"
+}
+
+resource "google_pubsub_subscription" "audit_ingest" {
+  project                    = var.project_id
+  name                       = "cab-audit-ingest"
+  topic                      = google_pubsub_topic.audit.id
+  ack_deadline_seconds       = 30
+  message_retention_duration = "2678400s"
+
+  push_config {
+    push_endpoint = "${local.ingest_audit_url}/"
+    oidc_token {
+      service_account_email = google_service_account.pubsub_push.email
+      audience              = local.ingest_audit_url
+    }
+  }
+  retry_policy {
+    minimum_backoff = "1s"
+    maximum_backoff = "60s"
+  }
+  dead_letter_policy {
+    dead_letter_topic     = google_pubsub_topic.audit_dead_letter.id
+    max_delivery_attempts = 20
+  }
+  expiration_policy {
+    ttl = "" # never: the default lets it die after 31 idle days
+  }
+}
+
+resource "google_pubsub_subscription" "grants_due" {
+  project              = var.project_id
+  name                 = "cab-grants-due-refresh"
+  topic                = google_pubsub_topic.grants_due.id
+  ack_deadline_seconds = 60
+
+  push_config {
+    push_endpoint = "${local.refresh_grants_url}/grants/due"
+    oidc_token {
+      service_account_email = google_service_account.pubsub_push.email
+      audience              = local.refresh_grants_url
+    }
+  }
+  retry_policy {
+    minimum_backoff = "5s"
+    maximum_backoff = "300s"
+  }
+  expiration_policy {
+    ttl = ""
+  }
+}
+
+# A topic without a subscription drops messages: what was set aside is kept for people.
+resource "google_pubsub_subscription" "kept" {
+  for_each                   = { dead-letter = google_pubsub_topic.audit_dead_letter.id, quarantine = google_pubsub_topic.audit_quarantine.id }
+  project                    = var.project_id
+  name                       = "cab-audit-${each.key}-keep"
+  topic                      = each.value
+  message_retention_duration = "2678400s"
+  expiration_policy {
+    ttl = ""
+  }
+}
+
+resource "google_bigquery_dataset" "audit" {
+  project                         = var.project_id
+  dataset_id                      = "cab_audit"
+  location                        = var.location
+  description                     = "Every decision of the Credential Access Broker. Start with the view events."
+  default_partition_expiration_ms = var.audit_retention_days * 24 * 3600 * 1000
+  delete_contents_on_destroy      = false
+}
+
+resource "google_bigquery_table" "events_raw" {
+  project                  = var.project_id
+  dataset_id               = google_bigquery_dataset.audit.dataset_id
+  table_id                 = "events_raw"
+  description              = "One row per delivery; use the view events, which keeps one per event."
+  schema                   = file("${path.module}/../shared/cab/data/audit_events.schema.json")
+  clustering               = ["tenant", "subject_key", "connection", "action"]
+  require_partition_filter = true
+  deletion_protection      = true
+  time_partitioning {
+    type  = "DAY"
+    field = "occurred_at"
+  }
+}
+
+locals {
+  views = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => name }
+}
+
+resource "google_bigquery_table" "view" {
+  for_each            = local.views
+  project             = var.project_id
+  dataset_id          = google_bigquery_dataset.audit.dataset_id
+  table_id            = each.key
+  deletion_protection = false
+  view {
+    query = templatefile("${path.module}/../shared/cab/data/views/${each.value}", {
+      project        = var.project_id
+      dataset        = google_bigquery_dataset.audit.dataset_id
+      retention_days = var.audit_retention_days
+    })
+    use_legacy_sql = false
+  }
+  depends_on = [google_bigquery_table.events_raw]
+}
+
+resource "google_bigquery_dataset_iam_member" "analyst" {
+  for_each   = var.audit_access
+  project    = var.project_id
+  dataset_id = google_bigquery_dataset.audit.dataset_id
+  role       = "roles/bigquery.dataViewer"
+  member     = each.value
+}

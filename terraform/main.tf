@@ -1,0 +1,126 @@
+# CAB on Google Cloud. What each function may touch is the point of this module: read iam.tf beside docs/architecture.md.
+
+data "google_project" "this" {
+  project_id = var.project_id
+}
+
+locals {
+  origin    = "https://${var.domain}"
+  databases = toset(["guards", "approvals", "grants", "keys"])
+
+  _common_environment = merge(var.configuration_variables, {
+    CAB_CONFIG_DIR       = var.config_dir
+    GOOGLE_CLOUD_PROJECT = var.project_id
+    CAB_AUDIT_TOPIC      = google_pubsub_topic.audit.name
+    CAB_ORIGIN           = local.origin
+    PYTHONPATH           = "/workspace/shared"
+    LOG_EXECUTION_ID     = "true"
+  })
+
+  # Every function by name: who calls it, and what it is told beside the common settings.
+  functions = {
+    mint_assertion   = { public = true, environment = {} }
+    exchange_token   = { public = true, environment = { CAB_REFRESH_GRANTS_URL = local.refresh_grants_url } }
+    publish_metadata = { public = true, environment = {} }
+    connect_account  = { public = true, environment = { CAB_REFRESH_GRANTS_URL = local.refresh_grants_url } }
+    refresh_grants = { public = false, environment = {
+      CAB_REFRESH_GRANTS_URL = local.refresh_grants_url
+      CAB_GRANTS_DUE_TOPIC   = google_pubsub_topic.grants_due.name
+      CAB_TOKEN_CALLERS      = google_service_account.function["exchange_token"].email
+      CAB_REVOKE_CALLERS = join(",", [
+        google_service_account.function["connect_account"].email,
+        google_service_account.function["exchange_token"].email,
+      ])
+      CAB_SWEEP_CALLERS = join(",", [google_service_account.scheduler.email, google_service_account.pubsub_push.email])
+    } }
+    ingest_audit = { public = false, environment = {
+      CAB_INGEST_AUDIT_URL   = local.ingest_audit_url
+      CAB_PUSH_ACCOUNT       = google_service_account.pubsub_push.email
+      CAB_AUDIT_SUBSCRIPTION = "projects/${var.project_id}/subscriptions/cab-audit-ingest"
+      CAB_QUARANTINE_TOPIC   = google_pubsub_topic.audit_quarantine.name
+      CAB_AUDIT_DATASET      = google_bigquery_dataset.audit.dataset_id
+      CAB_AUDIT_TABLE        = "events_raw"
+    } }
+  }
+
+  # Known before the service exists, so that a function can be told its own address (the audience of its callers' tokens).
+  refresh_grants_url = "https://refresh-grants-${data.google_project.this.number}.${var.location}.run.app"
+  ingest_audit_url   = "https://ingest-audit-${data.google_project.this.number}.${var.location}.run.app"
+}
+
+resource "google_service_account" "function" {
+  for_each     = toset(["mint_assertion", "exchange_token", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"])
+  project      = var.project_id
+  account_id   = replace(each.key, "_", "-")
+  display_name = "CAB ${each.key}"
+}
+
+resource "google_service_account" "pubsub_push" {
+  project      = var.project_id
+  account_id   = "pubsub-push"
+  display_name = "CAB: identity of Pub/Sub pushes"
+}
+
+resource "google_service_account" "scheduler" {
+  project      = var.project_id
+  account_id   = "scheduler"
+  display_name = "CAB: identity of the grant sweep"
+}
+
+resource "google_service_account" "build" {
+  project      = var.project_id
+  account_id   = "cab-build"
+  display_name = "CAB: builds the functions"
+}
+
+module "function" {
+  source   = "./modules/function"
+  for_each = local.functions
+
+  project_id            = var.project_id
+  location              = var.location
+  name                  = each.key
+  service_account_email = google_service_account.function[each.key].email
+  build_service_account = google_service_account.build.id
+  source_archive        = var.source_archive
+  environment           = merge(local._common_environment, each.value.environment)
+  public                = each.value.public
+  size                  = try(var.functions[each.key], {})
+  invokers = each.key == "refresh_grants" ? {
+    exchange_token  = google_service_account.function["exchange_token"].member
+    connect_account = google_service_account.function["connect_account"].member
+    scheduler       = google_service_account.scheduler.member
+    pubsub_push     = google_service_account.pubsub_push.member
+  } : each.key == "ingest_audit" ? { pubsub_push = google_service_account.pubsub_push.member } : {}
+
+  depends_on = [google_project_iam_member.build]
+}
+
+module "origin" {
+  source = "./modules/origin"
+
+  project_id = var.project_id
+  location   = var.location
+  domain     = var.domain
+  services   = { for name in ["mint_assertion", "exchange_token", "publish_metadata", "connect_account"] : name => module.function[name].service_name }
+}
+
+resource "google_cloud_scheduler_job" "sweep" {
+  project          = var.project_id
+  region           = var.location
+  name             = "cab-grants-sweep"
+  description      = "Finds grants that want attention; each is visited through Pub/Sub."
+  schedule         = "* * * * *"
+  attempt_deadline = "60s"
+
+  http_target {
+    uri         = "${local.refresh_grants_url}/grants/sweep"
+    http_method = "POST"
+    headers     = { "Content-Type" = "application/json" }
+    body        = base64encode("{}")
+    oidc_token {
+      service_account_email = google_service_account.scheduler.email
+      audience              = local.refresh_grants_url
+    }
+  }
+}

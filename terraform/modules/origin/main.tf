@@ -1,0 +1,122 @@
+# One origin in front of the public functions: HTTPS load balancer, paths as in docs/architecture.md.
+
+variable "domain" {
+  description = "Public host name."
+  type        = string
+}
+
+variable "location" {
+  description = "Region of the services."
+  type        = string
+}
+
+variable "project_id" {
+  description = "Project."
+  type        = string
+}
+
+variable "services" {
+  description = "Cloud Run service by function."
+  type        = map(string)
+}
+
+locals {
+  # What is not listed is answered by publish_metadata, which says 404 as JSON.
+  paths = {
+    mint_assertion   = ["/edge/token"]
+    exchange_token   = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"]
+    publish_metadata = ["/health", "/.well-known/*", "/oauth2/.well-known/*", "/edge/.well-known/*", "/oauth2/jwks.json", "/edge/jwks.json", "/oauth2/authorization-details-types"]
+    connect_account  = ["/connect", "/connect/*", "/approvals/*", "/me", "/me/*", "/login", "/login/*", "/logout"]
+  }
+}
+
+resource "google_compute_region_network_endpoint_group" "this" {
+  for_each              = var.services
+  project               = var.project_id
+  region                = var.location
+  name                  = "cab-${each.value}"
+  network_endpoint_type = "SERVERLESS"
+  cloud_run {
+    service = each.value
+  }
+}
+
+resource "google_compute_backend_service" "this" {
+  for_each              = var.services
+  project               = var.project_id
+  name                  = "cab-${each.value}"
+  load_balancing_scheme = "EXTERNAL_MANAGED"
+  enable_cdn            = false
+  backend {
+    group = google_compute_region_network_endpoint_group.this[each.key].id
+  }
+  log_config {
+    # Callback URLs carry authorization codes, and this log would keep them.
+    enable = each.key != "connect_account"
+  }
+}
+
+resource "google_compute_url_map" "this" {
+  project         = var.project_id
+  name            = "cab"
+  default_service = google_compute_backend_service.this["publish_metadata"].id
+
+  host_rule {
+    hosts        = [var.domain]
+    path_matcher = "cab"
+  }
+  path_matcher {
+    name            = "cab"
+    default_service = google_compute_backend_service.this["publish_metadata"].id
+    dynamic "path_rule" {
+      for_each = local.paths
+      content {
+        paths   = path_rule.value
+        service = google_compute_backend_service.this[path_rule.key].id
+      }
+    }
+  }
+}
+
+resource "google_compute_managed_ssl_certificate" "this" {
+  project = var.project_id
+  name    = "cab"
+  managed {
+    domains = [var.domain]
+  }
+}
+
+resource "google_compute_ssl_policy" "this" {
+  project         = var.project_id
+  name            = "cab"
+  profile         = "RESTRICTED"
+  min_tls_version = "TLS_1_2"
+}
+
+resource "google_compute_target_https_proxy" "this" {
+  project          = var.project_id
+  name             = "cab"
+  url_map          = google_compute_url_map.this.id
+  ssl_certificates = [google_compute_managed_ssl_certificate.this.id]
+  ssl_policy       = google_compute_ssl_policy.this.id
+}
+
+resource "google_compute_global_address" "this" {
+  project = var.project_id
+  name    = "cab"
+}
+
+# There is no listener on port 80: a token sent over http must fail, not be redirected.
+resource "google_compute_global_forwarding_rule" "this" {
+  project               = var.project_id
+  name                  = "cab"
+  load_balancing_scheme = "EXTERNAL_MANAGED"
+  ip_address            = google_compute_global_address.this.id
+  port_range            = "443"
+  target                = google_compute_target_https_proxy.this.id
+}
+
+output "address" {
+  description = "IP address of the origin."
+  value       = google_compute_global_address.this.address
+}

@@ -1,0 +1,82 @@
+# Firestore: one database per trust boundary, because permissions are per database.
+resource "google_firestore_database" "this" {
+  for_each                          = local.databases
+  project                           = var.project_id
+  name                              = each.key
+  location_id                       = var.location
+  type                              = "FIRESTORE_NATIVE"
+  concurrency_mode                  = "OPTIMISTIC"
+  delete_protection_state           = "DELETE_PROTECTION_ENABLED"
+  deletion_policy                   = "ABANDON"
+  point_in_time_recovery_enablement = each.key == "guards" ? "POINT_IN_TIME_RECOVERY_DISABLED" : "POINT_IN_TIME_RECOVERY_ENABLED"
+}
+
+locals {
+  # Clean-up only: every reader compares expiry itself, since deletion may lag by a day.
+  _expiring = {
+    guards    = ["single_use", "rate_limits", "task_budgets", "approval_requests", "approval_bindings", "deferrals", "deferral_polls", "issued_tokens", "revoked_tokens"]
+    approvals = ["decisions", "sessions", "login_states", "connect_states", "account_questions"]
+  }
+  expiring = merge([for database, collections in local._expiring : {
+    for collection in collections : "${database}/${collection}" => { database = database, collection = collection }
+  }]...)
+  # The same file the code is held to: a query without its index fails in tests, not in production.
+  indexes = { for index in jsondecode(file("${path.module}/../shared/cab/data/firestore_indexes.json")) :
+    "${index.database}/${index.collection}/${join(",", [for field in index.fields : field.field_path])}" => index
+  }
+}
+
+resource "google_firestore_field" "expiry" {
+  for_each   = local.expiring
+  project    = var.project_id
+  database   = google_firestore_database.this[each.value.database].name
+  collection = each.value.collection
+  field      = "expire_at"
+
+  ttl_config {}
+  index_config {} # never queried: no index, no hot spot on ever-growing times
+}
+
+resource "google_firestore_index" "this" {
+  for_each   = local.indexes
+  project    = var.project_id
+  database   = google_firestore_database.this[each.value.database].name
+  collection = each.value.collection
+
+  dynamic "fields" {
+    for_each = each.value.fields
+    content {
+      field_path = fields.value.field_path
+      order      = fields.value.order
+    }
+  }
+}
+
+# Secrets are created empty: no payload ever passes through Terraform or its state.
+resource "google_secret_manager_secret" "broker" {
+  for_each  = toset(["cab-edge-signing", "cab-sts-signing", "cab-escrow-key", "cab-grant-data-key"])
+  project   = var.project_id
+  secret_id = each.key
+  replication {
+    user_managed {
+      replicas {
+        location = var.location
+      }
+    }
+  }
+  version_destroy_ttl = "604800s"
+}
+
+resource "google_secret_manager_secret" "clients" {
+  for_each  = var.provider_secrets
+  project   = var.project_id
+  secret_id = each.key
+  replication {
+    user_managed {
+      replicas {
+        location = var.location
+      }
+    }
+  }
+  version_destroy_ttl = "604800s"
+}

@@ -1,0 +1,81 @@
+# Guards the table of docs/architecture.md: a wider permission than it promises fails here.
+mock_provider "google" {
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+}
+
+variables {
+  project_id       = "test-cab"
+  domain           = "cab.example.com"
+  source_archive   = { bucket = "source", object = "cab-abc.zip" }
+  provider_secrets = ["cab-provider-crm", "cab-idp-acme", "cab-client-ops-bot"]
+}
+
+run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval" {
+  command = plan
+
+  assert {
+    condition     = local.database_grants["exchange_token"] == { guards = "write", grants = "read", approvals = "read", keys = "read" }
+    error_message = "exchange_token faces agents: it must not be able to approve or to revive a grant."
+  }
+  assert {
+    condition     = toset(local.secret_readers["exchange_token"]) == toset(["cab-sts-signing", "cab-client-ops-bot"])
+    error_message = "exchange_token may read its signing key and client secrets of agents, nothing else."
+  }
+}
+
+run "connect_account_adds_grants_and_cannot_read_them" {
+  command = plan
+
+  assert {
+    condition     = !contains(google_project_iam_custom_role.grant_secret_adder.permissions, "secretmanager.versions.access")
+    error_message = "connect_account must not be able to read a grant back."
+  }
+  assert {
+    condition     = alltrue([for name, databases in local.database_grants : lookup(databases, "approvals", "none") != "write" || name == "connect_account"])
+    error_message = "Only connect_account writes decisions of people."
+  }
+}
+
+run "private_functions_are_called_by_named_identities_only" {
+  command = plan
+
+  assert {
+    condition     = local.functions["refresh_grants"].public == false && local.functions["ingest_audit"].public == false
+    error_message = "refresh_grants and ingest_audit must stay private."
+  }
+}
+
+run "audit_never_expires_and_is_written_by_one_identity" {
+  command = plan
+
+  assert {
+    condition     = google_pubsub_subscription.audit_ingest.expiration_policy[0].ttl == ""
+    error_message = "An audit subscription that can expire loses the audit."
+  }
+  assert {
+    condition     = length(google_bigquery_table_iam_binding.audit_writer.members) == 1
+    error_message = "Only ingest_audit writes audit rows."
+  }
+  assert {
+    condition     = google_bigquery_table.events_raw.require_partition_filter && length(local.views) >= 10
+    error_message = "Every query must name its days, and every view must be deployed."
+  }
+}
+
+run "a_domain_with_a_path_is_refused" {
+  command = plan
+  variables {
+    domain = "cab.example.com/x"
+  }
+  expect_failures = [var.domain]
+}
+
+run "a_secret_outside_the_prefixes_is_refused" {
+  command = plan
+  variables {
+    provider_secrets = ["crm-secret"]
+  }
+  expect_failures = [var.provider_secrets]
+}

@@ -1,0 +1,76 @@
+"""The Terraform module: formatted, valid, and its own tests pass. Without a provider registry a schema-only stand-in serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cab_dev.gateway import public_routes
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFLINE = ROOT.parent / "shared" / "terraform" / "terraform-offline"
+STAND_IN = ROOT / ".cab" / "venv-terraform" / "bin" / "python"  # made by `make test`
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree that Terraform reads, initialised. Nothing is written into the repository."""
+    if shutil.which("terraform") is None:
+        if os.environ.get("CI"):
+            pytest.fail("terraform is not installed")
+        pytest.skip("terraform is not installed")
+    copy = tmp_path_factory.mktemp("terraform")
+    shutil.copytree(ROOT / "terraform", copy / "terraform")
+    shutil.copytree(ROOT / "shared" / "cab" / "data", copy / "shared" / "cab" / "data")
+    assert terraform(copy / "terraform", "init", "-backend=false").returncode == 0
+    return copy / "terraform"
+
+
+def terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = ["bash", str(OFFLINE)] if OFFLINE.exists() else ["terraform"]
+    environment = os.environ | {"PYTHON": str(STAND_IN), "TF_DATA_DIR": str(folder.parent / "data")}
+    done = subprocess.run(
+        [*program, *arguments, "-no-color"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+    return done
+
+
+def test_it_is_valid(module: Path) -> None:
+    assert terraform(module, "validate").returncode == 0
+
+
+def test_its_own_tests_pass(module: Path) -> None:
+    done = terraform(module, "test")
+    assert done.returncode == 0
+    assert "0 failed" in done.stdout
+
+
+def test_it_is_formatted(module: Path) -> None:
+    assert terraform(module, "fmt", "-check", "-recursive").returncode == 0
+
+
+def test_the_same_tree_gives_the_same_archive(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme")]
+    first, second = (
+        subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("a", "b")
+    )
+    assert Path(first).name == Path(second).name
+    assert Path(first).read_bytes() == Path(second).read_bytes()
+
+
+def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
+    """One table of paths in the cloud, one on this machine: they must say the same."""
+    text = (ROOT / "terraform" / "modules" / "origin" / "main.tf").read_text("utf-8")
+    table = text[text.index("paths = {") : text.index("resource ")]
+    in_the_cloud = {path.removesuffix("/*") for path in re.findall(r'"(/[^"]*)"', table)}
+    functions = {path.name: f"http://{path.name}" for path in (ROOT / "functions").iterdir()}
+    assert {route.path.removesuffix("/*") for route in public_routes(functions)} == in_the_cloud
