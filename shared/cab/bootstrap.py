@@ -135,6 +135,7 @@ def publish_metadata(settings: PublishMetadataSettings) -> Handler:
 
 def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.adapters.google_cloud.pubsub import Message, PubSubPublisher
+    from cab.adapters.store_clock import StoreClock
     from cab.stores.grants import Grants
     from cab.transport.grants_http import Callers, GrantEndpoints
     from cab.use_cases.authenticate_service import ServiceAuthenticator
@@ -146,7 +147,8 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.use_cases.verify_subject import AssertionVerifier
 
     parts = _Parts(settings, "refresh_grants")
-    deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
+    deployment, randomness = parts.deployment, parts.randomness
+    clock = StoreClock(parts.documents("grants"), parts.clock)
     keys = parts.keys(clients={}, own=True)
     store = Grants(parts.documents("grants"))
     payloads = GrantPayloads(parts.grant_vault)
@@ -161,16 +163,19 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         await publisher.publish(settings.due_topic, [Message(grant_id.encode(), {}) for grant_id in grant_ids])
 
     endpoints = GrantEndpoints(
-        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, clock), refresher),
+        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, parts.clock), refresher),
         revoker,
         SweepGrants(deployment, store, payloads, refresher, revoker, clock),
-        services=ServiceAuthenticator(issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=clock),
+        services=ServiceAuthenticator(
+            issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
+        ),
         callers=Callers(
             token=frozenset(settings.token_callers),
             revoke=frozenset(settings.revoke_callers),
             sweep=frozenset(settings.sweep_callers),
         ),
         fan_out=fan_out,
+        synchronize=clock.synchronize,
         auditor=parts.auditor,
         randomness=randomness,
     )

@@ -133,6 +133,9 @@ class Documents(Protocol):
     ) -> list[Document]:
         """Documents of the collection that meet all conditions; equal order values are ordered by id."""
 
+    async def server_time(self) -> datetime:
+        """The store's own time, UTC: the same for all who ask, whatever their clocks say."""
+
 
 # --- secrets (Secret Manager) ---
 

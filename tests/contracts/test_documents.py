@@ -392,3 +392,12 @@ async def test_a_query_without_its_composite_index_is_refused_everywhere(documen
         await documents.find("people", Condition("team", "==", "x"), Condition("age", ">", 1), descending=True)
     with pytest.raises(ValueError, match=r"firestore_indexes\.json"):
         await documents.find("people", Condition("tags", "array_contains", "x"), order_by="age")
+
+
+async def test_the_store_tells_its_own_time_which_moves_on(documents: Documents) -> None:
+    before = datetime.now(UTC)
+    first = await documents.server_time()
+    second = await documents.server_time()
+    after = datetime.now(UTC)
+    slack = timedelta(seconds=1)
+    assert before - slack <= first <= second <= after + slack

@@ -42,7 +42,7 @@ class Cloud:
     """What the functions share: one project's databases, secrets, topics and clock, and the web around it."""
 
     clock: SettableClock = field(default_factory=SettableClock)
-    documents: defaultdict[str, InMemoryDocuments] = field(default_factory=lambda: defaultdict(InMemoryDocuments))
+    documents: defaultdict[str, InMemoryDocuments] = field(init=False)
     vault: InMemoryVault = field(default_factory=InMemoryVault)
     audit_logs: dict[str, InMemoryAuditLog] = field(default_factory=dict)
     audit_rows: InMemoryAuditRows = field(default_factory=InMemoryAuditRows)
@@ -50,6 +50,9 @@ class Cloud:
     publisher: Publisher = field(default_factory=Publisher)
     web: Web = field(default_factory=Web)
     service_tokens: dict[str, ServiceTokens] = field(default_factory=dict)  # by function
+
+    def __post_init__(self) -> None:
+        self.documents = defaultdict(lambda: InMemoryDocuments(clock=self.clock))
 
     def build(self, function: str, environment: Mapping[str, str]) -> Any:
         """The ASGI application that functions-framework serves for `functions/FUNCTION/main.py`."""

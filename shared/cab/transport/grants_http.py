@@ -66,6 +66,8 @@ class Callers:
 
 
 class GrantEndpoints:
+    """`synchronize` sets the clock that leases are judged by; it is awaited before any grant is looked at."""
+
     def __init__(
         self,
         serve: ServeGrant,
@@ -75,6 +77,7 @@ class GrantEndpoints:
         services: ServiceAuthenticator,
         callers: Callers,
         fan_out: FanOut,
+        synchronize: Callable[[], Awaitable[None]],
         auditor: Auditor,
         randomness: Randomness,
     ) -> None:
@@ -83,6 +86,7 @@ class GrantEndpoints:
         self._sweep = sweep
         self._services = services
         self._fan_out = fan_out
+        self._synchronize = synchronize
         self._auditor = auditor
         self._randomness = randomness
         self._routes: dict[str, tuple[Callable[[bytes, Facts], Awaitable[dict[str, Any]]], frozenset[str]]] = {
@@ -106,6 +110,7 @@ class GrantEndpoints:
             body = await read_body(request, media_type="application/json")
             await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
             facts.client_authenticated = True
+            await self._synchronize()
             return await endpoint(body, facts)
 
         # Successes leave their own events (exchange.decided, grant.*); only refusals are recorded here.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -56,6 +57,7 @@ _OPERATORS = {
 }
 _SIMPLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ID = "__name__"
+_EMPTY_COLLECTION = "nothing"
 
 
 class FirestoreDocuments:
@@ -149,6 +151,17 @@ class FirestoreDocuments:
             _QUERY, request, budget_s=_READ_BUDGET_S, metadata=self._metadata, retry_on=_RETRY_READ
         )
         return [self._as_document(response.document) for response in responses if response.HasField("document")]
+
+    async def server_time(self) -> datetime:
+        """A query that finds nothing is answered with the time at which it found nothing."""
+        request = _RunQueryRequest(parent=self._parent)
+        request.structured_query.from_.add(collection_id=_EMPTY_COLLECTION)
+        request.structured_query.limit.value = 1
+        responses = await self._api.call(
+            _QUERY, request, budget_s=_READ_BUDGET_S, metadata=self._metadata, retry_on=_RETRY_READ
+        )
+        read_time: datetime = responses[0].read_time.ToDatetime(tzinfo=UTC)
+        return read_time
 
     async def close(self) -> None:
         """Let go of the connection. A later call opens a new one."""

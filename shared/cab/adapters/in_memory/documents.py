@@ -7,13 +7,15 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cab.adapters.document_indexes import CompositeIndex, listed_indexes
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.in_memory.twins import warn_of_twin
+from cab.adapters.system import SystemClock
 from cab.ports import (
     AlreadyExists,
+    Clock,
     Condition,
     Conflict,
     Create,
@@ -25,7 +27,7 @@ from cab.ports import (
     Write,
 )
 
-Method = Literal["read", "write", "tally", "find"]
+Method = Literal["read", "write", "tally", "find", "server_time"]
 
 _WHAT = "documents"
 _INT64 = range(-(2**63), 2**63)
@@ -55,15 +57,22 @@ class Outage:
 class InMemoryDocuments:
     """One database. `delay_s` passes before each call does its work, so that callers interleave as over a network.
 
-    `calls` counts calls by method, failed ones included.
+    `calls` counts calls by method, failed ones included. `clock` is the server's.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, indexes: Collection[CompositeIndex] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        delay_s: float = 0.0,
+        indexes: Collection[CompositeIndex] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         warn_of_twin(self)
+        self._clock = clock or SystemClock()
         self._indexes = listed_indexes() if indexes is None else indexes
         self.delay_s = delay_s
         self.outage: Outage | None = None
-        self.calls: dict[Method, int] = {"read": 0, "write": 0, "tally": 0, "find": 0}
+        self.calls: dict[Method, int] = dict.fromkeys(get_args(Method), 0)
         self._documents: dict[str, Document] = {}
         self._versions = itertools.count(1)
 
@@ -129,6 +138,11 @@ class InMemoryDocuments:
             ]
         _end(fails_after)
         return [_copied(document) for document in found[:limit]]
+
+    async def server_time(self) -> datetime:
+        fails_after = await self._begin("server_time")
+        _end(fails_after)
+        return self._clock.now()
 
     async def close(self) -> None:
         """Nothing to let go of."""
