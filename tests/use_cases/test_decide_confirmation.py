@@ -1,0 +1,124 @@
+"""Decisions under concurrency and outages: one stands, and none without its record."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from datetime import timedelta
+
+import pytest
+from tests.transport.acme_pages import AcmePages
+
+from cab.adapters.in_memory.audit_log import InMemoryAuditLog
+from cab.domain import audit
+from cab.ports import Unavailable
+from cab.stores.approvals import ApprovalRequest
+from cab.stores.sessions import Session
+from cab.use_cases.auditing import Facts, RequestContext
+from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation, Standing
+from cab.use_cases.login import LoginDemand
+
+
+class OrderedLog(InMemoryAuditLog):
+    """Notes whether a decision stood already when its event was published."""
+
+    def __init__(self, acme: AcmePages, approval_id: str) -> None:
+        super().__init__()
+        self._acme = acme
+        self._approval_id = approval_id
+        self.decided_before: list[bool] = []
+
+    async def publish(self, event: audit.AuditEvent) -> None:
+        self.decided_before.append(await self._acme.decisions.read(self._approval_id) is not None)
+        await super().publish(event)
+
+
+class Desk:
+    """One pending request of alice, and what she can do with it."""
+
+    def __init__(self) -> None:
+        self.acme = AcmePages()
+        self.request: ApprovalRequest = self.acme.ask_approval("alice")
+        self.log = OrderedLog(self.acme, self.request.id)
+        self.confirmations = DecideConfirmation(
+            self.acme.deployment,
+            requests=self.acme.requests,
+            decisions=self.acme.decisions,
+            audit_log=self.log,
+            clock=self.acme.clock,
+        )
+
+    def session(self, login: str = "alice") -> Session:
+        now = self.acme.clock.now()
+        return Session(
+            tenant="acme",
+            subject=self.acme.subject(login),
+            idp_issuer="http://127.0.0.1:8081",
+            groups=[],
+            auth_time=now,
+            acr=None,
+            amr=[],
+            display_name=None,
+            csrf="c",
+            expires_at=now + timedelta(hours=1),
+        )
+
+    async def decide(self, *, approved: bool) -> ApprovalView | LoginDemand:
+        facts = Facts(audit.EventType.REQUEST_REFUSED, RequestContext("txn"), self.acme.clock.now())
+        return await self.confirmations.decide(self.session(), self.request.id, approved=approved, facts=facts)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def other_desk() -> Desk:
+    return Desk()
+
+
+async def test_of_a_hundred_decisions_at_once_exactly_one_stands(desk: Desk) -> None:
+    desk.acme.approvals.delay_s = 0.001
+
+    views = await asyncio.gather(*(desk.decide(approved=number % 2 == 0) for number in range(100)))
+
+    stands = await desk.acme.decisions.read(desk.request.id)
+    assert stands is not None
+    expected = Standing.APPROVED if stands.approved else Standing.REFUSED
+    assert all(isinstance(view, ApprovalView) and view.standing is expected for view in views)
+
+
+async def test_the_record_is_durable_before_the_decision_takes_effect(desk: Desk) -> None:
+    await desk.decide(approved=True)
+
+    assert desk.log.decided_before == [False]
+    assert await desk.acme.decisions.read(desk.request.id) is not None
+
+
+async def test_a_decision_whose_record_fails_has_no_effect_and_can_be_repeated(desk: Desk) -> None:
+    desk.log.is_down = True
+    with pytest.raises(Unavailable):
+        await desk.decide(approved=True)
+    assert await desk.acme.decisions.read(desk.request.id) is None
+
+    desk.log.is_down = False
+    await desk.decide(approved=True)
+
+    decided = await desk.acme.decisions.read(desk.request.id)
+    assert decided is not None
+    assert decided.approved
+    assert len({event.event_id for event in desk.log.events}) == 1
+
+
+async def test_approval_and_refusal_are_different_events_of_the_requests_time(desk: Desk, other_desk: Desk) -> None:
+    await desk.decide(approved=True)
+    first = desk.log.events[-1].event_id
+    await other_desk.decide(approved=False)
+    second = other_desk.log.events[-1].event_id
+
+    assert first != second
+    for event_id in (first, second):
+        parsed = uuid.UUID(event_id)
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert parsed.int >> 80 == int(desk.request.requested_at.timestamp() * 1000)
