@@ -61,6 +61,7 @@ TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"
 JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
+START = 1_795_262_400  # where every world's clock begins: 2026-11-21T12:00:00Z
 SECRET_OF_READER = "reader-s3cret.~_"
 ENVIRONMENT = {
     "GOOGLE_CLOUD_PROJECT": "demo-cab",
@@ -303,7 +304,8 @@ class World:
         body = parameters if isinstance(parameters, bytes) else as_form(parameters)
         if isinstance(parameters, dict):
             carried = ("subject_token", "client_assertion", "actor_token", "token", "deferral_code")
-            self.secrets_seen |= {str(parameters[name]) for name in carried if name in present(parameters)}
+            values = {str(parameters[name]) for name in carried if name in present(parameters)}
+            self.secrets_seen |= {value for value in values if len(value) > 20}
         answer = await self.request("POST", path, headers=[FORM, *headers], body=body)
         check_promises(answer)
         if answer.status == 200 and answer.body:
@@ -369,7 +371,7 @@ class World:
             "aud": "web-at-idp",
             "iat": now - 30,
             "exp": now + 3500,
-            "auth_time": now - 30,
+            "auth_time": claims.get("iat", now - 30),
             "groups": ["G-STAFF", "G-OTHER"],
         }
         return key.sign(present(standard | claims), {"typ": "JWT"} | (header or {}))

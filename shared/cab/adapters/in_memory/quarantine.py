@@ -27,3 +27,6 @@ class InMemoryQuarantine:
         if self.is_down:
             raise Unavailable("quarantine")
         self.messages.append(Quarantined(data, cause, message_id))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
