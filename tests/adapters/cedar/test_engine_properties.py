@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.adapters.cedar.policy_cases import LIST, UPDATE, deployment
 
 from cab.adapters.cedar import engine as engine_module
+from cab.adapters.cedar.context import context_of
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.cedar.schema import cedar_schema
 from cab.domain.decisions import Confirm, Decision, Deny, Permit
@@ -161,6 +162,7 @@ def test_what_the_engine_sends_always_fits_the_schema_that_policies_were_checked
     request: PolicyRequest, amount: int | None, age: int | None, acr: str | None, chain: list[str]
 ) -> None:
     known = deployment('@id("p") permit (principal, action, resource);')
+    reads = dict.fromkeys(("agent", "chain", "parameters", "task", "trigger", "auth", "time"))
     schema = cedarpy.Schema.from_json_str(orjson.dumps(cedar_schema(known)).decode())
     parameters = (
         {} if request.action == LIST.action else {"stage": "open"} | ({} if amount is None else {"amount": amount})
@@ -179,7 +181,7 @@ def test_what_the_engine_sends_always_fits_the_schema_that_policies_were_checked
             "principal": {"type": "CAB::User", "id": asked.subject},
             "action": {"type": "CAB::Action", "id": asked.action},
             "resource": {"type": "CAB::Resource", "id": resource},
-            "context": engine_module._context(asked),
+            "context": context_of(asked, reads),
         },
         "permit (principal, action, resource);",
         engine_module._entities(asked, resource),

@@ -14,9 +14,9 @@ import cedarpy
 import orjson
 
 from cab.adapters.cedar.checks import applies_to, check_policies
+from cab.adapters.cedar.context import ContextReads, context_of, context_reads
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import ACTION, CONNECTION, GROUP, RESOURCE, USER, action_groups
-from cab.adapters.cedar.vocabulary import WEEKDAYS
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
 from cab.domain.actions import Action
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
@@ -79,6 +79,7 @@ class _Slice:
     policies: cedarpy.PolicySet
     entities: cedarpy.Entities
     action: dict[str, str]
+    reads: ContextReads
 
 
 class _RuleSet:
@@ -110,7 +111,7 @@ class _RuleSet:
                     "principal": {"type": USER, "id": request.subject},
                     "action": part.action,
                     "resource": {"type": RESOURCE, "id": resource},
-                    "context": _context(request),
+                    "context": context_of(request, part.reads),
                 },
                 part.policies,
                 part.entities.with_added_json_str(_entities(request, resource)),
@@ -129,6 +130,7 @@ def _slice(rules: Sequence[Rule], action: Action, connection: str) -> _Slice:
         policies=cedarpy.PolicySet.from_str("\n".join(rule.text for rule in relevant)),
         entities=cedarpy.Entities.from_json_str(orjson.dumps([entity]).decode()),
         action={"type": ACTION, "id": action.id},
+        reads=context_reads(relevant),
     )
 
 
@@ -156,30 +158,6 @@ def _entities(request: PolicyRequest, resource: str) -> str:
         attributes={"identifier": request.identifier, "connection": request.connection},
     )
     return orjson.dumps([user, target]).decode()
-
-
-def _context(request: PolicyRequest) -> str:
-    """The context record, as JSON text, in the shape of `cedar_schema`. What is unknown is left out: Cedar has no null."""
-    auth: dict[str, Any] = {"amr": request.amr}
-    if request.auth_age_s is not None:
-        auth["age_s"] = request.auth_age_s
-    if request.acr is not None:
-        auth["acr"] = request.acr
-    return orjson.dumps(
-        {
-            "agent": {"id": request.agent, "trust_zone": request.trust_zone, "mode": request.mode},
-            "chain": request.chain,
-            "parameters": dict(request.parameters),
-            "task": {"present": request.task_present, "comparison": request.task_comparison},
-            "trigger": request.trigger,
-            "auth": auth,
-            "time": {
-                "epoch_s": int(request.now.timestamp()),
-                "hour_utc": request.now.hour,
-                "weekday": WEEKDAYS[request.now.weekday()],
-            },
-        }
-    ).decode()
 
 
 def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest) -> Decision:

@@ -61,6 +61,19 @@ def mentions(rule: Rule, prefix: Path) -> bool:
     )
 
 
+def paths_read(rule: Rule) -> Iterator[Path]:
+    """Every path that the rule's conditions read, each as far as it is a plain path: whole values, their members, presence."""
+    stack: list[Any] = [rule.form.clauses]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, pst.HasAttr) and (base := attribute_path(node.base)):
+            yield (*base, *node.attrs)
+        elif path := attribute_path(node):
+            yield path
+        else:
+            stack.extend(_children(node))
+
+
 def attribute_path(node: Any) -> Path | None:
     """`context.task.comparison` as ("context", "task", "comparison"); None for anything that is not a plain path."""
     names: list[str] = []
@@ -110,10 +123,15 @@ def _nodes(root: Any) -> Iterator[Any]:
     stack = [root]
     while stack:
         node = stack.pop()
-        if isinstance(node, tuple):
-            stack.extend(node)
-        elif isinstance(node, Mapping):
-            stack.extend(node.values())
-        elif is_dataclass(node):
+        if is_dataclass(node):
             yield node
-            stack.extend(getattr(node, field.name) for field in fields(node))
+        stack.extend(_children(node))
+
+
+def _children(node: Any) -> Iterator[Any]:
+    if isinstance(node, tuple):
+        yield from node
+    elif isinstance(node, Mapping):
+        yield from node.values()
+    elif is_dataclass(node):
+        yield from (getattr(node, field.name) for field in fields(node))
