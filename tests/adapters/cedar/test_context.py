@@ -33,7 +33,6 @@ PARAMETERS = {"parameters": {"stage": "open", "amount": 5}}
         ("when { context.auth has age_s && context.auth.age_s < 9 }", {"auth": {"age_s": 100}}),
         ("when { context.auth has nothing }", {"auth": {}}),
         ("when { context has auth }", {"auth": {"amr": ["pwd"], "age_s": 100, "acr": "silver"}}),
-        ("when { context has auth.acr }", {"auth": {"acr": "silver"}}),
         ('when { context.chain.contains("helper") }', {"chain": ["helper"]}),
         (
             'when { context.agent.id == "helper" || context.agent.mode == "call" }',
