@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import click
 
 from cab.adapters.google_cloud import audit_questions as questions
-from cab.adapters.google_cloud.audit_questions import (
-    AuditTables,
-    Parameter,
-    Question,
-    QuestionRefused,
-    Row,
-    open_tables,
-)
+from cab.adapters.google_cloud.audit_questions import Parameter, Question
+from cab.cli.audit_access import rows_as_json, tables_of
 from cab.cli.audit_options import (
     Beginning,
     agent_option,
@@ -33,10 +25,10 @@ from cab.cli.audit_options import (
     type_option,
     user_option,
 )
+from cab.cli.audit_verify import verify_chain
 from cab.cli.cloud import json_option, project_option
 from cab.cli.tables import Column, table
 from cab.cli.trace import story
-from cab.ports import Unavailable
 
 
 @click.group("audit")
@@ -45,28 +37,6 @@ def audit_group() -> None:
 
     On the local stack, first: eval "$(cab dev env)"
     """
-
-
-@contextmanager
-def tables_of(project: str, dataset: str) -> Iterator[AuditTables]:
-    """The tables for one command. An outage or a refusal is one sentence and exit status 1, not a traceback."""
-    try:
-        with open_tables(project, dataset) as tables:
-            yield tables
-    except QuestionRefused as error:
-        raise click.ClickException(str(error)) from error
-    except Unavailable as error:
-        raise click.ClickException(
-            f"The {error.what} cannot be reached: check the project, your credentials and the network."
-        ) from error
-
-
-def rows_as_json(rows: Sequence[Row]) -> str:
-    return json.dumps(rows, indent=2, default=_json_value)
-
-
-def _json_value(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _command(
@@ -253,3 +223,6 @@ def trace(txn: str, project: str, dataset: str, since: datetime, limit: int, *, 
     if len(found) > 1:
         raise click.ClickException(f"Several transactions begin so: {', '.join(found[:10])}")
     click.echo(story(found[0], rows))
+
+
+audit_group.add_command(verify_chain)

@@ -1,0 +1,273 @@
+"""`cab audit` on rows as the broker writes them: every question, as a table and as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
+from cab.cli import main
+from cab.domain.audit import (
+    Actor,
+    EventType,
+    IntentFacts,
+    Outcome,
+    PolicyFacts,
+    Scopes,
+    TaskFacts,
+    TokenFacts,
+    Tool,
+)
+
+PROJECT = "demo-cli-audit"
+INJECTED = "note\x1b[2J says \u202eso"
+TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
+
+
+@pytest.fixture(scope="module")
+def story() -> Story:
+    story = Story()
+    story.grant(EventType.GRANT_CONNECTED, "grant-alice")
+    story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB)
+    story.tell(
+        EventType.ASSERTION_MINTED,
+        Outcome.ISSUED,
+        txn="txn-alice-1",
+        actor=Actor(agent_id="sales-assistant", client_id="acme-web"),
+        intent=IntentFacts(task_id="t-81", trigger="user_turn"),
+    )
+    story.exchange(
+        Outcome.REFUSED,
+        action=DELETE,
+        decision="confirm",
+        reason_code="confirmation_required",
+        confirmation_id="c1",
+        txn="txn-alice-1",
+        intent=IntentFacts(identifier="opportunity/0061", parameters="{}"),
+        policy=PolicyFacts(version="v", determining_rules=["sales-opportunity-delete"]),
+        task=TaskFacts(within=True, comparison="within"),
+    )
+    story.tell(
+        EventType.CONFIRMATION_DECIDED,
+        Outcome.EXECUTED,
+        decision="permit",
+        confirmation_id="c1",
+        txn="txn-browser",
+        tool=Tool(connection="crm", action=DELETE),
+        by="b",
+    )
+    story.exchange(
+        Outcome.ISSUED,
+        action=DELETE,
+        decision="permit",
+        confirmation_id="c1",
+        txn="txn-alice-1",
+        token=TokenFacts(kind="downstream", sha256="00", expires_at=START + timedelta(minutes=5)),
+        scopes=Scopes(requested=[], granted=["opportunity.delete"], narrowed=True),
+        intent=IntentFacts(identifier="opportunity/0061", parameters='{"x":1}'),
+    )
+    story.tell(EventType.TOOL_EXECUTED, Outcome.EXECUTED, txn="txn-alice-1", tool=Tool(connection="crm", action=DELETE))
+    story.exchange(
+        Outcome.REFUSED,
+        decision="deny",
+        reason_code="intent_outside_task",
+        txn="txn-bob-1",
+        intent=IntentFacts(identifier="opportunity/0062", reason=INJECTED),
+        task=TaskFacts(within=False, comparison="action_outside"),
+        user=BOB,
+    )
+    story.exchange(Outcome.ISSUED, agent="ops-bot", decision="permit", txn="txn-bob-2", user=BOB)
+    story.tell(EventType.CHAIN_CLOSED, by="b")
+    return story
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rows(bigquery_url: str, story: Story) -> Iterator[None]:
+    """The story in a dataset, but for one event that was lost; the environment leads the commands there."""
+    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
+        create_dataset(tables, "cab_audit")
+        asyncio.run(_write([row for row in story.rows if row["event_type"] != "tool.executed"]))
+        yield
+
+
+async def _write(rows: list[dict[str, Any]]) -> None:
+    adapter = BigQueryAuditRows(PROJECT, "cab_audit", TABLE)
+    assert await adapter.insert(rows) == {}
+    await adapter.close()
+
+
+def run(*arguments: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(main, ["audit", *arguments])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def answer(*arguments: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run(*arguments, "--json").stdout)
+    return found
+
+
+def test_events_come_newest_first_and_each_filter_narrows_them(story: Story) -> None:
+    everything = answer("events")
+    assert len(everything) == len(story.rows) - 1
+    assert [row["occurred_at"] for row in everything] == sorted(
+        (row["occurred_at"] for row in everything), reverse=True
+    )
+    assert {row["subject_key"] for row in answer("events", "--user", BOB)} == {BOB}
+    assert len(answer("events", "--txn", "txn-alice-1")) == 3
+    assert [row["txn"] for row in answer("events", "--agent", "ops-bot")] == ["txn-bob-2"]
+    assert {row["decision"] for row in answer("events", "--decision", "deny")} == {"deny"}
+    assert len(answer("events", "--type", "grant.connected")) == 2
+    assert answer("events", "--tenant", "globex") == []
+    assert len(answer("events", "--limit", "2")) == 2
+
+
+def test_since_takes_durations_and_instants() -> None:
+    assert answer("events", "--since", "5m") == []
+    assert answer("events", "--since", "2w")
+    assert len(answer("events", "--since", (START + timedelta(seconds=9)).isoformat())) == 2
+    assert "Give a duration such as" in run("events", "--since", "lately", status=2).stderr
+
+
+def test_what_people_type_is_a_value_and_never_sql() -> None:
+    for hostile in ("' OR '1'='1", "x'; DROP TABLE events_raw; --", "\\"):
+        assert answer("events", "--user", hostile) == []
+        assert answer("refusals", "--reason", hostile) == []
+
+
+def test_the_beginning_of_a_key_is_enough_also_as_copied_from_a_table() -> None:
+    assert len(answer("events", "--user", "subject-b")) == len(answer("events", "--user", "subject-b…")) == 3
+    assert "Give at least one character" in run("events", "--user", "…", status=2).stderr
+
+
+def test_refusals_say_why_and_by_which_rule() -> None:
+    assert [(row["reason_code"], row["determining_rules"], row["agent_id"]) for row in answer("refusals")] == [
+        ("intent_outside_task", [], "sales-assistant"),
+        ("confirmation_required", ["sales-opportunity-delete"], "sales-assistant"),
+    ]
+    assert len(answer("refusals", "--reason", "intent_outside_task")) == 1
+
+
+def test_mismatches_show_what_the_agent_said_without_letting_it_act() -> None:
+    (mismatch,) = answer("mismatches")
+    assert (mismatch["stated_reason"], mismatch["comparison"]) == (INJECTED, "action_outside")
+    shown = run("mismatches").stdout
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_actions_confirmations_grants_and_unused_answer_from_their_views() -> None:
+    assert {(row["agent_id"], row["action"]): row["requests"] for row in answer("actions")} == {
+        ("sales-assistant", DELETE): 2,
+        ("sales-assistant", UPDATE): 1,
+        ("ops-bot", UPDATE): 1,
+    }
+    assert [(row["confirmation_id"], row["status"], row["seconds_to_answer"]) for row in answer("confirmations")] == [
+        ("c1", "approved", 1)
+    ]
+    assert [(row["connection"], row["grants"]) for row in answer("grants", "--connection", "crm")] == [("crm", 2)]
+    assert answer("grants", "--connection", "tracker") == []
+    assert [row["txn"] for row in answer("unused")] == ["txn-bob-2", "txn-alice-1"]  # whose report was lost
+
+
+def test_gaps_freshness_and_who_could_have_answer_from_their_views() -> None:
+    assert [(row["gap"], row["chain_id"], row["missing_events"]) for row in answer("gaps")] == [
+        ("missing", "chain-a", 1),
+        ("open", "chain-a", None),
+    ]
+    assert [row["median_ms"] for row in answer("freshness")] == [250]
+    assert [(row["subject_key"], row["agent_id"], row["tokens"]) for row in answer("who-could-have")] == [
+        (ALICE, "sales-assistant", 1),
+        (BOB, "ops-bot", 1),
+    ]
+    assert answer("who-could-have", "--connection", "tracker") == []
+
+
+@pytest.mark.parametrize("name", [*TABLES, "who-could-have"])
+def test_every_table_fits_120_columns(name: str) -> None:
+    lines = run(name).stdout.splitlines()
+    assert max(len(line) for line in lines) <= 120
+    assert lines[-1].split()[1].startswith("row")
+
+
+def test_an_answer_that_was_cut_says_so_and_an_empty_one_says_how_to_look_further() -> None:
+    assert run("events", "--limit", "1").stdout.endswith("1 row; there may be more: --limit\n")
+    assert run("refusals", "--since", "1m").stdout == "nothing found; --since 30d looks further back\n"
+    assert run("who-could-have", "--connection", "x").stdout == "nothing found\n"
+
+
+def test_a_trace_tells_a_transaction_from_login_to_call_with_the_users_answer() -> None:
+    told = run("trace", "txn-alice").stdout
+    sentences = [
+        "acme-web logged the user in; sales-assistant may act, for task t-81 (user_turn): issued",
+        f"sales-assistant asked for {DELETE} on opportunity/0061 at crm: refused, confirmation_required",
+        "decision confirm by sales-opportunity-delete; compared with the task: within",
+        f"the user approved {DELETE}: executed (in transaction txn-browser)",
+        f"sales-assistant asked for {DELETE} on opportunity/0061 at crm: issued",
+        'parameters {"x":1}',
+        "scopes opportunity.delete",
+    ]
+    unwrapped = " ".join(told.split())
+    places = [unwrapped.index(sentence) for sentence in sentences]
+    assert places == sorted(places)
+    assert told.startswith("transaction txn-alice-1, ")
+    assert f"user {ALICE}" in told
+    assert max(len(line) for line in told.splitlines()) <= 120
+
+
+def test_a_trace_quotes_the_agent_and_asks_back_when_a_beginning_is_not_enough() -> None:
+    assert "the agent says (untrusted): note[U+001B][2J says [U+202E]so" in run("trace", "txn-bob-1").stdout
+    assert "Several transactions begin so: txn-bob-1, txn-bob-2" in run("trace", "txn-bob", status=1).stderr
+    assert "No event has this txn" in run("trace", "nothing", status=1).stderr
+    assert len(json.loads(run("trace", "txn-bob-1", "--json").stdout)) == 1
+
+
+def test_verify_chain_finds_the_lost_event_and_exits_with_1(tmp_path: Path) -> None:
+    result = run("verify-chain", status=1)
+    assert "missing" in result.stdout
+    assert "1 event before this one not there" in result.stdout
+    assert result.stdout.endswith("1 finding; 1 chains are open\n")
+    verdict = json.loads(run("verify-chain", "--json", status=1).stdout)
+    assert (verdict["whole"], [finding["kind"] for finding in verdict["findings"]]) == (False, ["missing"])
+    assert verdict["recomputed"] == verdict["events"]
+
+
+def test_verify_chain_compares_with_heads_that_were_noted_earlier(tmp_path: Path) -> None:
+    note = json.loads(run("verify-chain", "--json", status=1).stdout)
+    file = tmp_path / "heads.json"
+    file.write_text(json.dumps(note))
+    assert "1 finding;" in run("verify-chain", "--against", str(file), "--since", "5m", status=1).stdout
+    note["heads"][0]["hash"] = "0" * 64
+    file.write_text(json.dumps(note))
+    assert "head_changed" in run("verify-chain", "--against", str(file), status=1).stdout
+    file.write_text("{}")
+    assert (
+        "wants the JSON output of an earlier verify-chain"
+        in run("verify-chain", "--against", str(file), status=2).stderr
+    )
+
+
+def test_a_dataset_that_is_not_there_is_one_sentence() -> None:
+    assert "nowhere has no such table or view" in run("events", "--dataset", "nowhere", status=1).stderr
+
+
+def test_without_a_project_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_CLOUD_PROJECT")
+    assert "--project" in run("events", status=2).stderr
+
+
+def test_an_outage_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
+    assert "The audit tables cannot be reached" in run("events", status=1).stderr
