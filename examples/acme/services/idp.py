@@ -3,7 +3,7 @@
     python -m examples.acme.services.idp --port 8081 --clients clients.json [--client-keys DIR]
 
 Also serves the public keys of Acme's OAuth clients at `/clients/{client_id}/jwks.json`, from JWK files in `--client-keys`.
-OpenID Connect Core 1.0, Discovery 1.0; RFC 7636, 9207, 9470.
+OpenID Connect Core 1.0, Discovery 1.0; RFC 7636, 9207, 9470; ID-JAGs by RFC 8693 (`id_jags`).
 """
 
 import html
@@ -32,6 +32,7 @@ from cab_dev.twins.pages import Pages
 from cab_dev.twins.service import Handler, create_app, origin_of, serve, service_arguments
 from cab_dev.twins.strict_input import BadRequest, read_form, read_json_object, read_query
 from examples.acme.people import PEOPLE
+from examples.acme.services.id_jags import ID_JAG_TOKEN_TYPE, TOKEN_EXCHANGE, id_jag_answer
 from examples.acme.services.idp_keys import SigningKeys
 from examples.acme.services.idp_sessions import AMR, LoginDemand, LoginSession, LoginSessions
 
@@ -129,7 +130,8 @@ class IdentityProvider:
                 "scopes_supported": list(SCOPES),
                 "response_types_supported": ["code"],
                 "response_modes_supported": ["query"],
-                "grant_types_supported": ["authorization_code"],
+                "grant_types_supported": ["authorization_code", TOKEN_EXCHANGE],
+                "identity_chaining_requested_token_types_supported": [ID_JAG_TOKEN_TYPE],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "token_endpoint_auth_methods_supported": ["none", "client_secret_basic", "client_secret_post"],
@@ -297,8 +299,11 @@ class IdentityProvider:
 
         async def work() -> Response:
             client = authenticate_client(request, form, self._clients, realm="Acme ID")
+            if form.get("grant_type") == TOKEN_EXCHANGE:
+                answer = id_jag_answer(form, client, self.keys, issuer=self.issuer, now=self.clock())
+                return JSONResponse(answer, headers={"Cache-Control": "no-store"})
             if form.get("grant_type") != "authorization_code":
-                raise BadRequest("unsupported_grant_type", "Only authorization_code is offered here.")
+                raise BadRequest("unsupported_grant_type", "The grant type is not offered here.")
             code = self._redeem(client, form)
             answer = {
                 "access_token": secrets.token_urlsafe(32),

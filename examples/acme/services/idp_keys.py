@@ -45,11 +45,29 @@ class SigningKeys:
         members: dict[str, Any] = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
         return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": members["n"], "e": members["e"]}
 
-    def sign(self, claims: Mapping[str, Any], *, unpublished_key: bool = False) -> str:
+    def sign(self, claims: Mapping[str, Any], *, typ: str = "JWT", unpublished_key: bool = False) -> str:
         """A JWT over `claims`; with `unpublished_key` by a key that no JWKS of ours has ever shown."""
         if unpublished_key:
             stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
             kid = "acme-" + secrets.token_hex(4)
-            return jwt.encode(dict(claims), stranger, algorithm="RS256", headers={"kid": kid})
-        key = self._keys[self._signing_kid]
-        return jwt.encode(dict(claims), key, algorithm="RS256", headers={"kid": self._signing_kid})
+            return jwt.encode(dict(claims), stranger, algorithm="RS256", headers={"kid": kid, "typ": typ})
+        headers = {"kid": self._signing_kid, "typ": typ}
+        return jwt.encode(dict(claims), self._keys[self._signing_kid], algorithm="RS256", headers=headers)
+
+    def verify(self, token: str, *, typ: str, issuer: str, audience: str, now: float) -> dict[str, Any]:
+        """The claims of a JWT of ours that has not expired. Raises jwt.PyJWTError."""
+        header = jwt.get_unverified_header(token)
+        key = self._keys.get(str(header.get("kid")))
+        if key is None or header.get("typ") != typ:
+            raise jwt.InvalidTokenError
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.public_key(),
+            algorithms=["RS256"],
+            issuer=issuer,
+            audience=audience,
+            options={"require": ["exp", "sub"], "strict_aud": True, "verify_exp": False, "verify_iat": False},
+        )
+        if claims["exp"] <= now:  # by the clock of this service, which tests move
+            raise jwt.ExpiredSignatureError
+        return claims

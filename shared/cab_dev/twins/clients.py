@@ -11,7 +11,7 @@ import hmac
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from cab_dev.twins.strict_input import BadRequest, basic_credentials
 
 @dataclass(frozen=True, kw_only=True)
 class TwinClient:
-    """A registered client. `client_secret` None means public: PKCE alone proves who redeems a code."""
+    """A registered client. `client_secret` None means public: PKCE alone proves who redeems a code.
+
+    `client_id_at`: under which id each foreign authorization server, named by its issuer, knows this client.
+    """
 
     client_id: str
     redirect_uris: tuple[str, ...]
     client_secret: str | None = None
     name: str = ""
+    client_id_at: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"TwinClient({self.client_id!r})"
@@ -74,6 +78,7 @@ def _client(entry: Any, path: str | Path) -> TwinClient:
             redirect_uris=tuple(str(uri) for uri in entry["redirect_uris"]),
             client_secret=_secret(entry),
             name=str(entry.get("name", "")),
+            client_id_at={str(issuer): str(known_as) for issuer, known_as in entry.get("client_id_at", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, OSError) as exc:
         raise SystemExit(f"{path}: a client entry is incomplete or its secret is unreadable") from exc
