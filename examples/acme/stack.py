@@ -14,10 +14,12 @@ from pathlib import Path
 from cab.domain.deployment import Deployment
 from cab_dev.stack_file import write_private
 from cab_dev.supervisor import Service, StartFailed
+from examples.acme import services
 from examples.acme.person import Person, StuckError
 
 DEFAULT_PORTS = {"idp": 8081, "crm": 8082, "tracker": 8083, "warehouse": 8084}
 OAUTH_SERVERS = ("crm", "tracker")
+ROOT = Path(services.__file__).resolve().parents[3]  # not of this file, which a copied folder holds too
 WHO_CONNECTS = ("alice", "bob")  # carol has no grant, for the demo's sake
 
 
@@ -36,6 +38,10 @@ class AcmeOrganisation:
     @property
     def variables(self) -> dict[str, str]:
         return {f"ACME_{name.upper()}_ORIGIN": self._origin(name) for name in self.ports}
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        return ()
 
     def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
         """Register the broker and the front end as clients of the identity provider, the CRM and the tracker."""
@@ -83,7 +89,7 @@ class AcmeOrganisation:
                     *("--port", str(self.ports[name]), "--origin", self._origin(name), *more),
                 ),
                 environment=environment,
-                directory=Path(__file__).resolve().parents[2],
+                directory=ROOT,
                 port=self.ports[name],
                 ready=f"{self._origin(name)}/health",
                 url=self._origin(name),

@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
@@ -82,11 +82,15 @@ class Organisation(Protocol):
 
     @property
     def variables(self) -> Mapping[str, str]:
-        """Values for `${NAME}` in the folder's files, except CAB_ORIGIN."""
+        """Values for `${NAME}` in the folder's files, beside those of the broker itself."""
 
     @property
     def ports(self) -> Mapping[str, int]:
         """Service name to port."""
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """Service accounts of its own, e.g. of agents that run on the platform: the local Google signs for them too."""
 
     def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
         """Write what the services read, into a private folder. `secrets`: Secret Manager's ids to values."""
@@ -174,7 +178,13 @@ class Stack:
         return variables
 
     def _configuration_variables(self) -> dict[str, str]:
-        return {"CAB_ORIGIN": self.origin, **self.organisation.variables}
+        """What `${NAME}` may stand for in the folder's files."""
+        return {
+            "CAB_ORIGIN": self.origin,
+            "CAB_GOOGLE_ISSUER": self.url("google_identity"),
+            "CAB_GOOGLE_JWKS_URI": f"{self.url('google_identity')}/jwks",
+            **self.organisation.variables,
+        }
 
     def _environment(self, name: str) -> dict[str, str]:
         """Common to all processes, with a home folder of its own."""
@@ -191,8 +201,6 @@ class Stack:
             **self._emulator_variables(),
             **self._configuration_variables(),
             "CAB_CONFIG_DIR": str(self.config_dir),
-            "CAB_GOOGLE_ISSUER": self.url("google_identity"),
-            "CAB_GOOGLE_JWKS_URI": f"{self.url('google_identity')}/jwks",
         }
 
     # --- the table ---
@@ -240,7 +248,7 @@ class Stack:
 
     def _google_identity(self) -> Service:
         accounts: dict[str, int | None] = {account(name): port for name, port in self.metadata_ports.items()}
-        accounts |= {account("pubsub_push"): None, account("scheduler"): None}
+        accounts |= dict.fromkeys((account("pubsub_push"), account("scheduler"), *self.organisation.accounts))
         port = str(self.ports["google_identity"])
         arguments = ("--port", port, "--issuer", self.url("google_identity"), "--accounts", json.dumps(accounts))
         return self._python("google_identity", "cab_dev.google_identity", *arguments)
