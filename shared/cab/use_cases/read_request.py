@@ -74,11 +74,12 @@ def default_intent(agent: Agent, connection: Connection, scope: str | None) -> D
 def scopes_for(scope: str | None, action: Action) -> tuple[str, ...]:
     """The action's minimal scopes, or the part of them that was asked for: issued = requested AND catalog.
 
-    `scope` is the request's parameter. Raises: BrokerError SCOPE_NOT_GRANTABLE for a scope that stands twice or goes beyond.
+    `scope` is the request's parameter, words with one space between (RFC 6749 section 3.3). A blank one is refused: read as
+    no scope at all, it would open the whole grant. Raises: BrokerError SCOPE_NOT_GRANTABLE, also for a word that stands twice.
     """
     if scope is None:
         return action.scopes
-    requested = scope.split()
+    requested = scope.split(" ")
     if len(set(requested)) != len(requested) or not set(requested) <= set(action.scopes):
         raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The scope goes beyond what the declared action needs.")
     return tuple(name for name in action.scopes if name in requested)
