@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support import asgi
 from tests.support.asgi import Answer
 from tests.support.functions import ROOT, Cloud
-from tests.support.jose import Key, ec_key, key_set, present, rsa_key
+from tests.support.jose import Key, ec_key, key_set, present, rsa_key, unb64
 from tests.support.web import Documents, Sent, json_answer
 
 from cab.adapters.configuration.loader import FolderConfiguration
@@ -29,10 +30,10 @@ from cab.domain.audit import AuditEvent
 from cab.domain.connections import RotationClass
 from cab.domain.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
-from cab.ports import HttpAnswer
+from cab.ports import HttpAnswer, Replace
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions
 from cab.stores.grants import Grants
-from cab.stores.signing_keys import Issuer, SigningKeys
+from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.rotate_keys import RotateKeys
 
@@ -235,6 +236,24 @@ class World:
     def advance(self, seconds: float) -> None:
         self.clock.advance(timedelta(seconds=seconds))
 
+    async def signing_key(self, issuer: str) -> Key:
+        """The broker's own active key: what nobody outside has, for tokens that are wrong in one thing only."""
+        await self.set_up()
+        of = Issuer(issuer)
+        ring = await SigningKeys(self.cloud.documents["keys"]).ring(of)
+        assert ring is not None
+        assert ring.active is not None
+        private = json.loads(await self.cloud.vault.access(SECRET[of], ring.active.secret_version))
+        number = int.from_bytes(unb64(private["d"]), "big")
+        return Key(ring.active.kid, "ES256", ec.derive_private_key(number, ec.SECP256R1()))
+
+    async def set_grant(self, name: str, **changes: Any) -> None:
+        """Change a grant's document as another function would."""
+        documents = self.cloud.documents["grants"]
+        stored = await documents.read(f"grants/{name}")
+        assert stored is not None
+        await documents.write(Replace(stored.path, stored.fields | changes, stored.version))
+
     async def set_up(self) -> None:
         """Signing keys and client secrets, as after `cab keys init` and the first `terraform apply`."""
         if self._is_set_up:
@@ -246,6 +265,8 @@ class World:
         for secret in ("cab-client-reader", "cab-client-ops-bot", "cab-provider-crm", "cab-provider-wiki"):
             await self.cloud.vault.create(secret)
             await self.cloud.vault.add(secret, SECRET_OF_READER.encode())
+        await self.cloud.vault.create("cab-escrow-key")
+        await self.cloud.vault.add("cab-escrow-key", bytes(32))
 
     def function(self, name: str) -> Any:
         if name not in self._apps:
