@@ -52,25 +52,19 @@ class ConnectState:
     connection: str
     session: str  # digest of the session cookie
     code_verifier: str
+    replaces: str | None  # the upstream account that the person agreed to replace
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class AccountQuestion:
-    """A finished consent for another upstream account than before, waiting for the person to say that it is meant.
-
-    The tokens are stored already, as version `secret_ver` of the grant's secret; nothing uses them before the answer.
-    """
+    """A consent came back for another upstream account than is connected: whether the person means to replace that one."""
 
     tenant: str
     subject: str
     connection: str
     session: str  # digest of the session cookie
-    secret_ver: int
-    scopes: list[str]
-    previous_account: str
-    upstream_account: str | None
-    access_expires_at: datetime | None
+    replaces: str
     expires_at: datetime
 
 

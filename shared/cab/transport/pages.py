@@ -41,7 +41,7 @@ from cab.transport.page_problems import words_for
 from cab.transport.page_rendering import PageRenderer
 from cab.transport.requests import context_of, health, read_body
 from cab.use_cases.auditing import Auditor, Facts, RequestContext
-from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Connected, Visitor
+from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Visitor
 from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, Login, LoginDemand, return_path
@@ -291,21 +291,20 @@ class Pages:
         except BrokerError as error:
             raise _with_way_on(error, f"{self._origin}/connect?connection={connection_id}") from error
         if isinstance(outcome, AnotherAccount):
-            return self._page(visit, "another_account.html", asked=outcome)
-        return self._connected(visit, outcome)
+            provider = self._deployment.provider_of(outcome.connection)
+            targets = _redirect_targets(provider.authorization_endpoint)
+            return self._page(visit, "another_account.html", form_targets=targets, asked=outcome)
+        # Away from the callback's address, which holds a spent code and state.
+        return self._redirect(visit, f"/connect/done/{outcome.connection.id}")
 
     async def _answer_account(self, visit: Visit) -> Response:
         form = await self._read_form(visit, way_on=HOME)
         question, decision = required(form, "question"), required(form, "decision")
         visitor = self._needed(visit)
         if decision == "replace":
-            return self._connected(visit, await self._connect.accept_account(visitor, question, visit.facts))
-        await self._connect.decline_account(visitor, question)
+            return self._redirect(visit, await self._connect.replace_account(visitor, question, visit.facts))
+        await self._connect.keep_account(visitor, question)
         return self._redirect(visit, HOME)
-
-    def _connected(self, visit: Visit, outcome: Connected) -> Response:
-        """Away from the callback's address, which holds a spent code and state."""
-        return self._redirect(visit, f"/connect/done/{outcome.connection.id}")
 
     async def _show_connected(self, visit: Visit) -> Response:
         if visit.visitor is None:
@@ -467,9 +466,9 @@ def _with_way_on(error: BrokerError, uri: str) -> BrokerError:
 
 
 def _redirect_targets(authorization_endpoint: str | None) -> tuple[str, ...]:
-    """Where the consent form may lead. Chrome holds every redirect after a form against `form-action`, and providers send
-    people on to login hosts of their own that no profile can list: any https host therefore, from this one page only. It
-    shows nothing but configuration, and its form goes to us."""
+    """Where the form of a consent may lead. Chrome holds every redirect after a form against `form-action`, and providers send
+    people on to login hosts of their own that no profile can list: any https host therefore, from these two pages only. They
+    show no text of an agent, and their forms go to us."""
     parts = urlsplit(authorization_endpoint or "")
     return ("https:",) if parts.scheme == "https" else (f"{parts.scheme}://{parts.netloc}",)
 

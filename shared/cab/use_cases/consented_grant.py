@@ -1,0 +1,227 @@
+"""From a user's consent to a grant: the tokens into the vault, the document by create or compare-and-set, the event with it.
+
+Payload first, then the document that points to it. When the process dies in between, the user sees an error and connects
+again: nothing looks connected that is not, and a payload without its document is never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from cab.domain import audit
+from cab.domain.connections import Provider
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grant_transitions import reconnected
+from cab.domain.grants import Grant, GrantStatus
+from cab.domain.identifiers import is_printable
+from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
+from cab.protocol import strict_json, token_responses
+from cab.protocol.token_responses import Tokens
+from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.auditing import Facts
+from cab.use_cases.grant_payloads import GrantPayloads, default_lifetime, new_token_set
+from cab.use_cases.outbox import Outbox
+from cab.use_cases.provider_calls import ProviderCalls
+
+SAVE_ATTEMPTS: Final = 3
+COMMIT_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentedGrant:
+    """What the user agreed to. `draft` is the grant as it was read, or a new one; `replaces` the account that may change."""
+
+    draft: Grant
+    provider: Provider
+    scopes: tuple[str, ...]
+    replaces: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """The provider's answer to the code, unread."""
+
+    answer: HttpAnswer
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAccount:
+    """The consent was given with another upstream account than is connected, and nobody agreed to that. None: not named."""
+
+    connected: str
+    chosen: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A payload in the vault that waits to become the truth."""
+
+    version: int
+    scopes: list[str]
+    upstream_account: str | None
+    access_expires_at: datetime | None
+
+
+class ConsentWriter:
+    """Creates and adds grant secrets; has no way to read one."""
+
+    def __init__(
+        self,
+        store: Grants,
+        payloads: GrantPayloads,
+        calls: ProviderCalls,
+        outbox: Outbox,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._store = store
+        self._payloads = payloads
+        self._calls = calls
+        self._outbox = outbox
+        self._clock = clock
+        self._randomness = randomness
+
+    async def settle(self, consent: ConsentedGrant, redeemed: Redeemed, facts: Facts) -> OtherAccount | None:
+        """Make the tokens the grant. With another account than the connected one, nothing is kept and the user is asked.
+
+        Raises: BrokerError AUTHORIZATION_FAILED, STATE_INVALID, GRANT_REVOKED; Unavailable.
+        """
+        # Saved before anything else is done with them, but for a grant that knows its account: somebody else's tokens must
+        # not lie in this user's vault, not even unused.
+        must_match = _account_to_match(consent.draft)
+        version = None if must_match is not None else await self._save(consent, redeemed)
+        tokens = token_responses.parse(redeemed.answer.body, scope_claim=consent.provider.scope_claim)
+        if not isinstance(tokens, Tokens):
+            raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.")
+        account = await self._upstream_account(consent.provider, tokens)
+        if must_match is not None and must_match not in (account, consent.replaces):
+            return OtherAccount(must_match, account)
+        if version is None:
+            version = await self._save(consent, redeemed)
+        saved = _Saved(
+            version,
+            list(consent.scopes if tokens.scopes is None else tokens.scopes),
+            account,
+            tokens.expires_at(redeemed.received_at, default=default_lifetime(consent.provider)),
+        )
+        facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
+        await self._commit(consent, saved, facts)
+        return None
+
+    async def _save(self, consent: ConsentedGrant, redeemed: Redeemed) -> int:
+        token_set = new_token_set(
+            consent.draft.model_copy(update={"attempt_id": None}),
+            body=redeemed.answer.body,
+            status=redeemed.answer.status,
+            received_at=redeemed.received_at,
+            requested_scopes=consent.scopes,
+            base=None,
+            provider=consent.provider,
+        )
+        for attempt in range(1, SAVE_ATTEMPTS):
+            try:
+                return await self._payloads.add(consent.draft.grant_id, token_set)
+            except Unavailable:
+                await asyncio.sleep(0.1 * attempt)
+        return await self._payloads.add(consent.draft.grant_id, token_set)
+
+    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> str | None:
+        """The provider's own id of the account, from the token answer or userinfo. None when it does not say."""
+        account = _account(tokens.members, provider)
+        if account is not None or provider.userinfo_endpoint is None:
+            return account
+        try:
+            answer = await self._calls.userinfo(provider, access_token=tokens.access_token)
+            return _account(strict_json.load_object(answer.body), provider) if answer.status == 200 else None
+        except (Unavailable, AnswerTooLarge, strict_json.InvalidJson):
+            return None
+
+    async def _commit(self, consent: ConsentedGrant, saved: _Saved, facts: Facts) -> None:
+        """The document and its audit event in one write. A lost answer is looked up, not written twice."""
+        for _ in range(COMMIT_ATTEMPTS):
+            stored = await self._store.read(consent.draft.grant_id)
+            refuse_while_revoking(stored)
+            if stored is not None and stored.grant.secret_ver == saved.version:
+                await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
+                return
+            must_match = _account_to_match(stored.grant) if stored else None
+            if must_match is not None and must_match not in (saved.upstream_account, consent.replaces):
+                raise BrokerError(Reason.STATE_INVALID, "The connection has changed meanwhile.")
+            try:
+                done = await self._write(consent, stored, saved, facts)
+            except Unavailable:
+                continue
+            if done is not None:
+                await self._outbox.flush(done)
+                return
+        raise Unavailable("documents")
+
+    async def _write(
+        self, consent: ConsentedGrant, stored: StoredGrant | None, saved: _Saved, facts: Facts
+    ) -> StoredGrant | None:
+        now = self._clock.now()
+        if stored is None:
+            first = consent.draft.model_copy(
+                update={
+                    "secret_ver": saved.version,
+                    "scopes": saved.scopes,
+                    "upstream_account": saved.upstream_account,
+                    "access_expires_at": saved.access_expires_at,
+                    "refreshed_at": now,
+                    "due_at": now,
+                }
+            )
+            event = self._event(facts, first, cause="connected")
+            return await self._store.create(first.model_copy(update={"outbox": [event]}))
+        rotation = consent.provider.rotation
+        again = stored.grant.model_copy(
+            update={
+                "provider": consent.provider.id,
+                "provider_class": rotation.rotation_class,
+                "leeway_s": rotation.leeway_s,
+            }
+        )
+        changed = stored.grant.upstream_account not in (None, saved.upstream_account)
+        after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version})
+        event = self._event(facts, after, cause="account replaced" if changed else "reconnected")
+        return await self._store.replace(
+            stored,
+            reconnected(
+                again,
+                version=saved.version,
+                scopes=saved.scopes,
+                upstream_account=saved.upstream_account,
+                access_expires_at=saved.access_expires_at,
+                now=now,
+                event=event,
+            ),
+        )
+
+    def _event(self, facts: Facts, grant: Grant, *, cause: str) -> dict[str, Any]:
+        facts.grant = audit.GrantFacts(id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_ver, cause=cause)
+        event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.EXECUTED, reason=None)
+        connected = event.model_copy(update={"event_type": audit.EventType.GRANT_CONNECTED})
+        return connected.model_dump(mode="json", exclude_none=True)
+
+
+def _account_to_match(grant: Grant) -> str | None:
+    """The account that a new consent must be for. A grant that its user ended says nothing about what they want next."""
+    return None if grant.status is GrantStatus.REVOKED else grant.upstream_account
+
+
+def refuse_while_revoking(stored: StoredGrant | None) -> None:
+    """The revocation under way looks for the newest tokens to revoke upstream: it must not find the new ones."""
+    if stored is not None and stored.grant.status is GrantStatus.REVOKING:
+        raise BrokerError(Reason.GRANT_REVOKED, "The account is still being disconnected.")
+
+
+def _account(members: Mapping[str, Any], provider: Provider) -> str | None:
+    value = token_responses.member_at(members, provider.account_claim)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and is_printable(value) else None
