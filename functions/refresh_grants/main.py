@@ -1,4 +1,7 @@
-"""The only reader of grants: serves, refreshes, sweeps and revokes them, private Cloud Run function. Wiring only: the rules are in cab.use_cases."""
+"""The only reader of grants: serves, refreshes, sweeps and revokes them, private Cloud Run function.
+
+Wiring only: the rules are in cab.use_cases.
+"""
 
 import functions_framework.aio
 
