@@ -39,4 +39,8 @@ def token_sha256(token: str) -> str:
 
 def is_printable(text: str, *, max_length: int = 255) -> bool:
     """1 to `max_length` characters, none of them control, format (bidi, zero width), surrogate or unassigned."""
-    return 0 < len(text) <= max_length and not any(unicodedata.category(char)[0] == "C" for char in text)
+    if not 0 < len(text) <= max_length:
+        return False
+    if text.isascii():
+        return text.isprintable()
+    return not any(unicodedata.category(char)[0] == "C" for char in text)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import orjson
-import rfc8785
 from pydantic import BaseModel, ValidationError
 
 from cab.domain.errors import BrokerError, Reason, Remedy
@@ -14,6 +14,7 @@ from cab.domain.identifiers import base64url, digest
 from cab.domain.intents import MAX_PARAMETERS_BYTES, DeclaredIntent
 from cab.domain.tasks import Task
 from cab.protocol import strict_json
+from cab.protocol.canonical_json import canonical
 
 PARAMETER: Final = "authorization_details"
 _Detail = TypeVar("_Detail", bound=BaseModel)
@@ -69,7 +70,12 @@ def _malformed(member: str, detail: str) -> BrokerError:
 def details_hash(details: list[dict[str, Any]]) -> str:
     """`intent_hash`: SHA-256 over the RFC 8785 form of the granted array, `reason` left out."""
     bare = [{name: value for name, value in detail.items() if name != "reason"} for detail in details]
-    return "sha-256:" + base64url(hashlib.sha256(rfc8785.dumps(bare)).digest())
+    return "sha-256:" + base64url(hashlib.sha256(canonical(bare)).digest())
+
+
+def parameters_digest(parameters: Mapping[str, str | int | bool]) -> str:
+    """Names the parameters of an intent in audit, where their redacted values do not stand."""
+    return digest("cab-parameters", canonical(parameters).decode())
 
 
 def task_detail(task: Task) -> dict[str, Any]:
@@ -79,4 +85,4 @@ def task_detail(task: Task) -> dict[str, Any]:
 
 def task_digest(task: Task) -> str:
     """Names the bounds of a task in audit, so that two hops can be seen to have had the same."""
-    return digest("cab-task", rfc8785.dumps(task_detail(task)).decode())
+    return digest("cab-task", canonical(task_detail(task)).decode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
 
@@ -23,20 +23,8 @@ def parse_form(body: bytes) -> dict[str, str]:
     """
     if not body:
         return {}
-    if _BAD_ESCAPE.search(body):
-        raise BrokerError(Reason.PARAMETER_INVALID, "The body is not a well-formed form.")
-    try:
-        pairs = parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
-        )
-    except ValueError as error:  # also UnicodeDecodeError, and too many fields
-        raise BrokerError(Reason.PARAMETER_INVALID, "The body is not a well-formed form.") from error
     form: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in _pairs(body):
         if not _NAME.fullmatch(name):
             raise BrokerError(Reason.PARAMETER_INVALID, "A parameter name is malformed.")
         if name in form:
@@ -47,6 +35,30 @@ def parse_form(body: bytes) -> dict[str, str]:
             raise invalid_parameter(name)
         form[name] = value
     return {name: value for name, value in form.items() if value}
+
+
+def _pairs(body: bytes) -> list[tuple[str, str]]:
+    """Names and values as they stand, decoded. Raises: BrokerError PARAMETER_INVALID."""
+    fields = [field.partition(b"=") for field in body.split(b"&")]
+    if not (
+        body.isascii()
+        and not _BAD_ESCAPE.search(body)
+        and len(fields) <= MAX_FIELDS
+        and all(equals for _, equals, _ in fields)
+    ):
+        raise _malformed()
+    try:
+        return [(_decoded(name), _decoded(value)) for name, _, value in fields]
+    except UnicodeDecodeError as error:
+        raise _malformed() from error
+
+
+def _decoded(text: bytes) -> str:
+    return unquote_to_bytes(text.replace(b"+", b" ")).decode("utf-8")
+
+
+def _malformed() -> BrokerError:
+    return BrokerError(Reason.PARAMETER_INVALID, "The body is not a well-formed form.")
 
 
 def required(form: dict[str, str], name: str) -> str:

@@ -27,6 +27,7 @@ MAX_AUDIENCES: Final = 10
 LEEWAY: Final = timedelta(seconds=30)  # also added to the life of every single-use mark, see cab.stores.single_use
 MAX_FUTURE: Final = timedelta(hours=24)  # an `exp` further away than any token of ours or of an IdP may live
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
+_TO_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 # Header members that let the sender choose a key, a critical extension or another encoding: never honoured, always refused.
 FORBIDDEN_HEADERS: Final = frozenset({"crit", "b64", "zip", "cty", "jku", "x5u", "x5c", "jwk"})
 
@@ -107,12 +108,13 @@ def _decode(segment: str) -> bytes:
     """Canonical unpadded base64url only: one byte string has one spelling."""
     if len(segment) % 4 == 1 or not _BASE64URL.fullmatch(segment):
         raise TokenRejected("not base64url")
-    padded = segment.translate({0x2D: "+", 0x5F: "/"}) + "=" * (-len(segment) % 4)
+    last = len(segment) % 4
+    padded = segment.encode("ascii").translate(_TO_BASE64) + b"=" * (-last % 4)
     try:
         raw = binascii.a2b_base64(padded, strict_mode=True)
     except binascii.Error as error:
         raise TokenRejected("not base64url") from error
-    if len(segment) % 4 and base64url(raw) != segment:
+    if last and base64url(raw[1 - last :]) != segment[-last:]:  # bits that belong to no byte must be zero
         raise TokenRejected("not canonical base64url")
     return raw
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 MAX_DEPTH = 20
 
@@ -53,6 +53,9 @@ def _too_deep(text: str) -> bool:
     return False
 
 
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_not_finite, parse_float=_finite)
+
+
 def loads(data: bytes | str) -> Any:
     """The parsed value. Raises InvalidJson for everything RFC 8259 leaves open and we do not want.
 
@@ -66,7 +69,7 @@ def loads(data: bytes | str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
         raise InvalidJson("nested too deep")
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_not_finite, parse_float=_finite)
+        value = _DECODER.decode(text)
     except InvalidJson:
         raise
     except (ValueError, RecursionError) as error:

@@ -48,10 +48,11 @@ class OAuthEndpoints:
         self._randomness = randomness
 
     async def handle(self, request: Request) -> Response:
-        if request.url.path == "/health":
+        path = request.scope["path"]  # request.url would build it from the Host header too
+        if path == "/health":
             return health()
         context = context_of(request, self._randomness)
-        route = self._routes.get(request.url.path)
+        route = self._routes.get(path)
         if route is None:
             return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final
 
 from starlette.requests import Request
@@ -33,6 +34,11 @@ def _prefix(request: Request) -> str | None:
     """
     hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()]
     text = hops[-2] if len(hops) > 1 else hops[0] if hops else (request.client.host if request.client else "")
+    return _network(text)
+
+
+@lru_cache(maxsize=1024)
+def _network(text: str) -> str | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -12,16 +12,14 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
-import rfc8785
-
 from cab.domain import audit
 from cab.domain.actions import Action
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.identifiers import digest
 from cab.ports import AuditLog, Clock
+from cab.protocol.authorization_details import parameters_digest
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests
 from cab.stores.sessions import Session
 from cab.use_cases.auditing import Facts
@@ -150,7 +148,7 @@ def _note(facts: Facts, request: ApprovalRequest) -> None:
     facts.tool = audit.Tool(connection=request.connection, action=request.detail["actions"][0])
     facts.intent = audit.IntentFacts(
         identifier=request.detail["identifier"],
-        parameters_digest=digest("cab-parameters", rfc8785.dumps(request.detail["parameters"]).decode()),
+        parameters_digest=parameters_digest(request.detail["parameters"]),
         task_id=request.binding.task_id,
         intent_hash=request.binding.intent_hash,
     )

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
-import rfc8785
 
 from cab.domain import audit
 from cab.domain.clients import Agent
@@ -23,7 +22,7 @@ from cab.domain.decisions import Confirm, Permit
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
 from cab.domain.grants import Grant
-from cab.domain.identifiers import digest, token_sha256
+from cab.domain.identifiers import token_sha256
 from cab.domain.intents import DeclaredIntent, Intent, TaskComparison
 from cab.domain.tasks import Task
 from cab.ports import Clock, PolicyEngine, Randomness, Signer
@@ -32,6 +31,7 @@ from cab.protocol.assertions import Assertion, actor_claim, whole_seconds_until
 from cab.protocol.authorization_details import (
     PARAMETER,
     details_hash,
+    parameters_digest,
     parse_intent,
     parse_task,
     task_digest,
@@ -653,7 +653,7 @@ def note_intent(facts: Facts, intent: Intent, intent_hash: str, assertion: Asser
     }
     facts.intent = audit.IntentFacts(
         identifier=intent.identifier,
-        parameters_digest=digest("cab-parameters", rfc8785.dumps(intent.parameters).decode()),
+        parameters_digest=parameters_digest(intent.parameters),
         parameters=orjson.dumps(shown).decode(),
         reason=intent.reason,
         trigger=assertion.task.trigger if assertion.task else None,
