@@ -1,14 +1,12 @@
 """The pages people see: connect an account, decide on an action, see and end what agents may do. Plain HTML, no script.
 
-Rules are in the use cases; here are cookies, CSRF, redirects, and who may ask for what by which method.
+Rules are in the use cases; here is which address leads to which of them, and which page or redirect answers.
 """
 
 from __future__ import annotations
 
-import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -19,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 
 from cab.domain import audit
 from cab.domain.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
+from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.grants import SERVABLE, GrantStatus
 from cab.ports import (
     AuditLog,
@@ -30,80 +28,30 @@ from cab.ports import (
     SecretReader,
     VerificationKeys,
 )
-from cab.protocol.forms import parse_form, required
-from cab.protocol.names import FORM_MEDIA_TYPE
+from cab.protocol.forms import required
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.sessions import BrowserStates, Session
+from cab.transport.browser_requests import Cookies, Visit, login_needed, read_own_form, read_query, with_way_on
+from cab.transport.grant_health import health_of
 from cab.transport.page_problems import words_for
 from cab.transport.page_rendering import PageRenderer
-from cab.transport.requests import context_of, health, read_body
-from cab.use_cases.auditing import Auditor, Facts, RequestContext
+from cab.transport.requests import context_of, health
+from cab.use_cases.auditing import Auditor, Facts
 from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Visitor
 from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, Login, LoginDemand, return_path
-from cab.use_cases.my_account import ConnectionHealth, MyAccount
+from cab.use_cases.my_account import MyAccount
 from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
 
-MAX_QUERY_BYTES: Final = 8192
-_COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
-@dataclass(slots=True)
-class Visit:
-    """One request on its way. `session` and `cookie` are both there or both absent."""
-
-    request: Request
-    context: RequestContext
-    facts: Facts
-    query: Mapping[str, str]
-    name: str  # the last part of the path, where a route has one
-    session: Session | None = None
-    cookie: str | None = None
-
-    @property
-    def visitor(self) -> Visitor | None:
-        return None if self.session is None or self.cookie is None else Visitor.of(self.session, self.cookie)
-
-
 Handler = Callable[[Visit], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """A grant's state in words. `connect` labels the way to connect, where there is one."""
-
-    kind: str
-    words: str
-    advice: str = ""
-    live: bool = False
-    connect: str = ""
-
-
-_HEALTH: Final[dict[GrantStatus, Health]] = {
-    GrantStatus.NEEDS_REAUTH: Health(
-        "danger",
-        "Stopped working",
-        "The other system ended the access. Connect again to repair it.",
-        connect="Connect again",
-    ),
-    GrantStatus.QUARANTINED: Health(
-        "danger",
-        "Stopped for safety",
-        "The stored access was damaged and is not used any more. Connect again to replace it.",
-        connect="Connect again",
-    ),
-    GrantStatus.REVOKING: Health("warn", "Being disconnected", "Agents cannot use it any more."),
-    GrantStatus.REVOKED: Health("", "Disconnected", connect="Connect"),
-}
-_CONNECTED: Final = Health("good", "Connected", live=True)
-_NOT_CONNECTED: Final = Health("", "Not connected", connect="Connect")
-_NO_ACCOUNT: Final = Health("good", "Ready", "This system trusts us directly: there is no account to connect.")
 
 
 class Pages:
@@ -129,12 +77,10 @@ class Pages:
         self._auditor = auditor
         self._randomness = randomness
         self._origin = deployment.broker.origin
-        self._https = self._origin.startswith("https://")
-        self._renderer = PageRenderer(clock, https=self._https)
+        https = self._origin.startswith("https://")
+        self._renderer = PageRenderer(clock, https=https)
         self._tenant_titles = {tenant.id: tenant.title for tenant in deployment.broker.tenants}
-        prefix = "__Host-" if self._https else ""  # cookies of that name need https, also on loopback
-        self._session_cookie = f"{prefix}cab_session"
-        self._login_cookie = f"{prefix}cab_login"
+        self._cookies = Cookies(https=https)
         self._routes: tuple[tuple[re.Pattern[str], dict[str, Handler]], ...] = (
             (re.compile(r"/connect"), {"GET": self._show_consent, "POST": self._start_connecting}),
             (re.compile(r"/connect/callback/([^/]+)"), {"GET": self._finish_connecting}),
@@ -165,7 +111,7 @@ class Pages:
         seen: list[Visit] = []
 
         async def work(facts: Facts) -> Response:
-            visit = Visit(request, context, facts, _query(request), name)
+            visit = Visit(request, context, facts, read_query(request), name)
             seen.append(visit)
             await self._recognise(visit)
             return await handler(visit)
@@ -186,7 +132,7 @@ class Pages:
         return {}, ""
 
     async def _recognise(self, visit: Visit) -> None:
-        cookie = self._cookie(visit.request, self._session_cookie)
+        cookie = Cookies.read(visit.request, self._cookies.session)
         session = await self._login.session(cookie)
         if session is None:
             return
@@ -231,21 +177,23 @@ class Pages:
         return self._page(visit, "login_choice.html", choices=choices)
 
     async def _to_idp(self, visit: Visit, issuer: str, return_to: str, demand: LoginDemand) -> Response:
-        browser = self._cookie(visit.request, self._login_cookie) or self._randomness.token(32)
+        browser = Cookies.read(visit.request, self._cookies.login) or self._randomness.token(32)
         url = await self._login.begin(issuer, browser=browser, return_to=return_to, demand=demand)
         answer = self._redirect(visit, url)
-        self._set_cookie(answer, self._login_cookie, browser, max_age=int(STATE_LIFE.total_seconds()))
+        self._cookies.put(answer, self._cookies.login, browser, max_age_s=int(STATE_LIFE.total_seconds()))
         return answer
 
     async def _finish_login(self, visit: Visit) -> Response:
         done = await self._login.finish(
             visit.query,
-            browser=self._cookie(visit.request, self._login_cookie),
+            browser=Cookies.read(visit.request, self._cookies.login),
             old_session=visit.cookie,
             facts=visit.facts,
         )
         answer = self._redirect(visit, done.return_to)
-        self._set_cookie(answer, self._session_cookie, done.cookie, max_age=self._deployment.broker.lifetimes.session_s)
+        self._cookies.put(
+            answer, self._cookies.session, done.cookie, max_age_s=self._deployment.broker.lifetimes.session_s
+        )
         return answer
 
     async def _show_logout(self, visit: Visit) -> Response:
@@ -256,7 +204,7 @@ class Pages:
         await self._login.end(visit.cookie or "")
         visit.session = visit.cookie = None
         answer = self._page(visit, "logout.html")
-        answer.delete_cookie(self._session_cookie, path="/", secure=self._https, httponly=True, samesite="lax")
+        self._cookies.drop(answer, self._cookies.session)
         return answer
 
     # --- connecting ---
@@ -289,7 +237,7 @@ class Pages:
         try:
             outcome = await self._connect.finish(visit.visitor, connection_id, visit.query, visit.facts)
         except BrokerError as error:
-            raise _with_way_on(error, f"{self._origin}/connect?connection={connection_id}") from error
+            raise with_way_on(error, f"{self._origin}/connect?connection={connection_id}") from error
         if isinstance(outcome, AnotherAccount):
             provider = self._deployment.provider_of(outcome.connection)
             targets = _redirect_targets(provider.authorization_endpoint)
@@ -333,7 +281,7 @@ class Pages:
             self._needed(visit).session, visit.name, approved=decision == "approve", facts=visit.facts
         )
         if isinstance(view, LoginDemand):
-            raise _login_needed(self._origin + path)
+            raise login_needed(self._origin + path)
         return self._approval(visit, view)
 
     def _approval(self, visit: Visit, view: ApprovalView) -> Response:
@@ -346,7 +294,7 @@ class Pages:
         if visit.session is None:
             return await self._to_login(visit, HOME, LoginDemand())
         account = await self._my_account.view(visit.session)
-        return self._page(visit, "me.html", account=account, health_of=_health_of)
+        return self._page(visit, "me.html", account=account, health_of=health_of)
 
     async def _disconnect(self, visit: Visit) -> Response:
         form = await self._read_form(visit, way_on=HOME)
@@ -357,44 +305,16 @@ class Pages:
         title = self._deployment.connection_by_id[wanted].title
         return self._page(visit, "disconnected.html", title=title, confirmed=confirmed)
 
-    # --- forms and cookies ---
+    # --- who asks ---
 
     async def _read_form(self, visit: Visit, *, way_on: str) -> dict[str, str]:
-        """The form of a page of ours, sent from that page by the person it was shown to.
-
-        Raises: BrokerError STEP_UP_REQUIRED without a session; CSRF_INVALID; as `read_body` and `parse_form`.
-        """
-        form = parse_form(await read_body(visit.request, media_type=FORM_MEDIA_TYPE))
-        uri = self._origin + way_on
-        if visit.session is None:
-            raise _login_needed(uri)
-        # `null` is what browsers send from a page with `Referrer-Policy: no-referrer`: it says nothing.
-        elsewhere = visit.request.headers.get("origin", "null") not in ("null", self._origin)
-        cross_site = visit.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-        token = form.pop("csrf", "")
-        if elsewhere or cross_site or not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
-            raise _with_way_on(BrokerError(Reason.CSRF_INVALID, "The form is not from a page shown to you."), uri)
-        return form
+        return await read_own_form(visit, origin=self._origin, way_on=way_on)
 
     def _needed(self, visit: Visit) -> Visitor:
+        """The visitor of a form that was accepted, who is therefore logged in."""
         if visit.visitor is None:
-            raise _login_needed(self._origin + HOME)
+            raise login_needed(self._origin + HOME)
         return visit.visitor
-
-    def _cookie(self, request: Request, name: str) -> str | None:
-        """The value of a cookie of ours; none when it stands twice or does not look like ours."""
-        values = [
-            value.strip()
-            for header in request.headers.getlist("cookie")
-            for part in header.split(";")
-            for key, _, value in [part.partition("=")]
-            if key.strip() == name
-        ]
-        return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
-
-    def _set_cookie(self, answer: Response, name: str, value: str, *, max_age: int) -> None:
-        # Lax: the answers of identity and other providers arrive by links from their sites.
-        answer.set_cookie(name, value, max_age=max_age, path="/", secure=self._https, httponly=True, samesite="lax")
 
     # --- answers ---
 
@@ -436,14 +356,6 @@ class Pages:
         return answer
 
 
-def _query(request: Request) -> dict[str, str]:
-    """The query's parameters, each once. Raises: BrokerError as `parse_form`; PARAMETER_INVALID when it is too long."""
-    raw = request.scope.get("query_string", b"")
-    if len(raw) > MAX_QUERY_BYTES:
-        raise invalid_parameter("query")
-    return parse_form(raw)
-
-
 def _connection_id(text: str) -> str:
     if not _CONNECTION_ID.fullmatch(text):
         raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
@@ -457,28 +369,12 @@ def _approval_path(name: str) -> str:
     return path
 
 
-def _login_needed(uri: str) -> BrokerError:
-    return BrokerError(Reason.STEP_UP_REQUIRED, "A fresh login is needed.", remedy=Remedy(interaction_uri=uri))
-
-
-def _with_way_on(error: BrokerError, uri: str) -> BrokerError:
-    return BrokerError(error.reason, error.detail, remedy=replace(error.remedy, interaction_uri=uri))
-
-
 def _redirect_targets(authorization_endpoint: str | None) -> tuple[str, ...]:
     """Where the form of a consent may lead. Chrome holds every redirect after a form against `form-action`, and providers send
     people on to login hosts of their own that no profile can list: any https host therefore, from these two pages only. They
     show no text of an agent, and their forms go to us."""
     parts = urlsplit(authorization_endpoint or "")
     return ("https:",) if parts.scheme == "https" else (f"{parts.scheme}://{parts.netloc}",)
-
-
-def _health_of(item: ConnectionHealth) -> Health:
-    if not item.needs_account:
-        return _NO_ACCOUNT
-    if item.grant is None:
-        return _NOT_CONNECTED
-    return _HEALTH.get(item.grant.status, _CONNECTED)
 
 
 def pages_app(

@@ -1,0 +1,101 @@
+"""What a person's browser sends: cookies, queries, and forms that must come from a page of ours."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
+from cab.protocol.forms import parse_form
+from cab.protocol.names import FORM_MEDIA_TYPE
+from cab.stores.sessions import Session
+from cab.transport.requests import read_body
+from cab.use_cases.auditing import Facts, RequestContext
+from cab.use_cases.connect_account import Visitor
+
+MAX_QUERY_BYTES: Final = 8192
+_COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request on its way. `session` and `cookie` are both there or both absent."""
+
+    request: Request
+    context: RequestContext
+    facts: Facts
+    query: Mapping[str, str]
+    name: str  # the last part of the path, where a route has one
+    session: Session | None = None
+    cookie: str | None = None
+
+    @property
+    def visitor(self) -> Visitor | None:
+        return None if self.session is None or self.cookie is None else Visitor.of(self.session, self.cookie)
+
+
+class Cookies:
+    """The two cookies: one binds a login on its way to its browser, one is the session. Only ever compared as hashes."""
+
+    def __init__(self, *, https: bool) -> None:
+        self._https = https
+        prefix = "__Host-" if https else ""  # browsers keep cookies of that name over https only, also on loopback
+        self.session = f"{prefix}cab_session"
+        self.login = f"{prefix}cab_login"
+
+    @staticmethod
+    def read(request: Request, name: str) -> str | None:
+        """The value of a cookie of ours; none when it stands twice or does not look like ours."""
+        pairs = [part.partition("=") for header in request.headers.getlist("cookie") for part in header.split(";")]
+        values = [value.strip() for key, _, value in pairs if key.strip() == name]
+        return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
+
+    def put(self, answer: Response, name: str, value: str, *, max_age_s: int) -> None:
+        # Lax: the answers of identity and other providers arrive by links from their sites.
+        answer.set_cookie(name, value, max_age=max_age_s, path="/", secure=self._https, httponly=True, samesite="lax")
+
+    def drop(self, answer: Response, name: str) -> None:
+        answer.delete_cookie(name, path="/", secure=self._https, httponly=True, samesite="lax")
+
+
+def read_query(request: Request) -> dict[str, str]:
+    """The query's parameters, each once. Raises: BrokerError as `parse_form`; PARAMETER_INVALID when it is too long."""
+    raw = request.scope.get("query_string", b"")
+    if len(raw) > MAX_QUERY_BYTES:
+        raise invalid_parameter("query")
+    return parse_form(raw)
+
+
+async def read_own_form(visit: Visit, *, origin: str, way_on: str) -> dict[str, str]:
+    """The form of a page of ours, sent from that page by the person it was shown to. `way_on` is the page to start from again.
+
+    Raises: BrokerError STEP_UP_REQUIRED without a session; CSRF_INVALID; as `read_body` and `parse_form`.
+    """
+    form = parse_form(await read_body(visit.request, media_type=FORM_MEDIA_TYPE))
+    if visit.session is None:
+        raise login_needed(origin + way_on)
+    headers = visit.request.headers
+    # `null` is what browsers send from a page with `Referrer-Policy: no-referrer`: it says nothing.
+    elsewhere = headers.get("origin", "null") not in ("null", origin)
+    cross_site = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+    token = form.pop("csrf", "")
+    if elsewhere or cross_site or not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
+        raise with_way_on(
+            BrokerError(Reason.CSRF_INVALID, "The form is not from a page shown to you."), origin + way_on
+        )
+    return form
+
+
+def login_needed(uri: str) -> BrokerError:
+    return BrokerError(Reason.STEP_UP_REQUIRED, "A fresh login is needed.", remedy=Remedy(interaction_uri=uri))
+
+
+def with_way_on(error: BrokerError, uri: str) -> BrokerError:
+    """The same refusal, with the page to go on from."""
+    return BrokerError(error.reason, error.detail, remedy=replace(error.remedy, interaction_uri=uri))
