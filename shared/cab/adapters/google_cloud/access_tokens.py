@@ -10,7 +10,8 @@ from typing import Any
 
 import google.auth
 from google.auth.credentials import TokenState
-from google.auth.transport.requests import Request
+
+from cab.adapters.google_cloud import metadata_server
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -52,6 +53,12 @@ class AccessTokens:
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
 
     def _refresh_blocking(self) -> None:
+        if metadata_server.is_here():
+            self._credentials = self._credentials or metadata_server.MetadataCredentials()
+            self._credentials.refresh(None)
+            return
+        from google.auth.transport.requests import Request  # noqa: PLC0415 - costly, and not needed on Cloud Run
+
         if self._credentials is None:
             self._credentials, _ = google.auth.default(scopes=_SCOPES)
         self._credentials.refresh(Request())

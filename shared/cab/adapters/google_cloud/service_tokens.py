@@ -1,7 +1,7 @@
 """`ServiceTokens` from Google: ID tokens of the account that this function runs as.
 
-On Cloud Run the metadata server issues them; elsewhere google-auth also takes the service account key or impersonation
-that GOOGLE_APPLICATION_CREDENTIALS names, and honours GCE_METADATA_HOST.
+On Cloud Run the metadata server issues them (GCE_METADATA_HOST leads to another one); elsewhere google-auth takes the
+service account key or impersonation that GOOGLE_APPLICATION_CREDENTIALS names.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import google.auth.exceptions
-from google.auth.transport.requests import Request
-from google.oauth2 import id_token
 
+from cab.adapters.google_cloud import metadata_server
 from cab.ports import Clock, Unavailable
+from cab.protocol import jws
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class GoogleServiceTokens:
         try:
             # Shielded: when one caller is cancelled, the others still get their token.
             return (await asyncio.shield(fetch)).text
-        except (google.auth.exceptions.GoogleAuthError, TimeoutError) as error:
+        except (google.auth.exceptions.GoogleAuthError, jws.TokenRejected, TimeoutError) as error:
             # Not its text: it can quote what the metadata server answered.
             _logger.warning("no ID token of this service could be had: %s", type(error).__name__)
             raise Unavailable("service tokens") from None
@@ -68,6 +68,15 @@ class GoogleServiceTokens:
 
 
 def _fetch_blocking(audience: str) -> _Token:
+    if metadata_server.is_here():
+        text = metadata_server.identity_token(audience)
+        expires_at = jws.parse(text).claims.get("exp")
+        if not isinstance(expires_at, int):
+            raise google.auth.exceptions.RefreshError("the metadata server's answer is no ID token")
+        return _Token(text, datetime.fromtimestamp(expires_at, UTC))
+    from google.auth.transport.requests import Request  # noqa: PLC0415 - costly, and not needed on Cloud Run
+    from google.oauth2 import id_token  # noqa: PLC0415
+
     request = Request()
     fetch: Any = id_token.fetch_id_token_credentials  # untyped
     credentials = fetch(audience, request)
