@@ -25,6 +25,7 @@ from tests.support.jose import Key, ec_key, key_set, present, rsa_key, unb64
 from tests.support.web import Documents, Sent, json_answer
 
 from cab.adapters.configuration.loader import FolderConfiguration
+from cab.adapters.in_memory.documents import Outage
 from cab.domain import identifiers
 from cab.domain.audit import AuditEvent
 from cab.domain.connections import RotationClass
@@ -246,6 +247,14 @@ class World:
         private = json.loads(await self.cloud.vault.access(SECRET[of], ring.active.secret_version))
         number = int.from_bytes(unb64(private["d"]), "big")
         return Key(ring.active.kid, "ES256", ec.derive_private_key(number, ec.SECP256R1()))
+
+    def break_documents(self, database: str, *methods: Any, **outage: Any) -> None:
+        """Let calls to a database fail, all of them or those of the methods named; `mend_documents` ends it."""
+        chosen = frozenset(methods or ("read", "write", "tally", "find"))
+        self.cloud.documents[database].outage = Outage(chosen, **outage)
+
+    def mend_documents(self, database: str) -> None:
+        self.cloud.documents[database].outage = None
 
     async def set_grant(self, name: str, **changes: Any) -> None:
         """Change a grant's document as another function would."""

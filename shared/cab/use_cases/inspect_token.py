@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -54,24 +55,26 @@ class _TokenLookup:
         except (jws.TokenRejected, NotFound):
             return None
 
-    async def _downstream(self, token: str) -> IssuedToken | None:
+    async def _downstream(self, token: str) -> list[IssuedToken]:
+        """To whom a pass-through token was handed out, the newest first."""
         return await self._issued_tokens.find(token_sha256(token), now=self._clock.now())
 
-    async def _begin(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> tuple[Agent, Any, str]:
+    async def _begin(self, credentials: Credentials, facts: Facts) -> tuple[Agent, asyncio.Task[None]]:
         agent, spending = await self._authenticator.authenticate(credentials)
         facts.client_authenticated = True
         facts.tenant = agent.tenant
         facts.actor = audit.Actor(client_id=agent.client_id)
-        return agent, spending, required(form, "token")
+        return agent, spending
 
 
 class IntrospectToken(_TokenLookup):
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> dict[str, Any]:
         """RFC 7662 section 2.2. Unknown, expired, revoked and somebody else's are all exactly `{"active": false}`."""
-        agent, spending, token = await self._begin(form, credentials, facts)
-        return await after_spending(spending, self._introspect(token, agent))
+        agent, spending = await self._begin(credentials, facts)
+        return await after_spending(spending, self._introspect(form, agent))
 
-    async def _introspect(self, token: str, agent: Agent) -> dict[str, Any]:
+    async def _introspect(self, form: dict[str, str], agent: Agent) -> dict[str, Any]:
+        token = required(form, "token")
         claims = await self._broker_jwt(token)
         if claims is not None:
             may_see = claims["client_id"] == agent.client_id or claims["aud"] in agent.introspects
@@ -81,8 +84,8 @@ class IntrospectToken(_TokenLookup):
                 return dict(INACTIVE)
             token_type = "DPoP" if "cnf" in claims else "Bearer"
             return {"active": True, "token_type": token_type, **claims}
-        issued = await self._downstream(token)
-        if issued is None or not self._may_see(issued, agent):
+        issued = next((item for item in await self._downstream(token) if self._may_see(item, agent)), None)
+        if issued is None:
             return dict(INACTIVE)
         if await self._issued_tokens.is_revoked(token_sha256(token)):
             return dict(INACTIVE)
@@ -116,10 +119,11 @@ class RevokeToken(_TokenLookup):
         A broker JWT is denylisted by `jti` until its end: introspection shows it at once, resources that only check our
         keys accept it until `exp`. A pass-through token is denylisted here; the user's grant is not touched.
         """
-        agent, spending, token = await self._begin(form, credentials, facts)
-        await after_spending(spending, self._revoke(token, agent, facts))
+        agent, spending = await self._begin(credentials, facts)
+        await after_spending(spending, self._revoke(form, agent, facts))
 
-    async def _revoke(self, token: str, agent: Agent, facts: Facts) -> None:
+    async def _revoke(self, form: dict[str, str], agent: Agent, facts: Facts) -> None:
+        token = required(form, "token")
         claims = await self._broker_jwt(token)
         if claims is not None:
             if claims["client_id"] == agent.client_id and claims["tenant"] == agent.tenant:
@@ -127,12 +131,16 @@ class RevokeToken(_TokenLookup):
                 facts.subject = audit.Subject(key=claims["sub"])
                 facts.txn = claims["txn"]
             return
-        issued = await self._downstream(token)
-        if issued is not None and issued.client_id == agent.client_id and issued.tenant == agent.tenant:
+        issued = next((item for item in await self._downstream(token) if _is_of(item, agent)), None)
+        if issued is not None:
             await self._issued_tokens.revoke(token_sha256(token), until=issued.expires_at)
             facts.subject = audit.Subject(key=issued.subject)
             facts.grant = audit.GrantFacts(id=issued.grant_id)
             facts.txn = issued.txn
+
+
+def _is_of(issued: IssuedToken, agent: Agent) -> bool:
+    return (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id)
 
 
 def _seconds(instant: datetime) -> int:
