@@ -201,7 +201,9 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
         grants=Grants(parts.documents("grants")),
         payloads=GrantPayloads(parts.grant_vault),
         provider_calls=parts.provider_calls(),
-        idp_http=parts.http({idp.issuer for idp in parts.deployment.identity_providers}, what="identity_provider"),
+        idp_http=parts.http(
+            {idp.issuer for idp in parts.deployment.identity_providers}, what="identity_provider", keep_alive=False
+        ),
         keys=parts.keys(clients={}, users=True),
         client_secrets=parts.secrets,
         approval_requests=ApprovalRequests(guards, parts.single_use),
