@@ -110,9 +110,19 @@ def test_a_refresh_token_that_is_none_keeps_the_old_one(refresh_token: Any) -> N
 
 @pytest.mark.parametrize(
     ("scope", "scopes"),
-    [("", None), (" ", None), (None, None), (["a"], None), ("a,b", ("a", "b")), ("a a b", ("a", "b"))],
+    [
+        ("", None),
+        (" ", None),
+        (None, None),
+        ([], None),
+        (["a", 1], None),
+        ({"a": "b"}, None),
+        ("a,b", ("a", "b")),
+        ("a a b", ("a", "b")),
+        (["a", "b", "a"], ("a", "b")),
+    ],
 )
-def test_scopes_come_in_two_spellings_or_not_at_all(scope: Any, scopes: tuple[str, ...] | None) -> None:
+def test_scopes_come_in_three_spellings_or_not_at_all(scope: Any, scopes: tuple[str, ...] | None) -> None:
     assert parsed(scope=scope).scopes == scopes
 
 
@@ -127,3 +137,36 @@ def test_arbitrary_bytes_are_tokens_or_an_error(body: bytes) -> None:
     found = token_responses.parse(body)
     if isinstance(found, Tokens):
         assert found.access_token
+
+
+@pytest.mark.parametrize(
+    ("members", "path", "scopes"),
+    [
+        ({"authed_user": {"id": "U1", "scope": "a,b"}}, "authed_user.scope", ("a", "b")),
+        ({"scopes": ["a", "b"]}, "scopes", ("a", "b")),
+        ({"scope": "a", "authed_user": {"scope": "a,b"}}, "authed_user.scope", ("a",)),
+        ({"authed_user": "U1"}, "authed_user.scope", None),
+        ({"authed_user": {"scope": {"a": 1}}}, "authed_user.scope", None),
+    ],
+)
+def test_scopes_are_found_where_the_profile_says_when_the_standard_member_is_silent(
+    members: dict[str, Any], path: str, scopes: tuple[str, ...] | None
+) -> None:
+    found = token_responses.parse(orjson.dumps({"access_token": "a"} | members), scope_claim=path)
+    assert isinstance(found, Tokens)
+    assert found.scopes == scopes
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", 7),
+        ("owner.user.id", "u-1"),
+        ("owner.user", {"id": "u-1"}),
+        ("owner.id", None),
+        ("id.user", None),
+        ("", None),
+    ],
+)
+def test_a_path_leads_into_objects_and_nowhere_else(path: str, value: Any) -> None:
+    assert token_responses.member_at({"id": 7, "owner": {"user": {"id": "u-1"}}}, path) == value

@@ -11,6 +11,7 @@ import click
 
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
+from cab.adapters.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab.adapters.configuration.reference import with_reference
 from cab.adapters.configuration.schemas import json_schemas, schema_text
 
@@ -70,3 +71,24 @@ def reference(document: Path) -> None:
         document.write_text(with_reference(document.read_text(encoding="utf-8")), encoding="utf-8")
     except ValueError as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+@config_group.command("providers")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option(
+    "--write",
+    "document",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Write the table into this Markdown document, between its markers.",
+)
+def providers(*, as_json: bool, document: Path | None) -> None:
+    """Show the provider presets that come with CAB."""
+    if document is not None:
+        try:
+            document.write_text(with_provider_table(document.read_text(encoding="utf-8")), encoding="utf-8")
+        except ValueError as exc:
+            raise click.ClickException(str(exc)) from exc
+    elif as_json:
+        click.echo(json.dumps({"providers": rows_as_dicts()}, indent=2))
+    else:
+        click.echo(provider_table(), nl=False)

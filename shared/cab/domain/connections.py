@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal
@@ -9,8 +10,16 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from cab.domain.actions import Action, ScopeToken, StrictModel
+from cab.domain.provider_parameters import (
+    ParameterName,
+    ProviderParameter,
+    filled,
+    placeholders,
+    template_mistake,
+)
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+ClaimPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}\Z")]
 SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
 
 
@@ -70,6 +79,10 @@ class Provider(StrictModel):
         description="What connections call it."
     )
     title: str = Field(min_length=1, max_length=80, description="What people read.")
+    parameters: dict[ParameterName, ProviderParameter] = Field(
+        default_factory=dict,
+        description="What `{name}` in the addresses below stands for; each connection gives the values.",
+    )
     issuer: str | None = Field(default=None, description="Authorization server issuer, compared with `iss` (RFC 9207).")
     iss_parameter: Literal["required", "optional", "unknown"] = Field(
         default="unknown", description="RFC 9207 support."
@@ -77,8 +90,12 @@ class Provider(StrictModel):
     authorization_endpoint: str | None = Field(default=None, description="Where the user's browser is sent.")
     token_endpoint: str | None = Field(default=None, description="Where codes and refresh tokens are redeemed.")
     userinfo_endpoint: str | None = Field(default=None, description="Answers JSON that names the upstream account.")
-    account_claim: str = Field(
-        default="sub", description="Member of the token answer or userinfo that names the upstream account."
+    account_claim: ClaimPath = Field(
+        default="sub",
+        description="Member of the token answer or userinfo that names the upstream account; dots lead into objects.",
+    )
+    token_request_format: Literal["form", "json"] = Field(
+        default="form", description="How requests to the token and revocation endpoints are encoded."
     )
     token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = Field(
         default="client_secret_basic", description="How the broker authenticates there."
@@ -90,11 +107,16 @@ class Provider(StrictModel):
         default=(), description="Asked for at every connect, e.g. offline_access."
     )
     scope_separator: Literal[" ", ","] = Field(default=" ", description="Between scopes in requests and answers.")
+    scope_claim: ClaimPath = Field(
+        default="scope",
+        description="Member of the token answer that lists the granted scopes where `scope` does not; "
+        "dots lead into objects.",
+    )
     authorization_parameters: dict[str, str] = Field(
         default_factory=dict, description="Extra parameters of the authorization request."
     )
     pkce: Literal["supported", "unsupported", "unknown"] = Field(
-        default="unknown", description="PKCE with S256 is sent unless it is unsupported."
+        default="unknown", description="Whether it checks PKCE. S256 is sent in any case."
     )
     rotation: Rotation = Field(default=Rotation(), description="How refresh tokens behave.")
     access_token_lifetime_s: int | None = Field(
@@ -123,6 +145,39 @@ class Provider(StrictModel):
     )
     error_in_200: bool = Field(default=False, description="Whether HTTP 200 may carry an error body.")
 
+    @model_validator(mode="after")
+    def _addresses_can_be_filled(self) -> Provider:
+        for name, address in self._addresses().items():
+            if mistake := template_mistake(address, self.parameters):
+                raise ValueError(f"{name} {mistake}")
+        return self
+
+    @property
+    def open_parameters(self) -> dict[str, ProviderParameter]:
+        """The parameters that the addresses use, in their order of appearance."""
+        names = [name for address in self._addresses().values() for name in placeholders(address)]
+        return {name: self.parameters[name] for name in names}
+
+    def at(self, values: Mapping[str, str]) -> Provider:
+        """This provider with its addresses filled in. Raises: KeyError when a value is missing; checked at start."""
+        parameters = self.open_parameters
+        if not parameters:
+            return self
+        known = {name: item.default for name, item in parameters.items() if item.default is not None} | dict(values)
+        addresses = {name: filled(address, known) for name, address in self._addresses().items()}
+        revocation = self.revocation.model_copy(update={"endpoint": addresses.pop("revocation", None)})
+        return self.model_copy(update={**addresses, "revocation": revocation, "parameters": {}})
+
+    def _addresses(self) -> dict[str, str]:
+        found = {
+            "issuer": self.issuer,
+            "authorization_endpoint": self.authorization_endpoint,
+            "token_endpoint": self.token_endpoint,
+            "userinfo_endpoint": self.userinfo_endpoint,
+            "revocation": self.revocation.endpoint,
+        }
+        return {name: address for name, address in found.items() if address is not None}
+
 
 class Connection(StrictModel):
     """One configured downstream system of the deployment."""
@@ -130,6 +185,9 @@ class Connection(StrictModel):
     id: ConnectionId = Field(description="Also the `audience` that agents ask for.")
     title: str = Field(min_length=1, max_length=80, description="What people read.")
     provider: str = Field(description="A shipped provider or one of this file.")
+    provider_parameters: dict[ParameterName, str] = Field(
+        default_factory=dict, description="Values for the provider's `parameters`, e.g. the name of your instance."
+    )
     resource: str = Field(description="Registered resource URI (RFC 8707), compared exactly.")
     api_base: str | None = Field(default=None, description="Where tools call the API; default: the resource.")
     tenants: tuple[str, ...] = Field(min_length=1, description="Whose users may use it.")
@@ -139,7 +197,8 @@ class Connection(StrictModel):
     client_id: str | None = Field(default=None, description="The broker's client at the provider.")
     client_secret: SecretReference | None = Field(default=None, description="Its secret, by name.")
     user_map: dict[str, str] = Field(
-        default_factory=dict, description="jwt_bearer and broker_jwt: subject key to the user name this system knows, explicit."
+        default_factory=dict,
+        description="jwt_bearer and broker_jwt: subject key to the user name this system knows, explicit.",
     )
     allow_unnarrowed: bool = Field(
         default=False,

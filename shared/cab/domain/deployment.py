@@ -162,4 +162,5 @@ class Deployment:
         return {provider.id: provider for provider in self.providers}
 
     def provider_of(self, connection: Connection) -> Provider:
-        return self.provider_by_id[connection.provider]
+        """The connection's provider, its addresses filled with the connection's values."""
+        return self.provider_by_id[connection.provider].at(connection.provider_parameters)

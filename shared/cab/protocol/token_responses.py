@@ -6,6 +6,7 @@ does not clearly hold a token is no token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeGuard
@@ -43,7 +44,8 @@ class TokenError:
     code: str
 
 
-def parse(body: bytes) -> Tokens | TokenError:
+def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
+    """`scope_claim` is where the provider lists the granted scopes when `scope` says nothing, see `member_at`."""
     members = _members(body)
     if members is None:
         return TokenError("unparsable")
@@ -57,10 +59,18 @@ def parse(body: bytes) -> Tokens | TokenError:
     return Tokens(
         access_token=access_token,
         refresh_token=refresh_token if _is_token(refresh_token) else None,
-        scopes=_scopes(members.get("scope")),
+        scopes=_scopes(members.get("scope")) or _scopes(member_at(members, scope_claim)),
         expires_in=_lifetime(members.get("expires_in")),
         members=members,
     )
+
+
+def member_at(members: Mapping[str, Any], path: str) -> Any:
+    """The member under a name such as `sub`, or inside objects under one such as `owner.user.id`. None when it is not there."""
+    found: Any = members
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _members(body: bytes) -> dict[str, Any] | None:
@@ -82,6 +92,9 @@ def _is_token(value: object) -> TypeGuard[str]:
 
 
 def _scopes(value: object) -> tuple[str, ...] | None:
+    """Text with spaces or commas between, or a list of texts; None for anything that names no scope."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = " ".join(value)
     if not isinstance(value, str) or not value.strip():
         return None
     return tuple(dict.fromkeys(value.replace(",", " ").split()))

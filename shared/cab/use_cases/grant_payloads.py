@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
@@ -21,6 +22,10 @@ from cab.protocol.token_responses import Tokens
 CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
 MAX_PAYLOAD_BYTES: Final = 65_536  # of a Secret Manager version
+MAX_LAG: Final = (
+    400  # versions by which a restored document may lag behind: a day and more, at one refresh in five minutes
+)
+TOGETHER: Final = 20  # of them read at the same time
 MAX_PROBES: Final = 200  # versions looked at beyond the committed one; each is one attempt that ended without a commit
 
 
@@ -108,9 +113,20 @@ class GrantPayloads:
     async def newest(self, grant: Grant, after: int, provider: Provider) -> Payload | None:
         """The newest intact payload above version `after`, for a document that lags behind the vault. Raises: Unavailable.
 
-        Newest by fence first: what a paused holder stores after the user reconnected must not win over the new consent.
+        Versions in between may be destroyed, so all numbers within reach are tried. Newest by fence first: what a paused
+        holder stores after the user reconnected must not win over the new consent.
         """
-        later = [payload async for _, payload in self._later(grant, after, provider) if payload is not None]
+
+        async def at(version: int) -> Payload | None:
+            try:
+                return await self.load(grant, version, provider)
+            except (NotFound, CorruptPayload):
+                return None
+
+        later: list[Payload] = []
+        for first in range(after + 1, after + 1 + MAX_LAG, TOGETHER):
+            found = await asyncio.gather(*(at(version) for version in range(first, first + TOGETHER)))
+            later += [payload for payload in found if payload is not None]
         return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
 
     async def last_version(self, grant: Grant, after: int, provider: Provider) -> int:
@@ -166,7 +182,7 @@ def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> 
         body = base64.b64decode(stored.response, validate=True)
     except ValueError as error:
         raise CorruptPayload(garbage=False) from error
-    tokens = token_responses.parse(body)
+    tokens = token_responses.parse(body, scope_claim=provider.scope_claim)
     if not isinstance(tokens, Tokens):
         raise CorruptPayload(garbage=True)
     newest = Usable(

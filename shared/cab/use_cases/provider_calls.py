@@ -44,9 +44,10 @@ class ProviderCalls:
     async def redeem_code(
         self, connection: Connection, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str
     ) -> HttpAnswer:
-        return await self._token_request(
+        return await self._post(
             connection,
             provider,
+            provider.token_endpoint,
             {
                 "grant_type": "authorization_code",
                 "code": code,
@@ -69,15 +70,12 @@ class ProviderCalls:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         if scopes:
             form["scope"] = provider.scope_separator.join(scopes)
-        return await self._token_request(connection, provider, form, timeout_s=timeout_s)
+        return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)
 
     async def revoke(self, connection: Connection, provider: Provider, *, token: str, hint: str) -> HttpAnswer:
         """RFC 7009 section 2.1."""
         form = {"token": token, "token_type_hint": hint}
-        form, headers = await self._with_client(connection, provider, form)
-        return await self._http.post_form(
-            provider.revocation.endpoint or "", form, headers=headers, timeout_s=OTHER_TIMEOUT_S
-        )
+        return await self._post(connection, provider, provider.revocation.endpoint, form, timeout_s=OTHER_TIMEOUT_S)
 
     async def userinfo(self, provider: Provider, *, access_token: str) -> HttpAnswer:
         return await self._http.get(
@@ -91,13 +89,13 @@ class ProviderCalls:
         if connection.client_secret is not None:
             await self._client_secrets.access(connection.client_secret.secret, connection.client_secret.version)
 
-    async def _token_request(
-        self, connection: Connection, provider: Provider, form: dict[str, str], *, timeout_s: float
+    async def _post(
+        self, connection: Connection, provider: Provider, url: str | None, form: dict[str, str], *, timeout_s: float
     ) -> HttpAnswer:
+        """Form-encoded (RFC 6749 appendix B), or the same members as JSON where the provider reads nothing else."""
         form, headers = await self._with_client(connection, provider, form)
-        return await self._http.post_form(
-            provider.token_endpoint or "", form, headers=headers, timeout_s=timeout_s, max_bytes=MAX_RESPONSE_BYTES
-        )
+        send = self._http.post_json if provider.token_request_format == "json" else self._http.post_form
+        return await send(url or "", form, headers=headers, timeout_s=timeout_s, max_bytes=MAX_RESPONSE_BYTES)
 
     async def _with_client(
         self, connection: Connection, provider: Provider, form: dict[str, str]

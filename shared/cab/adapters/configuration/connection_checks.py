@@ -87,10 +87,32 @@ def _check_connection(findings: Findings, at: Place, connection: Connection) -> 
         remedy = choose_from(connection.provider, findings.deployment.provider_by_id, otherwise="")
         findings.add(CONNECTIONS, (*at, "provider"), f"there is no provider `{connection.provider}`", remedy)
     else:
+        _check_parameters(findings, at, connection, provider)
         _check_grant_kind(findings, at, connection, provider)
         _check_narrowing(findings, at, connection, provider)
     for position, action in enumerate(connection.actions):
         _check_action(findings, (*at, "actions", position), connection, action)
+
+
+def _check_parameters(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """Every open place of the provider's addresses has a value that cannot lead them elsewhere, and nothing else is given."""
+    for name, value in connection.provider_parameters.items():
+        place: Place = (*at, "provider_parameters", name)
+        parameter = provider.open_parameters.get(name)
+        if parameter is None:
+            remedy = choose_from(name, provider.open_parameters, otherwise="remove it")
+            findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no parameter `{name}`", remedy)
+        elif form := parameter.mistake(value):
+            findings.add(CONNECTIONS, place, f"the value of `{name}` is not usable", f"write {form}")
+    for name, parameter in provider.open_parameters.items():
+        if parameter.default is None and name not in connection.provider_parameters:
+            remedy = f"add `{name}: {parameter.example}` with your own value: {parameter.description}"
+            findings.add(
+                CONNECTIONS,
+                (*at, "provider_parameters"),
+                f"provider `{provider.id}` needs the parameter `{name}`",
+                remedy,
+            )
 
 
 def _check_grant_kind(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:

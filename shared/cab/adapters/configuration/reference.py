@@ -77,7 +77,7 @@ def _kind(value: Schema, parts: Mapping[str, Schema]) -> str:
     if kind == "array":
         return f"list of {_kind(value['items'], parts)}"
     if kind == "object":
-        members = value.get("additionalProperties")
+        members = next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties"))
         return f"mapping of names to {_kind(members, parts)}" if isinstance(members, dict) else "mapping"
     if kind == "integer":
         return f"integer{_bounds(value)}"

@@ -26,8 +26,13 @@ def schema_text(schema: dict[str, Any]) -> str:
 def _for_editors(value: Any) -> Any:
     """Patterns in the dialect of JSON Schema: `$` there never allows a newline behind the match, and \\Z is unknown."""
     if isinstance(value, dict):
-        return {
-            name: member.replace(r"\Z", "$") if name == "pattern" and isinstance(member, str) else _for_editors(member)
-            for name, member in value.items()
-        }
+        return {name: _member(name, member) for name, member in value.items()}
     return [_for_editors(item) for item in value] if isinstance(value, list) else value
+
+
+def _member(name: str, member: Any) -> Any:
+    if name == "pattern" and isinstance(member, str):
+        return member.replace(r"\Z", "$")
+    if name == "patternProperties" and isinstance(member, dict):
+        return {pattern.replace(r"\Z", "$"): _for_editors(schema) for pattern, schema in member.items()}
+    return _for_editors(member)

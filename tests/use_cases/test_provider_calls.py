@@ -1,0 +1,137 @@
+"""What leaves the broker for a provider: encoding, client authentication and addresses, by the provider's facts alone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from tests.support.web import Sent, Web, WebClient, json_answer
+
+from cab.adapters.configuration.provider_table import presets
+from cab.domain.actions import Action, Effect
+from cab.domain.connections import Connection, Provider, SecretReference
+from cab.ports import HttpAnswer
+from cab.use_cases.provider_calls import ProviderCalls
+
+PRESETS = {provider.id: provider for provider in presets()}
+READ = Action(id="x.read", title="Read", effect=Effect.READ, scopes=("a", "b"), identifier="x/{id}")
+CONNECTION = Connection(
+    id="x",
+    title="X",
+    provider="x",
+    resource="https://x.test",
+    tenants=("acme",),
+    client_id="cab",
+    client_secret=SecretReference(secret="cab-provider-x", version=3),
+    actions=(READ,),
+)
+
+
+class Secrets:
+    async def access(self, secret: str, version: int) -> bytes:
+        assert (secret, version) == ("cab-provider-x", 3)
+        return b"s3cret"
+
+
+async def _answer(_: Sent) -> HttpAnswer:
+    return json_answer({})
+
+
+def sent_to(address: str, call: Any) -> Sent:
+    """The one request that `call` makes with a `ProviderCalls`."""
+    parts = urlsplit(address)
+    origin = f"{parts.scheme}://{parts.netloc}"
+    web = Web(hosts={origin: _answer})
+    asyncio.run(call(ProviderCalls(WebClient(web, [origin], what="provider"), Secrets())))
+    (sent,) = web.sent
+    assert sent.url == address
+    return sent
+
+
+def refreshed(provider: Provider) -> Sent:
+    return sent_to(
+        provider.token_endpoint or "",
+        lambda calls: calls.refresh(CONNECTION, provider, refresh_token="r", scopes=("a", "b"), timeout_s=10.0),
+    )
+
+
+def test_requests_are_forms_unless_the_provider_says_otherwise() -> None:
+    sent = refreshed(PRESETS["linear"])
+    assert dict(parse_qsl(sent.body.decode())) == {
+        "grant_type": "refresh_token",
+        "refresh_token": "r",
+        "scope": "a,b",
+        "client_id": "cab",
+        "client_secret": "s3cret",
+    }
+
+
+def test_a_provider_that_reads_json_gets_the_same_members_as_json() -> None:
+    sent = refreshed(PRESETS["atlassian"])
+    assert json.loads(sent.body) == {
+        "grant_type": "refresh_token",
+        "refresh_token": "r",
+        "scope": "a b",
+        "client_id": "cab",
+        "client_secret": "s3cret",
+    }
+
+
+def test_basic_authentication_and_json_go_together() -> None:
+    sent = sent_to(
+        "https://api.notion.com/v1/oauth/token",
+        lambda calls: calls.redeem_code(
+            CONNECTION, PRESETS["notion"], code="c", redirect_uri="https://cab.test/cb", code_verifier="v"
+        ),
+    )
+    assert sent.headers["Authorization"] == "Basic " + base64.b64encode(b"cab:s3cret").decode()
+    assert json.loads(sent.body) == {
+        "grant_type": "authorization_code",
+        "code": "c",
+        "redirect_uri": "https://cab.test/cb",
+        "code_verifier": "v",
+    }
+
+
+def test_revocation_is_encoded_like_token_requests() -> None:
+    sent = sent_to(
+        "https://auth.monday.com/oauth_ms/oauth/revoke",
+        lambda calls: calls.revoke(CONNECTION, PRESETS["monday"], token="r", hint="refresh_token"),
+    )
+    assert json.loads(sent.body) == {
+        "token": "r",
+        "token_type_hint": "refresh_token",
+        "client_id": "cab",
+        "client_secret": "s3cret",
+    }
+
+
+@pytest.mark.parametrize(
+    "provider", [item for item in PRESETS.values() if item.authorization_endpoint], ids=lambda p: p.id
+)
+def test_every_presets_authorization_request_carries_state_and_pkce_to_its_own_host(provider: Provider) -> None:
+    filled = provider.at({name: parameter.example for name, parameter in provider.parameters.items()})
+    url = ProviderCalls(WebClient(Web(), [], what="provider"), Secrets()).authorization_url(
+        CONNECTION,
+        filled,
+        redirect_uri="https://cab.test/connect/callback/x",
+        state="s",
+        code_challenge="c",
+        scopes=("a", "b"),
+    )
+    assert url.startswith(f"{filled.authorization_endpoint}?")
+    query = dict(parse_qsl(urlsplit(url).query))
+    assert query == {
+        **provider.authorization_parameters,
+        "response_type": "code",
+        "client_id": "cab",
+        "redirect_uri": "https://cab.test/connect/callback/x",
+        "scope": provider.scope_separator.join(("a", "b")),
+        "state": "s",
+        "code_challenge": "c",
+        "code_challenge_method": "S256",
+    }
