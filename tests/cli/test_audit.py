@@ -259,6 +259,33 @@ def test_verify_chain_compares_with_heads_that_were_noted_earlier(tmp_path: Path
     )
 
 
+def test_a_query_of_ones_own_reads_the_views_by_bare_name() -> None:
+    count = "SELECT event_type, COUNT(*) AS n FROM events GROUP BY event_type ORDER BY n DESC LIMIT 1"
+    assert answer("query", count) == [{"event_type": "exchange.decided", "n": 4}]
+    result = CliRunner().invoke(main, ["audit", "query", "-"], input="SELECT 7 AS n")
+    assert result.stdout.splitlines()[2].strip() == "7"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["DELETE FROM events_raw WHERE TRUE", "SELECT 1; DELETE FROM events_raw WHERE TRUE", "CREATE TABLE x (n INT64)"],
+)
+def test_a_query_that_would_write_is_not_run(sql: str, story: Story) -> None:
+    assert "Only one SELECT statement is run here" in run("query", sql, status=1).stderr
+    assert len(answer("events")) == len(story.rows) - 1
+
+
+def test_a_mistake_in_ones_own_query_is_told_in_bigquerys_words() -> None:
+    assert "Syntax error" in run("query", "SELEC 1", status=1).stderr
+    assert "nowhere" in run("query", "SELECT * FROM nowhere", status=1).stderr
+
+
+def test_a_row_with_too_many_columns_is_shown_as_lines() -> None:
+    lines = run("query", "SELECT * FROM events LIMIT 2").stdout.splitlines()
+    assert max(len(line) for line in lines) <= 120
+    assert sum(line.startswith("event_id ") for line in lines) == 2
+
+
 def test_a_dataset_that_is_not_there_is_one_sentence() -> None:
     assert "nowhere has no such table or view" in run("events", "--dataset", "nowhere", status=1).stderr
 

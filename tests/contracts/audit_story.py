@@ -34,8 +34,7 @@ class Story:
             occurred_at=self._now,
             outcome=outcome,
             tenant="acme",
-            subject=Subject(key=user),
-            **members,
+            **{"subject": Subject(key=user), **members},
         )
         data = self._chains[by].seal(event).data
         sealed = AuditEvent.model_validate_json(data)

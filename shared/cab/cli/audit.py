@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import click
 
 from cab.adapters.google_cloud import audit_questions as questions
-from cab.adapters.google_cloud.audit_questions import Parameter, Question
+from cab.adapters.google_cloud.audit_questions import Parameter, Question, Row
 from cab.cli.audit_access import rows_as_json, tables_of
 from cab.cli.audit_options import (
     Beginning,
@@ -53,13 +54,17 @@ def _command(
         if not rows:
             click.echo("nothing found" + ("; --since 30d looks further back" if "since" in values else ""))
             return
-        more = "; there may be more: --limit" if len(rows) == values["limit"] else ""
         click.echo(table(columns, rows))
-        click.echo(f"{len(rows)} row{'' if len(rows) == 1 else 's'}{more}")
+        click.echo(counted(rows, values["limit"]))
 
     for option in (json_option, limit_option, *reversed(options), dataset_option, project_option):
         command = option(command)
     audit_group.command(name, help=f"{says}\n\nReads the view {view}.", short_help=says)(command)
+
+
+def counted(rows: Sequence[Row], limit: Parameter) -> str:
+    more = "; there may be more: --limit" if len(rows) == limit else ""
+    return f"{len(rows)} row{'' if len(rows) == 1 else 's'}{more}"
 
 
 _TIME: Final = Column("occurred_at", "time (UTC)", keep=True)
@@ -223,6 +228,24 @@ def trace(txn: str, project: str, dataset: str, since: datetime, limit: int, *, 
     if len(found) > 1:
         raise click.ClickException(f"Several transactions begin so: {', '.join(found[:10])}")
     click.echo(story(found[0], rows))
+
+
+@audit_group.command("query", short_help="Your own SELECT over the views.")
+@click.argument("sql")
+@project_option
+@dataset_option
+@limit_option
+@json_option
+def query(sql: str, project: str, dataset: str, limit: int, *, as_json: bool) -> None:
+    """Run one SELECT statement over the views, named without project and dataset; `-` reads it from standard input."""
+    text = sys.stdin.read() if sql == "-" else sql
+    with tables_of(project, dataset) as tables:
+        rows = list(tables.select(text, limit=limit))
+    if as_json:
+        click.echo(rows_as_json(rows))
+    elif rows:
+        click.echo(table([Column(name, name) for name in rows[0]], rows))
+    click.echo(counted(rows, limit), err=as_json)
 
 
 audit_group.add_command(verify_chain)

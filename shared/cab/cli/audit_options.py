@@ -60,7 +60,7 @@ def since_option(default: str = "1d") -> Decorator:
 dataset_option = click.option(
     "--dataset", envvar="CAB_AUDIT_DATASET", default="cab_audit", show_default=True, help="BigQuery dataset."
 )
-limit_option = click.option(
+limit_option: Decorator = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Most rows."
 )
 tenant_option = click.option("--tenant", help="Only this tenant.")

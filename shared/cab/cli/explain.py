@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from pydantic import ValidationError
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.places import Places
 from cab.adapters.configuration.problems import errors_among
+from cab.adapters.google_cloud import audit_questions as questions
+from cab.cli.audit_access import tables_of
+from cab.cli.audit_options import dataset_option, since_option
+from cab.cli.cloud import json_option
 from cab.cli.dev import environment_of_stack
 from cab.cli.explain_request import BadRequest, read_question
-from cab.cli.proof import proof_as_json, proof_as_text
+from cab.cli.proof import Proved, Recorded, proof_as_json, proof_as_text
+from cab.domain.audit import AuditEvent
 from cab.domain.deployment import Deployment
+from cab.use_cases.explain_event import NotExplainable, explain_event
 from cab.use_cases.explain_exchange import Explanation, Unreadable, explain
 
 DEMO_FOLDER = Path("examples/acme")
@@ -82,41 +89,75 @@ def load(folder: Path | None) -> Configured:
 
 
 @click.command("explain")
-@click.argument("request_file", metavar="REQUEST.json", type=click.File("rb"))
+@click.argument("request_file", metavar="[REQUEST.json]", type=click.File("rb"), required=False)
+@click.option("--event", "event_id", help="Explain this exchange of the audit table instead of a file.")
 @click.option(
     "--config",
     "folder",
     type=click.Path(path_type=Path),
     help="Configuration folder.  [default: $CAB_CONFIG_DIR, the running local stack's, examples/acme]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def explain_command(request_file: BinaryIO, folder: Path | None, *, as_json: bool) -> None:
+@click.option("--project", envvar="GOOGLE_CLOUD_PROJECT", help="With --event: the deployment's Google Cloud project.")
+@dataset_option
+@since_option("30d")
+@json_option
+def explain_command(
+    request_file: BinaryIO | None,
+    event_id: str | None,
+    folder: Path | None,
+    project: str | None,
+    dataset: str,
+    since: datetime,
+    *,
+    as_json: bool,
+) -> None:
     """Show the decision on one exchange, every check on the way and the rule behind it. Issues nothing.
 
     REQUEST.json says who asks (`agent`), for whom (`assertion`: decoded claims, or just `subject`, `groups`, `task`), for
     what (`resource` or `audience`, `authorization_details`, `scope`) and when (`at`). `-` reads standard input. Exits with 0
     whatever the decision is, with 2 when the request or the configuration cannot be read.
     """
+    if (request_file is None) == (event_id is None):
+        raise click.UsageError("Give either REQUEST.json or --event.")
     configured = load(folder)
+    if request_file is not None:
+        proof = _of_request(request_file, configured)
+    elif project is None:
+        raise click.UsageError("--event needs --project or GOOGLE_CLOUD_PROJECT.")
+    else:
+        with tables_of(project, dataset) as tables:
+            rows = list(tables.ask(questions.EVENT, event=event_id, since=since, limit=1))
+        proof = _of_row(str(event_id), rows, configured)
+    click.echo(proof_as_json(proof, configured) if as_json else proof_as_text(proof, configured))
+
+
+def _of_request(file: BinaryIO, configured: Configured) -> Proved:
+    name = getattr(file, "name", "<stdin>")  # a pipe may have none
     try:
-        question = read_question(
-            request_file.read(), configured.deployment, configured.environment, now=datetime.now(UTC)
-        )
+        question = read_question(file.read(), configured.deployment, configured.environment, now=datetime.now(UTC))
         explanation = explain(question, configured.deployment, configured.engine)
     except BadRequest as error:
-        raise Unusable(f"{_name(request_file)}: {error}") from error
+        raise Unusable(f"{name}: {error}") from error
     except Unreadable as error:
-        raise Unusable(f"{_name(request_file)}: assertion: {error}") from error
-    head: dict[str, Any] = {
-        "agent": question.agent,
-        "subject": question.claims.get("sub"),
-        "at": question.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-    }
-    if as_json:
-        click.echo(proof_as_json(head, explanation, configured))
-    else:
-        click.echo(proof_as_text(head, explanation, configured))
+        raise Unusable(f"{name}: assertion: {error}") from error
+    return Proved(question.agent, str(question.claims.get("sub")), question.at, explanation)
 
 
-def _name(file: BinaryIO) -> str:
-    return getattr(file, "name", "<stdin>")  # a pipe may have none
+def _of_row(event_id: str, rows: list[dict[str, Any]], configured: Configured) -> Proved:
+    if not rows:
+        raise Unusable(f"{event_id} is not in the table; --since looks further back.")
+    try:
+        event = AuditEvent.model_validate_json(rows[0]["event_json"] or "")
+        explained = explain_event(event, configured.deployment, configured.engine)
+    except ValidationError as error:
+        raise Unusable(f"{event_id} is not kept as an event of this version.") from error
+    except NotExplainable as error:
+        raise Unusable(f"{event_id}: {error}.") from error
+    return Proved(
+        agent=(event.actor and event.actor.agent_id) or "unknown",
+        subject=(event.subject and event.subject.key) or "unknown",
+        at=event.occurred_at,
+        explanation=explained.explanation,
+        recorded=Recorded(event_id, event.decision, event.reason_code, event.outcome, explained.agrees),
+        notes=explained.notes,
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ _COLOURS: Mapping[Result, str] = {
     Result.ASKS: "yellow",
     Result.OPEN: "cyan",
     Result.ASSUMED: "cyan",
+    Result.RECORDED: "cyan",
     Result.NOT_REACHED: "bright_black",
 }
 _DECISION_COLOURS = {"permit": "green", "deny": "red", "confirm": "yellow"}
@@ -46,11 +49,37 @@ class Sources(Protocol):
     def unmatched_rules_of(self, explanation: Explanation) -> tuple[Rule, ...]: ...
 
 
-def proof_as_json(head: Mapping[str, Any], explanation: Explanation, sources: Sources) -> str:
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the audit event says was decided, and whether the explanation comes to the same."""
+
+    event_id: str
+    decision: str | None
+    reason_code: str | None
+    outcome: str | None
+    agrees: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """One explanation with its heading. `recorded` and `notes` only for exchanges of the past."""
+
+    agent: str
+    subject: str
+    at: datetime
+    explanation: Explanation
+    recorded: Recorded | None = None
+    notes: tuple[str, ...] = ()
+
+
+def proof_as_json(proof: Proved, sources: Sources) -> str:
     """One object: `decision`, `error`, `reason_code`, `rules` and `checks`; members that do not apply are null or empty."""
+    explanation = proof.explanation
     failing = explanation.failing
     answer: dict[str, Any] = {
-        **head,
+        "agent": proof.agent,
+        "subject": proof.subject,
+        "at": _instant(proof.at),
         "decision": explanation.decision,
         **_error(explanation),
         "decided_by": failing.check.value if failing else None,
@@ -61,13 +90,16 @@ def proof_as_json(head: Mapping[str, Any], explanation: Explanation, sources: So
         "policy_version": sources.deployment.policy_version,
         "configuration": str(sources.root),
         "unset_variables": list(sources.unset),
+        "recorded": asdict(proof.recorded) if proof.recorded else None,
+        "notes": list(proof.notes),
     }
     return json.dumps(answer, indent=2)
 
 
-def proof_as_text(head: Mapping[str, Any], explanation: Explanation, sources: Sources) -> str:
+def proof_as_text(proof: Proved, sources: Sources) -> str:
+    explanation = proof.explanation
     lines = [
-        f"{head['agent']} asks for {_shown(head['subject'])}, {head['at']}",
+        f"{_shown(proof.agent)} asks for {_shown(proof.subject)}, {_instant(proof.at)}",
         f"configuration {sources.root}, policy version {sources.deployment.policy_version}",
     ]
     if sources.unset:
@@ -77,7 +109,7 @@ def proof_as_text(head: Mapping[str, Any], explanation: Explanation, sources: So
         lines += _step_lines(number, step, sources)
         if step.check is Stage.POLICY and step.result is not Result.NOT_REACHED:
             lines += _policy_lines(explanation, sources)
-    lines += ["", *_granted_lines(explanation), _last_line(explanation)]
+    lines += ["", *_granted_lines(proof), *_recorded_lines(proof), _last_line(explanation)]
     return "\n".join(lines)
 
 
@@ -121,11 +153,14 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=_INDENT, subsequent_indent=f"{_INDENT}  ", break_on_hyphens=False)
 
 
-def _granted_lines(explanation: Explanation) -> list[str]:
+def _granted_lines(proof: Proved) -> list[str]:
+    explanation = proof.explanation
     granted = explanation.granted
-    if granted is None:
+    if granted is None or explanation.decision == "deny":
         return []
     would = "would be issued" if explanation.decision == "permit" else "would be issued once the user has agreed"
+    if proof.recorded and proof.recorded.outcome == "issued":
+        would = "was issued"
     kinds = {"broker_jwt": "a token signed by the broker", "downstream": "the platform's own token"}
     open_checks = [step.check.value for step in explanation.steps if step.result is Result.OPEN]
     scope = " ".join(granted.scopes) or "(none)"
@@ -136,6 +171,21 @@ def _granted_lines(explanation: Explanation) -> list[str]:
     if open_checks:
         lines.append(f"provided that these pass at run time: {', '.join(open_checks)}")
     return [*lines, ""]
+
+
+def _recorded_lines(proof: Proved) -> list[str]:
+    lines = [line for note in proof.notes for line in textwrap.wrap(f"note: {note}", _WIDTH, subsequent_indent="  ")]
+    if proof.recorded is None:
+        return lines
+    recorded = {name: value for name, value in asdict(proof.recorded).items() if value is not None}
+    agrees = recorded.pop("agrees", None)
+    said = {True: "; the explanation agrees", False: "; the explanation DIFFERS", None: ""}[agrees]
+    told = "  ".join(f"{name}: {_shown(value)}" for name, value in recorded.items())
+    return [*lines, *textwrap.wrap(f"recorded: {told}{said}", _WIDTH, subsequent_indent="  ")]
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
 
 
 def _last_line(explanation: Explanation) -> str:
@@ -183,7 +233,7 @@ def _candidate(explanation: Explanation, sources: Sources) -> dict[str, Any] | N
 
 def _granted(explanation: Explanation) -> dict[str, Any] | None:
     granted = explanation.granted
-    if granted is None:
+    if granted is None or explanation.decision == "deny":
         return None
     return {
         "kind": granted.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,17 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> str:
-    """A header, a rule and one line per row, none wider than `width`. Columns without any value are left out."""
+    """A header, a rule and one line per row, none wider than `width`. Columns without any value are left out.
+
+    More columns than can stand side by side make one block of lines per row instead.
+    """
     shown = [column for column in columns if any(row.get(column.key) not in (None, [], "") for row in rows)]
     cells = [[text_of(row.get(column.key)) for column in shown] for row in rows]
     titles = [column.title for column in shown]
     natural = [max(map(columns_of, [title, *texts])) for title, *texts in zip(titles, *cells, strict=True)]
     widths = _fitted(shown, natural, width)
+    if _total(widths) > width:
+        return _records(titles, cells, width)
     numeric = [all(isinstance(row.get(column.key), int | float | None) for row in rows) for column in shown]
     lines = [
         _line(titles, widths, numeric),
@@ -55,6 +61,8 @@ def text_of(value: Any) -> str:
         return instant.strftime("%Y-%m-%d") if midnight else instant.strftime("%m-%d %H:%M:%S")
     if isinstance(value, list):
         return ", ".join(text_of(item) for item in value)
+    if isinstance(value, dict):
+        return plain(json.dumps(value, default=str))
     return plain(str(value))
 
 
@@ -77,12 +85,28 @@ def shortened(text: str, size: int) -> str:
     return kept + ELLIPSIS
 
 
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _records(titles: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """Too many columns for one line each: one block per row, one line per value that there is."""
+    lead = max(map(columns_of, titles)) + _GAP
+    blocks = [
+        "\n".join(
+            f"{title:<{lead}}{shortened(text, width - lead)}" for title, text in zip(titles, texts, strict=True) if text
+        )
+        for texts in cells
+    ]
+    return "\n\n".join(blocks)
+
+
 def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
     """Natural widths where they fit. Else columns give way in rounds, in each the widest first."""
     widths = list(natural)
     rounds = ([column.short for column in columns], [not column.keep for column in columns], [True] * len(columns))
     for shrinking in rounds:
-        while sum(widths) + _GAP * (len(widths) - 1) > width:
+        while _total(widths) > width:
             candidates = [place for place, may in enumerate(shrinking) if may and widths[place] > _MIN]
             if not candidates:
                 break

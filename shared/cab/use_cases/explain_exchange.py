@@ -64,6 +64,7 @@ class Result(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     ASSUMED = "assumed"  # needs a token, a proof or a signature, which an explanation does not have
+    RECORDED = "recorded"  # taken from the audit event, not checked again
     ASKS = "asks"  # the user must agree first
     OPEN = "open"  # decided by state that only the running broker has
     NOT_REACHED = "not reached"
@@ -137,7 +138,7 @@ def explain(question: Question, deployment: Deployment, policies: PolicyEngine) 
 
     Raises: Unreadable when the claims have not the shape of an assertion's at all.
     """
-    proof = _Proof()
+    proof = Proof()
     try:
         _walk(question, deployment, policies, proof)
     except BrokerError as refusal:
@@ -145,7 +146,7 @@ def explain(question: Question, deployment: Deployment, policies: PolicyEngine) 
     return proof.concluded(None)
 
 
-class _Proof:
+class Proof:
     """The steps so far. A refusal inside a step is that step's finding."""
 
     def __init__(self) -> None:
@@ -157,8 +158,8 @@ class _Proof:
         self._steps.append(step)
 
     @contextmanager
-    def checking(self, check: Stage, inputs: Mapping[str, Any], about: About | None = None) -> Iterator[_Finding]:
-        found = _Finding(inputs=dict(inputs), about=about)
+    def checking(self, check: Stage, inputs: Mapping[str, Any], about: About | None = None) -> Iterator[Finding]:
+        found = Finding(inputs=dict(inputs), about=about)
         try:
             yield found
         except BrokerError as refusal:
@@ -176,7 +177,7 @@ class _Proof:
 
 
 @dataclass
-class _Finding:
+class Finding:
     """Filled in while a step is being checked."""
 
     inputs: dict[str, Any]
@@ -185,7 +186,7 @@ class _Finding:
     text: str = ""
 
 
-def _walk(question: Question, deployment: Deployment, policies: PolicyEngine, proof: _Proof) -> None:
+def _walk(question: Question, deployment: Deployment, policies: PolicyEngine, proof: Proof) -> None:
     form = question.form
     agent = _agent(question, deployment, proof)
     assertion = _assertion(question, deployment, proof)
@@ -207,7 +208,7 @@ def _walk(question: Question, deployment: Deployment, policies: PolicyEngine, pr
     decide(intent, assertion, agent, deployment, policies, proof, scopes=scopes, now=question.at)
 
 
-def _agent(question: Question, deployment: Deployment, proof: _Proof) -> Agent:
+def _agent(question: Question, deployment: Deployment, proof: Proof) -> Agent:
     with proof.checking(Stage.CLIENT, {"agent": question.agent}) as found:
         agent = deployment.agent_by_id.get(question.agent)
         if agent is None:
@@ -219,7 +220,7 @@ def _agent(question: Question, deployment: Deployment, proof: _Proof) -> Agent:
     return agent
 
 
-def _assertion(question: Question, deployment: Deployment, proof: _Proof) -> Assertion:
+def _assertion(question: Question, deployment: Deployment, proof: Proof) -> Assertion:
     """The claims through the verifier of the exchange, under a signature made for the occasion."""
     broker = deployment.broker
     private_key = ec.generate_private_key(ec.SECP256R1())
@@ -249,7 +250,7 @@ def _assertion(question: Question, deployment: Deployment, proof: _Proof) -> Ass
 
 
 def _intent(
-    form: Mapping[str, str], assertion: Assertion, agent: Agent, connection: Connection, proof: _Proof
+    form: Mapping[str, str], assertion: Assertion, agent: Agent, connection: Connection, proof: Proof
 ) -> tuple[Intent, tuple[str, ...]]:
     with proof.checking(Stage.INTENT, {}) as found:
         declared = None if PARAMETER in form else default_intent(agent, connection, form.get("scope"))
@@ -283,7 +284,7 @@ def decide(
     agent: Agent,
     deployment: Deployment,
     policies: PolicyEngine,
-    proof: _Proof,
+    proof: Proof,
     *,
     scopes: tuple[str, ...],
     now: datetime,
@@ -317,7 +318,7 @@ def decide(
         raise BrokerError(Reason.CONFIRMATION_REQUIRED, "The user must confirm this action in a browser.")
 
 
-def _note_assessment(assessment: Assessment, assertion: Assertion, agent: Agent, proof: _Proof) -> None:
+def _note_assessment(assessment: Assessment, assertion: Assertion, agent: Agent, proof: Proof) -> None:
     passed = {check.name: check.passed for check in assessment.checks}
     decision = assessment.decision
     proof.note(_task_step(assessment, assertion, agent, passed=passed[Stage.TASK]))
@@ -383,7 +384,7 @@ def _task_step(assessment: Assessment, assertion: Assertion, agent: Agent, *, pa
     return Step(Stage.TASK, result, finding, inputs)
 
 
-def _note_confirmation(assessment: Assessment, deployment: Deployment, proof: _Proof) -> None:
+def _note_confirmation(assessment: Assessment, deployment: Deployment, proof: Proof) -> None:
     decision = assessment.decision
     if not isinstance(decision, Confirm):
         proof.note(Step(Stage.CONFIRMATION, Result.PASSED, "nobody has to be asked"))
@@ -396,7 +397,7 @@ def _note_confirmation(assessment: Assessment, deployment: Deployment, proof: _P
     proof.note(Step(Stage.CONFIRMATION, Result.ASKS, finding, {"prompts": list(decision.prompts)}))
 
 
-def _note_uses(assertion: Assertion, proof: _Proof) -> None:
+def _note_uses(assertion: Assertion, proof: Proof) -> None:
     task = assertion.task
     if task is None or task.max_uses is None:
         proof.note(Step(Stage.USES, Result.PASSED, "no bound on the number of uses"))
@@ -405,7 +406,7 @@ def _note_uses(assertion: Assertion, proof: _Proof) -> None:
     proof.note(Step(Stage.USES, Result.OPEN, finding, {"max_uses": task.max_uses}))
 
 
-def _note_grant(connection: Connection, proof: _Proof) -> None:
+def _note_grant(connection: Connection, proof: Proof) -> None:
     about = About("connection", connection.id)
     if is_broker_jwt(connection):
         finding = "none needed: the resource trusts tokens that the broker signs"

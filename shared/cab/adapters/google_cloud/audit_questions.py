@@ -207,6 +207,29 @@ class AuditTables:
         self._client = client
         self._dataset = f"{client.project}.{dataset}"
 
+    def select(self, sql: str, *, limit: int) -> Iterator[Row]:
+        """The rows of a query that people wrote, over the views by bare name. Only what reads is run: asked of BigQuery, not guessed.
+
+        Raises: QuestionRefused, with BigQuery's own words on the query; Unavailable.
+        """
+        dry = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False, default_dataset=self._dataset)
+        config = bigquery.QueryJobConfig(default_dataset=self._dataset)
+        with _errors(self._dataset, own_query=True):
+            job = self._client.query(sql, job_config=dry, retry=None, job_retry=None, timeout=TIMEOUT_S)
+            if job.statement_type != "SELECT":
+                raise QuestionRefused("Only one SELECT statement is run here: the record is read, never written.")
+            rows = self._client.query_and_wait(
+                sql,
+                job_config=config,
+                retry=None,
+                job_retry=None,
+                api_timeout=TIMEOUT_S,
+                wait_timeout=TIMEOUT_S,
+                max_results=limit,
+            )
+            for row in rows:
+                yield dict(row.items())
+
     def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
         """The rows of the answer, read page by page. Raises: QuestionRefused, Unavailable."""
         parameters = [
@@ -241,17 +264,26 @@ def open_tables(project: str, dataset: str) -> Iterator[AuditTables]:
 
 
 @contextmanager
-def _errors(dataset: str) -> Iterator[None]:
-    """BigQuery's errors as ours. Its messages are not passed on: they quote the query's values."""
+def _errors(dataset: str, *, own_query: bool = False) -> Iterator[None]:
+    """BigQuery's errors as ours. Its messages quote the query: they are passed on only to who wrote it."""
     try:
         yield
-    except NotFound as error:
+    except (NotFound, BadRequest) as error:
+        if own_query:
+            raise QuestionRefused(_own_words(error)) from error
+        if isinstance(error, BadRequest):
+            raise QuestionRefused(
+                f"{dataset} does not understand the question: its views are of another version."
+            ) from error
         raise QuestionRefused(f"{dataset} has no such table or view: deploy Terraform, or name --dataset.") from error
     except Forbidden as error:
         raise QuestionRefused(f"You may not read {dataset}: ask for roles/bigquery.dataViewer and jobUser.") from error
-    except BadRequest as error:
-        raise QuestionRefused(
-            f"{dataset} does not understand the question: its views are of another version."
-        ) from error
     except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException, TimeoutError) as error:
         raise Unavailable(_WHAT) from error
+
+
+def _own_words(error: GoogleAPICallError) -> str:
+    """What BigQuery says about a query, without the request's URL that its client puts before it."""
+    return (
+        str(error.errors[0].get("message", "")) if error.errors else error.message.rpartition("prettyPrint=false: ")[2]
+    )

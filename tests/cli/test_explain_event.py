@@ -1,0 +1,267 @@
+"""`cab explain --event`: what the exchange really published, explained from the audit table."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.cli.test_explain import ACME, ENVIRONMENT
+from tests.contracts.audit_story import Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
+from cab.cli.explain import explain_command
+from cab.domain.audit import Actor, AuditEvent, EventType, IntentFacts, Outcome, PolicyFacts, Subject, TaskFacts, Tool
+
+PROJECT = "demo-explain-event"
+ASSISTANT = Actor(agent_id="sales-assistant", chain=["sales-assistant"], client_id="acme-web", trust_zone="internal")
+
+
+def decided(story: Story, outcome: Outcome, action: str = "crm.opportunity.read", **members: Any) -> str:
+    """One exchange by alice's assistant, within her task unless said otherwise. Returns the event's id."""
+    comparison = members.pop("comparison", "within")
+    intent = {
+        "identifier": "opportunity/0061",
+        "parameters": "{}",
+        "trigger": "user_turn",
+        "task_id": "t-81",
+        "intent_hash": "sha-256:recorded",
+    } | members.pop("intent", {})
+    facts: dict[str, Any] = {
+        "decision": "permit",
+        "actor": ASSISTANT,
+        "tool": Tool(connection=action.partition(".")[0], action=action, mode="token"),
+        "intent": IntentFacts(**intent),
+        "task": TaskFacts(within=comparison == "within", comparison=comparison),
+        "policy": PolicyFacts(version="sha-256:of-then"),
+        **members,
+    }
+    row = story.tell(EventType.EXCHANGE_DECIDED, outcome, groups=["sales"], **facts)
+    event_id: str = row["event_id"]
+    return event_id
+
+
+class SalesStory(Story):
+    """Alice is in sales here."""
+
+    def tell(self, event_type: EventType, outcome: Outcome | None = None, **members: Any) -> dict[str, Any]:
+        groups = members.pop("groups", [])
+        return super().tell(event_type, outcome, subject=Subject(key="subject-alice", groups=groups), **members)
+
+
+@pytest.fixture(scope="module")
+def events() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
+    story = SalesStory()
+    task = {"identifier": "task/*", "parameters": '{"title":"x","priority":"high"}'}
+    events |= {
+        "issued": decided(story, Outcome.ISSUED),
+        "outside": decided(
+            story,
+            Outcome.REFUSED,
+            "crm.opportunity.delete",
+            decision="deny",
+            reason_code="intent_outside_task",
+            comparison="action_outside",
+        ),
+        "elsewhere": decided(
+            story,
+            Outcome.REFUSED,
+            "tracker.task.create",
+            decision="deny",
+            reason_code="intent_outside_task",
+            comparison="identifier_outside",
+            intent=task,
+        ),
+        "other_task": decided(
+            story,
+            Outcome.REFUSED,
+            decision="deny",
+            reason_code="intent_outside_task",
+            comparison="other_task",
+        ),
+        "no_task": decided(story, Outcome.ISSUED, comparison="no_task", intent={"trigger": None, "task_id": None}),
+        "asked": decided(
+            story,
+            Outcome.REFUSED,
+            "tracker.task.create",
+            decision="confirm",
+            reason_code="confirmation_required",
+            confirmation_id="c1",
+            intent=task,
+        ),
+        "agreed": decided(story, Outcome.ISSUED, "tracker.task.create", confirmation_id="c1", intent=task),
+        "said_no": decided(
+            story,
+            Outcome.REFUSED,
+            "tracker.task.create",
+            decision="confirm",
+            reason_code="confirmation_refused",
+            confirmation_id="c2",
+            intent=task,
+        ),
+        "no_grant": decided(story, Outcome.REFUSED, reason_code="grant_missing"),
+        "limited": decided(story, Outcome.REFUSED, reason_code="rate_limited"),
+        "outage": decided(story, Outcome.REFUSED, reason_code="audit_unavailable"),
+        "redacted": decided(
+            story,
+            Outcome.ISSUED,
+            "crm.note.create",
+            intent={"parameters": '{"text":"[redacted]"}'},
+        ),
+        "permitted_then": decided(story, Outcome.ISSUED, "crm.opportunity.delete"),
+        "expired": story.tell(
+            EventType.EXCHANGE_DECIDED, Outcome.REFUSED, reason_code="subject_token_expired", actor=ASSISTANT
+        )["event_id"],
+        "gone": decided(story, Outcome.ISSUED, actor=ASSISTANT.model_copy(update={"agent_id": "retired"})),
+        "no_action": decided(story, Outcome.ISSUED, "crm.opportunity.merge"),
+        "minted": story.tell(EventType.ASSERTION_MINTED, Outcome.ISSUED)["event_id"],
+    }
+    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        create_dataset(tables, "cab_audit")
+        asyncio.run(_write(story.rows))
+        yield
+
+
+async def _write(rows: list[dict[str, Any]]) -> None:
+    adapter = BigQueryAuditRows(PROJECT, "cab_audit", TABLE)
+    assert await adapter.insert(rows) == {}
+    await adapter.close()
+
+
+def run(event_id: str, *arguments: str, status: int = 0, folder: Path = ACME) -> Result:
+    environment = ENVIRONMENT | {"GOOGLE_CLOUD_PROJECT": PROJECT}
+    result = CliRunner(env=environment).invoke(
+        explain_command, ["--event", event_id, "--config", str(folder), *arguments]
+    )
+    assert result.exit_code == status, result.output
+    return result
+
+
+def answer(event_id: str) -> dict[str, Any]:
+    explained: dict[str, Any] = json.loads(run(event_id, "--json").stdout)
+    return explained
+
+
+@pytest.mark.parametrize(
+    ("name", "decision", "reason_code"),
+    [
+        ("issued", "permit", None),
+        ("no_task", "permit", None),
+        ("outside", "deny", "intent_outside_task"),
+        ("elsewhere", "deny", "intent_outside_task"),
+        ("other_task", "deny", "intent_outside_task"),
+        ("asked", "confirm", "confirmation_required"),
+        ("agreed", "permit", None),
+        ("said_no", "deny", "confirmation_refused"),
+        ("no_grant", "deny", "grant_missing"),
+        ("limited", "deny", "rate_limited"),
+        ("outage", "permit", None),
+        ("redacted", "permit", None),
+    ],
+)
+def test_the_explanation_comes_to_what_was_recorded(
+    events: dict[str, str], name: str, decision: str, reason_code: str | None
+) -> None:
+    explained = answer(events[name])
+    assert (explained["decision"], explained["reason_code"]) == (decision, reason_code)
+    assert explained["recorded"]["agrees"] is True
+
+
+def results(explained: dict[str, Any]) -> dict[str, str]:
+    return {check["check"]: check["result"] for check in explained["checks"]}
+
+
+def test_what_was_open_before_is_known_of_the_past(events: dict[str, str]) -> None:
+    issued = results(answer(events["issued"]))
+    assert (issued["rate limit"], issued["grant"]) == ("recorded", "recorded")
+    missing = results(answer(events["no_grant"]))
+    assert (missing["rate limit"], missing["grant"]) == ("recorded", "failed")
+    limited = results(answer(events["limited"]))
+    assert (limited["rate limit"], limited["grant"]) == ("failed", "open")
+    agreed = next(check for check in answer(events["agreed"])["checks"] if check["check"] == "confirmation")
+    assert (agreed["finding"], agreed["inputs"]["confirmation"]) == ("the user had agreed", "c1")
+    assert results(answer(events["said_no"]))["confirmation"] == "failed"
+
+
+def test_what_is_not_recorded_is_said_and_not_guessed(events: dict[str, str]) -> None:
+    explained = answer(events["redacted"])
+    bounds = next(check for check in explained["checks"] if check["check"] == "task bounds")["inputs"]["task"]
+    assert bounds == {"trigger": "user_turn", "actions": "not recorded", "identifiers": "not recorded"}
+    notes = " ".join(explained["notes"])
+    assert "judged here under sha-256:" in notes
+    assert "the bounds of the task are not recorded" in notes
+    assert "rules that look at them cannot be judged: text" in notes
+    assert "age and strength of the login" in notes
+    assert explained["granted"]["intent_hash"] == "sha-256:recorded"
+
+
+def test_an_exchange_that_was_refused_early_shows_how_far_it_came(events: dict[str, str]) -> None:
+    explained = answer(events["expired"])
+    assert (explained["decision"], explained["reason_code"]) == ("deny", "subject_token_expired")
+    assert explained["recorded"]["agrees"] is None
+    found = results(explained)
+    assert (found["client authentication"], found["assertion"], found["policy"]) == (
+        "recorded",
+        "failed",
+        "not reached",
+    )
+
+
+def test_a_decision_that_would_be_another_today_is_said_to_differ(events: dict[str, str]) -> None:
+    text = run(events["permitted_then"]).stdout
+    assert "the explanation DIFFERS" in " ".join(text.split())
+    assert "decision: confirm" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("gone", "not registered any more"), ("no_action", "not in the catalog any")]
+)
+def test_what_is_no_longer_configured_is_said(events: dict[str, str], name: str, sentence: str) -> None:
+    explained = answer(events[name])
+    assert explained["recorded"]["agrees"] is False
+    assert any(sentence in (check["finding"] or "") for check in explained["checks"])
+
+
+def test_only_decisions_on_exchanges_can_be_explained(events: dict[str, str]) -> None:
+    assert "of type assertion.minted, not a decision" in run(events["minted"], status=2).stderr
+    assert "is not in the table" in run("nothing", status=2).stderr
+
+
+def test_a_request_and_an_event_at_once_or_neither_is_refused() -> None:
+    runner = CliRunner(env=ENVIRONMENT)
+    assert runner.invoke(explain_command, []).exit_code == 2
+    assert runner.invoke(explain_command, ["-", "--event", "e"], input="{}").exit_code == 2
+    assert (
+        "needs --project" in runner.invoke(explain_command, ["--event", "e"], env={"GOOGLE_CLOUD_PROJECT": None}).stderr
+    )
+
+
+def test_every_reason_with_a_place_is_explained_at_that_place() -> None:
+    """A refusal before the decision is explained from its reason alone, whatever else the event lacks."""
+    from cab.adapters.cedar.engine import CedarPolicyEngine
+    from cab.adapters.configuration.loader import inspect_folder
+    from cab.use_cases.explain_event import STAGE_OF_REASON, explain_event
+
+    deployment = inspect_folder(ACME, ENVIRONMENT).deployment
+    assert deployment is not None
+    engine = CedarPolicyEngine(deployment)
+    story = Story()
+    for reason, stage in STAGE_OF_REASON.items():
+        row = story.tell(EventType.EXCHANGE_DECIDED, Outcome.REFUSED, reason_code=reason.value)
+        event = AuditEvent.model_validate_json(row["event_json"])
+        explained = explain_event(event, deployment, engine)
+        failing = explained.explanation.failing
+        assert failing is not None
+        assert failing.check is stage
