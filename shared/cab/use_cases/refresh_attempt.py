@@ -193,7 +193,7 @@ class _Attempt:
 
     async def _recover(self, base: Payload) -> Committed | None:
         """An attempt was lost after its send. First look for what it stored; send again only past the hold-down."""
-        found = await self._from_escrow() or await self._successor(base)
+        found = await self._successor(base) or await self._from_escrow()
         if found is not None:
             return await self._commit(found, Outcome.RACE_RECOVERED)
         until = self._no_resend_before

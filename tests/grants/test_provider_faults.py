@@ -1,0 +1,308 @@
+"""Providers that fail, stall, break off or answer nonsense: nobody is asked to log in again for it, and nothing odd is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.grants.grant_world import EVERY_CLASS, FAMILY, LEEWAY, STATIC, STRICT, GrantWorld, Worker
+from tests.grants.virtual_time import in_virtual_time
+
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import GrantStatus, Outcome
+from cab.ports import HttpAnswer, SendFailed, Unavailable
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "500": {"kind": "status", "status": 500},
+    "502": {"kind": "status", "status": 502},
+    "503": {"kind": "status", "status": 503},
+    "504": {"kind": "status", "status": 504},
+    "429": {"kind": "status", "status": 429, "retry_after": 7},
+    "slow": {"kind": "slow", "seconds": 30},
+    "hang": {"kind": "hang"},
+    "reset": {"kind": "reset"},
+}
+COMES_TOO_LATE = {"slow"}  # the twin works on when its client has left
+SAYS_NOTHING_WAS_DONE = {"429"}
+
+
+async def ask(world: GrantWorld, worker: Worker, name: str) -> str:
+    """One request: how it ended. Never slower than 12 s."""
+    started = asyncio.get_running_loop().time()
+    try:
+        ended: str = (await worker.token(name)).outcome
+    except BrokerError as error:
+        ended = error.reason.value
+        if error.reason is Reason.PROVIDER_UNAVAILABLE and not error.remedy.retry_after_s:
+            ended += ", no Retry-After"
+    except Unavailable:
+        ended = "store_unavailable"
+    assert asyncio.get_running_loop().time() - started <= 12
+    return ended
+
+
+async def ends_well(world: GrantWorld, worker: Worker, name: str) -> None:
+    await world.drain(worker, for_s=200)
+    grant = await world.grant(name)
+    assert grant.status is GrantStatus.ACTIVE
+    assert await world.stored_refresh_token(name) in world.usable()
+    token = await worker.token(name)
+    assert world.book.accept(token.access_token) is not None
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@pytest.mark.parametrize("fault", sorted(set(FAULTS) - COMES_TOO_LATE))
+@in_virtual_time
+async def test_a_provider_in_trouble_is_waited_for(fault: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", **FAULTS[fault])
+
+    ended = await asyncio.gather(*(ask(world, worker, name) for _ in range(10)))
+    assert set(ended) == {"provider_unavailable"}
+    await world.drain(worker, for_s=60)
+    assert set(await asyncio.gather(*(ask(world, worker, name) for _ in range(3)))) == {"provider_unavailable"}
+    assert world.events("grant.needs_reauth") == []
+
+    world.twin.faults.clear()
+    await ends_well(world, worker, name)
+    assert world.events("grant.needs_reauth") == []
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@pytest.mark.parametrize("fault", sorted(set(FAULTS) - SAYS_NOTHING_WAS_DONE))
+@in_virtual_time
+async def test_an_answer_lost_after_the_rotation_costs_the_grant_only_where_nothing_forgives_it(
+    fault: str, profile: str
+) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", count=1, after_commit=True, **FAULTS[fault])
+
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert world.refreshes() == 1
+
+    if profile in (STATIC, LEEWAY):
+        await ends_well(world, worker, name)
+        return
+    await world.drain(worker, for_s=120)
+    grant = await world.grant(name)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    (event,) = world.events("grant.needs_reauth")
+    assert event.grant.cause == "lost_in_window"
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@in_virtual_time
+async def test_a_slow_provider_that_had_not_begun_loses_nothing(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", count=1, kind="slow", seconds=4)
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+    await ends_well(world, worker, name)
+
+
+class Broken:
+    """Connections that end before a byte of the request leaves: no name, no certificate, nobody there."""
+
+    def __init__(self, world: GrantWorld) -> None:
+        self._http = world.http
+        self.is_broken = True
+
+    async def post_form(self, *args: Any, **kwargs: Any) -> HttpAnswer:
+        if self.is_broken:
+            raise SendFailed("provider", may_have_arrived=False)
+        return await self._http.post_form(*args, **kwargs)
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@in_virtual_time
+async def test_where_nothing_was_sent_the_token_is_simply_unspent(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    http = Broken(world)
+    worker, name = world.worker(http=http), await world.connect()
+    assert await ask(world, worker, name) == "provider_unavailable"
+    grant = await world.grant(name)
+    assert (grant.status, grant.sent_at, grant.fail_cause) == (GrantStatus.ACTIVE, None, "cannot connect")
+    http.is_broken = False
+    await asyncio.sleep(3)
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+
+
+@in_virtual_time
+async def test_retry_after_is_honoured_and_told() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", kind="status", status=429, retry_after=45, count=1)
+    with pytest.raises(BrokerError) as refused:
+        await worker.token(name)
+    assert refused.value.remedy.retry_after_s in (45, 46)
+    await asyncio.sleep(43)
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert world.http.calls.count("/oauth/token") == 1
+    await asyncio.sleep(3)
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+
+
+@in_virtual_time
+async def test_a_token_inside_the_margin_is_better_than_an_error() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await asyncio.sleep(300 - 30)  # half a minute before its end, with a margin of one
+    world.fault(endpoint="token", kind="status", status=500)
+    assert await ask(world, worker, name) == Outcome.CACHED
+    await asyncio.sleep(26)
+    assert await ask(world, worker, name) == "provider_unavailable"
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY, "jira-like", "github-like", "slack-like"])
+@in_virtual_time
+async def test_what_the_user_withdrew_at_the_provider_needs_a_new_consent(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.book.end_account("twin-1001")
+
+    assert await ask(world, worker, name) == "grant_needs_reauth"
+    assert await ask(world, worker, name) == "grant_needs_reauth"
+    assert world.http.calls.count("/oauth/token") == 1
+    (event,) = world.events("grant.needs_reauth")
+    assert event.grant.cause == "needs_reauth_confirmed"
+    assert worker.outcomes == {Outcome.NEEDS_REAUTH_CONFIRMED: 2}
+    await world.drain(worker)
+    grant = await world.grant(name)
+    assert (grant.status, grant.due_at) == (GrantStatus.NEEDS_REAUTH, None)
+
+
+# --- odd bodies, R12 ---
+
+
+def answered(body: bytes, status: int = 200) -> Callable[[str], HttpAnswer]:
+    return lambda _: HttpAnswer(status, {"content-type": "application/json"}, body)
+
+
+NO_TOKEN = {
+    "error in 200": b'{"error":"server_error"}',
+    "unknown error in 200": b'{"error":"invalid_grant"}',
+    "not ok": b'{"ok":false,"error":"ratelimited"}',
+    "html": b"<!doctype html><title>Sorry</title>",
+    "empty": b"",
+    "empty object": b"{}",
+    "list": b'[{"access_token":"x"}]',
+    "null token": b'{"access_token":null,"refresh_token":"r"}',
+    "empty token": b'{"access_token":"","refresh_token":"r"}',
+    "number for token": b'{"access_token":7,"refresh_token":"r"}',
+    "line break in token": b'{"access_token":"a\\nb","refresh_token":"r"}',
+    "token beyond ascii": '{"access_token":"tök","refresh_token":"r"}'.encode(),
+    "member twice": b'{"access_token":"x","access_token":"y"}',
+    "not a number": b'{"access_token":"x","expires_in":NaN}',
+    "deep": b'{"access_token":"x","more":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "not utf-8": b'{"access_token":"\xff\xfe"}',
+    "utf-16": '{"access_token":"x"}'.encode("utf-16"),
+    "truncated": b'{"access_token":"abc',
+    "form without token": b"error=temporarily_unavailable",
+    "token too long": b'{"access_token":"' + b"x" * 20_000 + b'"}',
+    "too large": b'{"access_token":"x","padding":"' + b"y" * 1024 * 1024 + b'"}',
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, STRICT])
+@pytest.mark.parametrize("body", sorted(NO_TOKEN))
+@in_virtual_time
+async def test_an_answer_without_a_token_changes_nothing(body: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(NO_TOKEN[body])
+
+    assert await ask(world, worker, name) == "provider_unavailable"
+    grant = await world.grant(name)
+    assert (grant.seq, grant.secret_ver) == (1, 1)
+
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
+    assert world.events("grant.needs_reauth") == []
+
+
+@pytest.mark.parametrize(
+    "value", ["3600", -1, 0, "absent", 1_000_000_000_000, 1e12, "soon", True, None, [3600], {"s": 3600}, 59.9]
+)
+@in_virtual_time
+async def test_an_odd_lifetime_becomes_a_sane_one(value: Any) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", kind="answer", answer="expires_in", value=value, count=1)
+
+    token = await worker.token(name)
+
+    assert token.expires_at is not None
+    life = token.expires_at - world.clock.now()
+    expected = {"3600": timedelta(hours=1), 59.9: timedelta(seconds=59)}.get(
+        value if isinstance(value, str | float) else "", timedelta(minutes=10)
+    )
+    assert abs(life - expected) < timedelta(seconds=2)
+    assert world.book.accept(token.access_token) is not None
+
+
+@in_virtual_time
+async def test_an_answer_without_a_refresh_token_keeps_the_old_one() -> None:
+    world = await GrantWorld(STATIC).open()
+    worker, name = world.worker(), await world.connect()
+    before = await world.stored_refresh_token(name)
+    for _ in range(3):
+        token = await worker.token(name)
+        assert await world.stored_refresh_token(name) == before
+        assert world.book.accept(token.access_token) is not None
+        await asyncio.sleep(3600)
+    assert world.refreshes() == 3
+
+
+@in_virtual_time
+async def test_a_form_encoded_answer_is_read() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", kind="answer", answer="form_encoded", count=1)
+    token = await worker.token(name)
+    assert world.book.accept(token.access_token) is not None
+    await asyncio.sleep(300)
+    await worker.token(name)
+    await ends_well(world, worker, name)
+
+
+@in_virtual_time
+async def test_a_token_wider_than_asked_for_is_kept_but_never_handed_out() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", kind="answer", answer="extra_scope", count=1)
+    assert await ask(world, worker, name) == "scope_not_grantable"
+    grant = await world.grant(name)
+    assert (grant.status, grant.seq) == (GrantStatus.ACTIVE, 2)
+    await ends_well(world, worker, name)
+
+
+@in_virtual_time
+async def test_a_refused_scope_does_not_hold_up_callers_with_other_scopes() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(b'{"error":"invalid_scope"}', 400)
+    assert await ask(world, worker, name) == "scope_not_grantable"
+    world.http.answer_instead = lambda _: None
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+
+
+@in_virtual_time
+async def test_what_dozens_of_useless_answers_left_behind_hides_no_token_set_and_is_destroyed() -> None:
+    world = await GrantWorld(LEEWAY).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(b"<html>maintenance</html>")
+    await ask(world, worker, name)
+    await world.drain(worker, for_s=600, every_s=5)
+    useless = world.versions(name) - 1
+    assert useless > 20
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
+    await world.drain(worker, for_s=400)
+    kept = [version for version in world.vault._secrets[f"cab-grant-{name}"] if version is not None]
+    assert len(kept) == 1
