@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.world import World
 
 
 @pytest.fixture
-def world(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
+def world(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Iterator[World]:
     """A broker of the test's own."""
-    world = World()
+    world = World(scratch=tmp_path)
     yield from _watched(world, caplog)
 
 

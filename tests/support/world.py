@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
+import tempfile
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, cached_property
@@ -194,12 +196,13 @@ class GoogleIdentity:
 class World:
     """`cloud` is what the functions share. Functions are built when they are first called."""
 
-    def __init__(self, config: Path = DEPLOYMENT, **environment: str) -> None:
+    def __init__(self, config: Path = DEPLOYMENT, *, scratch: Path | None = None, **environment: str) -> None:
         self.cloud = Cloud()
         self.environment = ENVIRONMENT | {"CAB_CONFIG_DIR": str(config)} | environment
         self.crm = Provider("crm")
         self.wiki = Provider("wiki")
         self.secrets_seen: set[str] = set()
+        self.scratch = scratch
         self._apps: dict[str, Any] = {}
         self._is_set_up = False
         discovery = {"issuer": IDP, "jwks_uri": f"{IDP}/jwks"}
@@ -247,6 +250,16 @@ class World:
         private = json.loads(await self.cloud.vault.access(SECRET[of], ring.active.secret_version))
         number = int.from_bytes(unb64(private["d"]), "big")
         return Key(ring.active.kid, "ES256", ec.derive_private_key(number, ec.SECP256R1()))
+
+    def write_policies(self, text: str | None, *, connections: Callable[[str], str] = str) -> Path:
+        """A copy of the deployment with this policy text instead of its own, or with its connections changed."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch)) / "deployment"
+        shutil.copytree(DEPLOYMENT, folder)
+        if text is not None:
+            (folder / "policies" / "rules.cedar").write_text(text, "utf-8")
+        path = folder / "connections.yaml"
+        path.write_text(connections(path.read_text("utf-8")), "utf-8")
+        return folder
 
     def break_documents(self, database: str, *methods: Any, **outage: Any) -> None:
         """Let calls to a database fail, all of them or those of the methods named; `mend_documents` ends it."""

@@ -508,13 +508,14 @@ class ExchangeToken:
         facts.txn = assertion.txn
         note_assertion(facts, assertion, agent)
         facts.confirmation_id = deferral.approval_id
-        if now >= deferral.expires_at:
+        connection = self._deployment.connection_by_id.get(deferral.connection)
+        if now >= deferral.expires_at or connection is None:  # a deployment may have taken the connection away
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "The deferral code has expired.")
         exchange = Exchange(
             agent=agent,
             assertion=assertion,
             subject_token=None,
-            connection=self._deployment.connection_by_id[deferral.connection],
+            connection=connection,
             scope=deferral.scope,
             jkt=deferral.jkt,
         )

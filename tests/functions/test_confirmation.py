@@ -1,0 +1,387 @@
+"""The user's own yes or no, once, for exactly what was shown (contract.md, "Confirmation"; security.md X7 to X9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.support.jose import ABSENT, claims_of
+from tests.support.world import DROP, ORIGIN, Answer, World, gather, intent, task
+
+DETAILS = "invalid_authorization_details"
+REQUIRED = (400, "interaction_required", "confirmation_required")
+REFUSED = (400, "access_denied", "confirmation_refused")
+PENDING = (400, "authorization_pending", "authorization_pending")
+UNKNOWN_CODE = (400, "invalid_grant", "deferral_code_invalid")
+EXPIRED = (400, "expired_token", "deferral_expired")
+
+BOUNDS = task("warehouse.*", task_id="t-81")
+
+
+async def ask(world: World, declared: dict[str, Any] = DROP, *, user: str = "alice", **changes: Any) -> Answer:
+    """The same exchange as often as it is called: fresh assertion, fresh client assertion."""
+    bounds = changes.pop("bounds", BOUNDS)
+    assertion = await world.assertion(changes.get("agent", "assistant"), user=user, task=bounds)
+    return await world.exchange(declared, subject_token=assertion, **changes)
+
+
+async def defer(world: World, declared: dict[str, Any] = DROP, **changes: Any) -> Answer:
+    return await ask(world, declared, completion_mode="deferred", **changes)
+
+
+# --- asking ---
+
+
+async def test_a_risky_action_waits_for_the_user(world: World) -> None:
+    answer = await ask(world)
+    approval_id = answer.json["interaction_uri"].removeprefix(f"{ORIGIN}/approvals/")
+    assert len(approval_id) >= 22
+    assert answer.status == 400
+    assert answer.json == {
+        "error": "interaction_required",
+        "error_description": "The user must confirm this action in a browser.",
+        "reason_code": "confirmation_required",
+        "interaction_uri": f"{ORIGIN}/approvals/{approval_id}",
+        "txn": answer.txn,
+    }
+    event = world.last_event()
+    assert (event["decision"], event["outcome"], event["confirmation_id"]) == ("confirm", "refused", approval_id)
+    assert event["policy"]["determining_rules"] == ["staff-drops"]
+
+
+async def test_asking_again_is_the_same_question(world: World) -> None:
+    uris = {(await ask(world)).json["interaction_uri"] for _ in range(3)}
+    assert len(uris) == 1
+
+
+async def test_parallel_requests_ask_one_question(world: World) -> None:
+    world.cloud.documents["guards"].delay_s = 0.001
+    answers = await gather(*(ask(world) for _ in range(4)))
+    assert {answer.refusal for answer in answers} == {REQUIRED}
+    assert len({answer.json["interaction_uri"] for answer in answers}) == 1
+
+
+# --- plain retry ---
+
+
+async def test_after_the_users_yes_the_repeated_exchange_gives_the_token_once(world: World) -> None:
+    asked = await ask(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    answer = await ask(world)
+    assert answer.status == 200
+    assert answer.json["authorization_details"] == [DROP | {"parameters": {}, "task_id": "t-81"}]
+    event = world.last_event()
+    assert (event["decision"], event["outcome"]) == ("permit", "issued")
+    assert asked.json["interaction_uri"].endswith(event["confirmation_id"])
+    again = await ask(world)
+    assert again.refusal == REQUIRED
+    assert again.json["interaction_uri"] != asked.json["interaction_uri"]
+
+
+async def test_of_many_parallel_retries_one_gets_the_token(world: World) -> None:
+    world.cloud.documents["guards"].delay_s = 0.001
+    reads = intent("warehouse.table.share", "table/t1")  # a write: no rate limit stands in the way
+    await world.decide((await ask(world, reads)).json["interaction_uri"], approved=True)
+    answers = await gather(*(ask(world, reads) for _ in range(100)))
+    assert sum(answer.status == 200 for answer in answers) == 1
+    assert {answer.refusal for answer in answers if answer.status != 200} == {REQUIRED}
+
+
+async def test_after_the_users_no_the_answer_is_no_until_the_question_ends(world: World) -> None:
+    await world.decide((await ask(world)).json["interaction_uri"], approved=False)
+    for _ in range(2):
+        assert (await ask(world)).refusal == REFUSED
+    world.advance(599)
+    assert (await ask(world)).refusal == REFUSED
+    world.advance(1)
+    assert (await ask(world)).refusal == REQUIRED
+
+
+async def test_a_question_nobody_answers_ends_after_ten_minutes(world: World) -> None:
+    first = (await ask(world)).json["interaction_uri"]
+    world.advance(599)
+    assert (await ask(world)).json["interaction_uri"] == first
+    world.advance(1)
+    assert (await ask(world)).json["interaction_uri"] != first
+
+
+@pytest.mark.parametrize(("waited_s", "status"), [(0, 200), (299, 200), (300, 400), (3600, 400)])
+async def test_a_yes_is_good_for_five_minutes_from_the_click(world: World, waited_s: int, status: int) -> None:
+    uri = (await ask(world)).json["interaction_uri"]
+    world.advance(599)
+    await world.decide(uri, approved=True)
+    world.advance(waited_s)
+    assert (await ask(world)).status == status
+
+
+OTHER_THAN_APPROVED: dict[str, dict[str, Any]] = {
+    "another user": {"user": "bob"},
+    "another agent": {"agent": "scribe"},
+    "another identifier": {"declared": DROP | {"identifier": "table/t2"}},
+    "another action": {"declared": intent("warehouse.table.share", "table/t1")},
+    "another task": {"bounds": task("warehouse.*", task_id="t-82")},
+}
+
+
+@pytest.mark.parametrize("change", OTHER_THAN_APPROVED.values(), ids=OTHER_THAN_APPROVED.keys())
+async def test_a_yes_is_for_what_was_shown_and_nothing_else(world: World, change: dict[str, Any]) -> None:
+    await world.decide((await ask(world)).json["interaction_uri"], approved=True)
+    assert (await ask(world, **({"declared": DROP} | change))).refusal == REQUIRED
+    assert (await ask(world)).status == 200  # the control: unchanged, it is still good
+
+
+async def test_parameters_are_part_of_what_was_shown_and_the_reason_is_not(world: World) -> None:
+    world = World(config=world.write_policies(_CONFIRM_WRITES))
+
+    def write(**parameters: Any) -> dict[str, Any]:
+        return intent("warehouse.table.write", "table/t1", parameters=parameters, reason=f"because {len(parameters)}")
+
+    await world.decide((await ask(world, write(note="a"))).json["interaction_uri"], approved=True)
+    for changed in (write(), write(note="b"), write(note="a", mode="replace"), write(note="a\u00a0")):
+        assert (await ask(world, changed)).status == 400
+    assert (await ask(world, write(note="a", mode="append"))).status == 200  # the default, written out
+
+
+_CONFIRM_WRITES = """
+@id("all-confirmed") @confirm("Writes.")
+permit (principal, action, resource) when { context.task.comparison == "within" };
+"""
+
+
+async def test_a_yes_to_another_policy_is_no_yes(world: World) -> None:
+    await world.decide((await ask(world)).json["interaction_uri"], approved=True)
+    world.restart("exchange_token", CAB_CONFIG_DIR=str(world.write_policies(_CONFIRM_WRITES)))
+    assert (await ask(world)).refusal == REQUIRED
+
+
+async def test_a_yes_never_overrides_what_policy_has_come_to_forbid(world: World) -> None:
+    await world.decide((await ask(world)).json["interaction_uri"], approved=True)
+    nobody = '@id("nobody") permit (principal, action == CAB::Action::"warehouse.query.run", resource);'
+    world.restart("exchange_token", CAB_CONFIG_DIR=str(world.write_policies(nobody)))
+    assert (await ask(world)).refusal == (400, DETAILS, "policy_denied")
+
+
+async def test_a_yes_is_spent_even_when_the_audit_log_then_fails(world: World) -> None:
+    await world.decide((await ask(world)).json["interaction_uri"], approved=True)
+    world.cloud.audit_logs["exchange_token"].is_down = True
+    assert (await ask(world)).refusal == (503, "temporarily_unavailable", "audit_unavailable")
+    world.cloud.audit_logs["exchange_token"].is_down = False
+    assert (await ask(world)).refusal == REQUIRED
+
+
+async def test_policy_may_turn_what_lies_outside_the_task_into_a_question_and_never_into_a_yes(world: World) -> None:
+    share = intent("warehouse.table.share", "table/t9")
+    bounds = task("warehouse.query.*", task_id="t-81")
+    asked = await ask(world, share, bounds=bounds)
+    assert asked.refusal == REQUIRED
+    assert world.last_event()["task"]["within"] is False
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    assert (await ask(world, share, bounds=bounds)).status == 200
+    outside = (400, DETAILS, "intent_outside_task")
+    assert (await ask(world, bounds=bounds)).refusal == outside
+    assert (await ask(world, share, bounds=None)).refusal == outside
+
+
+async def test_nobody_but_the_approvals_database_can_say_yes(world: World) -> None:
+    """What exchange_token itself may write (guards) is no decision."""
+    uri = (await ask(world)).json["interaction_uri"]
+    guards, approvals = world.cloud.documents["guards"], world.cloud.documents["approvals"]
+    await world.decide(uri, approved=True)
+    (decision,) = await approvals.find("decisions")
+    approvals._documents.clear()
+    guards._documents[decision.path] = decision
+    assert (await ask(world)).refusal == REQUIRED
+
+
+# --- deferred ---
+
+
+@pytest.mark.requirement("DTR-initial")
+async def test_a_client_that_opts_in_gets_a_code_to_poll_with(world: World) -> None:
+    answer = await defer(world)
+    code = answer.json["deferral_code"]
+    assert len(code) >= 43
+    assert answer.status == 400
+    assert answer.json == {
+        "error": "authorization_pending",
+        "error_description": "The user has not answered yet.",
+        "reason_code": "authorization_pending",
+        "deferral_code": code,
+        "interval": 2,
+        "expires_in": 600,
+        "interaction_uri": answer.json["interaction_uri"],
+        "txn": answer.txn,
+    }
+
+
+@pytest.mark.requirement("DTR-poll")
+async def test_polling_waits_until_the_user_says_yes_and_then_gives_the_token_once(world: World) -> None:
+    asked = await defer(world)
+    code = asked.json["deferral_code"]
+    world.advance(2)
+    waiting = await world.poll(code)
+    assert waiting.refusal == PENDING
+    assert waiting.json["expires_in"] == 598
+    assert waiting.json["deferral_code"] == code
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    world.advance(2)
+    answer = await world.poll(code)
+    assert answer.status == 200
+    claims = claims_of(answer.json["access_token"])
+    assert claims["authorization_details"] == [DROP | {"parameters": {}, "task_id": "t-81"}]
+    assert answer.txn == claims["txn"] == asked.txn
+    world.advance(2)
+    assert (await world.poll(code)).refusal == UNKNOWN_CODE
+
+
+async def test_polling_works_after_the_assertion_has_ended(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "contact.read", "deal.write", "offline")
+    asked = await defer(world)
+    world.advance(500)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    world.advance(200)
+    assert (await world.poll(asked.json["deferral_code"])).status == 200
+
+
+async def test_a_deferred_exchange_of_a_grant_still_reaches_it_after_the_assertion_has_ended(world: World) -> None:
+    world = World(config=world.write_policies(_CONFIRM_WRITES))
+    await world.connect("alice", "crm", "deal.read", "contact.read", "deal.write", "offline")
+    update = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
+    asked = await defer(world, update, bounds=task("crm.*", task_id="t-81"))
+    world.advance(590)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    answer = await world.poll(asked.json["deferral_code"])
+    assert answer.json["access_token"] == "crm-access-1"
+    assert answer.json["scope"] == "deal.write"
+
+
+@pytest.mark.requirement("DTR-terminal")
+async def test_the_users_no_ends_polling(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=False)
+    world.advance(2)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == REFUSED
+
+
+@pytest.mark.requirement("DTR-terminal")
+async def test_a_code_ends_with_its_question(world: World) -> None:
+    code = (await defer(world)).json["deferral_code"]
+    world.advance(599)
+    assert (await world.poll(code)).refusal == PENDING
+    world.advance(1)
+    assert (await world.poll(code)).refusal == EXPIRED
+    world.advance(3600)
+    assert (await world.poll(code)).refusal == EXPIRED
+
+
+async def test_a_yes_that_is_not_fetched_in_time_ends_the_code(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    world.advance(300)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == EXPIRED
+
+
+@pytest.mark.requirement("DTR-slow_down")
+async def test_polling_faster_than_the_interval_is_slowed_down(world: World) -> None:
+    code = (await defer(world)).json["deferral_code"]
+    answers = [await world.poll(code) for _ in range(4)]
+    assert [answer.json["error"] for answer in answers] == ["authorization_pending"] * 2 + ["slow_down"] * 2
+    assert answers[-1].refusal == (400, "slow_down", "polled_too_fast")
+    assert answers[-1].json["interval"] == 4
+    assert answers[-1].json["deferral_code"] == code
+    world.advance(20)
+    assert (await world.poll(code)).refusal == PENDING
+
+
+async def test_a_client_that_keeps_to_the_interval_is_never_slowed_down(world: World) -> None:
+    code = (await defer(world)).json["deferral_code"]
+    for _ in range(50):
+        world.advance(2)
+        assert (await world.poll(code)).refusal == PENDING
+
+
+@pytest.mark.requirement("DTR-terminal")
+async def test_a_code_of_another_client_and_one_that_does_not_exist_get_the_same_answer(world: World) -> None:
+    code = (await defer(world)).json["deferral_code"]
+    foreign = await world.poll(code, agent="reader")
+    unknown = await world.poll("unknown", agent="reader")
+    other_tenant = await world.poll(code, agent="stranger")
+    bodies = []
+    for answer in (foreign, unknown, other_tenant):
+        assert answer.refusal == UNKNOWN_CODE
+        body = answer.json
+        body.pop("txn")
+        bodies.append(body)
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert (await world.poll(code)).refusal == PENDING
+
+
+async def test_a_code_is_required(world: World) -> None:
+    for code in (ABSENT, ""):
+        assert (await world.poll(code)).refusal == (400, "invalid_request", "parameter_missing")
+
+
+async def test_what_a_poll_says_beside_the_code_changes_nothing(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    answer = await world.poll(
+        asked.json["deferral_code"],
+        resource="http://127.0.0.1:8082",
+        scope="deal.write",
+        authorization_details=[DROP | {"identifier": "table/other"}],
+        subject_token="x",
+        requested_token_type="x",
+    )
+    assert answer.json["authorization_details"][0]["identifier"] == "table/t1"
+    assert answer.json["scope"] == "table.drop"
+
+
+async def test_retry_and_poll_share_one_yes(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    assert (await ask(world)).status == 200
+    assert (await world.poll(asked.json["deferral_code"])).refusal == UNKNOWN_CODE
+
+
+async def test_of_many_parallel_polls_and_retries_one_gets_the_token(world: World) -> None:
+    share = intent("warehouse.table.share", "table/t1")
+    asked = await defer(world, share)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    world.advance(200)
+    world.cloud.documents["guards"].delay_s = 0.001
+    polls = [world.poll(asked.json["deferral_code"]) for _ in range(50)]
+    retries = [ask(world, share) for _ in range(50)]
+    answers = await gather(*polls, *retries)
+    assert sum(answer.status == 200 for answer in answers) == 1
+
+
+async def test_a_policy_that_changed_meanwhile_ends_what_was_only_promised(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    stricter = '@id("nobody") permit (principal, action == CAB::Action::"warehouse.query.run", resource);'
+    world.restart("exchange_token", CAB_CONFIG_DIR=str(world.write_policies(stricter)))
+    world.advance(2)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == (400, DETAILS, "policy_denied")
+    world.restart("exchange_token", CAB_CONFIG_DIR=str(world.write_policies(_CONFIRM_WRITES)))
+    world.advance(2)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == EXPIRED
+
+
+async def test_a_connection_that_is_gone_meanwhile_ends_the_code(world: World) -> None:
+    asked = await defer(world)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    without = world.write_policies(None, connections=lambda text: text.replace("- id: warehouse\n", "- id: depot\n"))
+    world.restart("exchange_token", CAB_CONFIG_DIR=str(without))
+    world.advance(2)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == EXPIRED
+
+
+async def test_what_needs_no_question_is_not_deferred(world: World) -> None:
+    assert (await defer(world, intent())).status == 200
+
+
+async def test_a_deferral_keeps_facts_and_never_a_token(world: World) -> None:
+    asked = await defer(world)
+    (deferral,) = await world.cloud.documents["guards"].find("deferrals")
+    assert asked.json["deferral_code"] not in str(deferral)
+    assert not any(secret in str(deferral.fields) for secret in world.secrets_seen)
