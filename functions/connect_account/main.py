@@ -4,4 +4,6 @@ import functions_framework.aio
 
 from cab import bootstrap, settings
 
-connect_account = functions_framework.aio.http(bootstrap.connect_account(settings.load(settings.ConnectAccountSettings)))
+connect_account = functions_framework.aio.http(
+    bootstrap.connect_account(settings.load(settings.ConnectAccountSettings))
+)

@@ -4,4 +4,6 @@ import functions_framework.aio
 
 from cab import bootstrap, settings
 
-publish_metadata = functions_framework.aio.http(bootstrap.publish_metadata(settings.load(settings.PublishMetadataSettings)))
+publish_metadata = functions_framework.aio.http(
+    bootstrap.publish_metadata(settings.load(settings.PublishMetadataSettings))
+)
