@@ -355,6 +355,11 @@ class World:
             self.secrets_seen |= {answer.json["access_token"]} if "access_token" in answer.json else set()
         return answer
 
+    async def call_service(self, path: str, document: Any, token: str | None) -> Answer:
+        """Call refresh_grants as one of our own services does; `token` is its Google identity."""
+        authorization = [] if token is None else [("Authorization", f"Bearer {token}")]
+        return await self.request("POST", path, headers=authorization, body=json.dumps(document).encode())
+
     # --- what the parties send ---
 
     def client_assertion(
