@@ -70,6 +70,7 @@ def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
         Route("/oauth2/revoke", exchange),
         Route("/oauth2/jwks.json", metadata),
         Route("/oauth2/authorization-details-types", metadata),
+        Route("/oauth2/openapi.json", metadata),
         Route("/edge/jwks.json", metadata),
         Route("/.well-known/*", metadata),
         Route("/oauth2/.well-known/*", metadata),

@@ -23,6 +23,7 @@ _SUBCOMMANDS = {
     "audit": _Subcommand("cab.cli.audit", "audit_group", "Ask the audit tables: who did what for whom, and why."),
     "grants": _Subcommand("cab.cli.grants", "grants_group", "List, inspect and revoke grants."),
     "keys": _Subcommand("cab.cli.keys", "keys_group", "Create, rotate and list the broker's signing keys."),
+    "openapi": _Subcommand("cab.cli.openapi", "openapi_command", "Print the OpenAPI document of the public HTTP API."),
 }
 
 

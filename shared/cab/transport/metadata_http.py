@@ -13,7 +13,8 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import DeclaredIntent
 from cab.domain.tasks import Task
 from cab.ports import Randomness, Unavailable
-from cab.protocol import metadata
+from cab.protocol import metadata, openapi
+from cab.protocol.json_schema import DIALECT, schema_of
 from cab.protocol.names import ACTION_TYPE, TASK_TYPE
 from cab.stores.signing_keys import JWKS_MAX_AGE, Issuer, KeyRing, SigningKeys
 from cab.transport.oauth_http import refusal_response
@@ -30,10 +31,11 @@ class MetadataEndpoints:
         self._document = orjson.dumps(metadata.document(deployment))
         self._details_types = orjson.dumps(
             {
-                ACTION_TYPE: {"schema": DeclaredIntent.model_json_schema()},
-                TASK_TYPE: {"schema": Task.model_json_schema()},
+                ACTION_TYPE: {"schema": {"$schema": DIALECT} | schema_of(DeclaredIntent)},
+                TASK_TYPE: {"schema": {"$schema": DIALECT} | schema_of(Task)},
             }
         )
+        self._openapi = orjson.dumps(openapi.document(deployment.broker.origin))
         self._keys = keys
         self._randomness = randomness
         self._issuer_by_path = {path: Issuer(name) for name, path in metadata.JWKS_PATHS.items()}
@@ -58,6 +60,8 @@ class MetadataEndpoints:
             return self._document
         if path == metadata.DETAILS_METADATA_PATH:
             return self._details_types
+        if path == openapi.PATH:
+            return self._openapi
         issuer = self._issuer_by_path.get(path)
         if issuer is None:
             raise BrokerError(Reason.NOT_FOUND, "There is no such document.")
