@@ -6,10 +6,9 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -23,6 +22,7 @@ from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.domain.actions import Action
 from cab.domain.connections import Connection, Provider, Revocation, Rotation
 from cab.domain.deployment import Broker, Deployment, Tenant
+from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
 from cab.stores.grants import Grants
@@ -35,7 +35,7 @@ from cab.use_cases.revoke_grants import RevokeGrants
 from cab.use_cases.sweep_grants import SweepGrants
 from cab_dev.twins.clients import TwinClient
 from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, create_provider_app
+from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, create_provider_app, s256
 
 ISSUER = "http://127.0.0.1:9000"
 CLIENT = TwinClient(client_id="cab", redirect_uris=("http://127.0.0.1:8080/connect/callback/twin",))
@@ -153,7 +153,7 @@ class GrantWorld:
         self.connection = self.deployment.connections[0]
         self.timings = timings
         self.clock = VirtualClock()
-        self.documents = InMemoryDocuments(delay_s=delay_s)
+        self.documents = InMemoryDocuments(delay_s=delay_s, clock=self.clock)
         self.vault = InMemoryVault(delay_s=delay_s)
         self.log = InMemoryAuditLog(delay_s=delay_s)
         self.store = Grants(self.documents)
@@ -227,36 +227,59 @@ class GrantWorld:
             connected_at=now,
             refreshed_at=now,
         )
+        version, _ = await self._consent(draft, expired=expired)
+        stored = await self.store.create(draft.model_copy(update={"secret_ver": version}))
+        assert stored is not None
+        return name
+
+    async def reconnect(self, name: str) -> None:
+        """The user consents anew."""
+        stored = await self.store.read(name)
+        assert stored is not None
+        version, expires_in = await self._consent(stored.grant, expired=False)
+        done = await self.store.replace(
+            stored,
+            reconnected(
+                stored.grant,
+                version=version,
+                scopes=stored.grant.scopes,
+                upstream_account=None,
+                access_expires_at=self.clock.now() + timedelta(seconds=expires_in),
+                now=self.clock.now(),
+                event={},
+            ).model_copy(update={"outbox": stored.grant.outbox}),
+        )
+        assert done is not None
+
+    async def _consent(self, draft: Grant, *, expired: bool) -> tuple[int, int]:
+        """Tokens of a new grant at the provider, stored. The version, and how many seconds the access token lives."""
+        now = self.clock.now()
         code = self.book.issue_code(
             client_id="cab",
             account="twin-1001",
             redirect_uri=CLIENT.redirect_uris[0],
-            scopes=scopes,
-            challenge=_challenge("v" * 43),
+            scopes=draft.scopes,
+            challenge=s256("v" * 43),
         )
         tokens = self.book.redeem_code(code, client_id="cab", redirect_uri=CLIENT.redirect_uris[0], verifier="v" * 43)
-        life = 1 if expired else tokens.expires_in
         answer = {
             "access_token": tokens.access_token,
             "refresh_token": tokens.refresh_token,
-            "expires_in": life,
+            "expires_in": 1 if expired else tokens.expires_in,
             "scope": self.profile.scope_separator.join(tokens.scope),
         }
         payloads = GrantPayloads(self.vault)
-        await payloads.create(name)
+        await payloads.create(draft.grant_id)
         token_set = new_token_set(
-            draft,
+            draft.model_copy(update={"attempt_id": None}),
             body=json.dumps(answer).encode(),
             status=200,
             received_at=now - timedelta(seconds=2) if expired else now,
-            requested_scopes=scopes,
+            requested_scopes=tuple(draft.scopes),
             base=None,
             provider=self.provider,
         )
-        version = await payloads.add(name, token_set)
-        stored = await self.store.create(draft.model_copy(update={"secret_ver": version}))
-        assert stored is not None
-        return name
+        return await payloads.add(draft.grant_id, token_set), tokens.expires_in
 
     async def grant(self, name: str) -> Grant:
         stored = await self.store.read(name)
@@ -319,16 +342,3 @@ class GrantWorld:
     def events(self, event_type: str) -> list[Any]:
         """Audit events of one type, each id once."""
         return list({e.event_id: e for e in self.log.events if e.event_type.value == event_type}.values())
-
-
-def _challenge(verifier: str) -> str:
-    from cab_dev.twins.oauth_provider import s256
-
-    return s256(verifier)
-
-
-def at(seconds: float) -> datetime:
-    return START + timedelta(seconds=seconds)
-
-
-Make = Callable[..., GrantWorld]

@@ -137,7 +137,7 @@ class TokenSet(BaseModel):
     attempt_id: str
     fence: int
     predecessor_sha256: str | None
-    received_at: datetime
+    received_at: datetime  # lives are counted from here: when the request was sent, for a refresh
     status: int  # the provider's HTTP status
     response: str  # the provider's bytes, base64, at most 32 KiB before encoding
     requested_scopes: list[str] = Field(default_factory=list)  # what the answer means when it names no scope

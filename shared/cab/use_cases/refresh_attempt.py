@@ -306,7 +306,8 @@ class _Attempt:
                 self._grant,
                 body=answer.body,
                 status=answer.status,
-                received_at=self._now(),
+                # Lives are counted from the send: the answer may have waited while this process stood still.
+                received_at=self._grant.sent_at or self._now(),
                 requested_scopes=scopes or tuple(self._grant.scopes),
                 base=base,
                 provider=self._provider,

@@ -1,0 +1,205 @@
+"""A holder that stands still longer than its lease, and what becomes of the token set it comes back with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from tests.grants.grant_world import FAMILY, LEEWAY, READ, STATIC, STRICT, GrantWorld, Worker
+from tests.grants.virtual_time import in_virtual_time
+
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import GrantStatus, Outcome
+from cab.ports import Unavailable
+from cab_dev.twins.oauth_provider import PROFILES
+from cab_dev.twins.oauth_provider.profiles import RevocationRadius
+
+
+def paused_at(world: GrantWorld, where: str, seconds: float) -> Worker:
+    """A worker that stands still for a while, the first time it comes to that step."""
+    seen: list[str] = []
+
+    async def step(name: str) -> None:
+        seen.append(name)
+        if name == where and seen.count(name) == 1:
+            await asyncio.sleep(seconds)
+
+    return world.worker(step=step)
+
+
+async def run_beside_a_sweeper(world: GrantWorld, slow: Worker, name: str, *, for_s: float = 300) -> Worker:
+    sweeper = world.worker()
+    asking = asyncio.create_task(slow.token(name))
+    await asyncio.sleep(1)
+    await world.drain(sweeper, for_s=for_s, every_s=3)
+    await asyncio.gather(asking, return_exceptions=True)
+    return sweeper
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY])
+@pytest.mark.parametrize("where", ["acquired", "marked", "before send"])
+@pytest.mark.parametrize("pause_s", [25, 35, 45, 100])
+@in_virtual_time
+async def test_a_holder_that_stood_still_before_the_send_does_not_send(
+    pause_s: float, where: str, profile: str
+) -> None:
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    sweeper = await run_beside_a_sweeper(world, paused_at(world, where, pause_s), name)
+    assert [entry for entry in world.book.ledger() if entry["event"] == "refused"] == []
+    grant = await world.grant(name)
+    assert grant.status is GrantStatus.ACTIVE
+    assert await world.stored_refresh_token(name) in world.usable()
+    assert world.book.accept((await sweeper.token(name)).access_token) is not None
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT])
+@pytest.mark.parametrize("pause_s", [5, 33, 60, 200])
+@in_virtual_time
+async def test_a_token_set_that_comes_late_is_found_or_restored(pause_s: float, profile: str) -> None:
+    """Strict, beyond the hold-down: the sweeper has given up by then, and the grant comes back to life."""
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    sweeper = await run_beside_a_sweeper(world, paused_at(world, "after send", pause_s), name, for_s=350)
+    gave_up = len(world.events("grant.needs_reauth"))
+    assert gave_up == (profile == STRICT and pause_s > 40)
+    grant = await world.grant(name)
+    assert grant.status is GrantStatus.ACTIVE
+    assert await world.stored_refresh_token(name) in world.usable()
+    assert world.book.accept((await sweeper.token(name)).access_token) is not None
+
+
+@in_virtual_time
+async def test_a_late_token_set_of_a_family_that_was_revoked_is_not_believed() -> None:
+    world = await GrantWorld(FAMILY).open()
+    name = await world.connect()
+    await run_beside_a_sweeper(world, paused_at(world, "after send", 60), name)
+    grant = await world.grant(name)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    assert grant.due_at is None
+
+
+@pytest.mark.parametrize(("forgives", "expected"), [(True, GrantStatus.ACTIVE), (False, GrantStatus.NEEDS_REAUTH)])
+@in_virtual_time
+async def test_without_a_call_to_try_it_with_a_late_token_is_believed_only_where_reuse_is_harmless(
+    forgives: bool, expected: GrantStatus
+) -> None:
+    rotation = {"class": "strict", "reuse_revokes_family": not forgives, "old_access_token": "lives_on"}
+    world = await GrantWorld(STRICT, userinfo_endpoint=None, rotation=rotation).open()
+    name = await world.connect()
+    await run_beside_a_sweeper(world, paused_at(world, "after send", 60), name)
+    assert (await world.grant(name)).status is expected
+
+
+@in_virtual_time
+async def test_a_holder_that_dies_with_a_stored_token_set_after_the_grant_was_given_up_is_heard_once_more() -> None:
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    seen: list[str] = []
+
+    async def step(where: str) -> None:
+        seen.append(where)
+        if where == "after send":
+            await asyncio.sleep(50)
+        if where == "persisted":
+            await asyncio.Event().wait()
+
+    dying = asyncio.create_task(world.worker(step=step).token(name))
+    sweeper = world.worker()
+    await asyncio.sleep(1)
+    await world.drain(sweeper, for_s=48, every_s=3)
+    assert (await world.grant(name)).status is GrantStatus.NEEDS_REAUTH
+    await world.drain(sweeper, for_s=120, every_s=3)
+    assert seen[-1] == "persisted"
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    assert await world.stored_refresh_token(name) in world.usable()
+    dying.cancel()
+
+
+class RefusingVault:
+    """The vault as one instance sees it: no add gets through."""
+
+    def __init__(self, world: GrantWorld) -> None:
+        self._vault = world.vault
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._vault, name)
+
+    async def add(self, secret: str, payload: bytes) -> int:
+        raise Unavailable("secrets")
+
+
+@pytest.mark.parametrize("profile", [LEEWAY, STRICT])
+@pytest.mark.parametrize("pause_s", [33, 60, 200])
+@in_virtual_time
+async def test_a_holder_without_a_vault_hands_its_token_set_to_whoever_has_the_grant_by_then(
+    pause_s: float, profile: str
+) -> None:
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    slow = paused_at(world, "after send", pause_s)
+    slow.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+    sweeper = await run_beside_a_sweeper(world, slow, name, for_s=350)
+    grant = await world.grant(name)
+    assert (grant.status, grant.escrow) == (GrantStatus.ACTIVE, None)
+    assert await world.stored_refresh_token(name) in world.usable()
+    assert world.book.accept((await sweeper.token(name)).access_token) is not None
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@in_virtual_time
+async def test_a_token_set_that_comes_after_a_revocation_dies_at_the_provider(stored: bool) -> None:
+    profile = replace(PROFILES[STRICT], revocation=RevocationRadius.TOKEN)
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    slow = paused_at(world, "after send", 5)
+    if not stored:
+        slow.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+    asking = asyncio.create_task(slow.token(name))
+    await asyncio.sleep(1)
+    assert world.refreshes() == 1
+    other = world.worker()
+    await other.revoke(name)
+    with pytest.raises(BrokerError) as refused:
+        await asking
+    assert refused.value.reason is Reason.GRANT_REVOKED
+    assert world.usable() == set()
+    await world.drain(other)
+    assert (await world.grant(name)).due_at is None
+    assert all(version is None for version in world.vault._secrets[f"cab-grant-{name}"])
+
+
+@in_virtual_time
+async def test_a_late_token_set_that_the_provider_cannot_be_told_of_is_revoked_by_the_sweeper() -> None:
+    profile = replace(PROFILES[STRICT], revocation=RevocationRadius.TOKEN)
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    asking = asyncio.create_task(paused_at(world, "after send", 5).token(name))
+    await asyncio.sleep(1)
+    other = world.worker()
+    await other.revoke(name)
+    world.fault(endpoint="revoke", kind="status", status=503)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert world.usable() != set()
+    world.twin.faults.clear()
+    await world.drain(other, for_s=200)
+    assert world.usable() == set()
+    assert (await world.grant(name)).due_at is None
+
+
+@in_virtual_time
+async def test_a_holder_of_the_old_consent_cannot_touch_the_new_one() -> None:
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    asking = asyncio.create_task(paused_at(world, "after send", 5).token(name))
+    await asyncio.sleep(1)
+    await world.reconnect(name)
+    new = await world.stored_refresh_token(name)
+    token = await asking
+    assert await world.stored_refresh_token(name) in world.usable()
+    assert world.book.accept(token.access_token) is not None
+    assert new is not None
+    await asyncio.sleep(301)
+    after = await world.worker().token(name, READ)
+    assert world.book.accept(after.access_token) is not None
