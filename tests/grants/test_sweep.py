@@ -1,0 +1,199 @@
+"""The sweeper: nothing due is forgotten, nothing is destroyed too early, one stuck grant does not hold up the others."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.grants.grant_world import EVERY_CLASS, LEEWAY, STATIC, STRICT, GrantWorld
+from tests.grants.virtual_time import in_virtual_time
+
+from cab.adapters.in_memory.documents import Outage
+from cab.domain.grants import GrantStatus
+from cab.ports import Unavailable
+from cab_dev.twins.oauth_provider import PROFILES
+
+
+def alive(world: GrantWorld, name: str) -> list[int]:
+    versions = world.vault._secrets[f"cab-grant-{name}"]
+    return [number for number, payload in enumerate(versions, start=1) if payload is not None]
+
+
+@pytest.mark.parametrize(("profile", "leeway_s"), [(STATIC, 0), (STRICT, 0), (LEEWAY, 60), ("jira-like", 600)])
+@in_virtual_time
+async def test_a_replaced_version_is_destroyed_after_the_leeway_and_not_before(profile: str, leeway_s: int) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await world.drain(worker, for_s=leeway_s + 50, every_s=5)
+    assert alive(world, name) == [1, 2]
+    await world.drain(worker, for_s=30, every_s=5)
+    assert alive(world, name) == [2]
+    assert (await world.grant(name)).due_at is None
+
+
+@in_virtual_time
+async def test_a_grant_in_constant_use_keeps_few_versions() -> None:
+    world = await GrantWorld(replace(PROFILES["jira-like"], access_token_life_s=300)).open()
+    worker, name = world.worker(), await world.connect()
+    most = 0
+    for _ in range(20):
+        await worker.token(name)
+        await world.drain(worker, for_s=260, every_s=20)
+        most = max(most, len(alive(world, name)))
+    assert world.refreshes() == 20
+    assert most <= 2 + 2 * 660 // 260
+
+
+@in_virtual_time
+async def test_an_idle_grant_is_refreshed_before_its_refresh_token_idles_out() -> None:
+    profile = replace(PROFILES[STRICT], refresh_token_life_s=14 * 86_400)
+    world = await GrantWorld(profile, keepalive_s=12 * 86_400).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    for _ in range(60):
+        await world.drain(worker, for_s=86_400, every_s=7_200)
+    assert world.refreshes() >= 60 // 12
+    assert await world.stored_refresh_token(name) in world.usable()
+
+
+@in_virtual_time
+async def test_a_keepalive_that_fails_is_tried_again() -> None:
+    world = await GrantWorld(STRICT, keepalive_s=86_400).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await world.drain(worker, for_s=200)
+    world.fault(endpoint="token", kind="status", status=503)
+    await world.drain(worker, for_s=90_000, every_s=60)
+    assert world.refreshes() == 1
+    world.twin.faults.clear()
+    await world.drain(worker, for_s=130)
+    assert world.refreshes() == 2
+
+
+@in_virtual_time
+async def test_the_longest_waiting_grants_come_first_and_a_round_takes_no_more_than_it_is_told() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker = world.worker()
+    names = [await world.connect(f"user-{number}") for number in range(12)]
+    for number, name in enumerate(names):
+        await world.change(name, due_at=world.clock.now() - timedelta(seconds=number))
+    assert await worker.sweeper.due(limit=5) == names[:-6:-1]
+    await world.change(names[-1], due_at=world.clock.now() + timedelta(seconds=60))
+    assert names[-1] not in await worker.sweeper.due(limit=100)
+
+
+@pytest.mark.parametrize("stuck", ["connection is gone", "vault refuses", "provider is gone"])
+@in_virtual_time
+async def test_a_grant_that_cannot_be_helped_does_not_stay_first_in_the_queue(stuck: str) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    dead = asyncio.create_task(_dies_at("before send", world).token(name))
+    await asyncio.sleep(31)
+    if stuck == "connection is gone":
+        worker.sweeper._deployment = replace(world.deployment, connections=())
+    elif stuck == "provider is gone":
+        world.http.refuses = True
+    else:
+        world.vault.is_down = True
+
+    assert await worker.sweep() == 1
+    assert await worker.sweep() == 0
+    grant = await world.grant(name)
+    assert grant.due_at is not None
+    assert grant.due_at <= world.clock.now() + timedelta(seconds=60)
+    dead.cancel()
+
+
+def _dies_at(where: str, world: GrantWorld) -> Any:
+    async def step(name: str) -> None:
+        if name == where:
+            await asyncio.Event().wait()
+
+    return world.worker(step=step)
+
+
+@in_virtual_time
+async def test_a_visit_to_a_grant_that_is_not_due_or_not_there_does_nothing() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    before = await world.grant(name)
+    await worker.sweeper.visit(name)
+    await worker.sweeper.visit("nobody")
+    assert await world.grant(name) == before
+    assert world.http.calls == []
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@in_virtual_time
+async def test_visits_beside_each_other_and_beside_callers_do_no_harm(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    workers, name = [world.worker() for _ in range(4)], await world.connect()
+    dead = asyncio.create_task(_dies_at("after send", world).token(name))
+    await asyncio.sleep(45)
+    await world.change(name, due_at=world.clock.now())
+    calls = [worker.sweeper.visit(name) for worker in workers for _ in range(5)]
+    calls += [_quietly(worker.token(name)) for worker in workers for _ in range(5)]
+    await asyncio.gather(*calls)
+    await world.drain(workers[0])
+    grant = await world.grant(name)
+    assert grant.status is (GrantStatus.ACTIVE if profile in (STATIC, LEEWAY) else GrantStatus.NEEDS_REAUTH)
+    assert len(world.events("grant.needs_reauth")) == (profile not in (STATIC, LEEWAY))
+    assert world.refreshes() <= 3
+    dead.cancel()
+
+
+async def _quietly(call: Any) -> None:
+    await asyncio.gather(call, return_exceptions=True)
+
+
+@pytest.mark.parametrize("method", ["read", "write"])
+@pytest.mark.parametrize("skip", range(6))
+@in_virtual_time
+async def test_a_visit_that_fails_halfway_is_simply_made_again(skip: int, method: str) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await asyncio.sleep(100)
+    world.documents.outage = Outage(frozenset({method}), skip=skip, times=3)  # type: ignore[arg-type]
+    await worker.sweep()
+    world.documents.outage = None
+    await world.drain(worker, for_s=200)
+    assert alive(world, name) == [2]
+    assert (await world.grant(name)).due_at is None
+
+
+@in_virtual_time
+async def test_a_version_that_cannot_be_destroyed_is_tried_again() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await asyncio.sleep(100)
+    world.vault.is_down = True
+    with pytest.raises(Unavailable):
+        await worker.sweeper.visit(name)
+    assert (await world.grant(name)).due_at is not None
+    world.vault.is_down = False
+    await world.drain(worker, for_s=130)
+    assert alive(world, name) == [2]
+
+
+# --- what transport does with it ---
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"not base64!"])
+@in_virtual_time
+async def test_a_push_that_names_no_grant_is_acknowledged_and_forgotten(data: bytes) -> None:
+    from cab.transport.grants_http import GrantEndpoints
+
+    world = await GrantWorld(STRICT).open()
+    endpoints = GrantEndpoints.__new__(GrantEndpoints)
+    endpoints._sweep = world.worker().sweeper
+    text = data.decode("latin-1") if data == b"not base64!" else base64.b64encode(data).decode()
+    body = json.dumps({"message": {"data": text}}).encode()
+    assert await endpoints._visit(body, None) == {"visited": False}  # type: ignore[arg-type]
