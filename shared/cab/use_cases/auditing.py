@@ -28,6 +28,7 @@ REASON_BY_DEPENDENCY: Final = {
 }
 UNAUTHENTICATED_EVENTS_PER_MINUTE: Final = 5
 TRACKED_SOURCES: Final = 1000
+COUNTED_AT_ONCE: Final = 20  # no stranger waits for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,6 @@ class Answered(Generic[_Answer]):
 class _Source:
     window_ends_at: datetime
     seen: int = 0
-    uncounted: int = 0
 
 
 class Auditor:
@@ -116,7 +116,7 @@ class Auditor:
         self._log = log
         self._clock = clock
         self._randomness = randomness
-        self._sources: dict[str, _Source] = {}
+        self._sources: dict[str | None, _Source] = {}
 
     async def run(
         self,
@@ -163,30 +163,40 @@ class Auditor:
         outcome = audit.Outcome.FAILED if refusal.reason is Reason.INTERNAL_ERROR else audit.Outcome.REFUSED
         events = [facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)]
         if not facts.client_authenticated:
-            events = self._within_source_budget(facts, events)
-        for event in events:
-            try:
-                await self._log.publish(event)
-            except Unavailable:
-                _log.warning("audit event %s is kept for the next publish", event.event_id)
+            events = [*self._counted(facts.context), *(events if self._is_within_budget(facts.context) else [])]
+        await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
-    def _within_source_budget(self, facts: Facts, events: list[audit.AuditEvent]) -> list[audit.AuditEvent]:
-        """Strangers may not flood the audit: a few events per source and minute, then one event that counts the rest."""
-        now = self._clock.now()
-        key = facts.context.caller_ip_prefix or "unknown"
-        source = self._sources.get(key)
-        if source is None or source.window_ends_at <= now:
-            if source is not None and source.uncounted:
-                counted = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, facts.context, now)
-                event = counted.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
-                events = [event.model_copy(update={"count": source.uncounted}), *events]
-            if len(self._sources) >= TRACKED_SOURCES:
-                self._sources.pop(next(iter(self._sources)))
-            source = self._sources[key] = _Source(now + timedelta(minutes=1))
+    async def _publish_anyway(self, event: audit.AuditEvent) -> None:
+        try:
+            await self._log.publish(event)
+        except Unavailable:
+            _log.warning("audit event %s is kept for the next publish", event.event_id)
+
+    def _is_within_budget(self, context: RequestContext) -> bool:
+        """Strangers may not flood the audit: a few events per source and minute, the rest is only counted."""
+        ends_at = self._clock.now() + timedelta(minutes=1)
+        source = self._sources.setdefault(context.caller_ip_prefix, _Source(ends_at))
         source.seen += 1
-        if source.seen > UNAUTHENTICATED_EVENTS_PER_MINUTE:
-            source.uncounted += 1
-            return []
+        return source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE
+
+    def _counted(self, context: RequestContext) -> list[audit.AuditEvent]:
+        """One event for each source whose minute is over (or that must make room) with refusals that were only counted.
+
+        Every refusal of a stranger takes them along, whoever it is: a flooder need not return to be on record.
+        """
+        now = self._clock.now()
+        events: list[audit.AuditEvent] = []
+        while self._sources and len(events) < COUNTED_AT_ONCE:
+            prefix, source = next(iter(self._sources.items()))  # the oldest: every window is as long as any other
+            if source.window_ends_at > now and len(self._sources) < TRACKED_SOURCES:
+                break
+            del self._sources[prefix]
+            if source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE:
+                continue
+            about = RequestContext(context.txn, caller_ip_prefix=prefix)
+            facts = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, about, now)
+            event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
+            events.append(event.model_copy(update={"count": source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE}))
         return events
 
 

@@ -1,0 +1,229 @@
+"""How requests end, without any HTTP around them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import pytest
+
+from cab.adapters.in_memory.audit_log import InMemoryAuditLog
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.domain import audit
+from cab.domain.audit import EventType
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Unavailable
+from cab.use_cases.auditing import TRACKED_SOURCES, Auditor, Facts, RequestContext
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.log = InMemoryAuditLog()
+        self.clock = SettableClock()
+        self.auditor = Auditor(self.log, self.clock, PredictableRandomness())
+
+    async def run(self, work: Any, prefix: str | None = "192.0.2.0/24", **options: Any) -> Any:
+        context = RequestContext("txn-of-request", caller_ip_prefix=prefix)
+        return await self.auditor.run(EventType.EXCHANGE_DECIDED, context, work, **options)
+
+    async def refuse_stranger(self, prefix: str | None) -> None:
+        await self.run(refused, prefix)
+
+    @property
+    def counted(self) -> list[tuple[str | None, int | None]]:
+        return [
+            (event.caller_ip_prefix, event.count)
+            for event in self.log.events
+            if event.event_type is EventType.REQUESTS_REFUSED_COUNTED
+        ]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def refused(_: Facts) -> NoReturn:
+    raise BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED)
+
+
+async def answered(facts: Facts) -> str:
+    facts.token = audit.TokenFacts(kind="assertion", jti="j")
+    return "answer"
+
+
+async def test_an_answer_is_given_after_its_event_is_acknowledged(bench: Bench) -> None:
+    bench.log.delay_s = 0.01
+    result = await bench.run(answered)
+    assert (result.answer, result.refusal, result.txn) == ("answer", None, "txn-of-request")
+    (event,) = bench.log.events
+    assert (event.outcome, event.reason_code) == ("issued", None)
+
+
+async def test_an_answer_without_a_token_counts_as_executed(bench: Bench) -> None:
+    async def done(_: Facts) -> None: ...
+
+    await bench.run(done)
+    assert bench.log.events[0].outcome == "executed"
+
+
+async def test_silent_work_leaves_an_event_only_when_refused(bench: Bench) -> None:
+    await bench.run(answered, silent=True)
+    assert bench.log.events == []
+    await bench.run(refused, silent=True)
+    assert [event.reason_code for event in bench.log.events] == ["client_authentication_failed"]
+
+
+async def test_a_refusal_never_names_a_token(bench: Bench) -> None:
+    async def signed_and_then_refused(facts: Facts) -> NoReturn:
+        facts.token = audit.TokenFacts(kind="broker_jwt", jti="j")
+        raise BrokerError(Reason.CLIENT_ASSERTION_REPLAYED)
+
+    await bench.run(signed_and_then_refused)
+    assert bench.log.events[0].token is None
+    assert bench.log.events[0].outcome == "refused"
+
+
+@pytest.mark.parametrize(
+    ("dependency", "reason"),
+    [
+        ("audit", Reason.AUDIT_UNAVAILABLE),
+        ("documents", Reason.STORE_UNAVAILABLE),
+        ("secrets", Reason.STORE_UNAVAILABLE),
+        ("identity_provider", Reason.IDP_UNAVAILABLE),
+        ("provider", Reason.PROVIDER_UNAVAILABLE),
+        ("grants", Reason.PROVIDER_UNAVAILABLE),
+        ("policy", Reason.POLICY_UNAVAILABLE),
+        ("service tokens", Reason.STORE_UNAVAILABLE),
+        ("something new", Reason.STORE_UNAVAILABLE),
+    ],
+)
+async def test_an_outage_is_told_by_the_dependency_it_is_in(bench: Bench, dependency: str, reason: Reason) -> None:
+    async def away(_: Facts) -> NoReturn:
+        raise Unavailable(dependency)
+
+    result = await bench.run(away)
+    assert result.refusal.reason is reason
+    assert bench.log.events[0].reason_code == reason.value
+
+
+async def test_a_bug_is_answered_and_logged_by_type_and_place_never_by_its_text(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def buggy(_: Facts) -> NoReturn:
+        raise RuntimeError("canary-51d2")
+
+    with caplog.at_level(logging.DEBUG):
+        result = await bench.run(buggy)
+    assert result.refusal.reason is Reason.INTERNAL_ERROR
+    assert result.refusal.detail == ""
+    assert bench.log.events[0].outcome == "failed"
+    assert "RuntimeError" in caplog.text
+    assert "test_auditing.py" in caplog.text
+    assert "canary-51d2" not in caplog.text + bench.log.events[0].model_dump_json()
+
+
+async def test_writes_beside_the_event_happen_with_an_answer_and_not_with_a_refusal(bench: Bench) -> None:
+    written: list[str] = []
+
+    async def write(name: str) -> None:
+        written.append(name)
+
+    async def answering(facts: Facts) -> str:
+        facts.beside.append(write("answered"))
+        return "answer"
+
+    async def refusing(facts: Facts) -> NoReturn:
+        facts.beside.append(write("refused"))
+        raise BrokerError(Reason.POLICY_DENIED)
+
+    await bench.run(answering)
+    await bench.run(refusing)
+    assert written == ["answered"]
+
+
+async def test_a_cancelled_request_is_neither_answered_nor_taken_for_a_bug(bench: Bench) -> None:
+    async def hanging(_: Facts) -> None:
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(bench.run(hanging))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert bench.log.events == []
+
+
+# --- strangers ---
+
+
+async def test_a_source_may_leave_five_events_a_minute(bench: Bench) -> None:
+    for _ in range(25):
+        await bench.refuse_stranger("192.0.2.0/24")
+    assert len(bench.log.events) == 5
+    bench.clock.advance(timedelta(seconds=59))
+    await bench.refuse_stranger("192.0.2.0/24")
+    assert len(bench.log.events) == 5
+    bench.clock.advance(timedelta(seconds=1))
+    await bench.refuse_stranger("192.0.2.0/24")
+    assert bench.counted == [("192.0.2.0/24", 21)]
+    assert len(bench.log.events) == 7
+
+
+async def test_sources_without_an_address_are_one_source(bench: Bench) -> None:
+    for _ in range(8):
+        await bench.refuse_stranger(None)
+    bench.clock.advance(timedelta(minutes=1))
+    await bench.refuse_stranger("192.0.2.0/24")
+    assert bench.counted == [(None, 3)]
+
+
+async def test_a_source_that_kept_within_its_budget_is_not_counted(bench: Bench) -> None:
+    for _ in range(5):
+        await bench.refuse_stranger("192.0.2.0/24")
+    bench.clock.advance(timedelta(minutes=1))
+    await bench.refuse_stranger("192.0.2.0/24")
+    assert bench.counted == []
+
+
+async def test_more_sources_than_are_remembered_lose_no_count(bench: Bench) -> None:
+    for number in range(TRACKED_SOURCES + 50):
+        for _ in range(6):
+            await bench.refuse_stranger(f"10.{number // 250}.{number % 250}.0/24")
+    assert len(bench.auditor._sources) <= TRACKED_SOURCES
+    bench.clock.advance(timedelta(minutes=1))
+    for _ in range(100):
+        await bench.refuse_stranger("192.0.2.0/24")
+    assert sum(count or 0 for _, count in bench.counted) == TRACKED_SOURCES + 50
+
+
+async def test_no_stranger_waits_for_all_that_others_left_behind(bench: Bench) -> None:
+    for number in range(100):
+        for _ in range(6):
+            await bench.refuse_stranger(f"10.0.{number}.0/24")
+    before = len(bench.log.events)
+    bench.clock.advance(timedelta(minutes=1))
+    await bench.refuse_stranger("192.0.2.0/24")
+    assert len(bench.log.events) - before == 21
+
+
+async def test_an_authenticated_client_has_no_such_budget(bench: Bench) -> None:
+    async def known(facts: Facts) -> NoReturn:
+        facts.client_authenticated = True
+        raise BrokerError(Reason.POLICY_DENIED)
+
+    for _ in range(20):
+        await bench.run(known)
+    assert len(bench.log.events) == 20
+
+
+async def test_a_refusal_is_answered_though_its_event_waits(bench: Bench) -> None:
+    bench.log.is_down = True
+    result = await bench.run(refused)
+    assert result.refusal.reason is Reason.CLIENT_AUTHENTICATION_FAILED
+    bench.log.is_down = False
+    await bench.run(answered)
+    assert [event.outcome for event in bench.log.events] == ["refused", "issued"]
