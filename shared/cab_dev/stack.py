@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import importlib.util
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -564,8 +565,16 @@ def _have_bigquery(progress: Progress) -> bool:
     return True
 
 
+def _log_to_file(path: Path) -> None:
+    """What the clients in this process log (a retry while an emulator warms up, say) is no news on the screen."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
 async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
     begun = time.monotonic()
+    _log_to_file(stack.state / "logs" / "supervisor.log")
     environment = stack.client_environment()
     os.environ.update(environment)  # for the clients of this process, which fill the emulators
     (stack.state / stack_file.ENVIRONMENT_NAME).write_text(json.dumps(environment, indent=2) + "\n", "utf-8")

@@ -133,7 +133,8 @@ class Supervisor:
         progress: Progress,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`logs` is the folder of the log files. `on_change` is called after each change of a process id once `start` is done.
+        """`logs` is the folder of the log files, which are appended to. `on_change` is called after each change of a
+        process id once `start` is done.
 
         Raises: ValueError when two parts share a name, need something unknown, or wait for each other.
         """
@@ -162,8 +163,6 @@ class Supervisor:
     async def start(self) -> None:
         """Return when every part is ready. Raises: StartFailed at the first part that cannot be; call `stop` then too."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        for old in self._logs.glob("*.log"):
-            old.unlink()
         self._watchdog = _Watchdog()
         finished = {name: asyncio.Event() for name in self._parts}
 
@@ -249,7 +248,7 @@ class Supervisor:
 
     async def _bring_up(self, part: Part) -> None:
         begun = time.monotonic()
-        detail = await part.run() if isinstance(part, Step) else await self._run(part)
+        detail = await _run_step(part) if isinstance(part, Step) else await self._run(part)
         self._progress.ready(part.name, time.monotonic() - begun, detail)
 
     async def _run(self, service: Service) -> str:
@@ -350,6 +349,15 @@ class Supervisor:
         lines = [without_tokens(line) for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
         shown = "".join(f"\n    {line}" for line in lines)
         return f" Last lines of {path}:{shown}" if lines else f" Its log {path} is empty."
+
+
+async def _run_step(step: Step) -> str:
+    try:
+        return await step.run()
+    except StartFailed:
+        raise
+    except Exception as exc:
+        raise StartFailed(f"{step.name} failed: {without_tokens(str(exc)) or type(exc).__name__}.") from exc
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -198,6 +198,15 @@ async def test_a_failed_step_stops_the_services_that_already_run(tmp_path: Path,
     assert not exists(seen[0])
 
 
+async def test_an_unexpected_failure_of_a_step_is_one_sentence_too(tmp_path: Path) -> None:
+    async def refuse() -> str:
+        raise OSError("no space left on device")
+
+    with pytest.raises(StartFailed, match=r"seed failed: no space left on device\."):
+        async with started(supervise(tmp_path, Step(name="seed", run=refuse))):
+            pass
+
+
 async def test_stopping_takes_the_children_of_a_service_too(tmp_path: Path, port: int) -> None:
     child_file = tmp_path / "child"
     async with started(supervise(tmp_path, fake("parent", "--with-child", str(child_file), port=port))):
