@@ -36,10 +36,9 @@ def document(deployment: Deployment) -> dict[str, Any]:
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic"],
-        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
+        **_client_authentication("token", "introspection", "revocation"),
         "scopes_supported": sorted({scope for connection in deployment.connections for scope in connection.all_scopes}),
-        "dpop_signing_alg_values_supported": ["ES256"],
+        "dpop_signing_alg_values_supported": ["ES256", "RS256"],
         "authorization_details_types_supported": [names.ACTION_TYPE, names.TASK_TYPE],
         "authorization_response_iss_parameter_supported": True,
         "protected_resources": sorted(connection.resource for connection in deployment.connections),
@@ -49,3 +48,12 @@ def document(deployment: Deployment) -> dict[str, Any]:
         grant_types.append(names.JWT_BEARER)
         content["authorization_grant_profiles_supported"] = [drafts.ID_JAG_GRANT_PROFILE]
     return content | {"grant_types_supported": grant_types}
+
+
+def _client_authentication(*endpoints: str) -> dict[str, Any]:
+    """Said for each endpoint: left out, RFC 8414 section 2 would have clients assume client_secret_basic."""
+    members: dict[str, Any] = {}
+    for endpoint in endpoints:
+        members[f"{endpoint}_endpoint_auth_methods_supported"] = ["private_key_jwt", "client_secret_basic"]
+        members[f"{endpoint}_endpoint_auth_signing_alg_values_supported"] = ["ES256", "RS256"]
+    return members
