@@ -19,7 +19,8 @@ from cab.adapters.in_memory.clock import SettableClock
 from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.quarantine import InMemoryQuarantine
 from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.ports import ServiceTokens
+from cab.adapters.store_clock import StoreClock
+from cab.ports import Clock, Documents, ServiceTokens
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,11 +64,15 @@ class Cloud:
         def http(origins: Iterable[str], *, what: str, **_: Any) -> WebClient:
             return WebClient(self.web, origins, what=what)
 
+        def store_clock(documents: Documents, local: Clock) -> StoreClock:
+            return StoreClock(documents, local, monotonic=lambda: self.clock.now().timestamp())
+
         google = "cab.adapters.google_cloud"
         with (
             patch.dict(os.environ, environment),
             patch("cab.transport.logs.configure_logging", lambda: None),  # it would take pytest's own handlers away
             patch("cab.bootstrap.SystemClock", lambda: self.clock),
+            patch("cab.adapters.store_clock.StoreClock", store_clock),
             patch(f"{google}.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
             patch(f"{google}.secrets.SecretManagerVault", lambda _: self.vault),
             patch(f"{google}.audit_log.PubSubAuditLog", audit_log),
