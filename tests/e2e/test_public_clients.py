@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import google.auth.exceptions
 import jwt
 import pytest
 import requests
@@ -17,6 +18,9 @@ from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from examples.acme.person import Person
 from examples.acme.services.id_jags import ID_JAG_TOKEN_TYPE
+from google.auth.transport.requests import Request as GoogleRequest
+from google.oauth2 import sts
+from google.oauth2.utils import ClientAuthentication, ClientAuthType
 from joserfc.jwk import ECKey
 from mcp import Client
 from mcp.client.auth import OAuthTokenError
@@ -27,7 +31,13 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from requests_oauth2client import BearerToken, DPoPKey, OAuth2Client, PrivateKeyJwt
 from tests.running_stack import Stack, emulators, running_stack
-from tests.support.guests.deployment import DESKTOP, MCP_CLIENT_SECRET, WORKLOAD_ACCOUNT, write_configuration
+from tests.support.guests.deployment import (
+    CLOUD_CLIENT_SECRET,
+    DESKTOP,
+    MCP_CLIENT_SECRET,
+    WORKLOAD_ACCOUNT,
+    write_configuration,
+)
 
 from cab.domain.identifiers import subject_key
 from cab.protocol.names import CLIENT_ASSERTION_TYPE, ID_TOKEN_TYPE, JWT_TYPE, TOKEN_EXCHANGE
@@ -326,6 +336,56 @@ def test_the_old_way_of_signing_is_refused_to_whom_it_is_not_allowed(stack: Stac
             **intent(stack, "crm.opportunity.read", "opportunity/0061"),
         )
     assert refused.value.error == "invalid_client"
+
+
+# --- google-auth ------------------------------------------------------------------------------------------------------
+
+
+def test_google_s_token_exchange_client_gets_what_its_entry_says_it_means(stack: Stack) -> None:
+    """It knows Basic authentication only and has no word for an intent."""
+    secret = (stack.state_dir / "secrets" / CLOUD_CLIENT_SECRET).read_text()
+    basic = ClientAuthentication(ClientAuthType.basic, "cloud-client", secret)
+    crm = stack.file.connections["crm"]
+
+    def exchange_for(scope: str) -> dict[str, Any]:
+        answer: dict[str, Any] = sts.Client(f"{stack.file.issuer}/token", basic).exchange_token(
+            GoogleRequest(),
+            grant_type=TOKEN_EXCHANGE,
+            subject_token=stack.front_end.assertion("bob", agent="cloud-client"),
+            subject_token_type=JWT_TYPE,
+            resource=crm.resource,
+            scopes=[scope],
+        )
+        return answer
+
+    answer = exchange_for("opportunity.read")
+    assert answer["authorization_details"][0]["actions"] == ["crm.opportunity.list"]
+    headers = {"Authorization": f"Bearer {answer['access_token']}"}
+    listed = requests.get(f"{crm.api_base}/opportunities?account=acme", headers=headers, timeout=10).json()
+    assert [deal["id"] for deal in listed["opportunities"]] == ["0062"]
+    # What it sends when nobody sets a scope. No default stands for that, so nothing is guessed.
+    with pytest.raises(google.auth.exceptions.OAuthError, match="invalid_authorization_details"):
+        exchange_for("https://www.googleapis.com/auth/cloud-platform")
+
+
+# --- PyJWT, as a resource ---------------------------------------------------------------------------------------------
+
+
+def test_a_resource_verifies_a_broker_token_with_nothing_but_the_issuer_s_name(stack: Stack) -> None:
+    assertion = stack.front_end.assertion("alice", agent="sales-assistant")
+    token = exchange(agent(stack), assertion, **intent(stack, "warehouse.query.run", "query/acme_history"))
+    metadata = requests.get(f"{stack.file.issuer}/.well-known/openid-configuration", timeout=10).json()
+    key = jwt.PyJWKClient(metadata["jwks_uri"]).get_signing_key_from_jwt(token.access_token)
+    claims = jwt.decode(
+        token.access_token,
+        key,
+        algorithms=["ES256"],
+        issuer=stack.file.issuer,
+        audience=stack.file.connections["warehouse"].resource,
+        options={"require": ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"], "strict_aud": True},
+    )
+    assert claims["sub"] == unverified(assertion)["sub"]
+    assert jwt.get_unverified_header(token.access_token)["typ"] == "at+jwt"
 
 
 # --- a workload identity instead of a key -----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Acme and its guests: the demo configuration with four more clients, each of which speaks through a public library.
+"""Acme and its guests: the demo configuration with five more clients, each of which speaks through a public library.
 
 `legacy-tool` signs client assertions the old way (endpoint URL as audience, an hour of life). `mcp-client` brings ID-JAGs
-and cannot send an intent. `notes-server` is the MCP tool server that introspects what it is shown. `workload-tool` has no
+and cannot send an intent, and neither can `cloud-client`. `notes-server` is the MCP tool server that introspects what it is shown. `workload-tool` has no
 key: its platform identity is its proof.
 """
 
@@ -25,6 +25,7 @@ from cab_dev.supervisor import Service
 WORKLOAD_ACCOUNT = "workload-tool@demo-cab.iam.gserviceaccount.com"
 DESKTOP = "acme-desktop"  # the identity provider's name for the application that the broker knows as mcp-client
 MCP_CLIENT_SECRET = "cab-client-mcp-client"
+CLOUD_CLIENT_SECRET = "cab-client-cloud-client"
 NOTES = "${ACME_NOTES_ORIGIN}/mcp"
 _VARIABLES = ["ACME_NOTES_ORIGIN", "CAB_GOOGLE_ISSUER", "CAB_GOOGLE_JWKS_URI"]
 
@@ -32,6 +33,10 @@ _VARIABLES = ["ACME_NOTES_ORIGIN", "CAB_GOOGLE_ISSUER", "CAB_GOOGLE_JWKS_URI"]
 def _signing(client_id: str, **more: Any) -> dict[str, Any]:
     jwks_uri = f"${{ACME_IDP_ORIGIN}}/clients/{client_id}/jwks.json"
     return {"method": "private_key_jwt", "jwks_uri": jwks_uri, **more}
+
+
+def _secret(name: str) -> dict[str, Any]:
+    return {"method": "client_secret_basic", "secret": {"secret": name, "version": 1}}
 
 
 def _agent(client_id: str, authentication: dict[str, Any], actions: list[str], **more: Any) -> dict[str, Any]:
@@ -44,10 +49,23 @@ AGENTS = [
     _agent("legacy-tool", _signing("legacy-tool", audience_compatibility=True), ["crm.*", "warehouse.*"]),
     _agent(
         "mcp-client",
-        {"method": "client_secret_basic", "secret": {"secret": MCP_CLIENT_SECRET, "version": 1}},
+        _secret(MCP_CLIENT_SECRET),
         ["notes.*"],
         accepts_id_jag=True,
         default_intents=[_LIST_NOTES, _LIST_NOTES | {"scope": "note.read"}],
+    ),
+    _agent(
+        "cloud-client",
+        _secret(CLOUD_CLIENT_SECRET),
+        ["crm.opportunity.list"],
+        default_intents=[
+            {
+                "resource": "${ACME_CRM_ORIGIN}",
+                "scope": "opportunity.read",
+                "action": "crm.opportunity.list",
+                "identifier": "opportunity/*",
+            }
+        ],
     ),
     _agent("notes-server", _signing("notes-server"), [], introspects=[NOTES]),
     _agent(
@@ -88,7 +106,7 @@ def write_configuration(folder: Path) -> Path:
         content["identity_providers"][0]["id_jag"] = True
     with _Edited(folder / "agents.yaml") as content:
         content["agents"] += AGENTS
-        content["front_ends"][0]["agents"] += ["legacy-tool", "workload-tool"]
+        content["front_ends"][0]["agents"] += ["legacy-tool", "workload-tool", "cloud-client"]
     with _Edited(folder / "connections.yaml") as content:
         content["connections"].append(NOTES_CONNECTION)
     (folder / "stack.py").write_text(f"from {__name__} import organisation as organisation\n")
