@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.functions.conftest import _watched as watched
 from tests.support.jose import Key, claims_of, present
 from tests.support.world import DROP, IDP, IDP_KEY, STS, WAREHOUSE, WRITE, Answer, World, gather, intent, task, unique
 
@@ -17,7 +16,7 @@ READ = intent(identifier="query/q1")
 
 
 @pytest.fixture
-def world(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Any:
+def world(tmp_path: Path) -> World:
     """The deployment, whose IdP may vouch for users to the agents `assistant` (acme) and `legacy` (with default intents)."""
     plain = World(scratch=tmp_path)
     folder = plain.write_policies(None)
@@ -30,7 +29,7 @@ def world(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Any:
     for title in ("Assistant", "Legacy", "Caller", "Stranger"):
         text = text.replace(f"title: {title}\n", f"title: {title}\n    accepts_id_jag: true\n", 1)
     agents.write_text(text, "utf-8")
-    yield from watched(World(folder, scratch=tmp_path), caplog)
+    return World(folder, scratch=tmp_path)
 
 
 def id_jag(
@@ -116,7 +115,7 @@ async def test_a_bound_id_jag_wants_its_key(world: World) -> None:
 async def test_intents_that_an_id_jag_carries_bound_what_is_given(world: World) -> None:
     one, two = intent(identifier="query/one"), intent(identifier="query/two")
     assert (await redeem(world, id_jag(world, authorization_details=[one]))).json["authorization_details"] == [
-        one | {"parameters": {"limit": 100}}
+        one | {"parameters": {}}
     ]
     chosen = await redeem(world, id_jag(world, authorization_details=[one, two]), authorization_details=[two])
     assert chosen.status == 200

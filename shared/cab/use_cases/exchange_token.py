@@ -251,17 +251,18 @@ class ExchangeToken:
             item for item in carried or [] if not (isinstance(item, dict) and item.get("type") == names.TASK_TYPE)
         ]
         bound = [validate_detail(DeclaredIntent, item) for item in intents]
+        declared: DeclaredIntent | None
         if PARAMETER in form:
             declared = parse_intent(form[PARAMETER])
-            if bound and declared not in bound:
-                raise BrokerError(Reason.INTENT_OUTSIDE_TASK, "The intent is not one that the assertion carries.")
-            return declared
-        if len(bound) == 1:
-            return bound[0]
-        default = default_intent(exchange.agent, exchange.connection, exchange.scope)
-        if default is not None:
-            return default
-        return parse_intent(None)
+        elif len(bound) == 1:
+            declared = bound[0]
+        else:
+            declared = default_intent(exchange.agent, exchange.connection, exchange.scope)
+        if declared is None:
+            return parse_intent(None)
+        if bound and declared not in bound:
+            raise BrokerError(Reason.INTENT_OUTSIDE_TASK, "The intent is not one that the assertion carries.")
+        return declared
 
     # --- decision ---
 
