@@ -202,7 +202,9 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
         payloads=GrantPayloads(parts.grant_vault),
         provider_calls=parts.provider_calls(),
         idp_http=parts.http(
-            {idp.issuer for idp in parts.deployment.identity_providers}, what="identity_provider", keep_alive=False
+            {url for idp in parts.deployment.identity_providers for url in (idp.issuer, *idp.endpoint_origins)},
+            what="identity_provider",
+            keep_alive=False,
         ),
         keys=parts.keys(clients={}, users=True),
         client_secrets=parts.secrets,

@@ -115,6 +115,10 @@ class IdentityProvider(StrictModel):
     algorithms: tuple[Literal["RS256", "ES256"], ...] = Field(
         default=("RS256",), description="Accepted signatures of ID tokens."
     )
+    endpoint_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https://[^/?#@]+\Z")], ...] = Field(
+        default=(),
+        description="Other origins where its discovery document may place login endpoints; its own is always allowed.",
+    )
     groups_claim: str = Field(default="groups", description="Claim of the ID token that lists the user's groups.")
     groups: dict[str, str] = Field(
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100

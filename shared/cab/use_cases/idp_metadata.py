@@ -35,11 +35,12 @@ class _Known:
 
 
 class IdpMetadata:
-    """One per process. Asked only for configured issuers."""
+    """One per process. Asked only for configured issuers. `origins` says where else each one's endpoints may be."""
 
-    def __init__(self, http: HttpClient, clock: Clock) -> None:
+    def __init__(self, http: HttpClient, clock: Clock, origins: Mapping[str, tuple[str, ...]]) -> None:
         self._http = http
         self._clock = clock
+        self._origins = origins
         self._known: dict[str, _Known] = {}
 
     async def endpoints(self, issuer: str) -> IdpEndpoints:
@@ -68,18 +69,19 @@ class IdpMetadata:
             raise Unavailable("identity_provider") from error
         if answer.status != 200 or document.get("issuer") != issuer:
             raise Unavailable("identity_provider")
+        allowed = frozenset(_origin(url) for url in (issuer, *self._origins.get(issuer, ())))
         return IdpEndpoints(
-            authorization_endpoint=_endpoint(document, "authorization_endpoint", issuer),
-            token_endpoint=_endpoint(document, "token_endpoint", issuer),
+            authorization_endpoint=_endpoint(document, "authorization_endpoint", allowed),
+            token_endpoint=_endpoint(document, "token_endpoint", allowed),
             posts_client_secret=_only_posts(document.get("token_endpoint_auth_methods_supported")),
             sends_iss=document.get("authorization_response_iss_parameter_supported") is True,
         )
 
 
-def _endpoint(document: Mapping[str, Any], name: str, issuer: str) -> str:
-    """An endpoint on the issuer's own origin: a document may not send people or the client secret elsewhere."""
+def _endpoint(document: Mapping[str, Any], name: str, allowed: frozenset[tuple[str, str]]) -> str:
+    """An endpoint on the issuer's own or a configured origin: a document may not send people or the secret elsewhere."""
     value = document.get(name)
-    if not isinstance(value, str) or not value.isascii() or "#" in value or _origin(value) != _origin(issuer):
+    if not isinstance(value, str) or not value.isascii() or "#" in value or _origin(value) not in allowed:
         raise Unavailable("identity_provider")
     return value
 

@@ -86,7 +86,8 @@ class Login:
         self._deployment = deployment
         self._states = states
         self._http = http
-        self._metadata = IdpMetadata(http, clock)
+        origins = {idp.issuer: idp.endpoint_origins for idp in deployment.identity_providers}
+        self._metadata = IdpMetadata(http, clock, origins)
         self._keys = keys
         self._client_secrets = client_secrets
         self._clock = clock

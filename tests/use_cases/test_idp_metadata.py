@@ -1,0 +1,59 @@
+"""Where an IdP's discovery document may send people and the broker's client secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from cab.adapters.in_memory.clock import SettableClock
+from cab.ports import HttpAnswer, Unavailable
+from cab.use_cases.idp_metadata import IdpMetadata
+
+ISSUER = "https://accounts.example.com"
+ELSEWHERE = "https://oauth2.example.net"
+
+
+@dataclass
+class OneDocument:
+    """Answers every GET with one discovery document."""
+
+    document: dict[str, Any]
+
+    async def get(self, url: str, *, headers: Mapping[str, str] | None = None, **_: Any) -> HttpAnswer:
+        return HttpAnswer(200, {}, json.dumps(self.document).encode())
+
+    async def post_form(self, *_: Any, **__: Any) -> HttpAnswer:
+        raise AssertionError("discovery posts nothing")
+
+    post_json = post_form
+
+
+def metadata(token_endpoint: str, *origins: str) -> IdpMetadata:
+    document = {
+        "issuer": ISSUER,
+        "authorization_endpoint": f"{ISSUER}/authorize",
+        "token_endpoint": token_endpoint,
+    }
+    return IdpMetadata(OneDocument(document), SettableClock(), {ISSUER: origins})
+
+
+async def test_an_endpoint_on_another_origin_is_refused() -> None:
+    with pytest.raises(Unavailable):
+        await metadata(f"{ELSEWHERE}/token").endpoints(ISSUER)
+
+
+async def test_an_endpoint_on_a_configured_origin_is_accepted() -> None:
+    endpoints = await metadata(f"{ELSEWHERE}/token", ELSEWHERE).endpoints(ISSUER)
+    assert endpoints.token_endpoint == f"{ELSEWHERE}/token"
+
+
+@pytest.mark.parametrize(
+    "url", [f"{ELSEWHERE}.evil.test/token", f"{ELSEWHERE}@evil.test/token", "http://oauth2.example.net/t"]
+)
+async def test_an_origin_that_only_looks_configured_is_refused(url: str) -> None:
+    with pytest.raises(Unavailable):
+        await metadata(url, ELSEWHERE).endpoints(ISSUER)
