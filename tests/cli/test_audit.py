@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -298,3 +301,76 @@ def test_without_a_project_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -
 def test_an_outage_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
     assert "The audit tables cannot be reached" in run("events", status=1).stderr
+
+
+@pytest.fixture(scope="module")
+def page(rows: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report over the story, as written."""
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    result = CliRunner().invoke(main, ["audit", "report", "--out", str(file)])
+    assert (result.exit_code, result.stdout) == (0, f"wrote {file}\n"), result.output
+    return file.read_text("utf-8")
+
+
+def test_the_report_holds_everything_it_shows(page: str) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert policy is not None
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()
+    assert policy.group(1).startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+    assert not re.search(r'(src|href)="(?!#)|url\(|@import|<script|<link', page)
+
+
+def test_the_report_shows_each_views_answer(page: str) -> None:
+    titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+    assert titles == [
+        "Decisions over time",
+        "Who did what through whom",
+        "Refusals",
+        "Agents that asked for too much",
+        "Confirmations",
+        "Grants",
+        "Is the record whole?",
+        "How soon events arrive",
+    ]
+    assert {title: value for value, title in re.findall(r"<b>([\d,]+)</b><span>([^<]+)</span>", page)} == {
+        "decisions": "4",
+        "tokens issued": "2",
+        "users asked": "1",
+        "refused": "1",
+        "asked for too much": "1",
+        "gaps in the record": "1",
+    }
+    assert "1 gap: events are missing, or were changed." in page
+    assert "sales-opportunity-delete" in page
+
+
+def test_text_of_agents_is_quoted_in_the_report(page: str) -> None:
+    assert "note[U+001B][2J says [U+202E]so" in page
+    assert "\u202e" not in page
+
+
+def test_the_report_has_a_name_for_every_chart_and_a_header_for_every_column(page: str) -> None:
+    charts = re.findall(r"<svg [^>]*>", page)
+    assert charts
+    assert all('role="img"' in chart and 'aria-label="' in chart for chart in charts)
+    assert page.count("<table>") == page.count("<caption>") > 0
+    assert "<th>" not in page.replace('<th scope="col"', "")
+    assert '<html lang="en">' in page
+
+
+def test_the_report_of_a_quiet_period_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "quiet.html"
+    run("report", "--out", str(file), "--tenant", "globex", "--since", "40d")
+    text = file.read_text("utf-8")
+    assert "No agent asked for more than its user did." in text
+    assert ", tenant globex." in text
+
+
+def test_the_reports_numbers_come_as_json_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers = json.loads(run("report", "--json").stdout)
+    assert (numbers["mismatch_count"], numbers["people"]["agents"]) == (1, 2)
+    assert list(tmp_path.iterdir()) == []
+    assert "must be before" in run("report", "--since", "1h", "--until", "2h", status=2).stderr

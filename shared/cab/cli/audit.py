@@ -26,6 +26,7 @@ from cab.cli.audit_options import (
     type_option,
     user_option,
 )
+from cab.cli.audit_report import report
 from cab.cli.audit_verify import verify_chain
 from cab.cli.cloud import json_option, project_option
 from cab.cli.tables import Column, table
@@ -249,3 +250,4 @@ def query(sql: str, project: str, dataset: str, limit: int, *, as_json: bool) ->
 
 
 audit_group.add_command(verify_chain)
+audit_group.add_command(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -28,7 +28,7 @@ def tables_of(project: str, dataset: str) -> Iterator[AuditTables]:
         ) from error
 
 
-def rows_as_json(rows: Sequence[Row]) -> str:
+def rows_as_json(rows: Sequence[Row] | Mapping[str, Any]) -> str:
     return json.dumps(rows, indent=2, default=_json_value)
 
 
