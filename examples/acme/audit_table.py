@@ -66,9 +66,7 @@ class AuditTable:
     def source(self) -> str:
         """One line on where the rows come from."""
         if self._stack.emulators.bigquery is None:
-            return (
-                "Python 3.13 is not here, so there is no BigQuery: these rows are from the sink's file, not from SQL."
-            )
+            return "No BigQuery here (it needs Python 3.13): these rows are from the sink's file, not from SQL."
         return f"SQL over the BigQuery view {self._stack.audit.events_view}"
 
     def wait_for(self, answers: Collection[Answer], *, since: datetime, within_s: float) -> list[AuditRow]:
