@@ -8,6 +8,8 @@ import pytest
 from tests.support.jose import ABSENT, claims_of, ec_key
 from tests.support.world import CRM, START, STS, WAREHOUSE, Answer, World, intent, task
 
+from cab.stores.issued_tokens import IssuedTokens
+
 LISTING = intent("crm.deal.list", "deal/*")
 INACTIVE = b'{"active":false}'
 
@@ -145,6 +147,23 @@ async def test_each_agent_sees_its_own_hand_out_of_a_token_that_several_were_giv
     for agent in ("assistant", "careful"):
         assert (await world.introspect(first, agent=agent)).json["client_id"] == agent
     assert (await world.introspect(first, agent="reader")).body == INACTIVE
+
+
+async def test_a_token_given_again_under_the_same_assertion_shows_the_newest_intent_and_keeps_the_earlier(
+    world: World,
+) -> None:
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assertion = await world.assertion(user="alice")
+    first = LISTING | {"parameters": {}}
+    second = LISTING | {"parameters": {"account": "acme"}}
+    tokens = []
+    for declared in (first, second):
+        tokens.append((await world.exchange(declared, subject_token=assertion)).json["access_token"])
+        assert (await world.introspect(tokens[-1])).json["authorization_details"] == [declared]
+        world.advance(1)
+    assert tokens[0] == tokens[1]
+    kept = await IssuedTokens(world.cloud.documents["guards"]).of_user("acme", claims_of(assertion)["sub"], limit=10)
+    assert [token.details for token in kept] == [[second], [first]]
 
 
 @pytest.mark.requirement("RFC7662-2.1-token")

@@ -36,7 +36,8 @@ class IssuedTokens:
         self._guards = guards
 
     async def remember(self, sha256: str, token: IssuedToken) -> None:
-        """One record per hand-out: the same downstream token given twice keeps both its intents."""
+        """One record per hand-out: the same downstream token given twice keeps both its intents, also under one assertion."""
+        details = orjson.dumps(token.details).decode()
         fields = {
             "sha256": sha256,
             "owner": digest(token.tenant, token.subject),
@@ -46,7 +47,7 @@ class IssuedTokens:
             "connection": token.connection,
             "grant_id": token.grant_id,
             "scope": token.scope,
-            "details": orjson.dumps(token.details).decode(),
+            "details": details,
             "act": orjson.dumps(token.act).decode(),
             "txn": token.txn,
             "issued_at": token.issued_at,
@@ -55,7 +56,7 @@ class IssuedTokens:
         try:
             await self._guards.write(
                 Create(
-                    f"issued_tokens/{digest(sha256, token.client_id, token.txn)}",
+                    f"issued_tokens/{digest(sha256, token.client_id, token.txn, details)}",
                     fields,
                     expires_at=token.expires_at + KEPT_AFTER,
                 )
