@@ -191,6 +191,8 @@ async def test_what_does_not_exist_is_404_in_json(world: World, function: str, p
 async def test_health_says_nothing_but_that_it_is_there(world: World, function: str) -> None:
     answer = await world.request("GET", "/health", function=function)
     assert (answer.status, answer.json) == (200, {"status": "ok"})
+    assert answer.header("cache-control") == "no-store"
+    assert answer.txn or function in ("refresh_grants", "ingest_audit")  # the private ones promise no txn
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)

@@ -42,15 +42,16 @@ class MetadataEndpoints:
         self._last_good: dict[Issuer, KeyRing] = {}
 
     async def handle(self, request: Request) -> Response:
-        path = request.url.path
+        path, txn = request.url.path, self._randomness.token(16)
         if path == "/health":
-            return health()
+            return health(txn)
         try:
             if request.method not in ("GET", "HEAD"):
                 raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use GET.")
-            return Response(await self._content(path), media_type="application/json", headers=CACHEABLE)
+            headers = CACHEABLE | {"CAB-Txn": txn}
+            return Response(await self._content(path), media_type="application/json", headers=headers)
         except BrokerError as error:
-            response = refusal_response(error, txn=self._randomness.token(16))
+            response = refusal_response(error, txn=txn)
             if error.reason is Reason.METHOD_NOT_ALLOWED:
                 response.headers["Allow"] = "GET, HEAD"
             return response

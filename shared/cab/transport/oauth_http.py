@@ -49,9 +49,9 @@ class OAuthEndpoints:
 
     async def handle(self, request: Request) -> Response:
         path = request.scope["path"]  # request.url would build it from the Host header too
-        if path == "/health":
-            return health()
         context = context_of(request, self._randomness)
+        if path == "/health":
+            return health(context.txn)
         route = self._routes.get(path)
         if route is None:
             return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)

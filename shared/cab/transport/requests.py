@@ -77,6 +77,7 @@ def single_header(request: Request, name: str) -> str | None:
     return values[0]
 
 
-def health() -> Response:
+def health(txn: str | None = None) -> Response:
     """No secrets, no details of dependencies."""
-    return Response(b'{"status":"ok"}', media_type="application/json", headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store"} | ({} if txn is None else {"CAB-Txn": txn})
+    return Response(b'{"status":"ok"}', media_type="application/json", headers=headers)
