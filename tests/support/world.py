@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, cached_property
@@ -38,7 +38,7 @@ from cab.stores.approvals import ApprovalDecision, ApprovalDecisions
 from cab.stores.grants import Grants
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
 from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.rotate_keys import RotateKeys
+from cab.use_cases.rotate_keys import RotateKeys, TooEarly
 
 DEPLOYMENT = Path(__file__).with_name("deployment")
 ACME = ROOT / "examples" / "acme"
@@ -303,6 +303,14 @@ class World:
     @cached_property
     def rotation(self) -> RotateKeys:
         return RotateKeys(SigningKeys(self.cloud.documents["keys"]), self.cloud.vault, self.clock)
+
+    async def run_when_allowed(self, step: Callable[[Issuer], Awaitable[Any]], issuer: Issuer) -> None:
+        """Take one step of key rotation, waiting first as long as it says."""
+        try:
+            await step(issuer)
+        except TooEarly as early:
+            self.clock.set(early.ready_at)
+            await step(issuer)
 
     def events(self, function: str = "exchange_token") -> list[AuditEvent]:
         log = self.cloud.audit_logs.get(function)

@@ -1,0 +1,122 @@
+"""Key rotation by steps, each refused while it could fail a verification (security.md T11)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.ports import Conflict, NotFound
+from cab.protocol import jwk, strict_json
+from cab.stores.signing_keys import JWKS_MAX_AGE, LONGEST_TOKEN_LIFE, SECRET, Issuer, KeyState, SigningKeys
+from cab.use_cases.rotate_keys import RotateKeys, TooEarly, new_private_jwk
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = SettableClock()
+        self.vault = InMemoryVault()
+        self.store = SigningKeys(InMemoryDocuments())
+        self.rotate = RotateKeys(self.store, self.vault, self.clock)
+
+    async def states(self, issuer: Issuer = Issuer.STS) -> list[tuple[int, KeyState]]:
+        ring = await self.store.ring(issuer)
+        assert ring is not None
+        return [(key.secret_version, key.state) for key in ring.keys]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_the_first_key_signs_at_once_and_making_it_again_does_nothing(bench: Bench) -> None:
+    step = await bench.rotate.init(Issuer.STS)
+    assert step is not None
+    assert (step.done, step.next) == ("activated", None)
+    assert await bench.rotate.init(Issuer.STS) is None
+    assert await bench.states() == [(1, KeyState.ACTIVE)]
+
+
+async def test_a_rotation_publishes_activates_and_retires(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    published = await bench.rotate.publish(Issuer.STS)
+    assert published.ready_at == bench.clock.now() + JWKS_MAX_AGE
+    assert await bench.states() == [(1, KeyState.ACTIVE), (2, KeyState.PUBLISHED)]
+    bench.clock.advance(JWKS_MAX_AGE)
+    activated = await bench.rotate.activate(Issuer.STS)
+    assert activated.kid == published.kid
+    assert await bench.states() == [(1, KeyState.RETIRED), (2, KeyState.ACTIVE)]
+    bench.clock.advance(LONGEST_TOKEN_LIFE + JWKS_MAX_AGE)
+    await bench.rotate.retire(Issuer.STS)
+    assert await bench.states() == [(2, KeyState.ACTIVE)]
+    with pytest.raises(NotFound):
+        await bench.vault.access(SECRET[Issuer.STS], 1)
+
+
+async def test_no_step_is_taken_a_second_too_early(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    await bench.rotate.publish(Issuer.STS)
+    bench.clock.advance(JWKS_MAX_AGE - timedelta(seconds=1))
+    with pytest.raises(TooEarly) as early:
+        await bench.rotate.activate(Issuer.STS)
+    assert early.value.ready_at == bench.clock.now() + timedelta(seconds=1)
+    bench.clock.advance(timedelta(seconds=1))
+    await bench.rotate.activate(Issuer.STS)
+    bench.clock.advance(LONGEST_TOKEN_LIFE + JWKS_MAX_AGE - timedelta(seconds=1))
+    with pytest.raises(TooEarly):
+        await bench.rotate.retire(Issuer.STS)
+    assert await bench.vault.access(SECRET[Issuer.STS], 1)
+
+
+async def test_steps_out_of_order_are_refused_with_what_to_do(bench: Bench) -> None:
+    for step in (bench.rotate.publish, bench.rotate.activate, bench.rotate.retire):
+        with pytest.raises(LookupError, match="init"):
+            await step(Issuer.STS)
+    await bench.rotate.init(Issuer.STS)
+    with pytest.raises(LookupError, match="publish"):
+        await bench.rotate.activate(Issuer.STS)
+    with pytest.raises(LookupError, match="activate"):
+        await bench.rotate.retire(Issuer.STS)
+
+
+async def test_the_issuers_rotate_apart(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    await bench.rotate.init(Issuer.EDGE)
+    await bench.rotate.publish(Issuer.EDGE)
+    assert await bench.states(Issuer.STS) == [(1, KeyState.ACTIVE)]
+    assert len(await bench.states(Issuer.EDGE)) == 2
+
+
+async def test_two_operators_at_once_do_not_undo_each_other(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    ring = await bench.store.ring(Issuer.STS)
+    await bench.rotate.publish(Issuer.STS)
+    assert await bench.store.save(Issuer.STS, (), read=ring) is False
+    with pytest.raises(Conflict):
+        await bench.rotate._save(Issuer.STS, (), ring)
+    assert len(await bench.states()) == 2
+
+
+async def test_the_store_holds_public_halves_only_and_the_vault_the_private_one(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    ring = await bench.store.ring(Issuer.STS)
+    assert ring is not None
+    assert not jwk.PRIVATE_MEMBERS & ring.keys[0].jwk.keys()
+    private = strict_json.load_object(await bench.vault.access(SECRET[Issuer.STS], 1))
+    assert private["kid"] == ring.keys[0].kid == jwk.thumbprint(private)
+    assert jwk.public_jwk(private) == ring.keys[0].jwk
+
+
+def test_new_keys_are_fresh_p256_keys() -> None:
+    keys = [new_private_jwk() for _ in range(20)]
+    assert len({key["kid"] for key in keys}) == 20
+    for key in keys:
+        assert {len(key[name]) for name in ("x", "y", "d")} == {43}
+        loaded = jwk.ALGORITHMS["ES256"].from_jwk(key)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        assert isinstance(loaded.curve, ec.SECP256R1)
