@@ -22,8 +22,8 @@ from yarl import URL
 
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.oauth_errors import error_body, status_of
+from cab_dev.ports import HOST
 
-HOST = "127.0.0.1"
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_HEADER_BYTES = 32 * 1024
 _CONNECT_WITHIN_S = 3.0  # with the answer on top still inside the contract's 5 s for what is down
