@@ -34,6 +34,7 @@ from tests.running_stack import Stack, emulators, running_stack
 from tests.support.guests.deployment import (
     CLOUD_CLIENT_SECRET,
     DESKTOP,
+    FRONT_END_ACCOUNT,
     MCP_CLIENT_SECRET,
     WORKLOAD_ACCOUNT,
     write_configuration,
@@ -426,6 +427,19 @@ def test_an_identity_token_for_another_audience_or_of_another_account_is_refused
     ):
         answer = federated_exchange(stack, token)
         assert (answer.status_code, answer.json()["reason_code"]) == (401, "client_authentication_failed")
+
+
+def test_a_front_end_proves_itself_by_its_platform_s_identity_token_too(stack: Stack) -> None:
+    form = stack.front_end.mint_form(stack.front_end.id_token("alice"), agent="workload-tool")
+
+    def mint_with(audience: str) -> requests.Response:
+        token = google_identity_token(stack, audience, FRONT_END_ACCOUNT)
+        return requests.post(f"{stack.file.edge_issuer}/token", form | {"client_assertion": token}, timeout=10)
+
+    answer = mint_with(stack.file.edge_issuer)
+    assert (answer.status_code, answer.json()["token_type"]) == (200, "N_A")
+    refused = mint_with(stack.file.issuer)  # a token for the other endpoint family
+    assert (refused.status_code, refused.json()["reason_code"]) == (401, "client_authentication_failed")
 
 
 # --- the MCP SDK ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from cab_dev.stack_file import write_private
 from cab_dev.supervisor import Service
 
 WORKLOAD_ACCOUNT = "workload-tool@demo-cab.iam.gserviceaccount.com"
+FRONT_END_ACCOUNT = "acme-web@demo-cab.iam.gserviceaccount.com"
 DESKTOP = "acme-desktop"  # the identity provider's name for the application that the broker knows as mcp-client
 MCP_CLIENT_SECRET = "cab-client-mcp-client"
 CLOUD_CLIENT_SECRET = "cab-client-cloud-client"
@@ -33,6 +34,10 @@ _VARIABLES = ["ACME_NOTES_ORIGIN", "CAB_GOOGLE_ISSUER", "CAB_GOOGLE_JWKS_URI"]
 def _signing(client_id: str, **more: Any) -> dict[str, Any]:
     jwks_uri = f"${{ACME_IDP_ORIGIN}}/clients/{client_id}/jwks.json"
     return {"method": "private_key_jwt", "jwks_uri": jwks_uri, **more}
+
+
+def _workload(account: str) -> dict[str, Any]:
+    return {"method": "federated_jwt", "issuer": "${CAB_GOOGLE_ISSUER}", "subject": unique_id(account)}
 
 
 def _secret(name: str) -> dict[str, Any]:
@@ -68,11 +73,7 @@ AGENTS = [
         ],
     ),
     _agent("notes-server", _signing("notes-server"), [], introspects=[NOTES]),
-    _agent(
-        "workload-tool",
-        {"method": "federated_jwt", "issuer": "${CAB_GOOGLE_ISSUER}", "subject": unique_id(WORKLOAD_ACCOUNT)},
-        ["crm.*"],
-    ),
+    _agent("workload-tool", _workload(WORKLOAD_ACCOUNT), ["crm.*"]),
 ]
 NOTES_CONNECTION = {
     "id": "notes",
@@ -106,6 +107,7 @@ def write_configuration(folder: Path) -> Path:
         content["identity_providers"][0]["id_jag"] = True
     with _Edited(folder / "agents.yaml") as content:
         content["agents"] += AGENTS
+        content["front_ends"][0]["authentication"].append(_workload(FRONT_END_ACCOUNT))
         content["front_ends"][0]["agents"] += ["legacy-tool", "workload-tool", "cloud-client"]
     with _Edited(folder / "connections.yaml") as content:
         content["connections"].append(NOTES_CONNECTION)
@@ -136,7 +138,7 @@ class AcmeWithGuests(AcmeOrganisation):
 
     @property
     def accounts(self) -> tuple[str, ...]:
-        return (WORKLOAD_ACCOUNT,)
+        return (WORKLOAD_ACCOUNT, FRONT_END_ACCOUNT)
 
     def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
         """Register the desktop application at the identity provider too, where it logs people in and gets ID-JAGs."""
