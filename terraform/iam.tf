@@ -8,8 +8,8 @@ locals {
     mint_assertion   = { guards = "write", keys = "read" }
     exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read" }
     publish_metadata = { keys = "read" }
-    refresh_grants   = { guards = "write", grants = "write", keys = "read" }
-    connect_account  = { guards = "write", grants = "write", approvals = "write" }
+    refresh_grants   = { grants = "write", keys = "read" }
+    connect_account  = { guards = "read", grants = "write", approvals = "write" }
   }
   _firestore_role = { read = "roles/datastore.viewer", write = "roles/datastore.user" }
   firestore = merge([for function, databases in local.database_grants : {

@@ -38,6 +38,19 @@ run "connect_account_adds_grants_and_cannot_read_them" {
   }
 }
 
+run "requests_for_approval_and_deferrals_are_written_by_token_endpoints_only" {
+  command = plan
+
+  assert {
+    condition     = toset([for name, databases in local.database_grants : name if lookup(databases, "guards", "none") == "write"]) == toset(["mint_assertion", "exchange_token"])
+    error_message = "Whoever writes guards can put words into a question to a person, or a subject into a deferral."
+  }
+  assert {
+    condition     = local.database_grants["refresh_grants"] == { grants = "write", keys = "read" }
+    error_message = "refresh_grants needs grants and public keys, nothing else."
+  }
+}
+
 run "private_functions_are_called_by_named_identities_only" {
   command = plan
 
