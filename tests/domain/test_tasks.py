@@ -52,6 +52,7 @@ def test_a_task_contains_itself_and_what_asks_for_less(narrower: dict[str, Any])
         {"identifiers": ("deal*",)},
         {"identifiers": ("task/7*",)},
         {"identifiers": ("task/*",)},
+        {"request_digest": "sha-256:" + "A" * 43},
     ],
 )
 def test_a_task_does_not_contain_what_asks_for_more_or_other(wider: dict[str, Any]) -> None:

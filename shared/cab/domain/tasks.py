@@ -46,6 +46,7 @@ class Task(StrictModel):
         return (
             narrower.task_id == self.task_id
             and narrower.trigger == self.trigger
+            and narrower.request_digest == self.request_digest  # what the user said does not change on the way
             and within_limit
             and all_covered(self.actions, narrower.actions)
             and all_covered(self.identifiers, narrower.identifiers)
