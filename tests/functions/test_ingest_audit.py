@@ -1,0 +1,203 @@
+"""Audit ingest: only Pub/Sub's own push of our subscription, only untouched events of ours; poison is kept aside (security.md A6)."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from tests.support.asgi import Answer
+from tests.support.jose import ABSENT, ec_key, present, rsa_key
+from tests.support.world import ACCOUNTS, GOOGLE, INGEST_AUDIT, REFRESH_GRANTS, START, World
+
+from cab.domain.audit import event_hash
+
+SUBSCRIPTION = "projects/demo-cab/subscriptions/cab-audit-ingest"
+PUSHER = f"pubsub-push@{ACCOUNTS}"
+
+
+async def real_event(world: World) -> bytes:
+    """An event as exchange_token publishes it."""
+    await world.exchange()
+    return world.cloud.audit_logs["exchange_token"].messages[-1].data
+
+
+def wrapped(data: bytes, **changes: Any) -> bytes:
+    message = {"data": b64encode(data).decode(), "messageId": "m-1", "publishTime": "2026-11-21T12:00:01.123Z"}
+    return json.dumps(present({"message": message, "subscription": SUBSCRIPTION} | changes)).encode()
+
+
+async def push(world: World, body: bytes, *, token: str | None = None, **claims: Any) -> Answer:
+    identity = token or world.google_token(**({"audience": INGEST_AUDIT, "email": PUSHER} | claims))
+    headers = [("Authorization", f"Bearer {identity}"), ("Content-Type", "application/json")]
+    return await world.request("POST", "/", function="ingest_audit", headers=headers, body=body)
+
+
+async def test_a_pushed_event_becomes_a_row_and_is_acknowledged(world: World) -> None:
+    data = await real_event(world)
+    answer = await push(world, wrapped(data))
+    assert (answer.status, answer.body) == (204, b"")
+    (row,) = world.cloud.audit_rows.rows
+    event = json.loads(data)
+    assert row["event_id"] == event["event_id"]
+    assert row["event_type"] == "exchange.decided"
+    assert row["tenant"] == "acme"
+    assert row["chain"]["hash"] == event["chain"]["hash"]
+    assert world.cloud.quarantine.messages == []
+
+
+FORGERIES: dict[str, dict[str, Any]] = {
+    "no such account": {"email": f"nobody@{ACCOUNTS}"},
+    "another service of ours": {"email": f"exchange-token@{ACCOUNTS}"},
+    "the account in capitals": {"email": PUSHER.upper()},
+    "the account of another project": {"email": "pubsub-push@evil.iam.gserviceaccount.com"},
+    "no account": {"email": ABSENT},
+    "an unverified account": {"email_verified": False},
+    "an account verified by text": {"email_verified": "true"},
+    "nothing about verification": {"email_verified": ABSENT},
+    "for another function": {"audience": REFRESH_GRANTS},
+    "for a path of the function": {"audience": INGEST_AUDIT + "/"},
+    "for two audiences": {"aud": [INGEST_AUDIT, "https://other.test"]},
+    "of another issuer": {"iss": "https://evil.test"},
+    "of the issuer's old name": {"iss": "accounts.google.com"},
+    "ended": {"iat": START - 3700, "exp": START - 100},
+    "too long a life": {"exp": START + 3601},
+    "issued in the future": {"iat": START + 60},
+    "by a key of its own": {"key": rsa_key("another")},
+    "by an elliptic key under Google's kid": {"key": ec_key("google-key")},
+}
+
+
+@pytest.mark.parametrize("claims", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_a_forged_push_is_refused_and_nothing_is_written(world: World, claims: dict[str, Any]) -> None:
+    answer = await push(world, wrapped(await real_event(world)), **claims)
+    assert (answer.status, answer.body) == (401, b"")
+    assert world.cloud.audit_rows.rows == []
+    assert world.cloud.quarantine.messages == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("Authorization", "")],
+        [("Authorization", "Bearer")],
+        [("Authorization", "Bearer x")],
+        [("Authorization", "Basic eDp5")],
+        [("Authorization", "Bearer a, Bearer b")],
+        [("Authorization", "Bearer a"), ("Authorization", "Bearer b")],
+    ],
+    ids=repr,
+)
+async def test_a_push_without_a_callers_identity_is_refused(world: World, headers: list[tuple[str, str]]) -> None:
+    body = wrapped(await real_event(world))
+    answer = await world.request("POST", "/", function="ingest_audit", headers=headers, body=body)
+    assert answer.status == 401
+
+
+NOT_OURS: dict[str, bytes] = {
+    "empty": b"",
+    "no JSON": b"x",
+    "an array": b"[]",
+    "a repeated member": b'{"message":{},"message":{}}',
+    "no message": json.dumps({"subscription": SUBSCRIPTION}).encode(),
+    "a message that is a list": json.dumps({"message": [], "subscription": SUBSCRIPTION}).encode(),
+    "no message id": wrapped(b"x", message={"data": "eA=="}),
+    "a numeric message id": wrapped(b"x", message={"data": "eA==", "messageId": 7}),
+    "data that is not base64": wrapped(b"x", message={"data": "!", "messageId": "m"}),
+    "data that is a list": wrapped(b"x", message={"data": ["eA=="], "messageId": "m"}),
+    "another subscription": wrapped(b"x", subscription="projects/demo-cab/subscriptions/other"),
+    "no subscription": wrapped(b"x", subscription=ABSENT),
+    "too large": wrapped(b"x" * 300_000),
+}
+
+
+@pytest.mark.parametrize("body", NOT_OURS.values(), ids=NOT_OURS.keys())
+async def test_what_is_not_a_push_of_our_subscription_is_refused(world: World, body: bytes) -> None:
+    assert (await push(world, body)).status == 400
+    assert world.cloud.audit_rows.rows == []
+
+
+def changed(data: bytes, **changes: Any) -> bytes:
+    return json.dumps(json.loads(data) | changes).encode()
+
+
+def resealed(data: bytes, **changes: Any) -> bytes:
+    """Changed, with a hash that fits again: what only someone who may publish could send."""
+    document = json.loads(data) | changes
+    document["chain"]["hash"] = event_hash(document)
+    return json.dumps(document).encode()
+
+
+async def test_poison_is_kept_aside_with_its_cause_and_acknowledged(world: World) -> None:
+    good = await real_event(world)
+    event = json.loads(good)
+    poison = {
+        "not_json": [b"", b"x", b"\xff", b"[]", b"[" * 1000, b'{"a":1,"a":2}', good[:-1]],
+        "not_an_event": [
+            b"{}",
+            changed(good, event_type="nothing.known"),
+            changed(good, unknown_member=1),
+            changed(good, occurred_at="yesterday"),
+            changed(good, outcome="maybe"),
+            changed(good, count=2**60),
+        ],
+        "no_chain": [changed(good, chain=None), changed(good, service=None)],
+        "hash_mismatch": [
+            changed(good, tenant="globex"),
+            changed(good, txn="another"),
+            changed(good, chain=event["chain"] | {"hash": "0" * 64}),
+            changed(good, chain=event["chain"] | {"seq": 99}),
+        ],
+        "too_large": [changed(good, txn="x" * 70_000)],
+    }
+    expected = []
+    for cause, messages in poison.items():
+        for data in messages:
+            assert (await push(world, wrapped(data))).status == 204
+            expected.append((cause, data))
+    assert [(item.cause, item.data) for item in world.cloud.quarantine.messages] == expected
+    assert world.cloud.audit_rows.rows == []
+
+
+async def test_an_event_of_a_newer_revision_is_not_lost(world: World) -> None:
+    """A member this revision does not know makes no row, and stays in quarantine to be replayed after the update."""
+    data = resealed(await real_event(world), new_member="x")
+    await push(world, wrapped(data))
+    assert [(item.cause, item.data) for item in world.cloud.quarantine.messages] == [("not_an_event", data)]
+
+
+async def test_a_redelivered_event_is_written_again_under_the_same_id(world: World) -> None:
+    body = wrapped(await real_event(world))
+    for _ in range(5):
+        assert (await push(world, body)).status == 204
+    assert len({row["event_id"] for row in world.cloud.audit_rows.rows}) == 1
+
+
+async def test_while_the_table_is_away_nothing_is_acknowledged(world: World) -> None:
+    body = wrapped(await real_event(world))
+    await push(world, wrapped(b"x"))
+    world.cloud.audit_rows.is_down = True
+    assert (await push(world, body)).status == 503
+    world.cloud.audit_rows.is_down = False
+    assert (await push(world, body)).status == 204
+    assert len(world.cloud.audit_rows.rows) == 1
+
+
+async def test_poison_that_cannot_be_kept_aside_is_not_acknowledged(world: World) -> None:
+    await push(world, wrapped(b"x"))
+    world.cloud.quarantine.is_down = True
+    assert (await push(world, wrapped(b"x"))).status == 503
+
+
+async def test_while_googles_keys_are_away_a_new_instance_asks_for_redelivery(world: World) -> None:
+    world.web.down.add("https://www.googleapis.com")
+    assert (await push(world, wrapped(b"x"))).status == 503
+    assert GOOGLE not in str(world.cloud.audit_rows.rows)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_only_post_is_answered(world: World, method: str) -> None:
+    answer = await world.request(method, "/", function="ingest_audit")
+    assert (answer.status, answer.header("allow")) == (405, "POST")
