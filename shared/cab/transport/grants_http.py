@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,23 +28,26 @@ from cab.use_cases.sweep_grants import SweepGrants
 FAN_OUT = 200  # grants handed to Pub/Sub by one sweep; the next sweep takes the rest
 FanOut = Callable[[Sequence[str]], Awaitable[None]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+GRANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a document: nothing that could name another
+GrantId = Annotated[str, StringConstraints(pattern=f"^{GRANT_ID.pattern}\\Z")]
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, regex_engine="python-re")
 
 
 class TokenRequest(_Body):
     subject_assertion: Annotated[str, StringConstraints(min_length=1, max_length=16_384)]
     connection: Text
     scopes: list[Text] = Field(max_length=100)
+    provider_subject_token: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = None
     txn: Text
 
 
 class RevokeRequest(_Body):
     """Whose grants to revoke: one grant, or all that match tenant and the other members given."""
 
-    grant_id: Text | None = None
+    grant_id: GrantId | None = None
     tenant: Text | None = None
     subject: Text | None = None
     connection: Text | None = None
@@ -124,7 +127,10 @@ class GrantEndpoints:
         asked = _parse(TokenRequest, body)
         facts.txn = asked.txn
         token = await self._serve(
-            subject_assertion=asked.subject_assertion, connection_id=asked.connection, scopes=tuple(asked.scopes)
+            subject_assertion=asked.subject_assertion,
+            connection_id=asked.connection,
+            scopes=tuple(asked.scopes),
+            provider_subject_token=asked.provider_subject_token,
         )
         return {
             "access_token": token.access_token,
@@ -165,7 +171,9 @@ class GrantEndpoints:
         """A Pub/Sub push that names one grant."""
         try:
             name = base64.b64decode(strict_json.load_object(body)["message"]["data"], validate=True).decode("ascii")
-        except (strict_json.InvalidJson, KeyError, TypeError, binascii.Error, UnicodeDecodeError):
+        except (KeyError, TypeError, ValueError):  # the last also for what is not JSON, base64 or ASCII
+            name = ""
+        if not GRANT_ID.fullmatch(name):
             return {"visited": False}  # acknowledged: delivering it again would not make it better
         await self._sweep.visit(name)
         return {"visited": True}
