@@ -34,9 +34,10 @@ from cab.domain.connections import RotationClass
 from cab.domain.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.ports import HttpAnswer, Replace
-from cab.stores.approvals import ApprovalDecision, ApprovalDecisions
+from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequests
 from cab.stores.grants import Grants
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
+from cab.stores.single_use import SingleUse
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.rotate_keys import RotateKeys, TooEarly
 
@@ -521,7 +522,10 @@ class World:
     async def decide(self, interaction_uri: str, *, approved: bool) -> None:
         """What the approval page records when the user clicks."""
         approval_id = interaction_uri.rpartition("/")[2]
-        decision = ApprovalDecision(approved=approved, decided_at=self.clock.now())
+        guards = self.cloud.documents["guards"]
+        request = await ApprovalRequests(guards, SingleUse(guards)).read(approval_id)
+        assert request is not None
+        decision = ApprovalDecision(approved=approved, decided_at=self.clock.now(), binding=request.binding.key())
         recorded = await ApprovalDecisions(self.cloud.documents["approvals"]).record(
             approval_id, decision, by="the user", expires_at=self.clock.now() + timedelta(hours=1)
         )

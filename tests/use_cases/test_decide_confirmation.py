@@ -11,7 +11,9 @@ from tests.transport.acme_pages import AcmePages
 
 from cab.adapters.in_memory.audit_log import InMemoryAuditLog
 from cab.domain import audit
-from cab.ports import Unavailable
+from cab.domain.errors import BrokerError
+from cab.domain.identifiers import digest
+from cab.ports import Replace, Unavailable
 from cab.stores.approvals import ApprovalRequest
 from cab.stores.sessions import Session
 from cab.use_cases.auditing import Facts, RequestContext
@@ -122,3 +124,19 @@ async def test_approval_and_refusal_are_different_events_of_the_requests_time(de
         parsed = uuid.UUID(event_id)
         assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
         assert parsed.int >> 80 == int(desk.request.requested_at.timestamp() * 1000)
+
+
+async def test_a_question_whose_words_do_not_fit_its_hash_is_neither_shown_nor_decided(desk: Desk) -> None:
+    """Otherwise a person would read one thing and agree to another."""
+    guards = desk.acme.guards
+    path = f"approval_requests/{digest(desk.request.id)}"
+    stored = await guards.read(path)
+    assert stored is not None
+    harmless = stored.fields["detail"].replace("opportunity/0061", "opportunity/9999")
+    await guards.write(Replace(path, stored.fields | {"detail": harmless}, stored.version))
+    with pytest.raises(BrokerError, match="not_found"):
+        await desk.confirmations.view(desk.session(), desk.request.id)
+    with pytest.raises(BrokerError, match="not_found"):
+        await desk.decide(approved=True)
+    assert await desk.acme.decisions.read(desk.request.id) is None
+    assert desk.log.events == []

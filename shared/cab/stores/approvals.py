@@ -28,6 +28,10 @@ class Binding:
     policy_version: str
     task_id: str | None
 
+    def whose(self) -> tuple[str, str, str, str]:
+        """For whom, through whom and what: tenant, user, agent, intent hash."""
+        return self.tenant, self.subject, self.agent, self.intent_hash
+
     def key(self) -> str:
         task = ("task", self.task_id) if self.task_id is not None else ("no task",)
         return digest(
@@ -53,8 +57,11 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
+    """`binding` is the key of what the person was shown: a request that is rewritten afterwards has no decision."""
+
     approved: bool
     decided_at: datetime
+    binding: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +70,15 @@ class ApprovalState:
     decision: ApprovalDecision | None = None
     used: bool = field(default=False)
 
+    @property
+    def is_for_this(self) -> bool:
+        """Whether the decision was made on what the request says now."""
+        return self.decision is not None and self.decision.binding == self.request.binding.key()
+
     def is_usable(self, now: datetime, valid_for: timedelta) -> bool:
         return (
             self.decision is not None
+            and self.is_for_this
             and self.decision.approved
             and not self.used
             and now < self.decision.decided_at + valid_for
@@ -86,7 +99,8 @@ class ApprovalRequests:
     async def current(self, binding: Binding) -> ApprovalRequest | None:
         """The newest request for this binding, whatever became of it."""
         pointer = await self._guards.read(f"approval_bindings/{binding.key()}")
-        return None if pointer is None else await self.read(pointer.fields["approval_id"])
+        found = None if pointer is None else await self.read(pointer.fields["approval_id"])
+        return found if found is not None and found.binding == binding else None
 
     async def open(self, request: ApprovalRequest, *, instead_of: str | None) -> ApprovalRequest:
         """Open a request, or return the one that another instance opened first.
@@ -150,7 +164,10 @@ class ApprovalDecisions:
         document = await self._approvals.read(f"decisions/{digest(approval_id)}")
         if document is None:
             return None
-        return ApprovalDecision(approved=document.fields["approved"], decided_at=document.fields["decided_at"])
+        fields = document.fields
+        return ApprovalDecision(
+            approved=fields["approved"], decided_at=fields["decided_at"], binding=fields.get("binding")
+        )
 
     async def record(self, approval_id: str, decision: ApprovalDecision, *, by: str, expires_at: datetime) -> bool:
         """Write the person's decision once. False when one stands already."""

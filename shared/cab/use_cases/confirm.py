@@ -94,6 +94,8 @@ class Confirmations:
         state = await self.state(request)
         if state.decision is None:
             return Waiting(request) if now < request.waits_until else None
+        if not state.is_for_this:
+            return None
         if not state.decision.approved:
             if now < request.waits_until:
                 raise BrokerError(Reason.CONFIRMATION_REFUSED, "The user refused this action.")

@@ -19,7 +19,7 @@ from cab.domain.connections import Connection
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import AuditLog, Clock
-from cab.protocol.authorization_details import parameters_digest
+from cab.protocol.authorization_details import details_hash, parameters_digest
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests
 from cab.stores.sessions import Session
 from cab.use_cases.auditing import Facts
@@ -103,7 +103,7 @@ class DecideConfirmation:
         await self._audit_log.publish(event)
         await self._decisions.record(
             request.id,
-            ApprovalDecision(approved=approved, decided_at=now),
+            ApprovalDecision(approved=approved, decided_at=now, binding=request.binding.key()),
             by=session.subject,
             expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
         )
@@ -111,7 +111,13 @@ class DecideConfirmation:
 
     async def _own_request(self, session: Session, approval_id: str) -> ApprovalRequest:
         request = await self._requests.read(approval_id)
-        if request is None or request.binding.subject != session.subject or request.binding.tenant != session.tenant:
+        if (
+            request is None
+            or request.binding.subject != session.subject
+            or request.binding.tenant != session.tenant
+            # Shown is the detail, agreed to is the hash: with one that does not fit the other there is nothing to ask.
+            or details_hash([request.detail]) != request.binding.intent_hash
+        ):
             raise BrokerError(Reason.NOT_FOUND, "There is no such request.")
         return request
 

@@ -377,9 +377,9 @@ class ExchangeToken:
             issued = await self._downstream_tokens.issue(
                 connection,
                 grant,
+                assertion,
                 subject_assertion=exchange.subject_token or await self._vouch(exchange),
                 scopes=scopes,
-                txn=assertion.txn,
             )
         facts.latency["grant"] = (time.perf_counter() - started) * 1000
         facts.decision = "permit"
@@ -547,7 +547,8 @@ class ExchangeToken:
         note_intent(facts, intent, intent_hash, exchange.assertion)
         scopes = scopes_for(exchange.scope, intent.action)
         request = await self._confirmations.find(deferral.approval_id)
-        if request is None or request.binding.intent_hash != intent_hash:
+        mine = (exchange.assertion.tenant, exchange.assertion.subject, exchange.agent.client_id, intent_hash)
+        if request is None or request.binding.whose() != mine:
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
         # Policy is asked again: a rule that changed, or an agent taken off its list, ends what was only promised.
         assessment = self._assess(intent, exchange, facts, now)
