@@ -11,7 +11,7 @@ from cab.adapters.google_cloud.audit_questions import Row
 from cab.cli.tables import WIDTH, text_of
 from cab.domain.audit import EventType
 
-_INDENT: Final = " " * 15
+_INDENT: Final = " " * 14  # as wide as the time before each sentence
 
 
 def story(txn: str, rows: Sequence[Row]) -> str:
