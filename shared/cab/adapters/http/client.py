@@ -109,7 +109,10 @@ class AiohttpClient:
                 content = await self._read(response, max_bytes)
                 lowered = {name.lower(): value for name, value in response.headers.items()}
                 return HttpAnswer(response.status, lowered, content)
-        except aiohttp.ClientConnectorError as error:  # DNS, refused, TLS: nothing of the request left
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.InvalidURL,
+        ) as error:  # DNS, refused, TLS: nothing of the request left
             raise SendFailed(self._what, may_have_arrived=False) from error
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             never_sent = isinstance(error, aiohttp.ConnectionTimeoutError) and not connected

@@ -112,7 +112,7 @@ class RemoteKeySets:
             if answer.status != 200:
                 raise jwk.InvalidKey("was not answered")
             keys = jwk.parse_set_bytes(answer.body)
-        except (Unavailable, AnswerTooLarge, jwk.InvalidKey, strict_json.InvalidJson):
+        except (Unavailable, AnswerTooLarge, ValueError):  # no keys, no JSON, no URL in the discovery document
             state.failed_at = self._clock.now()
             return
         state.keys, state.fetched_at, state.failed_at = keys, self._clock.now(), None

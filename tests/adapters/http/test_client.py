@@ -1,0 +1,239 @@
+"""The outbound client: configured origins, checked addresses, no redirects, capped in size and time (security.md I2)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+
+from cab.adapters.http.client import AiohttpClient, origin_of
+from cab.ports import AnswerTooLarge, SendFailed, Unavailable
+
+
+@dataclass
+class Server:
+    """A server on loopback that shows what it was sent."""
+
+    origin: str = ""
+    requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.method, request.path_qs, dict(request.headers), await request.read()))
+        match request.path:
+            case "/redirect":
+                return web.Response(status=302, headers={"Location": f"{self.origin}/target"})
+            case "/large":
+                return web.Response(body=b"x" * 200_000)
+            case "/hang":
+                await self.hold.wait()
+            case "/cookie":
+                return web.Response(headers={"Set-Cookie": "a=b"})
+            case "/reset":
+                assert request.transport is not None
+                request.transport.abort()
+            case "/gzip":
+                return web.Response(body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
+        return web.Response(status=201, text="answered", headers={"X-Two-Words": "kept"})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield server
+    server.hold.set()
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[AiohttpClient]:
+    client = AiohttpClient([server.origin], what="provider", allow_loopback_http=True)
+    yield client
+    await client.close()
+
+
+async def test_an_answer_has_status_headers_and_body(server: Server, client: AiohttpClient) -> None:
+    answer = await client.get(f"{server.origin}/a?b=c", headers={"Authorization": "Bearer x"})
+    assert (answer.status, answer.body, answer.headers["x-two-words"]) == (201, b"answered", "kept")
+    ((method, path, headers, body),) = server.requests
+    assert (method, path, body) == ("GET", "/a?b=c", b"")
+    assert headers["Authorization"] == "Bearer x"
+    assert headers["Accept-Encoding"] == "identity"
+
+
+async def test_a_form_and_a_document_arrive_as_such(server: Server, client: AiohttpClient) -> None:
+    await client.post_form(f"{server.origin}/f", {"a": "b c", "d": "é&="})
+    await client.post_json(f"{server.origin}/j", {"a": [1, None]})
+    form, document = server.requests
+    assert (form[2]["Content-Type"], form[3]) == ("application/x-www-form-urlencoded", b"a=b+c&d=%C3%A9%26%3D")
+    assert (document[2]["Content-Type"], document[3]) == ("application/json", b'{"a":[1,null]}')
+
+
+async def test_a_redirect_is_an_answer_and_is_never_followed(server: Server, client: AiohttpClient) -> None:
+    assert (await client.get(f"{server.origin}/redirect")).status == 302
+    assert (await client.post_form(f"{server.origin}/redirect", {})).status == 302
+    assert [path for _, path, _, _ in server.requests] == ["/redirect", "/redirect"]
+
+
+async def test_cookies_are_not_kept(server: Server, client: AiohttpClient) -> None:
+    await client.get(f"{server.origin}/cookie")
+    await client.get(f"{server.origin}/after")
+    assert "Cookie" not in server.requests[-1][2]
+
+
+async def test_an_encoded_answer_is_not_unpacked(server: Server, client: AiohttpClient) -> None:
+    assert (await client.get(f"{server.origin}/gzip")).body == b"\x1f\x8b not really"
+
+
+async def test_an_answer_beyond_the_limit_is_refused(server: Server, client: AiohttpClient) -> None:
+    with pytest.raises(AnswerTooLarge):
+        await client.get(f"{server.origin}/large", max_bytes=199_999)
+    assert len((await client.get(f"{server.origin}/large", max_bytes=200_000)).body) == 200_000
+
+
+async def test_a_hanging_server_is_given_up_in_time_and_may_have_heard(server: Server, client: AiohttpClient) -> None:
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(SendFailed) as failed:
+        await client.post_form(f"{server.origin}/hang", {"a": "b"}, timeout_s=0.2)
+    assert asyncio.get_running_loop().time() - started < 5
+    assert (failed.value.what, failed.value.may_have_arrived) == ("provider", True)
+
+
+async def test_a_connection_that_breaks_may_have_carried_the_request(server: Server, client: AiohttpClient) -> None:
+    with pytest.raises(SendFailed) as failed:
+        await client.post_form(f"{server.origin}/reset", {"a": "b"})
+    assert failed.value.may_have_arrived
+
+
+async def test_a_refused_connection_has_carried_nothing() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = AiohttpClient([origin], what="provider", allow_loopback_http=True)
+        with pytest.raises(SendFailed) as failed:
+            await client.get(f"{origin}/a")
+        await client.close()
+    assert not failed.value.may_have_arrived
+    assert isinstance(failed.value, Unavailable)
+
+
+ELSEWHERE = [
+    "http://127.0.0.2/a",
+    "https://evil.test/a",
+    "http://user@{host}/a",
+    "http://user:pass@{host}/a",
+    "https://{host}/a",
+    "ftp://{host}/a",
+    "//{host}/a",
+    "/a",
+    "",
+    "http://{host}.evil.test/a",
+    "http://{host}@evil.test/a",
+    "http:{host}/a",
+]
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+async def test_another_origin_than_the_configured_ones_is_never_called(
+    server: Server, client: AiohttpClient, url: str
+) -> None:
+    with pytest.raises(SendFailed) as failed:
+        await client.get(url.format(host=server.origin.removeprefix("http://")))
+    assert not failed.value.may_have_arrived
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://example.test",
+        "http://127.0.0.1:9",
+        "http://localhost:9",
+        "https://127.0.0.1:9",
+        "https://169.254.169.254",
+        "https://10.0.0.1",
+        "https://[::1]:9",
+        "https://[64:ff9b::a9fe:a9fe]",
+        "https://localhost:9",
+        "https://127.1:9",
+        "https://2130706433:9",
+        "https://0x7f.1:9",
+        "https://017700000001:9",
+        "https://metadata.google.internal",
+    ],
+)
+async def test_in_the_cloud_no_plain_http_and_no_inner_address_is_called(origin: str) -> None:
+    """Even when the configuration names it."""
+    client = AiohttpClient([origin], what="identity_provider")
+    with pytest.raises(SendFailed) as failed:
+        await client.get(f"{origin}/keys", timeout_s=2)
+    await client.close()
+    assert not failed.value.may_have_arrived
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://example.test", "http://10.0.0.1", "http://169.254.169.254", "http://0.0.0.0:9"]
+)
+async def test_the_local_switch_opens_loopback_and_nothing_else(origin: str) -> None:
+    client = AiohttpClient([origin], what="identity_provider", allow_loopback_http=True)
+    with pytest.raises(SendFailed) as failed:
+        await client.get(f"{origin}/keys", timeout_s=2)
+    await client.close()
+    assert not failed.value.may_have_arrived
+
+
+async def test_a_name_that_resolves_inside_is_refused_at_connect_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the name is public by configuration, the address it has today is not."""
+    port = server.origin.rpartition(":")[2]
+    inside = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lambda *_, **__: _done(inside))
+    client = AiohttpClient([f"https://idp.test:{port}"], what="identity_provider", allow_loopback_http=True)
+    with pytest.raises(SendFailed):
+        await client.get(f"https://idp.test:{port}/keys", timeout_s=2)
+    await client.close()
+    assert server.requests == []
+
+
+async def _done(value: object) -> object:
+    return value
+
+
+async def test_without_keep_alive_every_call_has_a_connection_of_its_own(server: Server) -> None:
+    client = AiohttpClient([server.origin], what="provider", allow_loopback_http=True, keep_alive=False)
+    for _ in range(2):
+        await client.get(f"{server.origin}/a")
+    await client.close()
+    assert [headers.get("Connection") for _, _, headers, _ in server.requests] == ["close", "close"]
+
+
+async def test_proxies_of_the_environment_have_no_say(
+    server: Server, client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert (await client.get(f"{server.origin}/a")).status == 201
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://a.test/keys?x#y", "https://a.test"),
+        ("https://a.test:8443/keys", "https://a.test:8443"),
+        ("http://127.0.0.1:8081", "http://127.0.0.1:8081"),
+    ],
+)
+def test_the_origin_of_a_url(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
