@@ -12,11 +12,11 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
+from tests.grants.history import History, RecordingDocuments
 from tests.grants.twin_http import TwinHttp
-from tests.grants.virtual_time import START, VirtualClock
+from tests.grants.virtual_time import AT_THE_END, START, VirtualClock
 
 from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.randomness import PredictableRandomness
 from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.domain.actions import Action
@@ -116,13 +116,18 @@ class Worker:
     connection: Connection
     provider: Provider
     clock: Clock
+    history: History
     outcomes: Counter[Outcome] = field(default_factory=Counter)
 
     async def token(self, name: str, scopes: tuple[str, ...] = READ) -> AccessToken:
-        return await self.refresher.access_token(name, Wanted(scopes, self.connection, self.provider))
+        token = await self.refresher.access_token(name, Wanted(scopes, self.connection, self.provider))
+        self.history.served.append((VirtualClock().now(), name, token.outcome))
+        return token
 
     async def revoke(self, name: str) -> bool | None:
-        return (await self.revoker.one(name, cause="user", txn="txn")).upstream
+        upstream = (await self.revoker.one(name, cause="user", txn="txn")).upstream
+        self.history.revoked.setdefault(name, VirtualClock().now())
+        return upstream
 
     async def sweep(self) -> int:
         """One round of the sweeper. How many grants were due. What fails is visited again, as Pub/Sub would redeliver it."""
@@ -153,7 +158,9 @@ class GrantWorld:
         self.connection = self.deployment.connections[0]
         self.timings = timings
         self.clock = VirtualClock()
-        self.documents = InMemoryDocuments(delay_s=delay_s, clock=self.clock)
+        self.history = History()
+        AT_THE_END.append(self.history.check)
+        self.documents = RecordingDocuments(self.history, delay_s=delay_s, clock=self.clock)
         self.vault = InMemoryVault(delay_s=delay_s)
         self.log = InMemoryAuditLog(delay_s=delay_s)
         self.store = Grants(self.documents)
@@ -206,7 +213,7 @@ class GrantWorld:
         )
         revoker = RevokeGrants(self.deployment, store, payloads, refresher, clock, randomness, timings=self.timings)
         sweeper = SweepGrants(self.deployment, store, payloads, refresher, revoker, clock, timings=self.timings)
-        return Worker(refresher, revoker, sweeper, self.connection, self.provider, clock, outcomes)
+        return Worker(refresher, revoker, sweeper, self.connection, self.provider, clock, self.history, outcomes)
 
     # --- grants ---
 
@@ -288,6 +295,7 @@ class GrantWorld:
 
     async def change(self, name: str, **fields: Any) -> None:
         """Write into the document from outside, as an operator, an attacker or a restored backup would."""
+        self.history.tampered.add(name)
         stored = await self.store.read(name)
         assert stored is not None
         assert await self.store.replace(stored, stored.grant.model_copy(update=fields)) is not None

@@ -376,6 +376,7 @@ async def test_swapped_documents_and_pointers_are_found_before_a_token_leaves(te
     victim = await world.store.read(mine)
     assert victim is not None
     await world.documents.write(_replace(f"grants/{mine}", document.fields, victim.version))
+    world.history.tampered.add(mine)
 
     sent = world.http.calls.count(REFRESH)
     with pytest.raises(BrokerError) as refused:
@@ -411,6 +412,7 @@ async def test_a_document_from_an_older_backup_goes_on_from_the_newest_token_set
     current = await world.store.read(name)
     assert current is not None
     assert await world.store.replace(current, backup) is not None
+    world.history.tampered.add(name)
 
     fresh = world.worker()
     await fresh.token(name)

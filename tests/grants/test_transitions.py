@@ -42,7 +42,7 @@ TRANSITIONS: dict[str, tuple[set[GrantStatus], Callable[[Grant], Grant]]] = {
     "acquired": ({S.ACTIVE} | HELD, lambda g: to.acquired(g, attempt_id="b", now=NOW)),
     "sending": (HELD, lambda g: to.sending(g, now=NOW)),
     "escrowed": (HELD | {S.NEEDS_REAUTH}, lambda g: to.escrowed(g, sealed="x", now=NOW)),
-    "with_escrow": (HELD | {S.NEEDS_REAUTH}, lambda g: to.with_escrow(g, sealed="x")),
+    "with_escrow": ({S.RECOVERING}, lambda g: to.with_escrow(g, sealed="x")),
     "committed": (
         HELD | {S.NEEDS_REAUTH},
         lambda g: to.committed(g, version=5, access_expires_at=None, now=NOW, event=EVENT),
@@ -52,6 +52,7 @@ TRANSITIONS: dict[str, tuple[set[GrantStatus], Callable[[Grant], Grant]]] = {
     "waiting": ({S.RECOVERING}, lambda g: to.waiting(g, until=LATER)),
     "needs_reauth": (HELD, lambda g: to.needs_reauth(g, cause="c", now=NOW, event=EVENT)),
     "quarantined": ({S.ACTIVE} | HELD, lambda g: to.quarantined(g, cause="c", now=NOW, event=EVENT)),
+    "suspected": ({S.ACTIVE} | HELD, lambda g: to.suspected(g, now=NOW)),
     "revoking": (
         {S.ACTIVE, S.NEEDS_REAUTH, S.QUARANTINED} | HELD,
         lambda g: to.revoking(g, cause="c", now=NOW, event=EVENT),
@@ -242,7 +243,8 @@ def has_something_to_do(grant: Grant) -> bool:
     return bool(
         grant.status in HELD | {S.REVOKING}
         or grant.outbox
-        or grant.escrow
+        or (grant.suspect_since and grant.status is S.ACTIVE)
+        or (grant.escrow and grant.status is not S.QUARANTINED)
         or (grant.clean_below or 0) > grant.destroy_below
     )
 

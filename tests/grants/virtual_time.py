@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
+AT_THE_END: list[Callable[[], None]] = []  # what every test is checked for when its own assertions have held
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
@@ -62,6 +63,9 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
 
     @functools.wraps(test)
     def synchronous(*args: P.args, **kwargs: P.kwargs) -> None:
+        AT_THE_END.clear()
         run(test(*args, **kwargs))
+        for check in AT_THE_END:
+            check()
 
     return synchronous

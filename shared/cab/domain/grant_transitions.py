@@ -21,12 +21,14 @@ _LEGAL: Mapping[str, frozenset[GrantStatus]] = {
     "acquire": frozenset({_S.ACTIVE}) | _HELD,
     "send": _HELD,
     "escrow": _HELD | {_S.NEEDS_REAUTH},
+    "hand over": frozenset({_S.RECOVERING}),
     "commit": _HELD | {_S.NEEDS_REAUTH},
     "release": frozenset({_S.REFRESHING}),
     "lose sight": _HELD,
     "wait": frozenset({_S.RECOVERING}),
     "give up": _HELD,
     "quarantine": frozenset({_S.ACTIVE}) | _HELD,
+    "suspect": frozenset({_S.ACTIVE}) | _HELD,
     "revoke": frozenset(_S) - {_S.REVOKING, _S.REVOKED},
     "retry revoking": frozenset({_S.REVOKING}),
     "end": frozenset({_S.REVOKING}),
@@ -154,7 +156,7 @@ def escrowed(grant: Grant, *, sealed: str, now: datetime) -> Grant:
 
 def with_escrow(grant: Grant, *, sealed: str) -> Grant:
     """A former holder hands its token set to the present one, whose right to act does not change."""
-    _check("escrow", grant)
+    _check("hand over", grant)
     return grant.model_copy(update={"escrow": sealed})
 
 
@@ -260,6 +262,16 @@ def quarantined(grant: Grant, *, cause: str, now: datetime, event: Event) -> Gra
     )
 
 
+def suspected(grant: Grant, *, now: datetime) -> Grant:
+    """A paused holder has sent a token that another had spent by then, to a provider that may take this for a theft.
+
+    Whether the tokens got meanwhile still live, the next refresh will tell; until then none is served.
+    """
+    _check("suspect", grant)
+    due_at = now if grant.status is GrantStatus.ACTIVE else grant.due_at
+    return grant.model_copy(update={"suspect_since": now, "due_at": due_at})
+
+
 # --- the user's and the operator's changes ---
 
 
@@ -323,18 +335,21 @@ def reconnected(
             "scopes": scopes,
             "upstream_account": upstream_account,
             "connected_at": now,
+            "suspect_since": None,
         }
     )
 
 
 def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None, now: datetime, event: Event) -> Grant:
     marked = grant.clean_below is not None and grant.status is not GrantStatus.REVOKED
+    cleared = grant.suspect_since is None or (grant.sent_at is not None and grant.sent_at > grant.suspect_since)
     return _at_rest(grant).model_copy(
         update={
             "status": GrantStatus.ACTIVE,
             "secret_ver": version,
             "seq": grant.seq + 1,
             "access_expires_at": access_expires_at,
+            "suspect_since": None if cleared else grant.suspect_since,
             "refreshed_at": now,
             # An earlier mark stands: a grant that is refreshed within every leeway would else never be cleaned.
             "clean_below": grant.clean_below if marked else version,
@@ -404,6 +419,8 @@ def next_visit(
             reasons.append(grant.next_try_at or now)
         case GrantStatus.NEEDS_REAUTH:
             reasons += [now if grant.escrow is not None else None, grant.next_try_at]
+        case GrantStatus.ACTIVE if grant.suspect_since is not None:
+            reasons.append(grant.next_try_at or now)
         case GrantStatus.ACTIVE if keepalive is not None:
             kept = (grant.refreshed_at or grant.connected_at) + keepalive
             reasons.append(max(kept, grant.next_try_at or kept))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,7 @@ class GrantStatus(StrEnum):
     QUARANTINED = "quarantined"
 
 
+NO_TOKENS: Final = 0  # `secret_ver` of a grant with nothing in the vault
 SERVABLE = frozenset({GrantStatus.ACTIVE, GrantStatus.REFRESHING, GrantStatus.RECOVERING})
 ENDED = frozenset({GrantStatus.REVOKING, GrantStatus.REVOKED, GrantStatus.QUARANTINED})
 
@@ -60,12 +61,15 @@ class Grant(BaseModel):
     leeway_s: int = 0
     status: GrantStatus = GrantStatus.ACTIVE
     seq: int = 1  # grows by one with every committed token set
-    secret_ver: int = 1  # Secret Manager version that holds the committed token set
+    secret_ver: int = (
+        1  # Secret Manager version that holds the committed token set; 0: there is none, see `keeps_tokens`
+    )
     fence: int = 0  # grows with every acquire, revoke and reconnect: the holder's right to act
     attempt_id: str | None = None
     lease_until: datetime | None = None
     base_ver: int | None = None  # version whose refresh token the running attempt spends
     sent_at: datetime | None = None  # when it was last sent; set means it may be spent
+    suspect_since: datetime | None = None  # a spent token was sent: tokens got before may have been revoked for it
     leeway_until: datetime | None = None  # until then versions below `clean_below` may still be wanted
     revoke_epoch: int = 0
     access_expires_at: datetime | None = None
@@ -82,6 +86,11 @@ class Grant(BaseModel):
     connected_at: datetime
     last_used_at: datetime | None = None
     outbox: list[dict[str, Any]] = Field(default_factory=list)  # audit events of state changes, not yet acknowledged
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """False where the organisation's trust takes the place of a consent: the document is all there is of the grant."""
+        return self.secret_ver > NO_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

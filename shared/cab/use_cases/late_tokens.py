@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cab.domain import audit, grant_transitions
 from cab.domain.connections import Connection, Provider
-from cab.domain.grants import Grant, GrantStatus, Outcome
+from cab.domain.grants import SERVABLE, Grant, GrantStatus, Outcome
 from cab.ports import AnswerTooLarge, Clock, NotFound, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.escrow import Escrow
@@ -76,6 +76,20 @@ class LateTokens:
             pass
         return False
 
+    async def suspect(self, ours: Grant) -> None:
+        """Have the present tokens of the grant tried before they are served again. Raises: Unavailable."""
+        for _ in range(_TRIES):
+            current = await self._store.read(ours.grant_id)
+            if (
+                current is None
+                or current.grant.status not in SERVABLE
+                or current.grant.revoke_epoch != ours.revoke_epoch
+                or await self._store.replace(current, grant_transitions.suspected(current.grant, now=self._clock.now()))
+                is not None
+            ):
+                return
+        raise Unavailable("documents")
+
     async def look(self, stored: StoredGrant, provider: Provider) -> StoredGrant | None:
         """The sweeper's second look at a grant that was given up. The restored grant, or None. Raises: Unavailable."""
         grant = stored.grant
@@ -135,7 +149,10 @@ class LateTokens:
 
 
 def _wants_token_of(current: Grant, ours: Grant) -> bool:
-    """Whether the document still waits for what `ours` sent: same consent, same base, no newer token set committed."""
-    waits = current.status in (GrantStatus.REFRESHING, GrantStatus.RECOVERING, GrantStatus.NEEDS_REAUTH)
+    """Whether the document still waits for what `ours` sent: same consent, same base, no newer token set committed.
+
+    Whoever takes over after a send is recovering, or has given up.
+    """
+    waits = current.status in (GrantStatus.RECOVERING, GrantStatus.NEEDS_REAUTH)
     same_base = (current.base_ver or current.secret_ver) == (ours.base_ver or ours.secret_ver)
     return waits and same_base and current.revoke_epoch == ours.revoke_epoch

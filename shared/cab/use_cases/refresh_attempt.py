@@ -55,10 +55,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A token set that is the truth now, by this attempt. `is_current`: nobody changed the grant since then."""
+    """A token set that became the truth by this attempt, at `at`. `is_current`: nobody changed the grant when it was last seen."""
 
     stored: StoredGrant
     outcome: Outcome
+    at: datetime
     is_current: bool
 
 
@@ -379,7 +380,7 @@ class _Attempt:
             return None
         await self._parts.step("committed")
         flushed = await self._parts.outbox.flush(done)
-        return Committed(flushed, outcome, is_current=flushed is not done)
+        return Committed(flushed, outcome, now, is_current=flushed is not done)
 
     # --- refusals ---
 
@@ -414,10 +415,22 @@ class _Attempt:
         """The provider says the refresh token is dead: true only if nobody stored a newer one meanwhile."""
         found = await self._successor(base)
         if found is not None:
-            return await self._commit(found, Outcome.RACE_RECOVERED)
-        lost = self._recovers and self._grant.provider_class is not RotationClass.STATIC
-        await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
+            committed = await self._commit(found, Outcome.RACE_RECOVERED)
+            if committed is None:
+                await self._warn()
+            return committed
+        sent_before = self._recovers and self._grant.provider_class is not RotationClass.STATIC
+        lost = sent_before or self._grant.suspect_since is not None
+        try:
+            await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
+        except FenceLost:
+            await self._warn()
         return None
+
+    async def _warn(self) -> None:
+        """We stood still, another took over, and then our request told the provider of a token spent twice."""
+        if self._provider.rotation.reuse_revokes_family:
+            await self._parts.late.suspect(self._grant)
 
     async def _give_up(self, cause: str) -> None:
         now, timings = self._now(), self._parts.timings

@@ -123,7 +123,7 @@ class RefreshGrant:
 
     async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
         deadline = self._clock.now() + self._timings.answer_within
-        joined = False
+        how = Outcome.CACHED
         pause_s = _POLL_FIRST_S
         while True:
             read_at = self._clock.now()
@@ -131,7 +131,7 @@ class RefreshGrant:
             payload = await self._committed_payload(stored, wanted.provider)
             now = self._clock.now()
             if payload is not None:
-                token = self._fresh_token(payload, stored.grant, wanted, now, joined=joined)
+                token = self._fresh_token(payload, stored.grant, wanted, now, how)
                 if token is not None and now - read_at <= _STALE_AFTER:
                     return token
                 if token is not None:
@@ -139,7 +139,7 @@ class RefreshGrant:
             if grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
                 if now >= deadline:
                     return self._last_resort(stored.grant, payload, wanted, now)
-                joined = True
+                how = Outcome.JOINED
                 await self._wait_for_holder(grant_id, pause_s, longest_s=(deadline - now).total_seconds())
                 pause_s = min(pause_s * 1.6, _POLL_LONGEST_S)
                 continue
@@ -147,7 +147,10 @@ class RefreshGrant:
             if waits or deadline - now < self._timings.shortest_send:
                 return self._last_resort(stored.grant, payload, wanted, now)
             committed = await self._attempt(stored, wanted, answer_by=deadline)
-            if committed is not None and committed.is_current:
+            if committed is None:
+                continue
+            how = committed.outcome
+            if self._clock.now() - committed.at <= _STALE_AFTER and committed.is_current:
                 token = await self._committed_token(committed, wanted)
                 if token is not None:
                     return token
@@ -192,7 +195,9 @@ class RefreshGrant:
         return stored
 
     async def _committed_payload(self, stored: StoredGrant, provider: Provider) -> Payload | None:
-        """Step 0. None when its version is gone: an attempt will find a newer one, or put the grant in quarantine."""
+        """Step 0. None when its tokens may be dead, or its version is gone: an attempt will find out."""
+        if stored.grant.suspect_since is not None:
+            return None
         try:
             return await self._payloads.load(stored.grant, stored.grant.secret_ver, provider)
         except CorruptPayload:
@@ -202,13 +207,13 @@ class RefreshGrant:
             return None
 
     def _fresh_token(
-        self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, *, joined: bool
+        self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: Outcome
     ) -> AccessToken | None:
         margin = timedelta(seconds=wanted.provider.refresh_margin_s)
         usable = _choose(payload, wanted, now, margin)
         if usable is None:
             return None
-        return _access_token(grant, payload, usable, wanted, Outcome.JOINED if joined else Outcome.CACHED)
+        return _access_token(grant, payload, usable, wanted, how)
 
     async def _committed_token(self, committed: Committed, wanted: Wanted) -> AccessToken | None:
         """The token that this attempt brought. However short its life, the provider gives no better one."""
@@ -283,7 +288,8 @@ class RefreshGrant:
         if grant.next_try_at is not None and now < grant.next_try_at:
             return
         lapsed = grant.status in (GrantStatus.REFRESHING, GrantStatus.RECOVERING)
-        if lapsed or (grant.status is GrantStatus.ACTIVE and _idles(grant, provider, now)):
+        doubtful = grant.suspect_since is not None or _idles(grant, provider, now)
+        if lapsed or (grant.status is GrantStatus.ACTIVE and doubtful):
             try:
                 await self._attempt(stored, Wanted((), connection, provider))
             except BrokerError:
