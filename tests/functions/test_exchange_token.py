@@ -765,6 +765,18 @@ async def test_a_later_assertion_may_lower_the_limit_of_its_task_and_never_raise
     assert await use(3) == 400
 
 
+async def test_a_later_assertion_that_names_no_limit_does_not_lift_it(world: World) -> None:
+    unlimited = task("*")
+
+    async def use(bounds: dict[str, Any]) -> int:
+        return (await world.exchange(subject_token=await world.assertion(user="alice", task=bounds))).status
+
+    assert [await use(unlimited) for _ in range(2)] == [200, 200]
+    assert await use(unlimited | {"limits": {"max_uses": 2}}) == 200
+    assert await use(unlimited) == 200
+    assert await use(unlimited) == 400
+
+
 async def test_uses_are_counted_for_each_user_and_task_apart(world: World) -> None:
     bounds = task("*", limits={"max_uses": 1})
     for user, again in (("alice", bounds), ("bob", bounds), ("alice", task("*", limits={"max_uses": 1}))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
@@ -12,10 +12,11 @@ from cab.domain.patterns import all_covered
 
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~/:-]*\*?\Z", min_length=1, max_length=200)]
 Trigger = Literal["user_turn", "schedule", "event"]
+MAX_USES: Final = 100_000
 
 
 class TaskLimits(StrictModel):
-    max_uses: int = Field(ge=1, le=100_000, strict=True)
+    max_uses: int = Field(ge=1, le=MAX_USES, strict=True)
 
 
 class Task(StrictModel):

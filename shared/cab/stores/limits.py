@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from cab.domain.actions import Effect
 from cab.domain.deployment import RateLimit
 from cab.domain.identifiers import digest
-from cab.domain.tasks import Task
+from cab.domain.tasks import MAX_USES, Task
 from cab.ports import Documents, Tally
 
 TASK_MEMORY = timedelta(hours=24)  # how long after its last assertion's end a task's uses are remembered
@@ -45,14 +45,18 @@ class TaskBudgets:
         self._guards = guards
 
     async def spend(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> bool:
-        """Spend one use. False when the task has none left. Of N concurrent calls exactly as many succeed as uses are left."""
-        if task.max_uses is None:
+        """Spend one use. False when the task has none left. Of N concurrent calls exactly as many succeed as uses are left.
+
+        A task that never had a limit is not counted; one that had keeps it, also when a later assertion names none.
+        """
+        path = f"task_budgets/{digest(tenant, front_end, subject, task.task_id)}"
+        if task.max_uses is None and await self._guards.read(path) is None:
             return True
         counted = await self._guards.tally(
             Tally(
-                f"task_budgets/{digest(tenant, front_end, subject, task.task_id)}",
+                path,
                 add={"uses": 1},
-                at_most={"limit": task.max_uses},
+                at_most={"limit": MAX_USES if task.max_uses is None else task.max_uses},
                 expires_at=not_after + TASK_MEMORY,
             )
         )
