@@ -15,7 +15,9 @@ def action(**changes: Any) -> Action:
     return Action.model_validate(standard | changes)
 
 
-@pytest.mark.parametrize("identifier", ["deal/1", "deal/A-b_c.d~e", "deal/" + "x" * 128])
+@pytest.mark.parametrize(
+    "identifier", ["deal/1", "deal/A-b_c.d~e", "deal/" + "x" * 128, "deal/...", "deal/.x", "deal/..x", "deal/1."]
+)
 def test_one_id_of_plain_characters_fits_the_form(identifier: str) -> None:
     assert action().accepts_identifier(identifier)
 
@@ -33,6 +35,8 @@ def test_one_id_of_plain_characters_fits_the_form(identifier: str) -> None:
         "deal/ 1",
         "deal/1 ",
         "deal/..%2f",
+        "deal/.",
+        "deal/..",
         "deal/é",
         "deal/" + "x" * 129,
         "Deal/1",
