@@ -27,11 +27,8 @@ locals {
       CAB_REFRESH_GRANTS_URL = local.refresh_grants_url
       CAB_GRANTS_DUE_TOPIC   = google_pubsub_topic.grants_due.name
       CAB_TOKEN_CALLERS      = google_service_account.function["exchange_token"].email
-      CAB_REVOKE_CALLERS = join(",", [
-        google_service_account.function["connect_account"].email,
-        google_service_account.function["exchange_token"].email,
-      ])
-      CAB_SWEEP_CALLERS = join(",", [google_service_account.scheduler.email, google_service_account.pubsub_push.email])
+      CAB_REVOKE_CALLERS     = google_service_account.function["connect_account"].email
+      CAB_SWEEP_CALLERS      = join(",", [google_service_account.scheduler.email, google_service_account.pubsub_push.email])
     } }
     ingest_audit = { public = false, environment = {
       CAB_INGEST_AUDIT_URL   = local.ingest_audit_url

@@ -356,7 +356,7 @@ class Stack:
             "refresh_grants": {
                 "CAB_REFRESH_GRANTS_URL": refresh,
                 "CAB_TOKEN_CALLERS": account("exchange_token"),
-                "CAB_REVOKE_CALLERS": f"{account('connect_account')},{account('exchange_token')}",
+                "CAB_REVOKE_CALLERS": account("connect_account"),
                 "CAB_SWEEP_CALLERS": f"{account('scheduler')},{account('pubsub_push')}",
             },
             "ingest_audit": {

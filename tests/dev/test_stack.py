@@ -70,6 +70,7 @@ def test_only_the_exchange_may_ask_for_tokens_of_grants(leases: PortLeases, tmp_
     environment = services["refresh_grants"].environment
     assert environment["CAB_TOKEN_CALLERS"] == account("exchange_token")
     assert account("exchange_token") not in environment["CAB_SWEEP_CALLERS"].split(",")
+    assert environment["CAB_REVOKE_CALLERS"] == account("connect_account")
 
 
 def test_no_function_is_given_a_secret_by_its_environment(leases: PortLeases, tmp_path: Path) -> None:
