@@ -17,7 +17,18 @@ from tests.contracts.bigquery import client
 from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
 from cab.cli.explain import explain_command
-from cab.domain.audit import Actor, AuditEvent, EventType, IntentFacts, Outcome, PolicyFacts, Subject, TaskFacts, Tool
+from cab.domain.audit import (
+    Actor,
+    AuditEvent,
+    EventType,
+    IntentFacts,
+    Outcome,
+    PolicyFacts,
+    Subject,
+    TaskFacts,
+    TokenFacts,
+    Tool,
+)
 
 PROJECT = "demo-explain-event"
 ASSISTANT = Actor(agent_id="sales-assistant", chain=["sales-assistant"], client_id="acme-web", trust_zone="internal")
@@ -125,6 +136,7 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
         )["event_id"],
         "gone": decided(story, Outcome.ISSUED, actor=ASSISTANT.model_copy(update={"agent_id": "retired"})),
         "no_action": decided(story, Outcome.ISSUED, "crm.opportunity.merge"),
+        "delegated": decided(story, Outcome.ISSUED, token=TokenFacts(kind="assertion", jti="j")),
         "minted": story.tell(EventType.ASSERTION_MINTED, Outcome.ISSUED)["event_id"],
     }
     with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
@@ -236,6 +248,7 @@ def test_what_is_no_longer_configured_is_said(events: dict[str, str], name: str,
 
 def test_only_decisions_on_exchanges_can_be_explained(events: dict[str, str]) -> None:
     assert "of type assertion.minted, not a decision" in run(events["minted"], status=2).stderr
+    assert "a delegation to another agent" in run(events["delegated"], status=2).stderr
     assert "is not in the table" in run("nothing", status=2).stderr
 
 

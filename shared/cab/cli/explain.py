@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 from pydantic import ValidationError
@@ -16,8 +16,6 @@ from cab.adapters.cedar.rules import Rule
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.places import Places
 from cab.adapters.configuration.problems import errors_among
-from cab.adapters.google_cloud import audit_questions as questions
-from cab.cli.audit_access import tables_of
 from cab.cli.audit_options import dataset_option, since_option
 from cab.cli.cloud import json_option
 from cab.cli.dev import environment_of_stack
@@ -125,9 +123,7 @@ def explain_command(
     elif project is None:
         raise click.UsageError("--event needs --project or GOOGLE_CLOUD_PROJECT.")
     else:
-        with tables_of(project, dataset) as tables:
-            rows = list(tables.ask(questions.EVENT, event=event_id, since=since, limit=1))
-        proof = _of_row(str(event_id), rows, configured)
+        proof = _of_event(str(event_id), configured, project=project, dataset=dataset, since=since)
     click.echo(proof_as_json(proof, configured) if as_json else proof_as_text(proof, configured))
 
 
@@ -143,7 +139,12 @@ def _of_request(file: BinaryIO, configured: Configured) -> Proved:
     return Proved(question.agent, str(question.claims.get("sub")), question.at, explanation)
 
 
-def _of_row(event_id: str, rows: list[dict[str, Any]], configured: Configured) -> Proved:
+def _of_event(event_id: str, configured: Configured, *, project: str, dataset: str, since: datetime) -> Proved:
+    from cab.adapters.google_cloud.audit_questions import EVENT
+    from cab.cli.audit_access import tables_of
+
+    with tables_of(project, dataset) as tables:
+        rows = list(tables.ask(EVENT, event=event_id, since=since, limit=1))
     if not rows:
         raise Unusable(f"{event_id} is not in the table; --since looks further back.")
     try:

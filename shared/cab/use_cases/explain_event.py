@@ -16,6 +16,7 @@ import orjson
 from cab.domain.audit import AuditEvent, EventType
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
+from cab.domain.decisions import StepUp
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import Intent, TaskComparison
@@ -62,7 +63,7 @@ class ExplainedEvent:
     """`explanation` is today's judgement of what was recorded; `agrees` says whether it is the recorded decision."""
 
     explanation: Explanation
-    agrees: bool | None  # None where the record does not reach as far as a decision
+    agrees: bool | None  # None where the record does not tell: it ends before a decision, or that turns on the login
     notes: tuple[str, ...]
 
 
@@ -70,6 +71,8 @@ def explain_event(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     """Raises: NotExplainable for events of other types."""
     if event.event_type is not EventType.EXCHANGE_DECIDED:
         raise NotExplainable(f"the event is of type {event.event_type.value}, not a decision on an exchange")
+    if event.token is not None and event.token.kind == "assertion":
+        raise NotExplainable("the event is a delegation to another agent: there was no intent to decide on")
     reason = Reason(event.reason_code) if event.reason_code in set(Reason) else None
     proof = Proof()
     if event.decision is None:
@@ -222,7 +225,16 @@ def _with_recorded_refusal(explanation: Explanation, event: AuditEvent, reason: 
     """What only the running broker could know is known for the past: put it in the place of what was left open."""
     stage = STAGE_OF_REASON.get(reason) if reason else None
     steps = tuple(_as_recorded(step, event, reason, stage) for step in explanation.steps)
+    if _turns_on_login(explanation, event):
+        steps = tuple(
+            replace(step, result=Result.RECORDED, finding=f"{step.finding}: recorded as met")
+            if step.check is Stage.POLICY
+            else step
+            for step in steps
+        )
     refusal, decision = explanation.refusal, explanation.decision
+    if _turns_on_login(explanation, event) and event.decision in ("permit", "confirm"):
+        refusal, decision = None, event.decision
     if decision == "confirm" and event.outcome == "issued" and event.confirmation_id:
         refusal, decision = None, "permit"
     elif decision != "deny" and stage is not None and reason is not None:
@@ -234,6 +246,16 @@ def _with_recorded_refusal(explanation: Explanation, event: AuditEvent, reason: 
 
 
 _STAGES: Final = tuple(Stage)
+
+
+def _turns_on_login(explanation: Explanation, event: AuditEvent) -> bool:
+    """Rules ask for a login of some age or strength, which is not recorded, and the record says that it was good enough."""
+    assessed = explanation.assessment
+    return (
+        assessed is not None
+        and isinstance(assessed.decision, StepUp)
+        and event.reason_code != Reason.STEP_UP_REQUIRED.value
+    )
 
 
 def _as_recorded(step: Step, event: AuditEvent, reason: Reason | None, stage: Stage | None) -> Step:
@@ -272,9 +294,12 @@ def _confirmation(step: Step, event: AuditEvent, reason: Reason | None) -> Step:
     return replace(step, inputs=inputs)
 
 
-def _agrees(explanation: Explanation, event: AuditEvent) -> bool:
-    """Whether the same was decided. What ended the exchange after a decision (an outage, say) is no disagreement."""
+def _agrees(explanation: Explanation, event: AuditEvent) -> bool | None:
+    """Whether the same was decided, as far as the record tells. What ended the exchange after a decision (an outage, say) is no
+    disagreement."""
     refusal = explanation.refusal
+    if _turns_on_login(explanation, event):
+        return None
     if explanation.assessment is None:
         return False
     if event.outcome == "issued":
