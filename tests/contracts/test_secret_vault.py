@@ -7,23 +7,42 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from cab.adapters.google_cloud.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
+from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.ports import NotFound, SecretVault, Unavailable
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", "sealed-memory", "sealed-embedded"])
 async def vault(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str
 ) -> AsyncIterator[SecretVault]:
+    """Driver one in memory and on Secret Manager; driver two over documents in memory and in Firestore."""
     if request.param == "memory":
         yield InMemoryVault()
         return
-    emulators = request.getfixturevalue(request.param)
+    if request.param == "sealed-memory":
+        yield SealedDocumentsVault(InMemoryDocuments(), await with_data_key(InMemoryVault()))
+        return
+    emulators = request.getfixturevalue("embedded")
     monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", emulators.address("secret_manager"))
     adapter = SecretManagerVault(project)
-    yield adapter
+    if request.param == "embedded":
+        yield adapter
+    else:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", emulators.address("firestore"))
+        documents = FirestoreDocuments(project, "grants")
+        yield SealedDocumentsVault(documents, await with_data_key(adapter))
+        await documents.close()
     await adapter.close()
+
+
+async def with_data_key(keys: SecretVault) -> SecretVault:
+    await keys.create(DATA_KEY_SECRET)
+    await keys.add(DATA_KEY_SECRET, b"k" * 32)
+    return keys
 
 
 async def test_a_version_is_read_by_its_number(vault: SecretVault) -> None:

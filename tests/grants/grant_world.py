@@ -162,6 +162,7 @@ class GrantWorld:
         AT_THE_END.append(self.history.check)
         self.documents = RecordingDocuments(self.history, delay_s=delay_s, clock=self.clock)
         self.vault = InMemoryVault(delay_s=delay_s)
+        self.grant_vault: SecretVault = self.vault  # where payloads go; client secrets and keys stay in `vault`
         self.log = InMemoryAuditLog(delay_s=delay_s)
         self.store = Grants(self.documents)
         self.randomness = PredictableRandomness()
@@ -194,7 +195,7 @@ class GrantWorld:
         self._workers += 1
         clock = clock or self.clock
         store = Grants(documents or self.documents)
-        vault = vault or self.vault
+        vault = vault or self.grant_vault
         randomness = PredictableRandomness(f"worker {self._workers}")
         payloads = GrantPayloads(vault)
         outcomes: Counter[Outcome] = Counter()
@@ -202,8 +203,8 @@ class GrantWorld:
             self.deployment,
             store,
             payloads,
-            ProviderCalls(http or self.http, vault),
-            vault,
+            ProviderCalls(http or self.http, self.vault),
+            self.vault,
             log or self.log,
             clock,
             randomness,
@@ -275,7 +276,7 @@ class GrantWorld:
             "expires_in": 1 if expired else tokens.expires_in,
             "scope": self.profile.scope_separator.join(tokens.scope),
         }
-        payloads = GrantPayloads(self.vault)
+        payloads = GrantPayloads(self.grant_vault)
         await payloads.create(draft.grant_id)
         token_set = new_token_set(
             draft.model_copy(update={"attempt_id": None}),

@@ -1,16 +1,18 @@
-"""One refresh: what it does, what it writes, what it answers."""
+"""One refresh: what it does, what it writes, what it answers; with either driver of the vault."""
 
 from __future__ import annotations
 
 import pytest
-from tests.grants.grant_world import EVERY_CLASS, GrantWorld
+from tests.grants.grant_world import EVERY_CLASS, READ, STRICT, GrantWorld
 from tests.grants.virtual_time import in_virtual_time
 
+from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
+from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 
 
-@in_virtual_time
 @pytest.mark.parametrize("profile", [*EVERY_CLASS, "jira-like", "github-like", "slack-like", "microsoft-like"])
+@in_virtual_time
 async def test_an_expired_token_is_refreshed_once_and_then_served_from_the_store(profile: str) -> None:
     world = await GrantWorld(profile).open()
     worker, name = world.worker(), await world.connect()
@@ -28,3 +30,57 @@ async def test_an_expired_token_is_refreshed_once_and_then_served_from_the_store
     assert await world.stored_refresh_token(name) in world.usable()
     assert len(world.events("grant.refreshed")) == 1
     assert grant.outbox == []
+
+
+@in_virtual_time
+async def test_a_grant_is_refreshed_swept_and_revoked_alike_when_payloads_are_sealed_documents() -> None:
+    world = await GrantWorld(STRICT).open()
+    await world.vault.create(DATA_KEY_SECRET)
+    await world.vault.add(DATA_KEY_SECRET, b"d" * 32)
+    world.grant_vault = SealedDocumentsVault(world.documents, world.vault)
+    worker, name = world.worker(), await world.connect()
+
+    for number in range(1, 4):
+        token = await worker.token(name)
+        assert world.book.accept(token.access_token) is not None
+        assert world.refreshes() == number
+        await world.drain(worker, for_s=300)
+    paths = [path for path in world.documents._documents if path.startswith("payloads/")]
+    assert len(paths) == 1 + 4
+    assert await worker.revoke(name) is True
+    await world.drain(worker)
+
+    assert not [path for path in paths if "sealed" in world.documents._documents[path].fields]
+    assert [secret for secret in world.vault._secrets if secret.startswith("cab-grant-") and name in secret] == []
+
+
+@in_virtual_time
+async def test_who_has_no_grant_is_told_where_to_connect() -> None:
+    world = await GrantWorld(STRICT).open()
+    with pytest.raises(BrokerError) as missing:
+        await world.worker().token("nobody")
+    assert missing.value.reason is Reason.GRANT_MISSING
+    assert missing.value.remedy.interaction_uri == "http://127.0.0.1:8080/connect?connection=twin"
+
+
+@in_virtual_time
+async def test_a_grant_without_a_refresh_token_needs_the_user_when_its_token_has_expired() -> None:
+    world = await GrantWorld("acme-crm", base_scopes=()).open()
+    world.provider = world.provider.model_copy(update={"base_scopes": ()})
+    worker, name = world.worker(), await world.connect()
+    with pytest.raises(BrokerError) as refused:
+        await worker.token(name, READ)
+    assert refused.value.reason is Reason.GRANT_NEEDS_REAUTH
+    assert (await world.grant(name)).fail_cause == "no refresh token"
+    assert world.http.calls == []
+
+
+@in_virtual_time
+async def test_a_provider_that_cannot_narrow_is_used_only_where_wide_tokens_are_accepted() -> None:
+    world = await GrantWorld("google-like", narrowing="none").open()
+    worker, name = world.worker(), await world.connect()
+    worker.connection = worker.connection.model_copy(update={"allow_unnarrowed": False})
+    with pytest.raises(BrokerError) as refused:
+        await worker.token(name)
+    assert refused.value.reason is Reason.SCOPE_NOT_GRANTABLE
+    assert world.http.calls == []

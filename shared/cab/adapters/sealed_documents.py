@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from cab.ports import AlreadyExists, Condition, Create, Documents, NotFound, Replace, SecretReader, Unavailable
+from cab.adapters.secret_names import MAX_PAYLOAD_BYTES, checked_secret, checked_version
+from cab.ports import AlreadyExists, Conflict, Create, Document, Documents, NotFound, Replace, SecretReader, Unavailable
 from cab.protocol import sealing
 
 DATA_KEY_SECRET: Final = "cab-grant-data-key"
-MAX_RACERS: Final = 20
+_MAX_RACERS: Final = 50
+_WHAT: Final = "secrets"
 
 
 class SealedDocumentsVault:
-    """Versions of a secret are documents `payloads/SECRET.NUMBER`; creating one is the claim on its number."""
+    """A secret is a document `payloads/SECRET` with its last version's number; a version is one `payloads/SECRET.NUMBER`.
+
+    Both are written in one commit, so numbers grow by one without gaps, and a number is never given twice. What was sealed for
+    another secret or number, or changed since, does not open: it counts as not there.
+    """
 
     def __init__(self, documents: Documents, keys: SecretReader, *, key_version: int = 1) -> None:
         self._documents = documents
@@ -25,50 +31,70 @@ class SealedDocumentsVault:
         self._key_version = key_version
 
     async def access(self, secret: str, version: int) -> bytes:
+        checked_secret(secret), checked_version(version)
         document = await self._documents.read(_path(secret, version))
         if document is None or "sealed" not in document.fields:
-            raise NotFound(f"{secret}/{version}")
-        key = await self._keys.access(DATA_KEY_SECRET, document.fields["key_version"])
+            raise NotFound
+        key = await self._key(document.fields["key_version"])
         try:
             return sealing.unseal(key, document.fields["sealed"], context=f"{secret}.{version}")
         except sealing.CannotOpen as error:
-            raise NotFound(f"{secret}/{version}") from error
+            raise NotFound from error
 
     async def create(self, secret: str) -> None:
-        """Nothing to prepare: the first version makes the secret."""
+        try:
+            await self._documents.write(Create(f"payloads/{checked_secret(secret)}", {"last": 0}))
+        except AlreadyExists:
+            return
 
     async def add(self, secret: str, payload: bytes) -> int:
-        key = await self._keys.access(DATA_KEY_SECRET, self._key_version)
-        version = await self._highest(secret) + 1
-        for _ in range(MAX_RACERS):
+        checked_secret(secret)
+        key = await self._key(self._key_version)
+        for _ in range(_MAX_RACERS):
+            head = await self._head(secret)
+            if head is None or len(payload) > MAX_PAYLOAD_BYTES:
+                raise Unavailable(_WHAT)
+            version = int(head.fields["last"]) + 1
             sealed = sealing.seal(key, payload, context=f"{secret}.{version}")
-            fields = {"secret": secret, "number": version, "key_version": self._key_version, "sealed": sealed}
+            fields = {"key_version": self._key_version, "sealed": sealed}
             try:
-                await self._documents.write(Create(_path(secret, version), fields))
-            except AlreadyExists:
-                version += 1
+                await self._documents.write(
+                    Create(_path(secret, version), fields), Replace(head.path, {"last": version}, head.version)
+                )
+            except (AlreadyExists, Conflict):
                 continue
             return version
-        raise Unavailable("documents")
+        raise Unavailable(_WHAT)
 
     async def destroy(self, secret: str, version: int) -> None:
-        """The ciphertext goes, the number stays taken: it is never given to another payload."""
+        """The ciphertext goes, the number stays taken."""
+        checked_secret(secret), checked_version(version)
         document = await self._documents.read(_path(secret, version))
         if document is None or "sealed" not in document.fields:
             return
         kept = {name: value for name, value in document.fields.items() if name != "sealed"}
-        await self._documents.write(Replace(document.path, kept, document.version))
+        try:
+            await self._documents.write(Replace(document.path, kept, document.version))
+        except Conflict:
+            return  # another has just destroyed it: nothing else ever changes a version
 
     async def may_add(self, secret: str) -> bool:
-        """Documents and keys are reached with rights that do not differ by secret: readable means writable here."""
-        await self._keys.access(DATA_KEY_SECRET, self._key_version)
-        return True
+        """Documents are written with rights that do not differ by secret: where the key can be had, writing is allowed."""
+        checked_secret(secret)
+        await self._key(self._key_version)
+        return await self._head(secret) is not None
 
-    async def _highest(self, secret: str) -> int:
-        found = await self._documents.find(
-            "payloads", Condition("secret", "==", secret), order_by="number", descending=True, limit=1
-        )
-        return int(found[0].fields["number"]) if found else 0
+    async def close(self) -> None:
+        """Nothing of its own to let go of: documents and keys belong to others."""
+
+    async def _head(self, secret: str) -> Document | None:
+        return await self._documents.read(f"payloads/{secret}")
+
+    async def _key(self, version: int) -> bytes:
+        try:
+            return await self._keys.access(DATA_KEY_SECRET, version)
+        except NotFound:
+            raise Unavailable(_WHAT) from None  # a missing key is our outage: no grant is to blame
 
 
 def _path(secret: str, version: int) -> str:
