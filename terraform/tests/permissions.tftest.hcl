@@ -77,6 +77,15 @@ run "audit_never_expires_and_is_written_by_one_identity" {
   }
 }
 
+run "authorization_codes_stay_out_of_request_logs" {
+  command = plan
+
+  assert {
+    condition     = strcontains(google_logging_project_exclusion.callbacks.filter, "/(login|connect)/callback") && google_logging_project_exclusion.callbacks.disabled != true
+    error_message = "Cloud Run logs whole URLs: those of callbacks must be excluded."
+  }
+}
+
 run "a_domain_with_a_path_is_refused" {
   command = plan
   variables {
