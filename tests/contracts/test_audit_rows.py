@@ -160,3 +160,13 @@ async def test_concurrent_callers_share_an_insert(
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))
     assert sizes == [40, 500, 101]
     await adapter.close()
+
+
+async def test_an_event_that_was_published_twice_is_written_twice_and_a_redelivered_message_need_not_be(
+    bench: Bench,
+) -> None:
+    first = row(1, chain=Chain(id="c", seq=1, prev_hash="", hash="aa"))
+    again = row(1, chain=Chain(id="c", seq=2, prev_hash="aa", hash="bb"))
+    for sent in (first, again, first):
+        assert await bench.rows.insert([sent]) == {}
+    assert {written["chain"]["seq"] for written in bench.written()} == {1, 2}

@@ -1,7 +1,8 @@
 """`AuditRows` in BigQuery, through streaming inserts.
 
 Concurrent callers share one insert: BigQuery bills and limits by call, and a call takes a hundred milliseconds
-whatever it carries. The row id is the event id, so a redelivered event is usually not even written twice.
+whatever it carries. The row id is the event's hash in its chain, so a redelivered message is usually not even written
+twice. Not the event id: an event that was published again has another place in a chain, which must not seem empty.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class BigQueryAuditRows:
         answers = self._client.insert_rows_json(
             self._table,
             rows,
-            row_ids=[row["event_id"] for row in rows],
+            row_ids=[_row_id(row) for row in rows],
             skip_invalid_rows=True,
             retry=_RETRY,
             timeout=_ATTEMPT_S,
@@ -142,6 +143,11 @@ def _answer(batch: list[_Waiting], errors: dict[int, str] | None) -> None:
             waiting.errors.set_exception(Unavailable(_WHAT))
         else:
             waiting.errors.set_result(mine)
+
+
+def _row_id(row: Mapping[str, Any]) -> str:
+    chain: Mapping[str, Any] = row.get("chain") or {}
+    return str(chain.get("hash") or row["event_id"])
 
 
 def _cause(errors: list[Mapping[str, Any]]) -> str:

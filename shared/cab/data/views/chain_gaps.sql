@@ -2,7 +2,14 @@
 -- breaks the chain after it. An empty answer is proof for all chains up to their last event; the events of the last
 -- seconds may still be on their way. `open` chains have not ended: fine while the process lives, else its last events
 -- may be missing.
-WITH links AS (
+WITH places AS (
+  -- From the raw table: an event that was published twice has two places in the chains, and `events` shows it once.
+  SELECT *
+  FROM `${project}.${dataset}.events_raw`
+  WHERE occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} DAY) AND chain.id IS NOT NULL
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY chain.id, chain.seq, chain.`hash` ORDER BY received_at, message_id) = 1
+),
+links AS (
   SELECT
     service.function AS function_name,
     chain.id AS chain_id,
@@ -14,8 +21,7 @@ WITH links AS (
     LAG(chain.seq) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS seq_before,
     LAG(chain.`hash`) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS hash_before,
     LEAD(chain.seq) OVER (PARTITION BY chain.id ORDER BY chain.seq) AS seq_after
-  FROM `${project}.${dataset}.events`
-  WHERE chain.id IS NOT NULL
+  FROM places
 ),
 judged AS (
   SELECT
