@@ -22,7 +22,10 @@ locals {
   secret_readers = {
     mint_assertion = ["cab-edge-signing"]
     exchange_token = concat(["cab-sts-signing"], [for name in var.provider_secrets : name if startswith(name, "cab-client-")])
-    refresh_grants = concat(["cab-escrow-key", "cab-grant-data-key"], [for name in var.provider_secrets : name if startswith(name, "cab-provider-")])
+    # Whoever reads an assertion key can name any user at that system: refresh_grants alone.
+    refresh_grants = concat(["cab-escrow-key", "cab-grant-data-key"], [
+      for name in var.provider_secrets : name if startswith(name, "cab-provider-") || startswith(name, "cab-assertion-")
+    ])
     connect_account = concat(["cab-grant-data-key"], [
       for name in var.provider_secrets : name if startswith(name, "cab-provider-") || startswith(name, "cab-idp-")
     ])

@@ -82,14 +82,14 @@ variable "project_id" {
 }
 
 variable "provider_secrets" {
-  description = "Names of the secrets that hold provider and IdP client secrets, as the configuration refers to them. Created empty."
+  description = "Names of the secrets that hold provider and IdP client secrets and assertion keys, as the configuration refers to them. Created empty."
   type        = set(string)
   default     = []
   nullable    = false
 
   validation {
-    condition     = alltrue([for name in var.provider_secrets : can(regex("^cab-(provider|idp|client)-[a-z0-9-]+$", name))])
-    error_message = "Name these secrets cab-provider-..., cab-idp-... or cab-client-...: permissions go by the prefix."
+    condition     = alltrue([for name in var.provider_secrets : can(regex("^cab-(provider|assertion|idp|client)-[a-z0-9-]+$", name))])
+    error_message = "Name these secrets cab-provider-..., cab-assertion-..., cab-idp-... or cab-client-...: permissions go by the prefix."
   }
 }
 

@@ -107,7 +107,12 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         issued_tokens=issued_tokens,
         broker_tokens=BrokerTokens(deployment, signer, clock, randomness),
         downstream_tokens=DownstreamTokens(
-            deployment, Grants(parts.documents("grants")), parts.refresh_grants(settings.refresh_grants_url), clock
+            deployment,
+            Grants(parts.documents("grants")),
+            parts.refresh_grants(settings.refresh_grants_url),
+            signer,
+            clock,
+            randomness,
         ),
         signer=signer,
         dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
@@ -144,6 +149,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.use_cases.revoke_grants import RevokeGrants
     from cab.use_cases.serve_grant import ServeGrant
     from cab.use_cases.sweep_grants import SweepGrants
+    from cab.use_cases.trusted_tokens import TrustedTokens
     from cab.use_cases.verify_subject import AssertionVerifier
 
     parts = _Parts(settings, "refresh_grants")
@@ -152,8 +158,10 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     keys = parts.keys(clients={}, own=True)
     store = Grants(parts.documents("grants"))
     payloads = GrantPayloads(parts.grant_vault)
-    refresher = RefreshGrant(
-        deployment, store, payloads, parts.provider_calls(), parts.secrets, parts.audit_log, clock, randomness
+    calls = parts.provider_calls()
+    refresher = RefreshGrant(deployment, store, payloads, calls, parts.secrets, parts.audit_log, clock, randomness)
+    trusted_tokens = TrustedTokens(
+        deployment.broker, store, calls, parts.secrets, keys, refresher.outbox, clock, randomness
     )
     revoker = RevokeGrants(deployment, store, payloads, refresher, clock, randomness)
     publisher = PubSubPublisher(settings.project)
@@ -163,7 +171,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         await publisher.publish(settings.due_topic, [Message(grant_id.encode(), {}) for grant_id in grant_ids])
 
     endpoints = GrantEndpoints(
-        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, parts.clock), refresher),
+        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, parts.clock), refresher, trusted_tokens),
         revoker,
         SweepGrants(deployment, store, payloads, refresher, revoker, clock),
         services=ServiceAuthenticator(

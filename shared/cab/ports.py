@@ -315,9 +315,18 @@ class GrantTokens(Protocol):
     """`refresh_grants`, as `exchange_token` sees it."""
 
     async def access_token(
-        self, *, subject_assertion: str, connection: str, scopes: tuple[str, ...], txn: str
+        self,
+        *,
+        subject_assertion: str,
+        connection: str,
+        scopes: tuple[str, ...],
+        txn: str,
+        provider_subject_token: str | None = None,
     ) -> AccessToken:
-        """A token of that user's grant with at least the scopes. Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable."""
+        """A token of that user's grant with at least the scopes. A `token_exchange` connection needs our JWT for its provider.
+
+        Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable.
+        """
 
     async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:
         """Revoke here at once, then upstream; whether upstream confirmed."""

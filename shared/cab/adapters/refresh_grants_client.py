@@ -19,12 +19,18 @@ class RefreshGrantsClient:
         self._identity = identity
 
     async def access_token(
-        self, *, subject_assertion: str, connection: str, scopes: tuple[str, ...], txn: str
+        self,
+        *,
+        subject_assertion: str,
+        connection: str,
+        scopes: tuple[str, ...],
+        txn: str,
+        provider_subject_token: str | None = None,
     ) -> AccessToken:
-        answer = await self._post(
-            "/grants/token",
-            {"subject_assertion": subject_assertion, "connection": connection, "scopes": list(scopes), "txn": txn},
-        )
+        asked = {"subject_assertion": subject_assertion, "connection": connection, "scopes": list(scopes), "txn": txn}
+        if provider_subject_token is not None:
+            asked["provider_subject_token"] = provider_subject_token
+        answer = await self._post("/grants/token", asked)
         expires_at = answer["expires_at"]
         return AccessToken(
             access_token=answer["access_token"],

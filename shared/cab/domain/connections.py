@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -16,11 +16,15 @@ from cab.domain.provider_parameters import (
     filled,
     placeholders,
     template_mistake,
+    text_mistake,
 )
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClaimPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}\Z")]
 SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
+
+
+_OPTION: Final = "exchange_options."
 
 
 class SecretReference(StrictModel):
@@ -35,6 +39,11 @@ class GrantKind(StrEnum):
     JWT_BEARER = "jwt_bearer"
     TOKEN_EXCHANGE = "token_exchange"
     BROKER_JWT = "broker_jwt"
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the organisation's trust stands in for a user's consent: no refresh token, nothing in the vault."""
+        return self in (GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE)
 
 
 class RotationClass(StrEnum):
@@ -106,6 +115,26 @@ class Provider(StrictModel):
     base_scopes: tuple[ScopeToken, ...] = Field(
         default=(), description="Asked for at every connect, e.g. offline_access."
     )
+    assertion_audience: str | None = Field(
+        default=None, description="jwt_bearer: `aud` of the broker's assertions. Default: the token endpoint."
+    )
+    assertion_scope: Literal["parameter", "claim", "none"] = Field(
+        default="parameter",
+        description="jwt_bearer: where scopes are asked for. `none`: nowhere, so tokens cannot be narrowed.",
+    )
+    exchange_audience: str | None = Field(
+        default=None, description="token_exchange: `audience` of the request (RFC 8693 section 2.1)."
+    )
+    exchange_options: dict[str, str] = Field(
+        default_factory=dict, description="token_exchange: members of Google's `options` parameter, e.g. userProject."
+    )
+    subject_token_audience: str | None = Field(
+        default=None,
+        description="token_exchange: `aud` of the JWT that names the user there, the client id under which it knows the broker.",
+    )
+    subject_token_type: Literal["jwt", "id_token"] = Field(
+        default="jwt", description="token_exchange: what that JWT is called in the request (RFC 8693 section 3)."
+    )
     scope_separator: Literal[" ", ","] = Field(default=" ", description="Between scopes in requests and answers.")
     scope_claim: ClaimPath = Field(
         default="scope",
@@ -150,23 +179,31 @@ class Provider(StrictModel):
         for name, address in self._addresses().items():
             if mistake := template_mistake(address, self.parameters):
                 raise ValueError(f"{name} {mistake}")
+        for name, text in self._texts().items():
+            if mistake := text_mistake(text, self.parameters):
+                raise ValueError(f"{name} {mistake}")
         return self
 
     @property
     def open_parameters(self) -> dict[str, ProviderParameter]:
-        """The parameters that the addresses use, in their order of appearance."""
-        names = [name for address in self._addresses().values() for name in placeholders(address)]
+        """The parameters that addresses and names use, in their order of appearance."""
+        templates = (*self._addresses().values(), *self._texts().values())
+        names = [name for template in templates for name in placeholders(template)]
         return {name: self.parameters[name] for name in names}
 
     def at(self, values: Mapping[str, str]) -> Provider:
-        """This provider with its addresses filled in. Raises: KeyError when a value is missing; checked at start."""
+        """This provider with its addresses and names filled in. Raises: KeyError when a value is missing; checked at start."""
         parameters = self.open_parameters
         if not parameters:
             return self
         known = {name: item.default for name, item in parameters.items() if item.default is not None} | dict(values)
         addresses = {name: filled(address, known) for name, address in self._addresses().items()}
         revocation = self.revocation.model_copy(update={"endpoint": addresses.pop("revocation", None)})
-        return self.model_copy(update={**addresses, "revocation": revocation, "parameters": {}})
+        texts = {name: filled(text, known) for name, text in self._texts().items()}
+        options = {name: texts.pop(f"{_OPTION}{name}") for name in self.exchange_options}
+        return self.model_copy(
+            update={**addresses, **texts, "exchange_options": options, "revocation": revocation, "parameters": {}}
+        )
 
     def _addresses(self) -> dict[str, str]:
         found = {
@@ -177,6 +214,16 @@ class Provider(StrictModel):
             "revocation": self.revocation.endpoint,
         }
         return {name: address for name, address in found.items() if address is not None}
+
+    def _texts(self) -> dict[str, str]:
+        """Names in requests that may hold parameters too. Nothing is ever sent to them."""
+        found = {
+            "assertion_audience": self.assertion_audience,
+            "exchange_audience": self.exchange_audience,
+            "subject_token_audience": self.subject_token_audience,
+        }
+        options = {f"{_OPTION}{name}": text for name, text in self.exchange_options.items()}
+        return {name: text for name, text in found.items() if text is not None} | options
 
 
 class Connection(StrictModel):
@@ -196,9 +243,12 @@ class Connection(StrictModel):
     )
     client_id: str | None = Field(default=None, description="The broker's client at the provider.")
     client_secret: SecretReference | None = Field(default=None, description="Its secret, by name.")
+    assertion_key: SecretReference | None = Field(
+        default=None, description="jwt_bearer: the private JWK (ES256 or RS256) that signs the assertions, by name."
+    )
     user_map: dict[str, str] = Field(
         default_factory=dict,
-        description="jwt_bearer and broker_jwt: subject key to the user name this system knows, explicit.",
+        description="jwt_bearer, token_exchange and broker_jwt: subject key to the user name this system knows, explicit.",
     )
     allow_unnarrowed: bool = Field(
         default=False,

@@ -74,16 +74,21 @@ def template_mistake(template: str, parameters: Mapping[str, ProviderParameter])
     A subdomain is followed by at least two fixed labels, a host is alone between `https://` and the path, a segment between
     slashes: a value of its kind then stays where it is.
     """
-    if not _BRACES.search(template):
-        return None
-    if _BRACES.search(PLACEHOLDER.sub("", template)):
-        return "has a brace without its partner"
+    if mistake := text_mistake(template, parameters):
+        return mistake
     for name in placeholders(template):
-        parameter = parameters.get(name)
-        if parameter is None:
-            return "names a parameter that `parameters` does not declare"
+        parameter = parameters[name]
         if not _PLACES[parameter.kind](name).fullmatch(template):
             return f"has a {parameter.kind.value} parameter in a place of another kind"
+    return None
+
+
+def text_mistake(template: str, parameters: Mapping[str, ProviderParameter]) -> str | None:
+    """As `template_mistake`, for a name that no request is sent to: a parameter may stand anywhere in it."""
+    if _BRACES.search(PLACEHOLDER.sub("", template)):
+        return "has a brace without its partner"
+    if not set(placeholders(template)) <= parameters.keys():
+        return "names a parameter that `parameters` does not declare"
     return None
 
 

@@ -68,6 +68,19 @@ def parse(jwk: dict[str, Any]) -> PublicKey:
     return PublicKey(kid=kid, algorithm=algorithm, key=key)
 
 
+def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
+    """A signing key of our own in JSON, with its kid. Raises InvalidKey: as `parse`, or without kid or private part."""
+    try:
+        members = strict_json.load_object(raw)
+        public = parse({name: value for name, value in members.items() if name not in PRIVATE_MEMBERS | {"key_ops"}})
+        key = ALGORITHMS[public.algorithm].from_jwk(members)
+    except (strict_json.InvalidJson, InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        raise InvalidKey("is no usable signing key") from error
+    if public.kid is None or not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidKey("has no kid or no private part")
+    return public.kid, key
+
+
 def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
     """The usable keys by kid.
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from cab.domain.identifiers import KEY_ID, base64url, is_printable
 from cab.protocol import strict_json
@@ -224,10 +225,11 @@ def _instant(seconds: int, name: str) -> datetime:
 
 
 def sign(claims: Mapping[str, Any], *, typ: str, kid: str, private_key: Any) -> str:
-    """A compact JWS, ES256 (RFC 7515 section 7.1). `private_key` is a `cryptography` P-256 key."""
-    header = base64url(_compact({"typ": typ, "alg": "ES256", "kid": kid}))
+    """A compact JWS (RFC 7515 section 7.1). `private_key` is a `cryptography` key: P-256 signs ES256, RSA signs RS256."""
+    algorithm = "RS256" if isinstance(private_key, RSAPrivateKey) else "ES256"
+    header = base64url(_compact({"typ": typ, "alg": algorithm, "kid": kid}))
     signing_input = f"{header}.{base64url(_compact(claims))}"
-    signature = ALGORITHMS["ES256"].sign(signing_input.encode("ascii"), private_key)
+    signature = ALGORITHMS[algorithm].sign(signing_input.encode("ascii"), private_key)
     return f"{signing_input}.{base64url(signature)}"
 
 

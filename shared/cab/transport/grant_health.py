@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from cab.domain.grants import GrantStatus
+from cab.domain.connections import GrantKind
+from cab.domain.grants import ENDED, GrantStatus
 from cab.use_cases.my_account import ConnectionHealth
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`kind` picks the colour; `connect` labels the way to connect, where there is one; `live` ones can be disconnected."""
+    """`kind` picks the colour; `connect` labels the way to connect, where there is one; `live` ones can be disconnected,
+    and `comes_back` says how one comes back from that.
+    """
 
     kind: str
     words: str
     advice: str = ""
     live: bool = False
     connect: str = ""
+    comes_back: str = "You can connect again later."
 
 
 _BY_STATUS: Final[dict[GrantStatus, Health]] = {
@@ -41,9 +45,30 @@ _NOT_CONNECTED: Final = Health("", "Not connected", connect="Connect")
 _NO_ACCOUNT: Final = Health("good", "Ready", "This system trusts us directly: there is no account to connect.")
 
 
+_ORGANISATION: Final = "Only your organisation can allow it again."
+_APPROVED_UNUSED: Final = Health(
+    "good", "Ready, approved by your organisation", "There is nothing to connect: your organisation vouches for you."
+)
+_APPROVED: Final = replace(_APPROVED_UNUSED, live=True, comes_back=_ORGANISATION)
+_NOT_MAPPED: Final = Health(
+    "", "Not available to you", "Your organisation has not said which account of this system is yours."
+)
+_ENDED: Final = Health("", "Disconnected", _ORGANISATION)
+
+
 def health_of(item: ConnectionHealth) -> Health:
-    if not item.needs_account:
+    if item.connection.grant_kind is GrantKind.BROKER_JWT:
         return _NO_ACCOUNT
+    if not item.needs_account:
+        return _health_by_trust(item)
     if item.grant is None:
         return _NOT_CONNECTED
     return _BY_STATUS.get(item.grant.status, _CONNECTED)
+
+
+def _health_by_trust(item: ConnectionHealth) -> Health:
+    if item.grant is not None and item.grant.status in ENDED:
+        return _ENDED
+    if not item.user_known:
+        return _NOT_MAPPED
+    return _APPROVED_UNUSED if item.grant is None else _APPROVED

@@ -274,12 +274,10 @@ class ConnectAccount:
 
     def _connection(self, visitor: Visitor, connection_id: str) -> Connection:
         connection = self._deployment.connection_by_id.get(connection_id)
-        if (
-            connection is None
-            or visitor.session.tenant not in connection.tenants
-            or connection.grant_kind is not GrantKind.AUTHORIZATION_CODE
-        ):
+        if connection is None or visitor.session.tenant not in connection.tenants:
             raise BrokerError(Reason.NOT_FOUND, "There is nothing to connect under this name.")
+        if connection.grant_kind is not GrantKind.AUTHORIZATION_CODE:
+            raise BrokerError(Reason.NOT_FOUND, "There is nothing to connect: your organisation approved this system.")
         return connection
 
     def _redirect_uri(self, connection: Connection) -> str:

@@ -377,9 +377,9 @@ class ExchangeToken:
             issued = await self._downstream_tokens.issue(
                 connection,
                 grant,
+                assertion,
                 subject_assertion=exchange.subject_token or await self._vouch(exchange),
                 scopes=scopes,
-                txn=assertion.txn,
             )
         facts.latency["grant"] = (time.perf_counter() - started) * 1000
         facts.decision = "permit"

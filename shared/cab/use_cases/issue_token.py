@@ -13,9 +13,10 @@ from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
-from cab.protocol import access_tokens, names
+from cab.protocol import access_tokens, names, subject_tokens
 from cab.protocol.assertions import Assertion
 from cab.stores.grants import Grants
+from cab.use_cases.upstream_users import refuse_ended, upstream_user
 
 CACHE_SIZE: Final = 4096
 
@@ -94,12 +95,22 @@ class DownstreamTokens:
     let that answer stand for `grant_status_cache_s`).
     """
 
-    def __init__(self, deployment: Deployment, grants: Grants, refresher: GrantTokens, clock: Clock) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        grants: Grants,
+        refresher: GrantTokens,
+        signer: Signer,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
         self._deployment = deployment
         self._grants = grants
         self._refresher = refresher
+        self._signer = signer
         self._clock = clock
-        self._tokens: OrderedDict[tuple[str, tuple[str, ...]], _Remembered] = OrderedDict()
+        self._randomness = randomness
+        self._tokens: OrderedDict[tuple[str, tuple[str, ...], tuple[str, ...]], _Remembered] = OrderedDict()
         self._statuses: OrderedDict[str, tuple[datetime, Grant]] = OrderedDict()
         self._status_life = timedelta(seconds=deployment.broker.grant_status_cache_s)
 
@@ -122,21 +133,27 @@ class DownstreamTokens:
         self,
         connection: Connection,
         grant: Grant | None,
+        assertion: Assertion,
         *,
         subject_assertion: str,
         scopes: tuple[str, ...],
-        txn: str,
     ) -> Issued:
         """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
         provider = self._deployment.provider_of(connection)
-        grant = self._servable(grant, connection)
-        key = (grant.grant_id, scopes)
+        self._check_servable(grant, connection)
+        # A token exchange tells the provider the user's groups: its token is not for the same user with others.
+        groups = assertion.groups if connection.grant_kind is GrantKind.TOKEN_EXCHANGE else ()
+        key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, groups)
         remembered = self._tokens.get(key)
-        if remembered is None or not self._still_good(remembered, grant, provider):
+        if remembered is None or grant is None or not self._still_good(remembered, grant, provider):
             token = await self._refresher.access_token(
-                subject_assertion=subject_assertion, connection=connection.id, scopes=scopes, txn=txn
+                subject_assertion=subject_assertion,
+                connection=connection.id,
+                scopes=scopes,
+                txn=assertion.txn,
+                provider_subject_token=await self._subject_token(connection, provider, assertion),
             )
-            remembered = _Remembered(token, grant.revoke_epoch)
+            remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
             _remember(self._tokens, key, remembered)
         token = remembered.token
         return Issued(
@@ -150,15 +167,32 @@ class DownstreamTokens:
             secret_version=token.secret_version,
         )
 
-    def _servable(self, grant: Grant | None, connection: Connection) -> Grant:
+    async def _subject_token(self, connection: Connection, provider: Provider, assertion: Assertion) -> str | None:
+        """Our word on who the user is, for the provider of a token exchange alone: the key that signs it is only here."""
+        if connection.grant_kind is not GrantKind.TOKEN_EXCHANGE:
+            return None
+        claims = subject_tokens.claims(
+            assertion,
+            issuer=self._deployment.broker.sts_issuer,
+            audience=provider.subject_token_audience or "",
+            subject=upstream_user(connection, assertion),
+            jti=self._randomness.token(16),
+            now=self._clock.now(),
+        )
+        return await self._signer.sign(claims, typ=subject_tokens.TYP)
+
+    def _check_servable(self, grant: Grant | None, connection: Connection) -> None:
+        if connection.grant_kind.is_trusted:
+            if grant is not None:
+                refuse_ended(grant)
+            return  # no consent to wait for: refresh_grants makes the document at first use
         remedy = Remedy(interaction_uri=self.connect_uri(connection))
-        if grant is None:
+        if grant is None or not grant.keeps_tokens:
             raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
         if grant.status is GrantStatus.NEEDS_REAUTH:
             raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
         if grant.status in ENDED:
             raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
-        return grant
 
     def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider) -> bool:
         token = remembered.token

@@ -27,10 +27,14 @@ RECENT: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class ConnectionHealth:
-    """One connection of the tenant. `grant` is None when the person has not connected it, or when it needs no account."""
+    """One connection of the tenant. `grant` is None when the person has not connected it, or when it needs no account.
+
+    `user_known`: where the organisation approves instead of the person, whether it has said who the person is there.
+    """
 
     connection: Connection
     needs_account: bool
+    user_known: bool
     grant: Grant | None
     agents: tuple[Agent, ...]
     last_used_at: datetime | None
@@ -114,7 +118,7 @@ class MyAccount:
         return await self._grant_tokens.revoke(grant_id=name, cause="disconnected by the user", txn=txn)
 
     async def _grant(self, session: Session, connection: Connection) -> Grant | None:
-        if connection.grant_kind is not GrantKind.AUTHORIZATION_CODE:
+        if connection.grant_kind is GrantKind.BROKER_JWT:
             return None
         stored = await self._store.read(grant_id(session.tenant, session.subject, connection.id))
         return None if stored is None else stored.grant
@@ -139,6 +143,7 @@ class MyAccount:
         return ConnectionHealth(
             connection=connection,
             needs_account=connection.grant_kind is GrantKind.AUTHORIZATION_CODE,
+            user_known=connection.grant_kind is not GrantKind.JWT_BEARER or session.subject in connection.user_map,
             grant=grant,
             agents=agents_of(enabled_actions(self._deployment, connection, session.tenant)),
             last_used_at=max(seen, default=None),

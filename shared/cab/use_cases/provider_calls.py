@@ -1,4 +1,4 @@
-"""The broker as an OAuth client of downstream providers: the four calls it makes, each sent once, never retried here."""
+"""The broker as an OAuth client of downstream providers: the five calls it makes, each sent once, never retried here."""
 
 from __future__ import annotations
 
@@ -72,6 +72,19 @@ class ProviderCalls:
             form["scope"] = provider.scope_separator.join(scopes)
         return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)
 
+    async def present(
+        self, connection: Connection, provider: Provider, form: dict[str, str], *, timeout_s: float
+    ) -> HttpAnswer:
+        """A form that carries a JWT for the user (RFC 7523 section 2.1, RFC 8693 section 2.1). The JWT is the proof: the
+        client authenticates beside it only where the connection has a secret (RFC 7521 section 4.1).
+
+        Raises: SendFailed, AnswerTooLarge, Unavailable.
+        """
+        headers = {"Accept": "application/json"}
+        if connection.client_secret is not None:
+            form, headers = await self._with_client(connection, provider, form)
+        return await self._post_members(provider, provider.token_endpoint, form, headers, timeout_s=timeout_s)
+
     async def revoke(self, connection: Connection, provider: Provider, *, token: str, hint: str) -> HttpAnswer:
         """RFC 7009 section 2.1."""
         form = {"token": token, "token_type_hint": hint}
@@ -92,8 +105,13 @@ class ProviderCalls:
     async def _post(
         self, connection: Connection, provider: Provider, url: str | None, form: dict[str, str], *, timeout_s: float
     ) -> HttpAnswer:
-        """Form-encoded (RFC 6749 appendix B), or the same members as JSON where the provider reads nothing else."""
         form, headers = await self._with_client(connection, provider, form)
+        return await self._post_members(provider, url, form, headers, timeout_s=timeout_s)
+
+    async def _post_members(
+        self, provider: Provider, url: str | None, form: dict[str, str], headers: dict[str, str], *, timeout_s: float
+    ) -> HttpAnswer:
+        """Form-encoded (RFC 6749 appendix B), or the same members as JSON where the provider reads nothing else."""
         send = self._http.post_json if provider.token_request_format == "json" else self._http.post_form
         return await send(url or "", form, headers=headers, timeout_s=timeout_s, max_bytes=MAX_RESPONSE_BYTES)
 

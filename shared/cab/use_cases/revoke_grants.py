@@ -112,7 +112,7 @@ class RevokeGrants:
         grant = stored.grant
         connection, provider = self._places(grant)
         last = grant.secret_ver
-        if connection is not None and provider is not None:
+        if connection is not None and provider is not None and grant.keeps_tokens:
             late = await self._payloads.newest(grant, grant.secret_ver, provider)
             if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
                 raise Unavailable("provider")
@@ -126,7 +126,7 @@ class RevokeGrants:
 
     async def _upstream(self, grant: Grant) -> Upstream:
         connection, provider = self._places(grant)
-        if connection is None or provider is None:
+        if connection is None or provider is None or not grant.keeps_tokens:
             return Upstream.IMPOSSIBLE
         try:
             payload = await self._newest(grant, provider)

@@ -9,26 +9,46 @@ from cab.domain.grants import grant_id
 from cab.ports import AccessToken
 from cab.use_cases.refresh_attempt import Wanted
 from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.trusted_tokens import TrustedTokens
 from cab.use_cases.verify_subject import AssertionVerifier
 
 
 class ServeGrant:
     """The caller is authenticated by transport; the *user* is derived here, from the assertion alone."""
 
-    def __init__(self, deployment: Deployment, verifier: AssertionVerifier, refresher: RefreshGrant) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        verifier: AssertionVerifier,
+        refresher: RefreshGrant,
+        trusted_tokens: TrustedTokens,
+    ) -> None:
         self._deployment = deployment
         self._verifier = verifier
         self._refresher = refresher
+        self._trusted_tokens = trusted_tokens
 
-    async def __call__(self, *, subject_assertion: str, connection_id: str, scopes: tuple[str, ...]) -> AccessToken:
+    async def __call__(
+        self,
+        *,
+        subject_assertion: str,
+        connection_id: str,
+        scopes: tuple[str, ...],
+        provider_subject_token: str | None = None,
+    ) -> AccessToken:
         """Never a grant of anyone else than the assertion's subject. Raises: BrokerError; Unavailable."""
         assertion = await self._verifier.verify(subject_assertion)
         connection = self._deployment.connection_by_id.get(connection_id)
         if connection is None or assertion.tenant not in connection.tenants:
             raise BrokerError(Reason.TARGET_UNKNOWN, "The target is not registered.")
-        if connection.grant_kind is not GrantKind.AUTHORIZATION_CODE:
+        if connection.grant_kind is GrantKind.BROKER_JWT:
             raise BrokerError(Reason.TARGET_NOT_ALLOWED, "This connection keeps no grants.")
         if not set(scopes) <= set(connection.all_scopes):
             raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The scope is in no action of this connection.")
-        wanted = Wanted(scopes, connection, self._deployment.provider_of(connection))
+        provider = self._deployment.provider_of(connection)
+        if connection.grant_kind.is_trusted:
+            return await self._trusted_tokens.access_token(
+                assertion, connection, provider, scopes, provider_subject_token=provider_subject_token
+            )
+        wanted = Wanted(scopes, connection, provider)
         return await self._refresher.access_token(grant_id(assertion.tenant, assertion.subject, connection.id), wanted)

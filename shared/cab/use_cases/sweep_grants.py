@@ -59,7 +59,7 @@ class SweepGrants:
         if grant.outbox:
             await self._refresher.outbox.flush(stored)
         connection = self._deployment.connection_by_id.get(grant.connection)
-        if connection is not None and grant.status not in ENDED:
+        if connection is not None and grant.keeps_tokens and grant.status not in ENDED:
             await self._refresher.attend(grant.grant_id, connection, self._deployment.provider_of(connection))
 
     async def _clean_up(self, name: str) -> None:

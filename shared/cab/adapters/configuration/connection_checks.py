@@ -121,8 +121,10 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
     if kind not in provider.grant_kinds:
         known = ", ".join(sorted(provider.grant_kinds))
         findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no {kind.value}", f"it has: {known}")
-    if connection.user_map and kind is not GrantKind.JWT_BEARER:
-        findings.add(CONNECTIONS, (*at, "user_map"), "user_map belongs to grant_kind jwt_bearer", "remove it")
+    if connection.user_map and kind is GrantKind.AUTHORIZATION_CODE:
+        message = "user_map belongs to grant_kind jwt_bearer, token_exchange or broker_jwt"
+        findings.add(CONNECTIONS, (*at, "user_map"), message, "remove it")
+    _check_trust(findings, at, connection, provider)
     if kind is GrantKind.JWT_BEARER and not connection.user_map:
         remedy = "map subject keys to upstream logins: nobody is mapped by guessing"
         findings.add(CONNECTIONS, place, "jwt_bearer without user_map serves nobody", remedy, severity="warning")
@@ -146,9 +148,43 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
         findings.add(CONNECTIONS, (*at, "client_secret"), "the client_secret is never sent", remedy)
 
 
+def _check_trust(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """What stands in for the user's consent: a key that the system trusts, or names under which the two know each other."""
+    kind = connection.grant_kind
+    if connection.assertion_key is not None and kind is not GrantKind.JWT_BEARER:
+        message = "assertion_key belongs to grant_kind jwt_bearer"
+        findings.add(CONNECTIONS, (*at, "assertion_key"), message, "remove it")
+    if kind is GrantKind.JWT_BEARER:
+        if connection.assertion_key is None:
+            remedy = "add assertion_key with the name of the Secret Manager secret that holds the private JWK"
+            findings.add(CONNECTIONS, (*at, "grant_kind"), "jwt_bearer needs an assertion_key", remedy)
+        if connection.client_id is None:
+            remedy = "add client_id: it is the issuer of the assertions"
+            findings.add(CONNECTIONS, (*at, "grant_kind"), "jwt_bearer needs a client_id", remedy)
+    if kind is not GrantKind.TOKEN_EXCHANGE:
+        return
+    for name in ("exchange_audience", "subject_token_audience"):
+        if getattr(provider, name) is None:
+            remedy = f"add a provider of your own: id, title, `extends: {provider.id}` and its {name}"
+            message = f"token_exchange needs the {name} of its provider"
+            findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
+    deployment = findings.deployment
+    ours = {deployment.broker.sts_issuer, deployment.broker.edge_issuer, *deployment.connection_by_resource}
+    if _filled(provider, connection).subject_token_audience in ours:
+        message = "the subject_token_audience is one of other tokens of the broker"
+        findings.add(CONNECTIONS, (*at, "provider"), message, "register the broker there under a client id of its own")
+
+
+def _filled(provider: Provider, connection: Connection) -> Provider:
+    try:
+        return provider.at(connection.provider_parameters)
+    except KeyError:
+        return provider  # a value is missing, which is told elsewhere
+
+
 def _check_narrowing(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
     """Where the provider cannot narrow, a token for one action carries all scopes: the broker refuses unless that is allowed."""
-    if connection.grant_kind is GrantKind.BROKER_JWT or provider.narrowing != "none" or connection.allow_unnarrowed:
+    if connection.grant_kind is GrantKind.BROKER_JWT or connection.allow_unnarrowed or _narrows(connection, provider):
         return
     everything = set(connection.all_scopes)
     wider = [action.id for action in connection.actions if set(action.scopes) != everything]
@@ -161,6 +197,15 @@ def _check_narrowing(findings: Findings, at: Place, connection: Connection, prov
             "set allow_unnarrowed: true if that is acceptable, or split the connection",
             severity="warning",
         )
+
+
+def _narrows(connection: Connection, provider: Provider) -> bool:
+    """Whether tokens can be asked for with the scopes of one action: at every request where nothing is refreshed."""
+    if connection.grant_kind is GrantKind.TOKEN_EXCHANGE:
+        return True
+    if connection.grant_kind is GrantKind.JWT_BEARER:
+        return provider.assertion_scope != "none"
+    return provider.narrowing != "none"
 
 
 def _check_action(findings: Findings, at: Place, connection: Connection, action: Action) -> None:

@@ -131,7 +131,7 @@ def _quirks(provider: Provider) -> Iterator[str]:
     if provider.invalid_grant_statuses != (400,):
         yield f"invalid_grant comes with {', '.join(map(str, provider.invalid_grant_statuses))}"
     if other := [code for code in provider.invalid_grant_errors if code != "invalid_grant"]:
-        yield f"says {', '.join(other)} for a dead refresh token"
+        yield f"says {', '.join(other)} for a dead grant"
     if provider.token_request_format == "json":
         yield "token requests are JSON"
     if provider.scope_separator == ",":
