@@ -196,7 +196,7 @@ async def test_nobody_but_the_approvals_database_can_say_yes(world: World) -> No
 # --- deferred ---
 
 
-@pytest.mark.requirement("DTR-initial")
+@pytest.mark.requirement("DTR-1")
 async def test_a_client_that_opts_in_gets_a_code_to_poll_with(world: World) -> None:
     answer = await defer(world)
     code = answer.json["deferral_code"]
@@ -214,7 +214,7 @@ async def test_a_client_that_opts_in_gets_a_code_to_poll_with(world: World) -> N
     }
 
 
-@pytest.mark.requirement("DTR-poll")
+@pytest.mark.requirement("DTR-2")
 async def test_polling_waits_until_the_user_says_yes_and_then_gives_the_token_once(world: World) -> None:
     asked = await defer(world)
     code = asked.json["deferral_code"]
@@ -255,7 +255,7 @@ async def test_a_deferred_exchange_of_a_grant_still_reaches_it_after_the_asserti
     assert answer.json["scope"] == "deal.write"
 
 
-@pytest.mark.requirement("DTR-terminal")
+@pytest.mark.requirement("DTR-4")
 async def test_the_users_no_ends_polling(world: World) -> None:
     asked = await defer(world)
     await world.decide(asked.json["interaction_uri"], approved=False)
@@ -263,7 +263,7 @@ async def test_the_users_no_ends_polling(world: World) -> None:
     assert (await world.poll(asked.json["deferral_code"])).refusal == REFUSED
 
 
-@pytest.mark.requirement("DTR-terminal")
+@pytest.mark.requirement("DTR-4")
 async def test_a_code_ends_with_its_question(world: World) -> None:
     code = (await defer(world)).json["deferral_code"]
     world.advance(599)
@@ -281,7 +281,7 @@ async def test_a_yes_that_is_not_fetched_in_time_ends_the_code(world: World) -> 
     assert (await world.poll(asked.json["deferral_code"])).refusal == EXPIRED
 
 
-@pytest.mark.requirement("DTR-slow_down")
+@pytest.mark.requirement("DTR-3")
 async def test_polling_faster_than_the_interval_is_slowed_down(world: World) -> None:
     code = (await defer(world)).json["deferral_code"]
     answers = [await world.poll(code) for _ in range(4)]
@@ -300,7 +300,8 @@ async def test_a_client_that_keeps_to_the_interval_is_never_slowed_down(world: W
         assert (await world.poll(code)).refusal == PENDING
 
 
-@pytest.mark.requirement("DTR-terminal")
+@pytest.mark.requirement("DTR-5")
+@pytest.mark.requirement("DTR-4")
 async def test_a_code_of_another_client_and_one_that_does_not_exist_get_the_same_answer(world: World) -> None:
     code = (await defer(world)).json["deferral_code"]
     foreign = await world.poll(code, agent="reader")
@@ -321,6 +322,7 @@ async def test_a_code_is_required(world: World) -> None:
         assert (await world.poll(code)).refusal == (400, "invalid_request", "parameter_missing")
 
 
+@pytest.mark.requirement("DTR-6")
 async def test_what_a_poll_says_beside_the_code_changes_nothing(world: World) -> None:
     asked = await defer(world)
     await world.decide(asked.json["interaction_uri"], approved=True)

@@ -24,8 +24,8 @@ async def handed_on(world: World, *agents: str, bounds: dict[str, Any] | None = 
     return assertion
 
 
-@pytest.mark.requirement("RFC8693-2.2.1")
-@pytest.mark.requirement("RFC8693-N_A")
+@pytest.mark.requirement("RFC8693-2.2.1-1")
+@pytest.mark.requirement("RFC8693-2.2.1-2")
 async def test_a_delegation_answers_with_an_assertion_and_nothing_else(world: World) -> None:
     received = await world.assertion()
     answer = await world.delegate(received, "assistant", "researcher")
@@ -38,8 +38,8 @@ async def test_a_delegation_answers_with_an_assertion_and_nothing_else(world: Wo
     }
 
 
-@pytest.mark.requirement("RFC8693-4.1")
-@pytest.mark.requirement("RFC8693-4.4")
+@pytest.mark.requirement("RFC8693-4.1-1")
+@pytest.mark.requirement("RFC8693-4.4-1")
 async def test_what_is_handed_on_differs_from_what_was_received_in_five_claims(world: World) -> None:
     bounds = task("warehouse.*", limits={"max_uses": 5})
     received = await world.assertion(task=bounds, acr="gold", amr=["pwd"])
@@ -66,7 +66,7 @@ async def test_only_the_next_agent_may_use_what_was_handed_on(world: World) -> N
         assert (await world.exchange(agent=agent, subject_token=assertion)).refusal == VIOLATED
 
 
-@pytest.mark.requirement("RFC8693-4.1")
+@pytest.mark.requirement("RFC8693-4.1-1")
 async def test_a_token_shows_the_whole_chain_the_current_actor_outside(world: World) -> None:
     assertion = await handed_on(world, "assistant", "researcher", "scribe")
     token = (await world.exchange(agent="scribe", subject_token=assertion)).json["access_token"]

@@ -11,8 +11,9 @@ from tests.support.world import EDGE, GLOBEX_IDP, GLOBEX_KEY, IDP, START, STS, T
 from cab.domain.identifiers import digest, subject_key
 
 
-@pytest.mark.requirement("RFC8693-2.2.1")
-@pytest.mark.requirement("RFC8693-N_A")
+@pytest.mark.requirement("RFC6749-5.1-1")
+@pytest.mark.requirement("RFC8693-2.2.1-1")
+@pytest.mark.requirement("RFC8693-2.2.1-2")
 async def test_a_mint_answers_with_exactly_the_members_of_rfc_8693(world: World) -> None:
     answer = await world.mint()
     assert answer.status == 200
@@ -27,8 +28,8 @@ async def test_a_mint_answers_with_exactly_the_members_of_rfc_8693(world: World)
     }
 
 
-@pytest.mark.requirement("RFC8693-4.4")
-@pytest.mark.requirement("RFC8725-3.11")
+@pytest.mark.requirement("RFC8693-4.4-1")
+@pytest.mark.requirement("RFC8725-3.11-1")
 async def test_an_assertion_has_exactly_the_claims_of_the_contract(world: World) -> None:
     bounds = task("warehouse.*", identifiers=["table/*"], limits={"max_uses": 20}, request_digest="sha-256:" + "A" * 43)
     login = world.id_token(
@@ -143,7 +144,7 @@ WRONG: list[tuple[str, Any, tuple[int, str, str]]] = [
 
 
 @pytest.mark.requirement("RFC8693-2.1-1")
-@pytest.mark.requirement("RFC9396-5-field")
+@pytest.mark.requirement("RFC9396-5-2")
 @pytest.mark.parametrize(("name", "value", "refusal"), WRONG, ids=lambda part: repr(part)[:50])
 async def test_a_wrong_parameter_is_refused(world: World, name: str, value: Any, refusal: tuple[int, str, str]) -> None:
     answer = await world.mint(**{"agent" if name == "may_act" else name: value})
@@ -155,6 +156,7 @@ async def test_a_missing_parameter_is_named(world: World) -> None:
     assert answer.json["parameter"] == "may_act"
 
 
+@pytest.mark.requirement("RFC6749-3.2-3")
 async def test_a_parameter_nobody_knows_is_ignored(world: World) -> None:
     assert (await world.mint(ui_locales="de", client_secret="x")).status == 200
 
@@ -202,8 +204,8 @@ REFUSED_LOGINS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.requirement("RFC8693-2.2.2-invalid_request")
-@pytest.mark.requirement("OIDC-3.1.3.7-aud")
+@pytest.mark.requirement("RFC8693-2.2.2-1")
+@pytest.mark.requirement("OIDC-3.1.3.7-3")
 @pytest.mark.parametrize("login", REFUSED_LOGINS.values(), ids=REFUSED_LOGINS.keys())
 async def test_a_login_that_is_not_this_front_ends_own_is_refused(world: World, login: dict[str, Any]) -> None:
     answer = await world.mint(subject_token=world.id_token(**login))
@@ -255,7 +257,7 @@ async def test_a_login_can_be_used_for_several_assertions(world: World) -> None:
 # --- the IdP's keys ---
 
 
-@pytest.mark.requirement("RFC8725-jwks")
+@pytest.mark.requirement("CAB-1.21-2")
 async def test_minting_goes_on_with_known_keys_while_the_idp_is_down(world: World) -> None:
     await world.assertion()
     world.web.down.add(IDP)
@@ -322,6 +324,7 @@ async def test_no_connection_is_made_for_an_issuer_nobody_configured(world: Worl
     assert {sent.url.partition("/")[2].split("/")[1] for sent in world.web.sent} == {"127.0.0.1:8089"}
 
 
+@pytest.mark.requirement("CAB-1.21-2")
 async def test_many_unknown_keys_cause_one_fetch(world: World) -> None:
     await world.assertion()
     world.advance(31)

@@ -26,6 +26,7 @@ async def good_form(world: World, path: str) -> dict[str, Any]:
     return {"token": "some-token-of-nobody"} | world.credentials("assistant")
 
 
+@pytest.mark.requirement("RFC6749-3.2-4")
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
 async def test_only_post_is_answered(world: World, path: str, method: str) -> None:
@@ -57,6 +58,7 @@ async def test_another_media_type_is_refused(world: World, path: str, media_type
     assert answer.refusal == (415, "invalid_request", "unsupported_media_type")
 
 
+@pytest.mark.requirement("CAB-4-1")
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize(
     "media_type",
@@ -106,7 +108,7 @@ async def test_a_body_in_many_pieces_is_one_body(world: World, path: str) -> Non
     assert (await world.request("POST", path, headers=[FORM], body=pieces)).status == 200
 
 
-@pytest.mark.requirement("RFC6749-3.2-once")
+@pytest.mark.requirement("RFC6749-3.2-2")
 @pytest.mark.parametrize("path", ENDPOINTS)
 async def test_every_parameter_that_stands_twice_is_refused(world: World, path: str) -> None:
     for name in await good_form(world, path):
@@ -137,7 +139,7 @@ async def test_nothing_in_the_query_counts(world: World, path: str) -> None:
     assert overridden.status == 200
 
 
-@pytest.mark.requirement("RFC6749-3.2-empty")
+@pytest.mark.requirement("RFC6749-3.2-1")
 @pytest.mark.parametrize("path", ENDPOINTS)
 async def test_an_empty_parameter_is_an_omitted_one(world: World, path: str) -> None:
     for name in await good_form(world, path):

@@ -265,8 +265,8 @@ def named(function: Any) -> str:
     return str(function.__name__)
 
 
-@pytest.mark.requirement("RFC8725-3.11")
-@pytest.mark.requirement("RFC8725-3.12")
+@pytest.mark.requirement("RFC8725-3.11-1")
+@pytest.mark.requirement("RFC8725-3.12-1")
 @pytest.mark.parametrize("place", PLACES, ids=named)
 @pytest.mark.parametrize("kind", KINDS, ids=named)
 async def test_a_token_passes_only_where_its_kind_belongs(shared_world: World, kind: Maker, place: Place) -> None:

@@ -130,8 +130,8 @@ MALFORMED: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.requirement("RFC8693-4.1")
-@pytest.mark.requirement("RFC8693-4.4")
+@pytest.mark.requirement("RFC8693-4.1-1")
+@pytest.mark.requirement("RFC8693-4.4-1")
 @pytest.mark.parametrize(("name", "value"), MALFORMED, ids=lambda part: repr(part)[:40])
 def test_a_malformed_claim_is_refused(name: str, value: Any) -> None:
     with pytest.raises(TokenRejected):
@@ -144,7 +144,7 @@ def test_an_assertion_without_iat_is_refused() -> None:
         assertions.read(claims)
 
 
-@pytest.mark.requirement("RFC8693-4.1")
+@pytest.mark.requirement("RFC8693-4.1-1")
 def test_the_current_actor_stands_outside_and_earlier_ones_inside() -> None:
     assert assertions.actor_claim(("c", "b", "a"), STS, sub_profile="ai_agent") == {
         "sub": "c",

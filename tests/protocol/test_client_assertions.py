@@ -20,7 +20,7 @@ def method(**changes: bool) -> PrivateKeyJwt:
     return PrivateKeyJwt(method="private_key_jwt", jwks_uri="https://client.test/keys", **changes)
 
 
-@pytest.mark.requirement("RFC7523-3-aud")
+@pytest.mark.requirement("RFC7523-3-3")
 def test_the_issuer_is_the_only_audience_and_five_minutes_the_longest_life() -> None:
     rules = private_key_jwt_rules(method(), client_id="c", issuer=ISSUER, endpoint=ENDPOINT)
     assert rules.audiences == {ISSUER}
@@ -40,7 +40,7 @@ def basic(text: str) -> str:
     return "Basic " + b64encode(text.encode()).decode()
 
 
-@pytest.mark.requirement("RFC6749-2.3.1")
+@pytest.mark.requirement("RFC6749-2.3.1-1")
 @pytest.mark.parametrize(
     ("header", "credentials"),
     [

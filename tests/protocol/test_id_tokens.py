@@ -48,14 +48,14 @@ def test_a_login_names_the_person_by_a_key_of_tenant_issuer_and_subject() -> Non
     assert login(sub="another").subject != found.subject == login().subject
 
 
-@pytest.mark.requirement("OIDC-3.1.3.7-aud")
+@pytest.mark.requirement("OIDC-3.1.3.7-3")
 @pytest.mark.parametrize("audience", ["another", CLIENT + " ", CLIENT.upper(), ["another"], [], ABSENT])
 def test_a_token_for_another_client_is_refused(audience: Any) -> None:
     with pytest.raises(TokenRejected):
         login(aud=audience)
 
 
-@pytest.mark.requirement("OIDC-3.1.3.7-azp")
+@pytest.mark.requirement("OIDC-3.1.3.7-5")
 @pytest.mark.parametrize(
     ("audience", "azp", "accepted"),
     [
@@ -80,7 +80,7 @@ def test_azp_must_be_the_client_whenever_it_stands_or_several_are_addressed(
             login(aud=audience, azp=azp)
 
 
-@pytest.mark.requirement("OIDC-3.1.3.7-nonce")
+@pytest.mark.requirement("OIDC-3.1.3.7-11")
 @pytest.mark.parametrize("nonce", [ABSENT, "other", None, ["n1"], ""])
 def test_a_nonce_that_was_sent_must_come_back(nonce: Any) -> None:
     assert login(sent_nonce="n1", nonce="n1")

@@ -59,7 +59,7 @@ def test_no_single_edit_of_a_good_token_is_accepted(data: st.DataObject) -> None
     assert accepted(changed) == (changed == GOOD)
 
 
-@pytest.mark.requirement("RFC8725-3.1")
+@pytest.mark.requirement("RFC8725-3.1-1")
 @given(
     st.dictionaries(
         st.sampled_from(["alg", "typ", "kid", "crit", "jwk", "x5u", "enc", "x"]),

@@ -10,10 +10,11 @@ from tests.support.world import CRM, LEDGER, ORIGIN, STS, WAREHOUSE, WIKI, deplo
 from cab.protocol import metadata
 
 
-@pytest.mark.requirement("RFC8414-2")
-@pytest.mark.requirement("RFC8414-issuer")
-@pytest.mark.requirement("OIDCD-3")
-@pytest.mark.requirement("RFC9396-10")
+@pytest.mark.requirement("RFC9728-4-1")
+@pytest.mark.requirement("RFC8414-2-1")
+@pytest.mark.requirement("RFC8414-3.3-1")
+@pytest.mark.requirement("OIDCD-3-1")
+@pytest.mark.requirement("RFC9396-10-1")
 def test_the_document_says_what_is_served_and_nothing_else() -> None:
     assert metadata.document(deployment()) == {
         "issuer": STS,
@@ -66,6 +67,7 @@ def test_call_mode_is_not_advertised_before_it_is_built() -> None:
     assert "/mcp" not in text
 
 
+@pytest.mark.requirement("CAB-1.12-1")
 def test_draft_features_are_advertised_only_while_enabled() -> None:
     plain = deployment()
     provider = plain.identity_providers[0].model_copy(update={"id_jag": True})
@@ -75,7 +77,7 @@ def test_draft_features_are_advertised_only_while_enabled() -> None:
     assert "authorization_grant_profiles_supported" not in metadata.document(plain)
 
 
-@pytest.mark.requirement("RFC8414-3")
+@pytest.mark.requirement("RFC8414-3-1")
 def test_the_document_stands_under_every_path_a_client_may_build_from_the_issuer() -> None:
     assert {
         "/.well-known/oauth-authorization-server/oauth2",

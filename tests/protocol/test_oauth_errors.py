@@ -38,8 +38,8 @@ CONTRACT: dict[tuple[str, int], str] = {
 ROWS = [(error, status, code) for (error, status), codes in CONTRACT.items() for code in codes.split()]
 
 
-@pytest.mark.requirement("RFC8693-2.2.2-invalid_request")
-@pytest.mark.requirement("RFC6749-5.2")
+@pytest.mark.requirement("RFC8693-2.2.2-1")
+@pytest.mark.requirement("RFC6749-5.2-1")
 @pytest.mark.parametrize(("error", "status", "code"), ROWS, ids=[row[2] for row in ROWS])
 def test_every_row_of_the_contract_stands_in_the_table(error: str, status: int, code: str) -> None:
     reason = Reason(code)

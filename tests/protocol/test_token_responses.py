@@ -23,7 +23,7 @@ def parsed(**members: Any) -> Tokens:
     return found
 
 
-@pytest.mark.requirement("RFC6749-5.1")
+@pytest.mark.requirement("RFC6749-5.1-1")
 def test_a_complete_answer_is_read() -> None:
     found = parsed(refresh_token="r", scope="a b", expires_in=3600, instance_url="https://x.test")
     assert (found.access_token, found.refresh_token, found.scopes) == ("a", "r", ("a", "b"))

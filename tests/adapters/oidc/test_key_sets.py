@@ -129,6 +129,7 @@ async def test_without_kid_a_key_is_found_when_only_one_fits(bench: Bench) -> No
 # --- unknown keys ---
 
 
+@pytest.mark.requirement("CAB-1.21-2")
 async def test_an_unknown_key_causes_one_fetch_per_half_minute(bench: Bench) -> None:
     await bench.find()
     for _ in range(4):
@@ -289,7 +290,7 @@ MISLEADING: dict[str, Any] = {
 }
 
 
-@pytest.mark.requirement("OIDCD-4.3")
+@pytest.mark.requirement("OIDCD-4.3-1")
 @pytest.mark.parametrize("document", MISLEADING.values(), ids=MISLEADING.keys())
 async def test_a_discovery_document_of_another_issuer_or_place_is_not_believed(bench: Bench, document: Any) -> None:
     bench.host.answers[DISCOVERY] = document
