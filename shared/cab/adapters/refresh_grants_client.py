@@ -30,18 +30,7 @@ class RefreshGrantsClient:
         asked = {"subject_assertion": subject_assertion, "connection": connection, "scopes": list(scopes), "txn": txn}
         if provider_subject_token is not None:
             asked["provider_subject_token"] = provider_subject_token
-        answer = await self._post("/grants/token", asked)
-        expires_at = answer["expires_at"]
-        return AccessToken(
-            access_token=answer["access_token"],
-            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
-            scopes=tuple(answer["scopes"]),
-            narrowed=answer["narrowed"],
-            grant_id=answer["grant_id"],
-            seq=answer["seq"],
-            secret_version=answer["secret_version"],
-            outcome=answer["outcome"],
-        )
+        return _access_token(await self._post("/grants/token", asked))
 
     async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:
         answer = await self._post("/grants/revoke", {"grant_id": grant_id, "cause": cause, "txn": txn})
@@ -61,6 +50,27 @@ class RefreshGrantsClient:
         return content
 
 
+def _access_token(answer: dict[str, Any]) -> AccessToken:
+    try:
+        expires_at = answer["expires_at"]
+        return AccessToken(
+            access_token=answer["access_token"],
+            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+            scopes=tuple(answer["scopes"]),
+            narrowed=answer["narrowed"],
+            grant_id=answer["grant_id"],
+            seq=answer["seq"],
+            secret_version=answer["secret_version"],
+            outcome=answer["outcome"],
+        )
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # another revision answers otherwise: an outage, for as long as it lasts
+        raise Unavailable("grants") from error
+
+
 def _refusal(answer: HttpAnswer, content: dict[str, Any]) -> Exception:
     """The refusal as refresh_grants gave it. A refusal of *us* (wrong identity) is our outage, not the caller's fault."""
     try:
@@ -71,7 +81,7 @@ def _refusal(answer: HttpAnswer, content: dict[str, Any]) -> Exception:
         return Unavailable("grants")
     retry_after = answer.headers.get("retry-after", "")
     remedy = Remedy(
-        retry_after_s=int(retry_after) if retry_after.isdigit() else None,
+        retry_after_s=int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None,
         interaction_uri=content.get("interaction_uri"),
     )
     return BrokerError(reason, content.get("error_description", ""), remedy=remedy)

@@ -1,0 +1,159 @@
+"""How exchange_token hears refresh_grants: its refusals passed on, its troubles taken as ours."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cab.adapters.in_memory.service_tokens import InMemoryServiceTokens
+from cab.adapters.refresh_grants_client import RefreshGrantsClient
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
+
+URL = "https://refresh-grants.test"
+GOOD = {
+    "access_token": "secret-of-crm",
+    "expires_at": "2026-11-21T13:00:00+00:00",
+    "scopes": ["deal.read"],
+    "narrowed": True,
+    "grant_id": "g1",
+    "seq": 7,
+    "secret_version": 9,
+    "outcome": "cached",
+}
+
+
+class Host:
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.sent: list[tuple[str, Any, dict[str, str]]] = []
+
+    async def post_json(self, url: str, document: Any, *, headers: dict[str, str], **_: Any) -> HttpAnswer:
+        self.sent.append((url, document, headers))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert isinstance(self.answer, HttpAnswer)
+        return self.answer
+
+    async def get(self, *_: Any, **__: Any) -> HttpAnswer:
+        raise AssertionError("refresh_grants is only ever posted to")
+
+    post_form = get
+
+
+def answer(status: int, document: Any, **headers: str) -> HttpAnswer:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return HttpAnswer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def client(host: Host, identity: InMemoryServiceTokens | None = None) -> RefreshGrantsClient:
+    return RefreshGrantsClient(URL, host, identity or InMemoryServiceTokens("exchange-token@x"))
+
+
+async def ask(reply: Any) -> AccessToken:
+    return await client(Host(reply)).access_token(
+        subject_assertion="assertion", connection="crm", scopes=("deal.read",), txn="t-1"
+    )
+
+
+async def test_a_token_comes_back_with_all_its_facts() -> None:
+    host = Host(answer(200, GOOD))
+    token = await client(host).access_token(
+        subject_assertion="assertion", connection="crm", scopes=("deal.read",), txn="t-1"
+    )
+    assert token == AccessToken(
+        access_token="secret-of-crm",
+        expires_at=datetime(2026, 11, 21, 13, 0, tzinfo=UTC),
+        scopes=("deal.read",),
+        narrowed=True,
+        grant_id="g1",
+        seq=7,
+        secret_version=9,
+        outcome="cached",
+    )
+    assert "secret-of-crm" not in repr(token)
+    ((url, document, headers),) = host.sent
+    assert url == f"{URL}/grants/token"
+    assert document == {
+        "subject_assertion": "assertion",
+        "connection": "crm",
+        "scopes": ["deal.read"],
+        "txn": "t-1",
+    }
+    assert headers == {"Authorization": f"Bearer token of exchange-token@x for {URL}"}
+
+
+async def test_a_token_may_have_no_known_end() -> None:
+    assert (await ask(answer(200, GOOD | {"expires_at": None}))).expires_at is None
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [Reason.GRANT_MISSING, Reason.GRANT_NEEDS_REAUTH, Reason.GRANT_REVOKED, Reason.SCOPE_NOT_GRANTABLE],
+)
+async def test_a_refusal_is_passed_on_with_its_remedy(reason: Reason) -> None:
+    body = {"error": "x", "reason_code": reason.value, "interaction_uri": "https://cab.test/connect?connection=crm"}
+    with pytest.raises(BrokerError) as refused:
+        await ask(answer(400, body))
+    assert refused.value.reason is reason
+    assert refused.value.remedy.interaction_uri == "https://cab.test/connect?connection=crm"
+
+
+async def test_a_provider_that_is_away_says_when_to_come_back() -> None:
+    with pytest.raises(BrokerError) as refused:
+        await ask(answer(503, {"reason_code": "provider_unavailable"}, retry_after="17"))
+    assert (refused.value.reason, refused.value.remedy.retry_after_s) == (Reason.PROVIDER_UNAVAILABLE, 17)
+
+
+@pytest.mark.parametrize("retry_after", ["", "soon", "-1", "²", "Fri, 31 Dec 1999 23:59:59 GMT"])
+async def test_a_retry_time_nobody_can_read_is_left_out(retry_after: str) -> None:
+    with pytest.raises(BrokerError) as refused:
+        await ask(answer(503, {"reason_code": "provider_unavailable"}, retry_after=retry_after))
+    assert refused.value.remedy.retry_after_s is None
+
+
+OUR_TROUBLE: dict[str, Any] = {
+    "it does not know us": answer(401, {"reason_code": "client_authentication_failed"}),
+    "the platform does not know us": answer(403, b"<html>Forbidden</html>"),
+    "a bug there": answer(500, {"reason_code": "internal_error"}),
+    "a crash there": answer(500, b"Internal Server Error"),
+    "a gateway between": answer(502, b"<html>"),
+    "a reason nobody knows": answer(400, {"reason_code": "something_new"}),
+    "no reason": answer(400, {"error": "x"}),
+    "a reason that is no text": answer(400, {"reason_code": ["x"]}),
+    "an array": answer(200, []),
+    "no JSON": answer(200, b"x"),
+    "nothing": answer(200, b""),
+    "a repeated member": answer(200, b'{"access_token":"a","access_token":"b"}'),
+    "a token without facts": answer(200, {"access_token": "a"}),
+    "a time nobody can read": answer(200, GOOD | {"expires_at": "tomorrow"}),
+    "too much": AnswerTooLarge(),
+    "no connection": SendFailed("grants", may_have_arrived=False),
+    "a broken connection": SendFailed("grants", may_have_arrived=True),
+}
+
+
+@pytest.mark.parametrize("reply", OUR_TROUBLE.values(), ids=OUR_TROUBLE.keys())
+async def test_everything_else_is_an_outage_of_ours_never_the_callers_fault(reply: Any) -> None:
+    with pytest.raises(Unavailable):
+        await ask(reply)
+
+
+async def test_without_an_identity_of_our_own_nothing_is_sent() -> None:
+    identity, host = InMemoryServiceTokens("x"), Host(answer(200, GOOD))
+    identity.is_down = True
+    with pytest.raises(Unavailable):
+        await client(host, identity).access_token(subject_assertion="a", connection="crm", scopes=(), txn="t")
+    assert host.sent == []
+
+
+@pytest.mark.parametrize(("upstream", "confirmed"), [([True], True), ([False], False), ([None], False), ([], False)])
+async def test_a_revocation_tells_whether_upstream_confirmed(upstream: list[bool | None], confirmed: bool) -> None:
+    host = Host(
+        answer(200, {"revoked": [{"grant_id": "g", "connection": "crm", "upstream": item} for item in upstream]})
+    )
+    assert await client(host).revoke(grant_id="g", cause="user", txn="t") is confirmed
+    assert host.sent[0][1] == {"grant_id": "g", "cause": "user", "txn": "t"}
