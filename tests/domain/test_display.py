@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cab.domain import display
 from cab.domain.display import Segment, plain, segments
+
+CYRILLIC_A = "\u0430"
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,18 @@ def test_nothing_invisible_is_left(text: str) -> None:
     left = "".join(segment.text for segment in segments(text) if not segment.escaped)
 
     assert not [char for char in left if unicodedata.category(char)[0] in "CZ" and char not in " \n\t"]
+
+
+def test_a_long_word_of_two_alphabets_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or an agent's words would keep the pages busy."""
+    asked: list[str] = []
+
+    def counted(char: str) -> str:
+        asked.append(char)
+        return alphabet(char)
+
+    alphabet = display._alphabet
+    monkeypatch.setattr(display, "_alphabet", counted)
+    text = CYRILLIC_A * 5000 + "a"
+    assert plain(text) == "[U+0430]" * 5000 + "a"
+    assert len(asked) <= 3 * len(text)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Final
 
 MAX_MARKS: Final = 2  # combining marks on one letter; more of them paint over the lines around
@@ -47,12 +48,15 @@ def plain(text: str) -> str:
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
     marks = 0
+    beside_latin = _beside_latin(text)
     for position, char in enumerate(text):
         marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
         if char in _SIGNS:
             yield _SIGNS[char], True
             yield char, False
-        elif _misleads(char) or marks > MAX_MARKS or (marks and position == 0) or _is_lookalike(text, position):
+        elif _misleads(char) or marks > MAX_MARKS or (marks and position == 0):
+            yield f"U+{ord(char):04X}", True
+        elif beside_latin[position] and _alphabet(char) in _LOOKALIKES:
             yield f"U+{ord(char):04X}", True
         else:
             yield char, False
@@ -72,13 +76,13 @@ def _alphabet(char: str) -> str:
     return unicodedata.name(char, "").partition(" ")[0] if char.isalpha() else ""
 
 
-def _is_lookalike(text: str, position: int) -> bool:
-    """A letter of an alphabet that imitates Latin, inside a word that also has Latin letters."""
-    if _alphabet(text[position]) not in _LOOKALIKES:
-        return False
-    start = end = position
-    while start > 0 and text[start - 1].isalnum():
-        start -= 1
-    while end < len(text) and text[end].isalnum():
-        end += 1
-    return any(_alphabet(char) == "LATIN" for char in text[start:end])
+def _beside_latin(text: str) -> list[bool]:
+    """For each character whether its word also has Latin letters: there an alphabet that imitates Latin misleads.
+
+    Each character is looked at once: the text may be an agent's, and as long as it likes.
+    """
+    found: list[bool] = []
+    for is_word, group in groupby(text, str.isalnum):
+        word = list(group)
+        found += [is_word and any(_alphabet(char) == "LATIN" for char in word)] * len(word)
+    return found
