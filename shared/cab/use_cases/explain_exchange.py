@@ -414,7 +414,9 @@ def _note_grant(connection: Connection, proof: Proof) -> None:
         return
     finding = f"the user's own grant at {connection.id} must be alive; its status is not looked up here"
     if connection.grant_kind.is_trusted:
-        finding = "the organisation's approval is enough, unless the user's access was ended; that is not looked up here"
+        finding = (
+            "the organisation's approval is enough, unless the user's access was ended; that is not looked up here"
+        )
     proof.note(Step(Stage.GRANT, Result.OPEN, finding, {"grant_kind": connection.grant_kind.value}, about))
 
 
