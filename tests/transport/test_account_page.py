@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ from tests.examples.acme_in_process import CRM
 from tests.transport.acme_pages import AcmePages, Browser
 
 from cab.adapters.in_memory.documents import Outage
-from cab.domain.grants import GrantStatus, grant_id
+from cab.domain.connections import GrantKind, RotationClass
+from cab.domain.deployment import Deployment
+from cab.domain.grants import NO_TOKENS, Grant, GrantStatus, grant_id
 from cab.stores.issued_tokens import IssuedToken
 
 
@@ -226,3 +229,69 @@ def test_a_person_finds_the_way_from_their_page_to_connecting(acme: AcmePages) -
     assert browser.get("/connect?connection=crm").status_code == 200
     assert browser.connect().headers["location"] == "/connect/done/crm"
     assert ("POST", f"{CRM}/oauth/token") in acme.provider_http.requests
+
+
+# --- systems that the organisation approves instead of its users ---
+
+
+def approved(kind: GrantKind, *logins: str) -> AcmePages:
+    """The CRM on the organisation's trust, which has said who these people are there."""
+    users = {AcmePages().subject(login): f"{login}@crm.test" for login in logins}
+
+    def change(known: Deployment) -> Deployment:
+        update = {"grant_kind": kind, "user_map": users}
+        connections = (item.model_copy(update=update) if item.id == "crm" else item for item in known.connections)
+        return replace(known, connections=tuple(connections))
+
+    return AcmePages(change=change)
+
+
+def use(acme: AcmePages, login: str, status: GrantStatus) -> None:
+    """The document that refresh_grants makes at the first use, in this state."""
+    grant = Grant(
+        grant_id=grant_id("acme", acme.subject(login), "crm"),
+        tenant="acme",
+        subject=acme.subject(login),
+        connection="crm",
+        provider="acme-crm",
+        provider_class=RotationClass.STATIC,
+        secret_ver=NO_TOKENS,
+        status=status,
+        connected_at=acme.clock.now(),
+    )
+    assert asyncio.run(acme.grants.create(grant)) is not None
+
+
+@pytest.mark.parametrize("kind", [GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE])
+@pytest.mark.parametrize(
+    ("status", "words", "can_disconnect"),
+    [
+        (None, "Ready, approved by your organisation", False),
+        (GrantStatus.ACTIVE, "Ready, approved by your organisation", True),
+        (GrantStatus.REVOKING, "Disconnected", False),
+        (GrantStatus.REVOKED, "Disconnected", False),
+    ],
+)
+def test_what_the_organisation_approved_can_be_ended_and_not_connected(
+    kind: GrantKind, status: GrantStatus | None, words: str, can_disconnect: bool
+) -> None:
+    acme = approved(kind, "alice")
+    browser = acme.logged_in("alice")
+    if status is not None:
+        use(acme, "alice", status)
+
+    html = card(browser.get("/me").text, "Acme CRM")
+
+    assert words in html
+    assert 'href="/connect?connection=crm"' not in html
+    assert ('action="/me/disconnect"' in html) is can_disconnect
+    assert ("Only your organisation can allow it again." in html) is (status is not None)
+    page = browser.get("/connect?connection=crm")
+    assert (page.status_code, "There is nothing to connect" in page.text) == (400, True)
+
+
+def test_somebody_whom_the_organisation_has_not_mapped_is_told_so() -> None:
+    acme = approved(GrantKind.JWT_BEARER, "alice")
+    html = card(acme.logged_in("bob").get("/me").text, "Acme CRM")
+    assert "Not available to you" in html
+    assert "/connect" not in html

@@ -53,6 +53,10 @@ _SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
         "The connection did not work",
         "The other system did not give access. Nothing was connected; you can try again.",
     ),
+    Reason.TARGET_NOT_ALLOWED: (
+        "There is nothing to connect",
+        "Your organisation approved this system for its people. Your own page says whether agents can use it as you.",
+    ),
     Reason.GRANT_MISSING: ("There is nothing to disconnect", "This account is not connected."),
     Reason.GRANT_REVOKED: ("One moment", "This account is still being disconnected. Please try again in a minute."),
     Reason.RATE_LIMITED: ("That was a bit fast", "Please wait a moment and try again."),

@@ -111,7 +111,9 @@ class ConnectAccount:
     # --- before ---
 
     async def consent(self, visitor: Visitor, connection_id: str) -> Consent:
-        """Raises: BrokerError NOT_FOUND for what is not there, not of this tenant, or needs no account; Unavailable."""
+        """Raises: BrokerError NOT_FOUND for what is not there, not of this tenant, or needs no account, TARGET_NOT_ALLOWED for
+        what the organisation approves instead of its users; Unavailable.
+        """
         connection = self._connection(visitor, connection_id)
         stored = await self._store.read(self._grant_id(visitor, connection))
         return Consent(
@@ -276,8 +278,10 @@ class ConnectAccount:
         connection = self._deployment.connection_by_id.get(connection_id)
         if connection is None or visitor.session.tenant not in connection.tenants:
             raise BrokerError(Reason.NOT_FOUND, "There is nothing to connect under this name.")
+        if connection.grant_kind.is_trusted:
+            raise BrokerError(Reason.TARGET_NOT_ALLOWED, "The organisation approved this system for its users.")
         if connection.grant_kind is not GrantKind.AUTHORIZATION_CODE:
-            raise BrokerError(Reason.NOT_FOUND, "There is nothing to connect: your organisation approved this system.")
+            raise BrokerError(Reason.NOT_FOUND, "There is nothing to connect under this name.")
         return connection
 
     def _redirect_uri(self, connection: Connection) -> str:
