@@ -109,24 +109,36 @@ resource "google_bigquery_table" "events_raw" {
 }
 
 locals {
-  views = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => name }
+  views = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => templatefile(
+    "${path.module}/../shared/cab/data/views/${name}",
+    { project = var.project_id, dataset = google_bigquery_dataset.audit.dataset_id, retention_days = var.audit_retention_days }
+  ) }
+}
+
+# The view that the others read, so it is there first.
+resource "google_bigquery_table" "events" {
+  project             = var.project_id
+  dataset_id          = google_bigquery_dataset.audit.dataset_id
+  table_id            = "events"
+  deletion_protection = false
+  view {
+    query          = local.views["events"]
+    use_legacy_sql = false
+  }
+  depends_on = [google_bigquery_table.events_raw]
 }
 
 resource "google_bigquery_table" "view" {
-  for_each            = local.views
+  for_each            = toset([for name in keys(local.views) : name if name != "events"])
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
   table_id            = each.key
   deletion_protection = false
   view {
-    query = templatefile("${path.module}/../shared/cab/data/views/${each.value}", {
-      project        = var.project_id
-      dataset        = google_bigquery_dataset.audit.dataset_id
-      retention_days = var.audit_retention_days
-    })
+    query          = local.views[each.key]
     use_legacy_sql = false
   }
-  depends_on = [google_bigquery_table.events_raw]
+  depends_on = [google_bigquery_table.events]
 }
 
 resource "google_bigquery_dataset_iam_member" "analyst" {
