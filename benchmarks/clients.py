@@ -102,20 +102,30 @@ class Clients:
         }
         return Post("/edge/token", form | self._authentication(FRONT_END, f"{self.origin}/edge", identity))
 
-    def update_opportunity(self, *, identity: str | None = None) -> Post:
-        """An exchange for the platform's own token."""
+    def list_opportunities(self, *, identity: str | None = None) -> Post:
+        """An exchange for the platform's own token, to read with. `identity` as in `mint`."""
+        return self._exchange("crm", "crm.opportunity.list", "opportunity/*", {"account": "acme"}, identity=identity)
+
+    def update_opportunity(self) -> Post:
+        """An exchange for the platform's own token, to write with, which takes a task of the user."""
         parameters = {"stage": "won", "amount_cents": 120_000}
-        return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, identity)
+        return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, task=_TASK)
 
     def query_warehouse(self) -> Post:
         """An exchange for a JWT of the broker."""
-        return self._exchange("warehouse", "warehouse.query.run", "query/deals", {"query": "select 1"}, None)
+        return self._exchange("warehouse", "warehouse.query.run", "query/deals", {"query": "select 1"})
 
     def _exchange(
-        self, connection: str, action: str, identifier: str, parameters: dict[str, Any], identity: str | None
+        self,
+        connection: str,
+        action: str,
+        identifier: str,
+        parameters: dict[str, Any],
+        *,
+        task: dict[str, Any] | None = None,
+        identity: str | None = None,
     ) -> Post:
         resource = self.resources[connection]
-        is_in_task = connection == "crm"
         intent = {
             "type": names.ACTION_TYPE,
             "actions": [action],
@@ -126,14 +136,14 @@ class Clients:
         }
         form = {
             "grant_type": names.TOKEN_EXCHANGE,
-            "subject_token": self.assertion(task=_TASK if is_in_task else None),
+            "subject_token": self.assertion(task),
             "subject_token_type": names.JWT_TYPE,
             "resource": resource,
             "authorization_details": json.dumps([intent]),
         }
         return Post("/oauth2/token", form | self._authentication(AGENT, f"{self.origin}/oauth2", identity))
 
-    def assertion(self, *, task: dict[str, Any] | None) -> str:
+    def assertion(self, task: dict[str, Any] | None = None) -> str:
         """As mint_assertion would make it."""
         now = int(time.time())
         claims = {

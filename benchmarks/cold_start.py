@@ -42,7 +42,7 @@ async def measure(
                 surroundings.function(source, "exchange_token", project=PROJECT), surroundings.ports.take_free()
             )
             try:
-                await _first_exchange(server, clients.update_opportunity)
+                await _first_exchange(server, clients.list_opportunities)
                 wall_ms = (time.perf_counter() - begun) * 1000
                 started[name] = ColdStart(server.cpu_ns() / 1e6, wall_ms, server.pss_bytes() / 2**20)
             finally:

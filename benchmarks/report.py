@@ -68,8 +68,10 @@ class Results:
             goals.append(Goal(f"publishes of a {name} exchange", publishes, 1, is_exact=True))
             goals.append(Goal(f"Secret Manager calls of a {name} exchange", secrets, 0, is_exact=True))
         if self.cold_starts:
+            # A cold start does the same work every time; all that differs is what the machine adds. So the quietest count.
+            ours, stock = (min(started[name].cpu_ms for started in self.cold_starts) for name in (OURS, STOCK))
             ratios = spread(started[OURS].cpu_ms / started[STOCK].cpu_ms for started in self.cold_starts)
-            goals.append(Goal("cold start / with stock clients", ratios.middle, 0.7, spread=ratios))
+            goals.append(Goal("cold start / with stock clients", ours / stock, 0.7, spread=ratios))
         return goals
 
     def _ratio(self, name: str, ratio: Callable[[Round], float], bound: float, *, is_lower_bound: bool = False) -> Goal:
@@ -125,10 +127,10 @@ class Results:
     def _cold_lines(self) -> list[str]:
         if not self.cold_starts:
             return []
-        lines = ["Cold start, from exec to the first token, median:"]
+        lines = ["Cold start, from exec to the first token, quietest:"]
         for name in self.cold_starts[0]:
             cpu, wall, pss = (
-                spread(getattr(started[name], attribute) for started in self.cold_starts).middle
+                min(getattr(started[name], attribute) for started in self.cold_starts)
                 for attribute in ("cpu_ms", "wall_ms", "pss_mib")
             )
             lines.append(f"{name:<19} {cpu:5.0f} ms CPU, {wall:5.0f} ms, {pss:4.0f} MiB")

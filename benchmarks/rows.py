@@ -11,7 +11,7 @@ from benchmarks.load import Post, send
 from benchmarks.processes import Function, Server
 from benchmarks.surroundings import ORIGIN, Surroundings
 
-MINT, RELAXED, HOT, SIGNED = "mint", "relaxed", "hot", "signed"
+MINT, RELAXED, HOT, TASK, SIGNED = "mint", "relaxed", "hot", "task", "signed"
 TEXTBOOK, ECHO = "textbook", "echo"
 EXCHANGE_TOKEN = "functions/exchange_token"
 VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
@@ -47,14 +47,14 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
         textbook_server = start(
             surroundings.function("benchmarks/functions/textbook_broker", "textbook_broker", project="demo-textbook")
         )
-        answer = await send([default.update_opportunity()], port=default_server.port, connections=1)
+        answer = await send([default.list_opportunities()], port=default_server.port, connections=1)
         echo_server = start(Function("benchmarks/functions/echo", "echo", {"BENCH_ANSWER_BYTES": str(len(answer))}))
         hot = Row(
             HOT,
             "exchange, default: private_key_jwt, grant read, counted, single use",
             default_server,
             "demo-default",
-            default.update_opportunity,
+            default.list_opportunities,
             {VERIFY_ES256: 2},
         )
         yield [
@@ -72,10 +72,13 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "exchange, relaxed: Google identity, grant status remembered",
                 relaxed_server,
                 "demo-relaxed",
-                lambda: relaxed.update_opportunity(identity=agent),
+                lambda: relaxed.list_opportunities(identity=agent),
                 {VERIFY_RS256: 1, VERIFY_ES256: 1},
             ),
             hot,
+            replace(
+                hot, name=TASK, says="as hot, a write inside a task of the user", prepare=default.update_opportunity
+            ),
             Row(
                 SIGNED,
                 "exchange for a JWT of ours (warehouse), otherwise as hot",
@@ -89,7 +92,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "the same as hot from documentation, on stock clients",
                 textbook_server,
                 "demo-textbook",
-                textbook.update_opportunity,
+                textbook.list_opportunities,
                 {VERIFY_ES256: 2},
             ),
         ]

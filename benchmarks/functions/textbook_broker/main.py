@@ -115,7 +115,7 @@ async def textbook_broker(request: Request) -> JSONResponse:
             "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
             "token_type": "Bearer",
             "expires_in": 3000,
-            "scope": "opportunity.write",
+            "scope": "opportunity.read",
             "authorization_details": [intent.model_dump(exclude_none=True)],
             "txn": subject["txn"],
         },
@@ -151,8 +151,8 @@ def permitted(agent: dict[str, Any], subject: dict[str, Any], intent: Intent) ->
                 "agent": {"id": agent["sub"], "trust_zone": "internal", "mode": "token"},
                 "chain": [],
                 "parameters": intent.parameters,
-                "task": {"present": True, "comparison": "within"},
-                "trigger": "user_turn",
+                "task": {"present": False, "comparison": "no_task"},
+                "trigger": "unknown",
                 "auth": {"amr": []},
             },
         },
@@ -160,7 +160,7 @@ def permitted(agent: dict[str, Any], subject: dict[str, Any], intent: Intent) ->
         [
             entity("User", subject["sub"], [("Group", group) for group in subject["groups"]]),
             entity("Resource", resource, [("Connection", "crm")]),
-            entity("Action", intent.actions[0], [("Action", "write")]),
+            entity("Action", intent.actions[0], [("Action", "read")]),
         ],
     )
     return answer.allowed
