@@ -54,9 +54,12 @@ def _pieces(text: str) -> Iterator[tuple[str, bool]]:
         if char in _SIGNS:
             yield _SIGNS[char], True
             yield char, False
-        elif _misleads(char) or marks > MAX_MARKS or (marks and position == 0):
-            yield f"U+{ord(char):04X}", True
-        elif beside_latin[position] and _alphabet(char) in _LOOKALIKES:
+        elif (
+            _misleads(char)
+            or marks > MAX_MARKS
+            or (marks and position == 0)
+            or (beside_latin[position] and _alphabet(char) in _LOOKALIKES)
+        ):
             yield f"U+{ord(char):04X}", True
         else:
             yield char, False

@@ -66,9 +66,10 @@ class IssuedTokens:
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""
-        found = await self._guards.find("issued_tokens", Condition("sha256", "==", sha256), limit=50)
-        alive = [document.fields for document in found if document.fields["expires_at"] > now]
-        return [_load(fields) for fields in sorted(alive, key=lambda fields: fields["issued_at"], reverse=True)]
+        found = await self._guards.find(
+            "issued_tokens", Condition("sha256", "==", sha256), order_by="issued_at", descending=True, limit=50
+        )
+        return [_load(document.fields) for document in found if document.fields["expires_at"] > now]
 
     async def of_user(self, tenant: str, subject: str, *, limit: int) -> list[IssuedToken]:
         """What was handed out for one user in the last day or so, the newest first."""

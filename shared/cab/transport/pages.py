@@ -134,8 +134,8 @@ class Pages:
     async def _recognise(self, visit: Visit) -> None:
         cookie = Cookies.read(visit.request, self._cookies.session)
         session = await self._login.session(cookie)
-        if session is None:
-            return
+        if session is None or session.idp_issuer not in self._deployment.identity_provider_by_issuer:
+            return  # logged out, or logged in at a provider that the configuration no longer names
         visit.session, visit.cookie = session, cookie
         visit.facts.client_authenticated = True
         visit.facts.tenant = session.tenant
