@@ -143,6 +143,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.adapters.store_clock import StoreClock
     from cab.stores.grants import Grants
     from cab.transport.grants_http import Callers, GrantEndpoints
+    from cab.use_cases.allow_again import AllowAgain
     from cab.use_cases.authenticate_service import ServiceAuthenticator
     from cab.use_cases.grant_payloads import GrantPayloads
     from cab.use_cases.refresh_grant import RefreshGrant
@@ -174,6 +175,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, parts.clock), refresher, trusted_tokens),
         revoker,
         SweepGrants(deployment, store, payloads, refresher, revoker, clock),
+        AllowAgain(deployment, store, refresher.outbox, clock, randomness),
         services=ServiceAuthenticator(
             issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
         ),

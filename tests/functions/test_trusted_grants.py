@@ -109,6 +109,34 @@ async def test_the_first_exchange_of_a_user_brings_a_token_and_revocation_ends_i
     assert events == ["grant.connected", "grant.revoked"]
 
 
+@pytest.mark.parametrize("make", [bearer, exchange], ids=["jwt_bearer", "token_exchange"])
+async def test_the_organisation_alone_can_allow_again_what_was_ended(world: World, make: Any) -> None:
+    await make(world)
+    await read_deal(world)
+    named = {"grant_id": grant_id("acme", ALICE, "crm"), "cause": "back from leave", "txn": "t"}
+    operator = world.google_token(REFRESH_GRANTS, email=f"connect-account@{ACCOUNTS}")
+    assert (await world.call_service("/grants/allow", named, operator)).json == {"allowed": False}
+    assert (await world.call_service("/grants/revoke", named, operator)).status == 200
+    agents_side = world.google_token(REFRESH_GRANTS, email=f"exchange-token@{ACCOUNTS}")
+    assert (await world.call_service("/grants/allow", named, agents_side)).status == 401
+    assert (await world.call_service("/grants/allow", named, operator)).json == {"allowed": True}
+    again = await read_deal(world)
+    assert (again.status, again.json["access_token"]) == (200, "trusted-2")  # not the one of before
+    last = world.events("refresh_grants")[-1]
+    assert last.grant is not None
+    assert (last.event_type.value, last.grant.cause) == ("grant.connected", "back from leave")
+
+
+async def test_what_a_user_consented_to_only_the_user_can_connect_again(world: World) -> None:
+    name = await world.connect("alice", "wiki", "page.read")
+    named = {"grant_id": name, "cause": "x", "txn": "t"}
+    operator = world.google_token(REFRESH_GRANTS, email=f"connect-account@{ACCOUNTS}")
+    refused = await world.call_service("/grants/allow", named, operator)
+    assert refused.json["reason_code"] == "target_not_allowed"
+    unknown = await world.call_service("/grants/allow", named | {"grant_id": "g"}, operator)
+    assert unknown.json["reason_code"] == "grant_missing"
+
+
 async def test_by_jwt_bearer_the_upstream_login_comes_from_the_map_and_nobody_else_gets_in(world: World) -> None:
     provider = await bearer(world)
     await read_deal(world)

@@ -99,6 +99,7 @@ FUNCTION_BY_PATH = {
     "/oauth2/revoke": "exchange_token",
     "/grants/token": "refresh_grants",
     "/grants/revoke": "refresh_grants",
+    "/grants/allow": "refresh_grants",
     "/grants/sweep": "refresh_grants",
     "/grants/due": "refresh_grants",
 }

@@ -1,4 +1,4 @@
-"""`cab grants`: look at grants (never at their tokens) and revoke them."""
+"""`cab grants`: look at grants (never at their tokens), revoke them, and allow again what only the organisation can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = {
 
 @click.group("grants")
 def grants_group() -> None:
-    """List, inspect and revoke grants."""
+    """List, inspect, revoke grants and allow them again."""
 
 
 @grants_group.command("list")
@@ -76,7 +76,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     document = {name: value for name, value in names.items() if value is not None}
     if "grant_id" not in document and "tenant" not in document:
         raise click.UsageError("Give --grant or --tenant.")
-    revoked = asyncio.run(_ask(url, document | {"cause": cause, "txn": "operator"}))
+    revoked = asyncio.run(_ask(url, "revoke", document | {"cause": cause, "txn": "operator"}))["revoked"]
     if as_json:
         click.echo(json.dumps(revoked))
         return
@@ -86,7 +86,17 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     click.echo(f"{len(revoked)} grants")
 
 
-async def _ask(url: str, document: dict[str, Any]) -> list[dict[str, Any]]:
+@grants_group.command("allow")
+@click.option("--url", envvar="CAB_REFRESH_GRANTS_URL", required=True, help="Address of refresh_grants.")
+@click.option("--cause", default="operator", show_default=True, help="Why, for the audit.")
+@click.argument("grant_id")
+def allow(url: str, cause: str, grant_id: str) -> None:
+    """Take back a revocation at a connection without a consent screen, where the user cannot connect again."""
+    answer = asyncio.run(_ask(url, "allow", {"grant_id": grant_id, "cause": cause, "txn": "operator"}))
+    click.echo("allowed again" if answer["allowed"] else "it had not ended")
+
+
+async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
     from cab.adapters.http.client import AiohttpClient
     from cab.adapters.system import SystemClock
@@ -97,7 +107,7 @@ async def _ask(url: str, document: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         token = await GoogleServiceTokens(SystemClock()).identity_token(url)
         headers = {"Authorization": f"Bearer {token}"}
-        answer = await http.post_json(f"{url}/grants/revoke", document, headers=headers, timeout_s=60)
+        answer = await http.post_json(f"{url}/grants/{what}", document, headers=headers, timeout_s=60)
     except Unavailable as error:
         raise click.ClickException(f"{error.what} cannot be reached.") from error
     finally:
@@ -105,8 +115,7 @@ async def _ask(url: str, document: dict[str, Any]) -> list[dict[str, Any]]:
     content = strict_json.load_object(answer.body)
     if answer.status != 200:
         raise click.ClickException(f"refused: {content.get('reason_code')}")
-    revoked: list[dict[str, Any]] = content["revoked"]
-    return revoked
+    return content
 
 
 def _shown(grant: Grant) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cab.ports import Randomness, Unavailable
 from cab.protocol import strict_json
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
+from cab.use_cases.allow_again import AllowAgain
 from cab.use_cases.auditing import Auditor, Facts, RequestContext
 from cab.use_cases.authenticate_service import ServiceAuthenticator
 from cab.use_cases.revoke_grants import RevokeGrants
@@ -61,6 +62,12 @@ class RevokeRequest(_Body):
         return self
 
 
+class AllowRequest(_Body):
+    grant_id: Text
+    cause: Text
+    txn: Text
+
+
 @dataclass(frozen=True, slots=True)
 class Callers:
     token: frozenset[str]
@@ -76,6 +83,7 @@ class GrantEndpoints:
         serve: ServeGrant,
         revoke: RevokeGrants,
         sweep: SweepGrants,
+        allow_again: AllowAgain,
         *,
         services: ServiceAuthenticator,
         callers: Callers,
@@ -87,6 +95,7 @@ class GrantEndpoints:
         self._serve = serve
         self._revoke = revoke
         self._sweep = sweep
+        self._allow_again = allow_again
         self._services = services
         self._fan_out = fan_out
         self._synchronize = synchronize
@@ -95,6 +104,7 @@ class GrantEndpoints:
         self._routes: dict[str, tuple[Callable[[bytes, Facts], Awaitable[dict[str, Any]]], frozenset[str]]] = {
             "/grants/token": (self._token, callers.token),
             "/grants/revoke": (self._revoke_grants, callers.revoke),
+            "/grants/allow": (self._allow, callers.revoke),
             "/grants/sweep": (self._sweep_grants, callers.sweep),
             "/grants/due": (self._visit, callers.sweep),
         }
@@ -156,6 +166,11 @@ class GrantEndpoints:
                 {"grant_id": item.grant_id, "connection": item.connection, "upstream": item.upstream} for item in done
             ]
         }
+
+    async def _allow(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        asked = _parse(AllowRequest, body)
+        facts.txn = asked.txn
+        return {"allowed": await self._allow_again(asked.grant_id, cause=asked.cause, txn=asked.txn)}
 
     async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
         due = await self._sweep.due(limit=FAN_OUT)
