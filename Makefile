@@ -10,7 +10,7 @@ export PIP_NO_INPUT := 1
 INSTALL := $(PYTHON) -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint types bench browser-ready bigquery-ready clean
+.PHONY: help demo dev test check lint types soak bench browser-ready bigquery-ready clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(DEV) ## format and lint, as CI judges them, and the import contracts
 
 types: $(DEV) ## type-check
 	$(VENV)/bin/mypy
+
+soak: $(DEV) ## break the refresh of grants by the thousand, for the better part of an hour
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)
 
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks

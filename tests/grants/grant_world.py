@@ -45,7 +45,7 @@ STRICT, FAMILY, LEEWAY, STATIC = "acme-crm", "salesforce-like", "acme-tracker", 
 EVERY_CLASS = (STATIC, LEEWAY, STRICT, FAMILY)
 
 
-def provider_of(profile: ProviderProfile, **changes: Any) -> Provider:
+def provider_of(profile: ProviderProfile, *, issuer_of_twin: str = ISSUER, **changes: Any) -> Provider:
     """The profile of a twin as the broker's configuration would describe it."""
     rotation: dict[str, Any] = {
         "class": profile.refresh_class.value.removesuffix("_family"),
@@ -61,15 +61,17 @@ def provider_of(profile: ProviderProfile, **changes: Any) -> Provider:
     facts: dict[str, Any] = {
         "id": profile.name,
         "title": profile.name,
-        "token_endpoint": f"{ISSUER}/oauth/token",
-        "userinfo_endpoint": f"{ISSUER}/oauth/userinfo",
+        "authorization_endpoint": f"{issuer_of_twin}/oauth/authorize",
+        "token_endpoint": f"{issuer_of_twin}/oauth/token",
+        "userinfo_endpoint": f"{issuer_of_twin}/oauth/userinfo",
         "token_endpoint_auth_method": "none",
         "base_scopes": (profile.offline_scope,) if profile.offline_scope else (),
         "rotation": Rotation.model_validate(rotation),
         "narrowing": "scope_at_refresh" if profile.narrowing.value == "honoured" else "none",
         "scope_separator": profile.scope_separator,
         "revocation": Revocation(
-            endpoint=None if profile.revocation.value == "none" else f"{ISSUER}/oauth/revoke", blast_radius=radius
+            endpoint=None if profile.revocation.value == "none" else f"{issuer_of_twin}/oauth/revoke",
+            blast_radius=radius,
         ),
         "invalid_grant_errors": tuple(dict.fromkeys((profile.invalid_grant_error, "invalid_grant"))),
         "invalid_grant_statuses": tuple(dict.fromkeys((400, max(profile.invalid_grant_status, 400)))),

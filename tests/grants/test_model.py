@@ -161,7 +161,7 @@ def test_one_instance_that_dies_or_stands_still_at_any_moment_costs_nothing_but_
     ends = [check(Plan(profile, Fate(point, pause_s))) for point, pause_s in single_fates()]
 
     struck = sum(point is not None for end in ends for point in end.struck)
-    assert struck > 20 * (1 + len(PAUSES)), "the fates hardly struck: the test would prove nothing"
+    assert struck >= 18 * (1 + len(PAUSES)), "the fates hardly struck: the test would prove nothing"
     statuses = Counter(end.status for end in ends)
     lost = statuses[GrantStatus.NEEDS_REAUTH]
     assert statuses[GrantStatus.ACTIVE] + lost == len(ends)

@@ -1,0 +1,168 @@
+"""Processes of refresh_grants that can be killed at any step, forked from one that has everything imported and nothing open.
+
+`python worker.py` reads commands, one JSON object a line; each starts one process, which writes one JSON line about itself.
+What works on grants is wired by `cab.bootstrap`, with the real adapters; only the timings are shorter, and a step may be the last.
+
+| `work` | what the process does |
+|---|---|
+| `ask` | `times` concurrent requests for a token of grant `name` at `connection`; `fate`: `{"at": STEP, "signal": N}` |
+| `sweep` | visits what is due, until it is killed |
+| `revoke` | revokes grant `name` |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from cab import bootstrap
+from cab.adapters.google_cloud import audit_log, documents, pubsub, secrets  # noqa: F401 - imported before the fork
+from cab.adapters.http import client  # noqa: F401
+from cab.adapters.store_clock import StoreClock
+from cab.domain.errors import BrokerError
+from cab.domain.grants import Timings
+from cab.ports import Unavailable
+from cab.settings import RefreshGrantsSettings, load
+from cab.stores.grants import Grants
+from cab.use_cases.grant_payloads import GrantPayloads
+from cab.use_cases.refresh_attempt import Wanted
+from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.revoke_grants import RevokeGrants
+from cab.use_cases.sweep_grants import SweepGrants
+
+TIMINGS = Timings(
+    lease=timedelta(seconds=4),
+    provider_timeout=timedelta(seconds=2.5),
+    longest_pause=timedelta(seconds=1.5),
+    answer_within=timedelta(seconds=8),
+    shortest_send=timedelta(seconds=1),
+    first_back_off=timedelta(seconds=0.2),
+    longest_back_off=timedelta(seconds=1),
+    write_breaker=timedelta(seconds=0.2),
+    clean_up_after=timedelta(seconds=5),
+    visit_again=timedelta(seconds=1),
+)
+SWEEP_EVERY_S = 0.5
+
+
+class Process:
+    """One instance of refresh_grants. Built before the fork; connects when it first needs to, after it."""
+
+    def __init__(self) -> None:
+        self._parts = parts = bootstrap._Parts(load(RefreshGrantsSettings), "refresh_grants")
+        self.deployment = parts.deployment
+        self.clock = StoreClock(parts.documents("grants"), parts.clock)
+        self._store = Grants(parts.documents("grants"))
+        payloads = GrantPayloads(parts.grant_vault)
+        self.refresher = RefreshGrant(
+            parts.deployment,
+            self._store,
+            payloads,
+            parts.provider_calls(),
+            parts.secrets,
+            parts.audit_log,
+            self.clock,
+            parts.randomness,
+            timings=TIMINGS,
+            step=self._step,
+        )
+        self.revoker = RevokeGrants(
+            parts.deployment, self._store, payloads, self.refresher, self.clock, parts.randomness, timings=TIMINGS
+        )
+        self.sweeper = SweepGrants(
+            parts.deployment, self._store, payloads, self.refresher, self.revoker, self.clock, timings=TIMINGS
+        )
+        self.fate: dict[str, Any] = {}
+        self.passed: dict[str, float] = {}
+
+    async def _step(self, name: str) -> None:
+        self.passed.setdefault(name, time.monotonic())
+        if self.fate.get("at") == name:
+            self.fate = {} if self.fate["signal"] == signal.SIGSTOP else self.fate
+            os.kill(os.getpid(), signal.SIGSTOP if not self.fate else self.fate["signal"])
+
+    async def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        self.fate = command.get("fate") or {}
+        connection = self.deployment.connection_by_id[command["connection"]]
+        wanted = Wanted(("read",), connection, self.deployment.provider_of(connection))
+        await self.clock.synchronize()
+        if "start_at" in command:  # together with the other processes
+            await asyncio.sleep(max(0.0, command["start_at"] - time.time()))
+        answers = await asyncio.gather(*(self._token(command["name"], wanted) for _ in range(command.get("times", 1))))
+        window = self.passed.get("persisted", 0.0) - self.passed.get("after send", 0.0)
+        return {"answers": sorted(set(answers)), "count": len(answers), "window_s": window if window > 0 else None}
+
+    async def _token(self, name: str, wanted: Wanted) -> str:
+        from hashlib import sha256
+
+        try:
+            token = await self.refresher.access_token(name, wanted)
+        except BrokerError as error:
+            return error.reason.value
+        except Unavailable as error:
+            return f"{error.what} unavailable"
+        return "token " + sha256(token.access_token.encode()).hexdigest()
+
+    async def sweep(self, _: dict[str, Any]) -> dict[str, Any]:
+        while True:
+            with suppress(Unavailable):
+                await self.clock.synchronize()
+                due = await self.sweeper.due(limit=200)
+                await asyncio.gather(*(self._visit(name) for name in due))
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _visit(self, name: str) -> None:
+        with suppress(Unavailable):
+            await self.sweeper.visit(name)
+
+    async def revoke(self, command: dict[str, Any]) -> dict[str, Any]:
+        await self.clock.synchronize()
+        done = await self.revoker.one(command["name"], cause="user", txn="txn")
+        return {"upstream": done.upstream}
+
+    async def run(self, command: dict[str, Any]) -> dict[str, Any]:
+        try:
+            result: dict[str, Any] = await getattr(self, command["work"])(command)
+        finally:
+            for close in self._parts.closers:
+                await close()
+        return result
+
+
+def tell(**members: Any) -> None:
+    """One line, in one write: lines of several processes never mix."""
+    os.write(1, json.dumps(members).encode() + b"\n")
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; the harness learns of ends by their lines
+    process = Process()
+    tell(ready=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        pid = os.fork()
+        if pid:
+            tell(id=command["id"], pid=pid)
+            continue
+        status = 1
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            tell(id=command["id"], result=asyncio.run(process.run(command)))
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

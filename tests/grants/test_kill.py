@@ -1,0 +1,48 @@
+"""Real processes of refresh_grants, killed and stopped at every step and at random moments. `make soak` does it by the thousand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from tests.grants.processes.killing import KINDS, STEPS, ask_together, carry_out, draw_plans
+from tests.grants.processes.site import Site, running_site
+
+KILL_POINTS = 15  # for each class of provider
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+def test_killed_and_stopped_processes_lose_nothing_but_what_only_they_had_seen(site: Site) -> None:
+    dice = random.Random(20_261_121)  # noqa: S311 - repeatable
+    plans = [plan for kind in KINDS for plan in draw_plans(kind, KILL_POINTS, dice)]
+
+    report = carry_out(site, plans, user="killed")
+
+    assert report.violations() == []
+    assert report.struck >= len(KINDS) * len(STEPS)
+    lost = report.lost()
+    assert lost["static"] == lost["leeway"] == 0
+    assert lost["strict"] == report.lost_in_window()["strict"] >= 1, "killed after the answer, before the write"
+    assert report.settled_within_s < 90
+    events = site.audit_events()
+    for truth in report.truths:
+        refreshed = events.get((truth.item.name, "grant.refreshed"), set())
+        assert len(refreshed) == truth.grant.seq - 1, "a commit without its audit event, or the reverse"
+        assert not truth.is_lost or events[truth.item.name, "grant.needs_reauth"]
+
+
+@pytest.mark.parametrize("kind", ["strict", "leeway"])
+def test_200_callers_in_5_processes_cause_one_refresh_and_get_one_token(site: Site, kind: str) -> None:
+    truth, answers, windows = ask_together(site, kind, user=f"together-{kind}")
+    assert truth.refreshes == 1
+    assert truth.is_alive
+    ((answer, count),) = answers.items()
+    assert answer.startswith("token ")
+    assert count == 200
+    assert len(windows) == 1, "one process refreshed, the others waited for it"
