@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +14,8 @@ from unittest.mock import patch
 from functions_framework.aio import create_asgi_app
 from tests.support.web import Web, WebClient
 
+from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.in_memory.audit_log import InMemoryAuditLog
 from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
 from cab.adapters.in_memory.clock import SettableClock
@@ -20,6 +23,7 @@ from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.quarantine import InMemoryQuarantine
 from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.adapters.store_clock import StoreClock
+from cab.domain.deployment import Deployment
 from cab.ports import Clock, Documents, ServiceTokens
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +40,32 @@ class Publisher:
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+
+@cache
+def _deployment(root: Path, environment: frozenset[tuple[str, str]]) -> Deployment:
+    return FolderConfiguration(root, dict(environment)).load()
+
+
+class RememberedConfiguration:
+    """`FolderConfiguration` that reads each folder once in a run: hundreds of tests start the same functions."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+        ours = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+        self._key = root, frozenset(ours.items())
+
+    def load(self) -> Deployment:
+        return _deployment(*self._key)
+
+
+_engines: dict[int, CedarPolicyEngine] = {}
+
+
+def remembered_engine(deployment: Deployment) -> CedarPolicyEngine:
+    """The policy engine of a remembered deployment, its policies parsed once."""
+    if id(deployment) not in _engines:
+        _engines[id(deployment)] = CedarPolicyEngine(deployment)
+    return _engines[id(deployment)]
 
 
 @dataclass
@@ -71,6 +101,8 @@ class Cloud:
         with (
             patch.dict(os.environ, environment),
             patch("cab.transport.logs.configure_logging", lambda: None),  # it would take pytest's own handlers away
+            patch("cab.adapters.configuration.loader.FolderConfiguration", RememberedConfiguration),
+            patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
             patch("cab.bootstrap.SystemClock", lambda: self.clock),
             patch("cab.adapters.store_clock.StoreClock", store_clock),
             patch(f"{google}.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
