@@ -9,7 +9,7 @@ variables {
   project_id       = "test-cab"
   domain           = "cab.example.com"
   source_archive   = { bucket = "source", object = "cab-abc.zip" }
-  provider_secrets = ["cab-provider-crm", "cab-idp-acme", "cab-client-ops-bot"]
+  provider_secrets = ["cab-provider-crm", "cab-assertion-calendar", "cab-idp-acme", "cab-client-ops-bot"]
 }
 
 run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval" {
@@ -35,6 +35,15 @@ run "connect_account_adds_grants_and_cannot_read_them" {
   assert {
     condition     = alltrue([for name, databases in local.database_grants : lookup(databases, "approvals", "none") != "write" || name == "connect_account"])
     error_message = "Only connect_account writes decisions of people."
+  }
+}
+
+run "keys_that_can_name_any_user_are_read_by_refresh_grants_only" {
+  command = plan
+
+  assert {
+    condition     = [for name, secrets in local.secret_readers : name if contains(secrets, "cab-assertion-calendar")] == ["refresh_grants"]
+    error_message = "An assertion key speaks for every user at its system: no function that faces anybody may read it."
   }
 }
 

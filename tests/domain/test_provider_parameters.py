@@ -130,3 +130,35 @@ def test_no_accepted_value_leaves_its_place(value: str) -> None:
         parts = urlsplit(provider("https://x.example.com/{tenant}/token").at({"tenant": value}).token_endpoint or "")
         assert (parts.netloc, parts.path.split("/")) == ("x.example.com", ["", value, "token"])
         assert value not in (".", "..")
+
+
+# --- names that are sent, and never sent to ---
+
+NAMED = {
+    "exchange_audience": "//iam.test/{tenant}/x",
+    "subject_token_audience": "{tenant}",
+    "assertion_audience": "{instance}.crm.test",
+    "exchange_options": {"userProject": "{tenant}", "fixed": "1"},
+}
+
+
+def test_parameters_stand_anywhere_in_names_and_are_needed_like_those_of_addresses() -> None:
+    known = provider("https://sts.test/token", **NAMED)
+    assert set(known.open_parameters) == {"instance", "tenant"}
+    filled = known.at({"tenant": "t1", "instance": "i1"})
+    assert filled.exchange_audience == "//iam.test/t1/x"
+    assert (filled.subject_token_audience, filled.assertion_audience) == ("t1", "i1.crm.test")
+    assert filled.exchange_options == {"userProject": "t1", "fixed": "1"}
+    assert filled.token_endpoint == "https://sts.test/token"
+    assert filled.open_parameters == {}
+    with pytest.raises(KeyError):
+        known.at({"tenant": "t1"})
+
+
+@pytest.mark.parametrize("text", ["{other}", "{tenant", "tenant}", "{{tenant}}", "{}"])
+@pytest.mark.parametrize("name", ["exchange_audience", "subject_token_audience", "assertion_audience"])
+def test_a_name_with_an_unknown_or_broken_parameter_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ValidationError, match=name):
+        provider("https://sts.test/token", **{name: text})
+    with pytest.raises(ValidationError, match=r"exchange_options\.userProject"):
+        provider("https://sts.test/token", exchange_options={"userProject": text})

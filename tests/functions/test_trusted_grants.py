@@ -133,7 +133,7 @@ async def test_what_a_user_consented_to_only_the_user_can_connect_again(world: W
     operator = world.google_token(REFRESH_GRANTS, email=f"connect-account@{ACCOUNTS}")
     refused = await world.call_service("/grants/allow", named, operator)
     assert refused.json["reason_code"] == "target_not_allowed"
-    unknown = await world.call_service("/grants/allow", named | {"grant_id": "g"}, operator)
+    unknown = await world.call_service("/grants/allow", named | {"grant_id": grant_id("acme", ALICE, "crm")}, operator)
     assert unknown.json["reason_code"] == "grant_missing"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
@@ -188,3 +190,42 @@ def test_an_arbitrary_object_is_a_key_or_an_invalid_key(members: dict[str, Any])
         return
     assert key.algorithm in ("ES256", "RS256")
     assert not key.verifies(b"anything", b"not a signature")
+
+
+# --- keys of our own ---
+
+RSA_PRIVATE = jwt.algorithms.RSAAlgorithm.to_jwk(rsa_key("other").private, as_dict=True) | {"kid": "other"}
+PRIVATE = ec_key("a").private_jwk
+
+
+@pytest.mark.parametrize(
+    ("members", "kid", "kind"), [(PRIVATE, "a", ec.EllipticCurvePrivateKey), (RSA_PRIVATE, "other", rsa.RSAPrivateKey)]
+)
+def test_a_signing_key_is_read_with_its_kid(members: dict[str, Any], kid: str, kind: type[Any]) -> None:
+    name, key = jwk.parse_private(json.dumps(members).encode())
+    assert name == kid
+    assert isinstance(key, kind)
+
+
+NO_SIGNING_KEYS = {
+    "public": EC,
+    "public RSA": RSA,
+    "nameless": {name: value for name, value in PRIVATE.items() if name != "kid"},
+    "of another pair": PRIVATE | {"d": ec_key("b").private_jwk["d"]},
+    "for encryption": PRIVATE | {"use": "enc"},
+    "for another algorithm": PRIVATE | {"alg": "ES384"},
+    "symmetric": {"kty": "oct", "k": "c2VjcmV0", "kid": "k"},
+    "empty": {},
+}
+
+
+@pytest.mark.parametrize("members", NO_SIGNING_KEYS.values(), ids=NO_SIGNING_KEYS)
+def test_what_cannot_sign_is_no_signing_key(members: dict[str, Any]) -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse_private(json.dumps(members).encode())
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", b"[]", b"-----BEGIN PRIVATE KEY-----", b'{"kty":"EC","kty":"EC"}'])
+def test_what_is_no_json_object_is_no_signing_key(raw: bytes) -> None:
+    with pytest.raises(jwk.InvalidKey):
+        jwk.parse_private(raw)

@@ -17,6 +17,7 @@ from tests.dev.twins.provider_client import ISSUER, SECRET, ProviderUnderTest
 from tests.support.jose import Key, ec_key, key_set, rsa_key
 from tests.support.web import Sent, Web, WebClient, json_answer
 
+from cab.adapters.configuration.provider_table import presets
 from cab.adapters.in_memory.audit_log import InMemoryAuditLog
 from cab.adapters.in_memory.clock import SettableClock
 from cab.adapters.in_memory.documents import InMemoryDocuments
@@ -146,7 +147,8 @@ class Desk:
 
     def start(self) -> None:
         """A fresh instance, which remembers no token."""
-        calls = ProviderCalls(WebClient(self.web, [ISSUER], what="provider"), self.vault)
+        http = WebClient(self.web, [ISSUER, "https://sts.googleapis.com"], what="provider")
+        calls = ProviderCalls(http, self.vault)
         payloads = GrantPayloads(self.vault)
         randomness = PredictableRandomness(f"instance-{len(self.web.sent)}")
         parts = (self.clock, randomness)
@@ -368,6 +370,26 @@ def test_a_token_exchange_is_sent_as_google_wants_it() -> None:
             "scope": "read",
         }
         assert "Authorization" not in desk.web.sent[0].headers
+
+    run(desk, story)
+
+
+def test_the_preset_for_google_cloud_names_pool_provider_and_project_of_the_connection() -> None:
+    (preset,) = (provider for provider in presets() if provider.id == "google-cloud-workforce")
+    desk = Desk(GrantKind.TOKEN_EXCHANGE)
+    desk.connection = desk.connection.model_copy(update={"client_secret": None, "client_id": None})
+    values = {"pool": "people", "provider": "cab", "client_id": AT_PROVIDER, "user_project": "123"}
+    desk.provider = preset.at(values)
+    desk.web.hosts["https://sts.googleapis.com"] = _answers({"access_token": "t", "expires_in": 900})
+
+    async def story() -> None:
+        await desk.token(scopes=("https://www.googleapis.com/auth/bigquery.readonly",))
+        assert desk.web.sent[0].url == "https://sts.googleapis.com/v1/token"
+        (form,) = desk.sent
+        assert form["audience"] == "//iam.googleapis.com/locations/global/workforcePools/people/providers/cab"
+        assert form["scope"] == "https://www.googleapis.com/auth/bigquery.readonly"
+        assert form["subject_token_type"] == "urn:ietf:params:oauth:token-type:id_token"
+        assert json.loads(unquote(form["options"])) == {"userProject": "123"}
 
     run(desk, story)
 

@@ -63,7 +63,7 @@ class RevokeRequest(_Body):
 
 
 class AllowRequest(_Body):
-    grant_id: Text
+    grant_id: GrantId
     cause: Text
     txn: Text
 
