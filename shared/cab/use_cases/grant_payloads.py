@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -100,14 +99,29 @@ class GrantPayloads:
     async def successor(self, grant: Grant, base: Payload, provider: Provider) -> Payload | None:
         """The newest intact payload that was got with the refresh token of `base`, or with that of such a payload.
 
-        Read by number, from the one after `base` until there is none. Garbage in between is passed over. Raises: Unavailable.
+        Raises: Unavailable.
         """
         found: Payload | None = None
         tokens = {base.refresh_sha256}
-        async for _, payload in self._later(grant, base.version, provider):
+        for _, payload in await self.following(grant, base.version, provider):
             if payload is not None and payload.stored.predecessor_sha256 in tokens:
                 tokens.add(payload.refresh_sha256)
                 found = payload
+        return found
+
+    async def following(self, grant: Grant, after: int, provider: Provider) -> list[tuple[int, Payload | None]]:
+        """Every version above `after`, by number until there is none; without its payload where that is garbage.
+
+        Raises: Unavailable.
+        """
+        found: list[tuple[int, Payload | None]] = []
+        for version in range(after + 1, after + 1 + MAX_PROBES):
+            try:
+                found.append((version, await self.load(grant, version, provider)))
+            except CorruptPayload:
+                found.append((version, None))
+            except NotFound:
+                break
         return found
 
     async def newest(self, grant: Grant, after: int, provider: Provider) -> Payload | None:
@@ -128,23 +142,6 @@ class GrantPayloads:
             found = await asyncio.gather(*(at(version) for version in range(first, first + TOGETHER)))
             later += [payload for payload in found if payload is not None]
         return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
-
-    async def last_version(self, grant: Grant, after: int, provider: Provider) -> int:
-        """The highest number in use, garbage included; `after` when there is none above it. Raises: Unavailable."""
-        last = after
-        async for version, _ in self._later(grant, after, provider):
-            last = version
-        return last
-
-    async def _later(self, grant: Grant, after: int, provider: Provider) -> AsyncIterator[tuple[int, Payload | None]]:
-        """Every version above `after`; without its payload where that is garbage or not this grant's."""
-        for version in range(after + 1, after + 1 + MAX_PROBES):
-            try:
-                yield version, await self.load(grant, version, provider)
-            except NotFound:
-                return
-            except CorruptPayload:
-                yield version, None
 
     async def add(self, grant_id: str, token_set: TokenSet) -> int:
         """One durable write; the number under which it can be read at once. Raises Unavailable (it may stand all the same)."""

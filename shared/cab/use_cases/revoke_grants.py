@@ -113,10 +113,10 @@ class RevokeGrants:
         connection, provider = self._places(grant)
         last = grant.secret_ver
         if connection is not None and provider is not None and grant.keeps_tokens:
-            late = await self._payloads.newest(grant, grant.secret_ver, provider)
-            if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
-                raise Unavailable("provider")
-            last = await self._payloads.last_version(grant, grant.secret_ver, provider)
+            for version, late in await self._payloads.following(grant, grant.secret_ver, provider):
+                if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
+                    raise Unavailable("provider")
+                last = version
         for version in range(grant.destroy_below, last + 1):
             await self._payloads.destroy(grant.grant_id, version)
         buried = grant_transitions.cleaned(
