@@ -35,4 +35,5 @@ def test_the_list_holds_what_the_stores_ask() -> None:
     assert listed_indexes() == {
         CompositeIndex("approval_requests", frozenset({"owner"}), "waits_until", descending=True),
         CompositeIndex("issued_tokens", frozenset({"owner"}), "issued_at", descending=True),
+        CompositeIndex("issued_tokens", frozenset({"sha256"}), "issued_at", descending=True),
     }
