@@ -308,6 +308,16 @@ async def test_the_parameter_at_fault_is_named(shared_world: World) -> None:
     assert malformed.json["parameter"] == "parameters.limit"
 
 
+async def test_a_target_of_another_tenant_and_one_that_does_not_exist_get_the_same_answer(shared_world: World) -> None:
+    bodies = []
+    for target in ({"resource": LEDGER}, {"resource": "http://127.0.0.1:9"}, {"audience": "ledger"}, {"audience": "x"}):
+        answer = await shared_world.exchange(**({"resource": ABSENT} | target))
+        body = answer.json
+        assert body.pop("txn") == answer.txn
+        bodies.append(body)
+    assert all(body == bodies[0] for body in bodies)
+
+
 @pytest.mark.requirement("RFC8693-2.1-3")
 async def test_a_target_is_named_by_resource_or_by_audience(shared_world: World) -> None:
     by_audience = await shared_world.exchange(resource=ABSENT, audience="warehouse")

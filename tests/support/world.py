@@ -30,7 +30,6 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.in_memory.documents import Outage
 from cab.domain import identifiers
 from cab.domain.audit import AuditEvent
-from cab.domain.connections import RotationClass
 from cab.domain.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.ports import HttpAnswer, Replace
@@ -199,6 +198,7 @@ class World:
     """`cloud` is what the functions share. Functions are built when they are first called."""
 
     def __init__(self, config: Path = DEPLOYMENT, *, scratch: Path | None = None, **environment: str) -> None:
+        self._config = config
         self.cloud = Cloud()
         self.environment = ENVIRONMENT | {"CAB_CONFIG_DIR": str(config)} | environment
         self.crm = Provider("crm")
@@ -286,7 +286,13 @@ class World:
         rotation = RotateKeys(SigningKeys(self.cloud.documents["keys"]), self.cloud.vault, self.clock)
         await rotation.init(Issuer.EDGE)
         await rotation.init(Issuer.STS)
-        for secret in ("cab-client-reader", "cab-client-ops-bot", "cab-provider-crm", "cab-provider-wiki"):
+        for secret in (
+            "cab-client-reader",
+            "cab-client-ops-bot",
+            "cab-provider-crm",
+            "cab-provider-wiki",
+            "cab-provider-tracker",
+        ):
             await self.cloud.vault.create(secret)
             await self.cloud.vault.add(secret, SECRET_OF_READER.encode())
         await self.cloud.vault.create("cab-escrow-key")
@@ -536,13 +542,16 @@ class World:
         """A grant as the connect flow leaves it: consented, its access token already old. The grant's id."""
         subject = identifiers.subject_key("acme", IDP, user)
         now = self.clock.now()
+        configured = deployment(self._config)
+        provider = configured.provider_of(configured.connection_by_id[connection])
         grant = Grant(
             grant_id=grant_id("acme", subject, connection),
             tenant="acme",
             subject=subject,
             connection=connection,
-            provider={"crm": "narrowing", "wiki": "wide"}[connection],
-            provider_class={"crm": RotationClass.STRICT, "wiki": RotationClass.STATIC}[connection],
+            provider=provider.id,
+            provider_class=provider.rotation.rotation_class,
+            leeway_s=provider.rotation.leeway_s,
             scopes=list(scopes),
             connected_at=now,
         )
