@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 
 from tests.grants.processes.site import Connected, Site, Truth, Worker
 from tests.grants.processes.worker import TIMINGS
@@ -50,6 +49,8 @@ class Report:
         found = []
         for plan, truth in zip(self.plans, self.truths, strict=True):
             in_window = truth.was_lost_in_the_window
+            if truth.is_lost and plan.stop and plan.kind == "strict":
+                found.append(f"{plan}: lost although nobody died")
             if truth.is_silently_dead:
                 found.append(f"{plan}: ACTIVE with a dead token")
             if truth.is_lost and plan.kind in ("static", "leeway"):
@@ -74,18 +75,18 @@ class Report:
 
 
 def draw_plans(kind: str, number: int, dice: random.Random) -> list[Plan]:
-    """Half of the processes are killed at a step, a quarter at a random moment, a quarter stopped at a step."""
-    at_steps = [Plan(kind, at=step) for step in STEPS]
-    at_random = [Plan(kind, after_s=dice.uniform(0, LONGEST_REFRESH_S)) for _ in range(3)]
-    stopped = [Plan(kind, at=step, stop=True) for step in dice.sample(STEPS, 3)]
-    return list(islice(cycle([*at_steps, *at_random, *stopped]), number)) if number <= 12 else _many(kind, number, dice)
+    """By turns: killed at every step, killed at random moments, stopped at steps, stopped at random moments."""
 
+    def moment() -> float:
+        return dice.uniform(0, LONGEST_REFRESH_S)
 
-def _many(kind: str, number: int, dice: random.Random) -> list[Plan]:
     plans: list[Plan] = []
     while len(plans) < number:
-        plans += draw_plans(kind, min(12, number - len(plans)), dice)
-    return plans
+        plans += [Plan(kind, at=step) for step in STEPS]
+        plans += [Plan(kind, after_s=moment()) for _ in range(3)]
+        plans += [Plan(kind, at=step, stop=True) for step in dice.sample(STEPS, 3)]
+        plans += [Plan(kind, after_s=moment(), stop=True) for _ in range(3)]
+    return plans[:number]
 
 
 def carry_out(site: Site, plans: Sequence[Plan], *, user: str) -> Report:
@@ -101,7 +102,7 @@ def carry_out(site: Site, plans: Sequence[Plan], *, user: str) -> Report:
             worker = site.ask(grant, fate=fate)
             if plan.at is None:
                 time.sleep(plan.after_s)
-                worker.kill()
+                worker.stop() if plan.stop else worker.kill()
             if plan.stop:
                 stopped.append((worker, time.monotonic() + PAUSE_S))
             else:

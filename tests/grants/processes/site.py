@@ -54,6 +54,9 @@ class Worker:
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
+    def stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 

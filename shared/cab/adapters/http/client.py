@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from cab.adapters.http.addresses import is_literal, is_loopback, is_public
+from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 CONNECT_TIMEOUT_S = 3.0
@@ -102,7 +102,7 @@ class AiohttpClient:
         connected = False
         try:
             async with (
-                asyncio.timeout(timeout_s),
+                within(timeout_s),
                 self._open().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 connected = True
