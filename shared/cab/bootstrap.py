@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
@@ -21,7 +22,7 @@ from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.audit import EventType
 from cab.domain.clients import Agent, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
-from cab.ports import AuditLog, HttpClient, SecretVault, VerificationKeys
+from cab.ports import AuditLog, HttpClient, PolicyEngine, SecretVault, VerificationKeys
 from cab.settings import (
     AuditingSettings,
     ConfiguredSettings,
@@ -64,7 +65,6 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
 
 
 def exchange_token(settings: ExchangeTokenSettings) -> Handler:
-    from cab.adapters.cedar.engine import CedarPolicyEngine
     from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
     from cab.stores.deferrals import Deferrals
     from cab.stores.grants import Grants
@@ -94,7 +94,7 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         deployment,
         authenticator=authenticator,
         verifier=AssertionVerifier(broker, keys, clock),
-        policies=CedarPolicyEngine(deployment),
+        policies=_policies(settings, deployment),
         rate_limits=RateLimits(guards, broker.rate_limits),
         budgets=TaskBudgets(guards),
         confirmations=Confirmations(
@@ -464,12 +464,26 @@ class _Parts(_Basics):
 
 
 def _load(settings: ConfiguredSettings) -> Deployment:
-    """The configuration folder, or exit with every mistake in it: a revision that cannot be right must not start."""
     from cab.adapters.configuration.loader import FolderConfiguration
+
+    with _or_exit(settings):
+        return FolderConfiguration(settings.config_dir, os.environ).load()
+
+
+def _policies(settings: ConfiguredSettings, deployment: Deployment) -> PolicyEngine:
+    from cab.adapters.cedar.engine import CedarPolicyEngine
+
+    with _or_exit(settings):
+        return CedarPolicyEngine(deployment)
+
+
+@contextmanager
+def _or_exit(settings: ConfiguredSettings) -> Iterator[None]:
+    """Exit with every mistake in the configuration folder: a revision that cannot be right must not start."""
     from cab.adapters.configuration.problems import ConfigurationRefused
 
     try:
-        return FolderConfiguration(settings.config_dir, os.environ).load()
+        yield
     except ConfigurationRefused as error:
         sys.exit(f"The configuration in {settings.config_dir} cannot be used:\n{error}")
 
