@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.world import CLIENTS, CRM, IDP, REFRESH_GRANTS, Answer, World, gather, intent, task
+from tests.support.world import CLIENTS, CRM, FORM, IDP, REFRESH_GRANTS, Answer, World, as_form, gather, intent, task
 
 STORE = (503, "temporarily_unavailable", "store_unavailable")
 PROVIDER = (503, "temporarily_unavailable", "provider_unavailable")
@@ -202,3 +202,26 @@ async def test_everything_is_back_when_everything_is_back(world: World) -> None:
     world.web.down.clear()
     world.advance(10)
     assert (await world.exchange(LISTING, subject_token=await world.assertion(user="alice"))).status == 200
+
+
+# --- our own mistakes ---
+
+
+@pytest.mark.parametrize("path", ["/oauth2/token", "/oauth2/introspect", "/edge/token"])
+async def test_a_bug_is_answered_in_json_without_detail_and_left_on_record(world: World, path: str) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("canary-77aa")
+
+    forms = {
+        "/oauth2/token": await world.exchange_form(),
+        "/oauth2/introspect": {"token": "x"} | world.credentials("assistant"),
+        "/edge/token": world.mint_form(),
+    }
+    world.cloud.documents["guards"].write = broken  # type: ignore[method-assign]
+    answer = await world.request("POST", path, headers=[FORM], body=as_form(forms[path]))
+    assert answer.refusal == (500, "server_error", "internal_error")
+    assert answer.json == {"error": "server_error", "reason_code": "internal_error", "txn": answer.txn}
+    assert answer.header("cache-control") == "no-store"
+    event = world.last_event("mint_assertion" if path == "/edge/token" else "exchange_token")
+    assert (event["outcome"], event["reason_code"]) == ("failed", "internal_error")
+    assert "canary-77aa" not in str(event)
