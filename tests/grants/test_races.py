@@ -106,6 +106,7 @@ async def test_a_caller_who_leaves_does_not_take_the_refresh_with_him() -> None:
     assert world.refreshes() == 1
     assert token.seq == 2
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    assert worker.outcomes == {Outcome.JOINED: 1}
 
 
 @pytest.mark.parametrize("profile", [STATIC, STRICT])

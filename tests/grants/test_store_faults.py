@@ -439,3 +439,53 @@ async def test_tokens_are_in_no_text_that_a_log_could_show() -> None:
     secrets = [token.access_token, payload.refresh_token or ""]
     texts = [repr(token), repr(payload), str(payload.stored), repr(payload.newest), repr(payload.all_usable())]
     assert not [text for text in texts for secret in secrets if secret[:12] in text]
+
+
+# --- R25: more refreshes than the vault's quota allows ---
+
+
+class Quota:
+    """The vault with Secret Manager's limit: so many adds a minute, over all secrets."""
+
+    def __init__(self, world: GrantWorld, *, adds_a_minute: int) -> None:
+        self._vault = world.vault
+        self._limit = adds_a_minute
+        self._adds: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vault, name)
+
+    async def add(self, secret: str, payload: bytes) -> int:
+        now = asyncio.get_running_loop().time()
+        self._adds = [at for at in self._adds if at > now - 60]
+        if len(self._adds) >= self._limit:
+            raise Unavailable("secrets")
+        self._adds.append(now)
+        return await self._vault.add(secret, payload)
+
+
+@pytest.mark.parametrize("profile", [LEEWAY, STRICT])
+@in_virtual_time
+async def test_a_storm_beyond_the_write_quota_is_weathered_without_a_loss(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    quota = Quota(world, adds_a_minute=15)
+    workers = [world.worker(vault=quota) for _ in range(4)]
+    names = [await world.connect(f"user-{number}") for number in range(60)]
+    served: set[str] = set()
+
+    async def insist(number: int, name: str) -> None:
+        while name not in served:
+            if (await outcome(workers[number % 4], name)) in set(Outcome):
+                served.add(name)
+            await asyncio.sleep(5)
+
+    sweeping = asyncio.create_task(world.drain(workers[0], for_s=400, every_s=10))
+    await asyncio.gather(*(insist(number, name) for number, name in enumerate(names)))
+    await sweeping
+
+    assert asyncio.get_running_loop().time() < 600
+    assert world.events("grant.needs_reauth") == []
+    assert [e for e in world.book.ledger() if e["event"] == "refused"] == []
+    assert world.refreshes() <= 60 + len(workers)
+    for name in names:
+        assert await world.stored_refresh_token(name) in world.usable()

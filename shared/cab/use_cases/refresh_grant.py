@@ -70,7 +70,7 @@ class RefreshGrant:
         step: Step = no_step,
         observe: Observe = _log_outcome,
     ) -> None:
-        """`observe` is told the outcome of every request for a token, once."""
+        """`observe` is told the outcome of every request for a token that was answered, once."""
         self._deployment = deployment
         self._store = store
         self._payloads = payloads
@@ -107,10 +107,13 @@ class RefreshGrant:
         Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED, PROVIDER_UNAVAILABLE, SCOPE_NOT_GRANTABLE;
         Unavailable.
         """
-        outcome = Outcome.BUG
+        outcome: Outcome | None = Outcome.BUG
         try:
             token = await self._access_token(grant_id, wanted)
             outcome = Outcome(token.outcome)
+        except asyncio.CancelledError:
+            outcome = None  # the caller left; nothing was answered
+            raise
         except BrokerError as error:
             outcome = await self._outcome_of_refusal(error.reason, grant_id)
             raise
@@ -118,7 +121,8 @@ class RefreshGrant:
             outcome = Outcome.PERSIST_TRANSIENT
             raise
         finally:
-            self._observe(outcome)
+            if outcome is not None:
+                self._observe(outcome)
         return token
 
     async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
