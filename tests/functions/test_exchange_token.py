@@ -767,6 +767,18 @@ async def test_only_permits_spend_a_task(world: World) -> None:
     assert (await world.exchange(subject_token=assertion)).refusal == (400, DETAILS, "task_exhausted")
 
 
+async def test_a_missing_grant_costs_the_task_no_use(world: World) -> None:
+    bounds = task("*", limits={"max_uses": 1})
+    listing = intent("crm.deal.list", "deal/*")
+    for _ in range(3):
+        assertion = await world.assertion(user="alice", task=bounds)
+        assert (await world.exchange(listing, subject_token=assertion)).json["reason_code"] == "grant_missing"
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assertion = await world.assertion(user="alice", task=bounds)
+    assert (await world.exchange(listing, subject_token=assertion)).status == 200
+    assert (await world.exchange(listing, subject_token=assertion)).json["reason_code"] == "task_exhausted"
+
+
 async def test_a_later_assertion_may_lower_the_limit_of_its_task_and_never_raise_it(world: World) -> None:
     bounds = task("*", limits={"max_uses": 3})
 

@@ -366,6 +366,8 @@ class ExchangeToken:
         facts: Facts,
     ) -> dict[str, Any]:
         assertion, agent, connection = exchange.assertion, exchange.agent, exchange.connection
+        if not is_broker_jwt(connection):
+            self._downstream_tokens.check_servable(connection, grant)  # a missing grant costs the task no use
         if not await self._spend_budget(assertion):
             raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
         started = time.perf_counter()

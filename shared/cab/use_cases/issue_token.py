@@ -140,7 +140,7 @@ class DownstreamTokens:
     ) -> Issued:
         """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
         provider = self._deployment.provider_of(connection)
-        self._check_servable(grant, connection)
+        self.check_servable(connection, grant)
         # A token exchange tells the provider the user's groups: its token is not for the same user with others.
         groups = assertion.groups if connection.grant_kind is GrantKind.TOKEN_EXCHANGE else ()
         key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, groups)
@@ -181,7 +181,8 @@ class DownstreamTokens:
         )
         return await self._signer.sign(claims, typ=subject_tokens.TYP)
 
-    def _check_servable(self, grant: Grant | None, connection: Connection) -> None:
+    def check_servable(self, connection: Connection, grant: Grant | None) -> None:
+        """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED."""
         if connection.grant_kind.is_trusted:
             if grant is not None:
                 refuse_ended(grant)
