@@ -406,6 +406,7 @@ def test_iat_and_nbf_may_lie_thirty_seconds_ahead_and_no_more() -> None:
     assert verify(token(iat=SECONDS + 30, exp=SECONDS + 300))
     assert why_rejected(token(iat=SECONDS + 31, exp=SECONDS + 300)) == "iat is in the future"
     assert verify(token(nbf=SECONDS + 30))
+    assert verify(token(nbf=0))
     assert why_rejected(token(nbf=SECONDS + 31)) == "not valid yet"
 
 
