@@ -203,3 +203,34 @@ async def test_a_holder_of_the_old_consent_cannot_touch_the_new_one() -> None:
     await asyncio.sleep(301)
     after = await world.worker().token(name, READ)
     assert world.book.accept(after.access_token) is not None
+
+
+@in_virtual_time
+async def test_a_token_set_handed_over_while_the_present_holder_hears_that_all_is_lost_is_not_given_up() -> None:
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    may_go_on, has_heard = asyncio.Event(), asyncio.Event()
+
+    async def waits_for_the_other(where: str) -> None:
+        if where == "after send":
+            await may_go_on.wait()
+
+    async def hears_invalid_grant(where: str) -> None:
+        if where == "after send":
+            has_heard.set()
+            may_go_on.set()
+            await asyncio.sleep(2)
+
+    former = world.worker(step=waits_for_the_other)
+    former.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+    present = world.worker(step=hears_invalid_grant)
+    asking = asyncio.create_task(former.token(name))
+    await asyncio.sleep(1)
+    await world.drain(present, for_s=50, every_s=3)
+    assert has_heard.is_set()
+    await world.drain(world.worker(), for_s=60, every_s=3)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert world.events("grant.needs_reauth") == []
+    grant = await world.grant(name)
+    assert (grant.status, grant.escrow) == (GrantStatus.ACTIVE, None)
+    assert await world.stored_refresh_token(name) in world.usable()

@@ -204,6 +204,16 @@ async def test_a_document_write_of_unknown_outcome_never_costs_a_token(
     assert len(world.events("grant.refreshed")) == (await world.grant(name)).seq - 1
 
 
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
+@in_virtual_time
+async def test_a_write_whose_answer_was_lost_is_looked_up_and_the_refresh_goes_on(skip: int) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.documents.outage = Outage(frozenset({"write"}), after=True, skip=skip, times=1)
+    assert await outcome(worker, name) == Outcome.SUCCESS
+    assert world.documents.calls["write"] <= 1 + 5
+
+
 @pytest.mark.parametrize("profile", EVERY_CLASS)
 @pytest.mark.parametrize("skip", range(8))
 @in_virtual_time

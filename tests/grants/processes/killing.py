@@ -7,7 +7,7 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.grants.processes.site import Connected, Site, Truth, Worker
@@ -61,6 +61,17 @@ class Report:
                 found.append(f"{plan}: a loss in the window that nobody was told of")
             if truth.is_lost and truth.grant.fail_cause != "lost_in_window":
                 found.append(f"{plan}: a loss under another name ({truth.grant.fail_cause})")
+        return found
+
+    def unaudited(self, events: Mapping[tuple[str, str], set[str]]) -> list[str]:
+        """Grants whose audit events do not tell what became of them."""
+        found = []
+        for plan, truth in zip(self.plans, self.truths, strict=True):
+            name = truth.item.name
+            if len(events.get((name, "grant.refreshed"), ())) != truth.grant.seq - 1:
+                found.append(f"{plan}: a commit without its audit event, or the reverse")
+            if truth.is_lost and not events.get((name, "grant.needs_reauth")):
+                found.append(f"{plan}: a loss without its audit event")
         return found
 
     def lost(self) -> Counter[str]:
