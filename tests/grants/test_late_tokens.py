@@ -234,3 +234,57 @@ async def test_a_token_set_handed_over_while_the_present_holder_hears_that_all_i
     grant = await world.grant(name)
     assert (grant.status, grant.escrow) == (GrantStatus.ACTIVE, None)
     assert await world.stored_refresh_token(name) in world.usable()
+
+
+class SleepingHttp:
+    """The provider as a process sees it that falls asleep on its way to the first token request."""
+
+    def __init__(self, world: GrantWorld, seconds: float) -> None:
+        self._http = world.http
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._http, name)
+
+    async def post_form(self, *args: object, **kwargs: object) -> object:
+        seconds, self._seconds = self._seconds, 0.0
+        await asyncio.sleep(seconds)
+        return await self._http.post_form(*args, **kwargs)  # type: ignore[arg-type]
+
+
+@in_virtual_time
+async def test_after_a_token_was_spent_twice_nothing_is_served_until_a_refresh_has_proved_what_lives() -> None:
+    world = await GrantWorld(FAMILY).open()
+    name = await world.connect()
+    asleep = asyncio.create_task(world.worker(http=SleepingHttp(world, 60)).token(name))
+    awake = world.worker()
+    await asyncio.sleep(1)
+    await world.drain(awake, for_s=55, every_s=3)
+    assert world.book.accept((await awake.token(name)).access_token) is not None
+
+    with pytest.raises(BrokerError):
+        await asleep
+    with pytest.raises(BrokerError) as refused:
+        await awake.token(name)
+    assert refused.value.reason is Reason.GRANT_NEEDS_REAUTH
+    assert (await world.grant(name)).fail_cause == Outcome.LOST_IN_WINDOW.value
+
+
+@in_virtual_time
+async def test_a_suspicion_that_proves_wrong_costs_one_refresh() -> None:
+    world = await GrantWorld(STRICT).open()  # here, reuse harms nobody, but the profile does not say so
+    name = await world.connect()
+    asleep = asyncio.create_task(world.worker(http=SleepingHttp(world, 60)).token(name))
+    awake = world.worker()
+    await asyncio.sleep(1)
+    await world.drain(awake, for_s=50, every_s=3)
+    suspicious = world.provider.rotation.model_copy(update={"reuse_revokes_family": True})
+    world.provider.__dict__["rotation"] = suspicious
+    await asyncio.gather(asleep, return_exceptions=True)
+    assert (await world.grant(name)).suspect_since is not None
+    before = world.refreshes()
+    token = await awake.token(name)
+    assert world.book.accept(token.access_token) is not None
+    assert world.refreshes() == before + 1
+    grant = await world.grant(name)
+    assert (grant.status, grant.suspect_since) == (GrantStatus.ACTIVE, None)

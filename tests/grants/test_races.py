@@ -238,3 +238,19 @@ async def test_all_grants_of_a_user_are_revoked_together() -> None:
     with pytest.raises(BrokerError) as missing:
         await worker.revoke("no-such-grant")
     assert missing.value.reason is Reason.GRANT_MISSING
+
+
+@in_virtual_time
+async def test_callers_who_wait_for_another_instance_have_one_of_them_look_out() -> None:
+    world = await GrantWorld(STRICT).open()
+    holder, waiting = world.worker(), world.worker()
+    name = await world.connect()
+    world.fault(endpoint="token", kind="slow", seconds=5, count=1)
+    refreshing = asyncio.create_task(holder.token(name))
+    await asyncio.sleep(1)
+    before = world.documents.calls["read"]
+
+    tokens = await asyncio.gather(*(waiting.token(name) for _ in range(100)))
+
+    assert {token.access_token for token in tokens} == {(await refreshing).access_token}
+    assert world.documents.calls["read"] - before < 2 * 100 + 20

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cab.domain import audit, grant_transitions
 from cab.domain.connections import Connection, Provider
@@ -98,6 +98,7 @@ class RefreshGrant:
             step=step,
         )
         self._under_way: dict[str, asyncio.Task[Committed | None]] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
 
     # --- serving ---
 
@@ -128,7 +129,6 @@ class RefreshGrant:
     async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
         deadline = self._clock.now() + self._timings.answer_within
         how = Outcome.CACHED
-        pause_s = _POLL_FIRST_S
         while True:
             read_at = self._clock.now()
             stored = self._servable(await self._store.read(grant_id), wanted)
@@ -144,8 +144,7 @@ class RefreshGrant:
                 if now >= deadline:
                     return self._last_resort(stored.grant, payload, wanted, now)
                 how = Outcome.JOINED
-                await self._wait_for_holder(grant_id, pause_s, longest_s=(deadline - now).total_seconds())
-                pause_s = min(pause_s * 1.6, _POLL_LONGEST_S)
+                await self._wait_for_holder(grant_id, longest_s=(deadline - now).total_seconds())
                 continue
             waits = stored.grant.next_try_at is not None and now < stored.grant.next_try_at
             if waits or deadline - now < self._timings.shortest_send:
@@ -159,13 +158,27 @@ class RefreshGrant:
                 if token is not None:
                     return token
 
-    async def _wait_for_holder(self, grant_id: str, pause_s: float, *, longest_s: float) -> None:
-        """Until an attempt of this process ends, or for a moment when the holder is elsewhere."""
-        task = self._under_way.get(grant_id)
-        if task is not None:
-            await asyncio.wait({task}, timeout=longest_s)
-            return
-        await asyncio.sleep(min(pause_s * random.uniform(0.7, 1.3), longest_s))  # noqa: S311 - jitter, not a secret
+    async def _wait_for_holder(self, grant_id: str, *, longest_s: float) -> None:
+        """Until the attempt of this process ends, or that of another, which one watcher looks out for on behalf of all."""
+        task: asyncio.Task[Any] | None = self._under_way.get(grant_id) or self._watchers.get(grant_id)
+        if task is None:
+            task = self._watchers[grant_id] = asyncio.create_task(self._watch(grant_id))
+            task.add_done_callback(lambda _: self._watchers.pop(grant_id))
+        await asyncio.wait({task}, timeout=longest_s)
+
+    async def _watch(self, grant_id: str) -> None:
+        """Returns when the grant is held no longer, or cannot be read: whoever waits will see for themselves."""
+        until = self._clock.now() + self._timings.answer_within
+        pause_s = _POLL_FIRST_S
+        while self._clock.now() < until:
+            await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+            pause_s = min(pause_s * 1.6, _POLL_LONGEST_S)
+            try:
+                stored = await self._store.read(grant_id)
+            except Unavailable:
+                return
+            if stored is None or not grant_transitions.is_held(stored.grant, self._clock.now()):
+                return
 
     async def _attempt(
         self, stored: StoredGrant, wanted: Wanted, *, answer_by: datetime | None = None

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,9 +46,10 @@ END_STATES = (GrantStatus.ACTIVE, GrantStatus.NEEDS_REAUTH, GrantStatus.REVOKED)
 
 @dataclass
 class Worker:
-    """A forked process of refresh_grants."""
+    """A forked process of refresh_grants. `catch_up` waits until all that processes have said is in `lines`."""
 
     pid: int
+    catch_up: Callable[[], None]
     lines: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
 
     def kill(self) -> None:
@@ -63,15 +64,11 @@ class Worker:
     def result(self, *, within_s: float = 30) -> dict[str, Any] | None:
         """What the process said at its end, or None when it died before."""
         give_up_at = time.monotonic() + within_s
-        while time.monotonic() < give_up_at:
-            try:
-                found: dict[str, Any] = self.lines.get(timeout=0.05)["result"]
-            except queue.Empty:
-                if not self.is_alive():
-                    break
-            else:
-                return found
-        return self.lines.get_nowait()["result"] if not self.lines.empty() else None
+        while self.lines.empty() and self.is_alive() and time.monotonic() < give_up_at:
+            time.sleep(0.01)
+        self.catch_up()
+        found: dict[str, Any] | None = None if self.lines.empty() else self.lines.get_nowait()["result"]
+        return found
 
     def is_alive(self) -> bool:
         return Path(f"/proc/{self.pid}").exists() and self.state() != "Z"
@@ -101,6 +98,7 @@ class Site:
     _zygote: subprocess.Popen[str]
     _workers: dict[int, Worker] = field(default_factory=dict)
     _pending: dict[int, queue.Queue[Worker]] = field(default_factory=dict)
+    _echoes: dict[int, threading.Event] = field(default_factory=dict)
     _events: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     _number: int = 0
 
@@ -117,10 +115,19 @@ class Site:
         self._number += 1
         number = self._number
         started = self._pending[number] = queue.Queue()
-        assert self._zygote.stdin is not None
-        self._zygote.stdin.write(json.dumps({"id": number, "work": work, **members}) + "\n")
-        self._zygote.stdin.flush()
+        self._command(id=number, work=work, **members)
         return started.get(timeout=START_WITHIN_S)
+
+    def _catch_up(self) -> None:
+        self._number += 1
+        echoed = self._echoes[self._number] = threading.Event()
+        self._command(id=self._number, work="echo")
+        assert echoed.wait(START_WITHIN_S)
+
+    def _command(self, **members: Any) -> None:
+        assert self._zygote.stdin is not None
+        self._zygote.stdin.write(json.dumps(members) + "\n")
+        self._zygote.stdin.flush()
 
     def ask(self, grant: Connected, **members: Any) -> Worker:
         return self.start("ask", name=grant.name, connection=grant.kind, **members)
@@ -138,11 +145,12 @@ class Site:
         early: dict[int, list[dict[str, Any]]] = {}
         for line in self._zygote.stdout:
             message = json.loads(line)
-            number = message.get("id")
-            if number is None:
+            if "echo" in message:
+                self._echoes.pop(message["echo"]).set()
                 continue
+            number = message["id"]
             if "pid" in message:
-                worker = self._workers[number] = Worker(message["pid"])
+                worker = self._workers[number] = Worker(message["pid"], self._catch_up)
                 for waiting in early.pop(number, []):
                     worker.lines.put(waiting)
                 self._pending.pop(number).put(worker)
