@@ -301,6 +301,13 @@ async def test_another_authorization_header_authenticates_nobody(world: World, v
     assert answer.refusal == FAILED
 
 
+async def test_a_secret_that_is_gone_authenticates_nobody(world: World) -> None:
+    await world.set_up()
+    await world.cloud.vault.destroy("cab-client-reader", 1)
+    answer = await world.post("/oauth2/introspect", {"token": "unknown"}, headers=basic("reader", SECRET_OF_READER))
+    assert answer.refusal == FAILED
+
+
 async def test_a_secret_that_cannot_be_read_is_our_outage(world: World) -> None:
     await world.set_up()
     world.cloud.vault.is_down = True
