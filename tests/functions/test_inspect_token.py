@@ -73,7 +73,9 @@ async def test_a_resource_server_sees_tokens_of_its_own_resource_only(world: Wor
 
 
 async def test_a_tenant_never_sees_tokens_of_another_even_for_a_shared_resource(world: World) -> None:
-    """Agent `stranger` of globex introspects for the warehouse too."""
+    """Agent `stranger` of globex introspects for the warehouse and the CRM too."""
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assert (await world.introspect(await crm_token(world), agent="stranger")).body == INACTIVE
     token = await broker_token(world)
     assert (await world.introspect(token, agent="stranger")).body == INACTIVE
     foreign = await world.exchange(agent="stranger", subject_token=await world.globex_assertion())
