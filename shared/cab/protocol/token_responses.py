@@ -39,9 +39,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenError:
-    """An error answer. `code` is the provider's `error` when it is a plausible code, else "unparsable"."""
+    """An error answer. `code` is the provider's `error` when it is a plausible code, else "unparsable".
+
+    `is_challenge`: it carries `claims`, by which Microsoft Entra asks for more than the user has shown so far.
+    """
 
     code: str
+    is_challenge: bool = False
 
 
 def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
@@ -51,7 +55,8 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
         return TokenError("unparsable")
     error = members.get("error")
     if error is not None or members.get("ok") is False:
-        return TokenError(error if isinstance(error, str) and error.isascii() and len(error) <= 64 else "unparsable")
+        code = error if isinstance(error, str) and error.isascii() and len(error) <= 64 else "unparsable"
+        return TokenError(code, is_challenge="claims" in members)
     access_token = members.get("access_token")
     if not _is_token(access_token):
         return TokenError("unparsable")

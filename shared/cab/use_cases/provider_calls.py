@@ -73,16 +73,16 @@ class ProviderCalls:
         return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)
 
     async def present(
-        self, connection: Connection, provider: Provider, form: dict[str, str], *, timeout_s: float
+        self, connection: Connection, provider: Provider, form: dict[str, str], *, with_client: bool, timeout_s: float
     ) -> HttpAnswer:
-        """A form that carries a JWT for the user (RFC 7523 section 2.1, RFC 8693 section 2.1). The JWT is the proof: the
-        client authenticates beside it only where the connection has a secret (RFC 7521 section 4.1).
+        """A form that carries a token for the user (RFC 7523 section 2.1, RFC 8693 section 2.1), with client authentication
+        beside it or without.
 
-        Raises: SendFailed, AnswerTooLarge, Unavailable.
+        Raises: SendFailed, AnswerTooLarge, NotFound, Unavailable.
         """
+        if with_client:
+            return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)
         headers = {"Accept": "application/json"}
-        if connection.client_secret is not None:
-            form, headers = await self._with_client(connection, provider, form)
         return await self._post_members(provider, provider.token_endpoint, form, headers, timeout_s=timeout_s)
 
     async def revoke(self, connection: Connection, provider: Provider, *, token: str, hint: str) -> HttpAnswer:

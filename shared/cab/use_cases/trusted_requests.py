@@ -5,38 +5,23 @@ RFC 7523 section 2.1 (`jwt_bearer`) and RFC 8693 (`token_exchange`). Each reques
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
 from cab.domain.connections import Connection, GrantKind, Provider
-from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Timings
-from cab.ports import AnswerTooLarge, Clock, HttpAnswer, NotFound, Randomness, SecretReader, SendFailed, Unavailable
-from cab.protocol import jwk, jws, names, token_responses
-from cab.protocol.token_responses import UNKNOWN_LIFETIME, TokenError
+from cab.ports import Clock, HttpAnswer, Randomness, SecretReader, Unavailable
+from cab.protocol import jwk, jws, names
 from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.token_answers import Granted, UserRefused, Wish, read_answer, sent_in_time
 
 ASSERTION_LIFE_S: Final = 180  # the longest that Salesforce accepts
-LONGEST_PAUSE_S: Final = 60
-_PAUSE_S: Final = 2
 _SUBJECT_TOKEN_TYPES: Final = {"jwt": names.JWT_TYPE, "id_token": names.ID_TOKEN_TYPE}
 # RFC 8693 section 2.2.2 has invalid_request for a subject token that is not accepted; others say invalid_grant.
 _SUBJECT_TOKEN_REFUSED: Final = "invalid_request"
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """An access token of the provider and what it is good for. `narrowed`: for nothing beyond the scopes asked for."""
-
-    access_token: str = field(repr=False)
-    scopes: tuple[str, ...]
-    narrowed: bool
-    expires_at: datetime
-    usable_until: datetime  # from then on a new one is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +40,12 @@ class Asked:
         bearer = self.connection.grant_kind is GrantKind.JWT_BEARER
         return () if bearer and self.provider.assertion_scope == "none" else self.scopes
 
+    @property
+    def wish(self) -> Wish:
+        exchange = self.connection.grant_kind is GrantKind.TOKEN_EXCHANGE
+        refusals = {*self.provider.invalid_grant_errors, *([_SUBJECT_TOKEN_REFUSED] if exchange else [])}
+        return Wish(self.connection, self.provider, self.scopes, self.named_scopes, frozenset(refusals))
+
 
 class TrustedRequests:
     def __init__(
@@ -69,16 +60,28 @@ class TrustedRequests:
     async def __call__(self, asked: Asked) -> Granted:
         """Raises: BrokerError GRANT_NEEDS_REAUTH, SCOPE_NOT_GRANTABLE, PROVIDER_UNAVAILABLE; Unavailable."""
         sent_at = self._clock.now()
-        timeout_s = self._timings.provider_timeout.total_seconds()
+        answer = await sent_in_time(self._send(asked), longest=self._timings.provider_timeout)
         try:
-            async with asyncio.timeout(timeout_s):
-                form = await self._form(asked)
-                answer = await self._calls.present(asked.connection, asked.provider, form, timeout_s=timeout_s)
-        except (SendFailed, TimeoutError, AnswerTooLarge):
-            raise _unavailable(None) from None
-        except (NotFound, jwk.InvalidKey) as error:
+            return read_answer(answer, asked.wish, sent_at)
+        except UserRefused:
+            raise BrokerError(
+                Reason.GRANT_NEEDS_REAUTH,
+                "The connected system does not accept this user; the organisation must allow it.",
+            ) from None
+
+    async def _send(self, asked: Asked) -> HttpAnswer:
+        try:
+            form = await self._form(asked)
+        except jwk.InvalidKey as error:
             raise Unavailable("secrets") from error
-        return _granted(answer, asked, sent_at)
+        # The JWT is the proof: the client authenticates beside it only where there is a secret (RFC 7521 section 4.1).
+        return await self._calls.present(
+            asked.connection,
+            asked.provider,
+            form,
+            with_client=asked.connection.client_secret is not None,
+            timeout_s=self._timings.provider_timeout.total_seconds(),
+        )
 
     async def _form(self, asked: Asked) -> dict[str, str]:
         bearer = asked.connection.grant_kind is GrantKind.JWT_BEARER
@@ -127,55 +130,3 @@ def _exchange_form(asked: Asked) -> dict[str, str]:
 
 def _scope(asked: Asked) -> str:
     return asked.provider.scope_separator.join(asked.named_scopes)
-
-
-def _granted(answer: HttpAnswer, asked: Asked, sent_at: datetime) -> Granted:
-    provider = asked.provider
-    tokens = token_responses.parse(answer.body, scope_claim=provider.scope_claim)
-    if isinstance(tokens, TokenError):
-        raise _refusal(tokens.code, answer, asked)
-    issued_type = tokens.members.get("issued_token_type", names.ACCESS_TOKEN_TYPE)
-    if not 200 <= answer.status < 300 or issued_type != names.ACCESS_TOKEN_TYPE:
-        raise _unavailable(answer)
-    scopes = tokens.scopes or asked.named_scopes
-    if scopes and not set(asked.scopes) <= set(scopes):
-        raise BrokerError(
-            Reason.SCOPE_NOT_GRANTABLE, "The connected system did not grant the scopes of this action to the user."
-        )
-    # Neither asked for nor said: whatever the user may do there.
-    narrowed = bool(scopes) and set(scopes) <= {*asked.scopes, *provider.base_scopes}
-    if not narrowed and not asked.connection.allow_unnarrowed:
-        raise BrokerError(
-            Reason.SCOPE_NOT_GRANTABLE, "The connected system grants more than this action needs, or does not say what."
-        )
-    stated = provider.access_token_lifetime_s
-    life = tokens.expires_in or (UNKNOWN_LIFETIME if stated is None else timedelta(seconds=stated))
-    margin = min(timedelta(seconds=provider.refresh_margin_s), life / 2)
-    return Granted(
-        tokens.access_token, scopes or asked.scopes, narrowed, sent_at + life, usable_until=sent_at + life - margin
-    )
-
-
-def _refusal(code: str, answer: HttpAnswer, asked: Asked) -> BrokerError:
-    """What an answer without a token means. Nobody is blamed for a server that is busy or broken."""
-    provider = asked.provider
-    if answer.status == 429 or answer.status >= 500:
-        return _unavailable(answer)
-    exchange = asked.connection.grant_kind is GrantKind.TOKEN_EXCHANGE
-    if code in provider.invalid_grant_errors or (exchange and code == _SUBJECT_TOKEN_REFUSED):
-        return BrokerError(
-            Reason.GRANT_NEEDS_REAUTH, "The connected system does not accept this user; the organisation must allow it."
-        )
-    if code == "invalid_scope":
-        return BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action.")
-    return _unavailable(answer)
-
-
-def _unavailable(answer: HttpAnswer | None) -> BrokerError:
-    asked = "" if answer is None else answer.headers.get("retry-after", "")
-    wait_s = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else _PAUSE_S
-    return BrokerError(
-        Reason.PROVIDER_UNAVAILABLE,
-        "The system behind this connection does not answer.",
-        remedy=Remedy(retry_after_s=min(max(1, wait_s), LONGEST_PAUSE_S)),
-    )

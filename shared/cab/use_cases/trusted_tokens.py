@@ -6,41 +6,31 @@ live in memory only, each for one user and one set of scopes.
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 from cab.domain import audit
 from cab.domain.connections import Connection, GrantKind, Provider, RotationClass
 from cab.domain.deployment import Broker
-from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, NotFound, Randomness, SecretReader, Unavailable, VerificationKeys
 from cab.protocol import jws, subject_tokens
 from cab.protocol.assertions import Assertion
 from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.kept_tokens import KeptTokens
 from cab.use_cases.outbox import Outbox, grant_event
 from cab.use_cases.provider_calls import ProviderCalls
-from cab.use_cases.trusted_requests import Asked, Granted, TrustedRequests
+from cab.use_cases.trusted_requests import Asked, TrustedRequests
 from cab.use_cases.upstream_users import refuse_ended, upstream_user
-
-CACHE_SIZE: Final = 4096
 
 
 class _Key(NamedTuple):
     """What a token is good for. Groups are part of what a token exchange tells the provider about the user."""
 
     grant_id: str
+    revoke_epoch: int
     scopes: frozenset[str]
     groups: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    granted: Granted
-    revoke_epoch: int
 
 
 class TrustedTokens:
@@ -64,9 +54,7 @@ class TrustedTokens:
         self._clock = clock
         self._randomness = randomness
         self._request = TrustedRequests(calls, assertion_keys, clock, randomness, timings)
-        self._tokens: OrderedDict[_Key, _Held] = OrderedDict()
-        self._pauses: OrderedDict[_Key, datetime] = OrderedDict()
-        self._under_way: dict[_Key, asyncio.Task[_Held]] = {}
+        self._tokens: KeptTokens[_Key] = KeptTokens(clock)
 
     async def access_token(
         self,
@@ -87,15 +75,13 @@ class TrustedTokens:
         if exchange:
             await self._check(provider_subject_token, assertion, provider, user)
         grant = await self._grant(assertion, connection, provider)
-        key = _Key(grant.grant_id, frozenset(scopes), frozenset(assertion.groups if exchange else ()))
-        held = self._tokens.get(key)
-        outcome = Outcome.CACHED
-        if held is None or held.revoke_epoch != grant.revoke_epoch or self._clock.now() >= held.granted.usable_until:
+        groups = frozenset(assertion.groups if exchange else ())
+        key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), groups)
+        granted, outcome = self._tokens.get(key), Outcome.CACHED
+        if granted is None:
             asked = Asked(connection, provider, user, scopes, provider_subject_token if exchange else None)
-            outcome = Outcome.JOINED if key in self._under_way else Outcome.SUCCESS
-            held = await self._fetched(key, asked, grant.revoke_epoch)
-            await self._check_again(key, held)
-        granted = held.granted
+            granted, outcome = await self._tokens.fetch(key, lambda: self._request(asked))
+            await self._check_again(key)
         return AccessToken(
             access_token=granted.access_token,
             expires_at=granted.expires_at,
@@ -159,53 +145,12 @@ class TrustedTokens:
         created = await self._store.create(grant.model_copy(update={"outbox": [event]}))
         return None if created is None else await self._outbox.flush(created)
 
-    async def _check_again(self, key: _Key, held: _Held) -> None:
+    async def _check_again(self, key: _Key) -> None:
         """What was revoked while the provider was asked stays in here. Raises: as `_grant`."""
         stored = await self._store.read(key.grant_id)
-        if stored is None or stored.grant.revoke_epoch != held.revoke_epoch:
+        if stored is None or stored.grant.revoke_epoch != key.revoke_epoch:
             raise BrokerError(Reason.GRANT_REVOKED, "This user's access to the system was ended.")
         refuse_ended(stored.grant)
-
-    # --- the provider ---
-
-    async def _fetched(self, key: _Key, asked: Asked, revoke_epoch: int) -> _Held:
-        """One request to the provider, however many ask; it goes on although its caller may leave."""
-        task = self._under_way.get(key)
-        if task is None:
-            task = asyncio.create_task(self._fetch(key, asked, revoke_epoch))
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-        return await asyncio.shield(task)
-
-    def _forget(self, key: _Key, done: asyncio.Task[_Held]) -> None:
-        del self._under_way[key]
-        if not done.cancelled():
-            done.exception()  # seen, also when its caller has left
-
-    async def _fetch(self, key: _Key, asked: Asked, revoke_epoch: int) -> _Held:
-        now = self._clock.now()
-        until = self._pauses.get(key, now)
-        if now < until:
-            raise BrokerError(
-                Reason.PROVIDER_UNAVAILABLE,
-                "The system behind this connection does not answer.",
-                remedy=Remedy(retry_after_s=int((until - now).total_seconds()) + 1),
-            )
-        try:
-            held = _Held(await self._request(asked), revoke_epoch)
-        except BrokerError as error:
-            if error.remedy.retry_after_s is not None:
-                _remember(self._pauses, key, self._clock.now() + timedelta(seconds=error.remedy.retry_after_s))
-            raise
-        _remember(self._tokens, key, held)
-        return held
-
-
-def _remember(cache: OrderedDict[_Key, Any], key: _Key, value: Any) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > CACHE_SIZE:
-        cache.popitem(last=False)
 
 
 def _foreign() -> BrokerError:
