@@ -323,7 +323,7 @@ class GrantTokens(Protocol):
         txn: str,
         provider_subject_token: str | None = None,
     ) -> AccessToken:
-        """A token of that user's grant with at least the scopes. A `token_exchange` connection needs our JWT for its provider.
+        """A token of that user's grant with at least the scopes. Where our STS vouches, its JWT for the provider comes along.
 
         Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable.
         """

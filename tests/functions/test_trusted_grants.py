@@ -75,6 +75,15 @@ async def exchange(world: World) -> TrustingProvider:
     return await _start(world, config)
 
 
+async def id_jag(world: World) -> TrustingProvider:
+    config = _config(
+        world,
+        "    issuer: https://login.crm.test\n    grant_kinds: [id_jag]\n",
+        f"    grant_kind: id_jag\n    user_map: {{{ALICE}: alice@crm.test}}\n{CONNECTION}",
+    )
+    return await _start(world, config)
+
+
 async def _start(world: World, config: Path) -> TrustingProvider:
     await world.set_up()
     world.environment["CAB_CONFIG_DIR"] = str(config)
@@ -87,7 +96,10 @@ async def read_deal(world: World, user: str = "alice", agent: str = "assistant")
     return await world.exchange(READ_DEAL, agent=agent, subject_token=await world.assertion(agent, user=user))
 
 
-@pytest.mark.parametrize("make", [bearer, exchange], ids=["jwt_bearer", "token_exchange"])
+EVERY_KIND = pytest.mark.parametrize("make", [bearer, exchange, id_jag], ids=["jwt_bearer", "token_exchange", "id_jag"])
+
+
+@EVERY_KIND
 async def test_the_first_exchange_of_a_user_brings_a_token_and_revocation_ends_it(world: World, make: Any) -> None:
     provider = await make(world)
     first = await read_deal(world)
@@ -109,7 +121,7 @@ async def test_the_first_exchange_of_a_user_brings_a_token_and_revocation_ends_i
     assert events == ["grant.connected", "grant.revoked"]
 
 
-@pytest.mark.parametrize("make", [bearer, exchange], ids=["jwt_bearer", "token_exchange"])
+@EVERY_KIND
 async def test_the_organisation_alone_can_allow_again_what_was_ended(world: World, make: Any) -> None:
     await make(world)
     await read_deal(world)
@@ -137,11 +149,18 @@ async def test_what_a_user_consented_to_only_the_user_can_connect_again(world: W
     assert unknown.json["reason_code"] == "grant_missing"
 
 
-async def test_by_jwt_bearer_the_upstream_login_comes_from_the_map_and_nobody_else_gets_in(world: World) -> None:
-    provider = await bearer(world)
+@pytest.mark.parametrize(
+    ("make", "issuer", "audience"),
+    [(bearer, "cab", f"{CRM}/token"), (id_jag, STS, "https://login.crm.test")],
+    ids=["jwt_bearer", "id_jag"],
+)
+async def test_the_upstream_login_comes_from_the_map_and_nobody_else_gets_in(
+    world: World, make: Any, issuer: str, audience: str
+) -> None:
+    provider = await make(world)
     await read_deal(world)
     claims = claims_of(provider.forms[0]["assertion"])
-    assert (claims["iss"], claims["sub"], claims["aud"]) == ("cab", "alice@crm.test", f"{CRM}/token")
+    assert (claims["iss"], claims["sub"], claims["aud"]) == (issuer, "alice@crm.test", audience)
     unmapped = await read_deal(world, user="bob")
     assert (unmapped.status, unmapped.json["reason_code"]) == (400, "grant_missing")
     assert "interaction_uri" not in unmapped.json
@@ -170,8 +189,9 @@ async def test_a_token_exchange_presents_our_word_for_the_user_to_that_provider_
     assert (await world.introspect(form["subject_token"])).json == {"active": False}
 
 
-async def test_wider_tokens_than_the_action_needs_are_not_handed_out(world: World) -> None:
-    provider = await bearer(world)
+@EVERY_KIND
+async def test_wider_tokens_than_the_action_needs_are_not_handed_out(world: World, make: Any) -> None:
+    provider = await make(world)
     provider.scope = "deal.read contact.read deal.write"
     assert (await read_deal(world)).json["reason_code"] == "scope_not_grantable"
 

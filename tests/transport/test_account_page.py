@@ -262,7 +262,7 @@ def use(acme: AcmePages, login: str, status: GrantStatus) -> None:
     assert asyncio.run(acme.grants.create(grant)) is not None
 
 
-@pytest.mark.parametrize("kind", [GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE])
+@pytest.mark.parametrize("kind", [GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE, GrantKind.ID_JAG])
 @pytest.mark.parametrize(
     ("status", "words", "can_disconnect"),
     [
@@ -290,8 +290,9 @@ def test_what_the_organisation_approved_can_be_ended_and_not_connected(
     assert (page.status_code, "There is nothing to connect" in page.text) == (400, True)
 
 
-def test_somebody_whom_the_organisation_has_not_mapped_is_told_so() -> None:
-    acme = approved(GrantKind.JWT_BEARER, "alice")
+@pytest.mark.parametrize("kind", [GrantKind.JWT_BEARER, GrantKind.ID_JAG])
+def test_somebody_whom_the_organisation_has_not_mapped_is_told_so(kind: GrantKind) -> None:
+    acme = approved(kind, "alice")
     html = card(acme.logged_in("bob").get("/me").text, "Acme CRM")
     assert "Not available to you" in html
     assert "/connect" not in html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -39,11 +40,13 @@ from cab.use_cases.refresh_grant import RefreshGrant
 from cab.use_cases.revoke_grants import RevokeGrants
 from cab.use_cases.sweep_grants import SweepGrants
 from cab.use_cases.trusted_tokens import TrustedTokens
+from cab.use_cases.upstream_users import statement_about
 from cab_dev.twins.oauth_provider import TrustedIssuer
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)
 STS = "https://cab.test/oauth2"
 AT_PROVIDER = "cab-at-the-provider"
+_numbers = itertools.count()
 STS_KEY, BEARER_KEY, BEARER_RSA_KEY = ec_key("sts"), ec_key("bearer"), rsa_key("bearer-rsa")
 READ, WRITE = ("read",), ("write",)
 TIMINGS = replace(PRODUCTION_TIMINGS, provider_timeout=timedelta(seconds=0.2))
@@ -78,12 +81,16 @@ class Desk:
     """refresh_grants at one connection, with a provider twin that trusts it. `sent` are the forms that left."""
 
     def __init__(self, kind: GrantKind, *, key: Key = BEARER_KEY, allow_unnarrowed: bool = False, **facts: Any) -> None:
-        bearer = kind is GrantKind.JWT_BEARER
+        bearer, mapped = kind is GrantKind.JWT_BEARER, kind.serves_mapped_users_only
         issuer, signer = ("cab", key) if bearer else (STS, STS_KEY)
         logins = {"alice@acme.test": "twin-1001", "bob@acme.test": "twin-1002"}
         subjects = {"key-of-alice": "twin-1001", "key-of-bob": "twin-1002"}
         trusted = TrustedIssuer(
-            issuer=issuer, jwks=lambda: key_set(signer), accounts=logins if bearer else subjects | logins
+            issuer=issuer,
+            jwks=lambda: key_set(signer),
+            accounts=logins if mapped else subjects | logins,
+            audiences=(AT_PROVIDER,),
+            id_jags=kind is GrantKind.ID_JAG,
         )
         self.twin = ProviderUnderTest("google-like", trusted_issuers=(trusted,))
         self.clock = SettableClock(START)
@@ -98,10 +105,11 @@ class Desk:
             {
                 "id": "twin",
                 "title": "Twin",
+                "issuer": ISSUER,
                 "token_endpoint": f"{ISSUER}/oauth/token",
-                "grant_kinds": (GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE),
+                "grant_kinds": (kind,),
                 "exchange_audience": "//iam.test/pool",
-                "subject_token_audience": AT_PROVIDER if "subject_token_audience" not in facts else None,
+                "subject_token_audience": AT_PROVIDER,
                 "revocation": Revocation(endpoint=f"{ISSUER}/oauth/revoke", blast_radius="grant"),
                 "keepalive_s": 3600,
             }
@@ -129,7 +137,7 @@ class Desk:
             client_id="cab",
             client_secret=SecretReference(secret="cab-provider-twin"),
             assertion_key=SecretReference(secret="cab-assertion-twin") if bearer else None,
-            user_map={"key-of-alice": "alice@acme.test", "key-of-bob": "bob@acme.test"} if bearer else {},
+            user_map={"key-of-alice": "alice@acme.test", "key-of-bob": "bob@acme.test"} if mapped else {},
             allow_unnarrowed=allow_unnarrowed,
             actions=actions,
         )
@@ -198,18 +206,28 @@ class Desk:
     def sent(self) -> list[dict[str, str]]:
         return [dict(parse_qsl(sent.body.decode())) for sent in self.web.sent]
 
-    def subject_token(self, of: Assertion, *, key: Key = STS_KEY, typ: str = "JWT", **changes: Any) -> str:
-        claims = subject_tokens.claims(
-            of, issuer=STS, audience=AT_PROVIDER, subject=of.subject, jti=f"s{len(self.sent)}", now=self.clock.now()
-        )
-        return key.sign({name: value for name, value in (claims | changes).items() if value is not None}, {"typ": typ})
+    def subject_token(
+        self,
+        of: Assertion,
+        scopes: tuple[str, ...] = READ,
+        *,
+        key: Key = STS_KEY,
+        typ: str | None = None,
+        **changes: Any,
+    ) -> str:
+        """What exchange_token signs, but for the `changes`."""
+        statement = statement_about(self.connection, self.provider, of, scopes, issuer=STS)
+        assert statement is not None
+        claims = subject_tokens.claims(statement, jti=f"s{next(_numbers)}", now=self.clock.now())
+        said = {name: value for name, value in (claims | changes).items() if value is not None}
+        return key.sign(said, {"typ": typ or statement.typ})
 
     async def token(
         self, of: Assertion | None = None, scopes: tuple[str, ...] = READ, *, subject_token: str | None = None
     ) -> AccessToken:
         of = of or assertion()
-        if subject_token is None and self.connection.grant_kind is GrantKind.TOKEN_EXCHANGE:
-            subject_token = self.subject_token(of)
+        if subject_token is None and self.connection.grant_kind.sts_vouches:
+            subject_token = self.subject_token(of, scopes)
         return await self.tokens.access_token(
             of, self.connection, self.provider, scopes, provider_subject_token=subject_token
         )
@@ -232,12 +250,11 @@ def bearer_desk(**facts: Any) -> Desk:
 
 
 def exchange_desk(**facts: Any) -> Desk:
-    # The twin checks the audience of every JWT against its own address; the name is then the same for both.
-    desk = Desk(GrantKind.TOKEN_EXCHANGE, **facts)
-    desk.provider = desk.provider.model_copy(update={"subject_token_audience": ISSUER})
-    sign = desk.subject_token
-    desk.subject_token = lambda of, **changes: sign(of, **({"aud": ISSUER} | changes))  # type: ignore[method-assign]
-    return desk
+    return Desk(GrantKind.TOKEN_EXCHANGE, **facts)
+
+
+def id_jag_desk(**facts: Any) -> Desk:
+    return Desk(GrantKind.ID_JAG, **facts)
 
 
 def run(desk: Desk, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -248,13 +265,17 @@ def run(desk: Desk, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(whole())
 
 
-BOTH = pytest.mark.parametrize("make", [bearer_desk, exchange_desk], ids=["jwt_bearer", "token_exchange"])
+ALL = pytest.mark.parametrize(
+    "make", [bearer_desk, exchange_desk, id_jag_desk], ids=["jwt_bearer", "token_exchange", "id_jag"]
+)
+BY_OUR_STS = pytest.mark.parametrize("make", [exchange_desk, id_jag_desk], ids=["token_exchange", "id_jag"])
+BY_MAP = pytest.mark.parametrize("make", [bearer_desk, id_jag_desk], ids=["jwt_bearer", "id_jag"])
 
 
 # --- what is handed out ---
 
 
-@BOTH
+@ALL
 def test_each_user_gets_a_token_of_the_own_account_with_the_scopes_of_the_action(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -268,7 +289,7 @@ def test_each_user_gets_a_token_of_the_own_account_with_the_scopes_of_the_action
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_tokens_are_kept_for_one_user_and_one_set_of_scopes_until_the_margin(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -287,7 +308,7 @@ def test_tokens_are_kept_for_one_user_and_one_set_of_scopes_until_the_margin(mak
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_many_at_once_cost_one_request(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -404,10 +425,102 @@ def test_a_user_with_other_groups_gets_another_token() -> None:
     run(desk, story)
 
 
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "another agent": {"may_act": "researcher"},
+    "another chain": {"chain": ("researcher",)},
+    "another login": {"auth_time": 1_799_999_000},
+    "another kind of login": {"acr": "2"},
+    "other factors": {"amr": ("pwd",)},
+}
+
+
+@pytest.mark.parametrize("changes", DIFFERENT.values(), ids=DIFFERENT)
+def test_what_an_id_jag_tells_of_agents_and_login_has_a_token_of_its_own(changes: dict[str, Any]) -> None:
+    desk = id_jag_desk()
+
+    async def story() -> None:
+        first = await desk.token()
+        assert (await desk.token(assertion(**changes))).access_token != first.access_token
+        assert (await desk.token(assertion(txn="txn-2", groups=()))).access_token == first.access_token
+
+    run(desk, story)
+
+
+def test_an_id_jag_says_who_for_which_client_where_and_how_far_and_no_more() -> None:
+    desk = id_jag_desk()
+
+    async def story() -> None:
+        known = {"chain": ("scribe",), "auth_time": 1_799_999_000, "acr": "2", "amr": ("pwd", "otp")}
+        await desk.token(assertion(**known), scopes=("read", "write"))
+        (form,) = desk.sent
+        assert form.keys() == {"grant_type", "assertion", "scope"}
+        assert (form["grant_type"], form["scope"]) == ("urn:ietf:params:oauth:grant-type:jwt-bearer", "read write")
+        header = jwt.get_unverified_header(form["assertion"])
+        assert (header["typ"], header["alg"], header["kid"]) == ("oauth-id-jag+jwt", "ES256", "sts")
+        claims = _claims(form["assertion"])
+        assert claims.pop("jti")
+        now = int(START.timestamp())
+        assert claims == {
+            "iss": STS,
+            "sub": "alice@acme.test",
+            "aud": ISSUER,
+            "client_id": "cab",
+            "resource": ISSUER,
+            "scope": "read write",
+            "act": {
+                "sub": "assistant",
+                "iss": STS,
+                "act": {"sub": "scribe", "iss": STS},
+                "sub_profile": "ai_agent",
+            },
+            "auth_time": 1_799_999_000,
+            "acr": "2",
+            "amr": ["pwd", "otp"],
+            "txn": "txn-1",
+            "iat": now,
+            "exp": now + 300,
+        }
+        (voucher,) = [entry for entry in desk.twin.book.ledger() if entry["event"] == "vouched"]
+        assert (voucher["kind"], voucher["claims"]["client_id"]) == ("id_jag", "cab")
+        assert "Authorization" in desk.web.sent[0].headers  # the client that it names is the client that asks
+
+    run(desk, story)
+
+
+def test_where_no_client_authenticates_the_request_still_says_who_redeems_the_id_jag() -> None:
+    desk = id_jag_desk(token_endpoint_auth_method="none")
+    desk.connection = desk.connection.model_copy(update={"client_secret": None})
+
+    async def story() -> None:
+        desk.answer = _answers({"access_token": "t"})
+        await desk.token()
+        assert desk.sent[0]["client_id"] == "cab"
+        assert "Authorization" not in desk.web.sent[0].headers
+
+    run(desk, story)
+
+
+@ALL
+def test_a_refresh_token_that_comes_along_is_kept_nowhere(make: Callable[[], Desk]) -> None:
+    desk = make()
+
+    async def story() -> None:
+        desk.answer = _answers({"access_token": "t", "refresh_token": "never-kept"})
+        token = await desk.token()
+        assert (token.access_token, token.scopes) == ("t", READ)
+        grant = await desk.grant()
+        assert grant is not None
+        assert not grant.keeps_tokens
+        assert desk.vault.calls.keys() <= {"access"}
+        assert "never-kept" not in repr(vars(desk.tokens)) + grant.model_dump_json()
+
+    run(desk, story)
+
+
 # --- the grant's document ---
 
 
-@BOTH
+@ALL
 def test_the_first_use_makes_a_grant_without_any_secret_and_says_so_in_the_audit(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -427,7 +540,7 @@ def test_the_first_use_makes_a_grant_without_any_secret_and_says_so_in_the_audit
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_revoked_means_no_token_at_once_and_nothing_is_looked_for_in_the_vault(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -450,7 +563,7 @@ def test_revoked_means_no_token_at_once_and_nothing_is_looked_for_in_the_vault(m
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_the_sweeper_has_nothing_to_do_for_a_grant_without_tokens(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -470,7 +583,7 @@ def test_the_sweeper_has_nothing_to_do_for_a_grant_without_tokens(make: Callable
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_a_token_that_came_while_the_grant_was_revoked_stays_inside(make: Callable[[], Desk]) -> None:
     desk = make()
 
@@ -488,27 +601,25 @@ def test_a_token_that_came_while_the_grant_was_revoked_stays_inside(make: Callab
 # --- who is refused ---
 
 
-def test_by_jwt_bearer_an_unmapped_user_is_nobody_and_nothing_is_sent() -> None:
-    desk = bearer_desk()
+@BY_MAP
+def test_without_a_map_entry_a_user_is_nobody_and_nothing_is_sent(make: Callable[[], Desk]) -> None:
+    desk = make()
 
     async def story() -> None:
-        refusal = await desk.refused(assertion("key-of-carol"))
+        refusal = await desk.refused(assertion("key-of-carol"), subject_token="")
         assert (refusal.reason, refusal.remedy.interaction_uri) == (Reason.GRANT_MISSING, None)
         assert (desk.sent, await desk.grant("key-of-carol")) == ([], None)
 
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_a_user_the_provider_does_not_accept_must_be_allowed_there(make: Callable[[], Desk]) -> None:
     desk = make()
     desk.connection = desk.connection.model_copy(update={"user_map": {"key-of-alice": "gone@acme.test"}})
 
     async def story() -> None:
-        of = assertion()
-        exchange = desk.connection.grant_kind is GrantKind.TOKEN_EXCHANGE
-        named = desk.subject_token(of, sub="gone@acme.test") if exchange else None
-        refusal = await desk.refused(of, subject_token=named)
+        refusal = await desk.refused()
         assert (refusal.reason, refusal.remedy.interaction_uri) == (Reason.GRANT_NEEDS_REAUTH, None)
 
     run(desk, story)
@@ -517,7 +628,8 @@ def test_a_user_the_provider_does_not_accept_must_be_allowed_there(make: Callabl
 FOREIGN: dict[str, dict[str, Any]] = {
     "of another user": {"sub": "key-of-bob"},
     "of another exchange": {"txn": "txn-2"},
-    "with more groups": {"groups": ["staff", "admins"]},
+    "with other groups": {"groups": ["staff", "admins"]},
+    "with an address": {"email": "boss@acme.test"},
     "for another system": {"aud": "another"},
     "for the broker itself": {"aud": STS},
     "of another issuer": {"iss": "https://cab.test/edge"},
@@ -526,23 +638,44 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "over": {"exp": int(START.timestamp()) - 31},
     "too long": {"exp": int(START.timestamp()) + 301},
 }
+FOREIGN_ID_JAGS: dict[str, dict[str, Any]] = {
+    "no ID-JAG": {"typ": "JWT"},
+    "for another client": {"client_id": "other"},
+    "for another resource": {"resource": "https://elsewhere.test"},
+    "for more scopes": {"scope": "read write"},
+    "for any scope": {"scope": None},
+    "of another agent": {"act": {"sub": "researcher", "iss": STS}},
+    "of another login": {"auth_time": int(START.timestamp())},
+}
 
 
+async def _refuses(desk: Desk, changes: dict[str, Any]) -> None:
+    refusal = await desk.refused(subject_token=desk.subject_token(assertion(), **changes))
+    assert refusal.reason is Reason.SUBJECT_TOKEN_INVALID
+    assert (desk.sent, await desk.grant()) == ([], None)
+
+
+@BY_OUR_STS
 @pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
-def test_a_token_for_the_provider_must_be_of_this_user_and_exchange(changes: dict[str, Any]) -> None:
-    desk = exchange_desk()
-
-    async def story() -> None:
-        refusal = await desk.refused(subject_token=desk.subject_token(assertion(), **changes))
-        assert refusal.reason is Reason.SUBJECT_TOKEN_INVALID
-        assert (desk.sent, await desk.grant()) == ([], None)
-
-    run(desk, story)
+def test_a_token_for_the_provider_must_be_of_this_user_and_exchange(
+    make: Callable[[], Desk], changes: dict[str, Any]
+) -> None:
+    desk = make()
+    run(desk, lambda: _refuses(desk, changes))
 
 
+@pytest.mark.parametrize("changes", FOREIGN_ID_JAGS.values(), ids=FOREIGN_ID_JAGS)
+def test_an_id_jag_must_be_of_this_client_and_for_these_scopes(changes: dict[str, Any]) -> None:
+    desk = id_jag_desk()
+    run(desk, lambda: _refuses(desk, changes))
+
+
+@BY_OUR_STS
 @pytest.mark.parametrize("subject_token", ["", "x", "a.b.c"])
-def test_a_token_exchange_without_a_token_is_refused_even_when_one_is_kept(subject_token: str) -> None:
-    desk = exchange_desk()
+def test_without_the_word_of_our_sts_a_user_is_refused_even_when_a_token_is_kept(
+    make: Callable[[], Desk], subject_token: str
+) -> None:
+    desk = make()
 
     async def story() -> None:
         await desk.token()
@@ -569,7 +702,7 @@ def _answers(
     return answer
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("scope", ["read write", "write", "write read admin"])
 def test_other_scopes_than_asked_for_are_refused(make: Callable[[], Desk], scope: str) -> None:
     desk = make()
@@ -583,7 +716,7 @@ def test_other_scopes_than_asked_for_are_refused(make: Callable[[], Desk], scope
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_wider_tokens_are_handed_out_where_the_connection_accepts_them(make: Callable[..., Desk]) -> None:
     desk = make(allow_unnarrowed=True)
 
@@ -627,7 +760,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], int, Reason]] = {
 }
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(("document", "status", "reason"), ANSWERS.values(), ids=ANSWERS)
 def test_every_refusal_of_the_provider_has_its_reason(
     make: Callable[[], Desk], document: dict[str, Any], status: int, reason: Reason
@@ -659,7 +792,7 @@ def test_a_busy_provider_is_left_alone_for_as_long_as_it_asks(said: str, told: i
     run(desk, story)
 
 
-@BOTH
+@ALL
 def test_a_provider_that_hangs_or_is_down_is_unavailable_in_time(make: Callable[[], Desk]) -> None:
     desk = make()
 

@@ -38,12 +38,23 @@ class GrantKind(StrEnum):
     AUTHORIZATION_CODE = "authorization_code"
     JWT_BEARER = "jwt_bearer"
     TOKEN_EXCHANGE = "token_exchange"
+    ID_JAG = "id_jag"
     BROKER_JWT = "broker_jwt"
 
     @property
     def is_trusted(self) -> bool:
         """Whether the organisation's trust stands in for a user's consent: no refresh token, nothing in the vault."""
-        return self in (GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE)
+        return self in (GrantKind.JWT_BEARER, GrantKind.TOKEN_EXCHANGE, GrantKind.ID_JAG)
+
+    @property
+    def sts_vouches(self) -> bool:
+        """Whether a JWT of the broker's own STS names the user: exchange_token signs it, refresh_grants presents it."""
+        return self in (GrantKind.TOKEN_EXCHANGE, GrantKind.ID_JAG)
+
+    @property
+    def serves_mapped_users_only(self) -> bool:
+        """Whether nobody is named to the system whom `user_map` does not list: it may know any name, or make an account."""
+        return self in (GrantKind.JWT_BEARER, GrantKind.ID_JAG)
 
 
 class RotationClass(StrEnum):
@@ -92,7 +103,10 @@ class Provider(StrictModel):
         default_factory=dict,
         description="What `{name}` in the addresses below stands for; each connection gives the values.",
     )
-    issuer: str | None = Field(default=None, description="Authorization server issuer, compared with `iss` (RFC 9207).")
+    issuer: str | None = Field(
+        default=None,
+        description="Authorization server issuer, compared with `iss` (RFC 9207); id_jag: `aud` of the ID-JAGs.",
+    )
     iss_parameter: Literal["required", "optional", "unknown"] = Field(
         default="unknown", description="RFC 9207 support."
     )
@@ -248,7 +262,8 @@ class Connection(StrictModel):
     )
     user_map: dict[str, str] = Field(
         default_factory=dict,
-        description="jwt_bearer, token_exchange and broker_jwt: subject key to the user name this system knows, explicit.",
+        description="jwt_bearer, token_exchange, id_jag and broker_jwt: subject key to the user name this system knows, "
+        "explicit.",
     )
     allow_unnarrowed: bool = Field(
         default=False,

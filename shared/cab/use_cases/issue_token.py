@@ -15,8 +15,9 @@ from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
 from cab.protocol import access_tokens, names, subject_tokens
 from cab.protocol.assertions import Assertion
+from cab.protocol.subject_tokens import Statement
 from cab.stores.grants import Grants
-from cab.use_cases.upstream_users import refuse_ended, upstream_user
+from cab.use_cases.upstream_users import refuse_ended, statement_about
 
 CACHE_SIZE: Final = 4096
 
@@ -110,7 +111,7 @@ class DownstreamTokens:
         self._signer = signer
         self._clock = clock
         self._randomness = randomness
-        self._tokens: OrderedDict[tuple[str, tuple[str, ...], tuple[str, ...]], _Remembered] = OrderedDict()
+        self._tokens: OrderedDict[tuple[str, tuple[str, ...], str], _Remembered] = OrderedDict()
         self._statuses: OrderedDict[str, tuple[datetime, Grant]] = OrderedDict()
         self._status_life = timedelta(seconds=deployment.broker.grant_status_cache_s)
 
@@ -141,9 +142,10 @@ class DownstreamTokens:
         """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
         provider = self._deployment.provider_of(connection)
         self.check_servable(connection, grant)
-        # A token exchange tells the provider the user's groups: its token is not for the same user with others.
-        groups = assertion.groups if connection.grant_kind is GrantKind.TOKEN_EXCHANGE else ()
-        key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, groups)
+        issuer = self._deployment.broker.sts_issuer
+        statement = statement_about(connection, provider, assertion, scopes, issuer=issuer)
+        about = statement.about if statement else ""  # e.g. groups: the token is not for the same user with others
+        key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, about)
         remembered = self._tokens.get(key)
         if remembered is None or grant is None or not self._still_good(remembered, grant, provider):
             token = await self._refresher.access_token(
@@ -151,7 +153,7 @@ class DownstreamTokens:
                 connection=connection.id,
                 scopes=scopes,
                 txn=assertion.txn,
-                provider_subject_token=await self._subject_token(connection, provider, assertion),
+                provider_subject_token=None if statement is None else await self._signed(statement),
             )
             remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
             _remember(self._tokens, key, remembered)
@@ -167,19 +169,10 @@ class DownstreamTokens:
             secret_version=token.secret_version,
         )
 
-    async def _subject_token(self, connection: Connection, provider: Provider, assertion: Assertion) -> str | None:
-        """Our word on who the user is, for the provider of a token exchange alone: the key that signs it is only here."""
-        if connection.grant_kind is not GrantKind.TOKEN_EXCHANGE:
-            return None
-        claims = subject_tokens.claims(
-            assertion,
-            issuer=self._deployment.broker.sts_issuer,
-            audience=provider.subject_token_audience or "",
-            subject=upstream_user(connection, assertion),
-            jti=self._randomness.token(16),
-            now=self._clock.now(),
-        )
-        return await self._signer.sign(claims, typ=subject_tokens.TYP)
+    async def _signed(self, statement: Statement) -> str:
+        """Our word on who the user is, for one provider alone: the key that signs it is only here."""
+        claims = subject_tokens.claims(statement, jti=self._randomness.token(16), now=self._clock.now())
+        return await self._signer.sign(claims, typ=statement.typ)
 
     def check_servable(self, connection: Connection, grant: Grant | None) -> None:
         """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED."""

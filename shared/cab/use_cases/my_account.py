@@ -143,7 +143,7 @@ class MyAccount:
         return ConnectionHealth(
             connection=connection,
             needs_account=connection.grant_kind is GrantKind.AUTHORIZATION_CODE,
-            user_known=connection.grant_kind is not GrantKind.JWT_BEARER or session.subject in connection.user_map,
+            user_known=not connection.grant_kind.serves_mapped_users_only or session.subject in connection.user_map,
             grant=grant,
             agents=agents_of(enabled_actions(self._deployment, connection, session.tenant)),
             last_used_at=max(seen, default=None),

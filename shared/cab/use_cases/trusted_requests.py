@@ -1,6 +1,7 @@
 """Asking a provider for a token on the organisation's trust: a JWT for the user out, an access token with exact scopes back.
 
-RFC 7523 section 2.1 (`jwt_bearer`) and RFC 8693 (`token_exchange`). Each request is sent once, and nothing of it is kept.
+RFC 7523 section 2.1 (`jwt_bearer`, and `id_jag` with an ID-JAG of our STS) and RFC 8693 (`token_exchange`). Each request is
+sent once, and nothing of it is kept; a refresh token that comes along unasked is dropped with the answer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SUBJECT_TOKEN_REFUSED: Final = "invalid_request"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one request is about: the user as the provider knows them, and for a token exchange the JWT that says so."""
+    """What one request is about: the user as the provider knows them, and where our STS vouches the JWT that says so."""
 
     connection: Connection
     provider: Provider
@@ -84,9 +85,15 @@ class TrustedRequests:
         )
 
     async def _form(self, asked: Asked) -> dict[str, str]:
-        bearer = asked.connection.grant_kind is GrantKind.JWT_BEARER
-        form = await self._bearer_form(asked) if bearer else _exchange_form(asked)
-        if asked.named_scopes and not (bearer and asked.provider.assertion_scope == "claim"):
+        kind = asked.connection.grant_kind
+        match kind:
+            case GrantKind.JWT_BEARER:
+                form = await self._bearer_form(asked)
+            case GrantKind.ID_JAG:
+                form = _id_jag_form(asked)
+            case _:
+                form = _exchange_form(asked)
+        if asked.named_scopes and not (kind is GrantKind.JWT_BEARER and asked.provider.assertion_scope == "claim"):
             form["scope"] = _scope(asked)
         return form
 
@@ -111,6 +118,13 @@ class TrustedRequests:
             "grant_type": names.JWT_BEARER,
             "assertion": jws.sign(claims, typ="JWT", kid=kid, private_key=key),
         }
+
+
+def _id_jag_form(asked: Asked) -> dict[str, str]:
+    """The server must know its client, which the ID-JAG names: where no secret does it, the request says who asks."""
+    connection = asked.connection
+    form = {"grant_type": names.JWT_BEARER, "assertion": asked.subject_token or ""}
+    return form if connection.client_secret else form | {"client_id": connection.client_id or ""}
 
 
 def _exchange_form(asked: Asked) -> dict[str, str]:

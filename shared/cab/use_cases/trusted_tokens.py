@@ -9,28 +9,29 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cab.domain import audit
-from cab.domain.connections import Connection, GrantKind, Provider, RotationClass
+from cab.domain.connections import Connection, Provider, RotationClass
 from cab.domain.deployment import Broker
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, NotFound, Randomness, SecretReader, Unavailable, VerificationKeys
 from cab.protocol import jws, subject_tokens
 from cab.protocol.assertions import Assertion
+from cab.protocol.subject_tokens import Statement
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.kept_tokens import KeptTokens
 from cab.use_cases.outbox import Outbox, grant_event
 from cab.use_cases.provider_calls import ProviderCalls
 from cab.use_cases.trusted_requests import Asked, TrustedRequests
-from cab.use_cases.upstream_users import refuse_ended, upstream_user
+from cab.use_cases.upstream_users import refuse_ended, statement_about, upstream_user
 
 
 class _Key(NamedTuple):
-    """What a token is good for. Groups are part of what a token exchange tells the provider about the user."""
+    """What a token is good for. `about` is what our STS told the provider of the user and the agents, where it did."""
 
     grant_id: str
     revoke_epoch: int
     scopes: frozenset[str]
-    groups: frozenset[str]
+    about: str
 
 
 class TrustedTokens:
@@ -71,15 +72,15 @@ class TrustedTokens:
         PROVIDER_UNAVAILABLE; Unavailable.
         """
         user = upstream_user(connection, assertion)
-        exchange = connection.grant_kind is GrantKind.TOKEN_EXCHANGE
-        if exchange:
-            await self._check(provider_subject_token, assertion, provider, user)
+        statement = statement_about(connection, provider, assertion, scopes, issuer=self._issuer)
+        if statement is not None:
+            await self._check(provider_subject_token, statement)
         grant = await self._grant(assertion, connection, provider)
-        groups = frozenset(assertion.groups if exchange else ())
-        key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), groups)
+        about = "" if statement is None else statement.about
+        key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), about)
         granted, outcome = self._tokens.get(key), Outcome.CACHED
         if granted is None:
-            asked = Asked(connection, provider, user, scopes, provider_subject_token if exchange else None)
+            asked = Asked(connection, provider, user, scopes, None if statement is None else provider_subject_token)
             granted, outcome = await self._tokens.fetch(key, lambda: self._request(asked))
             await self._check_again(key)
         return AccessToken(
@@ -93,18 +94,17 @@ class TrustedTokens:
             outcome=outcome.value,
         )
 
-    # --- the subject token of an exchange ---
+    # --- the token that our STS vouches with ---
 
-    async def _check(self, token: str | None, assertion: Assertion, provider: Provider, user: str) -> None:
+    async def _check(self, token: str | None, statement: Statement) -> None:
         """Ours, for this provider, of this user and exchange: whoever may call here cannot swap one user for another."""
         try:
             unverified = jws.parse(token or "")
             key = await self._own_keys.find(self._issuer, unverified.kid, unverified.algorithm)
-            rules = subject_tokens.rules(self._issuer, provider.subject_token_audience or "")
-            verified = jws.verify(unverified, key, rules, now=self._clock.now())
+            verified = jws.verify(unverified, key, subject_tokens.rules(statement), now=self._clock.now())
         except (jws.TokenRejected, NotFound) as error:
             raise _foreign() from error
-        if not subject_tokens.speaks_for(verified, assertion, subject=user):
+        if not subject_tokens.says(verified, statement):
             raise _foreign()
 
     # --- the grant's document ---

@@ -27,10 +27,10 @@ def provider() -> ProviderUnderTest:
     return ProviderUnderTest("salesforce-like", trusted_issuers=(trusted,))
 
 
-def assertion(*, key: Any = KEY, kid: str = "k1", **changes: Any) -> str:
+def assertion(*, key: Any = KEY, kid: str = "k1", typ: str = "JWT", **changes: Any) -> str:
     claims = {"iss": BROKER, "sub": "key-of-alice", "aud": ISSUER, "exp": NOW + 300, "jti": "j1", **changes}
     claims = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode(claims, key, algorithm="ES256", headers={"kid": kid})
+    return jwt.encode(claims, key, algorithm="ES256", headers={"kid": kid, "typ": typ})
 
 
 def test_a_trusted_jwt_brings_an_access_token_of_the_mapped_user_and_no_refresh_token() -> None:
@@ -97,3 +97,98 @@ def test_a_provider_that_trusts_nobody_does_not_offer_these_grants() -> None:
     assert grants == ["authorization_code", "refresh_token"]
     offered = provider().http.get("/.well-known/oauth-authorization-server").json()["grant_types_supported"]
     assert offered == ["authorization_code", "refresh_token", JWT_BEARER, TOKEN_EXCHANGE]
+
+
+# --- ID-JAGs ---
+
+JAG_CLAIMS = {"client_id": "cab", "iat": NOW, "resource": ISSUER, "scope": "read write"}
+
+
+def jag_provider(**changes: Any) -> ProviderUnderTest:
+    trusted = {"issuer": BROKER, "jwks": jwks, "accounts": {"key-of-alice": "twin-1001"}, "id_jags": True} | changes
+    return ProviderUnderTest("salesforce-like", trusted_issuers=(TrustedIssuer(**trusted),))
+
+
+def id_jag(*, typ: str = "oauth-id-jag+jwt", **changes: Any) -> str:
+    return assertion(typ=typ, **(JAG_CLAIMS | changes))
+
+
+def redeemed(twin: ProviderUnderTest, token: str, scope: str = "read", **client: Any) -> Any:
+    return twin.token(grant_type=JWT_BEARER, assertion=token, scope=scope, **client)
+
+
+def test_an_id_jag_brings_a_token_of_its_user_and_stands_in_the_ledger() -> None:
+    twin = jag_provider()
+    answer = redeemed(twin, id_jag(act={"sub": "assistant"}))
+    assert (answer.status_code, answer.json()["scope"]) == (200, "read")
+    assert "refresh_token" not in answer.json()
+    assert twin.book.accept(answer.json()["access_token"]).account == "twin-1001"
+    (voucher,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "vouched"]
+    assert (voucher["kind"], voucher["claims"]["act"]) == ("id_jag", {"sub": "assistant"})
+    assert twin.ledger()["grants"][0]["grant_id"] == voucher["grant_id"]
+
+
+BAD_ID_JAGS: dict[str, dict[str, Any]] = {
+    "another type": {"typ": "JWT"},
+    "another audience": {"aud": "https://elsewhere.example"},
+    "the token endpoint as audience": {"aud": f"{ISSUER}/oauth/token"},
+    "two audiences": {"aud": [ISSUER, "https://elsewhere.example"]},
+    "another client": {"client_id": "other"},
+    "no client": {"client_id": None},
+    "another resource": {"resource": "https://elsewhere.example"},
+    "a resource that only begins alike": {"resource": f"{ISSUER}1"},
+    "a resource that is no text": {"resource": [7]},
+    "over": {"exp": NOW - 31},
+    "too long": {"exp": NOW + 331},
+    "not yet": {"iat": NOW + 31},
+    "no instant": {"iat": None},
+    "no id": {"jti": None},
+    "nobody": {"sub": "key-of-mallory"},
+    "scopes as a list": {"scope": ["read"]},
+    "another key": {"key": ec.generate_private_key(ec.SECP256R1())},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_ID_JAGS.values(), ids=BAD_ID_JAGS)
+def test_an_id_jag_with_one_thing_wrong_is_refused_and_the_ledger_knows_why(changes: dict[str, Any]) -> None:
+    twin = jag_provider()
+    answer = redeemed(twin, id_jag(**changes))
+    assert (answer.status_code, answer.json()) == (400, {"error": "invalid_grant"})
+    (refusal,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "refused"]
+    assert refusal["why"]
+
+
+def test_an_id_jag_is_good_once_and_for_no_more_than_it_carries() -> None:
+    twin = jag_provider()
+    assert redeemed(twin, id_jag(scope="read"), scope="write").json() == {"error": "invalid_scope"}
+    one = id_jag(jti="j2", aud=[ISSUER])
+    assert redeemed(twin, one, scope="read write").status_code == 200
+    assert redeemed(twin, one).json() == {"error": "invalid_grant"}
+
+
+def test_an_id_jag_is_no_subject_token_and_vouches_only_where_that_is_agreed() -> None:
+    form = {"subject_token": id_jag(), "subject_token_type": JWT_TYPE, "scope": "read"}
+    assert jag_provider().token(grant_type=TOKEN_EXCHANGE, **form).json() == {"error": "invalid_request"}
+    assert redeemed(provider(), id_jag()).json() == {"error": "invalid_grant"}
+    exchanged = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
+    assert jag_provider().token(grant_type=TOKEN_EXCHANGE, **exchanged).status_code == 200
+
+
+def test_a_provider_that_takes_id_jags_says_so() -> None:
+    where = "/.well-known/oauth-authorization-server"
+    said = jag_provider().http.get(where).json()["authorization_grant_profiles_supported"]
+    assert said == ["urn:ietf:params:oauth:grant-profile:id-jag"]
+    assert "authorization_grant_profiles_supported" not in provider().http.get(where).json()
+
+
+def test_an_issuer_may_call_the_provider_by_a_name_that_they_agreed_on() -> None:
+    twin = jag_provider(id_jags=False, audiences=("cab-at-twin",))
+    form = {"subject_token": assertion(aud="cab-at-twin"), "subject_token_type": JWT_TYPE, "scope": "read"}
+    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).status_code == 200
+
+
+def test_an_issuer_whose_keys_cannot_be_fetched_vouches_for_nobody() -> None:
+    def away() -> dict[str, Any]:
+        raise OSError
+
+    assert redeemed(jag_provider(jwks=away), id_jag()).json() == {"error": "invalid_grant"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cab.adapters.configuration.broker_checks import check_issuer, check_tenant, check_url
 from cab.adapters.configuration.findings import Findings
@@ -17,6 +17,10 @@ from cab.domain.patterns import covered_by_any
 CONNECTIONS = "connections.yaml"
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _GROUPS_OF_EFFECTS = frozenset(Effect)
+_NAMES_OF_TRUST: Mapping[GrantKind, tuple[str, ...]] = {
+    GrantKind.TOKEN_EXCHANGE: ("exchange_audience", "subject_token_audience"),
+    GrantKind.ID_JAG: ("issuer",),
+}
 
 
 def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> None:
@@ -122,12 +126,12 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
         known = ", ".join(sorted(provider.grant_kinds))
         findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no {kind.value}", f"it has: {known}")
     if connection.user_map and kind is GrantKind.AUTHORIZATION_CODE:
-        message = "user_map belongs to grant_kind jwt_bearer, token_exchange or broker_jwt"
+        message = "user_map belongs to grant_kind jwt_bearer, token_exchange, id_jag or broker_jwt"
         findings.add(CONNECTIONS, (*at, "user_map"), message, "remove it")
     _check_trust(findings, at, connection, provider)
-    if kind is GrantKind.JWT_BEARER and not connection.user_map:
+    if kind.serves_mapped_users_only and not connection.user_map:
         remedy = "map subject keys to upstream logins: nobody is mapped by guessing"
-        findings.add(CONNECTIONS, place, "jwt_bearer without user_map serves nobody", remedy, severity="warning")
+        findings.add(CONNECTIONS, place, f"{kind.value} without user_map serves nobody", remedy, severity="warning")
     if kind is GrantKind.BROKER_JWT:
         return
     missing = [] if provider.token_endpoint else ["token_endpoint"]
@@ -137,7 +141,7 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
         remedy = f"add a provider of your own: id, title, `extends: {provider.id}` and its endpoints"
         message = f"provider `{provider.id}` does not say its {' and '.join(missing)}"
         findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
-    if kind is not GrantKind.AUTHORIZATION_CODE:
+    if kind not in (GrantKind.AUTHORIZATION_CODE, GrantKind.ID_JAG):
         return
     public = provider.token_endpoint_auth_method == "none"
     if connection.client_secret is None and not public:
@@ -146,6 +150,10 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
     if connection.client_secret is not None and public:
         remedy = f"remove it: provider `{provider.id}` authenticates no client"
         findings.add(CONNECTIONS, (*at, "client_secret"), "the client_secret is never sent", remedy)
+    if kind is GrantKind.ID_JAG and public:
+        remedy = "register a confidential client there, and write how it authenticates into the provider"
+        message = "whoever comes by an ID-JAG may redeem it: the client does not authenticate"
+        findings.add(CONNECTIONS, place, message, remedy, severity="warning")
 
 
 def _check_trust(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
@@ -161,18 +169,30 @@ def _check_trust(findings: Findings, at: Place, connection: Connection, provider
         if connection.client_id is None:
             remedy = "add client_id: it is the issuer of the assertions"
             findings.add(CONNECTIONS, (*at, "grant_kind"), "jwt_bearer needs a client_id", remedy)
-    if kind is not GrantKind.TOKEN_EXCHANGE:
-        return
-    for name in ("exchange_audience", "subject_token_audience"):
+    if kind is GrantKind.ID_JAG and connection.client_id is None:
+        remedy = "add client_id: ID-JAGs are made out to this client of the broker"
+        findings.add(CONNECTIONS, (*at, "grant_kind"), "id_jag needs a client_id", remedy)
+    for name in _NAMES_OF_TRUST.get(kind, ()):
         if getattr(provider, name) is None:
             remedy = f"add a provider of your own: id, title, `extends: {provider.id}` and its {name}"
-            message = f"token_exchange needs the {name} of its provider"
+            message = f"{kind.value} needs the {name} of its provider"
             findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
-    deployment = findings.deployment
-    ours = {deployment.broker.sts_issuer, deployment.broker.edge_issuer, *deployment.connection_by_resource}
-    if _filled(provider, connection).subject_token_audience in ours:
-        message = "the subject_token_audience is one of other tokens of the broker"
-        findings.add(CONNECTIONS, (*at, "provider"), message, "register the broker there under a client id of its own")
+    _check_audience(findings, at, connection, provider)
+
+
+def _check_audience(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """What our STS says of a user to one system is no token anywhere else."""
+    deployment, there = findings.deployment, _filled(provider, connection)
+    ours = {deployment.broker.sts_issuer, deployment.broker.edge_issuer}
+    match connection.grant_kind:
+        case GrantKind.TOKEN_EXCHANGE if there.subject_token_audience in ours | set(deployment.connection_by_resource):
+            message = "the subject_token_audience is one of other tokens of the broker"
+            remedy = "register the broker there under a client id of its own"
+            findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
+        case GrantKind.ID_JAG if there.issuer in ours:
+            message = f"the issuer of provider `{provider.id}` is the broker itself"
+            remedy = "name the issuer of the system's authorization server"
+            findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
 
 
 def _filled(provider: Provider, connection: Connection) -> Provider:
@@ -201,7 +221,7 @@ def _check_narrowing(findings: Findings, at: Place, connection: Connection, prov
 
 def _narrows(connection: Connection, provider: Provider) -> bool:
     """Whether tokens can be asked for with the scopes of one action: at every request where nothing is refreshed."""
-    if connection.grant_kind is GrantKind.TOKEN_EXCHANGE:
+    if connection.grant_kind.sts_vouches:
         return True
     if connection.grant_kind is GrantKind.JWT_BEARER:
         return provider.assertion_scope != "none"

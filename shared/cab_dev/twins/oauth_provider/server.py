@@ -21,7 +21,12 @@ from cab_dev.twins.oauth_provider.profiles import PROFILES, ProviderProfile, Rev
 from cab_dev.twins.oauth_provider.settings import Account, ProviderSettings
 from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook
 from cab_dev.twins.oauth_provider.token_endpoint import TokenEndpoint
-from cab_dev.twins.oauth_provider.trusted_assertions import JWT_BEARER, TOKEN_EXCHANGE, TrustedIssuer
+from cab_dev.twins.oauth_provider.trusted_assertions import (
+    ID_JAG_PROFILE,
+    JWT_BEARER,
+    TOKEN_EXCHANGE,
+    TrustedIssuer,
+)
 from cab_dev.twins.service import Handler, create_app
 from cab_dev.twins.strict_input import BadRequest
 
@@ -129,6 +134,8 @@ class OAuthProvider:
             "code_challenge_methods_supported": ["S256"],
             "authorization_response_iss_parameter_supported": True,
         }
+        if any(trusted.id_jags for trusted in self.settings.trusted_issuers):
+            document["authorization_grant_profiles_supported"] = [ID_JAG_PROFILE]
         if self.settings.profile.revocation is not RevocationRadius.NONE:
             document["revocation_endpoint"] = f"{issuer}/oauth/revoke"
         return JSONResponse(document)

@@ -11,7 +11,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -170,11 +170,21 @@ class TokenBook:
             self._note(now, "used", "code", digest, grant_id)
             return self._first_tokens(now, grant_id, tuple(row["scope"].split()))
 
-    def grant_directly(self, *, client_id: str, account: str, scopes: Iterable[str]) -> IssuedTokens:
-        """An access token without a user in front: the organisation trusts the client. No refresh token."""
+    def grant_directly(
+        self,
+        *,
+        client_id: str,
+        account: str,
+        scopes: Iterable[str],
+        assertion: str,
+        kind: str,
+        claims: Mapping[str, Any],
+    ) -> IssuedTokens:
+        """An access token without a user in front: an issuer vouched, by an `assertion` of that `kind`. No refresh token."""
         granted = tuple(scopes)
         with self._change() as now:
             grant_id = self._open_grant(now, client_id, account, " ".join(granted))
+            self._note(now, "vouched", kind, token_sha256(assertion), grant_id, claims=dict(claims))
             return self._first_tokens(now, grant_id, granted, offline=False)
 
     def _open_grant(self, now: float, client_id: str, account: str, scope: str) -> str:
@@ -323,6 +333,10 @@ class TokenBook:
         )
         if changed.rowcount:
             self._note(now, "revoked", "grant", None, grant_id, why=why)
+
+    def note_refused_assertion(self, assertion: str, *, why: str) -> None:
+        with self._change() as now:
+            self._note(now, "refused", "assertion", token_sha256(assertion), None, why=why)
 
     # --- the ledger ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from cab_dev.twins.oauth_provider.trusted_assertions import (
     TOKEN_EXCHANGE,
     AssertionRefused,
     TrustedAssertions,
+    Voucher,
 )
 from cab_dev.twins.strict_input import BadRequest, read_form
 
@@ -38,7 +39,8 @@ class TokenEndpoint:
         self._faults = faults
         self._assertions = TrustedAssertions(
             settings.trusted_issuers,
-            audience=(settings.issuer, f"{settings.issuer}/oauth/token"),
+            issuer=settings.issuer,
+            token_endpoint=f"{settings.issuer}/oauth/token",
             clock=settings.clock,
         )
 
@@ -89,18 +91,32 @@ class TokenEndpoint:
         raise BadRequest("unsupported_grant_type", "This grant type is not offered here.")
 
     def _issue_for_assertion(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> IssuedTokens:
+        token = form.get("assertion" if grant_type == JWT_BEARER else "subject_token", "")
+        try:
+            voucher = self._believed(grant_type, client, form)
+        except AssertionRefused as exc:
+            self._book.note_refused_assertion(token, why=exc.why)
+            raise
+        scopes = self._settings.split_scopes(form.get("scope", ""))
+        if not self._settings.knows_scopes(scopes) or not (voucher.scopes is None or voucher.scopes >= set(scopes)):
+            raise ScopeRefused
+        return self._book.grant_directly(
+            client_id=client.client_id,
+            account=voucher.account,
+            scopes=scopes,
+            assertion=token,
+            kind=voucher.kind,
+            claims=voucher.claims,
+        )
+
+    def _believed(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> Voucher:
         if grant_type == JWT_BEARER:
             _require(form, "assertion")
-            account = self._assertions.account(form["assertion"])
-        else:
-            _require(form, "subject_token", "subject_token_type")
-            if form["subject_token_type"] not in JWT_TYPES or "actor_token" in form:
-                raise BadRequest("invalid_request", "The subject token must be a JWT, without an actor token.")
-            account = self._assertions.account(form["subject_token"])
-        scopes = self._settings.split_scopes(form.get("scope", ""))
-        if not self._settings.knows_scopes(scopes):
-            raise ScopeRefused
-        return self._book.grant_directly(client_id=client.client_id, account=account, scopes=scopes)
+            return self._assertions.for_jwt_bearer(form["assertion"], client)
+        _require(form, "subject_token", "subject_token_type")
+        if form["subject_token_type"] not in JWT_TYPES or "actor_token" in form:
+            raise BadRequest("invalid_request", "The subject token must be a JWT, without an actor token.")
+        return self._assertions.for_token_exchange(form["subject_token"])
 
     async def revoke(self, request: Request) -> Response:
         """`POST /oauth/revoke`. RFC 7009: unknown tokens are no error."""
