@@ -30,6 +30,20 @@ def test_parameters_are_decoded_once() -> None:
     }
 
 
+@fuzz(100)
+@given(st.text(max_size=20))
+def test_every_text_comes_back_as_it_was_sent(text: str) -> None:
+    value = text.replace("\x00", "") + "\\x41"
+    assert parse_form(urlencode({"v": value}).encode()) == {"v": value}
+
+
+def test_what_python_would_take_for_an_escape_is_text_like_any_other() -> None:
+    assert parse_form(rb"v=\x41\N{DIGIT ONE}\u0041%5Cx41%0A\&w=\x41") == {
+        "v": "\\x41\\N{DIGIT ONE}\\u0041\\x41\n\\",
+        "w": "\\x41",
+    }
+
+
 def test_an_empty_body_has_no_parameters() -> None:
     assert parse_form(b"") == {}
 

@@ -13,7 +13,7 @@ from cab.adapters.in_memory.clock import SettableClock
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import NotFound, Unavailable
 from cab.protocol import jwk
-from cab.use_cases import verify_subject
+from cab.use_cases import verified_tokens
 from cab.use_cases.verify_subject import AssertionVerifier
 
 KEY = ec_key("edge")
@@ -93,6 +93,13 @@ async def test_a_remembered_assertion_ends_with_its_key(bench: Bench) -> None:
     assert await bench.refusal(token) is Reason.SUBJECT_TOKEN_INVALID
 
 
+async def test_a_key_id_that_now_names_another_key_ends_what_the_first_one_signed(bench: Bench) -> None:
+    token = bench.token()
+    await bench.verifier.verify(token)
+    bench.keys.keys[KEY.kid] = jwk.parse(ec_key("another").jwk | {"kid": KEY.kid})
+    assert await bench.refusal(token) is Reason.SUBJECT_TOKEN_INVALID
+
+
 async def test_while_the_keys_are_away_even_a_remembered_assertion_waits(bench: Bench) -> None:
     token = bench.token()
     await bench.verifier.verify(token)
@@ -106,7 +113,7 @@ async def test_a_refused_token_is_not_remembered(bench: Bench) -> None:
     tampered = token[:-4] + ("AAAA" if not token.endswith("AAAA") else "BBBB")
     for _ in range(2):
         assert await bench.refusal(tampered) is Reason.SUBJECT_TOKEN_INVALID
-    assert bench.verifier._cache == {}
+    assert len(bench.verifier._verified) == 0
 
 
 async def test_one_remembered_token_never_stands_for_another(bench: Bench) -> None:
@@ -117,10 +124,10 @@ async def test_one_remembered_token_never_stands_for_another(bench: Bench) -> No
 async def test_only_so_many_are_remembered_the_oldest_are_forgotten(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify_subject, "CACHE_SIZE", 3)
+    monkeypatch.setattr(verified_tokens, "REMEMBERED", 3)
     tokens = [bench.token(number) for number in range(5)]
     verified = [await bench.verifier.verify(token) for token in tokens]
-    assert len(bench.verifier._cache) == 3
+    assert len(bench.verifier._verified) == 3
     assert await bench.verifier.verify(tokens[4]) is verified[4]
     assert await bench.verifier.verify(tokens[0]) is not verified[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import re
 import unicodedata
@@ -13,18 +13,22 @@ TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # used as a dictionary key only, never as a path or URL
 
 
+_TO_BASE64URL = bytes.maketrans(b"+/", b"-_")
+
+
 def base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    """RFC 4648 section 5, without padding."""
+    return binascii.b2a_base64(data, newline=False).translate(_TO_BASE64URL, b"=").decode("ascii")
 
 
 def digest(*parts: str) -> str:
     """SHA-256 over length-prefixed parts, base64url: two different lists of parts never meet in one key."""
-    hasher = hashlib.sha256()
+    framed = bytearray()
     for part in parts:
         raw = part.encode()
-        hasher.update(len(raw).to_bytes(4, "big"))
-        hasher.update(raw)
-    return base64url(hasher.digest())
+        framed += len(raw).to_bytes(4, "big")
+        framed += raw
+    return base64url(hashlib.sha256(framed).digest())
 
 
 def subject_key(tenant: str, idp_issuer: str, idp_subject: str) -> str:

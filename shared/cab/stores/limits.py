@@ -25,6 +25,10 @@ class RateLimits:
         self._guards = guards
         self._limit_by_effect = limit_by_effect(limits)
 
+    def limits(self, effect: Effect) -> bool:
+        """Whether actions of this effect are counted at all."""
+        return effect in self._limit_by_effect
+
     async def count(self, *, tenant: str, subject: str, agent: str, effect: Effect, now: datetime) -> int | None:
         """Count one request. None when it is within the limit, else the seconds until the window ends."""
         limit = self._limit_by_effect.get(effect)

@@ -149,12 +149,21 @@ class Auditor:
             outcome = audit.Outcome.ISSUED if facts.token else audit.Outcome.EXECUTED
             try:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None)
-                await asyncio.gather(self._log.publish(event), *facts.beside)
+                await self._publish(event, facts.beside)
             except Unavailable as error:
                 return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
             return Answered(facts.txn or context.txn, answer=answer)
         await self._record_refusal(facts, refusal)
         return Answered(facts.txn or context.txn, refusal=refusal)
+
+    async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
+        """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable."""
+        writes = [asyncio.create_task(write) for write in beside]
+        try:
+            await self._log.publish(event)
+        finally:
+            for write in writes:
+                await write
 
     async def _record_refusal(self, facts: Facts, refusal: BrokerError) -> None:
         for write in facts.beside:

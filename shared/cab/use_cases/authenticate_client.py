@@ -17,9 +17,12 @@ from cab.protocol import jws
 from cab.protocol.client_assertions import basic_credentials, federated_rules, private_key_jwt_rules
 from cab.protocol.names import CLIENT_ASSERTION_TYPE
 from cab.stores.single_use import Kind, SingleUse
+from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 
 _Client = TypeVar("_Client", bound=FrontEnd | Agent)
 _Answer = TypeVar("_Answer")
+_Spend = Coroutine[Any, Any, None]
+Spending = asyncio.Future[None]  # of a single use; done when it is on record
 
 
 def client_source(client_id: str) -> str:
@@ -65,6 +68,7 @@ class ClientAuthenticator(Generic[_Client]):
         self._single_use = single_use
         self._secrets = secrets
         self._clock = clock
+        self._workloads = VerifiedTokens[_Client](keys, clock)
         self._by_workload: dict[tuple[str, str], _Client] = {
             (method.issuer, method.subject): client
             for client in clients.values()
@@ -72,10 +76,10 @@ class ClientAuthenticator(Generic[_Client]):
             if isinstance(method, FederatedJwt)
         }
 
-    async def authenticate(self, offered: Credentials) -> tuple[_Client, asyncio.Task[None]]:
-        """The registered client, and the running task that spends its assertion's `jti`.
+    async def authenticate(self, offered: Credentials) -> tuple[_Client, Spending]:
+        """The registered client, and the spending of its assertion's `jti`, under way.
 
-        The task must be awaited before anything is issued, consumed or refused: it raises CLIENT_ASSERTION_REPLAYED or
+        It must be awaited before anything is issued, consumed or refused: it raises CLIENT_ASSERTION_REPLAYED or
         Unavailable. It runs beside the caller's own first reads, so that single use costs no extra round trip.
         One answer for every failure: unknown, wrong key and malformed look the same.
 
@@ -88,13 +92,14 @@ class ClientAuthenticator(Generic[_Client]):
                 raise failed("client_assertion_type is not supported.")
             client, spend = await self._by_jwt(offered.client_assertion)
         elif offered.authorization is not None:
-            client, spend = await self._by_secret(offered.authorization), _nothing_to_spend()
+            client, spend = await self._by_secret(offered.authorization), None
         else:
             raise failed("Client authentication is missing.")
         if offered.client_id is not None and offered.client_id != client.client_id:
-            spend.close()
+            if spend is not None:
+                spend.close()
             raise failed()
-        return client, asyncio.create_task(spend)
+        return client, _nothing_to_spend() if spend is None else asyncio.create_task(spend)
 
     async def resolve_actor(self, actor_token: str) -> _Client:
         """The client behind an `actor_token` (RFC 8693 section 2.1): the same proofs as client authentication, nothing spent.
@@ -105,24 +110,26 @@ class ClientAuthenticator(Generic[_Client]):
             client, spend = await self._by_jwt(actor_token)
         except BrokerError as error:
             raise BrokerError(Reason.ACTOR_TOKEN_INVALID, "The actor token is not valid.") from error
-        spend.close()
+        if spend is not None:
+            spend.close()
         return client
 
-    async def _by_jwt(self, assertion: str) -> tuple[_Client, Coroutine[Any, Any, None]]:
+    async def _by_jwt(self, assertion: str) -> tuple[_Client, _Spend | None]:
+        workload = await self._workloads.recall(assertion)
+        if workload is not None:
+            return workload, None
         try:
             token = jws.parse(assertion)
             issuer = token.unverified_issuer
             if issuer in self._federated_algorithms:
-                return await self._by_workload_identity(token, issuer), _nothing_to_spend()
+                return self._workloads.remember(assertion, await self._by_workload_identity(token, issuer)), None
             return await self._by_own_key(token, issuer)
         except jws.TokenRejected as error:
             raise failed() from error
         except NotFound as error:
             raise failed() from error
 
-    async def _by_own_key(
-        self, token: jws.UnverifiedToken, client_id: str
-    ) -> tuple[_Client, Coroutine[Any, Any, None]]:
+    async def _by_own_key(self, token: jws.UnverifiedToken, client_id: str) -> tuple[_Client, _Spend]:
         # The client is looked up by the assertion's own claim (many clients send no client_id parameter), then verified
         # with that client's keys only.
         client = self._clients.get(client_id)
@@ -142,15 +149,18 @@ class ClientAuthenticator(Generic[_Client]):
         if not first_use:
             raise BrokerError(Reason.CLIENT_ASSERTION_REPLAYED, "This client assertion was used before.")
 
-    async def _by_workload_identity(self, token: jws.UnverifiedToken, issuer: str) -> _Client:
-        """A platform's identity token is reusable until it expires (its holder cannot choose `jti`), so none is spent."""
+    async def _by_workload_identity(self, token: jws.UnverifiedToken, issuer: str) -> Verified[_Client]:
+        """A platform's identity token is reusable until it expires (its holder cannot choose `jti`), so none is spent.
+
+        Workloads send the same one for up to an hour: it is remembered.
+        """
         key = await self._keys.find(issuer, token.kid, token.algorithm)
         rules = federated_rules(issuer, self._federated_algorithms[issuer], audience=self._issuer)
         verified = jws.verify(token, key, rules, now=self._clock.now())
         client = self._by_workload.get((issuer, verified.text("sub")))
         if client is None:
             raise failed()
-        return client
+        return Verified(client, verified, key)
 
     async def _by_secret(self, authorization: str) -> _Client:
         offered = basic_credentials(authorization)
@@ -171,11 +181,13 @@ class ClientAuthenticator(Generic[_Client]):
         return client
 
 
-async def _nothing_to_spend() -> None:
-    return
+def _nothing_to_spend() -> Spending:
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
 
 
-async def after_spending(spending: asyncio.Task[None], work: Coroutine[Any, Any, _Answer]) -> _Answer:
+async def after_spending(spending: Spending, work: Coroutine[Any, Any, _Answer]) -> _Answer:
     """Do the work while the single use is being recorded; a replay or a failing store beats whatever the work came to."""
     try:
         answer = await work

@@ -44,7 +44,7 @@ from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.limits import RateLimits, TaskBudgets
 from cab.use_cases.assess_intent import Assessment, assess, raise_refusal, read_intent
 from cab.use_cases.auditing import Facts
-from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
 from cab.use_cases.confirm import Confirmations, Waiting
 from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
 from cab.use_cases.read_request import (
@@ -82,7 +82,7 @@ class Asked:
     form: dict[str, str]
     agent: Agent
     jkt: str | None
-    spending: asyncio.Task[None]
+    spending: Spending
 
 
 Grantor = Callable[[Asked, Facts], Coroutine[Any, Any, dict[str, Any]]]
@@ -151,7 +151,7 @@ class ExchangeToken:
         agent: Agent,
         credentials: Credentials,
         facts: Facts,
-        spending: asyncio.Task[None],
+        spending: Spending,
     ) -> dict[str, Any]:
         jkt = await self._dpop.key_of(credentials.dpop_proof, tenant=agent.tenant)
         return await grant(Asked(form, agent, jkt, spending), facts)
@@ -327,27 +327,31 @@ class ExchangeToken:
         return assessment
 
     async def _count_and_read(
-        self, exchange: Exchange, intent: Intent, assessment: Assessment, spending: asyncio.Task[None], now: datetime
+        self, exchange: Exchange, intent: Intent, assessment: Assessment, spending: Spending, now: datetime
     ) -> Grant | None:
         """Rate limit, task budget (permits only) and the grant's status, all at once with the client's single use.
 
         Policy ran before: a denied agent never learns whether a grant exists.
         """
-        agent, assertion = exchange.agent, exchange.assertion
-        wait_s, grant, _ = await asyncio.gather(
-            self._rate_limits.count(
-                tenant=assertion.tenant,
-                subject=assertion.subject,
-                agent=agent.client_id,
-                effect=intent.action.effect,
-                now=now,
-            ),
-            self._read_grant(exchange, assessment),
-            spending,
-        )
+        counting = self._start_counting(exchange, intent, now)
+        try:
+            grant = await self._read_grant(exchange, assessment)
+        finally:
+            wait_s = await counting if counting else None
+            await spending
         if wait_s is not None:
             raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=wait_s))
         return grant
+
+    def _start_counting(self, exchange: Exchange, intent: Intent, now: datetime) -> asyncio.Task[int | None] | None:
+        agent, assertion, effect = exchange.agent, exchange.assertion, intent.action.effect
+        if not self._rate_limits.limits(effect):
+            return None
+        return asyncio.create_task(
+            self._rate_limits.count(
+                tenant=assertion.tenant, subject=assertion.subject, agent=agent.client_id, effect=effect, now=now
+            )
+        )
 
     async def _read_grant(self, exchange: Exchange, assessment: Assessment) -> Grant | None:
         if is_broker_jwt(exchange.connection) or not isinstance(assessment.decision, Permit | Confirm):

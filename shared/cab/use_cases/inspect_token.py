@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +15,7 @@ from cab.protocol import access_tokens, jws
 from cab.protocol.forms import required
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.use_cases.auditing import Facts
-from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
 
 INACTIVE: Mapping[str, Any] = {"active": False}
 
@@ -59,7 +58,7 @@ class _TokenLookup:
         """To whom a pass-through token was handed out, the newest first."""
         return await self._issued_tokens.find(token_sha256(token), now=self._clock.now())
 
-    async def _begin(self, credentials: Credentials, facts: Facts) -> tuple[Agent, asyncio.Task[None]]:
+    async def _begin(self, credentials: Credentials, facts: Facts) -> tuple[Agent, Spending]:
         agent, spending = await self._authenticator.authenticate(credentials)
         facts.client_authenticated = True
         facts.tenant = agent.tenant

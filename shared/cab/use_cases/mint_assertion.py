@@ -16,8 +16,10 @@ from cab.protocol import assertions, id_tokens, jws, names
 from cab.protocol.assertions import Assertion, whole_seconds_until
 from cab.protocol.authorization_details import parse_task, task_digest
 from cab.protocol.forms import required
+from cab.protocol.id_tokens import Login
 from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 from cab.use_cases.verify_dpop import DpopVerifier
 
 
@@ -57,6 +59,7 @@ class MintAssertion:
         self._dpop = dpop
         self._clock = clock
         self._randomness = randomness
+        self._logins = {name: VerifiedTokens[Login](keys, clock) for name in deployment.front_end_by_id}
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
         """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores cannot be had."""
@@ -72,7 +75,7 @@ class MintAssertion:
         agent = self._may_act(form, front_end)
         facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
         task = parse_task(form["authorization_details"]) if "authorization_details" in form else None
-        login = await self._verify_id_token(required(form, "subject_token"), front_end)
+        login = await self._login(required(form, "subject_token"), front_end)
         facts.subject = audit.Subject(key=login.subject, idp_issuer=login.idp_issuer, groups=list(login.groups))
         facts.task = audit.TaskFacts(bounds_digest=task_digest(task)) if task else None
         facts.intent = audit.IntentFacts(trigger=task.trigger, task_id=task.task_id) if task else None
@@ -132,16 +135,13 @@ class MintAssertion:
             raise BrokerError(Reason.MAY_ACT_VIOLATED, "may_act names an agent that this front end may not use.")
         return agent
 
-    async def _verify_id_token(self, token: str, front_end: FrontEnd) -> id_tokens.Login:
-        provider = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
+    async def _login(self, token: str, front_end: FrontEnd) -> Login:
+        """Who logged in. Front ends mint for every turn of a conversation from one ID token: it is remembered."""
+        remembered = self._logins[front_end.client_id]
         try:
-            unverified = jws.parse(token)
-            if unverified.unverified_issuer != provider.issuer:
-                raise jws.TokenRejected("iss is not this front end's identity provider")
-            key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
-            rules = id_tokens.rules(provider, front_end.idp_client_id)
-            verified = jws.verify(unverified, key, rules, now=self._clock.now())
-            login = id_tokens.read(verified, provider, client_id=front_end.idp_client_id)
+            login = await remembered.recall(token)
+            if login is None:
+                login = remembered.remember(token, await self._verify_id_token(token, front_end))
             if login.expires_at <= self._clock.now():  # within the leeway: nothing left that an assertion could live
                 raise jws.TokenRejected("expired", expired=True)
         except jws.TokenRejected as error:
@@ -152,3 +152,13 @@ class MintAssertion:
                 Reason.SUBJECT_TOKEN_INVALID, "The subject token is not an acceptable ID token."
             ) from error
         return login
+
+    async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:
+        provider = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
+        unverified = jws.parse(token)
+        if unverified.unverified_issuer != provider.issuer:
+            raise jws.TokenRejected("iss is not this front end's identity provider")
+        key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
+        rules = id_tokens.rules(provider, front_end.idp_client_id)
+        claims = jws.verify(unverified, key, rules, now=self._clock.now())
+        return Verified(id_tokens.read(claims, provider, client_id=front_end.idp_client_id), claims, key)
