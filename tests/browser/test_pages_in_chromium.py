@@ -204,7 +204,8 @@ def test_a_decision_needs_no_mouse_and_no_script(stack: Stack, person: Callable[
         alice.page.keyboard.press("Tab")
         if alice.page.locator("button:focus").count() and alice.page.locator("button:focus").inner_text() == "Approve":
             break
-    alice.page.keyboard.press("Enter")
+    with alice.page.expect_navigation():  # unlike a click, a key press does not wait for the page that it leads to
+        alice.page.keyboard.press("Enter")
 
     assert alice.heading() == "You approved this"
 
