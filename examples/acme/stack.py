@@ -14,8 +14,10 @@ from pathlib import Path
 from cab.domain.deployment import Deployment
 from cab_dev.stack_file import write_private
 from cab_dev.supervisor import Service, StartFailed
+from cab_dev.trust import connections_at, trust_of
 from examples.acme import services
 from examples.acme.person import Person, StuckError
+from examples.acme.warehouse_users import warehouse_users
 
 DEFAULT_PORTS = {"idp": 8081, "crm": 8082, "tracker": 8083, "warehouse": 8084}
 OAUTH_SERVERS = ("crm", "tracker")
@@ -44,7 +46,9 @@ class AcmeOrganisation:
         return ()
 
     def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
-        """Register the broker and the front end as clients of the identity provider, the CRM and the tracker."""
+        """Register the broker and the front end as clients of the identity provider, the CRM and the tracker, which believe the
+        broker about users where a connection says so.
+        """
         origin = deployment.broker.origin
         clients: dict[str, list[dict[str, object]]] = {name: [] for name in ("idp", *OAUTH_SERVERS)}
         for front_end in deployment.front_ends:
@@ -60,15 +64,20 @@ class AcmeOrganisation:
                 _confidential(provider.login.client_id, secrets[provider.login.client_secret.secret], folder, "idp")
                 | {"redirect_uris": [f"{origin}/login/callback"]}
             )
-        for connection in deployment.connections:
-            server = next((name for name in OAUTH_SERVERS if connection.resource == self._origin(name)), None)
-            if server is None or connection.client_id is None or connection.client_secret is None:
-                continue
-            secret = secrets[connection.client_secret.secret]
-            clients[server].append(
-                _confidential(connection.client_id, secret, folder, connection.id)
-                | {"redirect_uris": [f"{origin}/connect/callback/{connection.id}"]}
-            )
+        for server in OAUTH_SERVERS:
+            for connection in connections_at(deployment, self._origin(server)):
+                if connection.client_id is None or connection.client_secret is None:
+                    continue
+                secret = secrets[connection.client_secret.secret]
+                clients[server].append(
+                    _confidential(connection.client_id, secret, folder, connection.id)
+                    | {"redirect_uris": [f"{origin}/connect/callback/{connection.id}"]}
+                )
+            trust = {
+                "issuers": trust_of(deployment, self._origin(server), secrets),
+                "subjects": warehouse_users(self._origin("idp")),
+            }
+            write_private(folder / f"{server}-trust.json", json.dumps(trust, indent=2) + "\n")
         for name, entries in clients.items():
             write_private(folder / f"{name}-clients.json", json.dumps({"clients": entries}, indent=2) + "\n")
 
@@ -76,7 +85,10 @@ class AcmeOrganisation:
         arguments = {
             "idp": ("--clients", str(folder / "idp-clients.json"), "--client-keys", str(keys)),
             **{
-                name: ("--clients", str(folder / f"{name}-clients.json"), "--state", str(folder / f"{name}.sqlite"))
+                name: (
+                    *("--clients", str(folder / f"{name}-clients.json"), "--state", str(folder / f"{name}.sqlite")),
+                    *("--trust", str(folder / f"{name}-trust.json")),
+                )
                 for name in OAUTH_SERVERS
             },
             "warehouse": ("--issuer", f"{origin}/oauth2", "--idp-issuer", self._origin("idp")),

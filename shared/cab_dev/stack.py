@@ -27,6 +27,7 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.domain.clients import Agent, ClientSecretBasic, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
+from cab.use_cases.rotate_keys import new_private_jwk
 from cab_dev import bigquery, control, gateway, local_cloud, stack_file
 from cab_dev.client_keys import write_client_key
 from cab_dev.emulators.official import NotInstalled, official_emulator
@@ -427,9 +428,10 @@ class Stack:
         for client in clients:
             if any(isinstance(method, PrivateKeyJwt) for method in client.authentication):
                 write_client_key(self._keys, client.client_id)
-        for name in _secret_names(deployment):
-            self._secrets[name] = secrets.token_urlsafe(32)
-            write_private(self.state / "secrets" / name, self._secrets[name])
+        self._secrets |= {name: secrets.token_urlsafe(32) for name in _secret_names(deployment)}
+        self._secrets |= {name: json.dumps(new_private_jwk()) for name in _assertion_key_names(deployment)}
+        for name, value in self._secrets.items():
+            write_private(self.state / "secrets" / name, value)
         self.organisation.prepare(deployment, secrets=self._secrets, folder=self.state / "organisation")
         self.deployment = deployment
         return f"{self.config_dir.name}, policy version {deployment.policy_version[:20]}"
@@ -505,12 +507,18 @@ class Stack:
 
 
 def _secret_names(deployment: Deployment) -> list[str]:
-    """Every secret that the configuration refers to."""
+    """Every shared secret that the configuration refers to."""
     references = [provider.login.client_secret for provider in deployment.identity_providers]
     references += [connection.client_secret for connection in deployment.connections if connection.client_secret]
     for agent in deployment.agents:
         references += [method.secret for method in agent.authentication if isinstance(method, ClientSecretBasic)]
     return sorted({reference.secret for reference in references})
+
+
+def _assertion_key_names(deployment: Deployment) -> list[str]:
+    """Every secret that must be a private JWK: the keys of `jwt_bearer` connections."""
+    references = [connection.assertion_key for connection in deployment.connections]
+    return sorted({reference.secret for reference in references if reference is not None})
 
 
 # --- running it ---

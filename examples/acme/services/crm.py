@@ -19,13 +19,25 @@ from starlette.routing import Route
 
 from cab_dev.twins.clients import TwinClient, load_clients
 from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import PROFILES, Account, OAuthProvider, ProviderProfile, ProviderSettings
+from cab_dev.twins.oauth_provider import (
+    PROFILES,
+    Account,
+    OAuthProvider,
+    ProviderProfile,
+    ProviderSettings,
+    TrustedIssuer,
+    load_trusted_issuers,
+)
 from cab_dev.twins.service import create_app, origin_of, serve, service_arguments
 from cab_dev.twins.strict_input import BadRequest, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi
 
+ACCOUNTS = tuple(
+    Account(login=person.login, account_id=person.crm_account, name=person.name, email=person.email)
+    for person in PEOPLE.values()
+)
 SCOPES = {
     "opportunity.read": "See your opportunities",
     "opportunity.write": "Change your opportunities",
@@ -223,6 +235,7 @@ def create_crm(
     database: str = ":memory:",
     profile: ProviderProfile = PROFILES["acme-crm"],
     clock: MovableClock | None = None,
+    trusted_issuers: tuple[TrustedIssuer, ...] = (),
 ) -> Starlette:
     """The CRM as an application. `issuer` is its own origin; `database` keeps tokens, not opportunities."""
     clock = clock or MovableClock()
@@ -234,13 +247,11 @@ def create_crm(
             cookie="acme_crm_session",
             profile=profile,
             clients=clients,
-            accounts=tuple(
-                Account(login=person.login, account_id=person.crm_account, name=person.name, email=person.email)
-                for person in PEOPLE.values()
-            ),
+            accounts=ACCOUNTS,
             scopes=SCOPES,
             database=database,
             clock=clock,
+            trusted_issuers=trusted_issuers,
         )
     )
     book = OpportunityBook(clock)
@@ -303,8 +314,14 @@ def main() -> None:
     parser = service_arguments("crm", default_port=8082)
     parser.add_argument("--clients", default=os.environ.get("ACME_CRM_CLIENTS"), help="JSON file of OAuth clients")
     parser.add_argument("--state", default=os.environ.get("ACME_CRM_STATE", ":memory:"), help="SQLite file of tokens")
+    parser.add_argument("--trust", default=os.environ.get("ACME_CRM_TRUST"), help="JSON file of issuers that vouch")
     arguments = parser.parse_args()
-    app = create_crm(issuer=origin_of(arguments), clients=load_clients(arguments.clients), database=arguments.state)
+    app = create_crm(
+        issuer=origin_of(arguments),
+        clients=load_clients(arguments.clients),
+        database=arguments.state,
+        trusted_issuers=load_trusted_issuers(arguments.trust, ACCOUNTS),
+    )
     serve(app, port=arguments.port)
 
 

@@ -18,13 +18,25 @@ from starlette.routing import Route
 
 from cab_dev.twins.clients import TwinClient, load_clients
 from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import PROFILES, Account, OAuthProvider, ProviderProfile, ProviderSettings
+from cab_dev.twins.oauth_provider import (
+    PROFILES,
+    Account,
+    OAuthProvider,
+    ProviderProfile,
+    ProviderSettings,
+    TrustedIssuer,
+    load_trusted_issuers,
+)
 from cab_dev.twins.service import create_app, origin_of, serve, service_arguments
 from cab_dev.twins.strict_input import BadRequest, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi
 
+ACCOUNTS = tuple(
+    Account(login=person.login, account_id=person.tracker_account, name=person.name, email=person.email)
+    for person in PEOPLE.values()
+)
 SCOPES = {
     "task.read": "See your tasks",
     "task.write": "Create tasks in your name",
@@ -60,6 +72,7 @@ def create_tracker(
     database: str = ":memory:",
     profile: ProviderProfile = PROFILES["acme-tracker"],
     clock: MovableClock | None = None,
+    trusted_issuers: tuple[TrustedIssuer, ...] = (),
 ) -> Starlette:
     """The tracker as an application. `issuer` is its own origin; `database` keeps tokens, not tasks."""
     provider = OAuthProvider(
@@ -70,13 +83,11 @@ def create_tracker(
             cookie="acme_tracker_session",
             profile=profile,
             clients=clients,
-            accounts=tuple(
-                Account(login=person.login, account_id=person.tracker_account, name=person.name, email=person.email)
-                for person in PEOPLE.values()
-            ),
+            accounts=ACCOUNTS,
             scopes=SCOPES,
             database=database,
             clock=clock or MovableClock(),
+            trusted_issuers=trusted_issuers,
         )
     )
     tasks: list[dict[str, Any]] = []
@@ -117,8 +128,14 @@ def main() -> None:
     parser.add_argument(
         "--state", default=os.environ.get("ACME_TRACKER_STATE", ":memory:"), help="SQLite file of tokens"
     )
+    parser.add_argument("--trust", default=os.environ.get("ACME_TRACKER_TRUST"), help="JSON file of issuers that vouch")
     arguments = parser.parse_args()
-    app = create_tracker(issuer=origin_of(arguments), clients=load_clients(arguments.clients), database=arguments.state)
+    app = create_tracker(
+        issuer=origin_of(arguments),
+        clients=load_clients(arguments.clients),
+        database=arguments.state,
+        trusted_issuers=load_trusted_issuers(arguments.trust, ACCOUNTS),
+    )
     serve(app, port=arguments.port)
 
 

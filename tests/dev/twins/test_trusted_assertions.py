@@ -192,3 +192,15 @@ def test_an_issuer_whose_keys_cannot_be_fetched_vouches_for_nobody() -> None:
         raise OSError
 
     assert redeemed(jag_provider(jwks=away), id_jag()).json() == {"error": "invalid_grant"}
+
+
+def test_a_jwt_that_vouches_may_come_without_a_client_and_an_id_jag_may_not() -> None:
+    form = {"grant_type": JWT_BEARER, "assertion": assertion(), "scope": "read"}
+    twin = provider()
+    assert twin.http.post("/oauth/token", data=form).status_code == 200
+    assert twin.ledger()["grants"][0]["client_id"] == BROKER
+    alone = jag_provider().http.post("/oauth/token", data=form | {"assertion": id_jag()})
+    assert (alone.status_code, alone.json()) == (400, {"error": "invalid_grant"})
+    assert ProviderUnderTest("acme-crm").http.post("/oauth/token", data=form).json() == {"error": "invalid_client"} | {
+        "error_description": "Client authentication failed."
+    }

@@ -16,6 +16,7 @@ from cab_dev.twins.oauth_provider.profiles import (
 from cab_dev.twins.oauth_provider.server import OAuthProvider, create_provider_app
 from cab_dev.twins.oauth_provider.settings import Account, ProviderSettings
 from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook, s256, token_sha256
+from cab_dev.twins.oauth_provider.trust_file import load_trusted_issuers
 from cab_dev.twins.oauth_provider.trusted_assertions import TrustedIssuer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "TokenBook",
     "TrustedIssuer",
     "create_provider_app",
+    "load_trusted_issuers",
     "s256",
     "token_sha256",
 ]

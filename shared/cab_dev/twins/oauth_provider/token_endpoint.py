@@ -29,6 +29,8 @@ from cab_dev.twins.oauth_provider.trusted_assertions import (
 )
 from cab_dev.twins.strict_input import BadRequest, read_form
 
+_NO_CLIENT = TwinClient(client_id="", redirect_uris=())
+
 
 class TokenEndpoint:
     """Issues, refreshes and revokes for clients that prove who they are."""
@@ -53,7 +55,7 @@ class TokenEndpoint:
 
         async def work() -> Response:
             try:
-                client = authenticate_client(request, form, self._settings.clients, realm=self._settings.brand)
+                client = self._client(request, form, grant_type)
                 issued.append(self._issue(grant_type, client, form))
             except GrantRefused:
                 profile = self._settings.profile
@@ -72,6 +74,13 @@ class TokenEndpoint:
         if issued and fault is not None and await _never_arrives(fault, request):
             self._book.note_lost_answer(issued[0])
         return answer
+
+    def _client(self, request: Request, form: Mapping[str, str], grant_type: str) -> TwinClient:
+        """A JWT that vouches may come without any client (RFC 7521 section 4.1): then its issuer is all that is known."""
+        vouched = grant_type in (JWT_BEARER, TOKEN_EXCHANGE) and bool(self._settings.trusted_issuers)
+        if vouched and "authorization" not in request.headers and not {"client_id", "client_secret"} & form.keys():
+            return _NO_CLIENT
+        return authenticate_client(request, form, self._settings.clients, realm=self._settings.brand)
 
     def _issue(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> IssuedTokens:
         if grant_type == "authorization_code":
@@ -101,7 +110,7 @@ class TokenEndpoint:
         if not self._settings.knows_scopes(scopes) or not (voucher.scopes is None or voucher.scopes >= set(scopes)):
             raise ScopeRefused
         return self._book.grant_directly(
-            client_id=client.client_id,
+            client_id=client.client_id or str(voucher.claims["iss"]),
             account=voucher.account,
             scopes=scopes,
             assertion=token,

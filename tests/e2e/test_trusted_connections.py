@@ -1,0 +1,88 @@
+"""Systems without a consent screen on the local stack: the deployed functions, over HTTP, with keys that the stack made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+import requests
+from tests.e2e.caller import Answer, Caller
+from tests.running_stack import Stack, running_stack
+from tests.support.trusted_acme import KINDS, write_configuration
+
+from cab.domain.grants import grant_id
+
+pytestmark = pytest.mark.stack
+EVERY_KIND = pytest.mark.parametrize("connection", KINDS, ids=list(KINDS.values()))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("trusted")
+    configuration = write_configuration(folder / "configuration")
+    options = ("--config", str(configuration), "--emulators", "embedded", "--no-connect")
+    with running_stack(folder / "state", *options) as running:
+        yield running
+
+
+def ask(stack: Stack, user: str, connection: str) -> Answer:
+    caller = Caller(stack)
+    return caller.exchange(caller.assertion(user), f"{connection}.opportunity.list", "opportunity/*")
+
+
+def of_crm(stack: Stack, path: str, token: str = "") -> Any:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = requests.get(stack.file.services["crm"].url + path, headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def user_of(stack: Stack, answer: Answer) -> str:
+    """Whose token the CRM takes it for, which shows the person's deals with it."""
+    assert answer.status == 200, answer.body
+    assert of_crm(stack, "/opportunities", answer.body["access_token"])["opportunities"]
+    return str(of_crm(stack, "/oauth/userinfo", answer.body["access_token"])["preferred_username"])
+
+
+def vouchers(stack: Stack) -> list[dict[str, Any]]:
+    return [entry for entry in of_crm(stack, "/_control/ledger")["entries"] if entry["event"] == "vouched"]
+
+
+def end_access(stack: Stack, user: str, connection: str) -> None:
+    """As `cab grants revoke` does, by an identity that may."""
+    subject = jwt.decode(Caller(stack).assertion(user), options={"verify_signature": False})["sub"]
+    services = stack.file.services
+    refresh = services["refresh_grants"].url
+    asked = {"email": "connect-account@demo-cab.iam.gserviceaccount.com", "audience": refresh}
+    identity = requests.get(f"{services['google_identity'].url}/token", params=asked, timeout=10).text
+    answer = requests.post(
+        f"{refresh}/grants/revoke",
+        json={"grant_id": grant_id("acme", subject, connection), "cause": "left the team", "txn": "t"},
+        headers={"Authorization": f"Bearer {identity}"},
+        timeout=10,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+@EVERY_KIND
+def test_every_user_works_as_themselves_until_their_access_is_ended(stack: Stack, connection: str) -> None:
+    before = len(vouchers(stack))
+    of_alice, of_bob = ask(stack, "alice", connection), ask(stack, "bob", connection)
+    assert (user_of(stack, of_alice), user_of(stack, of_bob)) == ("alice", "bob")
+    assert of_alice.body["scope"] == "opportunity.read"
+    kind = "id_jag" if connection == "jag" else "jwt"
+    assert [entry["kind"] for entry in vouchers(stack)[before:]] == [kind, kind]
+    end_access(stack, "alice", connection)
+    assert ask(stack, "alice", connection).reason == "grant_revoked"
+    assert user_of(stack, ask(stack, "bob", connection)) == "bob"
+
+
+def test_the_stack_makes_the_assertion_key_and_the_crm_gets_its_public_half(stack: Stack) -> None:
+    private = json.loads((stack.state_dir / "secrets" / "cab-assertion-crm").read_text())
+    assert (private["kty"], private["crv"]) == ("EC", "P-256")
+    trust = (stack.state_dir / "organisation" / "crm-trust.json").read_text()
+    assert private["kid"] in trust
+    assert private["d"] not in trust

@@ -1,0 +1,93 @@
+"""Acme with three more connections to its CRM, none of which has a consent screen: one for each kind of trust."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from examples.acme.people import PEOPLE
+from examples.acme.stack import DEFAULT_PORTS, ROOT, AcmeOrganisation
+
+from cab.domain.identifiers import subject_key
+
+KINDS = {"bearer": "jwt_bearer", "exchange": "token_exchange", "jag": "id_jag"}
+_PROVIDER = {
+    "id": "trusting-crm",
+    "title": "Acme CRM, on trust",
+    "extends": "generic-oauth2",
+    "issuer": "${ACME_CRM_ORIGIN}",
+    "token_endpoint": "${ACME_CRM_ORIGIN}/oauth/token",
+    "exchange_audience": "acme-crm",
+    "subject_token_audience": "cab-at-the-crm",
+}
+
+
+def write_configuration(folder: Path) -> Path:
+    """Copy the demo's folder and add the connections; who is who there is written when the ports are known."""
+    shutil.copytree(
+        ROOT / "examples" / "acme", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "services", "agent")
+    )
+    agents = folder / "agents.yaml"
+    actions = '["crm.*", "tracker.*", "warehouse.*"'
+    text = agents.read_text("utf-8")
+    assert text.count(actions) == 1
+    more = "".join(f', "{name}.*"' for name in KINDS)
+    agents.write_text(text.replace(actions, actions + more), "utf-8")
+    (folder / "stack.py").write_text(
+        f"from pathlib import Path\nfrom {__name__} import organisation_of\norganisation = organisation_of(Path(__file__).parent)\n",
+        "utf-8",
+    )
+    return folder
+
+
+def organisation_of(folder: Path) -> Callable[[Callable[[int], int]], AcmeOrganisation]:
+    def organisation(take_port: Callable[[int], int]) -> AcmeOrganisation:
+        acme = AcmeOrganisation({name: take_port(port) for name, port in DEFAULT_PORTS.items()})
+        idp = acme.variables["ACME_IDP_ORIGIN"]
+        users = {subject_key("acme", idp, PEOPLE[login].subject): PEOPLE[login].email for login in ("alice", "bob")}
+        path = folder / "connections.yaml"
+        content = yaml.safe_load(path.read_text("utf-8"))
+        content["providers"].append(_PROVIDER)
+        content["connections"] += [_connection(name, kind, dict(users)) for name, kind in KINDS.items()]
+        path.write_text(yaml.dump(content, sort_keys=False), "utf-8")
+        return acme
+
+    return organisation
+
+
+def _connection(name: str, kind: str, users: dict[str, str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": name,
+        "title": f"Acme CRM by {kind}",
+        "provider": "trusting-crm",
+        "grant_kind": kind,
+        "resource": f"${{ACME_CRM_ORIGIN}}/{name}",
+        "api_base": "${ACME_CRM_ORIGIN}",
+        "tenants": ["acme"],
+        "actions": [
+            {
+                "id": f"{name}.opportunity.list",
+                "title": "See your opportunities",
+                "effect": "read",
+                "scopes": ["opportunity.read"],
+                "identifier": "opportunity/*",
+            }
+        ],
+    }
+    own: dict[str, dict[str, Any]] = {
+        "jwt_bearer": {
+            "client_id": "cab-bearer",
+            "assertion_key": {"secret": "cab-assertion-crm", "version": 1},
+            "user_map": users,
+        },
+        "token_exchange": {},  # subject keys are names of users there
+        "id_jag": {
+            "client_id": "cab-jag",
+            "client_secret": {"secret": "cab-provider-crm-jag", "version": 1},
+            "user_map": users,
+        },
+    }
+    return entry | own[kind]
