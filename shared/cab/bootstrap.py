@@ -146,6 +146,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     from cab.use_cases.allow_again import AllowAgain
     from cab.use_cases.authenticate_service import ServiceAuthenticator
     from cab.use_cases.grant_payloads import GrantPayloads
+    from cab.use_cases.narrow_tokens import NarrowTokens
     from cab.use_cases.refresh_grant import RefreshGrant
     from cab.use_cases.revoke_grants import RevokeGrants
     from cab.use_cases.serve_grant import ServeGrant
@@ -161,6 +162,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     payloads = GrantPayloads(parts.grant_vault)
     calls = parts.provider_calls()
     refresher = RefreshGrant(deployment, store, payloads, calls, parts.secrets, parts.audit_log, clock, randomness)
+    narrow_tokens = NarrowTokens(deployment.broker, store, refresher, calls, clock)
     trusted_tokens = TrustedTokens(
         deployment.broker, store, calls, parts.secrets, keys, refresher.outbox, clock, randomness
     )
@@ -172,7 +174,13 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         await publisher.publish(settings.due_topic, [Message(grant_id.encode(), {}) for grant_id in grant_ids])
 
     endpoints = GrantEndpoints(
-        ServeGrant(deployment, AssertionVerifier(deployment.broker, keys, parts.clock), refresher, trusted_tokens),
+        ServeGrant(
+            deployment,
+            AssertionVerifier(deployment.broker, keys, parts.clock),
+            refresher,
+            narrow_tokens,
+            trusted_tokens,
+        ),
         revoker,
         SweepGrants(deployment, store, payloads, refresher, revoker, clock),
         AllowAgain(deployment, store, refresher.outbox, clock, randomness),

@@ -25,6 +25,7 @@ WITHOUT_AUTHORIZATION_ENDPOINT = WITHOUT_ADDRESSES | {"workday"}
 NOT_STRICT = {
     "google": RotationClass.STATIC,
     "microsoft": RotationClass.STATIC,
+    "microsoft-on-behalf-of": RotationClass.STATIC,
     "dynamics-365": RotationClass.STATIC,
     "dropbox": RotationClass.STATIC,
     "atlassian": RotationClass.LEEWAY,
@@ -46,8 +47,8 @@ def examples_of(provider: Provider) -> dict[str, str]:
 def test_the_systems_people_ask_for_are_there() -> None:
     assert {
         "salesforce", "servicenow", "atlassian", "asana", "monday", "hubspot", "slack", "github-app", "github-oauth-app",
-        "gitlab", "google", "google-cloud-workforce", "microsoft", "dynamics-365", "zendesk", "notion", "linear", "box",
-        "dropbox", "docusign", "zoom", "snowflake", "databricks", "sap-btp", "sap-cloud-identity", "workday", "okta", "auth0",
+        "gitlab", "google", "google-cloud-workforce", "microsoft", "microsoft-on-behalf-of", "dynamics-365", "zendesk", "notion",
+        "linear", "box", "dropbox", "docusign", "zoom", "snowflake", "databricks", "sap-btp", "sap-cloud-identity", "workday", "okta", "auth0",
         "generic-oauth2", "generic-oidc", "trusts-cab",
     } <= set(PROVIDERS)  # fmt: skip
     assert len(shipped_providers()) == len(PROVIDERS)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -80,21 +81,22 @@ def provider_of(profile: ProviderProfile, *, issuer_of_twin: str = ISSUER, **cha
     return Provider.model_validate(facts | changes)
 
 
-def deployment_of(provider: Provider) -> Deployment:
+def deployment_of(provider: Provider, **connection_changes: Any) -> Deployment:
     actions = tuple(
         Action(id=f"twin.thing.{name}", title=name, effect=effect, scopes=(name,), identifier="thing/{id}")
         for name, effect in (("read", "read"), ("write", "write"))
     )
-    connection = Connection(
-        id="twin",
-        title="Twin",
-        provider=provider.id,
-        resource=ISSUER,
-        tenants=("acme", "globex"),
-        client_id="cab",
-        allow_unnarrowed=provider.narrowing == "none",
-        actions=actions,
-    )
+    facts: dict[str, Any] = {
+        "id": "twin",
+        "title": "Twin",
+        "provider": provider.id,
+        "resource": ISSUER,
+        "tenants": ("acme", "globex"),
+        "client_id": "cab",
+        "allow_unnarrowed": provider.narrowing == "none",
+        "actions": actions,
+    }
+    connection = Connection.model_validate(facts | connection_changes)
     tenants = tuple(Tenant(id=name, title=name) for name in ("acme", "globex"))
     return Deployment(
         broker=Broker(origin="http://127.0.0.1:8080", tenants=tenants, allow_loopback_http=True),
@@ -152,11 +154,13 @@ class GrantWorld:
         *,
         delay_s: float = 0.01,
         timings: Timings = PRODUCTION_TIMINGS,
+        client: TwinClient = CLIENT,
+        connection_changes: Mapping[str, Any] | None = None,
         **provider_changes: Any,
     ) -> None:
         self.profile = PROFILES[profile] if isinstance(profile, str) else profile
         self.provider = provider_of(self.profile, **provider_changes)
-        self.deployment = deployment_of(self.provider)
+        self.deployment = deployment_of(self.provider, **(connection_changes or {}))
         self.connection = self.deployment.connections[0]
         self.timings = timings
         self.clock = VirtualClock()
@@ -172,7 +176,7 @@ class GrantWorld:
         app, self.twin = create_provider_app(
             self.profile,
             issuer=ISSUER,
-            clients=[CLIENT],
+            clients=[client],
             clock=MovableClock(lambda: START.timestamp() + loop.time()),
         )
         self.http = TwinHttp(app, delay_s=delay_s)
@@ -223,7 +227,7 @@ class GrantWorld:
     async def connect(self, user: str = "alice", *, expired: bool = True, tenant: str = "acme") -> str:
         """A grant as the connect flow leaves it; its access token already old unless told otherwise."""
         name = grant_id(tenant, user, "twin")
-        scopes = tuple(dict.fromkeys(("read", "write", *self.provider.base_scopes)))
+        scopes = tuple(dict.fromkeys((*self.connection.consent_scopes, *self.provider.base_scopes)))
         now = self.clock.now()
         draft = Grant(
             grant_id=name,

@@ -146,6 +146,10 @@ def test_arbitrary_bytes_are_tokens_or_an_error(body: bytes) -> None:
         ({"scopes": ["a", "b"]}, "scopes", ("a", "b")),
         ({"scope": "a", "authed_user": {"scope": "a,b"}}, "authed_user.scope", ("a",)),
         ({"authed_user": "U1"}, "authed_user.scope", None),
+        ({"restricted_to": [{"scope": "a", "object": {}}, {"scope": "b"}]}, "restricted_to.scope", ("a", "b")),
+        ({"restricted_to": [{"scope": "a"}, {"object": {}}]}, "restricted_to.scope", None),
+        ({"restricted_to": [{"scope": "a"}, "b"]}, "restricted_to.scope", None),
+        ({"restricted_to": []}, "restricted_to.scope", None),
         ({"authed_user": {"scope": {"a": 1}}}, "authed_user.scope", None),
     ],
 )
@@ -170,3 +174,9 @@ def test_scopes_are_found_where_the_profile_says_when_the_standard_member_is_sil
 )
 def test_a_path_leads_into_objects_and_nowhere_else(path: str, value: Any) -> None:
     assert token_responses.member_at({"id": 7, "owner": {"user": {"id": "u-1"}}}, path) == value
+
+
+@pytest.mark.parametrize("members", [{}, {"claims": "{}"}])
+def test_an_error_that_asks_for_more_claims_is_a_challenge(members: dict[str, Any]) -> None:
+    found = token_responses.parse(orjson.dumps({"error": "interaction_required"} | members))
+    assert found == TokenError("interaction_required", is_challenge=bool(members))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
@@ -13,6 +14,7 @@ from tests.transport.acme_pages import AcmePages, Browser, change_connection, cs
 
 from cab.adapters.in_memory.documents import Outage
 from cab.domain.audit import EventType
+from cab.domain.deployment import Deployment
 from cab.domain.grant_transitions import revoking
 from cab.domain.grants import GrantStatus, grant_id
 from cab.use_cases.grant_payloads import GrantPayloads
@@ -57,6 +59,32 @@ def test_the_provider_is_asked_with_pkce_and_the_connections_own_redirect_uri(ac
         "scope": "offline_access opportunity.read opportunity.write opportunity.delete note.write",
         "code_challenge_method": "S256",
     }
+
+
+def test_where_tokens_are_made_by_exchange_the_user_consents_to_what_they_are_made_from() -> None:
+    def change(deployment: Deployment) -> Deployment:
+        deployment = change_connection(deployment, "crm", narrowing="token_exchange")
+        connections = tuple(
+            item.model_copy(update={"connect_scopes": ("note.write",)} if item.id == "crm" else {})
+            for item in deployment.connections
+        )
+        return replace(deployment, connections=connections)
+
+    acme = AcmePages(change=change)
+    browser = acme.logged_in("alice")
+
+    shown = browser.get(f"{BROKER}/connect?connection=crm").text
+    location = browser.start().headers["location"]
+    assert query_of(location)["scope"] == "offline_access note.write"
+    assert "note.write" in shown
+    assert "opportunity.read" not in shown
+    browser.get(browser.consent(location))
+
+    grant = acme.grant("alice")
+    assert grant is not None
+    assert grant.scopes == ["offline_access", "note.write"]
+    result = browser.get(f"{BROKER}/connect/done/crm").text
+    assert "Not everything was allowed" not in result
 
 
 def test_a_connection_is_in_the_audit_log_before_the_person_is_answered(acme: AcmePages) -> None:

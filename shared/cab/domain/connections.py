@@ -92,6 +92,15 @@ class Revocation(StrictModel):
     )
 
 
+class NarrowingRequest(StrictModel):
+    """What narrowing: token_exchange sends beside the token and the scopes, where providers differ (RFC 8693 section 2.1)."""
+
+    client_authentication: bool = Field(
+        default=True, description="Whether the client authenticates; without it the token speaks for itself."
+    )
+    resource: bool = Field(default=False, description="Whether the connection's `resource` is named.")
+
+
 class Provider(StrictModel):
     """A kind of downstream system: facts as data, no code per provider."""
 
@@ -176,8 +185,14 @@ class Provider(StrictModel):
         ge=3600,
         description="Refresh a grant that lay unused this long, before its refresh token idles out.",
     )
-    narrowing: Literal["scope_at_refresh", "none"] = Field(
-        default="none", description="Whether a refresh may ask for fewer scopes (RFC 6749 section 6)."
+    narrowing: Literal["scope_at_refresh", "token_exchange", "on_behalf_of", "none"] = Field(
+        default="none",
+        description="How a grant's token becomes one with the scopes of an action: a refresh asks for fewer (RFC 6749 "
+        "section 6), the access token is exchanged for a smaller one (RFC 8693), or it is the assertion of Microsoft "
+        "Entra's on-behalf-of flow.",
+    )
+    narrowing_request: NarrowingRequest = Field(
+        default=NarrowingRequest(), description="What `narrowing: token_exchange` sends."
     )
     revocation: Revocation = Field(default=Revocation(), description="How a grant is ended there.")
     invalid_grant_errors: tuple[str, ...] = Field(
@@ -197,6 +212,11 @@ class Provider(StrictModel):
             if mistake := text_mistake(text, self.parameters):
                 raise ValueError(f"{name} {mistake}")
         return self
+
+    @property
+    def narrows_by_exchange(self) -> bool:
+        """Whether narrow tokens are made from a wide one, which then never leaves refresh_grants."""
+        return self.narrowing in ("token_exchange", "on_behalf_of")
 
     @property
     def open_parameters(self) -> dict[str, ProviderParameter]:
@@ -265,6 +285,11 @@ class Connection(StrictModel):
         description="jwt_bearer, token_exchange, id_jag and broker_jwt: subject key to the user name this system knows, "
         "explicit.",
     )
+    connect_scopes: tuple[ScopeToken, ...] = Field(
+        default=(),
+        description="What the user consents to, where that is not the actions' scopes: with narrowing token_exchange "
+        "the scopes that theirs are made from, with on_behalf_of those of the broker's own API.",
+    )
     allow_unnarrowed: bool = Field(
         default=False,
         description="Whether a token with all of the grant's scopes may be handed out where the provider cannot narrow.",
@@ -289,3 +314,12 @@ class Connection(StrictModel):
     @cached_property
     def all_scopes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(scope for action in self.actions for scope in action.scopes))
+
+    @property
+    def consent_scopes(self) -> tuple[str, ...]:
+        """What the authorization request asks for, beside the provider's base scopes."""
+        return self.connect_scopes or self.all_scopes
+
+    def needed_of_grant(self, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        """Which scopes the grant's own token must have for a token with these: none of them where consent is to others."""
+        return () if self.connect_scopes else scopes

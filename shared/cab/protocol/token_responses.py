@@ -71,10 +71,15 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
 
 
 def member_at(members: Mapping[str, Any], path: str) -> Any:
-    """The member under a name such as `sub`, or inside objects under one such as `owner.user.id`. None when it is not there."""
+    """The member under a name such as `sub`, or inside objects under one such as `owner.user.id`; of a list of objects, all of
+    them. None when it is not there.
+    """
     found: Any = members
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, list):
+            found = [item.get(name) if isinstance(item, dict) else None for item in found]
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
     return found
 
 

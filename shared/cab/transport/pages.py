@@ -220,7 +220,7 @@ class Pages:
             "connect.html",
             form_targets=_redirect_targets(consent.provider.authorization_endpoint),
             consent=consent,
-            scopes=(*consent.provider.base_scopes, *consent.connection.all_scopes),
+            scopes=(*consent.provider.base_scopes, *consent.connection.consent_scopes),
             live=status in SERVABLE,
             broken=status in (GrantStatus.NEEDS_REAUTH, GrantStatus.QUARANTINED),
         )

@@ -256,7 +256,10 @@ class ConnectAccount:
         if stored is None or stored.grant.status not in SERVABLE:
             raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
         enabled = enabled_actions(self._deployment, connection, visitor.session.tenant)
-        missing = tuple(item for item in enabled if not set(item.action.scopes) <= set(stored.grant.scopes))
+        granted = set(stored.grant.scopes)
+        missing = tuple(
+            item for item in enabled if not granted.issuperset(connection.needed_of_grant(item.action.scopes))
+        )
         working = tuple(item for item in enabled if item not in missing)
         return ConnectionResult(connection, stored.grant, working, missing)
 
@@ -289,7 +292,7 @@ class ConnectAccount:
 
     def _scopes(self, connection: Connection) -> tuple[str, ...]:
         base = self._deployment.provider_of(connection).base_scopes
-        return tuple(dict.fromkeys((*base, *connection.all_scopes)))
+        return tuple(dict.fromkeys((*base, *connection.consent_scopes)))
 
     def _grant_id(self, visitor: Visitor, connection: Connection) -> str:
         return grant_id(visitor.session.tenant, visitor.session.subject, connection.id)

@@ -52,6 +52,11 @@ class Wanted:
     connection: Connection
     provider: Provider
 
+    @property
+    def may_be_wide(self) -> bool:
+        """Whether more scopes than wanted do no harm: the connection accepts them, or the token is narrowed before it leaves."""
+        return self.connection.allow_unnarrowed or self.provider.narrows_by_exchange
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:

@@ -343,11 +343,11 @@ def _choose(payload: Payload, wanted: Wanted, now: datetime, margin: timedelta) 
 
 
 def _fits(usable: Usable, wanted: Wanted) -> bool:
-    """Wide enough for the action; and no wider where the provider can narrow, unless the connection accepts that."""
+    """Wide enough for the action; and no wider where a refresh can narrow, unless that does no harm."""
     if not set(wanted.scopes) <= set(usable.scopes):
         return False
     extra = set(usable.scopes) - set(wanted.scopes) - set(wanted.provider.base_scopes)
-    return not extra or wanted.connection.allow_unnarrowed
+    return not extra or wanted.may_be_wide
 
 
 def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: Outcome) -> AccessToken:

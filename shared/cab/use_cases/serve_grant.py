@@ -7,6 +7,7 @@ from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import grant_id
 from cab.ports import AccessToken
+from cab.use_cases.narrow_tokens import NarrowTokens
 from cab.use_cases.refresh_attempt import Wanted
 from cab.use_cases.refresh_grant import RefreshGrant
 from cab.use_cases.trusted_tokens import TrustedTokens
@@ -21,11 +22,13 @@ class ServeGrant:
         deployment: Deployment,
         verifier: AssertionVerifier,
         refresher: RefreshGrant,
+        narrow_tokens: NarrowTokens,
         trusted_tokens: TrustedTokens,
     ) -> None:
         self._deployment = deployment
         self._verifier = verifier
         self._refresher = refresher
+        self._narrow_tokens = narrow_tokens
         self._trusted_tokens = trusted_tokens
 
     async def __call__(
@@ -50,5 +53,10 @@ class ServeGrant:
             return await self._trusted_tokens.access_token(
                 assertion, connection, provider, scopes, provider_subject_token=provider_subject_token
             )
-        wanted = Wanted(scopes, connection, provider)
-        return await self._refresher.access_token(grant_id(assertion.tenant, assertion.subject, connection.id), wanted)
+        name, wanted = (
+            grant_id(assertion.tenant, assertion.subject, connection.id),
+            Wanted(scopes, connection, provider),
+        )
+        if provider.narrows_by_exchange:
+            return await self._narrow_tokens.access_token(name, wanted)
+        return await self._refresher.access_token(name, wanted)

@@ -47,7 +47,14 @@ class Granted:
 
 
 class UserRefused(Exception):
-    """The provider looked at the request and said no to this user: what helps depends on who vouched for the user."""
+    """The provider looked at the request and said no to this user: what helps depends on who vouched for the user.
+
+    `code` is one of the wish's refusals, or "claims": never text of the provider's own.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 async def sent_in_time(sending: Awaitable[HttpAnswer], *, longest: timedelta) -> HttpAnswer:
@@ -93,8 +100,10 @@ def _refusal(error: TokenError, answer: HttpAnswer, wish: Wish) -> BrokerError |
     """What an answer without a token means. Nobody is blamed for a server that is busy or broken."""
     if answer.status == 429 or answer.status >= 500:
         return unavailable(answer)
-    if error.code in wish.refusals or error.is_challenge:
-        return UserRefused()
+    if error.code in wish.refusals:
+        return UserRefused(error.code)
+    if error.is_challenge:
+        return UserRefused("claims")
     if error.code == "invalid_scope":
         return BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action.")
     return unavailable(answer)

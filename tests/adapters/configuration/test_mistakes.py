@@ -141,6 +141,12 @@ MISTAKES = {
     "a client without a secret": Mistake(C, "    client_secret: {secret: cab-provider-crm}\n", "", "the client has no client_secret", "add client_secret with the name of the Secret Manager secret", at="client_id"),
     "a secret that is never sent": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    token_endpoint_auth_method: none", "the client_secret is never sent", "remove it: provider `own-crm` authenticates no client", at="client_secret"),
     "a provider that cannot narrow": Mistake(C, "    narrowing: scope_at_refresh\n", "", "tokens for crm.deal.list would carry more scopes than it needs, so they are refused: `own-crm` cannot narrow", "set allow_unnarrowed: true if that is acceptable, or split the connection", at="provider: own-crm", severity="warning"),
+    "on behalf of nobody's consent": Mistake(C, "narrowing: scope_at_refresh", "narrowing: on_behalf_of", "on_behalf_of needs connect_scopes: the user consents to the broker's own API", "add connect_scopes with the scope that your registration exposes, such as api://CLIENT_ID/access", at="provider: own-crm"),
+    "on behalf of a user by a public client": Mistake(C, "narrowing: scope_at_refresh", "narrowing: on_behalf_of\n    token_endpoint_auth_method: none", "on_behalf_of needs a client that authenticates", "write client_secret_post or client_secret_basic into the provider", at="provider: own-crm"),
+    "a grant that does what its exchange should": Mistake(C, "narrowing: scope_at_refresh\nconnections:\n  - id: crm\n", "narrowing: on_behalf_of\nconnections:\n  - id: crm\n    connect_scopes: [deal.read]\n", "the grant itself would do for crm.deal.list", "name a scope of the broker's own API: tokens for the actions' scopes are made from it", at="connect_scopes"),
+    "on behalf of a user at one API": Mistake(C, "narrowing: scope_at_refresh\nconnections:\n  - id: crm\n", "narrowing: on_behalf_of\nconnections:\n  - id: crm\n    connect_scopes: [api://cab/access]\n", "tokens for crm.deal.list would carry more scopes than it needs, so they are refused: `own-crm` cannot narrow within one API", "set allow_unnarrowed: true if that is acceptable, or split the connection", at="provider: own-crm", severity="warning"),
+    "a consent that no action has a use for": Mistake(C, "tenants: [acme]", "connect_scopes: [all]\n    tenants: [acme]", "the connect_scopes would give no action its token: `own-crm` does not narrow by exchange", "remove them", at="connect_scopes"),
+    "an exchange request that is never sent": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    narrowing_request: {resource: true}", "narrowing_request belongs to narrowing token_exchange", "remove it", at="narrowing_request"),
     "a connection for an unknown tenant": Mistake(C, "tenants: [acme]", "tenants: [acme, acne]", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
     "the broker as a resource": Mistake(C, "${CRM_ORIGIN}", "https://cab.test", "the resource is the broker itself", "name the downstream system: a token for the broker itself is never handed out", at="resource:"),
     "a connection called like an effect": Mistake(C, "- id: crm\n", "- id: write\n", "a connection cannot be called `write`", "choose another id: in policies it would be the action group of an effect"),
@@ -171,6 +177,15 @@ def test_a_mistake_is_reported_with_file_line_and_remedy(mistake: Mistake, tmp_p
 
 def test_the_deployment_without_mistakes_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
     assert check(tmp_path).problems == ()
+
+
+def test_a_provider_that_narrows_by_exchange_has_nothing_to_be_warned_of(tmp_path: Path) -> None:
+    text = replaced(CONNECTIONS, "narrowing: scope_at_refresh", "narrowing: token_exchange")
+    assert check(tmp_path, connections=text).problems == ()
+    at_two_apis = replaced(text, "token_exchange", "on_behalf_of")
+    at_two_apis = replaced(at_two_apis, "[deal.write]", "[https://another.test/write]")
+    at_two_apis = replaced(at_two_apis, "tenants: [acme]", "connect_scopes: [api://cab/access]\n    tenants: [acme]")
+    assert check(tmp_path, connections=at_two_apis).problems == ()
 
 
 def test_all_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.yaml_tree import Place
 from cab.domain.actions import Action, Effect
 from cab.domain.clients import Agent
-from cab.domain.connections import Connection, GrantKind, Provider
+from cab.domain.connections import Connection, GrantKind, NarrowingRequest, Provider
 from cab.domain.patterns import covered_by_any
 
 CONNECTIONS = "connections.yaml"
@@ -44,6 +44,9 @@ def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> No
         for name in ("authorization_endpoint", "token_endpoint", "userinfo_endpoint"):
             check_url(findings, CONNECTIONS, (*at, name), getattr(provider, name))
         check_url(findings, CONNECTIONS, (*at, "revocation", "endpoint"), provider.revocation.endpoint)
+        if provider.narrowing_request != NarrowingRequest() and provider.narrowing != "token_exchange":
+            message = "narrowing_request belongs to narrowing token_exchange"
+            findings.add(CONNECTIONS, (*at, "narrowing_request"), message, "remove it")
 
 
 def check_connections(findings: Findings) -> None:
@@ -94,6 +97,7 @@ def _check_connection(findings: Findings, at: Place, connection: Connection) -> 
         _check_parameters(findings, at, connection, provider)
         _check_grant_kind(findings, at, connection, provider)
         _check_narrowing(findings, at, connection, provider)
+        _check_connect_scopes(findings, at, connection, provider)
     for position, action in enumerate(connection.actions):
         _check_action(findings, (*at, "actions", position), connection, action)
 
@@ -206,14 +210,18 @@ def _check_narrowing(findings: Findings, at: Place, connection: Connection, prov
     """Where the provider cannot narrow, a token for one action carries all scopes: the broker refuses unless that is allowed."""
     if connection.grant_kind is GrantKind.BROKER_JWT or connection.allow_unnarrowed or _narrows(connection, provider):
         return
-    everything = set(connection.all_scopes)
-    wider = [action.id for action in connection.actions if set(action.scopes) != everything]
+    per_api = provider.narrowing == "on_behalf_of"
+    wider = [
+        action.id
+        for action in connection.actions
+        if set(action.scopes) != (_at_the_same_apis(action, connection) if per_api else set(connection.all_scopes))
+    ]
     if wider:
         findings.add(
             CONNECTIONS,
             (*at, "provider"),
             f"tokens for {wider[0]} would carry more scopes than it needs, so they are refused: "
-            f"`{provider.id}` cannot narrow",
+            f"`{provider.id}` cannot narrow{' within one API' if per_api else ''}",
             "set allow_unnarrowed: true if that is acceptable, or split the connection",
             severity="warning",
         )
@@ -225,7 +233,36 @@ def _narrows(connection: Connection, provider: Provider) -> bool:
         return True
     if connection.grant_kind is GrantKind.JWT_BEARER:
         return provider.assertion_scope != "none"
-    return provider.narrowing != "none"
+    return provider.narrowing in ("scope_at_refresh", "token_exchange")
+
+
+def _at_the_same_apis(action: Action, connection: Connection) -> set[str]:
+    """Entra's token for an API carries every scope there that was consented to, whatever was asked for."""
+    apis = {scope.rpartition("/")[0] for scope in action.scopes}
+    return {scope for scope in connection.all_scopes if scope.rpartition("/")[0] in apis}
+
+
+def _check_connect_scopes(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """What the user consents to, where tokens for actions are made from it."""
+    by_exchange = connection.grant_kind is GrantKind.AUTHORIZATION_CODE and provider.narrows_by_exchange
+    place = (*at, "connect_scopes")
+    if connection.connect_scopes and not by_exchange:
+        message = f"the connect_scopes would give no action its token: `{provider.id}` does not narrow by exchange"
+        findings.add(CONNECTIONS, place, message, "remove them")
+    if not by_exchange or provider.narrowing != "on_behalf_of":
+        return
+    if not connection.connect_scopes:
+        remedy = "add connect_scopes with the scope that your registration exposes, such as api://CLIENT_ID/access"
+        message = "on_behalf_of needs connect_scopes: the user consents to the broker's own API"
+        findings.add(CONNECTIONS, (*at, "provider"), message, remedy)
+    for action in connection.actions:
+        if not set(action.scopes).isdisjoint(connection.connect_scopes):
+            remedy = "name a scope of the broker's own API: tokens for the actions' scopes are made from it"
+            findings.add(CONNECTIONS, place, f"the grant itself would do for {action.id}", remedy)
+            break
+    if provider.token_endpoint_auth_method == "none":
+        remedy = "write client_secret_post or client_secret_basic into the provider"
+        findings.add(CONNECTIONS, (*at, "provider"), "on_behalf_of needs a client that authenticates", remedy)
 
 
 def _check_action(findings: Findings, at: Place, connection: Connection, action: Action) -> None:

@@ -6,6 +6,7 @@ of its own, for tests.
 
 from cab_dev.twins.oauth_provider.profiles import (
     PROFILES,
+    Exchange,
     Narrowing,
     OldAccessToken,
     ProviderProfile,
@@ -23,6 +24,7 @@ __all__ = [
     "PROFILES",
     "AcceptedToken",
     "Account",
+    "Exchange",
     "Narrowing",
     "OAuthProvider",
     "OldAccessToken",

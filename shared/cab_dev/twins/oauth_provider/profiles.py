@@ -40,6 +40,15 @@ class Narrowing(StrEnum):
     WIDENED = "widened"  # the answer names a scope nobody asked for
 
 
+class Exchange(StrEnum):
+    """Whether an access token can be exchanged for a smaller one, and how."""
+
+    NONE = "none"
+    WITH_CLIENT = "with_client"  # RFC 8693, the client authenticates
+    TOKEN_ALONE = "token_alone"  # RFC 8693, whoever holds the token may
+    ON_BEHALF_OF = "on_behalf_of"  # Microsoft Entra's
+
+
 class RevocationRadius(StrEnum):
     """What dies when one token is revoked. RFC 7009 section 2.1."""
 
@@ -61,6 +70,7 @@ class ProviderProfile:
     refresh_token_life_s: int | None = None
     refresh_answer: RefreshAnswer = RefreshAnswer.NEW
     narrowing: Narrowing = Narrowing.HONOURED
+    exchange: Exchange = Exchange.NONE
     revocation: RevocationRadius = RevocationRadius.GRANT
     invalid_grant_status: int = 400  # 200 means: errors come as successes
     invalid_grant_error: str = "invalid_grant"
@@ -128,6 +138,21 @@ PROFILES: dict[str, ProviderProfile] = {
             name="microsoft-like",
             refresh_class=RefreshClass.STATIC,
             refresh_token_life_s=90 * 86400,
+            revocation=RevocationRadius.NONE,
+        ),
+        ProviderProfile(
+            name="box-like",
+            refresh_class=RefreshClass.STRICT,
+            narrowing=Narrowing.IGNORED,
+            exchange=Exchange.TOKEN_ALONE,
+            offline_scope=None,
+        ),
+        ProviderProfile(
+            name="entra-like",
+            refresh_class=RefreshClass.STATIC,
+            refresh_token_life_s=90 * 86400,
+            narrowing=Narrowing.IGNORED,
+            exchange=Exchange.ON_BEHALF_OF,
             revocation=RevocationRadius.NONE,
         ),
         ProviderProfile(

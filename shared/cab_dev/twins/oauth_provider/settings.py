@@ -34,6 +34,7 @@ class ProviderSettings:
     database: str = ":memory:"
     clock: MovableClock = field(default_factory=MovableClock)
     trusted_issuers: tuple[TrustedIssuer, ...] = ()
+    consented_scopes: frozenset[str] | None = None  # what on-behalf-of tokens may carry; None: everything here
 
     def split_scopes(self, text: str) -> tuple[str, ...]:
         """The scopes of a `scope` parameter, each once, in the order given."""

@@ -273,6 +273,37 @@ class TokenBook:
             "UPDATE tokens SET expires_at=MIN(expires_at, ?) WHERE grant_id=? AND kind='access'", (end, grant_id)
         )
 
+    def exchange(self, token: str, *, client_id: str | None, scopes: Iterable[str], for_own_api: bool) -> IssuedTokens:
+        """Another access token of the same grant, for `scopes`, made from a live one, and living no longer than it.
+
+        Without a `client_id` whoever presents the token may have it. `for_own_api`: the token presented must be one for that
+        client's own API (`api://CLIENT_ID/...`) and says nothing of the scopes; else they must be among its own.
+        Raises GrantRefused, ScopeRefused.
+        """
+        digest, asked = token_sha256(token), tuple(scopes)
+        with self._change() as now:
+            row: sqlite3.Row | None = self._db.execute(
+                "SELECT tokens.*, grants.client_id, grants.revoked_at AS grant_revoked_at FROM tokens "
+                "JOIN grants USING (grant_id) WHERE sha256=? AND kind='access'",
+                (digest,),
+            ).fetchone()
+            if row is None:
+                self._refuse(now, "exchange", digest, None, "unknown")
+            state = self._state(now, row, row["grant_revoked_at"])
+            if state != "live":
+                self._refuse(now, "exchange", digest, row["grant_id"], state)
+            if client_id is not None and row["client_id"] != client_id:
+                self._refuse(now, "exchange", digest, row["grant_id"], "other_client")
+            held = set(row["scope"].split())
+            if for_own_api and not any(scope.startswith(f"api://{client_id}/") for scope in held):
+                self._refuse(now, "exchange", digest, row["grant_id"], "other_audience")
+            if not asked or not (for_own_api or set(asked) <= held):
+                raise ScopeRefused
+            self._note(now, "exchanged", "access", digest, row["grant_id"], scope=" ".join(asked))
+            narrow = self._issue(now, "access", row["grant_id"], asked, digest, until=row["expires_at"])
+            life = int(min(self.profile.access_token_life_s, row["expires_at"] - now))
+            return IssuedTokens(narrow, None, asked, life, row["grant_id"])
+
     # --- using and revoking -------------------------------------------------------------------------------------------
 
     def accept(self, access_token: str) -> AcceptedToken | None:
@@ -415,9 +446,19 @@ class TokenBook:
             for table in ("grants", "tokens", "codes", "ledger"):
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names from the line above
 
-    def _issue(self, now: float, kind: str, grant_id: str, scopes: tuple[str, ...], predecessor: str | None) -> str:
+    def _issue(
+        self,
+        now: float,
+        kind: str,
+        grant_id: str,
+        scopes: tuple[str, ...],
+        predecessor: str | None,
+        *,
+        until: float | None = None,
+    ) -> str:
         token = secrets.token_urlsafe(32)
         life = self.profile.access_token_life_s if kind == "access" else self.profile.refresh_token_life_s
+        expires_at = None if life is None else now + life
         self._db.execute(
             "INSERT INTO tokens VALUES (?,?,?,?,?,?,NULL,NULL,?)",
             (
@@ -426,7 +467,7 @@ class TokenBook:
                 grant_id,
                 " ".join(scopes),
                 now,
-                None if life is None else now + life,
+                expires_at if until is None or expires_at is None else min(expires_at, until),
                 predecessor,
             ),
         )

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from cab_dev.twins.clients import TwinClient, authenticate_client
 from cab_dev.twins.faults import LARGE_BODY_BYTES, Fault, FaultBoard
+from cab_dev.twins.oauth_provider.exchanged_tokens import ExchangedTokens
 from cab_dev.twins.oauth_provider.settings import ProviderSettings
 from cab_dev.twins.oauth_provider.token_book import (
     WIDENED_SCOPE,
@@ -39,6 +40,7 @@ class TokenEndpoint:
         self._settings = settings
         self._book = book
         self._faults = faults
+        self._exchanged = ExchangedTokens(settings, book)
         self._assertions = TrustedAssertions(
             settings.trusted_issuers,
             issuer=settings.issuer,
@@ -55,8 +57,11 @@ class TokenEndpoint:
 
         async def work() -> Response:
             try:
-                client = self._client(request, form, grant_type)
-                issued.append(self._issue(grant_type, client, form))
+                if self._exchanged.answers(form):
+                    issued.append(self._exchanged.issue(request, form))
+                else:
+                    client = self._client(request, form, grant_type)
+                    issued.append(self._issue(grant_type, client, form))
             except GrantRefused:
                 profile = self._settings.profile
                 return JSONResponse({"error": profile.invalid_grant_error}, status_code=profile.invalid_grant_status)

@@ -1,0 +1,136 @@
+"""Tokens made from tokens at the provider twin: downscoping (RFC 8693) and Entra's on-behalf-of, and whatever is not quite that."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from tests.dev.twins.provider_client import ProviderUnderTest
+
+from cab_dev.twins.oauth_provider import PROFILES, Exchange, token_sha256
+
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+WITH_CLIENT = dataclasses.replace(PROFILES["box-like"], name="with-client", exchange=Exchange.WITH_CLIENT)
+OWN_API = "api://cab/access"
+
+
+def downscope(twin: ProviderUnderTest, token: str, **changes: str | None) -> Any:
+    form = {"subject_token": token, "subject_token_type": ACCESS_TOKEN, "scope": "read", **changes}
+    form = {"grant_type": TOKEN_EXCHANGE, **{name: value for name, value in form.items() if value is not None}}
+    if twin.provider.settings.profile.exchange is Exchange.TOKEN_ALONE:
+        return twin.http.post("/oauth/token", data=form)
+    return twin.token(**form)  # type: ignore[arg-type]
+
+
+def on_behalf_of(twin: ProviderUnderTest, token: str, *, client: Any = None, **changes: str) -> Any:
+    form = {"assertion": token, "requested_token_use": "on_behalf_of", "scope": "read", **changes}
+    more = {} if client is None else {"client": client}
+    return twin.token(grant_type=JWT_BEARER, **more, **form)
+
+
+def connected(profile: Any, scope: str = "read write") -> tuple[ProviderUnderTest, str]:
+    twin = ProviderUnderTest(profile)
+    return twin, twin.connect(scope=scope)["access_token"]
+
+
+@pytest.mark.parametrize("profile", ["box-like", WITH_CLIENT], ids=["token alone", "with client"])
+def test_a_downscoped_token_has_the_scopes_asked_for_and_ends_with_its_grant(profile: Any) -> None:
+    twin, wide = connected(profile)
+    answer = downscope(twin, wide).json()
+    assert (answer["scope"], answer["issued_token_type"]) == ("read", ACCESS_TOKEN)
+    assert "refresh_token" not in answer
+    accepted = twin.book.accept(answer["access_token"])
+    assert (accepted.scopes, accepted.account) == (frozenset({"read"}), "twin-1001")
+    (entry,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "exchanged"]
+    assert (entry["token_sha256"], entry["scope"]) == (token_sha256(wide), "read")
+    twin.book.end_account("twin-1001")
+    assert not twin.works(answer["access_token"])
+
+
+def test_a_downscoped_token_lives_no_longer_than_the_token_it_was_made_from() -> None:
+    twin, wide = connected("box-like")
+    twin.clock.advance(3000)
+    answer = downscope(twin, wide).json()
+    assert answer["expires_in"] == 600
+    twin.clock.advance(601)
+    assert not twin.works(answer["access_token"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"scope": "read write offline_access"}, "invalid_scope"),
+        ({"scope": "unheard-of"}, "invalid_scope"),
+        ({"scope": None}, "invalid_scope"),
+        ({"subject_token": "unknown"}, "invalid_request"),
+        ({"subject_token": None}, "invalid_request"),
+        ({"requested_token_type": "urn:ietf:params:oauth:token-type:refresh_token"}, "invalid_request"),
+        ({"actor_token": "a"}, "invalid_request"),
+        ({"resource": "https://elsewhere.example"}, "invalid_target"),
+        ({"client_secret": "s3cret-of-cab", "client_id": "cab"}, "invalid_request"),
+    ],
+)
+def test_downscoping_is_refused_unless_it_is_exactly_that(changes: dict[str, Any], error: str) -> None:
+    twin, wide = connected("box-like")
+    answer = downscope(twin, wide, **changes)
+    assert (answer.status_code, answer.json()["error"]) == (400, error)
+
+
+def test_a_token_that_is_presented_alone_comes_without_credentials_in_the_header_too() -> None:
+    twin, wide = connected("box-like")
+    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "invalid_request"
+
+
+def test_one_client_cannot_downscope_the_token_of_another() -> None:
+    twin, wide = connected(WITH_CLIENT)
+    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    answer = twin.token(client=("other", "other-secret"), grant_type=TOKEN_EXCHANGE, **form)
+    assert answer.json()["error"] == "invalid_request"
+    refused = twin.token(client=("cab", "wrong"), grant_type=TOKEN_EXCHANGE, **form)
+    assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
+
+
+def test_an_expired_token_is_not_downscoped() -> None:
+    twin, wide = connected("box-like")
+    twin.clock.advance(3601)
+    assert downscope(twin, wide).json()["error"] == "invalid_request"
+
+
+def test_on_behalf_of_brings_a_token_for_another_api_and_the_own_one_opens_nothing() -> None:
+    twin, wide = connected("entra-like", OWN_API)
+    answer = on_behalf_of(twin, wide).json()
+    assert answer["scope"] == "read"
+    assert "refresh_token" not in answer
+    assert twin.book.accept(answer["access_token"]).scopes == {"read"}
+    assert twin.book.accept(wide).scopes == {OWN_API}
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "error"),
+    [
+        ({"requested_token_use": "impersonation"}, 400, "invalid_request"),
+        ({"scope": OWN_API}, 400, "invalid_scope"),
+        ({"scope": ""}, 400, "invalid_scope"),
+        ({"assertion": "unknown"}, 400, "invalid_grant"),
+        ({"client": ("other", "other-secret")}, 400, "invalid_grant"),
+        ({"client": ("cab", "wrong")}, 401, "invalid_client"),
+        ({"subject_token": "t"}, 400, "invalid_request"),
+    ],
+)
+def test_on_behalf_of_is_refused_unless_it_is_exactly_that(changes: dict[str, Any], status: int, error: str) -> None:
+    twin, wide = connected("entra-like", OWN_API)
+    answer = on_behalf_of(twin, changes.pop("assertion", wide), **changes)
+    assert (answer.status_code, answer.json()["error"]) == (status, error)
+
+
+def test_a_token_for_another_api_is_no_assertion() -> None:
+    twin, wide = connected("entra-like", "read")
+    assert on_behalf_of(twin, wide).json()["error"] == "invalid_grant"
+
+
+def test_a_provider_without_exchanges_knows_none() -> None:
+    twin, wide = connected("google-like")
+    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "unsupported_grant_type"
