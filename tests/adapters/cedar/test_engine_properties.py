@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.adapters.cedar.policy_cases import LIST, UPDATE, deployment
 
-from cab.adapters.cedar import engine as engine_module
 from cab.adapters.cedar.context import context_of
 from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.adapters.cedar.entities import EVERYTHING, resource_entity, user_entity
 from cab.adapters.cedar.schema import cedar_schema
 from cab.domain.decisions import Confirm, Decision, Deny, Permit
 from cab.domain.errors import Reason
@@ -23,6 +23,9 @@ WITHIN = 'context.task.comparison == "within"'
 USER_TURN = 'context.trigger == "user_turn"'
 FAILS = "context.time.epoch_s + 9223372036854775807 > 0"  # overflows: an evaluation error that no type check can see
 BIG = "context.time.hour_utc >= 12"
+ONE_DEAL = 'resource.identifier == "deal/0061"'
+CRM = 'resource in CAB::Connection::"crm"'
+OURS = 'principal.tenant == "acme"'
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class ModelRule:
             USER_TURN: request.trigger == "user_turn",
             BIG: request.now.hour >= 12,
             FAILS: False,
+            ONE_DEAL: request.identifier == "deal/0061",
+            CRM: request.connection == "crm",
+            OURS: request.tenant == "acme",
         }
         return self.matches_scope(request) and holds[self.condition]
 
@@ -84,7 +90,7 @@ def rule_sets() -> st.SearchStrategy[list[ModelRule]]:
         permits=st.booleans(),
         group=st.sampled_from([None, "sales", "ops"]),
         action=st.sampled_from([None, "crm.deal.update", "crm.deal.list", "read", "write"]),
-        condition=st.sampled_from([None, None, WITHIN, USER_TURN, BIG, FAILS]),
+        condition=st.sampled_from([None, None, WITHIN, USER_TURN, BIG, FAILS, ONE_DEAL, CRM, OURS]),
         confirm=st.sampled_from([None, None, "Sure?", "Really?"]),
     )
     return st.lists(rule, min_size=1, max_size=8).map(
@@ -150,6 +156,14 @@ def test_text_that_is_no_policy_never_permits(text: str) -> None:
     assert not isinstance(policy_engine.evaluate(UPDATE).decision, Permit)
 
 
+def _entities(asked: PolicyRequest, resource: str) -> str:
+    whole = (
+        user_entity(asked.subject, asked.tenant, asked.groups, EVERYTHING),
+        resource_entity(resource, asked.connection, asked.identifier, EVERYTHING.resource or frozenset()),
+    )
+    return orjson.dumps([entity for text in whole for entity in orjson.loads(text)]).decode()
+
+
 @given(
     request=requests(),
     amount=st.none() | st.integers(0, 1000),
@@ -184,7 +198,7 @@ def test_what_the_engine_sends_always_fits_the_schema_that_policies_were_checked
             "context": context_of(asked, reads),
         },
         "permit (principal, action, resource);",
-        engine_module._entities(asked, resource),
+        _entities(asked, resource),
         schema,
     )
     assert (result.allowed, result.diagnostics.errors) == (True, [])

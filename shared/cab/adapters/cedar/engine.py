@@ -6,17 +6,18 @@ Deny by default; `forbid` wins; any evaluation error denies, whatever Cedar deci
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import cedarpy
-import orjson
 
 from cab.adapters.cedar.checks import applies_to, check_policies
 from cab.adapters.cedar.context import ContextReads, context_of, context_reads
+from cab.adapters.cedar.entities import EntityReads, action_entity, entity_reads, resource_entity, user_entity
 from cab.adapters.cedar.rules import Rule
-from cab.adapters.cedar.schema import ACTION, CONNECTION, GROUP, RESOURCE, USER, action_groups
+from cab.adapters.cedar.schema import ACTION, RESOURCE, USER
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
 from cab.domain.actions import Action
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
@@ -24,6 +25,7 @@ from cab.domain.deployment import Deployment
 from cab.domain.errors import Reason
 from cab.ports import PolicyRequest, PolicyVerdict
 
+USERS_REMEMBERED: Final = 1024
 _POLICY_NUMBER = re.compile(r"policy `policy(\d+)`")
 
 
@@ -79,7 +81,11 @@ class _Slice:
     policies: cedarpy.PolicySet
     entities: cedarpy.Entities
     action: dict[str, str]
-    reads: ContextReads
+    context_reads: ContextReads
+    entity_reads: EntityReads
+
+    def with_user(self, subject: str, tenant: str, groups: tuple[str, ...]) -> cedarpy.Entities:
+        return self.entities.with_added_json_str(user_entity(subject, tenant, groups, self.entity_reads))
 
 
 class _RuleSet:
@@ -90,6 +96,8 @@ class _RuleSet:
         if errors := errors_among(problems):
             raise ConfigurationRefused(errors)
         self.rule_by_id = {rule.id: rule for rule in rules}
+        # The same user's next action of the same kind: parsed once.
+        self._users: OrderedDict[tuple[str, str, str, tuple[str, ...]], cedarpy.Entities] = OrderedDict()
         self._slices = {
             action.id: _slice(rules, action, connection.id)
             for connection in deployment.connections
@@ -111,53 +119,42 @@ class _RuleSet:
                     "principal": {"type": USER, "id": request.subject},
                     "action": part.action,
                     "resource": {"type": RESOURCE, "id": resource},
-                    "context": context_of(request, part.reads),
+                    "context": context_of(request, part.context_reads),
                 },
                 part.policies,
-                part.entities.with_added_json_str(_entities(request, resource)),
+                self._entities(part, request, resource),
             )
             return _decision(result, part, request)
         except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
             return Deny(Reason.POLICY_ERROR)
 
+    def _entities(self, part: _Slice, request: PolicyRequest, resource: str) -> cedarpy.Entities:
+        key = (request.action, request.subject, request.tenant, request.groups)
+        entities = self._users.get(key)
+        if entities is None:
+            entities = part.with_user(request.subject, request.tenant, request.groups)
+            if len(self._users) >= USERS_REMEMBERED:
+                self._users.popitem(last=False)
+            self._users[key] = entities
+        attributes = part.entity_reads.resource
+        if attributes is None:
+            return entities
+        return entities.with_added_json_str(
+            resource_entity(resource, request.connection, request.identifier, attributes)
+        )
+
 
 def _slice(rules: Sequence[Rule], action: Action, connection: str) -> _Slice:
     relevant = tuple(rule for rule in rules if applies_to(rule, action, connection))
-    entity = _entity(ACTION, action.id, parents=[(ACTION, group) for group in action_groups(action, connection)])
     return _Slice(
         rules=relevant,
         rule_by_id={rule.id: rule for rule in relevant},
         policies=cedarpy.PolicySet.from_str("\n".join(rule.text for rule in relevant)),
-        entities=cedarpy.Entities.from_json_str(orjson.dumps([entity]).decode()),
+        entities=cedarpy.Entities.from_json_str(action_entity(action, connection)),
         action={"type": ACTION, "id": action.id},
-        reads=context_reads(relevant),
+        context_reads=context_reads(relevant),
+        entity_reads=entity_reads(relevant),
     )
-
-
-def _entity(
-    kind: str, name: str, *, parents: Sequence[tuple[str, str]], attributes: dict[str, str] | None = None
-) -> dict[str, Any]:
-    return {
-        "uid": {"type": kind, "id": name},
-        "attrs": attributes or {},
-        "parents": [{"type": parent, "id": parent_name} for parent, parent_name in parents],
-    }
-
-
-def _entities(request: PolicyRequest, resource: str) -> str:
-    user = _entity(
-        USER,
-        request.subject,
-        parents=[(GROUP, group) for group in request.groups],
-        attributes={"tenant": request.tenant},
-    )
-    target = _entity(
-        RESOURCE,
-        resource,
-        parents=[(CONNECTION, request.connection)],
-        attributes={"identifier": request.identifier, "connection": request.connection},
-    )
-    return orjson.dumps([user, target]).decode()
 
 
 def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest) -> Decision:
