@@ -18,12 +18,14 @@ from cab.adapters.document_indexes import CompositeIndex, listed_indexes
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.google_cloud.document_values import read_fields, write_fields, write_value
 from cab.adapters.google_cloud.group_commit import GroupCommit, Statuses
+from cab.adapters.google_cloud.group_read import GroupRead
 from cab.adapters.google_cloud.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Tally, Write
 
 _requests = load("google.cloud.firestore_v1", "firestore")
 _GetDocumentRequest = _requests.GetDocumentRequest.pb()
+_BatchGetDocumentsRequest = _requests.BatchGetDocumentsRequest.pb()
 _CommitRequest = _requests.CommitRequest.pb()
 _RunQueryRequest = _requests.RunQueryRequest.pb()
 _Document = load("google.cloud.firestore_v1", "document").Document.pb()
@@ -32,6 +34,7 @@ _StructuredQuery = load("google.cloud.firestore_v1", "query").StructuredQuery.pb
 
 _SERVICE = "/google.firestore.v1.Firestore/"
 _GET = Method(_SERVICE + "GetDocument", _Document)
+_BATCH_GET = Method(_SERVICE + "BatchGetDocuments", _requests.BatchGetDocumentsResponse.pb(), streams_responses=True)
 _COMMIT = Method(_SERVICE + "Commit", _requests.CommitResponse.pb())
 _QUERY = Method(_SERVICE + "RunQuery", _requests.RunQueryResponse.pb(), streams_responses=True)
 
@@ -80,22 +83,12 @@ class FirestoreDocuments:
             host="firestore.googleapis.com",
             emulator_variable="FIRESTORE_EMULATOR_HOST",
         )
+        self._reads = GroupRead(self._get)
         self._commits = GroupCommit(self._commit)
 
     async def read(self, path: str) -> Document | None:
-        request = _GetDocumentRequest(name=self._prefix + checked_path(path))
-        try:
-            document = await self._api.call(
-                _GET,
-                request,
-                budget_s=_READ_BUDGET_S,
-                metadata=self._metadata,
-                retry_on=_RETRY_READ,
-                expected=_MISSING,
-            )
-        except Refused:
-            return None
-        return self._as_document(document)
+        document = await self._reads.read(self._prefix + checked_path(path))
+        return None if document is None else self._as_document(document)
 
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)
@@ -165,8 +158,30 @@ class FirestoreDocuments:
 
     async def close(self) -> None:
         """Let go of the connection. A later call opens a new one."""
+        await self._reads.close()
         await self._commits.close()
         await self._api.close()
+
+    async def _get(self, names: Sequence[str], budget_s: float) -> dict[str, Any]:
+        """The documents that exist, by name."""
+        if len(names) > 1:
+            request = _BatchGetDocumentsRequest(database=self._database, documents=names)
+            responses = await self._api.call(
+                _BATCH_GET, request, budget_s=budget_s, metadata=self._metadata, retry_on=_RETRY_READ
+            )
+            return {item.found.name: item.found for item in responses if item.HasField("found")}
+        try:
+            document = await self._api.call(
+                _GET,
+                _GetDocumentRequest(name=names[0]),
+                budget_s=budget_s,
+                metadata=self._metadata,
+                retry_on=_RETRY_READ,
+                expected=_MISSING,
+            )
+        except Refused:
+            return {}
+        return {names[0]: document}
 
     async def _commit(self, messages: Sequence[Any], budget_s: float, expected: Statuses) -> Sequence[Any]:
         """Apply writes, all or none."""

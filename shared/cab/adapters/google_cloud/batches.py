@@ -1,0 +1,86 @@
+"""Requests that meet on their way to an API share a call.
+
+A gRPC call costs a quarter of a millisecond of CPU whatever it carries. What is asked for in the same turn of the event
+loop goes together; and while as many calls are under way as may be, what comes meanwhile goes together in the next one.
+So a single request waits for nobody, and under load the calls grow instead of their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+MOST_UNDER_WAY: Final = 4
+_LEAST_BUDGET_S: Final = 0.5
+
+_What = TypeVar("_What")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked(Generic[_What]):
+    """One request, when it was made (the loop's seconds), and the future that its caller waits on."""
+
+    what: _What
+    at: float
+    answer: asyncio.Future[Any] = field(repr=False)
+
+    def succeed(self, answer: object) -> None:
+        if not self.answer.done():  # its caller may have gone away
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Batches(Generic[_What]):
+    """Belongs to the event loop of its first request.
+
+    `take` removes from the list what may share one call, at least one request. `send` makes that call within a number of
+    seconds, answers each request, and never raises.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[list[Asked[_What]]], list[Asked[_What]]],
+        send: Callable[[list[Asked[_What]], float], Awaitable[None]],
+        *,
+        budget_s: float,
+    ) -> None:
+        self._take = take
+        self._send = send
+        self._budget_s = budget_s
+        self._waiting: list[Asked[_What]] = []
+        self._under_way: set[asyncio.Future[None]] = set()
+
+    async def ask(self, what: _What) -> Any:
+        """The answer to one request; what `send` fails it with is raised. A caller that goes away does not stop it."""
+        loop = asyncio.get_running_loop()
+        asked = Asked(what, loop.time(), loop.create_future())
+        if not self._waiting:
+            loop.call_soon(self._start)
+        self._waiting.append(asked)
+        return await asked.answer
+
+    async def close(self) -> None:
+        """Wait for what was asked for."""
+        while self._waiting or self._under_way:
+            self._start()
+            await asyncio.wait(self._under_way)
+
+    def remaining_s(self, asked: Asked[_What]) -> float:
+        """What is left of a request's time: waiting for its turn counts."""
+        return max(_LEAST_BUDGET_S, asked.at + self._budget_s - asyncio.get_running_loop().time())
+
+    def _start(self) -> None:
+        while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
+            batch = self._take(self._waiting)
+            call = asyncio.ensure_future(self._send(batch, self.remaining_s(batch[0])))
+            self._under_way.add(call)
+            call.add_done_callback(self._ended)
+
+    def _ended(self, call: asyncio.Future[None]) -> None:
+        self._under_way.discard(call)
+        self._start()
