@@ -81,7 +81,7 @@ class ConsentPages:
 
     def _consent_page(self, asked: _ConsentRequest, request_id: str, known: Account | None) -> Response:
         words = "".join(
-            f"<li>{html.escape(self._settings.scopes[scope])}<br><code>{html.escape(scope)}</code></li>"
+            f"<li>{html.escape(self._settings.all_scopes[scope])}<br><code>{html.escape(scope)}</code></li>"
             for scope in asked.scopes
         )
         accounts = sorted(self._settings.accounts, key=lambda account: account is not known)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from cab_dev.twins.clients import authenticate_client
 from cab_dev.twins.oauth_provider.profiles import Exchange
-from cab_dev.twins.oauth_provider.settings import ProviderSettings
+from cab_dev.twins.oauth_provider.settings import ProviderSettings, own_api
 from cab_dev.twins.oauth_provider.token_book import GrantRefused, IssuedTokens, ScopeRefused, TokenBook
 from cab_dev.twins.oauth_provider.trusted_assertions import ACCESS_TOKEN_TYPE, JWT_BEARER, TOKEN_EXCHANGE
 from cab_dev.twins.strict_input import BadRequest
@@ -20,11 +20,6 @@ _EXCHANGE_MEMBERS = frozenset(
 )
 _ON_BEHALF_OF_MEMBERS = frozenset({"grant_type", "assertion", "requested_token_use", "scope"})
 _CLIENT_MEMBERS = frozenset({"client_id", "client_secret"})
-
-
-def own_api(client_id: str) -> str:
-    """Where the scopes of a client's own API begin."""
-    return f"api://{client_id}/"
 
 
 class ExchangedTokens:

@@ -89,6 +89,7 @@ PROFILES: dict[str, ProviderProfile] = {
             name="acme-crm",
             refresh_class=RefreshClass.STRICT,
             access_token_life_s=300,
+            exchange=Exchange.WITH_CLIENT,
         ),
         ProviderProfile(
             name="acme-tracker",
@@ -96,6 +97,7 @@ PROFILES: dict[str, ProviderProfile] = {
             leeway_s=60,
             old_access_token=OldAccessToken.DIES_AFTER_LEEWAY,
             access_token_life_s=300,
+            exchange=Exchange.ON_BEHALF_OF,
         ),
         ProviderProfile(
             name="salesforce-like",

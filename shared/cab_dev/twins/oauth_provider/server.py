@@ -16,9 +16,8 @@ from cab_dev.twins.clock import MovableClock
 from cab_dev.twins.control import control_routes
 from cab_dev.twins.faults import FaultBoard
 from cab_dev.twins.oauth_provider.consent import ConsentPages
-from cab_dev.twins.oauth_provider.exchanged_tokens import own_api
 from cab_dev.twins.oauth_provider.ledger_routes import ledger_routes
-from cab_dev.twins.oauth_provider.profiles import PROFILES, Exchange, ProviderProfile, RevocationRadius
+from cab_dev.twins.oauth_provider.profiles import PROFILES, ProviderProfile, RevocationRadius
 from cab_dev.twins.oauth_provider.settings import Account, ProviderSettings
 from cab_dev.twins.oauth_provider.token_book import AcceptedToken, TokenBook
 from cab_dev.twins.oauth_provider.token_endpoint import TokenEndpoint
@@ -124,7 +123,7 @@ class OAuthProvider:
             "authorization_endpoint": f"{issuer}/oauth/authorize",
             "token_endpoint": f"{issuer}/oauth/token",
             "userinfo_endpoint": f"{issuer}/oauth/userinfo",
-            "scopes_supported": list(self.settings.scopes),
+            "scopes_supported": list(self.settings.all_scopes),
             "response_types_supported": ["code"],
             "grant_types_supported": [
                 "authorization_code",
@@ -163,20 +162,13 @@ def create_provider_app(
     trusted_issuers: tuple[TrustedIssuer, ...] = (),
     consented_scopes: frozenset[str] | None = None,
 ) -> tuple[Starlette, OAuthProvider]:
-    """A provider alone, with users alice and bob and scopes `read`, `write`, `offline_access`, `refresh_token`.
-
-    Where tokens are made on behalf of users, each client has an API of its own too, with the scope `api://CLIENT_ID/access`.
-    """
-    profile = PROFILES[profile] if isinstance(profile, str) else profile
-    clients = list(clients)
-    on_behalf_of = profile.exchange is Exchange.ON_BEHALF_OF
-    own_apis = [f"{own_api(client.client_id)}access" for client in clients] if on_behalf_of else []
+    """A provider alone, with users alice and bob and scopes `read`, `write`, `offline_access`, `refresh_token`."""
     settings = ProviderSettings(
         issuer=issuer,
         brand="Twin",
         accent="#3f51b5",
         cookie="twin_session",
-        profile=profile,
+        profile=PROFILES[profile] if isinstance(profile, str) else profile,
         clients={client.client_id: client for client in clients},
         accounts=(
             Account(login="alice", account_id="twin-1001", name="Alice", email="alice@acme.example"),
@@ -187,7 +179,6 @@ def create_provider_app(
             "write": "Change your records",
             "offline_access": "Keep access while you are away",
             "refresh_token": "Keep access while you are away",
-            **dict.fromkeys(own_apis, "Ask for access in your name"),
         },
         database=database,
         clock=clock or MovableClock(),
