@@ -165,6 +165,13 @@ class Deployment:
     def provider_by_id(self) -> dict[str, Provider]:
         return {provider.id: provider for provider in self.providers}
 
+    @cached_property
+    def _provider_by_connection(self) -> dict[str, Provider]:
+        return {
+            connection.id: self.provider_by_id[connection.provider].at(connection.provider_parameters)
+            for connection in self.connections
+        }
+
     def provider_of(self, connection: Connection) -> Provider:
         """The connection's provider, its addresses filled with the connection's values."""
-        return self.provider_by_id[connection.provider].at(connection.provider_parameters)
+        return self._provider_by_connection[connection.id]
