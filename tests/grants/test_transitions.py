@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cab.domain import grant_transitions as to
 from cab.domain.connections import RotationClass
 from cab.domain.grant_transitions import IllegalTransition
-from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, grant_id, names_itself
+from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, grant_id, names_itself
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=3)
@@ -59,6 +59,10 @@ TRANSITIONS: dict[str, tuple[set[GrantStatus], Callable[[Grant], Grant]]] = {
     ),
     "revoking_again": ({S.REVOKING}, lambda g: to.revoking_again(g, now=NOW)),
     "revoked": ({S.REVOKING}, lambda g: to.revoked(g, now=NOW)),
+    "laid_aside": (
+        {S.ACTIVE, S.NEEDS_REAUTH} | HELD,
+        lambda g: to.laid_aside(g, now=NOW, events=[EVENT]),
+    ),
     "reconnected": (
         set(S) - {S.REVOKING},
         lambda g: to.reconnected(
@@ -111,6 +115,31 @@ def test_committing_ends_the_attempt_and_keeps_the_audit_event() -> None:
     assert (done.attempt_id, done.lease_until, done.base_ver, done.sent_at, done.escrow) == (None,) * 5
     assert done.outbox == [{"event_id": "older"}, EVENT]
     assert done.due_at == LATER
+
+
+def test_tokens_laid_aside_leave_a_grant_without_any_and_nobody_with_a_right_to_it() -> None:
+    lapsed = to.sending(to.acquired(a_grant(escrow="x"), attempt_id="a", now=NOW - timedelta(minutes=1)), now=NOW)
+    aside = to.laid_aside(lapsed, now=NOW, events=[EVENT])
+    assert (aside.status, aside.keeps_tokens, aside.seq, aside.outbox) == (S.ACTIVE, False, lapsed.seq, [EVENT])
+    assert (aside.fence, aside.revoke_epoch) == (lapsed.fence + 1, lapsed.revoke_epoch + 1)
+    assert (aside.attempt_id, aside.lease_until, aside.base_ver, aside.sent_at, aside.escrow) == (None,) * 5
+    assert to.next_visit(to.delivered(aside, keepalive=None, now=NOW), keepalive=None, now=NOW) == NOW + timedelta(
+        seconds=60
+    )
+
+
+def test_tokens_laid_aside_are_destroyed_also_when_the_grant_is_revoked_next() -> None:
+    aside = to.laid_aside(a_grant(), now=NOW, events=[])
+    ended = to.revoked(to.revoking(aside, cause="c", now=NOW, event=EVENT), now=NOW)
+    assert ended.clean_below == 5
+
+
+def test_a_grant_that_is_held_or_has_no_tokens_is_not_worked_on() -> None:
+    held = to.acquired(a_grant(), attempt_id="a", now=NOW)
+    with pytest.raises(IllegalTransition, match="while held"):
+        to.laid_aside(held, now=NOW, events=[])
+    with pytest.raises(IllegalTransition, match="without tokens"):
+        to.acquired(a_grant(secret_ver=NO_TOKENS), attempt_id="a", now=NOW)
 
 
 def test_reconnecting_takes_the_fence_from_whoever_works_on_the_old_consent() -> None:
@@ -265,7 +294,8 @@ def test_whatever_happens_a_grant_with_something_to_do_has_its_next_visit(
     for name in names:
         before = grant
         legal, transition = TRANSITIONS.get(name, (set(S), bookkeeping.get(name, lambda g: g)))
-        if grant.status not in legal or (name == "acquired" and to.is_held(grant, NOW)):
+        held = name in ("acquired", "laid_aside") and to.is_held(grant, NOW)
+        if grant.status not in legal or held or (name == "acquired" and not grant.keeps_tokens):
             continue
         grant = transition(grant)
         assert grant.due_at is not None or not has_something_to_do(grant), name

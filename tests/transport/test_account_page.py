@@ -290,6 +290,24 @@ def test_what_the_organisation_approved_can_be_ended_and_not_connected(
     assert (page.status_code, "There is nothing to connect" in page.text) == (400, True)
 
 
+def test_where_the_organisation_approved_before_people_connect_as_if_for_the_first_time() -> None:
+    acme = AcmePages()
+    browser = acme.logged_in("alice")
+    use(acme, "alice", GrantStatus.ACTIVE)
+
+    before = card(browser.get("/me").text, "Acme CRM")
+    assert "Not connected" in before
+    assert 'href="/connect?connection=crm"' in before
+    assert "connected already" not in browser.get("/connect?connection=crm").text
+    assert browser.get("/connect/done/crm").status_code == 404
+
+    assert browser.connect().headers["location"] == "/connect/done/crm"
+    stored = asyncio.run(acme.grants.read(grant_id("acme", acme.subject("alice"), "crm")))
+    assert stored is not None
+    assert (stored.grant.keeps_tokens, stored.grant.provider_class) == (True, RotationClass.STRICT)
+    assert "Connected" in card(browser.get("/me").text, "Acme CRM")
+
+
 @pytest.mark.parametrize("kind", [GrantKind.JWT_BEARER, GrantKind.ID_JAG])
 def test_somebody_whom_the_organisation_has_not_mapped_is_told_so(kind: GrantKind) -> None:
     acme = approved(kind, "alice")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cab.domain.connections import RotationClass
-from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
+from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 
 Event = dict[str, Any]  # an audit event as JSON, written together with the state change it tells of
 
@@ -32,6 +32,7 @@ _LEGAL: Mapping[str, frozenset[GrantStatus]] = {
     "revoke": frozenset(_S) - {_S.REVOKING, _S.REVOKED},
     "retry revoking": frozenset({_S.REVOKING}),
     "end": frozenset({_S.REVOKING}),
+    "lay aside": frozenset({_S.ACTIVE, _S.NEEDS_REAUTH}) | _HELD,
     "reconnect": frozenset(_S) - {_S.REVOKING},
 }
 
@@ -112,6 +113,8 @@ def acquired(grant: Grant, *, attempt_id: str, now: datetime, timings: Timings =
     _check("acquire", grant)
     if is_held(grant, now):
         raise IllegalTransition("acquire while held", grant.status)
+    if not grant.keeps_tokens:
+        raise IllegalTransition("acquire without tokens", grant.status)
     may_be_spent = grant.sent_at is not None
     until = now + lease(grant, timings)
     return grant.model_copy(
@@ -310,7 +313,37 @@ def revoked(grant: Grant, *, now: datetime) -> Grant:
             "escrow": None,
             "next_try_at": None,
             "leeway_until": now,
+            "clean_below": max(grant.clean_below or 0, grant.secret_ver + 1),  # tokens laid aside before are above
+            "due_at": now,
+        }
+    )
+
+
+def laid_aside(grant: Grant, *, now: datetime, events: list[Event]) -> Grant:
+    """Users do not consent at this connection any more: the grant lives on without tokens, and nobody works on the old ones.
+
+    Versions stay as long as those of a revoked grant, for the same reason.
+    """
+    _check("lay aside", grant)
+    if is_held(grant, now):
+        raise IllegalTransition("lay aside while held", grant.status)
+    return _at_rest(grant).model_copy(
+        update={
+            "status": GrantStatus.ACTIVE,
+            "fence": grant.fence + 1,
+            "revoke_epoch": grant.revoke_epoch + 1,
+            "secret_ver": NO_TOKENS,
+            "scopes": [],
+            "upstream_account": None,
+            "access_expires_at": None,
+            "suspect_since": None,
+            "fail_count": 0,
+            "fail_cause": None,
+            "next_try_at": None,
+            "escrow": None,
+            "leeway_until": now,
             "clean_below": grant.secret_ver + 1,
+            "outbox": [*grant.outbox, *events],
             "due_at": now,
         }
     )

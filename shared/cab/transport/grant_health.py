@@ -61,7 +61,7 @@ def health_of(item: ConnectionHealth) -> Health:
         return _NO_ACCOUNT
     if not item.needs_account:
         return _health_by_trust(item)
-    if item.grant is None:
+    if item.grant is None or not item.grant.keeps_tokens:  # the latter is of a time when the organisation approved
         return _NOT_CONNECTED
     return _BY_STATUS.get(item.grant.status, _CONNECTED)
 

@@ -42,7 +42,9 @@ class AllowAgain:
                 raise BrokerError(Reason.TARGET_NOT_ALLOWED, "Only the user can connect this system again.")
             if grant.status not in ENDED:
                 return False
-            to_be_destroyed = grant.keeps_tokens and grant.clean_below is not None
+            if grant.status is GrantStatus.QUARANTINED and grant.keeps_tokens:
+                raise BrokerError(Reason.GRANT_REVOKED, "Revoke the grant first: what it keeps must be destroyed.")
+            to_be_destroyed = (grant.clean_below or 0) > grant.destroy_below
             if grant.status is GrantStatus.REVOKING or to_be_destroyed:
                 raise BrokerError(Reason.GRANT_REVOKED, "The grant is still being ended.")
             now = self._clock.now()

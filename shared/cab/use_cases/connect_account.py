@@ -53,7 +53,7 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What our consent page shows before anything starts."""
+    """What our consent page shows before anything starts. `grant` is what the user consented to before, if anything."""
 
     connection: Connection
     provider: Provider
@@ -120,7 +120,7 @@ class ConnectAccount:
             connection,
             self._deployment.provider_of(connection),
             enabled_actions(self._deployment, connection, visitor.session.tenant),
-            stored.grant if stored else None,
+            stored.grant if stored and stored.grant.keeps_tokens else None,
         )
 
     async def start(self, visitor: Visitor, connection_id: str, facts: Facts) -> str:
@@ -253,7 +253,7 @@ class ConnectAccount:
         """Raises: BrokerError NOT_FOUND when the user has no live grant there; Unavailable."""
         connection = self._connection(visitor, connection_id)
         stored = await self._store.read(self._grant_id(visitor, connection))
-        if stored is None or stored.grant.status not in SERVABLE:
+        if stored is None or not stored.grant.keeps_tokens or stored.grant.status not in SERVABLE:
             raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
         enabled = enabled_actions(self._deployment, connection, visitor.session.tenant)
         granted = set(stored.grant.scopes)

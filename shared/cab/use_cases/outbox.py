@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from cab.domain import audit, grant_transitions
 from cab.domain.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
+
+APPROVED: Final = "approved by the organisation"  # why there is a grant that no user consented to
 
 
 class Outbox:

@@ -197,7 +197,7 @@ class RefreshGrant:
 
     def _servable(self, stored: StoredGrant | None, wanted: Wanted) -> StoredGrant:
         remedy = Remedy(interaction_uri=f"{self._deployment.broker.origin}/connect?connection={wanted.connection.id}")
-        if stored is None:
+        if stored is None or not stored.grant.keeps_tokens:
             raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
         if stored.grant.status is GrantStatus.NEEDS_REAUTH:
             raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
@@ -299,6 +299,8 @@ class RefreshGrant:
         if stored is None or grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
             return
         grant = stored.grant
+        if not grant.keeps_tokens:
+            return
         if grant.status is GrantStatus.NEEDS_REAUTH:
             await self._look_once_more(stored, provider, now)
             return

@@ -11,11 +11,11 @@ from cab.domain import audit, grant_transitions
 from cab.domain.connections import Connection, Provider
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
+from cab.domain.grants import ENDED, NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 from cab.ports import Clock, NotFound, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
-from cab.use_cases.outbox import grant_event, keepalive_of
+from cab.use_cases.outbox import APPROVED, grant_event, keepalive_of
 from cab.use_cases.refresh_grant import RefreshGrant
 from cab.use_cases.revoke_upstream import Upstream
 
@@ -107,13 +107,43 @@ class RevokeGrants:
             await self._outbox.flush(done)
         return confirmed
 
+    async def lay_aside(self, name: str, connection: Connection) -> None:
+        """End the tokens of a consent at a connection where users do not consent any more; the grant itself lives on.
+
+        Upstream first: if this process dies in between, the next visit revokes once more. Raises: Unavailable, also while the
+        provider cannot be reached and it is worth another try.
+        """
+        stored = await self._store.read(name)
+        now = self._clock.now()
+        if stored is None or not stored.grant.keeps_tokens or grant_transitions.is_held(stored.grant, now):
+            return
+        grant = stored.grant
+        if grant.status in ENDED:
+            return
+        result = await self._upstream(grant)
+        if result is Upstream.FAILED and grant.fail_count < MAX_TRIES_UPSTREAM:
+            await self._store.replace(stored, grant.model_copy(update={"fail_count": grant.fail_count + 1}))
+            raise Unavailable("provider")
+        after = grant.model_copy(update={"secret_ver": NO_TOKENS})
+        events = [self._event(grant, "replaced by trust", upstream_revoked=result is Upstream.CONFIRMED)]
+        if connection.grant_kind.is_trusted:
+            events.append(self._event(after, APPROVED, of_type=audit.EventType.GRANT_CONNECTED))
+        done = await self._store.replace(
+            stored, grant_transitions.laid_aside(grant, now=self._clock.now(), events=events)
+        )
+        if done is not None:
+            await self._outbox.flush(done)
+
     async def bury(self, stored: StoredGrant) -> None:
-        """Destroy every version of a revoked grant; one that was stored late is revoked upstream first. Raises: Unavailable."""
+        """Destroy every version of tokens that have ended; one that was stored late is revoked upstream first.
+
+        Raises: Unavailable.
+        """
         grant = stored.grant
         connection, provider = self._places(grant)
-        last = grant.secret_ver
-        if connection is not None and provider is not None and grant.keeps_tokens:
-            for version, late in await self._payloads.following(grant, grant.secret_ver, provider):
+        last = (grant.clean_below or 1) - 1
+        if connection is not None and provider is not None and last > NO_TOKENS:
+            for version, late in await self._payloads.following(grant, last, provider):
                 if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
                     raise Unavailable("provider")
                 last = version
@@ -152,10 +182,16 @@ class RevokeGrants:
         return connection, self._deployment.provider_of(connection) if connection else None
 
     def _event(
-        self, grant: Grant, cause: str, *, txn: str | None = None, upstream_revoked: bool | None = None
+        self,
+        grant: Grant,
+        cause: str,
+        *,
+        of_type: audit.EventType = audit.EventType.GRANT_REVOKED,
+        txn: str | None = None,
+        upstream_revoked: bool | None = None,
     ) -> dict[str, Any]:
         return grant_event(
-            audit.EventType.GRANT_REVOKED,
+            of_type,
             grant,
             cause=cause,
             now=self._clock.now(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cab.domain import grant_transitions
+from cab.domain.connections import GrantKind
 from cab.domain.deployment import Deployment
 from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, GrantStatus, Timings
 from cab.ports import Clock
@@ -59,8 +60,12 @@ class SweepGrants:
         if grant.outbox:
             await self._refresher.outbox.flush(stored)
         connection = self._deployment.connection_by_id.get(grant.connection)
-        if connection is not None and grant.keeps_tokens and grant.status not in ENDED:
+        if connection is None or not grant.keeps_tokens or grant.status in ENDED:
+            return
+        if connection.grant_kind is GrantKind.AUTHORIZATION_CODE:
             await self._refresher.attend(grant.grant_id, connection, self._deployment.provider_of(connection))
+        else:
+            await self._revoker.lay_aside(grant.grant_id, connection)
 
     async def _clean_up(self, name: str) -> None:
         """Destroy what no reader can want any more."""
@@ -74,7 +79,7 @@ class SweepGrants:
             return
         grant = stored.grant
         wanted = grant.clean_below is None or now < grant_transitions.may_clean_at(grant, self._timings)
-        if not wanted and grant.status is GrantStatus.REVOKED:
+        if not wanted and (grant.status is GrantStatus.REVOKED or not grant.keeps_tokens):
             await self._revoker.bury(stored)
             return
         keepalive = keepalive_of(grant, self._deployment)

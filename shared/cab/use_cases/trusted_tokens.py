@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cab.domain import audit
 from cab.domain.connections import Connection, Provider, RotationClass
 from cab.domain.deployment import Broker
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, NotFound, Randomness, SecretReader, Unavailable, VerificationKeys
 from cab.protocol import jws, subject_tokens
@@ -19,7 +19,7 @@ from cab.protocol.assertions import Assertion
 from cab.protocol.subject_tokens import Statement
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.kept_tokens import KeptTokens
-from cab.use_cases.outbox import Outbox, grant_event
+from cab.use_cases.outbox import APPROVED, Outbox, grant_event
 from cab.use_cases.provider_calls import ProviderCalls
 from cab.use_cases.trusted_requests import Asked, TrustedRequests
 from cab.use_cases.upstream_users import refuse_ended, statement_about, upstream_user
@@ -54,6 +54,7 @@ class TrustedTokens:
         self._outbox = outbox
         self._clock = clock
         self._randomness = randomness
+        self._timings = timings
         self._request = TrustedRequests(calls, assertion_keys, clock, randomness, timings)
         self._tokens: KeptTokens[_Key] = KeptTokens(clock)
 
@@ -117,7 +118,15 @@ class TrustedTokens:
         if stored is None:
             raise Unavailable("documents")
         refuse_ended(stored.grant)
+        if stored.grant.keeps_tokens:
+            await self._have_tokens_ended(stored)
         return stored.grant
+
+    async def _have_tokens_ended(self, stored: StoredGrant) -> None:
+        """The user consented here before the organisation approved: the sweeper puts an end to the tokens of then."""
+        soon = self._clock.now() + self._timings.visit_again
+        if stored.grant.due_at is None or stored.grant.due_at > soon:
+            await self._store.replace(stored, stored.grant.model_copy(update={"due_at": self._clock.now()}))
 
     async def _create(
         self, name: str, assertion: Assertion, connection: Connection, provider: Provider
@@ -137,7 +146,7 @@ class TrustedTokens:
         event = grant_event(
             audit.EventType.GRANT_CONNECTED,
             grant,
-            cause="approved by the organisation",
+            cause=APPROVED,
             now=now,
             randomness=self._randomness,
             txn=assertion.txn,
@@ -148,9 +157,15 @@ class TrustedTokens:
     async def _check_again(self, key: _Key) -> None:
         """What was revoked while the provider was asked stays in here. Raises: as `_grant`."""
         stored = await self._store.read(key.grant_id)
-        if stored is None or stored.grant.revoke_epoch != key.revoke_epoch:
-            raise BrokerError(Reason.GRANT_REVOKED, "This user's access to the system was ended.")
+        if stored is None:
+            raise Unavailable("documents")
         refuse_ended(stored.grant)
+        if (
+            stored.grant.revoke_epoch != key.revoke_epoch
+        ):  # ended and allowed again, or the tokens of a consent put away
+            raise BrokerError(
+                Reason.PROVIDER_UNAVAILABLE, "The access was changed meanwhile.", remedy=Remedy(retry_after_s=1)
+            )
 
 
 def _foreign() -> BrokerError:
