@@ -48,20 +48,24 @@ class TaskBudgets:
     def __init__(self, guards: Documents) -> None:
         self._guards = guards
 
-    async def spend(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> bool:
-        """Spend one use. False when the task has none left. Of N concurrent calls exactly as many succeed as uses are left.
-
-        A task that never had a limit is not counted; one that had keeps it, also when a later assertion names none.
-        """
-        path = f"task_budgets/{digest(tenant, front_end, subject, task.task_id)}"
-        if task.max_uses is None and await self._guards.read(path) is None:
+    async def is_limited(self, task: Task, *, tenant: str, front_end: str, subject: str) -> bool:
+        """Whether the task's uses are counted: it has a limit, or an earlier assertion gave it one, which it keeps."""
+        if task.max_uses is not None:
             return True
+        return await self._guards.read(_path(task, tenant, front_end, subject)) is not None
+
+    async def spend(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> bool:
+        """Spend one use of a limited task. False when none is left: of N concurrent calls as many succeed as uses are left."""
         counted = await self._guards.tally(
             Tally(
-                path,
+                _path(task, tenant, front_end, subject),
                 add={"uses": 1},
                 at_most={"limit": MAX_USES if task.max_uses is None else task.max_uses},
                 expires_at=not_after + TASK_MEMORY,
             )
         )
         return counted["uses"] <= counted["limit"]
+
+
+def _path(task: Task, tenant: str, front_end: str, subject: str) -> str:
+    return f"task_budgets/{digest(tenant, front_end, subject, task.task_id)}"

@@ -85,6 +85,14 @@ class Asked:
     spending: Spending
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the stores say of the user's side: the grant, if one was asked for, and whether the task's uses are counted."""
+
+    grant: Grant | None
+    task_is_limited: bool
+
+
 Grantor = Callable[[Asked, Facts], Coroutine[Any, Any, dict[str, Any]]]
 
 
@@ -285,7 +293,7 @@ class ExchangeToken:
         facts.scopes = audit.Scopes(requested=exchange.scope.split() if exchange.scope else [], granted=[])
         assessment = self._assess(intent, exchange, facts, now)
         # A refusal costs the caller its rate limit too: probing is not free.
-        grant = await self._count_and_read(exchange, intent, assessment, asked.spending, now)
+        standing = await self._count_and_read(exchange, intent, assessment, asked.spending, now)
         raise_refusal(assessment.decision)
         if isinstance(assessment.decision, Confirm):
             outcome = await self._confirmations.settle(
@@ -304,7 +312,7 @@ class ExchangeToken:
                 if completion is None:
                     raise self._confirmations.refusal(outcome)
                 raise await self._defer(exchange, declared, outcome, now)
-        return await self._issue(exchange, intent, details, scopes, grant, facts)
+        return await self._issue(exchange, intent, details, scopes, standing, facts)
 
     def _assess(self, intent: Intent, exchange: Exchange, facts: Facts, now: datetime) -> Assessment:
         started = time.perf_counter()
@@ -328,20 +336,20 @@ class ExchangeToken:
 
     async def _count_and_read(
         self, exchange: Exchange, intent: Intent, assessment: Assessment, spending: Spending, now: datetime
-    ) -> Grant | None:
-        """Rate limit, task budget (permits only) and the grant's status, all at once with the client's single use.
+    ) -> Standing:
+        """Count the request and read what issuing needs, all at once with the client's single use.
 
         Policy ran before: a denied agent never learns whether a grant exists.
         """
         counting = self._start_counting(exchange, intent, now)
         try:
-            grant = await self._read_grant(exchange, assessment)
+            standing = await self._read_standing(exchange, assessment)
         finally:
             wait_s = await counting if counting else None
             await spending
         if wait_s is not None:
             raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=wait_s))
-        return grant
+        return standing
 
     def _start_counting(self, exchange: Exchange, intent: Intent, now: datetime) -> asyncio.Task[int | None] | None:
         agent, assertion, effect = exchange.agent, exchange.assertion, intent.action.effect
@@ -353,10 +361,25 @@ class ExchangeToken:
             )
         )
 
-    async def _read_grant(self, exchange: Exchange, assessment: Assessment) -> Grant | None:
-        if is_broker_jwt(exchange.connection) or not isinstance(assessment.decision, Permit | Confirm):
+    async def _read_standing(self, exchange: Exchange, assessment: Assessment) -> Standing:
+        if not isinstance(assessment.decision, Permit | Confirm):
+            return Standing(None, task_is_limited=False)
+        task = asyncio.create_task(self._is_limited(exchange.assertion)) if exchange.assertion.task else None
+        try:
+            grant = await self._read_grant(exchange)
+        finally:
+            task_is_limited = await task if task else False
+        return Standing(grant, task_is_limited)
+
+    async def _read_grant(self, exchange: Exchange) -> Grant | None:
+        if is_broker_jwt(exchange.connection):
             return None
         return await self._downstream_tokens.read_grant(exchange.connection, exchange.assertion)
+
+    async def _is_limited(self, assertion: Assertion) -> bool:
+        return assertion.task is not None and await self._budgets.is_limited(
+            assertion.task, tenant=assertion.tenant, front_end=assertion.front_end, subject=assertion.subject
+        )
 
     # --- issuing ---
 
@@ -366,13 +389,14 @@ class ExchangeToken:
         intent: Intent,
         details: list[dict[str, Any]],
         scopes: tuple[str, ...],
-        grant: Grant | None,
+        standing: Standing,
         facts: Facts,
     ) -> dict[str, Any]:
         assertion, agent, connection = exchange.assertion, exchange.agent, exchange.connection
+        grant = standing.grant
         if not is_broker_jwt(connection):
             self._downstream_tokens.check_servable(connection, grant)  # a missing grant costs the task no use
-        if not await self._spend_budget(assertion):
+        if standing.task_is_limited and not await self._spend_use(assertion):
             raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
         started = time.perf_counter()
         if is_broker_jwt(connection):
@@ -402,10 +426,8 @@ class ExchangeToken:
         }
         return body if issued.narrowed is not False else body | {"narrowed": False}
 
-    async def _spend_budget(self, assertion: Assertion) -> bool:
-        if assertion.task is None:
-            return True
-        return await self._budgets.spend(
+    async def _spend_use(self, assertion: Assertion) -> bool:
+        return assertion.task is not None and await self._budgets.spend(
             assertion.task,
             tenant=assertion.tenant,
             front_end=assertion.front_end,
@@ -566,8 +588,8 @@ class ExchangeToken:
             raise await self._confirmations.ended(request)
         if isinstance(outcome, Waiting):
             raise self._pending(code, outcome, now)
-        grant = await self._read_grant(exchange, assessment)
-        return await self._issue(exchange, intent, details, scopes, grant, facts)
+        standing = await self._read_standing(exchange, assessment)
+        return await self._issue(exchange, intent, details, scopes, standing, facts)
 
     # --- delegation to another agent ---
 
