@@ -1,6 +1,6 @@
 """`make soak`: the promises about grants by the thousand, with real processes. Takes the better part of an hour on two cores.
 
-    python -m tests.soak [--kill-points N] [--concurrent-runs N] [--fates N] [--seed N]
+    python -m tests.soak [--kill-points N] [--concurrent-runs N] [--grants N] [--fates N] [--seed N]
 
 Prints one line per figure and ends with status 1 if any promise was broken.
 """
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.grants.processes.crowding import ask_for_many
 from tests.grants.processes.killing import KINDS, Report, ask_together, carry_out, draw_plans, in_milliseconds
 from tests.grants.processes.site import Site, running_site
 
@@ -81,6 +82,12 @@ def ask_together_again_and_again(site: Site, runs: int) -> list[str]:
     return violations
 
 
+def ask_for_very_many(site: Site, number: int) -> list[str]:
+    crowd = ask_for_many(site, number, user="crowd")
+    say(f"  {crowd}")
+    return crowd.violations()
+
+
 def explore(fates: int) -> list[str]:
     """The exploration of tests/grants/test_model.py, wider."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/grants/test_model.py", "--timeout=7200"]
@@ -92,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--kill-points", type=int, default=1000, help="for each class of provider")
     parser.add_argument("--concurrent-runs", type=int, default=50)
+    parser.add_argument("--grants", type=int, default=1000, help="expired ones, with 20 callers each")
     parser.add_argument("--fates", type=int, default=12_000, help="pairs of fates explored in virtual time")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
@@ -99,6 +107,7 @@ def main() -> None:
     say(f"seed {arguments.seed}")
     violations: list[str] = []
     with tempfile.TemporaryDirectory() as folder, running_site(Path(folder)) as site:
+        violations += ask_for_very_many(site, arguments.grants)
         violations += ask_together_again_and_again(site, arguments.concurrent_runs)
         violations += kill_by_the_thousand(site, arguments.kill_points, dice)
     violations += explore(arguments.fates)

@@ -1,11 +1,13 @@
 """Processes of refresh_grants that can be killed at any step, forked from one that has everything imported and nothing open.
 
 `python worker.py` reads commands, one JSON object a line; each starts one process, which writes one JSON line about itself.
-What works on grants is wired by `cab.bootstrap`, with the real adapters; only the timings are shorter, and a step may be the last.
+What works on grants is wired by `cab.bootstrap`, with the real adapters; only the timings are shorter, unless a command says
+`production_timings`, and a step may be the last.
 
 | `work` | what the process does |
 |---|---|
 | `ask` | `times` concurrent requests for a token of grant `name` at `connection`; `fate`: `{"at": STEP, "signal": N}` |
+| `crowd` | `each` concurrent requests for every grant of `grants` (pairs of name and connection), `at_once` grants at a time; writes the answers to `report` |
 | `sweep` | visits what is due, until it is killed |
 | `revoke` | revokes grant `name` |
 """
@@ -19,8 +21,10 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from cab import bootstrap
@@ -28,7 +32,7 @@ from cab.adapters.google_cloud import audit_log, documents, pubsub, secrets  # n
 from cab.adapters.http import client  # noqa: F401
 from cab.adapters.store_clock import StoreClock
 from cab.domain.errors import BrokerError
-from cab.domain.grants import Timings
+from cab.domain.grants import PRODUCTION_TIMINGS, Timings
 from cab.ports import Unavailable
 from cab.settings import RefreshGrantsSettings, load
 from cab.stores.grants import Grants
@@ -56,7 +60,7 @@ SWEEP_EVERY_S = 0.5
 class Process:
     """One instance of refresh_grants. Built before the fork; connects when it first needs to, after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, timings: Timings = TIMINGS) -> None:
         self._parts = parts = bootstrap._Parts(load(RefreshGrantsSettings), "refresh_grants")
         self.deployment = parts.deployment
         self.clock = StoreClock(parts.documents("grants"), parts.clock)
@@ -71,14 +75,14 @@ class Process:
             parts.audit_log,
             self.clock,
             parts.randomness,
-            timings=TIMINGS,
+            timings=timings,
             step=self._step,
         )
         self.revoker = RevokeGrants(
-            parts.deployment, self._store, payloads, self.refresher, self.clock, parts.randomness, timings=TIMINGS
+            parts.deployment, self._store, payloads, self.refresher, self.clock, parts.randomness, timings=timings
         )
         self.sweeper = SweepGrants(
-            parts.deployment, self._store, payloads, self.refresher, self.revoker, self.clock, timings=TIMINGS
+            parts.deployment, self._store, payloads, self.refresher, self.revoker, self.clock, timings=timings
         )
         self.fate: dict[str, Any] = {}
         self.passed: dict[str, float] = {}
@@ -99,6 +103,23 @@ class Process:
         answers = await asyncio.gather(*(self._token(command["name"], wanted) for _ in range(command.get("times", 1))))
         window = self.passed.get("persisted", 0.0) - self.passed.get("after send", 0.0)
         return {"answers": sorted(set(answers)), "count": len(answers), "window_s": window if window > 0 else None}
+
+    async def crowd(self, command: dict[str, Any]) -> dict[str, Any]:
+        """A report file, because a line of its size would not be written at once."""
+        await self.clock.synchronize()
+        await asyncio.sleep(max(0.0, command["start_at"] - time.time()))
+        grants, answers = command["grants"], Counter[tuple[str, str]]()
+        for first in range(0, len(grants), command["at_once"]):
+            callers = [
+                (name, Wanted(("read",), connection, self.deployment.provider_of(connection)))
+                for name, connection_id in grants[first : first + command["at_once"]]
+                for connection in [self.deployment.connection_by_id[connection_id]]
+                for _ in range(command["each"])
+            ]
+            found = await asyncio.gather(*(self._token(name, wanted) for name, wanted in callers))
+            answers.update((name, answer) for (name, _), answer in zip(callers, found, strict=True))
+        Path(command["report"]).write_text(json.dumps([[*key, count] for key, count in answers.items()]), "utf-8")
+        return {"count": answers.total()}
 
     async def _token(self, name: str, wanted: Wanted) -> str:
         from hashlib import sha256
@@ -158,6 +179,8 @@ def main() -> None:
         status = 1
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if command.get("production_timings"):
+                process = Process(PRODUCTION_TIMINGS)
             tell(id=command["id"], result=asyncio.run(process.run(command)))
             status = 0
         except BaseException:
