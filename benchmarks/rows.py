@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.clients import AGENT
+from benchmarks.clients import AGENT, FRONT_END
 from benchmarks.load import Post, send
 from benchmarks.processes import Function, Server
 from benchmarks.surroundings import ORIGIN, Surroundings
 
-MINT, RELAXED, HOT, TASK, SIGNED = "mint", "relaxed", "hot", "task", "signed"
+MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 TEXTBOOK, ECHO = "textbook", "echo"
 EXCHANGE_TOKEN = "functions/exchange_token"
 VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
@@ -37,6 +37,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     default = await surroundings.open_project("demo-default")
     textbook = await surroundings.open_project("demo-textbook")
     agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
+    front_end = surroundings.google_identity(FRONT_END, audience=f"{ORIGIN}/edge")
 
     with surroundings.servers() as start:
         mint_server = start(surroundings.function("functions/mint_assertion", "mint_assertion", project="demo-mint"))
@@ -61,7 +62,15 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             replace(hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}),
             Row(
                 MINT,
-                "mint an assertion, private_key_jwt",
+                "mint an assertion, front end by Google identity",
+                mint_server,
+                "demo-mint",
+                lambda: minting.mint(identity=front_end),
+                {VERIFY_RS256: 1, SIGN_ES256: 1},
+            ),
+            Row(
+                MINT_KEY,
+                "mint an assertion, front end by private_key_jwt, single use",
                 mint_server,
                 "demo-mint",
                 minting.mint,
