@@ -74,11 +74,11 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Write all fields, only if the document is still the version that was read."""
+    """Write all fields, only if the document is still the version that was read; with None, whatever is there or not."""
 
     path: str
     fields: Fields
-    version: object
+    version: object | None
     expires_at: datetime | None = None
 
 

@@ -188,6 +188,14 @@ async def test_replace_of_a_document_that_is_gone_conflicts(documents: Documents
     assert await documents.read("things/a") is None
 
 
+async def test_replace_without_a_version_writes_all_fields_whatever_is_there(documents: Documents) -> None:
+    for fields in ({"a": 1}, {"b": 2}):
+        await documents.write(Replace("things/1", fields, version=None))
+        read = await documents.read("things/1")
+        assert read is not None
+        assert read.fields == fields
+
+
 async def test_a_document_made_anew_is_another_version(documents: Documents) -> None:
     (version,) = await documents.write(Create("things/a", {"n": 1}))
     await documents.write(Delete("things/a"))

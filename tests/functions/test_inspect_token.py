@@ -204,6 +204,30 @@ async def test_a_revoked_token_is_inactive_at_once_for_everybody(world: World) -
         assert is_empty_success(await world.revoke(token))
 
 
+async def test_the_platforms_token_is_active_again_once_it_was_handed_out_again(world: World) -> None:
+    """An agent that tidies up after one job must not be left with dead tokens in the next."""
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assertion = await world.assertion(user="alice")
+    token = (await world.exchange(LISTING, subject_token=assertion)).json["access_token"]
+    for _ in range(2):
+        await world.revoke(token)
+        assert (await world.introspect(token)).body == INACTIVE
+        world.advance(1)
+        assert (await world.exchange(LISTING, subject_token=assertion)).json["access_token"] == token
+        assert (await world.introspect(token)).json["active"] is True
+        world.advance(1)
+
+
+async def test_an_intent_declared_again_is_the_newest_again(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assertion = await world.assertion(user="alice")
+    one, other = LISTING | {"parameters": {}}, LISTING | {"parameters": {"account": "acme"}}
+    for declared in (one, other, one):
+        token = (await world.exchange(declared, subject_token=assertion)).json["access_token"]
+        assert (await world.introspect(token)).json["authorization_details"] == [declared]
+        world.advance(1)
+
+
 @pytest.mark.requirement("RFC7009-2.2-2")
 async def test_revoking_what_is_not_a_token_succeeds_and_does_nothing(world: World) -> None:
     for token in ("unknown", "a.b.c", await world.assertion(), world.id_token()):

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from cab.domain.identifiers import digest
-from cab.ports import AlreadyExists, Condition, Create, Documents
+from cab.ports import Condition, Documents, Replace
 
 KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
 
@@ -36,7 +36,7 @@ class IssuedTokens:
         self._guards = guards
 
     async def remember(self, sha256: str, token: IssuedToken) -> None:
-        """One record per hand-out: the same downstream token given twice keeps both its intents, also under one assertion."""
+        """One record per token, client, transaction and intent, as of its newest hand-out: a token given twice keeps both intents."""
         details = orjson.dumps(token.details).decode()
         fields = {
             "sha256": sha256,
@@ -53,16 +53,8 @@ class IssuedTokens:
             "issued_at": token.issued_at,
             "expires_at": token.expires_at,
         }
-        try:
-            await self._guards.write(
-                Create(
-                    f"issued_tokens/{digest(sha256, token.client_id, token.txn, details)}",
-                    fields,
-                    expires_at=token.expires_at + KEPT_AFTER,
-                )
-            )
-        except AlreadyExists:
-            return
+        path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, details)}"
+        await self._guards.write(Replace(path, fields, version=None, expires_at=token.expires_at + KEPT_AFTER))
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""
@@ -82,15 +74,14 @@ class IssuedTokens:
         )
         return [_load(document.fields) for document in found]
 
-    async def revoke(self, key: str, *, until: datetime) -> None:
+    async def revoke(self, key: str, *, now: datetime, until: datetime) -> None:
         """Denylist a `jti` or SHA-256 until the token's own end."""
-        try:
-            await self._guards.write(Create(f"revoked_tokens/{digest(key)}", {}, expires_at=until))
-        except AlreadyExists:
-            return
+        await self._guards.write(Replace(f"revoked_tokens/{digest(key)}", {"at": now}, version=None, expires_at=until))
 
-    async def is_revoked(self, key: str) -> bool:
-        return await self._guards.read(f"revoked_tokens/{digest(key)}") is not None
+    async def revoked_at(self, key: str) -> datetime | None:
+        """When it was last revoked. What was handed out later was decided anew, and is not meant."""
+        found = await self._guards.read(f"revoked_tokens/{digest(key)}")
+        return None if found is None else found.fields["at"]
 
 
 def _load(fields: dict[str, Any]) -> IssuedToken:

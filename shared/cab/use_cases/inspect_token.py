@@ -79,14 +79,15 @@ class IntrospectToken(_TokenLookup):
             may_see = claims["client_id"] == agent.client_id or claims["aud"] in agent.introspects
             if claims["tenant"] != agent.tenant or not may_see:
                 return dict(INACTIVE)
-            if await self._issued_tokens.is_revoked(claims["jti"]):
+            if await self._issued_tokens.revoked_at(claims["jti"]) is not None:
                 return dict(INACTIVE)
             token_type = "DPoP" if "cnf" in claims else "Bearer"
             return {"active": True, "token_type": token_type, **claims}
         issued = next((item for item in await self._downstream(token) if self._may_see(item, agent)), None)
         if issued is None:
             return dict(INACTIVE)
-        if await self._issued_tokens.is_revoked(token_sha256(token)):
+        revoked_at = await self._issued_tokens.revoked_at(token_sha256(token))
+        if revoked_at is not None and issued.issued_at <= revoked_at:
             return dict(INACTIVE)
         return {
             "active": True,
@@ -116,7 +117,8 @@ class RevokeToken(_TokenLookup):
         """RFC 7009 section 2.2: an empty 200, also for a token that is unknown, dead or another client's (which stays alive).
 
         A broker JWT is denylisted by `jti` until its end: introspection shows it at once, resources that only check our
-        keys accept it until `exp`. A pass-through token is denylisted here; the user's grant is not touched.
+        keys accept it until `exp`. For a pass-through token every hand-out so far ends, whoever it was given to; the user's
+        grant is not touched. The platform may give the same token again: that hand-out is decided and audited anew.
         """
         agent, spending = await self._begin(credentials, facts)
         await after_spending(spending, self._revoke(form, agent, facts))
@@ -126,13 +128,14 @@ class RevokeToken(_TokenLookup):
         claims = await self._broker_jwt(token)
         if claims is not None:
             if claims["client_id"] == agent.client_id and claims["tenant"] == agent.tenant:
-                await self._issued_tokens.revoke(claims["jti"], until=datetime.fromtimestamp(claims["exp"], tz=UTC))
+                until = datetime.fromtimestamp(claims["exp"], tz=UTC)
+                await self._issued_tokens.revoke(claims["jti"], now=self._clock.now(), until=until)
                 facts.subject = audit.Subject(key=claims["sub"])
                 facts.txn = claims["txn"]
             return
         issued = next((item for item in await self._downstream(token) if _is_of(item, agent)), None)
         if issued is not None:
-            await self._issued_tokens.revoke(token_sha256(token), until=issued.expires_at)
+            await self._issued_tokens.revoke(token_sha256(token), now=self._clock.now(), until=issued.expires_at)
             facts.subject = audit.Subject(key=issued.subject)
             facts.grant = audit.GrantFacts(id=issued.grant_id)
             facts.txn = issued.txn
