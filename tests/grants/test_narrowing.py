@@ -17,7 +17,7 @@ from tests.grants.virtual_time import START, in_virtual_time
 from cab.domain.connections import SecretReference
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus
-from cab.ports import AccessToken, HttpAnswer
+from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import names
 from cab.protocol.assertions import Assertion
 from cab.use_cases.narrow_tokens import NarrowTokens
@@ -238,12 +238,35 @@ async def test_a_rotated_grant_is_exchanged_anew(make: Any) -> None:
     world = await make().open()
     name = await world.connect(expired=False)
     instance = world.instance()
-    first = await instance.token()
+    world.answer = answers({"access_token": "lives for a day", "expires_in": 86_400, "scope": "read"})
+    await instance.token()
     await world.expire(name)
+    world.answer = lambda _: None
+    assert world.call_api(await instance.token(), "read")
+    assert world.presented(world.exchanges[0]) != world.presented(world.exchanges[1])
+    assert world.refreshes() == 1
+
+
+@BOTH
+@in_virtual_time
+async def test_a_new_consent_is_exchanged_anew_though_the_token_of_the_former_one_lives(make: Any) -> None:
+    world = await make().open()
+    name = await world.connect(expired=False)
+    instance = world.instance()
+    first = await instance.token()
+    await world.reconnect(name)
     second = await instance.token()
     assert second.access_token != first.access_token
     assert world.presented(world.exchanges[0]) != world.presented(world.exchanges[1])
-    assert world.refreshes() == 1
+
+
+@in_virtual_time
+async def test_base_scopes_in_the_answer_are_neither_wide_nor_told() -> None:
+    world = await entra().open()
+    await world.connect(expired=False)
+    world.answer = answers({"access_token": "narrow", "scope": "offline_access read"})
+    token = await world.instance().token()
+    assert (token.scopes, token.narrowed) == (READ, True)
 
 
 @BOTH
@@ -382,6 +405,19 @@ async def test_a_token_of_the_former_consent_is_not_handed_out_after_the_user_co
 
 @BOTH
 @in_virtual_time
+async def test_what_was_put_into_quarantine_while_the_provider_was_asked_is_not_handed_out(make: Any) -> None:
+    world = await make().open()
+    name = await world.connect(expired=False)
+    world.http.delay_s = 1
+    asking = asyncio.create_task(world.instance().refused())
+    while not world.exchanges:
+        await asyncio.sleep(0.1)
+    await world.change(name, status=GrantStatus.QUARANTINED)
+    assert (await asking).reason is Reason.GRANT_REVOKED
+
+
+@BOTH
+@in_virtual_time
 async def test_a_kept_token_is_not_handed_out_once_the_grant_was_revoked(make: Any) -> None:
     world = await make().open()
     name = await world.connect()
@@ -432,6 +468,33 @@ async def test_a_token_that_a_refresh_elsewhere_has_ended_is_replaced_by_its_suc
     first, _, last = [world.presented(form) for form in world.exchanges]
     assert first != last
     assert world.refreshes() == 1
+
+
+@in_virtual_time
+async def test_a_successor_that_is_not_taken_either_is_for_the_user_to_mend() -> None:
+    world = await box().open()
+    name = await world.connect(expired=False)
+    instance = world.instance()
+    world.answer = answers({"error": "invalid_grant"}, 400)
+    world.http.delay_s = 1
+    asking = asyncio.create_task(instance.refused())
+    while not world.exchanges:
+        await asyncio.sleep(0.1)
+    await world.reconnect(name)
+    assert (await asking).reason is Reason.GRANT_NEEDS_REAUTH
+    assert len(world.exchanges) == 2
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+
+
+@in_virtual_time
+async def test_without_the_client_secret_nothing_is_sent_and_nobody_is_blamed() -> None:
+    world = await entra().open()
+    await world.connect(expired=False)
+    instance = world.instance()
+    del world.vault._secrets["cab-provider-twin"]
+    with pytest.raises(Unavailable, match="secrets"):
+        await instance.token()
+    assert world.exchanges == []
 
 
 # --- what the provider says ---
