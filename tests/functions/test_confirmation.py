@@ -154,6 +154,17 @@ async def test_a_yes_to_another_policy_is_no_yes(world: World) -> None:
     assert (await ask(world)).refusal == REQUIRED
 
 
+async def test_where_policy_wants_a_strong_login_the_user_agrees_with_one_too(world: World) -> None:
+    """The page demands what the request names (tests/transport/test_approvals.py, "a weaker login than asked")."""
+    strong = _CONFIRM_WRITES.replace("permit", '@acr("gold platinum") permit')
+    world = World(config=world.write_policies(strong))
+    assertion = await world.assertion(task=BOUNDS, acr="gold")
+    asked = await world.exchange(DROP, subject_token=assertion)
+    assert asked.refusal == REQUIRED
+    (request,) = await world.cloud.documents["guards"].find("approval_requests")
+    assert request.fields["acr_values"] == "gold platinum"
+
+
 async def test_a_yes_never_overrides_what_policy_has_come_to_forbid(world: World) -> None:
     await world.decide((await ask(world)).json["interaction_uri"], approved=True)
     nobody = '@id("nobody") permit (principal, action == CAB::Action::"warehouse.query.run", resource);'

@@ -20,10 +20,14 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """The user must agree first. `prompts` are the sentences of the policies that ask."""
+    """The user must agree first. `prompts` are the sentences of the policies that ask.
+
+    `acr_values`: login levels separated by spaces, one of which the user must have where they agree, too.
+    """
 
     prompts: tuple[str, ...]
     rules: tuple[str, ...] = ()
+    acr_values: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

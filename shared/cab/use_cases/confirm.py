@@ -83,6 +83,7 @@ class Confirmations:
             txn=txn,
             requested_at=now,
             waits_until=now + timedelta(seconds=self._broker.lifetimes.approval_wait_s),
+            acr_values=decision.acr_values,
         )
         return Waiting(await self._requests.open(request, instead_of=current.id if current else None))
 

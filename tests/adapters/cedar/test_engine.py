@@ -82,7 +82,8 @@ def test_a_forbid_is_not_softened_by_a_question() -> None:
         ('@acr("gold")', 1, None, StepUp(("r",), acr_values="gold")),
         ('@acr("gold") @max_age("60")', 61, "gold", StepUp(("r",), max_age_s=60, acr_values="gold")),
         ('@acr("gold") @max_age("60") @confirm("Sure?")', 61, "gold", StepUp(("r",), max_age_s=60, acr_values="gold")),
-        ('@acr("gold") @max_age("60") @confirm("Sure?")', 1, "gold", Confirm(("Sure?",), ("r",))),
+        ('@acr("gold") @max_age("60") @confirm("Sure?")', 1, "gold", Confirm(("Sure?",), ("r",), "gold")),
+        ('@max_age("60") @confirm("Sure?")', 1, "gold", Confirm(("Sure?",), ("r",))),
     ],
 )
 def test_a_login_that_is_too_old_too_weak_or_unknown_is_stepped_up(

@@ -169,27 +169,24 @@ def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest)
     names = tuple(rule.id for rule in determining)
     if not result.allowed:
         return Deny(Reason.POLICY_DENIED, rules=names)
-    login = _login_demanded(determining, request)
-    if login is not None:
-        return login
-    prompts = tuple(dict.fromkeys(rule.confirm for rule in determining if rule.confirm))
-    return Confirm(prompts, rules=names) if prompts else Permit(rules=names)
-
-
-def _login_demanded(determining: Sequence[Rule], request: PolicyRequest) -> Decision | None:
-    """The step-up that makes the login meet every determining rule at once; None when it does already.
-
-    Rules that name levels with none in common can never be met together: that is a policy error, not an endless step-up.
-    """
-    names = tuple(rule.id for rule in determining)
-    ages = [rule.max_age_s for rule in determining if rule.max_age_s is not None]
-    max_age_s = min(ages, default=None)
-    demands = [rule.acr_values for rule in determining if rule.acr_values]
-    levels = [level for level in demands[0] if all(level in demand for demand in demands)] if demands else []
-    if demands and not levels:
+    levels = _levels(determining)
+    if levels is None:
         return Deny(Reason.POLICY_ERROR, rules=names)
+    acr_values = " ".join(levels) or None
+    max_age_s = min((rule.max_age_s for rule in determining if rule.max_age_s is not None), default=None)
     fresh = max_age_s is None or (request.auth_age_s is not None and request.auth_age_s <= max_age_s)
     strong = not levels or request.acr in levels
-    if fresh and strong:
-        return None
-    return StepUp(rules=names, max_age_s=max_age_s, acr_values=" ".join(levels) or None)
+    if not (fresh and strong):
+        return StepUp(rules=names, max_age_s=max_age_s, acr_values=acr_values)
+    prompts = tuple(dict.fromkeys(rule.confirm for rule in determining if rule.confirm))
+    return Confirm(prompts, rules=names, acr_values=acr_values) if prompts else Permit(rules=names)
+
+
+def _levels(determining: Sequence[Rule]) -> list[str] | None:
+    """The login levels that satisfy every determining rule: none when no rule names one, None when they have none in common.
+
+    Such rules can never be met together: that is a policy error, not an endless step-up.
+    """
+    demands = [rule.acr_values for rule in determining if rule.acr_values]
+    levels = [level for level in demands[0] if all(level in demand for demand in demands)] if demands else []
+    return None if demands and not levels else levels
