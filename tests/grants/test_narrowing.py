@@ -238,7 +238,7 @@ async def test_a_rotated_grant_is_exchanged_anew(make: Any) -> None:
     world = await make().open()
     name = await world.connect(expired=False)
     instance = world.instance()
-    world.answer = answers({"access_token": "lives for a day", "expires_in": 86_400, "scope": "read"})
+    world.answer = answers({"access_token": "lives-for-a-day", "expires_in": 86_400, "scope": "read"})
     await instance.token()
     await world.expire(name)
     world.answer = lambda _: None
