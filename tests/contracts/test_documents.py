@@ -43,6 +43,14 @@ async def test_a_document_that_was_never_written_is_none(documents: Documents) -
     assert await documents.read("things/none") is None
 
 
+async def test_reads_at_once_each_find_their_own_document(documents: Documents) -> None:
+    for number in range(5):
+        await documents.write(Create(f"things/{number}", {"n": number}))
+    asked = [3, "none", 0, 3, 4, "nothing", 1]
+    found = await asyncio.gather(*(documents.read(f"things/{name}") for name in asked))
+    assert [document and document.fields["n"] for document in found] == [3, None, 0, 3, 4, None, 1]
+
+
 async def test_every_kind_of_value_comes_back_as_it_went(documents: Documents) -> None:
     fields: dict[str, Any] = {
         "none": None,

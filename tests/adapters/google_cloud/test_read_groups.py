@@ -1,0 +1,80 @@
+"""Reads that meet travel together, and nobody can tell from the answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.ports import Create, Unavailable
+from cab_dev.emulators.control_client import ControlClient
+from cab_dev.emulators.faults import CallFault
+
+
+@pytest.fixture
+async def store(control: ControlClient, project: str) -> AsyncIterator[FirestoreDocuments]:
+    adapter = FirestoreDocuments(project, "guards")
+    for number in range(3):
+        await adapter.write(Create(f"things/{number}", {"n": number}))
+    yield adapter
+    await adapter.close()
+
+
+def reads(control: ControlClient, project: str) -> dict[str, int]:
+    counts = control.counts(project)
+    return {name: count for name, count in counts.items() if "Get" in name}
+
+
+async def test_each_gets_its_own_document_or_none(
+    store: FirestoreDocuments, control: ControlClient, project: str
+) -> None:
+    found = await asyncio.gather(*(store.read(f"things/{name}") for name in (2, "none", 0, 2, 1)))
+    assert [None if document is None else document.fields for document in found] == [
+        {"n": 2},
+        None,
+        {"n": 0},
+        {"n": 2},
+        {"n": 1},
+    ]
+    assert found[0] == found[3]
+    assert reads(control, project) == {"firestore.BatchGetDocuments": 1}
+
+
+async def test_what_is_read_together_is_what_is_read_alone(store: FirestoreDocuments) -> None:
+    alone = [await store.read(f"things/{number}") for number in range(3)]
+    assert await asyncio.gather(*(store.read(f"things/{number}") for number in range(3))) == alone
+
+
+async def test_many_who_ask_for_one_document_read_it_once(
+    store: FirestoreDocuments, control: ControlClient, project: str
+) -> None:
+    found = await asyncio.gather(*(store.read("things/1") for _ in range(20)))
+    assert {document.fields["n"] for document in found if document} == {1}
+    assert reads(control, project) == {"firestore.GetDocument": 1}
+
+
+async def test_no_answer_holds_values_that_another_caller_can_change(store: FirestoreDocuments) -> None:
+    one, other = await asyncio.gather(store.read("things/1"), store.read("things/1"))
+    assert one is not None
+    assert other is not None
+    one.fields["n"] = 7
+    assert other.fields["n"] == 1
+
+
+async def test_a_lost_call_is_tried_again_for_all(
+    store: FirestoreDocuments, control: ControlClient, project: str
+) -> None:
+    fault = {"service": "firestore", "method": "BatchGetDocuments", "status": "UNAVAILABLE"}
+    control.add_fault(CallFault.model_validate(fault | {"times": 2}))
+    found = await asyncio.gather(*(store.read(f"things/{number}") for number in range(3)))
+    assert [document.fields["n"] for document in found if document] == [0, 1, 2]
+    assert reads(control, project) == {"firestore.BatchGetDocuments": 3}
+
+
+async def test_when_it_stays_lost_each_is_told(store: FirestoreDocuments, control: ControlClient) -> None:
+    fault = {"service": "firestore", "method": "BatchGetDocuments", "status": "UNAVAILABLE"}
+    control.add_fault(CallFault.model_validate(fault))
+    answers = await asyncio.gather(*(store.read(f"things/{number}") for number in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable] * 3
