@@ -53,10 +53,8 @@ class ServeGrant:
             return await self._trusted_tokens.access_token(
                 assertion, connection, provider, scopes, provider_subject_token=provider_subject_token
             )
-        name, wanted = (
-            grant_id(assertion.tenant, assertion.subject, connection.id),
-            Wanted(scopes, connection, provider),
-        )
+        name = grant_id(assertion.tenant, assertion.subject, connection.id)
+        wanted = Wanted(scopes, connection, provider)
         if provider.narrows_by_exchange:
             return await self._narrow_tokens.access_token(name, wanted)
         return await self._refresher.access_token(name, wanted)

@@ -160,9 +160,8 @@ class TrustedTokens:
         if stored is None:
             raise Unavailable("documents")
         refuse_ended(stored.grant)
-        if (
-            stored.grant.revoke_epoch != key.revoke_epoch
-        ):  # ended and allowed again, or the tokens of a consent put away
+        # Ended and allowed again, or the tokens of a consent put away.
+        if stored.grant.revoke_epoch != key.revoke_epoch:
             raise BrokerError(
                 Reason.PROVIDER_UNAVAILABLE, "The access was changed meanwhile.", remedy=Remedy(retry_after_s=1)
             )
