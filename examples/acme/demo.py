@@ -1,4 +1,4 @@
-"""`make demo`: two user stories and one attack, over real HTTP against a stack of its own, told as they happen.
+"""`make demo`: two user stories and an attack, over real HTTP against a stack of its own, told as they happen.
 
 Nothing is mocked between the browser of the played person and the audit tables. Every fact that the demo shows is also
 checked: the exit status is 0 only when all of them hold.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,8 +73,13 @@ class Stage:
         entry = self.stack.connections[name]
         return Connection(audience=entry.audience, resource=entry.resource, api_base=entry.api_base)
 
-    def assistant_for(self, user: str, task: dict[str, Any]) -> SalesAssistant:
-        """Log `user` in, mint their assertion with the task, hand both to a fresh run of the agent."""
+    def assistant_for(
+        self, user: str, task: dict[str, Any], *, when_asked: Callable[[str, Intent, str], None] | None = None
+    ) -> SalesAssistant:
+        """Log `user` in, mint their assertion with the task, hand both to a fresh run of the agent.
+
+        `when_asked` is what the user does about a confirmation: the default reads and approves.
+        """
         self.tell.step(user, "logs in at Acme ID with a browser")
         assertion = FrontEndSession(self.stack).assertion(user, agent=AGENT, task_json=json.dumps(task).encode())
         claims = jwt_claims(assertion)
@@ -95,8 +100,20 @@ class Stage:
             tracker=self.connection("tracker"),
             assertion=assertion,
             listener=self,
-            ask_user=lambda intent, uri: self._confirm(user, intent, uri),
+            ask_user=lambda intent, uri: (when_asked or self._confirm)(user, intent, uri),
         )
+
+    def refuse(self, user: str, intent: Intent, uri: str) -> None:
+        """A person who meant nothing of the kind."""
+        person = Person(user)
+        try:
+            page = person.approval_page(uri)
+            shown = intent.action in page.text and (intent.reason or "") in page.text
+            self.tell.fact("the page shows what would happen, and the agent's excuse as the agent's words", holds=shown)
+            self.tell.step(user, "logs in afresh, reads the page, and says no")
+            self.tell.fact("the refusal is recorded", holds=person.decide(uri, approve=False).status == 200)
+        finally:
+            person.close()
 
     def _confirm(self, user: str, intent: Intent, uri: str) -> None:
         self.confirmations += 1
@@ -215,6 +232,27 @@ def attack(stage: Stage) -> None:
     tell.fact(f"all {before} deals are still there", holds=len(assistant.list_deals()) == before)
 
 
+def attack_within_the_task(stage: Stage) -> None:
+    tell = stage.tell
+    tell.chapter("The same attack, in a task that allows changes", '"Tidy up my pipeline" covers everything in it.')
+    task = {
+        "type": "cab_task",
+        "task_id": f"tidy-{stage.run}",
+        "trigger": "user_turn",
+        "actions": ["crm.opportunity.*"],
+        "identifiers": ["opportunity/*"],
+        "limits": {"max_uses": 40},
+    }
+    assistant = stage.assistant_for("alice", task, when_asked=stage.refuse)
+    before = len(assistant.list_deals())
+    _, refusals = assistant.summarise_pipeline()
+    tell.fact(
+        "the attempt to delete stopped at a page that only alice can answer",
+        holds=[refusal.reason_code for refusal in refusals] == ["confirmation_refused"],
+    )
+    tell.fact(f"all {before} deals are still there", holds=len(assistant.list_deals()) == before)
+
+
 def audit(stage: Stage, since: datetime) -> None:
     tell = stage.tell
     tell.chapter("The audit table", "Who did what for whom, decided how: one row per decision.")
@@ -259,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             story_one(stage)
             story_two(stage)
             attack(stage)
+            attack_within_the_task(stage)
             audit(stage, since)
         except (FrontEndFailed, StuckError, Refusal, PlatformError) as exc:
             tell.fact(f"the demo could not go on: {exc}", holds=False)

@@ -123,6 +123,10 @@ class SalesAssistant:
                     self.delete_deal(deal["id"])
                 except Refusal as refusal:
                     refusals.append(refusal)
+                    if (
+                        refusal.reason_code == "confirmation_refused"
+                    ):  # the user's own no ends even a fooled model's turn
+                        break
         total = sum(deal["amount_cents"] for deal in deals) / 100
         return f"You have {len(deals)} open deals worth {total:,.0f} EUR.", refusals
 
@@ -162,9 +166,16 @@ class SalesAssistant:
             if refusal.reason_code != "confirmation_required" or refusal.interaction_uri is None:
                 raise
             self.ask_user(intent, refusal.interaction_uri)
-            credential = self.broker.credential(self.assertion, intent)
+            credential = self._credential_after_asking(intent)
         self.listener.permitted(intent, credential)
         return credential
+
+    def _credential_after_asking(self, intent: Intent) -> Credential:
+        try:
+            return self.broker.credential(self.assertion, intent)
+        except Refusal as refusal:
+            self.listener.refused(intent, refusal)
+            raise
 
 
 def _summary(deal: Mapping[str, Any]) -> str:
