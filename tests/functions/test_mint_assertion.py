@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -254,6 +255,28 @@ async def test_a_login_can_be_used_for_several_assertions(world: World) -> None:
     assert (first.status, second.status) == (200, 200)
 
 
+async def test_a_login_used_before_ends_when_it_says(world: World) -> None:
+    login = world.id_token(exp=world.now + 400)
+    for _ in range(2):
+        assert (await world.mint(subject_token=login)).status == 200
+    world.advance(399)
+    assert (await world.mint(subject_token=login)).json["expires_in"] == 1
+    world.advance(1)
+    assert (await world.mint(subject_token=login)).refusal == (400, "invalid_request", "subject_token_expired")
+
+
+async def test_a_login_used_at_one_front_end_is_none_at_another(world: World) -> None:
+    login = world.id_token()
+    assert (await world.mint(subject_token=login)).status == 200
+    kiosk = {
+        "client_assertion": world.google_token(EDGE, sub="100000000000000000001"),
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    }
+    assert (await world.mint(subject_token=world.id_token(aud="kiosk-at-idp"), **kiosk)).status == 200
+    answer = await world.mint(subject_token=login, **kiosk)
+    assert answer.refusal == (400, "invalid_request", "subject_token_invalid")
+
+
 # --- the IdP's keys ---
 
 
@@ -316,6 +339,17 @@ async def test_a_key_the_idp_has_removed_is_unusable_within_an_hour(world: World
     world.idp.documents["/jwks"] = key_set(rsa_key("another"))
     world.advance(3601)
     assert (await world.mint()).refusal == (400, "invalid_request", "subject_token_invalid")
+
+
+@pytest.mark.parametrize("kid", ["another", "idp-key"])
+async def test_a_login_used_before_ends_with_the_key_that_signed_it(world: World, kid: str) -> None:
+    """Also when another key takes its place under the same name."""
+    login = world.id_token()
+    assert (await world.mint(subject_token=login)).status == 200
+    world.idp.documents["/jwks"] = key_set(replace(rsa_key("another"), kid=kid))
+    world.advance(301)
+    await world.mint()  # notices that the keys have aged, and has them fetched
+    assert (await world.mint(subject_token=login)).refusal == (400, "invalid_request", "subject_token_invalid")
 
 
 async def test_no_connection_is_made_for_an_issuer_nobody_configured(world: World) -> None:
