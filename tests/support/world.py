@@ -62,6 +62,7 @@ ACCOUNTS = "demo-cab.iam.gserviceaccount.com"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEFERRED = "urn:ietf:params:oauth:grant-type:deferred"
 TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
@@ -252,6 +253,20 @@ class World:
         private = json.loads(await self.cloud.vault.access(SECRET[of], ring.active.secret_version))
         number = int.from_bytes(unb64(private["d"]), "big")
         return Key(ring.active.kid, "ES256", ec.derive_private_key(number, ec.SECP256R1()))
+
+    def write_id_jag_deployment(self) -> Path:
+        """A copy of the deployment whose IdP may vouch for users to `assistant`, `legacy` (default intents), `caller`, `stranger`."""
+        folder = self.write_policies(None)
+        providers = folder / "identity_providers.yaml"
+        providers.write_text(
+            providers.read_text("utf-8").replace("tenant: acme\n", "tenant: acme\n    id_jag: true\n", 1), "utf-8"
+        )
+        agents = folder / "agents.yaml"
+        text = agents.read_text("utf-8")
+        for title in ("Assistant", "Legacy", "Caller", "Stranger"):
+            text = text.replace(f"title: {title}\n", f"title: {title}\n    accepts_id_jag: true\n", 1)
+        agents.write_text(text, "utf-8")
+        return folder
 
     def write_policies(self, text: str | None, *, connections: Callable[[str], str] = str) -> Path:
         """A copy of the deployment with this policy text instead of its own, or with its connections changed."""
@@ -453,6 +468,28 @@ class World:
             | ({} if "subject_token" in changes else {"subject_token": self.id_token()})
             | changes
         )
+
+    def id_jag(
+        self, *, agent: str = "assistant", key: Key = IDP_KEY, typ: str = "oauth-id-jag+jwt", **claims: Any
+    ) -> str:
+        """What the IdP issued to `agent` for a user (a new one when no `sub` is named), for the warehouse."""
+        standard = {
+            "iss": IDP,
+            "aud": STS,
+            "sub": unique("user"),
+            "client_id": agent,
+            "jti": unique("jag"),
+            "iat": self.now,
+            "exp": self.now + 300,
+            "auth_time": self.now,
+            "groups": ["G-STAFF"],
+            "resource": WAREHOUSE,
+        }
+        return key.sign(present(standard | claims), {"typ": typ})
+
+    async def redeem(self, jag: str, *, agent: str = "assistant", **changes: Any) -> Answer:
+        form = {"grant_type": JWT_BEARER, "assertion": jag} | self.credentials(agent) | changes
+        return await self.post("/oauth2/token", form)
 
     async def mint(self, **changes: Any) -> Answer:
         return await self.post("/edge/token", self.mint_form(**changes))
