@@ -145,3 +145,20 @@ async def test_a_caller_that_leaves_disturbs_nobody() -> None:
     leaving.cancel()
     api.ends[0].set()
     assert await staying == "B"
+
+
+@pytest.mark.parametrize("mistake", [KeyError("a mistake of ours"), asyncio.CancelledError()])
+async def test_a_call_that_ends_without_answers_leaves_nobody_waiting(mistake: BaseException) -> None:
+    api = Api(most=2)
+
+    async def fail(batch: list[Asked[str]], budget_s: float) -> None:
+        if batch[0].what == "a":
+            raise mistake
+        await api.send(batch, budget_s)
+
+    together = Batches(api.take, fail, budget_s=2)
+    answers = ask(together, *"abc")
+    got = await asyncio.wait_for(asyncio.gather(*answers[:2], return_exceptions=True), 5)
+    assert [type(answer) for answer in got] == [type(mistake)] * 2
+    api.ends[0].set()
+    assert await answers[2] == "C"

@@ -39,7 +39,7 @@ class Batches(Generic[_What]):
     """Belongs to the event loop of its first request.
 
     `take` removes from the list what may share one call, at least one request. `send` makes that call within a number of
-    seconds, answers each request, and never raises.
+    seconds and answers each request; what it lets out by mistake, every caller of the batch gets. Nobody waits for ever.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Batches(Generic[_What]):
         self._send = send
         self._budget_s = budget_s
         self._waiting: list[Asked[_What]] = []
-        self._under_way: set[asyncio.Future[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def ask(self, what: _What) -> Any:
         """The answer to one request; what `send` fails it with is raised. A caller that goes away does not stop it."""
@@ -77,10 +77,20 @@ class Batches(Generic[_What]):
     def _start(self) -> None:
         while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
             batch = self._take(self._waiting)
-            call = asyncio.ensure_future(self._send(batch, self.remaining_s(batch[0])))
+            call = asyncio.create_task(self._call(batch))
             self._under_way.add(call)
             call.add_done_callback(self._ended)
 
-    def _ended(self, call: asyncio.Future[None]) -> None:
+    async def _call(self, batch: list[Asked[_What]]) -> None:
+        try:
+            await self._send(batch, self.remaining_s(batch[0]))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours; nobody else is there to be told
+            for asked in batch:
+                asked.fail(error)
+        finally:
+            for asked in batch:  # still without an answer when the call was cancelled, as by a channel that closes
+                asked.answer.cancel()
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
         self._under_way.discard(call)
         self._start()
