@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,16 @@ async def test_when_it_stays_lost_each_is_told(store: FirestoreDocuments, contro
     control.add_fault(CallFault.model_validate(fault))
     answers = await asyncio.gather(*(store.read(f"things/{number}") for number in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Unavailable] * 3
+
+
+async def test_a_document_of_which_the_answer_says_nothing_is_not_missing(
+    store: FirestoreDocuments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = store._api.call
+
+    async def cut_short(*arguments: Any, **options: Any) -> Any:
+        return (await call(*arguments, **options))[:-1]
+
+    monkeypatch.setattr(store._api, "call", cut_short)
+    answers = await asyncio.gather(store.read("things/0"), store.read("things/none"), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable] * 2

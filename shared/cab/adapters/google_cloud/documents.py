@@ -21,7 +21,7 @@ from cab.adapters.google_cloud.group_commit import GroupCommit, Statuses
 from cab.adapters.google_cloud.group_read import GroupRead
 from cab.adapters.google_cloud.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
-from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Tally, Write
+from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Tally, Unavailable, Write
 
 _requests = load("google.cloud.firestore_v1", "firestore")
 _GetDocumentRequest = _requests.GetDocumentRequest.pb()
@@ -169,7 +169,10 @@ class FirestoreDocuments:
             responses = await self._api.call(
                 _BATCH_GET, request, budget_s=budget_s, metadata=self._metadata, retry_on=_RETRY_READ
             )
-            return {item.found.name: item.found for item in responses if item.HasField("found")}
+            found = {item.found.name: item.found for item in responses if item.HasField("found")}
+            if not found.keys() | {item.missing for item in responses} >= set(names):
+                raise Unavailable("documents")  # a document that the answer does not speak of is not missing
+            return found
         try:
             document = await self._api.call(
                 _GET,
