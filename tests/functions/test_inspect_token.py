@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from tests.support.jose import ABSENT, claims_of, ec_key
 from tests.support.world import CRM, START, STS, WAREHOUSE, Answer, World, intent, task
 
+from cab.ports import Create
 from cab.stores.issued_tokens import IssuedTokens
 
 LISTING = intent("crm.deal.list", "deal/*")
@@ -253,6 +255,22 @@ async def test_each_agent_may_revoke_a_token_that_several_were_given(world: Worl
     assert await crm_token(world, "careful") == token
     await world.revoke(token, agent="assistant")
     assert (await world.introspect(token, agent="careful")).body == INACTIVE
+
+
+async def test_a_revocation_means_every_hand_out_there_is_whatever_the_clocks_of_other_instances_say(
+    world: World,
+) -> None:
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    token = await crm_token(world)
+    guards = world.cloud.documents["guards"]
+    (hand_out,) = await guards.find("issued_tokens")
+    ahead, last = (hand_out.fields[name] + timedelta(seconds=20) for name in ("issued_at", "expires_at"))
+    later = hand_out.fields | {"issued_at": ahead, "expires_at": last, "client_id": "careful"}
+    await guards.write(Create("issued_tokens/later", later))
+    await world.revoke(token)
+    assert (await world.introspect(token, agent="careful")).body == INACTIVE
+    (mark,) = await guards.find("revoked_tokens")
+    assert mark.fields["expire_at"] >= last
 
 
 async def test_revoking_a_token_leaves_the_users_grant_alone(world: World) -> None:

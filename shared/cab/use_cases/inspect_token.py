@@ -133,9 +133,13 @@ class RevokeToken(_TokenLookup):
                 facts.subject = audit.Subject(key=claims["sub"])
                 facts.txn = claims["txn"]
             return
-        issued = next((item for item in await self._downstream(token) if _is_of(item, agent)), None)
+        hand_outs = await self._downstream(token)
+        issued = next((item for item in hand_outs if _is_of(item, agent)), None)
         if issued is not None:
-            await self._issued_tokens.revoke(token_sha256(token), now=self._clock.now(), until=issued.expires_at)
+            # The last hand-out to end decides, and one that another instance's clock dates later is meant too.
+            until = max(item.expires_at for item in hand_outs)
+            now = max(self._clock.now(), *(item.issued_at for item in hand_outs))
+            await self._issued_tokens.revoke(token_sha256(token), now=now, until=until)
             facts.subject = audit.Subject(key=issued.subject)
             facts.grant = audit.GrantFacts(id=issued.grant_id)
             facts.txn = issued.txn
