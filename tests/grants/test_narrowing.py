@@ -521,6 +521,15 @@ async def test_a_wider_token_is_handed_out_and_called_so_where_the_connection_ac
     assert (token.scopes, token.narrowed) == (("read", "write"), False)
 
 
+@BOTH
+@in_virtual_time
+async def test_the_token_that_was_to_be_narrowed_is_not_handed_out_when_it_comes_back(make: Any) -> None:
+    world = await make().open()
+    await world.connect(expired=False)
+    world.answer = lambda form: HttpAnswer(200, {}, json.dumps({"access_token": world.presented(form)}).encode())
+    assert (await world.instance().refused()).reason is Reason.SCOPE_NOT_GRANTABLE
+
+
 @in_virtual_time
 async def test_scopes_in_a_list_of_restrictions_count_as_box_names_them() -> None:
     world = await box(scope_claim="restricted_to.scope").open()

@@ -83,6 +83,10 @@ class NarrowTokens:
                 _logger.warning("narrowing at %s refused: %s", connection.id, refusal.code)
                 refused = wide.secret_version
                 continue
+            if granted.access_token == wide.access_token and not wide.narrowed:
+                raise BrokerError(
+                    Reason.SCOPE_NOT_GRANTABLE, "The connected system gave back the token that it was asked to narrow."
+                )
             return _narrow(wide, granted, wanted, outcome)
         # Not written into the grant: its refresh token has just worked. See docs/grants.md.
         raise BrokerError(
