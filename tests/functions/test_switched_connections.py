@@ -180,6 +180,18 @@ async def test_the_tokens_of_a_consent_end_when_the_organisation_approves(world:
     assert ((await grant(world)).due_at, crm.revoked) == (None, ["crm-refresh-1"])
 
 
+async def test_tokens_of_another_system_are_destroyed_and_never_shown_to_the_one_that_took_its_place(
+    world: World, crm: Crm
+) -> None:
+    await consented(world, crm)
+    await switch(world, "id_jag")
+    await world.set_grant(NAME, provider="former-crm", due_at=world.clock.now())
+    await visit(world)
+    assert ("grant.revoked", "replaced by trust", False) in causes(world)
+    await a_minute_later(world)
+    assert (payloads(world), crm.revoked) == ([], [])
+
+
 async def test_a_grant_that_would_idle_out_is_put_away_without_being_used(world: World, crm: Crm) -> None:
     await consented(world, crm)
     await switch(world, "id_jag")

@@ -144,7 +144,7 @@ class RevokeGrants:
         last = (grant.clean_below or 1) - 1
         if connection is not None and provider is not None and last > NO_TOKENS:
             for version, late in await self._payloads.following(grant, last, provider):
-                if late is not None and await self._revoke_upstream(late, connection, provider) is Upstream.FAILED:
+                if late is not None and await self._tell(grant, late, connection, provider) is Upstream.FAILED:
                     raise Unavailable("provider")
                 last = version
         for version in range(grant.destroy_below, last + 1):
@@ -163,6 +163,14 @@ class RevokeGrants:
         except Unavailable:
             return Upstream.FAILED
         if payload is None:
+            return Upstream.IMPOSSIBLE
+        return await self._tell(grant, payload, connection, provider)
+
+    async def _tell(self, grant: Grant, payload: Payload, connection: Connection, provider: Provider) -> Upstream:
+        """A token is shown to no system but the one it came from: the connection may lead to another one by now."""
+        came_from = self._deployment.provider_by_id.get(grant.provider)
+        leads_to = self._deployment.provider_by_id[connection.provider]
+        if came_from is None or came_from.revocation.endpoint != leads_to.revocation.endpoint:
             return Upstream.IMPOSSIBLE
         return await self._revoke_upstream(payload, connection, provider)
 
