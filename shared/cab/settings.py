@@ -11,18 +11,17 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 AccountEmail = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+@[a-z0-9.-]+\Z")]
 GOOGLE_ISSUER = "https://accounts.google.com"
 GOOGLE_JWKS_URI = "https://www.googleapis.com/oauth2/v3/certs"
 
 
-class FunctionSettings(BaseSettings):
-    """Common to all functions."""
+class FunctionSettings(BaseModel):
+    """Common to all functions. A field's alias is its environment variable."""
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         extra="ignore",
         hide_input_in_errors=True,
         frozen=True,
@@ -80,13 +79,13 @@ class RefreshGrantsSettings(AuditingSettings):
         alias="CAB_REFRESH_GRANTS_URL", pattern=r"^https?://[^/?#]+\Z", description="Audience of its callers' tokens."
     )
     due_topic: str = Field(default="cab-grants-due", alias="CAB_GRANTS_DUE_TOPIC", min_length=3)
-    token_callers: Annotated[tuple[AccountEmail, ...], NoDecode] = Field(
+    token_callers: tuple[AccountEmail, ...] = Field(
         alias="CAB_TOKEN_CALLERS", description="Accounts that may call /grants/token, separated by commas."
     )
-    revoke_callers: Annotated[tuple[AccountEmail, ...], NoDecode] = Field(
+    revoke_callers: tuple[AccountEmail, ...] = Field(
         alias="CAB_REVOKE_CALLERS", description="Accounts that may call /grants/revoke."
     )
-    sweep_callers: Annotated[tuple[AccountEmail, ...], NoDecode] = Field(
+    sweep_callers: tuple[AccountEmail, ...] = Field(
         alias="CAB_SWEEP_CALLERS", description="Accounts that may call /grants/sweep and /grants/due."
     )
 
@@ -135,7 +134,7 @@ _Settings = TypeVar("_Settings", bound=FunctionSettings)
 def load(kind: type[_Settings]) -> _Settings:
     """The settings from the environment, or exit with one sentence per mistake: variable and remedy, never a value."""
     try:
-        return kind()
+        return kind.model_validate(dict(os.environ))
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(part) for part in item['loc']) or kind.__name__}: {item['msg']}"
