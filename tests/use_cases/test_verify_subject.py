@@ -42,7 +42,7 @@ class Bench:
         self.keys = Keys(KEY)
         self.verifier = AssertionVerifier(deployment().broker, self.keys, self.clock)
 
-    def token(self, number: int = 1) -> str:
+    def token(self, number: int = 1, **more: Any) -> str:
         now = int(self.clock.now().timestamp())
         claims = {
             "iss": EDGE,
@@ -56,7 +56,7 @@ class Bench:
             "iat": now,
             "exp": now + 300,
             "jti": f"j{number}",
-        }
+        } | more
         return KEY.sign(claims, {"typ": "cab-assertion+jwt"})
 
     async def refusal(self, token: str) -> Reason:
@@ -130,6 +130,12 @@ async def test_only_so_many_are_remembered_the_oldest_are_forgotten(
     assert len(bench.verifier._verified) == 3
     assert await bench.verifier.verify(tokens[4]) is verified[4]
     assert await bench.verifier.verify(tokens[0]) is not verified[0]
+
+
+async def test_what_is_remembered_does_not_grow_with_what_a_token_says_beside(bench: Bench) -> None:
+    await bench.verifier.verify(bench.token(more=["hundreds-of-groups"] * 500))
+    assert len(bench.verifier._verified) == 1
+    assert "hundreds-of-groups" not in repr(bench.verifier._verified._known)
 
 
 async def test_keys_are_never_asked_for_an_issuer_that_is_not_ours(bench: Bench) -> None:

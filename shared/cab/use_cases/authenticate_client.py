@@ -160,7 +160,7 @@ class ClientAuthenticator(Generic[_Client]):
         client = self._by_workload.get((issuer, verified.text("sub")))
         if client is None:
             raise failed()
-        return Verified(client, verified, key)
+        return Verified(client, verified.issuer, verified.expires_at, key)
 
     async def _by_secret(self, authorization: str) -> _Client:
         offered = basic_credentials(authorization)

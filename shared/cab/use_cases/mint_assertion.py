@@ -161,4 +161,5 @@ class MintAssertion:
         key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
         rules = id_tokens.rules(provider, front_end.idp_client_id)
         claims = jws.verify(unverified, key, rules, now=self._clock.now())
-        return Verified(id_tokens.read(claims, provider, client_id=front_end.idp_client_id), claims, key)
+        login = id_tokens.read(claims, provider, client_id=front_end.idp_client_id)
+        return Verified(login, claims.issuer, claims.expires_at, key)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Generic, TypeVar
 
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol import jws
 from cab.protocol.jwk import PublicKey
-from cab.protocol.jws import VerifiedClaims
 
 REMEMBERED: Final = 2048  # tokens; by SHA-256, never the tokens themselves
 
@@ -22,10 +22,11 @@ _Meaning = TypeVar("_Meaning")
 
 @dataclass(frozen=True, slots=True)
 class Verified(Generic[_Meaning]):
-    """What a token means, and what that rests on."""
+    """What a token means, and what that rests on. Not its claims: an identity provider may put hundreds of groups there."""
 
     meaning: _Meaning
-    claims: VerifiedClaims
+    issuer: str
+    expires_at: datetime
     key: PublicKey
 
 
@@ -58,10 +59,10 @@ class VerifiedTokens(Generic[_Meaning]):
 
     async def _still_stands(self, known: Verified[_Meaning]) -> bool:
         """Whether the token lives and its issuer still publishes the very key that verified it."""
-        if known.claims.expires_at <= self._clock.now() - jws.LEEWAY:
+        if known.expires_at <= self._clock.now() - jws.LEEWAY:
             return False
         try:
-            key: PublicKey = await self._keys.find(known.claims.issuer, known.key.kid, known.key.algorithm)
+            key: PublicKey = await self._keys.find(known.issuer, known.key.kid, known.key.algorithm)
         except NotFound:
             return False
         return key == known.key

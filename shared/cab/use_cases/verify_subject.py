@@ -41,4 +41,4 @@ class AssertionVerifier:
             raise jws.TokenRejected("iss is not one of ours")
         key = await self._keys.find(issuer, unverified.kid, unverified.algorithm)
         claims = jws.verify(unverified, key, rules, now=self._clock.now())
-        return Verified(assertions.read(claims), claims, key)
+        return Verified(assertions.read(claims), claims.issuer, claims.expires_at, key)
