@@ -165,6 +165,25 @@ async def test_where_policy_wants_a_strong_login_the_user_agrees_with_one_too(wo
     assert request.fields["acr_values"] == "gold platinum"
 
 
+async def test_a_yes_of_a_weaker_login_is_not_one_where_policy_wants_a_strong_login(world: World) -> None:
+    """The same intent and task; but what the user agreed to was asked without that demand."""
+    by_schedule = _CONFIRM_WRITES.replace("permit", '@acr("gold") permit').replace('@id("', '@id("strong-')
+    by_schedule = by_schedule.replace(";", ' when { context.trigger == "schedule" };')
+    world = World(config=world.write_policies(f"{_CONFIRM_WRITES}\n{by_schedule}"))
+
+    async def as_scheduled() -> Answer:
+        assertion = await world.assertion(user="alice", task=BOUNDS | {"trigger": "schedule"}, acr="gold")
+        return await world.exchange(DROP, subject_token=assertion)
+
+    weak = (await ask(world)).json["interaction_uri"]
+    await world.decide(weak, approved=True)
+    asked = await as_scheduled()
+    assert asked.refusal == REQUIRED
+    assert asked.json["interaction_uri"] != weak
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    assert (await as_scheduled()).status == 200
+
+
 async def test_a_yes_never_overrides_what_policy_has_come_to_forbid(world: World) -> None:
     await world.decide((await ask(world)).json["interaction_uri"], approved=True)
     nobody = '@id("nobody") permit (principal, action == CAB::Action::"warehouse.query.run", resource);'

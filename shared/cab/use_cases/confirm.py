@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cab.domain.decisions import Confirm
+from cab.domain.decisions import Confirm, Decision
 from cab.domain.deployment import Broker
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.intents import Intent
@@ -70,7 +70,7 @@ class Confirmations:
         )
         current = await self._requests.current(binding)
         if current is not None:
-            settled = await self.spend(current, now=now)
+            settled = await self.spend(current, decision, now=now)
             if settled is not None:
                 return settled
         request = ApprovalRequest(
@@ -87,21 +87,23 @@ class Confirmations:
         )
         return Waiting(await self._requests.open(request, instead_of=current.id if current else None))
 
-    async def spend(self, request: ApprovalRequest, *, now: datetime) -> Waiting | Confirmed | None:
-        """What became of a request: still waiting, confirmed (and now spent), or None when it ended without effect.
+    async def spend(self, request: ApprovalRequest, decision: Decision, *, now: datetime) -> Waiting | Confirmed | None:
+        """What became of a request: still waiting, confirmed (and now spent), or None when it ended without effect, or asks
+        for a weaker login than the `decision` of today does.
 
         Raises: BrokerError CONFIRMATION_REFUSED while the refusal stands.
         """
         state = await self.state(request)
+        strong = not isinstance(decision, Confirm) or _is_as_strong(request.acr_values, decision.acr_values)
         if state.decision is None:
-            return Waiting(request) if now < request.waits_until else None
+            return Waiting(request) if strong and now < request.waits_until else None
         if not state.is_for_this:
             return None
         if not state.decision.approved:
             if now < request.waits_until:
                 raise BrokerError(Reason.CONFIRMATION_REFUSED, "The user refused this action.")
             return None
-        if not state.is_usable(now, self._valid_for):
+        if not strong or not state.is_usable(now, self._valid_for):
             return None
         # Spent before the audit publish: if the publish fails, the approval is gone and the user is asked again.
         spent = await self._requests.use(request, until=request.waits_until + self._valid_for)
@@ -127,3 +129,8 @@ class Confirmations:
         if state.used:
             return BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code was redeemed before.")
         return BrokerError(Reason.DEFERRAL_EXPIRED, "The request for confirmation has expired.")
+
+
+def _is_as_strong(asked: str | None, wanted: str | None) -> bool:
+    """Whether every login level that was good enough for the page is among those that are wanted."""
+    return wanted is None or (asked is not None and set(asked.split()) <= set(wanted.split()))

@@ -583,7 +583,7 @@ class ExchangeToken:
         raise_refusal(assessment.decision)
         if request.binding.policy_version != self._deployment.policy_version:
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
-        outcome = await self._confirmations.spend(request, now=now)
+        outcome = await self._confirmations.spend(request, assessment.decision, now=now)
         if outcome is None:
             raise await self._confirmations.ended(request)
         if isinstance(outcome, Waiting):
