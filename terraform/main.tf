@@ -27,7 +27,7 @@ locals {
       CAB_REFRESH_GRANTS_URL = local.refresh_grants_url
       CAB_GRANTS_DUE_TOPIC   = google_pubsub_topic.grants_due.name
       CAB_TOKEN_CALLERS      = google_service_account.function["exchange_token"].email
-      CAB_REVOKE_CALLERS     = google_service_account.function["connect_account"].email
+      CAB_REVOKE_CALLERS     = join(",", concat([google_service_account.function["connect_account"].email], sort(var.operators)))
       CAB_SWEEP_CALLERS      = join(",", [google_service_account.scheduler.email, google_service_account.pubsub_push.email])
     } }
     ingest_audit = { public = false, environment = {
@@ -83,12 +83,12 @@ module "function" {
   environment           = merge(local._common_environment, each.value.environment)
   public                = each.value.public
   size                  = try(var.functions[each.key], {})
-  invokers = each.key == "refresh_grants" ? {
+  invokers = each.key == "refresh_grants" ? merge({
     exchange_token  = google_service_account.function["exchange_token"].member
     connect_account = google_service_account.function["connect_account"].member
     scheduler       = google_service_account.scheduler.member
     pubsub_push     = google_service_account.pubsub_push.member
-  } : each.key == "ingest_audit" ? { pubsub_push = google_service_account.pubsub_push.member } : {}
+  }, { for email in var.operators : email => "serviceAccount:${email}" }) : each.key == "ingest_audit" ? { pubsub_push = google_service_account.pubsub_push.member } : {}
 
   depends_on = [google_project_iam_member.build]
 }

@@ -75,6 +75,18 @@ variable "notification_channels" {
   nullable    = false
 }
 
+variable "operators" {
+  description = "Service accounts, by e-mail address, that may end grants with `cab grants`. They call from inside the project's network."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for email in var.operators : can(regex("^[a-z0-9-]+@[a-z0-9.-]+\\.gserviceaccount\\.com$", email))])
+    error_message = "operators are e-mail addresses of service accounts, without a prefix."
+  }
+}
+
 variable "project_id" {
   description = "Google Cloud project of the broker. Use one of its own: permissions are granted per database and project."
   type        = string

@@ -154,7 +154,7 @@ class Stack:
         names = ("firestore", "pubsub", "secret_manager", "bigquery", "google_identity", "push_proxy", *FUNCTIONS)
         self.ports = {"gateway": gateway_port, **{name: take() for name in names}, **self.organisation.ports}
         self.control_ports = {name: take() for name in ("firestore", "pubsub", "secret_manager")}
-        self.metadata_ports = {name: take() for name in FUNCTIONS}
+        self.metadata_ports = {name: take() for name in (*FUNCTIONS, "operator")}
 
     # --- addresses ---
 
@@ -204,6 +204,19 @@ class Stack:
             **self._configuration_variables(),
             "CAB_CONFIG_DIR": str(self.config_dir),
         }
+
+    def operator_environment(self) -> dict[str, str]:
+        """Leads the commands of `cab` here, those too that ask refresh_grants as somebody who may revoke."""
+        metadata = self._metadata_address("operator")
+        return {
+            **self.client_environment(),
+            "CAB_REFRESH_GRANTS_URL": self.url("refresh_grants"),
+            "GCE_METADATA_HOST": metadata,
+            "GCE_METADATA_IP": metadata,
+        }
+
+    def _metadata_address(self, name: str) -> str:
+        return f"127.0.0.1:{self.metadata_ports[name]}"
 
     # --- the table ---
 
@@ -357,7 +370,7 @@ class Stack:
             "refresh_grants": {
                 "CAB_REFRESH_GRANTS_URL": refresh,
                 "CAB_TOKEN_CALLERS": account("exchange_token"),
-                "CAB_REVOKE_CALLERS": account("connect_account"),
+                "CAB_REVOKE_CALLERS": f"{account('connect_account')},{account('operator')}",
                 "CAB_SWEEP_CALLERS": f"{account('scheduler')},{account('pubsub_push')}",
             },
             "ingest_audit": {
@@ -367,7 +380,7 @@ class Stack:
                 **({} if self.bigquery_url else {"CAB_AUDIT_ROWS_FILE": str(self.rows_file)}),
             },
         }
-        metadata = f"127.0.0.1:{self.metadata_ports[name]}"
+        metadata = self._metadata_address(name)
         return Service(
             name=name,
             command=(
@@ -583,9 +596,9 @@ def _log_to_file(path: Path) -> None:
 async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
     begun = time.monotonic()
     _log_to_file(stack.state / "logs" / "supervisor.log")
-    environment = stack.client_environment()
-    os.environ.update(environment)  # for the clients of this process, which fill the emulators
-    (stack.state / stack_file.ENVIRONMENT_NAME).write_text(json.dumps(environment, indent=2) + "\n", "utf-8")
+    os.environ.update(stack.client_environment())  # for the clients of this process, which fill the emulators
+    environment = json.dumps(stack.operator_environment(), indent=2)
+    (stack.state / stack_file.ENVIRONMENT_NAME).write_text(environment + "\n", "utf-8")
     parts = stack.parts()
     services = {part.name: part for part in parts if isinstance(part, Service)}
 
@@ -618,7 +631,10 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
             await starting
             publish()
             async with control.listening(stack.state, _Controls(supervisor).handle):
-                progress.line(f"\n{stack.origin} is ready after {time.monotonic() - begun:.1f} s. Ctrl-C stops it.")
+                progress.line(
+                    f"\n{stack.origin} is ready after {time.monotonic() - begun:.1f} s; pages for people: {stack.origin}/me"
+                    "\nCtrl-C stops it."
+                )
                 await waiting
     finally:
         starting.cancel()

@@ -86,6 +86,30 @@ run "audit_never_expires_and_is_written_by_one_identity" {
   }
 }
 
+run "nobody_but_people_on_their_page_ends_grants_unless_named" {
+  command = plan
+
+  assert {
+    condition     = length(var.operators) == 0
+    error_message = "Whoever may end grants beside their users is named by the deployment."
+  }
+}
+
+run "an_operator_can_be_named" {
+  command = plan
+  variables {
+    operators = ["on-duty@test-cab.iam.gserviceaccount.com"]
+  }
+}
+
+run "an_operator_who_is_no_service_account_is_refused" {
+  command = plan
+  variables {
+    operators = ["alice@example.com"]
+  }
+  expect_failures = [var.operators]
+}
+
 run "authorization_codes_stay_out_of_request_logs" {
   command = plan
 

@@ -70,7 +70,16 @@ def test_only_the_exchange_may_ask_for_tokens_of_grants(leases: PortLeases, tmp_
     environment = services["refresh_grants"].environment
     assert environment["CAB_TOKEN_CALLERS"] == account("exchange_token")
     assert account("exchange_token") not in environment["CAB_SWEEP_CALLERS"].split(",")
-    assert environment["CAB_REVOKE_CALLERS"] == account("connect_account")
+    assert environment["CAB_REVOKE_CALLERS"].split(",") == [account("connect_account"), account("operator")]
+
+
+def test_the_commands_of_an_operator_are_led_to_the_stack(leases: PortLeases, tmp_path: Path) -> None:
+    stack = Stack(StackOptions(port=0, state_dir=tmp_path), leases, with_bigquery=False)
+    command = services_of(stack)["google_identity"].command
+    accounts: dict[str, int | None] = json.loads(command[command.index("--accounts") + 1])
+    environment = stack.operator_environment()
+    assert environment["GCE_METADATA_HOST"] == f"127.0.0.1:{accounts[account('operator')]}"
+    assert environment["CAB_REFRESH_GRANTS_URL"] == stack.url("refresh_grants")
 
 
 def test_no_function_is_given_a_secret_by_its_environment(leases: PortLeases, tmp_path: Path) -> None:

@@ -42,9 +42,12 @@ def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
     if as_json:
         click.echo(json.dumps([_shown(grant) for grant in found]))
         return
+    if not found:
+        click.echo("nothing found")
     for grant in found:
         cause = f"  {grant.fail_cause}" if grant.fail_cause else ""
-        click.echo(f"{grant.status.value:<13} {grant.connection:<12} seq {grant.seq:<4} {grant.grant_id}{cause}")
+        whose = f"{grant.tenant} {grant.subject[:7]}…  seq {grant.seq:<4}"
+        click.echo(f"{grant.status.value:<13} {grant.connection:<12} {whose} {grant.grant_id}{cause}")
 
 
 @grants_group.command("show")
