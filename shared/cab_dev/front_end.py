@@ -81,7 +81,9 @@ class FrontEndSession:
             raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
         if answer.status_code != 200:
             reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
-            raise FrontEndFailed(f"The broker refused with {answer.status_code}: {reason}.")
+            raise FrontEndFailed(
+                f"The broker refused with {answer.status_code}: {reason}. {body.get('error_description', '')}".rstrip()
+            )
         return str(body["access_token"])
 
     def mint_form(self, id_token: str, *, agent: str, task_json: bytes | None = None) -> dict[str, str]:

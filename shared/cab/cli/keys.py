@@ -111,7 +111,7 @@ def _step(name: str, summary: str) -> None:
             done = run(project, work)
         except TooEarly as error:
             raise click.ClickException(
-                f"Too early: a verifier could miss the key. {str(error).capitalize()}."
+                f"Too early: a verifier could miss the key. {str(error)[:1].upper()}{str(error)[1:]}."
             ) from error
         except (LookupError, Conflict) as error:
             raise click.ClickException(str(error)) from error
