@@ -86,7 +86,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     for item in revoked:
         upstream = {True: "also upstream", False: "not upstream", None: "had ended before"}[item["upstream"]]
         click.echo(f"revoked {item['connection']:<12} {item['grant_id']}  {upstream}")
-    click.echo(f"{len(revoked)} grants")
+    click.echo("1 grant" if len(revoked) == 1 else f"{len(revoked)} grants")
 
 
 @grants_group.command("allow")
@@ -117,7 +117,9 @@ async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
         await http.close()
     content = strict_json.load_object(answer.body)
     if answer.status != 200:
-        raise click.ClickException(f"refused: {content.get('reason_code')}")
+        raise click.ClickException(
+            f"refused: {content.get('reason_code')}. {content.get('error_description', '')}".rstrip()
+        )
     return content
 
 
