@@ -209,6 +209,7 @@ def test_an_answer_that_was_cut_says_so_and_an_empty_one_says_how_to_look_furthe
     assert run("events", "--limit", "1").stdout.endswith("1 row; there may be more: --limit\n")
     assert run("refusals", "--since", "1m").stdout == "nothing found; --since 30d looks further back\n"
     assert run("who-could-have", "--connection", "x").stdout == "nothing found\n"
+    assert "--user takes a key" in run("events", "--user", "alice").stdout
 
 
 def test_a_trace_tells_a_transaction_from_login_to_call_with_the_users_answer() -> None:

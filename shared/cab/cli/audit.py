@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ def _command(
             click.echo(rows_as_json(rows))
             return
         if not rows:
-            click.echo("nothing found" + ("; --since 30d looks further back" if "since" in values else ""))
+            click.echo("nothing found" + _how_to_look(values))
             return
         click.echo(table(columns, rows))
         click.echo(counted(rows, values["limit"]))
@@ -61,6 +61,14 @@ def _command(
     for option in (json_option, limit_option, *reversed(options), dataset_option, project_option):
         command = option(command)
     audit_group.command(name, help=f"{says}\n\nReads the view {view}.", short_help=says)(command)
+
+
+def _how_to_look(values: Mapping[str, Parameter]) -> str:
+    hints = [
+        *(["--since 30d looks further back"] if "since" in values else []),
+        *(["--user takes a key as the column user shows it, no name"] if values.get("user") else []),
+    ]
+    return "".join(f"; {hint}" for hint in hints)
 
 
 def counted(rows: Sequence[Row], limit: Parameter) -> str:
