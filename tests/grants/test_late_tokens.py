@@ -9,9 +9,10 @@ import pytest
 from tests.grants.grant_world import FAMILY, LEEWAY, READ, STATIC, STRICT, GrantWorld, Worker
 from tests.grants.virtual_time import in_virtual_time
 
+from cab.adapters.in_memory.documents import Outage
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
-from cab.ports import Unavailable
+from cab.ports import SendFailed, Unavailable
 from cab_dev.twins.oauth_provider import PROFILES
 from cab_dev.twins.oauth_provider.profiles import RevocationRadius
 
@@ -268,6 +269,55 @@ async def test_after_a_token_was_spent_twice_nothing_is_served_until_a_refresh_h
         await awake.token(name)
     assert refused.value.reason is Reason.GRANT_NEEDS_REAUTH
     assert (await world.grant(name)).fail_cause == Outcome.LOST_IN_WINDOW.value
+
+
+class DeafHttp(SleepingHttp):
+    """As above, and its request, sent on waking, arrives after a while: its time was over long before, it hears no answer."""
+
+    def __init__(self, world: GrantWorld, seconds: float, *, on_the_way_s: float) -> None:
+        super().__init__(world, seconds)
+        self._on_the_way_s = on_the_way_s
+        self.arriving: list[asyncio.Task[object]] = []
+
+    async def post_form(self, *args: object, **kwargs: object) -> object:
+        if not self._seconds:
+            return await super().post_form(*args, **kwargs)
+        seconds, self._seconds = self._seconds, 0.0
+        await asyncio.sleep(seconds)
+        self.arriving.append(asyncio.create_task(self._arrive(*args, **kwargs)))
+        await asyncio.sleep(0)
+        raise SendFailed("provider", may_have_arrived=True)
+
+    async def _arrive(self, *args: object, **kwargs: object) -> object:
+        await asyncio.sleep(self._on_the_way_s)
+        return await super().post_form(*args, **kwargs)
+
+
+@pytest.mark.parametrize("store_is_away_s", [0.0, 3.0])
+@pytest.mark.parametrize("on_the_way_s", [0.0, 0.05, 1.0, 4.0])
+@in_virtual_time
+async def test_who_wakes_and_sends_too_late_warns_also_without_an_answer(
+    on_the_way_s: float, store_is_away_s: float
+) -> None:
+    world = await GrantWorld(FAMILY).open()
+    name = await world.connect()
+    http = DeafHttp(world, 60, on_the_way_s=on_the_way_s)
+    asleep = asyncio.create_task(world.worker(http=http).token(name))
+    awake = world.worker()
+    await asyncio.sleep(1)
+    await world.drain(awake, for_s=55, every_s=3)
+    while not http.arriving:
+        await asyncio.sleep(0.01)
+    if store_is_away_s:
+        world.documents.outage = Outage(frozenset({"read", "write"}))
+        await asyncio.sleep(store_is_away_s)
+        world.documents.outage = None
+    await world.drain(awake, for_s=30, every_s=3)
+    await asyncio.gather(asleep, *http.arriving, return_exceptions=True)
+    await world.drain(awake, for_s=60, every_s=3)
+    assert [entry["event"] for entry in world.book.ledger()].count("refused") > 0  # the family is revoked
+    grant = await world.grant(name)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
 
 
 @in_virtual_time

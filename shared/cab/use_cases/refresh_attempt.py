@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -35,6 +36,7 @@ DEFINITE_REFUSALS: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 429})
 GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
+_WARN_AGAIN_AFTER_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 _Result = TypeVar("_Result")
 Step = Callable[[str], Awaitable[None]]
@@ -273,6 +275,18 @@ class _Attempt:
             await self._put_back("stood still")  # nothing was sent
             return None
         try:
+            return await self._send(base, scopes)
+        except FenceLost:
+            await self._warn()
+            raise
+        except Unavailable:
+            if self._lease_is_over():  # another may have taken over, and we could not see it
+                await self._warn()
+            raise
+
+    async def _send(self, base: Payload, scopes: tuple[str, ...]) -> Committed | None:
+        """Step 3, and what follows from the answer. Raises: FenceLost when another took over, and no token set came of this."""
+        try:
             answer = await self._parts.calls.refresh(
                 self._wanted.connection,
                 self._provider,
@@ -283,9 +297,10 @@ class _Attempt:
         except SendFailed as error:
             await self._parts.step("after send")
             if error.may_have_arrived:
-                await self._lose_sight("no answer", in_flight=True)
+                await self._lose_sight_in_flight()
             else:
-                await self._put_back("cannot connect")
+                with suppress(FenceLost):  # nothing was sent, so whoever took over need not be warned
+                    await self._put_back("cannot connect")
             return None
         except AnswerTooLarge:
             await self._lose_sight("answer too large")
@@ -294,6 +309,18 @@ class _Attempt:
         if 200 <= answer.status < 300:
             return await self._keep(base, answer, scopes)
         return await self._refused(base, answer)
+
+    async def _lose_sight_in_flight(self) -> None:
+        try:
+            await self._lose_sight("no answer", in_flight=True)
+        except FenceLost:
+            # The request may be before its answer still: what is tried now may be dead in a moment. So warn once more then.
+            await self._warn()
+            await asyncio.sleep(self._parts.timings.provider_timeout.total_seconds())
+            raise
+
+    def _lease_is_over(self) -> bool:
+        return self._grant.lease_until is None or self._now() >= self._grant.lease_until
 
     def _stood_still(self) -> bool:
         """Whether the lease no longer covers a call: another may be about to take over."""
@@ -353,7 +380,7 @@ class _Attempt:
             if await self._put_in_escrow(raw, sealed):
                 await self._parts.step("escrowed")
                 return None
-            if grant.lease_until is None or self._now() >= grant.lease_until:
+            if self._lease_is_over():
                 raise Unavailable("secrets")
             await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -426,16 +453,24 @@ class _Attempt:
             return committed
         sent_before = self._recovers and self._grant.provider_class is not RotationClass.STATIC
         lost = sent_before or self._grant.suspect_since is not None
-        try:
-            await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
-        except FenceLost:
-            await self._warn()
+        await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
         return None
 
     async def _warn(self) -> None:
-        """We stood still, another took over, and then our request told the provider of a token spent twice."""
-        if self._provider.rotation.reuse_revokes_family:
-            await self._parts.late.suspect(self._grant)
+        """We stood still, another took over, and then our request told, or may have told, the provider of a token spent twice.
+
+        Nobody else can know, so an outage of ours is outlasted for a while. Raises: Unavailable.
+        """
+        if not self._provider.rotation.reuse_revokes_family:
+            return
+        for pause_s in _WARN_AGAIN_AFTER_S:
+            try:
+                await self._parts.late.suspect(self._grant)
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+            else:
+                return
+        await self._parts.late.suspect(self._grant)
 
     async def _give_up(self, cause: str) -> None:
         now, timings = self._now(), self._parts.timings
