@@ -17,7 +17,11 @@ from cab.ports import Unavailable
 _Result = TypeVar("_Result")
 
 project_option = click.option(
-    "--project", envvar="GOOGLE_CLOUD_PROJECT", required=True, help="Google Cloud project of the deployment."
+    "--project",
+    envvar="GOOGLE_CLOUD_PROJECT",
+    show_envvar=True,
+    required=True,
+    help="Google Cloud project of the deployment.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

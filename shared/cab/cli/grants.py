@@ -18,6 +18,14 @@ SHOWN = {
     *("connected_at", "next_try_at", "due_at"),
 }
 
+url_option = click.option(
+    "--url",
+    envvar="CAB_REFRESH_GRANTS_URL",
+    show_envvar=True,
+    required=True,
+    help="Address of refresh_grants.",
+)
+
 
 @click.group("grants")
 def grants_group() -> None:
@@ -67,7 +75,7 @@ def show(project: str, grant_id: str) -> None:
 
 
 @grants_group.command("revoke")
-@click.option("--url", envvar="CAB_REFRESH_GRANTS_URL", required=True, help="Address of refresh_grants.")
+@url_option
 @click.option("--grant", "grant_id", help="One grant.")
 @click.option("--tenant", help="Every grant of this tenant, narrowed by --subject and --connection.")
 @click.option("--subject", help="Only this user's grants.")
@@ -90,7 +98,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
 
 
 @grants_group.command("allow")
-@click.option("--url", envvar="CAB_REFRESH_GRANTS_URL", required=True, help="Address of refresh_grants.")
+@url_option
 @click.option("--cause", default="operator", show_default=True, help="Why, for the audit.")
 @click.argument("grant_id")
 def allow(url: str, cause: str, grant_id: str) -> None:
