@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,7 @@ from tests.running_stack import Stack, running_stack
 from tests.support.trusted_acme import KINDS, write_configuration
 
 from cab.domain.grants import grant_id
+from cab_dev import stack_file
 
 pytestmark = pytest.mark.stack
 EVERY_KIND = pytest.mark.parametrize("connection", KINDS, ids=list(KINDS.values()))
@@ -51,33 +55,39 @@ def vouchers(stack: Stack) -> list[dict[str, Any]]:
     return [entry for entry in of_crm(stack, "/_control/ledger")["entries"] if entry["event"] == "vouched"]
 
 
-def end_access(stack: Stack, user: str, connection: str) -> None:
-    """As `cab grants revoke` does, by an identity that may."""
-    subject = jwt.decode(Caller(stack).assertion(user), options={"verify_signature": False})["sub"]
-    services = stack.file.services
-    refresh = services["refresh_grants"].url
-    asked = {"email": "connect-account@demo-cab.iam.gserviceaccount.com", "audience": refresh}
-    identity = requests.get(f"{services['google_identity'].url}/token", params=asked, timeout=10).text
-    answer = requests.post(
-        f"{refresh}/grants/revoke",
-        json={"grant_id": grant_id("acme", subject, connection), "cause": "left the team", "txn": "t"},
-        headers={"Authorization": f"Bearer {identity}"},
-        timeout=10,
+def operator(stack: Stack, command: str, *arguments: str) -> str:
+    """What `cab grants COMMAND` says to somebody who may end grants and allow them again."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cab.cli", "grants", command, *arguments],
+        env=os.environ | stack_file.read_environment(stack.state_dir),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert answer.status_code == 200, answer.text
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def grant_of(stack: Stack, user: str, connection: str) -> str:
+    subject = jwt.decode(Caller(stack).assertion(user), options={"verify_signature": False})["sub"]
+    return grant_id("acme", subject, connection)
 
 
 @EVERY_KIND
-def test_every_user_works_as_themselves_until_their_access_is_ended(stack: Stack, connection: str) -> None:
+def test_every_user_works_as_themselves_while_their_access_is_not_ended(stack: Stack, connection: str) -> None:
     before = len(vouchers(stack))
     of_alice, of_bob = ask(stack, "alice", connection), ask(stack, "bob", connection)
     assert (user_of(stack, of_alice), user_of(stack, of_bob)) == ("alice", "bob")
     assert of_alice.body["scope"] == "opportunity.read"
     kind = "id_jag" if connection == "jag" else "jwt"
     assert [entry["kind"] for entry in vouchers(stack)[before:]] == [kind, kind]
-    end_access(stack, "alice", connection)
+    grant = grant_of(stack, "alice", connection)
+    assert grant in operator(stack, "revoke", "--grant", grant, "--cause", "left the team")
     assert ask(stack, "alice", connection).reason == "grant_revoked"
     assert user_of(stack, ask(stack, "bob", connection)) == "bob"
+    assert operator(stack, "allow", "--cause", "came back", grant) == "allowed again\n"
+    assert user_of(stack, ask(stack, "alice", connection)) == "alice"
 
 
 def test_the_stack_makes_the_assertion_key_and_the_crm_gets_its_public_half(stack: Stack) -> None:
