@@ -47,7 +47,10 @@ def kill_by_the_thousand(site: Site, number: int, dice: random.Random) -> list[s
     windows: list[float] = []
     struck, slowest = 0, 0.0
     for report in kill(site, number, dice):
-        violations += report.violations() + report.unaudited(site.audit_events())
+        broken = report.violations() + report.unaudited(site.audit_events())
+        for violation in broken:
+            say(f"\n  BROKEN: {violation}")
+        violations += broken
         lost += report.lost()
         expected += report.lost_in_window()
         points += Counter(plan.kind for plan in report.plans)

@@ -290,7 +290,10 @@ class Truth:
 
     @property
     def is_settled(self) -> bool:
-        return self.grant.status in END_STATES and not self.grant.outbox and self.grant.attempt_id is None
+        """ACTIVE under suspicion is no end: nothing is served until the sweeper has had the tokens tried."""
+        grant = self.grant
+        is_suspect = grant.status is GrantStatus.ACTIVE and grant.suspect_since is not None
+        return grant.status in END_STATES and not grant.outbox and grant.attempt_id is None and not is_suspect
 
     @property
     def refreshes(self) -> int:
