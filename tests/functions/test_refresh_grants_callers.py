@@ -199,6 +199,9 @@ async def test_a_revocation_names_what_it_ended(world: World) -> None:
     answer = await world.call_service("/grants/revoke", body, identity(world, "connect-account"))
     assert answer.status == 200
     assert [(item["grant_id"], item["connection"]) for item in answer.json["revoked"]] == [(grant, "crm")]
+    event = world.last_event("refresh_grants")
+    assert (event["event_type"], event["txn"], event["grant"]["cause"]) == ("grant.revoked", "t-9", "user")
+    assert event["actor"]["client_id"] == "connect-account"  # who asked for it, never an e-mail address
     assert (await ask_for_token(world)).refusal == (400, "interaction_required", "grant_revoked")
 
 

@@ -87,7 +87,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     document = {name: value for name, value in names.items() if value is not None}
     if "grant_id" not in document and "tenant" not in document:
         raise click.UsageError("Give --grant or --tenant.")
-    revoked = asyncio.run(_ask(url, "revoke", document | {"cause": cause, "txn": "operator"}))["revoked"]
+    revoked = asyncio.run(_ask(url, "revoke", document | {"cause": cause}))["revoked"]
     if as_json:
         click.echo(json.dumps(revoked))
         return
@@ -103,22 +103,25 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
 @click.argument("grant_id")
 def allow(url: str, cause: str, grant_id: str) -> None:
     """Take back a revocation at a connection without a consent screen, where the user cannot connect again."""
-    answer = asyncio.run(_ask(url, "allow", {"grant_id": grant_id, "cause": cause, "txn": "operator"}))
+    answer = asyncio.run(_ask(url, "allow", {"grant_id": grant_id, "cause": cause}))
     click.echo("allowed again" if answer["allowed"] else "it had not ended")
 
 
 async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
+    """refresh_grants' answer. Each command is a transaction of its own, which stands on standard error for `cab audit trace`."""
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
     from cab.adapters.http.client import AiohttpClient
-    from cab.adapters.system import SystemClock
+    from cab.adapters.system import SystemClock, SystemRandomness
     from cab.ports import Unavailable
     from cab.protocol import strict_json
 
+    txn = SystemRandomness().token(16)
+    click.echo(f"txn {txn}", err=True)
     http = AiohttpClient([url], what="grants", allow_loopback_http=url.startswith("http://127.0.0.1"))
     try:
         token = await GoogleServiceTokens(SystemClock()).identity_token(url)
         headers = {"Authorization": f"Bearer {token}"}
-        answer = await http.post_json(f"{url}/grants/{what}", document, headers=headers, timeout_s=60)
+        answer = await http.post_json(f"{url}/grants/{what}", document | {"txn": txn}, headers=headers, timeout_s=60)
     except Unavailable as error:
         raise click.ClickException(f"{error.what} cannot be reached.") from error
     finally:

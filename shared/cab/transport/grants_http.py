@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness, Unavailable
@@ -121,8 +122,9 @@ class GrantEndpoints:
 
         async def work(facts: Facts) -> dict[str, Any]:
             body = await read_body(request, media_type="application/json")
-            await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
+            account = await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
             facts.client_authenticated = True
+            facts.actor = audit.Actor(client_id=account.partition("@")[0])
             await self._synchronize()
             return await endpoint(body, facts)
 
@@ -157,10 +159,10 @@ class GrantEndpoints:
         asked = _parse(RevokeRequest, body)
         facts.txn = asked.txn
         if asked.grant_id is not None:
-            done = [await self._revoke.one(asked.grant_id, cause=asked.cause, txn=asked.txn)]
+            done = [await self._revoke.one(asked.grant_id, cause=asked.cause, txn=asked.txn, by=_caller(facts))]
         else:
             equal = asked.model_dump(include={"tenant", "subject", "connection"}, exclude_none=True)
-            done = await self._revoke.matching(equal=equal, cause=asked.cause, txn=asked.txn)
+            done = await self._revoke.matching(equal=equal, cause=asked.cause, txn=asked.txn, by=_caller(facts))
         return {
             "revoked": [
                 {"grant_id": item.grant_id, "connection": item.connection, "upstream": item.upstream} for item in done
@@ -170,7 +172,8 @@ class GrantEndpoints:
     async def _allow(self, body: bytes, facts: Facts) -> dict[str, Any]:
         asked = _parse(AllowRequest, body)
         facts.txn = asked.txn
-        return {"allowed": await self._allow_again(asked.grant_id, cause=asked.cause, txn=asked.txn)}
+        by = _caller(facts)
+        return {"allowed": await self._allow_again(asked.grant_id, cause=asked.cause, txn=asked.txn, by=by)}
 
     async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
         due = await self._sweep.due(limit=FAN_OUT)
@@ -192,6 +195,10 @@ class GrantEndpoints:
             return {"visited": False}  # acknowledged: delivering it again would not make it better
         await self._sweep.visit(name)
         return {"visited": True}
+
+
+def _caller(facts: Facts) -> str | None:
+    return facts.actor.client_id if facts.actor else None
 
 
 def _parse(kind: type[Any], body: bytes) -> Any:

@@ -26,7 +26,7 @@ class AllowAgain:
         self._clock = clock
         self._randomness = randomness
 
-    async def __call__(self, name: str, *, cause: str, txn: str) -> bool:
+    async def __call__(self, name: str, *, cause: str, txn: str, by: str | None = None) -> bool:
         """Whether the grant had ended. Tokens of before are not served again: its epoch is a new one.
 
         Raises: BrokerError GRANT_MISSING, TARGET_NOT_ALLOWED where users consent for themselves, GRANT_REVOKED while the
@@ -49,7 +49,13 @@ class AllowAgain:
                 raise BrokerError(Reason.GRANT_REVOKED, "The grant is still being ended.")
             now = self._clock.now()
             event = grant_event(
-                audit.EventType.GRANT_CONNECTED, grant, cause=cause, now=now, randomness=self._randomness, txn=txn
+                audit.EventType.GRANT_CONNECTED,
+                grant,
+                cause=cause,
+                now=now,
+                randomness=self._randomness,
+                txn=txn,
+                by=by,
             )
             allowed = reconnected(
                 grant,

@@ -65,9 +65,10 @@ def grant_event(
     now: datetime,
     randomness: Randomness,
     txn: str | None = None,
+    by: str | None = None,
     upstream_revoked: bool | None = None,
 ) -> dict[str, Any]:
-    """The event of a state change, as `grant` stands after it."""
+    """The event of a state change, as `grant` stands after it. `by` names the service or operator that asked for it."""
     failures = (audit.EventType.GRANT_NEEDS_REAUTH, audit.EventType.GRANT_QUARANTINED)
     event = audit.AuditEvent(
         event_id=randomness.event_id(),
@@ -75,6 +76,7 @@ def grant_event(
         occurred_at=now,
         tenant=grant.tenant,
         subject=audit.Subject(key=grant.subject),
+        actor=None if by is None else audit.Actor(client_id=by),
         tool=audit.Tool(connection=grant.connection, provider=grant.provider),
         grant=audit.GrantFacts(
             id=grant.grant_id,

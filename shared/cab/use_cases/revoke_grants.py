@@ -55,14 +55,16 @@ class RevokeGrants:
         self._randomness = randomness
         self._timings = timings
 
-    async def matching(self, *, equal: Mapping[str, str], cause: str, txn: str) -> list[Revoked]:
+    async def matching(self, *, equal: Mapping[str, str], cause: str, txn: str, by: str | None = None) -> list[Revoked]:
         """Revoke every grant whose fields equal the given ones (tenant, subject, connection)."""
         stored = await self._store.matching(equal=equal, limit=MAX_REVOKED_AT_ONCE)
-        return list(await asyncio.gather(*(self.one(item.grant.grant_id, cause=cause, txn=txn) for item in stored)))
+        return list(
+            await asyncio.gather(*(self.one(item.grant.grant_id, cause=cause, txn=txn, by=by) for item in stored))
+        )
 
-    async def one(self, name: str, *, cause: str, txn: str) -> Revoked:
+    async def one(self, name: str, *, cause: str, txn: str, by: str | None = None) -> Revoked:
         """From the return on, no token of the grant is served. Whether the provider knows is in `upstream`; if it could not be
-        reached, the sweeper asks again.
+        reached, the sweeper asks again. `by` names the service or operator that asked, for the audit.
 
         Raises: BrokerError GRANT_MISSING; Unavailable when the status could not be written.
         """
@@ -72,7 +74,7 @@ class RevokeGrants:
                 raise BrokerError(Reason.GRANT_MISSING, "There is no such grant.")
             if stored.grant.status in (GrantStatus.REVOKING, GrantStatus.REVOKED):
                 return Revoked(name, stored.grant.connection, None)
-            event = self._event(stored.grant, cause, txn=txn)
+            event = self._event(stored.grant, cause, txn=txn, by=by)
             done = await self._store.replace(
                 stored, grant_transitions.revoking(stored.grant, cause=cause, now=self._clock.now(), event=event)
             )
@@ -196,6 +198,7 @@ class RevokeGrants:
         *,
         of_type: audit.EventType = audit.EventType.GRANT_REVOKED,
         txn: str | None = None,
+        by: str | None = None,
         upstream_revoked: bool | None = None,
     ) -> dict[str, Any]:
         return grant_event(
@@ -205,6 +208,7 @@ class RevokeGrants:
             now=self._clock.now(),
             randomness=self._randomness,
             txn=txn,
+            by=by,
             upstream_revoked=upstream_revoked,
         )
 
