@@ -343,7 +343,7 @@ class World:
         """The newest event, without what differs from run to run: ids, latency, chain."""
         event = self.events(function)[-1].model_dump(mode="json", exclude_none=True)
         for name in ("event_id", "latency_ms", "chain"):
-            event.pop(name)
+            event.pop(name, None)
         return event
 
     async def _refresh_grants(self, sent: Sent) -> HttpAnswer:
