@@ -248,6 +248,12 @@ class HttpAnswer:
     headers: Mapping[str, str]  # lower-case names
     body: bytes  # at most the caller's limit
 
+    @property
+    def retry_after_s(self) -> int | None:
+        """`Retry-After` in seconds, of five digits at most (RFC 9110 section 10.2.3). None for a date, nonsense, or without it."""
+        value = self.headers.get("retry-after", "")
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+
 
 class AnswerTooLarge(Exception):
     """The other side sent more than the caller allows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from cab.domain.recent import remember
 from cab.ports import SecretReader
 
 
@@ -37,7 +38,5 @@ class CachedSecretReader:
             payload = await self._reader.access(secret, version)
         finally:
             del self._accesses[key]
-        self._payloads[key] = payload
-        if len(self._payloads) > self._capacity:
-            self._payloads.popitem(last=False)
+        remember(self._payloads, key, payload, most=self._capacity)
         return payload

@@ -63,11 +63,8 @@ def _access_token(answer: dict[str, Any]) -> AccessToken:
             secret_version=answer["secret_version"],
             outcome=answer["outcome"],
         )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # another revision answers otherwise: an outage, for as long as it lasts
+    except (KeyError, TypeError, ValueError) as error:
+        # Another revision answers otherwise: an outage, for as long as it lasts.
         raise Unavailable("grants") from error
 
 
@@ -79,9 +76,5 @@ def _refusal(answer: HttpAnswer, content: dict[str, Any]) -> Exception:
         return Unavailable("grants")
     if answer.status == 401 or reason is Reason.INTERNAL_ERROR:
         return Unavailable("grants")
-    retry_after = answer.headers.get("retry-after", "")
-    remedy = Remedy(
-        retry_after_s=int(retry_after) if retry_after.isascii() and retry_after.isdigit() else None,
-        interaction_uri=content.get("interaction_uri"),
-    )
+    remedy = Remedy(retry_after_s=answer.retry_after_s, interaction_uri=content.get("interaction_uri"))
     return BrokerError(reason, content.get("error_description", ""), remedy=remedy)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from cab.domain.connections import Provider
 from cab.domain.grants import CarriedAccessToken, Grant, TokenSet, names_itself
+from cab.domain.recent import remember
 from cab.ports import NotFound, SecretVault
 from cab.protocol import token_responses
 from cab.protocol.token_responses import Tokens
@@ -91,9 +92,7 @@ class GrantPayloads:
     def remember(self, grant: Grant, version: int, raw: bytes, provider: Provider) -> Payload:
         """The payload of a version whose bytes are at hand. Raises: CorruptPayload."""
         payload = read_payload(raw, grant, version, provider)
-        self._cache[grant.grant_id, version] = payload
-        if len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
+        remember(self._cache, (grant.grant_id, version), payload, most=CACHE_SIZE)
         return payload
 
     async def successor(self, grant: Grant, base: Payload, provider: Provider) -> Payload | None:

@@ -12,6 +12,7 @@ from cab.domain.connections import Connection, GrantKind, Provider
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
+from cab.domain.recent import remember
 from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
 from cab.protocol import access_tokens, names, subject_tokens
 from cab.protocol.assertions import Assertion
@@ -127,7 +128,7 @@ class DownstreamTokens:
             return known[1]
         stored = await self._grants.read(name)
         if stored is not None and self._status_life:
-            _remember(self._statuses, name, (now, stored.grant))
+            remember(self._statuses, name, (now, stored.grant), most=CACHE_SIZE)
         return None if stored is None else stored.grant
 
     async def issue(
@@ -156,7 +157,7 @@ class DownstreamTokens:
                 provider_subject_token=None if statement is None else await self._signed(statement),
             )
             remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
-            _remember(self._tokens, key, remembered)
+            remember(self._tokens, key, remembered, most=CACHE_SIZE)
         token = remembered.token
         return Issued(
             token.access_token,
@@ -206,13 +207,6 @@ class DownstreamTokens:
             return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
         planned_refresh = token.expires_at - timedelta(seconds=provider.refresh_margin_s)
         return planned_refresh if planned_refresh > now else token.expires_at
-
-
-def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > CACHE_SIZE:
-        cache.popitem(last=False)
 
 
 def is_broker_jwt(connection: Connection) -> bool:

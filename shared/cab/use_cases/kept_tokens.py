@@ -6,10 +6,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import Outcome
+from cab.domain.recent import remember
 from cab.ports import Clock
 from cab.use_cases.token_answers import Granted
 
@@ -61,14 +62,8 @@ class KeptTokens(Generic[_Key]):
             granted = await request()
         except BrokerError as error:
             if error.remedy.retry_after_s is not None:
-                _remember(self._pauses, key, self._clock.now() + timedelta(seconds=error.remedy.retry_after_s))
+                until = self._clock.now() + timedelta(seconds=error.remedy.retry_after_s)
+                remember(self._pauses, key, until, most=CACHE_SIZE)
             raise
-        _remember(self._tokens, key, granted)
+        remember(self._tokens, key, granted, most=CACHE_SIZE)
         return granted
-
-
-def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > CACHE_SIZE:
-        cache.popitem(last=False)

@@ -539,5 +539,5 @@ class _Attempt:
 
 
 def _retry_after(answer: HttpAnswer) -> timedelta | None:
-    value = answer.headers.get("retry-after", "")
-    return timedelta(seconds=min(int(value), 3600)) if value.isascii() and value.isdigit() and len(value) < 6 else None
+    asked_s = answer.retry_after_s
+    return None if asked_s is None else timedelta(seconds=min(asked_s, 3600))

@@ -111,8 +111,8 @@ def _refusal(error: TokenError, answer: HttpAnswer, wish: Wish) -> BrokerError |
 
 def unavailable(answer: HttpAnswer | None) -> BrokerError:
     """With the time that the provider asks for, within reason."""
-    asked = "" if answer is None else answer.headers.get("retry-after", "")
-    wait_s = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else _PAUSE_S
+    asked_s = None if answer is None else answer.retry_after_s
+    wait_s = _PAUSE_S if asked_s is None else asked_s
     return BrokerError(
         Reason.PROVIDER_UNAVAILABLE,
         "The system behind this connection does not answer.",

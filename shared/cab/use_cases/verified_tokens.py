@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
+from cab.domain.recent import remember
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol import jws
 from cab.protocol.jwk import PublicKey
@@ -47,14 +48,12 @@ class VerifiedTokens(Generic[_Meaning]):
         known = self._known.pop(name, None)
         if known is None or not await self._still_stands(known):
             return None
-        self._known[name] = known  # the newest again
+        remember(self._known, name, known, most=REMEMBERED)  # the newest again
         return known.meaning
 
     def remember(self, token: str, verified: Verified[_Meaning]) -> _Meaning:
         """Keep what a verification found, and give its meaning. The token that was not used for longest makes room."""
-        self._known[_name(token)] = verified
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        remember(self._known, _name(token), verified, most=REMEMBERED)
         return verified.meaning
 
     async def _still_stands(self, known: Verified[_Meaning]) -> bool:

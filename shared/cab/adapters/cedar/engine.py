@@ -23,6 +23,7 @@ from cab.domain.actions import Action
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.deployment import Deployment
 from cab.domain.errors import Reason
+from cab.domain.recent import remember
 from cab.ports import PolicyRequest, PolicyVerdict
 
 USERS_REMEMBERED: Final = 1024
@@ -133,9 +134,7 @@ class _RuleSet:
         entities = self._users.get(key)
         if entities is None:
             entities = part.with_user(request.subject, request.tenant, request.groups)
-            if len(self._users) >= USERS_REMEMBERED:
-                self._users.popitem(last=False)
-            self._users[key] = entities
+            remember(self._users, key, entities, most=USERS_REMEMBERED)
         attributes = part.entity_reads.resource
         if attributes is None:
             return entities
