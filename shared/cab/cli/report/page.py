@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cab.adapters.google_cloud.audit_questions import Row
 from cab.adapters.google_cloud.audit_report import LISTED, ReportFacts
 from cab.cli.report.charts import Bar, Column, Part, bars, lines, stacked_columns
 from cab.cli.tables import shortened, text_of
+from cab.transport.page_rendering import csp_hash, templates_of
 
 _FOLDER: Final = Path(__file__).parent
 _KINDS: Final = (
@@ -75,25 +73,22 @@ class Tile:
 
 def render(facts: ReportFacts, *, dataset: str, made_at: datetime) -> str:
     """The whole page. Everything that comes from the table is escaped; invisible characters are spelled out."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = (_FOLDER / "report.css").read_text("utf-8")
-    return environment.get_template("report.html").render(
-        style=Markup(style),  # noqa: S704 - our own file
-        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        period=f"{_minute(facts.since)} to {_minute(facts.until)}",
-        tenant=facts.tenant,
-        dataset=dataset,
-        people=facts.people,
-        made_at=f"{_minute(made_at)} UTC",
-        tiles=_tiles(facts),
-        sections=_sections(facts),
-        cell=text_of,
+    return (
+        templates_of(_FOLDER)
+        .get_template("report.html")
+        .render(
+            style=Markup(style),  # noqa: S704 - our own file
+            style_hash=csp_hash(style),
+            period=f"{_minute(facts.since)} to {_minute(facts.until)}",
+            tenant=facts.tenant,
+            dataset=dataset,
+            people=facts.people,
+            made_at=f"{_minute(made_at)} UTC",
+            tiles=_tiles(facts),
+            sections=_sections(facts),
+            cell=text_of,
+        )
     )
 
 
