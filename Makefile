@@ -5,9 +5,6 @@ PYTHON := $(VENV)/bin/python
 STACK  := $(VENV)/.stack
 DEV    := $(VENV)/.dev
 TERRAFORM := .cab/venv-terraform/.stamp
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export PIP_NO_INPUT := 1
-INSTALL := $(PYTHON) -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test check lint types soak bench browser-ready bigquery-ready clean
@@ -19,7 +16,7 @@ demo: $(STACK) ## two user stories and one attack against a stack of its own, to
 	@$(PYTHON) -m examples.acme.demo
 
 dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
-	@$(VENV)/bin/cab dev up
+	@$(VENV)/bin/cab dev up $(UP)
 
 test: $(DEV) $(TERRAFORM) browser-ready bigquery-ready ## run all tests, emulators included
 	$(PYTHON) -m pytest $(TESTS)
@@ -38,7 +35,7 @@ soak: $(DEV) ## break the refresh of grants by the thousand, for the better part
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)
 
 bench: $(STACK) ## print the benchmark table
-	@$(PYTHON) -m benchmarks
+	@$(PYTHON) -m benchmarks $(BENCH)
 
 clean: ## remove everything that these commands have made
 	rm -rf .venv .cab .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
@@ -57,18 +54,18 @@ $(PYTHON):
 
 $(STACK): requirements/stack.txt pyproject.toml | $(PYTHON)
 	@echo "Installing the packages of the local stack (a minute, once) ..."
-	@$(INSTALL) --require-hashes -r requirements/stack.txt
-	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@requirements/install $(PYTHON) requirements/stack.txt
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(TERRAFORM): requirements/terraform.txt | $(PYTHON)
 	@$(PYTHON) -m venv .cab/venv-terraform
-	@.cab/venv-terraform/bin/python -m pip install --quiet --require-hashes -r requirements/terraform.txt
+	@requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
 	@touch $@
 
 $(DEV): requirements/dev.txt $(STACK)
 	@echo "Installing the packages of tests and checks (once) ..."
-	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@requirements/install $(PYTHON) requirements/dev.txt
 	@touch $@
 
 browser-ready:

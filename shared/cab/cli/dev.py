@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -24,6 +25,11 @@ _state_dir = click.option(
 @click.group("dev")
 def dev_group() -> None:
     """Run the local stack, and get tokens of it to try things with."""
+    if find_spec("cab_dev") is None:
+        raise click.ClickException(
+            "`cab dev` runs from a checkout of the repository, where `make dev` sets it up; the installed package is "
+            "without the local stack."
+        )
 
 
 @dev_group.command("up")

@@ -1,0 +1,81 @@
+"""The distribution `cab`: what a wheel of it holds and needs, and that the command runs where only the wheel is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from tests.support.locks import read_input
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel and the packages that it names, and nothing of this checkout."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/*/site-packages")
+    # Path files inside the folder that is added here are not read, and so the checkout is not found through it.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    pip = (sys.executable, "-m", "pip", "--isolated", "--python", folder / "bin" / "python")
+    installed = run(*pip, "install", "--no-index", "--no-deps", "--ignore-installed", wheel, cwd=folder)
+    assert installed.returncode == 0, installed.stderr
+    return folder
+
+
+def test_the_wheel_holds_the_broker_and_not_the_local_stack(wheel: Path) -> None:
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cab"}
+
+
+def test_the_wheel_names_what_the_broker_imports(wheel: Path) -> None:
+    packed = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+    stated = Parser().parsestr(packed.read(metadata).decode()).get_all("Requires-Dist")
+    assert set(map(Requirement, stated or ())) == set(read_input(ROOT / "pyproject.toml"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("config", "validate", ROOT / "examples" / "acme"),
+        ("openapi",),
+        *((command, "--help") for command in ("dev", "explain", "audit", "grants", "keys")),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_installed_cab_runs(elsewhere: Path, arguments: tuple[str | Path, ...]) -> None:
+    done = run(elsewhere / "bin" / "cab", *arguments, cwd=elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_an_installed_cab_says_that_the_local_stack_needs_a_checkout(elsewhere: Path) -> None:
+    done = run(elsewhere / "bin" / "cab", "dev", "up", cwd=elsewhere)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: `cab dev` runs from a checkout of the repository")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,51 @@
+"""The make targets that the README and `make help` offer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+TARGETS = {name: needs.split() for name, needs in re.findall(r"^([a-z]+):([^#\n]*)##", MAKEFILE, flags=re.MULTILINE)}
+
+
+def test_ci_tries_every_target_that_is_offered() -> None:
+    """A target that nobody runs on a fresh clone breaks unseen."""
+    run = set(re.findall(r"&& make ([a-z]+)|^make ([a-z]+)", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE))
+    tried = {name for names in run for name in names if name}
+    tried |= {needed for name in tried for needed in TARGETS[name]}
+    assert TARGETS.keys() - tried == set()
+
+
+def test_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in listed.splitlines()} == TARGETS.keys()
+
+
+def test_every_phony_target_is_declared() -> None:
+    """Else a file of that name would switch it off."""
+    (declared,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)
+    assert set(declared.split()) >= TARGETS.keys()
+
+
+def test_clean_removes_what_the_commands_have_made_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for folder in (".venv/bin", ".cab/dev", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "mine"):
+        (tmp_path / folder).mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "mine"}
+
+
+def test_locks_are_installed_by_one_script_that_resolves_nothing() -> None:
+    """`pip install -r` of a lock anywhere else could resolve."""
+    places = {
+        str(path.relative_to(ROOT))
+        for pattern in ("Makefile", "cloudbuild.yaml", ".ci/run", "requirements/install", "shared/cab_dev/**/*.py")
+        for path in ROOT.glob(pattern)
+        if re.search(r"--require-hashes|pip\W+install\W.*-r\b", path.read_text("utf-8"))
+    }
+    assert places == {"requirements/install"}
+    assert "--no-deps --only-binary :all: --require-hashes" in (ROOT / "requirements" / "install").read_text("utf-8")
