@@ -21,7 +21,9 @@ def test_ci_tries_every_target_that_is_offered() -> None:
 
 
 def test_help_lists_every_target() -> None:
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert {line.split()[1] for line in listed.splitlines()} == TARGETS.keys()
 
 
