@@ -54,18 +54,18 @@ $(PYTHON):
 
 $(STACK): requirements/stack.txt pyproject.toml | $(PYTHON)
 	@echo "Installing the packages of the local stack (a minute, once) ..."
-	@requirements/install $(PYTHON) requirements/stack.txt
+	@sh requirements/install $(PYTHON) requirements/stack.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(TERRAFORM): requirements/terraform.txt | $(PYTHON)
 	@$(PYTHON) -m venv .cab/venv-terraform
-	@requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
+	@sh requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
 	@touch $@
 
 $(DEV): requirements/dev.txt $(STACK)
 	@echo "Installing the packages of tests and checks (once) ..."
-	@requirements/install $(PYTHON) requirements/dev.txt
+	@sh requirements/install $(PYTHON) requirements/dev.txt
 	@touch $@
 
 browser-ready:

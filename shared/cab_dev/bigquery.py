@@ -61,7 +61,7 @@ def install(root: Path = _ROOT) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         _run([python, "-m", "venv", str(folder)])
         own_python = str(folder / "bin" / "python")
-        _run([str(root / "requirements" / "install"), own_python, str(root / _REQUIREMENTS)])
+        _run(["sh", str(root / "requirements" / "install"), own_python, str(root / _REQUIREMENTS)])
         _home(root).mkdir(exist_ok=True)
         _run([own_python, "-c", _IMPORT_EXTENSIONS], environment=_environment(root))
         _stamp(root).write_text(_fingerprint(root), encoding="ascii")
