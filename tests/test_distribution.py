@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONWARNINGS"] = (
+        "ignore::FutureWarning"  # Google's libraries say there when this Python nears its end
+    )
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
