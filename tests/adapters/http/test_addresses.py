@@ -18,7 +18,6 @@ PUBLIC = [
     "2001:4860:4860::8888",
     "2606:4700::1111",
     "::ffff:8.8.8.8",
-    "2002:808:808::1",
 ]
 NOT_PUBLIC = [
     "127.0.0.1",
@@ -50,7 +49,8 @@ NOT_PUBLIC = [
     "64:ff9b::a9fe:a9fe",  # NAT64 of the metadata server
     "64:ff9b::7f00:1",
     "64:ff9b:1::a9fe:a9fe",
-    "2002:a9fe:a9fe::1",  # 6to4
+    "2002:808:808::1",  # 6to4, of a public address
+    "2002:a9fe:a9fe::1",
     "2002:7f00:1::1",
     "2001:0:a9fe:a9fe::1",  # Teredo server
     "2001:0:808:808:0:0:5601:5601",  # Teredo client, inverted

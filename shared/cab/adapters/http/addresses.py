@@ -7,6 +7,7 @@ import ipaddress
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_6TO4 = ipaddress.IPv6Network("2002::/16")  # retired (RFC 7526); whether it counts as global depends on Python's version
 
 
 def is_public(text: str) -> bool:
@@ -14,6 +15,8 @@ def is_public(text: str) -> bool:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
+        return False
+    if address in _6TO4:
         return False
     return all(item.is_global and not item.is_multicast for item in (address, *_embedded(address)))
 
@@ -34,10 +37,10 @@ def is_literal(host: str) -> bool:
 
 
 def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
-    """IPv4 inside IPv6: mapped, 6to4, Teredo (server and client), NAT64. `is_global` alone looks through none of them."""
+    """IPv4 inside IPv6: mapped, Teredo (server and client), NAT64. `is_global` alone looks through none of them."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
-    found = [item for item in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())) if item is not None]
+    found = [item for item in (address.ipv4_mapped, *(address.teredo or ())) if item is not None]
     if address in _NAT64 or address in _NAT64_LOCAL:
         found.append(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     return found

@@ -11,6 +11,7 @@ import json
 import secrets
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,9 +105,7 @@ class TokenBook:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=OFF")  # survives a killed process, which is all a twin needs
         self._db.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        self._db.close()
+        self.close = weakref.finalize(self, self._db.close)  # also when nobody says so: Python 3.13 warns of what stays open
 
     @contextmanager
     def _change(self) -> Iterator[float]:
