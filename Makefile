@@ -1,9 +1,10 @@
 # CAB, the Credential Access Broker. `make` alone lists what there is. Needs Python 3.11 to 3.13 and nothing else.
 
-VENV   := .venv
-PYTHON := $(VENV)/bin/python
-STACK  := $(VENV)/.stack
-DEV    := $(VENV)/.dev
+VENV      := .venv
+PYTHON    := $(VENV)/bin/python
+CREATED   := $(VENV)/.created
+STACK     := $(VENV)/.stack
+DEV       := $(VENV)/.dev
 TERRAFORM := .cab/venv-terraform/.stamp
 
 .DEFAULT_GOAL := help
@@ -42,30 +43,30 @@ clean: ## remove everything that these commands have made
 
 # --- setting up: a stamp file says which requirements a virtual environment holds ---
 
-$(PYTHON):
+# Made anew for other locks, so that nothing stays of the older ones.
+$(CREATED): requirements/dev.txt requirements/stack.txt requirements/install
 	@for candidate in python3 python3.13 python3.12 python3.11; do \
 	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
-	    $$candidate -m venv $(VENV) || { rm -rf $(VENV); \
+	    $$candidate -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	      echo "Python cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
-	    exit 0; \
+	    touch $@; exit 0; \
 	  fi; \
 	done; \
 	echo "CAB needs Python 3.11, 3.12 or 3.13; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; exit 1
 
-$(STACK): requirements/stack.txt pyproject.toml | $(PYTHON)
+$(STACK): pyproject.toml $(CREATED)
 	@echo "Installing the packages of the local stack (a minute, once) ..."
-	@sh requirements/install $(PYTHON) requirements/stack.txt
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@sh requirements/install $(PYTHON) requirements/stack.txt .
 	@touch $@
 
-$(TERRAFORM): requirements/terraform.txt | $(PYTHON)
-	@$(PYTHON) -m venv .cab/venv-terraform
-	@sh requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
-	@touch $@
-
-$(DEV): requirements/dev.txt $(STACK)
+$(DEV): $(CREATED) | $(STACK)
 	@echo "Installing the packages of tests and checks (once) ..."
 	@sh requirements/install $(PYTHON) requirements/dev.txt
+	@touch $@
+
+$(TERRAFORM): requirements/terraform.txt requirements/install | $(CREATED)
+	@$(PYTHON) -m venv --clear .cab/venv-terraform
+	@sh requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
 	@touch $@
 
 browser-ready:

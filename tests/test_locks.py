@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import runpy
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -15,56 +17,63 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tests.support.locks import Declared, gaps, installed, machines, read_input, read_lock
+from tests.support.locks import Declared, entries, gaps, installed, machines, read_input, read_lock
 from tests.support.wheels import next_version, write_wheel
 
 from cab_dev.emulators.testing import official_is_required
 
-ROOT = Path(__file__).resolve().parents[1]
-PYTHONS = ("3.11", "3.12", "3.13")
-
 
 @dataclass(frozen=True)
 class Lock:
-    """A requirements file: what it was made from, where it is installed (None: here), and the Pythons it serves."""
+    """A requirements file, the files it was made from, and the Pythons it serves."""
 
     name: str
     inputs: tuple[str, ...]
-    environment: Path | None = None
-    pythons: tuple[str, ...] = PYTHONS
+    pythons: tuple[str, ...]
+
+    def text(self) -> str:
+        return (FOLDER / f"{self.name}.txt").read_text("utf-8")
 
     def pins(self) -> list[Requirement]:
-        return read_lock((ROOT / "requirements" / f"{self.name}.txt").read_text("utf-8"))
+        return read_lock(self.text())
 
 
-PACKAGE, STACK, DEV = "pyproject.toml", "requirements/stack.in", "requirements/dev.in"
-RUNTIME = Lock("runtime", (PACKAGE,))
-LOCKS = [
-    RUNTIME,
-    Lock("stack", (PACKAGE, STACK)),
-    Lock("dev", (PACKAGE, STACK, DEV)),
-    Lock("terraform", ("requirements/terraform.in",), ROOT / ".cab" / "venv-terraform"),
-    Lock("bigquery", ("requirements/bigquery.in",), ROOT / ".cab" / "venv-bigquery", ("3.13",)),
-]
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "requirements"
+COMPILE = runpy.run_path(str(FOLDER / "compile"))  # the locks, what each is made from, and the machines they are for
+LOCKS = {name: Lock(name, inputs, pythons) for name, inputs, _, pythons in COMPILE["LOCKS"]}
+INSTALLED = {"terraform": ROOT / ".cab" / "venv-terraform", "bigquery": ROOT / ".cab" / "venv-bigquery"}  # else here
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
 def test_what_any_pinned_distribution_needs_is_pinned_too(lock: Lock) -> None:
-    if lock.environment is not None and not lock.environment.exists():
-        reason = f"{lock.environment} is made by `make test`, where its Python is installed"
+    environment = INSTALLED.get(lock.name)
+    if environment is not None and not environment.exists():
+        reason = f"{environment} is made by `make test`, where its Python is installed"
         pytest.fail(reason) if official_is_required(os.environ) else pytest.skip(reason)
-    inputs = {file: read_input(ROOT / file) for file in lock.inputs}
-    found = gaps(lock.pins(), inputs, installed(lock.environment), machines(lock.pythons))
+    inputs = {file: read_input(FOLDER / file) for file in lock.inputs}
+    found = gaps(lock.pins(), inputs, installed(environment), machines(lock.pythons, COMPILE["PLATFORMS"]))
     assert not found, "\n".join(found)
 
 
 def test_every_lock_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "requirements").glob("*.txt")} == {lock.name for lock in LOCKS}
+    assert {path.stem for path in FOLDER.glob("*.txt")} == LOCKS.keys()
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_every_pin_has_hashes(lock: Lock) -> None:
+    assert [entry for entry in entries(lock.text()) if "--hash=sha256:" not in entry] == []
+
+
+def test_what_is_deployed_is_what_is_tested() -> None:
+    """The runtime lock is installed by the cloud alone, but each of its lines, hashes included, also stands where we install."""
+    runtime, stack, dev = (set(entries(LOCKS[name].text())) for name in ("runtime", "stack", "dev"))
+    assert runtime < stack < dev
 
 
 def test_a_resolver_keeps_to_the_runtime_lock_when_everything_has_a_newer_version(tmp_path: Path) -> None:
     """The cloud's buildpack resolves the file that it is given. Here by the pip of this Python, however old."""
-    pins, declared = RUNTIME.pins(), installed()
+    pins, declared = LOCKS["runtime"].pins(), installed()
     lines = [f"{pin} --hash={_publish(tmp_path, pin, declared[canonicalize_name(pin.name)])}" for pin in pins]
     (tmp_path / "requirements.txt").write_text("\n".join(lines), encoding="utf-8")
     chosen = _resolve(tmp_path)
@@ -89,11 +98,52 @@ def _resolve(index: Path) -> set[tuple[str, str]]:
     return {(canonicalize_name(each["name"]), f"=={each['version']}") for each in found}
 
 
+# --- installing a lock ---
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["closed", "open"])
+def test_installing_a_lock_takes_what_is_pinned_and_judges_the_result(tmp_path: Path, *, complete: bool) -> None:
+    """`needing` 1.0 needs `needed`; both have newer versions, which no resolver gets the chance to take."""
+    environment, index = tmp_path / "environment", tmp_path / "index"
+    venv.create(environment, with_pip=True)
+    index.mkdir()
+    packages = {"needing": (Requirement("needed"),), "needed": ()}
+    pins = {
+        name: _publish(index, Requirement(f"{name}==1.0"), Declared("1.0", needs)) for name, needs in packages.items()
+    }
+    lines = [f"{name}==1.0 --hash={pinned}" for name, pinned in pins.items() if complete or name == "needing"]
+    (tmp_path / "lock.txt").write_text("\n".join(lines), encoding="utf-8")
+    done = _install(environment, tmp_path / "lock.txt", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(index))
+    found = {name: declared.version for name, declared in installed(environment).items() if name in packages}
+    assert found == {name: "1.0" for name in packages if complete or name == "needing"}
+    assert (done.returncode == 0) is complete
+    assert ("needing 1.0 requires needed, which is not installed." in done.stderr) is not complete
+
+
+@pytest.mark.parametrize(
+    "settings", [{"PIP_USER": "1"}, {"PIP_CONSTRAINT": "elsewhere.txt"}, {"PIP_REQUIRE_HASHES": "1"}]
+)
+def test_somebodys_pip_settings_do_not_keep_a_lock_from_being_installed(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    hashed = write_wheel(tmp_path, "needed", "1.0", ())
+    (tmp_path / "lock.txt").write_text(f"needed==1.0 --hash={hashed}", encoding="utf-8")
+    done = _install(environment, tmp_path / "lock.txt", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path), **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _install(environment: Path, lock: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = ["sh", str(FOLDER / "install"), str(environment / "bin" / "python"), str(lock)]
+    return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
+
+
 # --- pyproject.toml names what the package imports ---
 
 
 def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
-    named = {canonicalize_name(requirement.name) for requirement in read_input(ROOT / PACKAGE)}
+    named = {canonicalize_name(requirement.name) for requirement in read_input(ROOT / "pyproject.toml")}
     owners = _owners()
     unnamed = {
         f"{path.relative_to(ROOT)} imports {module}"
@@ -149,12 +199,13 @@ WORLD = {
     "pyasn1": Declared("0.6.5", ()),
     "cryptography": Declared("50.0.2", ()),
 }
-OLDEST = "Python 3.11 on linux x86_64"  # the first machine that is looked at
+MACHINES = machines(("3.11", "3.13"), ("x86_64-manylinux_2_28", "aarch64-apple-darwin"))
+OLDEST = "Python 3.11 on linux x86_64"  # the first that is looked at
 CLOSED = [BIGQUERY, GOOGLE_AUTH, "google-auth[pyopenssl]==2.62.2", "pyasn1==0.6.5", "cryptography==50.0.2"]
 
 
 def gaps_of(*pins: str, asked: str = "google-cloud-bigquery>=3") -> list[str]:
-    return gaps(read_lock("\n".join(pins)), {"stack.in": [Requirement(asked)]}, WORLD, machines(("3.11", "3.13")))
+    return gaps(read_lock("\n".join(pins)), {"stack.in": [Requirement(asked)]}, WORLD, MACHINES)
 
 
 def test_a_closed_lock_has_no_gap() -> None:
@@ -164,6 +215,7 @@ def test_a_closed_lock_has_no_gap() -> None:
 @pytest.mark.parametrize(
     ("without", "gap"),
     [
+        (GOOGLE_AUTH, "google-cloud-bigquery 3.47.0 needs google-auth<3,>=2.14.1"),
         ("google-auth[pyopenssl]==2.62.2", "google-cloud-bigquery 3.47.0 needs google-auth[pyopenssl]<3,>=2.14.1"),
         ("pyasn1==0.6.5", "google-auth 2.62.2 needs pyasn1>=0.2"),
         ("cryptography==50.0.2", "google-auth 2.62.2 needs cryptography>=38"),
@@ -191,8 +243,9 @@ def test_two_versions_at_once_are_a_gap() -> None:
     assert f"pyasn1 is pinned as ==0.6.4 and as ==0.6.5. ({OLDEST})" in found
 
 
-def test_a_pin_that_nothing_needs_is_a_gap() -> None:
-    assert gaps_of(*CLOSED, "python-dotenv==1.2.4") == ["Nothing needs python-dotenv."]
+@pytest.mark.parametrize("pin", ["python-dotenv==1.2.4", "google-auth[reauth]==2.62.2"])
+def test_a_pin_that_nothing_needs_is_a_gap(pin: str) -> None:
+    assert gaps_of(*CLOSED, pin) == [f"Nothing needs {pin}."]
 
 
 def test_a_pin_for_other_platforms_is_left_alone() -> None:

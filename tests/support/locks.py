@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-_PLATFORMS = (
-    {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
-    {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
-    {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
-)
+_PLATFORMS = {  # as uv names them
+    "x86_64-manylinux_2_28": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
+    "aarch64-manylinux_2_28": {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "aarch64"},
+    "aarch64-apple-darwin": {"sys_platform": "darwin", "platform_system": "Darwin", "platform_machine": "arm64"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,19 @@ class Machine:
         return marker is None or any(marker.evaluate({**here, "extra": extra}) for extra in ("", *extras))
 
 
-def machines(pythons: tuple[str, ...]) -> list[Machine]:
-    """Every platform that the project runs on, with each of these Pythons ("3.11")."""
-    return [Machine(python, platform) for python in pythons for platform in _PLATFORMS]
+def machines(pythons: tuple[str, ...], platforms: tuple[str, ...]) -> list[Machine]:
+    """Each of these Pythons ("3.11") on each of these platforms, which are named as uv names them."""
+    return [Machine(python, _PLATFORMS[platform]) for python in pythons for platform in platforms]
 
 
 def read_lock(text: str) -> list[Requirement]:
     """The pins of a requirements file, hashes left out."""
     return _requirements(re.sub(r"\\\n|--hash=\S+", " ", text))
+
+
+def entries(text: str) -> list[str]:
+    """The pins of a requirements file as they stand there, each with its hashes."""
+    return re.findall(r"^\S.*?(?=^\S|\Z)", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def read_input(path: Path) -> list[Requirement]:
@@ -81,18 +86,17 @@ def gaps(
     """Whatever an installer would have to decide by itself, one sentence each; empty for a closed lock.
 
     `inputs` are the requirements that the lock was made from, by the file that states them. Whatever these need on
-    any of the machines, directly or not, must be pinned under each name it is asked for by: pip keeps `name` and
-    `name[extra]` apart. A pin that nothing needs is a gap in the other direction.
+    any of the machines, directly or not, must be pinned, under its bare name and each name with extras that it is asked
+    for by: pip keeps them apart. A pin that nothing needs is a gap in the other direction.
     """
     walks = [_Walk(pins, declared, machine) for machine in on]
     for walk in walks:
         for file, requirements in inputs.items():
             walk.follow(file, requirements, frozenset())
-    needed = {name for walk in walks for name in walk.reached}
     unneeded = [
-        f"Nothing needs {pin.name}."
+        f"Nothing needs {_spelled(pin)}."
         for pin in pins
-        if not pin.extras and canonicalize_name(pin.name) not in needed and any(m.wants(pin, frozenset()) for m in on)
+        if any(machine.wants(pin, frozenset()) for machine in on) and not any(walk.needs(pin) for walk in walks)
     ]
     found: dict[str, Machine] = {}
     for walk in walks:
@@ -118,13 +122,18 @@ class _Walk:
             if self.machine.wants(requirement, extras):
                 self._pinned(who, requirement)
 
+    def needs(self, pin: Requirement) -> bool:
+        reached = self.reached.get(canonicalize_name(pin.name))
+        return reached is not None and reached >= _names(pin)
+
     def _pinned(self, who: str, requirement: Requirement) -> None:
         name = canonicalize_name(requirement.name)
         lines = [
             pin for pin in self.pins if canonicalize_name(pin.name) == name and self.machine.wants(pin, frozenset())
         ]
-        if not any(_names(pin) == _names(requirement) for pin in lines):
-            self.found.append(f"{who} needs {_spelled(requirement)}, which is not pinned.")
+        for names in {frozenset(), frozenset(_names(requirement))}:
+            if not any(_names(pin) == names for pin in lines):
+                self.found.append(f"{who} needs {_spelled(requirement, names)}, which is not pinned.")
         versions = {str(pin.specifier) for pin in lines}
         if len(versions) > 1:
             self.found.append(f"{name} is pinned as {' and as '.join(sorted(versions))}.")
@@ -155,6 +164,7 @@ def _names(requirement: Requirement) -> set[str]:
     return {canonicalize_name(extra) for extra in requirement.extras}
 
 
-def _spelled(requirement: Requirement) -> str:
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+def _spelled(requirement: Requirement, names: Collection[str] | None = None) -> str:
+    named = sorted(requirement.extras if names is None else names)
+    extras = f"[{','.join(named)}]" if named else ""
     return f"{requirement.name}{extras}{requirement.specifier}"

@@ -35,7 +35,8 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = ["bash", str(OFFLINE)] if OFFLINE.exists() else ["terraform"]
     environment = os.environ | {"PYTHON": str(STAND_IN), "TF_DATA_DIR": str(folder.parent / "data")}
-    if OFFLINE.exists():  # the stand-in keeps a certificate of a week, and the program's own place, below the home folder
+    if OFFLINE.exists():
+        # The stand-in keeps a certificate of a week and its own place below the home folder, which other runs share.
         environment |= {"HOME": str(folder.parent), "XDG_CACHE_HOME": str(folder.parent / "cache")}
     done = subprocess.run(
         [*program, *arguments, "-no-color"], cwd=folder, env=environment, capture_output=True, text=True, check=False

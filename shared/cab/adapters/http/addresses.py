@@ -7,7 +7,8 @@ import ipaddress
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
-_6TO4 = ipaddress.IPv6Network("2002::/16")  # retired (RFC 7526); whether it counts as global depends on Python's version
+# Retired by RFC 7526, and whether it counts as global depends on the version of Python.
+_6TO4 = ipaddress.IPv6Network("2002::/16")
 
 
 def is_public(text: str) -> bool:

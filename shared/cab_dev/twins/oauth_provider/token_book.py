@@ -105,7 +105,8 @@ class TokenBook:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=OFF")  # survives a killed process, which is all a twin needs
         self._db.executescript(_SCHEMA)
-        self.close = weakref.finalize(self, self._db.close)  # also when nobody says so: Python 3.13 warns of what stays open
+        # Also when nobody calls it: Python 3.13 warns of a database that is left open.
+        self.close = weakref.finalize(self, self._db.close)
 
     @contextmanager
     def _change(self) -> Iterator[float]:
