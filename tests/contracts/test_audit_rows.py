@@ -158,7 +158,7 @@ async def test_concurrent_callers_share_an_insert(
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(40)))
     assert sizes == [40]
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))
-    assert sizes == [40, 500, 101]
+    assert sorted(sizes) == [40, 101, 500]  # the last two go beside each other, in threads
     await adapter.close()
 
 
