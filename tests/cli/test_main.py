@@ -43,3 +43,23 @@ def test_help_lists_all_subcommands_and_imports_none() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("dev", "config", "explain", "audit", "grants", "keys"):
         assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("an_id", ["-5o7GxyFrDJPQj5pQ0Lxh", "-hWUdmtWzqU7cxyFrDJPQ", "--o7GxyFrDJPQj5pQ0Lxh", "-"])
+@pytest.mark.parametrize("command", [("grants", "show"), ("grants", "allow"), ("audit", "trace")], ids=" ".join)
+def test_an_id_may_begin_with_a_dash(command: tuple[str, str], an_id: str) -> None:
+    """Ids are base64url: one in 64 does."""
+    parent = click.Context(main, **main.context_settings)
+    group, name = main.get_command(parent, command[0]), command[1]
+    assert isinstance(group, click.Group)
+    called = group.get_command(parent, name)
+    assert called is not None
+    options = ["--url", "http://127.0.0.1:1"] if name == "allow" else ["--project", "demo"]
+    for arguments in ([an_id, *options], [*options, an_id]):
+        context = called.make_context(name, arguments, parent=parent)
+        assert an_id in context.params.values()
+
+
+def test_an_option_that_a_command_with_an_id_does_not_know_is_refused() -> None:
+    result = CliRunner().invoke(main, ["grants", "show", "5o7GxyFrDJPQj5pQ0Lxh", "--projet", "demo"])
+    assert result.exit_code == 2

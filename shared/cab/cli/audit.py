@@ -28,7 +28,7 @@ from cab.cli.audit_options import (
 )
 from cab.cli.audit_report import report
 from cab.cli.audit_verify import verify_chain
-from cab.cli.cloud import json_option, project_option
+from cab.cli.cloud import TAKES_AN_ID, json_option, project_option
 from cab.cli.tables import Column, table
 from cab.cli.trace import story
 
@@ -217,7 +217,9 @@ _command(
 )
 
 
-@audit_group.command("trace", short_help="The story of one transaction, from login to call.")
+@audit_group.command(
+    "trace", short_help="The story of one transaction, from login to call.", context_settings=TAKES_AN_ID
+)
 @click.argument("txn", type=Beginning())
 @project_option
 @dataset_option

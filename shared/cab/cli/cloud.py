@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ project_option = click.option(
     required=True,
     help="Google Cloud project of the deployment.",
 )
+# For a command whose argument is an id. One in 64 ids begins with "-" and would be read as options; with no short option at all,
+# not even -h, the parser leaves it whole.
+TAKES_AN_ID: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cab.cli.cloud import Cloud, json_option, project_option, run
+from cab.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
 from cab.domain.grants import Grant
 from cab.stores.grants import Grants
 
@@ -58,7 +58,7 @@ def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
         click.echo(f"{grant.status.value:<13} {grant.connection:<12} {whose} {grant.grant_id}{cause}")
 
 
-@grants_group.command("show")
+@grants_group.command("show", context_settings=TAKES_AN_ID)
 @project_option
 @click.argument("grant_id")
 def show(project: str, grant_id: str) -> None:
@@ -97,7 +97,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     click.echo("1 grant" if len(revoked) == 1 else f"{len(revoked)} grants")
 
 
-@grants_group.command("allow")
+@grants_group.command("allow", context_settings=TAKES_AN_ID)
 @url_option
 @click.option("--cause", default="operator", show_default=True, help="Why, for the audit.")
 @click.argument("grant_id")
