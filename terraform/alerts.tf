@@ -42,4 +42,5 @@ resource "google_monitoring_alert_policy" "this" {
       }
     }
   }
+  depends_on = [google_project_service.this]
 }

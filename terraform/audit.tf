@@ -6,21 +6,33 @@ resource "google_pubsub_topic" "audit" {
   message_storage_policy {
     allowed_persistence_regions = [var.location]
   }
+  kms_key_name = var.kms_key
+  labels       = var.labels
+  depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_topic" "audit_dead_letter" {
-  project = var.project_id
-  name    = "cab-audit-dead-letter"
+  project      = var.project_id
+  name         = "cab-audit-dead-letter"
+  kms_key_name = var.kms_key
+  labels       = var.labels
+  depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_topic" "audit_quarantine" {
-  project = var.project_id
-  name    = "cab-audit-quarantine"
+  project      = var.project_id
+  name         = "cab-audit-quarantine"
+  kms_key_name = var.kms_key
+  labels       = var.labels
+  depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_topic" "grants_due" {
-  project = var.project_id
-  name    = "cab-grants-due"
+  project      = var.project_id
+  name         = "cab-grants-due"
+  kms_key_name = var.kms_key
+  labels       = var.labels
+  depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_subscription" "audit_ingest" {
@@ -90,7 +102,16 @@ resource "google_bigquery_dataset" "audit" {
   location                        = var.location
   description                     = "Every decision of the Credential Access Broker. Start with the view events."
   default_partition_expiration_ms = var.audit_retention_days * 24 * 3600 * 1000
-  delete_contents_on_destroy      = false
+  delete_contents_on_destroy      = !var.deletion_protection
+  labels                          = var.labels
+
+  dynamic "default_encryption_configuration" {
+    for_each = var.kms_key[*]
+    content {
+      kms_key_name = default_encryption_configuration.value
+    }
+  }
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_bigquery_table" "events_raw" {
@@ -101,7 +122,7 @@ resource "google_bigquery_table" "events_raw" {
   schema                   = file("${path.module}/../shared/cab/data/audit_events.schema.json")
   clustering               = ["tenant", "subject_key", "connection", "action"]
   require_partition_filter = true
-  deletion_protection      = true
+  deletion_protection      = var.deletion_protection
   time_partitioning {
     type  = "DAY"
     field = "occurred_at"

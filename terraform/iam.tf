@@ -65,6 +65,7 @@ resource "google_project_iam_custom_role" "grant_secret_creator" {
   role_id     = "cabGrantSecretCreator"
   title       = "CAB: create grant secrets"
   permissions = ["secretmanager.secrets.create"]
+  depends_on  = [google_project_service.this]
 }
 
 resource "google_project_iam_custom_role" "grant_secret_adder" {

@@ -4,4 +4,5 @@ resource "google_logging_project_exclusion" "callbacks" {
   name        = "cab-callbacks"
   description = "Request log lines of login and connect callbacks, whose URLs carry authorization codes."
   filter      = "resource.type = \"cloud_run_revision\" AND log_id(\"run.googleapis.com/requests\") AND httpRequest.requestUrl =~ \"/(login|connect)/callback\""
+  depends_on  = [google_project_service.this]
 }

@@ -5,7 +5,8 @@ data "google_project" "this" {
 }
 
 locals {
-  origin    = "https://${var.domain}"
+  domain    = coalesce(var.domain, "cab.endpoints.${var.project_id}.cloud.goog")
+  origin    = "https://${local.domain}"
   databases = toset(["guards", "approvals", "grants", "keys"])
 
   _common_environment = merge(var.configuration_variables, {
@@ -15,7 +16,8 @@ locals {
     CAB_ORIGIN           = local.origin
     PYTHONPATH           = "/workspace/shared"
     LOG_EXECUTION_ID     = "true"
-  })
+    CAB_SECRET_LOCATION  = var.location
+  }, var.kms_key == null ? {} : { CAB_KMS_KEY = var.kms_key })
 
   # Every function by name: who calls it, and what it is told beside the common settings.
   functions = {
@@ -50,24 +52,28 @@ resource "google_service_account" "function" {
   project      = var.project_id
   account_id   = replace(each.key, "_", "-")
   display_name = "CAB ${each.key}"
+  depends_on   = [google_project_service.this]
 }
 
 resource "google_service_account" "pubsub_push" {
   project      = var.project_id
   account_id   = "pubsub-push"
   display_name = "CAB: identity of Pub/Sub pushes"
+  depends_on   = [google_project_service.this]
 }
 
 resource "google_service_account" "scheduler" {
   project      = var.project_id
   account_id   = "scheduler"
   display_name = "CAB: identity of the grant sweep"
+  depends_on   = [google_project_service.this]
 }
 
 resource "google_service_account" "build" {
   project      = var.project_id
   account_id   = "cab-build"
   display_name = "CAB: builds the functions"
+  depends_on   = [google_project_service.this]
 }
 
 module "function" {
@@ -80,6 +86,10 @@ module "function" {
   service_account_email = google_service_account.function[each.key].email
   build_service_account = google_service_account.build.id
   source_archive        = var.source_archive
+  image                 = var.image
+  labels                = var.labels
+  ingress               = each.value.public ? "load_balancer" : var.internal_calls == "invoker_only" && each.key == "refresh_grants" ? "all" : "internal"
+  network               = contains(local.internal_callers, each.key) && var.internal_calls == "network" ? { network = google_compute_network.this[0].id, subnetwork = google_compute_subnetwork.this[0].id } : null
   environment           = merge(local._common_environment, each.value.environment)
   public                = each.value.public
   size                  = try(var.functions[each.key], {})
@@ -90,7 +100,11 @@ module "function" {
     pubsub_push     = google_service_account.pubsub_push.member
   }, { for email in var.operators : email => "serviceAccount:${email}" }) : each.key == "ingest_audit" ? { pubsub_push = google_service_account.pubsub_push.member } : {}
 
-  depends_on = [google_project_iam_member.build]
+  # A function that starts before it may do its work fails its first calls.
+  depends_on = [
+    google_dns_record_set.run_app, google_project_iam_member.build, google_project_iam_member.firestore, google_secret_manager_secret_iam_member.reader,
+    google_pubsub_topic_iam_member.audit_publisher,
+  ]
 }
 
 module "origin" {
@@ -98,7 +112,8 @@ module "origin" {
 
   project_id = var.project_id
   location   = var.location
-  domain     = var.domain
+  domain     = local.domain
+  protection = var.edge_protection
   services   = { for name in ["mint_assertion", "exchange_token", "publish_metadata", "connect_account"] : name => module.function[name].service_name }
 }
 

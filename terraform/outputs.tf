@@ -23,3 +23,14 @@ output "service_accounts" {
   value       = { for name, account in google_service_account.function : name => account.email }
   depends_on  = [google_project_iam_member.firestore, google_secret_manager_secret_iam_member.reader]
 }
+
+output "trial_name" {
+  description = "Without a domain: the document that gives the origin its name, for `gcloud endpoints services deploy`. Null with a domain."
+  value = var.domain != null ? null : yamlencode({
+    swagger              = "2.0"
+    info                 = { title = "CAB trial", version = "1" }
+    host                 = local.domain
+    "x-google-endpoints" = [{ name = local.domain, target = module.origin.address }]
+    paths                = {}
+  })
+}

@@ -6,9 +6,17 @@ resource "google_firestore_database" "this" {
   location_id                       = var.location
   type                              = "FIRESTORE_NATIVE"
   concurrency_mode                  = "OPTIMISTIC"
-  delete_protection_state           = "DELETE_PROTECTION_ENABLED"
-  deletion_policy                   = "ABANDON"
+  delete_protection_state           = var.deletion_protection ? "DELETE_PROTECTION_ENABLED" : "DELETE_PROTECTION_DISABLED"
+  deletion_policy                   = var.deletion_protection ? "ABANDON" : "DELETE"
   point_in_time_recovery_enablement = each.key == "guards" ? "POINT_IN_TIME_RECOVERY_DISABLED" : "POINT_IN_TIME_RECOVERY_ENABLED"
+
+  dynamic "cmek_config" {
+    for_each = var.kms_key[*]
+    content {
+      kms_key_name = cmek_config.value
+    }
+  }
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 locals {
@@ -61,10 +69,18 @@ resource "google_secret_manager_secret" "broker" {
     user_managed {
       replicas {
         location = var.location
+        dynamic "customer_managed_encryption" {
+          for_each = var.kms_key[*]
+          content {
+            kms_key_name = customer_managed_encryption.value
+          }
+        }
       }
     }
   }
+  labels              = var.labels
   version_destroy_ttl = "604800s"
+  depends_on          = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_secret_manager_secret" "clients" {
@@ -75,8 +91,16 @@ resource "google_secret_manager_secret" "clients" {
     user_managed {
       replicas {
         location = var.location
+        dynamic "customer_managed_encryption" {
+          for_each = var.kms_key[*]
+          content {
+            kms_key_name = customer_managed_encryption.value
+          }
+        }
       }
     }
   }
+  labels              = var.labels
   version_destroy_ttl = "604800s"
+  depends_on          = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }

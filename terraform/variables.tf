@@ -31,14 +31,32 @@ variable "configuration_variables" {
   nullable    = false
 }
 
-variable "domain" {
-  description = "Public host name of the broker. Issuers derive from it, so it can never change for a live deployment."
-  type        = string
+variable "deletion_protection" {
+  description = "Whether databases and the audit table refuse to be deleted. Off only for a trial that is thrown away."
+  type        = bool
+  default     = true
   nullable    = false
+}
+
+variable "domain" {
+  description = "Public host name of the broker. Issuers derive from it, so it can never change for a live deployment. Null for a trial: cab.endpoints.PROJECT.cloud.goog, a name that Google keeps for every project (output trial_name)."
+  type        = string
+  default     = null
 
   validation {
-    condition     = can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", var.domain)) && strcontains(var.domain, ".")
+    condition     = var.domain == null || (can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", var.domain)) && strcontains(coalesce(var.domain, "."), "."))
     error_message = "domain must be a host name such as cab.example.com, without scheme or path."
+  }
+}
+
+variable "edge_protection" {
+  description = "Cloud Armor in front of the origin: how many requests one address may send in a minute before it gets 429. Bodies over 64 KiB are refused there too. Null: the functions' own limits alone."
+  type        = object({ requests_per_minute = optional(number, 1200) })
+  default     = null
+
+  validation {
+    condition     = try(var.edge_protection.requests_per_minute >= 60, true)
+    error_message = "Below 60 requests a minute an office behind one address would be locked out."
   }
 }
 
@@ -61,11 +79,64 @@ variable "functions" {
   }
 }
 
+variable "image" {
+  description = "Container image of this source by digest (docs/deploying.md, From an image). With it the functions run as Cloud Run services of that image, which need no permission for allUsers: for organisations whose policies forbid it. Null: Google builds the functions from source_archive."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.image == null || can(regex("@sha256:[0-9a-f]{64}$", var.image))
+    error_message = "Name the image by digest (...@sha256:...): a tag can be moved to other code."
+  }
+}
+
+variable "internal_calls" {
+  description = "How exchange_token and connect_account reach refresh_grants. network: it takes internal traffic only, and they call through a VPC network that this module makes. invoker_only: it can be reached from the internet, and Cloud Run turns away whoever is not a named identity."
+  type        = string
+  default     = "network"
+  nullable    = false
+
+  validation {
+    condition     = contains(["network", "invoker_only"], var.internal_calls)
+    error_message = "internal_calls is network or invoker_only."
+  }
+}
+
+variable "kms_key" {
+  description = "Cloud KMS key (projects/.../cryptoKeys/...) in the same location, under which databases, secrets, topics and the audit dataset are encrypted. Null: Google's own keys. It cannot be changed for databases that exist."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
+    error_message = "kms_key is projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY."
+  }
+}
+
+variable "labels" {
+  description = "Labels of everything that can carry them, e.g. cost centre."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
 variable "location" {
   description = "Region of the functions, the databases and the audit dataset."
   type        = string
   default     = "europe-west1"
   nullable    = false
+}
+
+variable "network_range" {
+  description = "Addresses of the subnetwork for internal calls, /26 or larger: Direct VPC egress takes two addresses per instance."
+  type        = string
+  default     = "10.8.0.0/24"
+  nullable    = false
+
+  validation {
+    condition     = can(cidrhost(var.network_range, 0)) && tonumber(split("/", var.network_range)[1]) <= 26
+    error_message = "network_range is a range such as 10.8.0.0/24, /26 or larger."
+  }
 }
 
 variable "notification_channels" {
@@ -106,10 +177,15 @@ variable "provider_secrets" {
 }
 
 variable "source_archive" {
-  description = "The deployed source: bucket and object, named by content hash so that a change is always seen (terraform/package makes it)."
+  description = "The deployed source: bucket and object, named by content hash so that a change is always seen (terraform/package makes it). Not used with `image`."
   type = object({
     bucket = string
     object = string
   })
-  nullable = false
+  default = null
+
+  validation {
+    condition     = (var.source_archive == null) == (var.image != null)
+    error_message = "Give source_archive or image, and not both."
+  }
 }

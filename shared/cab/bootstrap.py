@@ -315,6 +315,7 @@ class _Parts(_Basics):
 
     def __init__(self, settings: ConfiguredSettings, name: str) -> None:
         super().__init__(settings, name)
+        self._configured = settings
         self.deployment = _load(settings)
         self._databases: dict[str, Any] = {}
         self._own: dict[Any, Any] = {}
@@ -342,7 +343,10 @@ class _Parts(_Basics):
         from cab.adapters.google_cloud.secrets import SecretManagerVault
 
         if self._vault is None:
-            self._vault = SecretManagerVault(self.settings.project)
+            settings = self._configured
+            self._vault = SecretManagerVault(
+                settings.project, location=settings.secret_location, kms_key=settings.kms_key
+            )
             self.closers.append(self._vault.close)
         return self._vault
 

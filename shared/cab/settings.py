@@ -44,6 +44,21 @@ class ConfiguredSettings(FunctionSettings):
     """Functions that decide something: they read the deployment's configuration folder."""
 
     config_dir: Path = Field(alias="CAB_CONFIG_DIR")
+    secret_location: str | None = Field(
+        default=None, alias="CAB_SECRET_LOCATION", min_length=1, description="Region in which new secrets are kept."
+    )
+    kms_key: str | None = Field(
+        default=None,
+        alias="CAB_KMS_KEY",
+        pattern=r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+\Z",
+        description="Key of the organisation under which new secrets are encrypted.",
+    )
+
+    @model_validator(mode="after")
+    def _a_key_has_a_location(self) -> ConfiguredSettings:
+        if self.kms_key is not None and self.secret_location is None:
+            raise ValueError("CAB_KMS_KEY needs CAB_SECRET_LOCATION: a key encrypts secrets of its own region")
+        return self
 
     @model_validator(mode="after")
     def _folder_is_there(self) -> ConfiguredSettings:

@@ -106,7 +106,7 @@ class Cloud:
             patch("cab.bootstrap.SystemClock", lambda: self.clock),
             patch("cab.adapters.store_clock.StoreClock", store_clock),
             patch(f"{google}.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
-            patch(f"{google}.secrets.SecretManagerVault", lambda _: self.vault),
+            patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),
             patch(f"{google}.audit_log.PubSubAuditLog", audit_log),
             patch(f"{google}.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
             patch(f"{google}.quarantine.PubSubQuarantine", lambda *_: self.quarantine),

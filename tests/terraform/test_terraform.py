@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from cab_dev.gateway import public_routes
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = ROOT.parent / "shared" / "terraform" / "terraform-offline"
+ACME_SERVICES = ("IDP", "CRM", "TRACKER", "WAREHOUSE")
 STAND_IN = ROOT / ".cab" / "venv-terraform" / "bin" / "python"  # made by `make test`
 
 
@@ -77,3 +84,61 @@ def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
     in_the_cloud = {path.removesuffix("/*") for path in re.findall(r'"(/[^"]*)"', table)}
     functions = {path.name: f"http://{path.name}" for path in (ROOT / "functions").iterdir()}
     assert {route.path.removesuffix("/*") for route in public_routes(functions)} == in_the_cloud
+
+
+async def test_the_archive_alone_serves_a_function_by_the_framework_s_own_variables(tmp_path: Path) -> None:
+    """How an image of it runs: functions-framework in the unpacked archive, told by FUNCTION_TARGET and FUNCTION_SOURCE."""
+    packed = subprocess.run(
+        [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    source = tmp_path / "source"
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(source)
+    port = free_port()
+    origins = {f"ACME_{name}_ORIGIN": f"http://127.0.0.1:{n}" for n, name in enumerate(ACME_SERVICES, 1)}
+    environment = {
+        **origins,
+        "PATH": os.environ["PATH"],
+        "CAB_ORIGIN": f"http://127.0.0.1:{port}",
+        "CAB_CONFIG_DIR": "config",
+        "GOOGLE_CLOUD_PROJECT": "p",
+        "FIRESTORE_EMULATOR_HOST": "127.0.0.1:1",
+        "PYTHONPATH": str(source / "shared"),
+        "FUNCTION_TARGET": "publish_metadata",
+        "FUNCTION_SOURCE": "functions/publish_metadata/main.py",
+        "PORT": str(port),
+    }
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "functions_framework"], cwd=source, env=environment, stdout=log, stderr=log
+        )
+    try:
+        document = await discovery(port, server)
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert document["issuer"] == f"http://127.0.0.1:{port}/oauth2"
+
+
+async def discovery(port: int, server: subprocess.Popen[bytes]) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    async with aiohttp.ClientSession() as http:
+        while True:
+            try:
+                async with http.get(f"http://127.0.0.1:{port}/.well-known/oauth-authorization-server/oauth2") as answer:
+                    assert answer.status == 200
+                    return dict(await answer.json())
+            except aiohttp.ClientConnectorError:
+                assert server.poll() is None, "the function did not start"
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

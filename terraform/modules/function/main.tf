@@ -10,8 +10,25 @@ variable "environment" {
   type        = map(string)
 }
 
+variable "image" {
+  description = "Container image by digest, or null to build from the source archive."
+  type        = string
+  default     = null
+}
+
+variable "ingress" {
+  description = "From where it can be reached: load_balancer, internal, or all."
+  type        = string
+}
+
 variable "invokers" {
   description = "Who may call a private function: any label to IAM member."
+  type        = map(string)
+  default     = {}
+}
+
+variable "labels" {
+  description = "Labels."
   type        = map(string)
   default     = {}
 }
@@ -24,6 +41,12 @@ variable "location" {
 variable "name" {
   description = "Folder under functions/, and entry point."
   type        = string
+}
+
+variable "network" {
+  description = "Network and subnetwork through which it calls internal functions, or null."
+  type        = object({ network = string, subnetwork = string })
+  default     = null
 }
 
 variable "project_id" {
@@ -55,16 +78,29 @@ variable "size" {
 variable "source_archive" {
   description = "Bucket and object, named by content hash."
   type        = object({ bucket = string, object = string })
+  default     = null
 }
 
 locals {
   service_name = replace(var.name, "_", "-")
+  built        = var.image == null
+  # One word for both resources, which spell it differently.
+  ingresses = {
+    load_balancer = { function = "ALLOW_INTERNAL_AND_GCLB", service = "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" }
+    internal      = { function = "ALLOW_INTERNAL_ONLY", service = "INGRESS_TRAFFIC_INTERNAL_ONLY" }
+    all           = { function = "ALLOW_ALL", service = "INGRESS_TRAFFIC_ALL" }
+  }
+  ingress = local.ingresses[var.ingress]
+  # Who is let through by Cloud Run itself. A public function of an image needs nobody: its invoker check is off.
+  members = var.public ? (local.built ? ["allUsers"] : []) : values(var.invokers)
 }
 
 resource "google_cloudfunctions2_function" "this" {
+  count    = local.built ? 1 : 0
   project  = var.project_id
   location = var.location
   name     = local.service_name
+  labels   = var.labels
 
   build_config {
     runtime         = "python313"
@@ -89,28 +125,116 @@ resource "google_cloudfunctions2_function" "this" {
     max_instance_count               = var.size.max_instances
     max_instance_request_concurrency = var.size.concurrency
     timeout_seconds                  = 60
-    ingress_settings                 = var.public ? "ALLOW_INTERNAL_AND_GCLB" : "ALLOW_INTERNAL_ONLY"
+    ingress_settings                 = local.ingress.function
+    direct_vpc_egress                = var.network == null ? null : "VPC_EGRESS_PRIVATE_RANGES_ONLY"
     all_traffic_on_latest_revision   = true
     environment_variables            = var.environment
+
+    dynamic "direct_vpc_network_interface" {
+      for_each = var.network[*]
+      content {
+        network    = direct_vpc_network_interface.value.network
+        subnetwork = direct_vpc_network_interface.value.subnetwork
+      }
+    }
+  }
+}
+
+# The same entry point from an image. google_cloudfunctions2_function cannot switch the invoker check off, and the build_config of
+# google_cloud_run_v2_service starts no build (provider issues 22263, 23057): so there are two resources for two ways to build.
+resource "google_cloud_run_v2_service" "this" {
+  count                = local.built ? 0 : 1
+  project              = var.project_id
+  location             = var.location
+  name                 = local.service_name
+  labels               = var.labels
+  ingress              = local.ingress.service
+  invoker_iam_disabled = var.public
+  deletion_protection  = false # it holds nothing
+
+  template {
+    service_account                  = var.service_account_email
+    timeout                          = "60s"
+    max_instance_request_concurrency = var.size.concurrency
+
+    scaling {
+      min_instance_count = var.size.min_instances
+      max_instance_count = var.size.max_instances
+    }
+    containers {
+      image = var.image
+      resources {
+        limits            = { cpu = "1", memory = var.size.memory }
+        cpu_idle          = true
+        startup_cpu_boost = true
+      }
+      dynamic "env" {
+        for_each = merge(var.environment, { FUNCTION_TARGET = var.name, FUNCTION_SOURCE = "functions/${var.name}/main.py" })
+        content {
+          name  = env.key
+          value = env.value
+        }
+      }
+    }
+    dynamic "vpc_access" {
+      for_each = var.network[*]
+      content {
+        egress = "PRIVATE_RANGES_ONLY"
+        network_interfaces {
+          network    = vpc_access.value.network
+          subnetwork = vpc_access.value.subnetwork
+        }
+      }
+    }
   }
 }
 
 resource "google_cloud_run_v2_service_iam_binding" "invoker" {
+  count = length(local.members) == 0 && var.public ? 0 : 1
+
   # A binding, not members: whoever is not named here must not be able to call it.
   project  = var.project_id
   location = var.location
   name     = local.service_name
   role     = "roles/run.invoker"
-  members  = var.public ? ["allUsers"] : values(var.invokers)
+  members  = local.members
 
-  depends_on = [google_cloudfunctions2_function.this]
+  depends_on = [google_cloudfunctions2_function.this, google_cloud_run_v2_service.this]
 
   lifecycle {
     precondition {
-      condition     = var.public || length(var.invokers) > 0
+      condition     = length(local.members) > 0
       error_message = "The private function ${var.name} has no invoker: nothing could ever call it."
     }
   }
+}
+
+output "calls_through_network" {
+  description = "Whether its calls to private ranges go through the VPC network. Read from the resource, for tests of the plan."
+  value = local.built ? (
+    length(google_cloudfunctions2_function.this[0].service_config[0].direct_vpc_network_interface) == 1
+    ? google_cloudfunctions2_function.this[0].service_config[0].direct_vpc_egress == "VPC_EGRESS_PRIVATE_RANGES_ONLY" : false
+    ) : (
+    length(google_cloud_run_v2_service.this[0].template[0].vpc_access) == 1
+    ? google_cloud_run_v2_service.this[0].template[0].vpc_access[0].egress == "PRIVATE_RANGES_ONLY" : false
+  )
+}
+
+output "invoker_check" {
+  description = "Whether Cloud Run asks callers for an identity that may invoke it."
+  value       = local.built ? true : !google_cloud_run_v2_service.this[0].invoker_iam_disabled
+}
+
+output "invokers" {
+  description = "Who may invoke it."
+  value       = flatten([for binding in google_cloud_run_v2_service_iam_binding.invoker : tolist(binding.members)])
+}
+
+output "reachable_from" {
+  description = "From where it can be reached: load_balancer, internal, or all."
+  value = [for name, spelt in local.ingresses : name if(
+    local.built ? google_cloudfunctions2_function.this[0].service_config[0].ingress_settings == spelt.function : google_cloud_run_v2_service.this[0].ingress == spelt.service
+  )][0]
 }
 
 output "service_name" {

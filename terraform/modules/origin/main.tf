@@ -15,6 +15,12 @@ variable "project_id" {
   type        = string
 }
 
+variable "protection" {
+  description = "Cloud Armor: requests per minute and address. Null: none."
+  type        = object({ requests_per_minute = number })
+  default     = null
+}
+
 variable "services" {
   description = "Cloud Run service by function."
   type        = map(string)
@@ -41,12 +47,63 @@ resource "google_compute_region_network_endpoint_group" "this" {
   }
 }
 
+# A first line only: the functions hold their own limits, which know clients and users. Addresses are all that is known here.
+resource "google_compute_security_policy" "this" {
+  count       = var.protection == null ? 0 : 1
+  project     = var.project_id
+  name        = "cab"
+  description = "Floods and oversized bodies end at the edge."
+
+  rule {
+    action      = "deny(403)"
+    priority    = 1000
+    description = "No endpoint takes a body over 64 KiB."
+    match {
+      expr {
+        expression = "has(request.headers['content-length']) && int(request.headers['content-length']) > 65536"
+      }
+    }
+  }
+  rule {
+    action      = "throttle"
+    priority    = 2000
+    description = "One address, one share."
+    match {
+      versioned_expr = "SRC_IPS_V1"
+      config {
+        src_ip_ranges = ["*"]
+      }
+    }
+    rate_limit_options {
+      conform_action = "allow"
+      exceed_action  = "deny(429)"
+      enforce_on_key = "IP"
+      rate_limit_threshold {
+        count        = var.protection.requests_per_minute
+        interval_sec = 60
+      }
+    }
+  }
+  rule {
+    action      = "allow"
+    priority    = 2147483647
+    description = "Everybody else."
+    match {
+      versioned_expr = "SRC_IPS_V1"
+      config {
+        src_ip_ranges = ["*"]
+      }
+    }
+  }
+}
+
 resource "google_compute_backend_service" "this" {
   for_each              = var.services
   project               = var.project_id
   name                  = "cab-${each.value}"
   load_balancing_scheme = "EXTERNAL_MANAGED"
   enable_cdn            = false
+  security_policy       = one(google_compute_security_policy.this[*].id)
   backend {
     group = google_compute_region_network_endpoint_group.this[each.key].id
   }
@@ -119,4 +176,9 @@ resource "google_compute_global_forwarding_rule" "this" {
 output "address" {
   description = "IP address of the origin."
   value       = google_compute_global_address.this.address
+}
+
+output "requests_per_minute" {
+  description = "What one address may send in a minute, or null."
+  value       = try([for rule in google_compute_security_policy.this[0].rule : rule.rate_limit_options[0].rate_limit_threshold[0].count if rule.action == "throttle"][0], null)
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -45,12 +44,14 @@ _ADD_PERMISSION = "secretmanager.versions.add"
 class SecretManagerVault:
     """The secrets of one project. Honours SECRET_MANAGER_EMULATOR_HOST. Belongs to the event loop of its first call.
 
-    `locations` are where new secrets are kept; none lets Google choose. It keeps nothing in memory.
+    `location` is where new secrets are kept, under `kms_key` if that is given; without a location Google chooses. It keeps
+    nothing in memory.
     """
 
-    def __init__(self, project: str, *, locations: Sequence[str] = ()) -> None:
+    def __init__(self, project: str, *, location: str | None = None, kms_key: str | None = None) -> None:
         self._parent = f"projects/{project}"
-        self._locations = tuple(locations)
+        self._location = location
+        self._kms_key = kms_key
         self._api = GoogleApi(
             _WHAT, host="secretmanager.googleapis.com", emulator_variable="SECRET_MANAGER_EMULATOR_HOST"
         )
@@ -69,10 +70,13 @@ class SecretManagerVault:
 
     async def create(self, secret: str) -> None:
         request = _CreateRequest(parent=self._parent, secret_id=checked_secret(secret))
-        request.secret.replication.automatic.SetInParent()
-        if self._locations:
-            for location in self._locations:
-                request.secret.replication.user_managed.replicas.add(location=location)
+        replication = request.secret.replication
+        if self._location is None:
+            replication.automatic.SetInParent()
+        else:
+            replica = replication.user_managed.replicas.add(location=self._location)
+            if self._kms_key is not None:
+                replica.customer_managed_encryption.kms_key_name = self._kms_key
         try:
             await self._call(_CREATE, request, "parent", self._parent, budget_s=_WRITE_BUDGET_S, expected=_EXISTS)
         except Refused:

@@ -1,0 +1,243 @@
+# What a first apply in a new project needs, and each option. The plan is all that can be seen without a cloud.
+mock_provider "google" {
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+}
+
+variables {
+  project_id       = "test-cab"
+  domain           = "cab.example.com"
+  source_archive   = { bucket = "source", object = "cab-abc.zip" }
+  provider_secrets = ["cab-provider-crm"]
+}
+
+run "every_caller_of_an_internal_function_has_a_way_to_it" {
+  command = plan
+
+  assert {
+    condition     = module.function["refresh_grants"].reachable_from == "internal"
+    error_message = "refresh_grants reads every grant: from the internet it cannot even be knocked at."
+  }
+  assert {
+    condition     = alltrue([for name, function in module.function : function.calls_through_network if contains(local.internal_callers, name)])
+    error_message = "A call between functions is internal only through a VPC network: without it every token of a consented grant fails."
+  }
+  assert {
+    condition     = toset([for name, function in local.functions : name if contains(keys(function.environment), "CAB_REFRESH_GRANTS_URL") && function.public]) == local.internal_callers
+    error_message = "Whoever is told the address of refresh_grants calls it, and needs the way."
+  }
+  assert {
+    condition     = google_compute_subnetwork.this[0].private_ip_google_access
+    error_message = "Without Private Google Access run.app cannot be reached from the subnetwork."
+  }
+  assert {
+    condition     = google_dns_record_set.run_app["names"].name == "*.run.app." && toset(google_dns_record_set.run_app["names"].rrdatas) == toset(["199.36.153.8", "199.36.153.9", "199.36.153.10", "199.36.153.11"])
+    error_message = "In the network run.app must lead to private.googleapis.com."
+  }
+  assert {
+    condition     = alltrue([for name, function in module.function : !function.calls_through_network if !contains(local.internal_callers, name)])
+    error_message = "Who calls no internal function has no business in the network."
+  }
+}
+
+run "public_functions_are_reached_through_the_load_balancer_alone" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for name, function in module.function : function.reachable_from == "load_balancer" if local.functions[name].public])
+    error_message = "Past the load balancer there is no edge protection and no single origin."
+  }
+}
+
+run "invoker_only_opens_one_door_and_makes_no_network" {
+  command = apply # who may invoke is known only then
+  variables {
+    internal_calls = "invoker_only"
+  }
+  assert {
+    condition     = [for name, function in module.function : name if function.reachable_from == "all"] == ["refresh_grants"] && module.function["ingest_audit"].reachable_from == "internal"
+    error_message = "Only refresh_grants is called by other functions: pushes reach ingest_audit from inside."
+  }
+  assert {
+    condition     = length(google_compute_network.this) == 0 && alltrue([for function in module.function : !function.calls_through_network])
+    error_message = "Without internal calls no network is needed."
+  }
+  assert {
+    condition     = !contains(module.function["refresh_grants"].invokers, "allUsers")
+    error_message = "Reachable does not mean callable: the named identities remain."
+  }
+}
+
+run "every_api_is_enabled_and_none_is_switched_off_again" {
+  command = plan
+
+  assert {
+    condition = length(setsubtract([
+      "run.googleapis.com", "cloudfunctions.googleapis.com", "cloudbuild.googleapis.com", "artifactregistry.googleapis.com", "firestore.googleapis.com",
+      "secretmanager.googleapis.com", "pubsub.googleapis.com", "bigquery.googleapis.com", "cloudscheduler.googleapis.com", "compute.googleapis.com",
+      "dns.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com", "logging.googleapis.com", "monitoring.googleapis.com",
+    ], local.apis)) == 0
+    error_message = "A first apply fails at the first API that is off."
+  }
+  assert {
+    condition     = alltrue([for api in google_project_service.this : !api.disable_on_destroy])
+    error_message = "Destroying CAB must not take an API away from others."
+  }
+}
+
+run "an_image_needs_no_permission_for_all_users" {
+  command = apply # who may invoke is known only then
+  variables {
+    source_archive = null
+    image          = "europe-west1-docker.pkg.dev/test-cab/cab/cab@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  }
+  assert {
+    condition     = alltrue([for function in module.function : !contains(function.invokers, "allUsers")])
+    error_message = "Organisations that forbid allUsers could not apply."
+  }
+  assert {
+    condition     = alltrue([for name, function in module.function : function.invoker_check == !local.functions[name].public])
+    error_message = "Cloud Run checks callers of private functions, and leaves those of public ones to the function."
+  }
+  assert {
+    condition     = module.function["exchange_token"].calls_through_network && module.function["refresh_grants"].reachable_from == "internal"
+    error_message = "The way to refresh_grants is the same for both ways to build."
+  }
+}
+
+run "built_functions_let_the_load_balancer_in_as_all_users" {
+  command = apply # who may invoke is known only then
+
+  assert {
+    condition     = alltrue([for name, function in module.function : contains(function.invokers, "allUsers") == local.functions[name].public])
+    error_message = "google_cloudfunctions2_function cannot switch the invoker check off."
+  }
+}
+
+run "an_image_by_tag_is_refused" {
+  command = plan
+  variables {
+    source_archive = null
+    image          = "europe-west1-docker.pkg.dev/test-cab/cab/cab:latest"
+  }
+  expect_failures = [var.image]
+}
+
+run "source_and_image_together_are_refused" {
+  command = plan
+  variables {
+    image = "europe-west1-docker.pkg.dev/test-cab/cab/cab@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+  }
+  expect_failures = [var.source_archive]
+}
+
+run "a_trial_needs_no_domain" {
+  command = plan
+  variables {
+    domain = null
+  }
+  assert {
+    condition     = local.origin == "https://cab.endpoints.test-cab.cloud.goog" && output.issuer == "https://cab.endpoints.test-cab.cloud.goog/oauth2"
+    error_message = "Without a domain the name that Google keeps for the project is the origin."
+  }
+  assert {
+    condition     = contains(local.apis, "endpoints.googleapis.com")
+    error_message = "The record of that name is kept by Cloud Endpoints."
+  }
+}
+
+run "the_edge_is_protected_on_request" {
+  command = plan
+  variables {
+    edge_protection = {}
+  }
+  assert {
+    condition     = module.origin.requests_per_minute == 1200
+    error_message = "The default lets an office behind one address work."
+  }
+}
+
+run "an_edge_limit_that_locks_offices_out_is_refused" {
+  command = plan
+  variables {
+    edge_protection = { requests_per_minute = 10 }
+  }
+  expect_failures = [var.edge_protection]
+}
+
+run "one_key_encrypts_everything_at_rest" {
+  command = plan
+  variables {
+    kms_key = "projects/test-cab/locations/europe-west1/keyRings/cab/cryptoKeys/cab"
+  }
+  assert {
+    condition     = alltrue([for database in google_firestore_database.this : database.cmek_config[0].kms_key_name == var.kms_key])
+    error_message = "Databases hold grants' metadata."
+  }
+  assert {
+    condition = alltrue([for secret in merge(google_secret_manager_secret.broker, google_secret_manager_secret.clients) :
+    secret.replication[0].user_managed[0].replicas[0].customer_managed_encryption[0].kms_key_name == var.kms_key])
+    error_message = "Secrets hold keys."
+  }
+  assert {
+    condition     = alltrue([for topic in [google_pubsub_topic.audit, google_pubsub_topic.audit_dead_letter, google_pubsub_topic.audit_quarantine, google_pubsub_topic.grants_due] : topic.kms_key_name == var.kms_key])
+    error_message = "Topics hold events."
+  }
+  assert {
+    condition     = google_bigquery_dataset.audit.default_encryption_configuration[0].kms_key_name == var.kms_key && local._common_environment.CAB_KMS_KEY == var.kms_key
+    error_message = "The audit dataset, and the secrets that connect_account makes later, use it too."
+  }
+  assert {
+    condition     = toset(keys(google_kms_crypto_key_iam_member.agent)) == toset(["bigquery", "firestore", "pubsub", "secretmanager"])
+    error_message = "Each service uses the key as its own agent."
+  }
+}
+
+run "secrets_made_at_run_time_stay_in_the_region" {
+  command = plan
+
+  assert {
+    condition     = local._common_environment.CAB_SECRET_LOCATION == var.location && !contains(keys(local._common_environment), "CAB_KMS_KEY")
+    error_message = "Grants must not leave the region that everything else is bound to."
+  }
+}
+
+run "nothing_can_be_deleted_by_accident_unless_it_is_a_trial" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && google_bigquery_table.events_raw.deletion_protection
+    error_message = "Databases and the audit table are protected by default."
+  }
+}
+
+run "a_trial_can_be_thrown_away" {
+  command = plan
+  variables {
+    deletion_protection = false
+  }
+  assert {
+    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_DISABLED" && database.deletion_policy == "DELETE"]) && !google_bigquery_table.events_raw.deletion_protection
+    error_message = "destroy must leave nothing behind."
+  }
+}
+
+run "labels_reach_everything_that_can_carry_them" {
+  command = plan
+  variables {
+    labels = { cost-centre = "4711" }
+  }
+  assert {
+    condition     = alltrue([for topic in [google_pubsub_topic.audit, google_pubsub_topic.grants_due] : topic.labels["cost-centre"] == "4711"]) && google_bigquery_dataset.audit.labels["cost-centre"] == "4711" && alltrue([for secret in google_secret_manager_secret.broker : secret.labels["cost-centre"] == "4711"])
+    error_message = "A bill is read by label."
+  }
+}
+
+run "a_network_range_too_small_for_the_instances_is_refused" {
+  command = plan
+  variables {
+    network_range = "10.8.0.0/28"
+  }
+  expect_failures = [var.network_range]
+}
