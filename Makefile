@@ -8,7 +8,7 @@ DEV       := $(VENV)/.dev
 TERRAFORM := .cab/venv-terraform/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint types soak bench browser-ready bigquery-ready clean
+.PHONY: help demo dev test check format lint types soak bench browser-ready bigquery-ready clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,11 @@ test: $(DEV) $(TERRAFORM) browser-ready bigquery-ready ## run all tests, emulato
 
 check: lint types test ## what CI runs: format, lint, types, import contracts, tests
 
-lint: $(DEV) ## format and lint, as CI judges them, and the import contracts
+format: $(DEV) ## format the code and sort its imports
+	$(VENV)/bin/ruff check --select I --fix --quiet
+	$(VENV)/bin/ruff format
+
+lint: $(DEV) ## is it formatted, is it free of known mistakes, do imports keep their contracts
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/lint-imports
