@@ -15,7 +15,8 @@ ScopeToken = Annotated[
     str, StringConstraints(pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+\Z", max_length=200)
 ]  # RFC 6749 section 3.3
 # Never `.` or `..` alone: a tool that puts it into a path would act on something else.
-IDENTIFIER_PART = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
+IDENTIFIER_CHARACTER = re.compile(r"[A-Za-z0-9._~-]")
+IDENTIFIER_PART = re.compile(rf"(?!\.{{1,2}}\Z){IDENTIFIER_CHARACTER.pattern}{{1,128}}")
 MAX_INTEGER = 2**53 - 1  # the largest one every JSON parser reads alike, and RFC 8785 can write
 
 

@@ -11,6 +11,8 @@ from cab.domain.connections import SecretReference
 from cab.domain.identifiers import CLIENT_ID
 from cab.domain.tasks import Pattern
 
+DEFAULT_ZONE = "internal"
+Zone = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClientId = Annotated[str, StringConstraints(pattern=f"^{CLIENT_ID.pattern}\\Z")]
 
 
@@ -95,8 +97,8 @@ class Agent(StrictModel):
     client_id: ClientId = Field(description="Its name at the token endpoint, in tokens, policies and audit.")
     title: str = Field(min_length=1, max_length=80, description="What people read on approval pages.")
     tenant: str = Field(description="Where its users belong.")
-    trust_zone: str = Field(
-        default="internal", pattern=r"^[a-z][a-z0-9-]{0,39}\Z", description="A word for policies, e.g. who runs it."
+    trust_zone: Zone = Field(
+        default=DEFAULT_ZONE, description="A word for policies, e.g. who runs it; one of trust_zones in broker.yaml."
     )
     authentication: tuple[Authentication, ...] = Field(min_length=1, description="Any one of these.")
     actions: tuple[Pattern, ...] = Field(default=(), description="Allow-list over the action catalog.")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from cab.domain.actions import Effect, StrictModel
-from cab.domain.clients import Agent, FrontEnd
+from cab.domain.clients import DEFAULT_ZONE, Agent, FrontEnd, Zone
 from cab.domain.connections import Connection, Provider, SecretReference
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
@@ -62,6 +62,11 @@ class Broker(StrictModel):
     )
     allow_loopback_http: bool = Field(
         default=False, description="Local development only; start fails in the cloud when set."
+    )
+    trust_zones: tuple[Zone, ...] = Field(
+        default=(DEFAULT_ZONE,),
+        min_length=1,
+        description="The words that agents' trust_zone and policies may use.",
     )
     tenants: tuple[Tenant, ...] = Field(min_length=1, description="Organisations; nothing crosses from one to another.")
     lifetimes: Lifetimes = Field(default=Lifetimes(), description="How long things live, in seconds.")

@@ -20,7 +20,7 @@ NOON_ON_A_SUNDAY = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 
 UPDATE = PolicyRequest(
     tenant="acme",
-    subject="subject-1",
+    subject="subject-1-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     groups=("sales",),
     action="crm.deal.update",
     effect="write",

@@ -123,7 +123,7 @@ def test_an_intent_outside_its_task_can_be_asked_about() -> None:
     "condition",
     [
         'principal.tenant == "acme"',
-        'principal == CAB::User::"subject-1"',
+        'principal == CAB::User::"subject-1-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"',
         'principal in CAB::Group::"sales"',
         'action in CAB::Action::"write" && action in CAB::Action::"crm"',
         'resource in CAB::Connection::"crm" && resource.connection == "crm"',

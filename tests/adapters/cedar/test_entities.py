@@ -57,12 +57,17 @@ def test_the_resource_counts_where_only_the_scope_names_it() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"groups": ()}, {"groups": ("ops",)}, {"tenant": "other", "groups": ("sales",)}, {"subject": "subject-2"}],
+    [
+        {"groups": ()},
+        {"groups": ("ops",)},
+        {"tenant": "other", "groups": ("sales",)},
+        {"subject": "subject-2-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"},
+    ],
 )
 def test_who_was_seen_before_never_stands_for_another(changes: dict[str, object]) -> None:
     rule = """
     @id("p") permit (principal in CAB::Group::"sales", action, resource) when { principal.tenant == "acme" };
-    @id("f") forbid (principal == CAB::User::"subject-2", action, resource);
+    @id("f") forbid (principal == CAB::User::"subject-2-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", action, resource);
     """
     engine = CedarPolicyEngine(deployment(rule))
     assert isinstance(engine.evaluate(UPDATE).decision, Permit)

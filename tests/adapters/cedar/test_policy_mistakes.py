@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, deployment, engine
-from tests.adapters.configuration.deployment_folder import ENVIRONMENT, write_folder
+from tests.adapters.configuration.deployment_folder import CONNECTIONS, ENVIRONMENT, deployment_of, write_folder
 
 from cab.adapters.cedar.checks import check_policies
 from cab.adapters.cedar.engine import CedarPolicyEngine
@@ -56,6 +57,25 @@ MISTAKES: dict[str, tuple[str, int, str, str]] = {
     "a pattern that matches no weekday": (f'@id("a") forbid {ANY} when {{ context.time.weekday like "Sat*" }};', 1, "a: context.time.weekday is never `Sat*`", "known here: `friday`, `monday`, `saturday`, `sunday`, `thursday`, `tuesday`, `wednesday`"),
     "a value no parameter has": ('@id("a") forbid (principal, action == CAB::Action::"crm.deal.update", resource) when { context.parameters.stage == "lost" };', 1, "a: context.parameters.stage is never `lost`", "known here: `open`, `won`"),
     "a tenant nobody has": (f'@id("a") forbid {ANY} when {{ principal.tenant == "acne" }};', 1, "a: principal.tenant is never `acne`", "did you mean `acme`?"),
+    "a misspelt agent inside a record": (f'@id("a") forbid {ANY} when {{ context.agent == {{id: "asistant", trust_zone: "internal", mode: "token"}} }};', 1, "a: context.agent.id is never `asistant`", "did you mean `assistant`?"),
+    "a misspelt word behind if": (f'@id("a") forbid {ANY} when {{ context.trigger == (if principal.tenant == "acme" then "evnt" else "schedule") }};', 1, "a: context.trigger is never `evnt`", "did you mean `event`?"),
+    "an undeclared trust zone": (f'@id("a") forbid {ANY}\nwhen {{ context.agent.trust_zone == "extern" }};', 2, "a: context.agent.trust_zone is never `extern`", "known here: `internal`"),
+    "a user by name": ('@id("a") forbid (\n principal == CAB::User::"alice", action, resource);', 2, "a: `alice` is not the key of any user", "write policies for groups; a user's key is the `sub` of their assertions, 43 letters, digits, - and _"),
+    "a user by name in a condition": (f'@id("a") forbid {ANY}\nunless {{ [CAB::User::"bob@acme.test"].contains(principal) }};', 2, "a: `bob@acme.test` is not the key of any user", "write policies for groups; a user's key is the `sub` of their assertions, 43 letters, digits, - and _"),
+    "a resource that no action has": ('@id("a") forbid (principal, action,\n resource == CAB::Resource::"crm/del/0061");', 2, "a: no action of this rule has a resource `crm/del/0061`", "did you mean `crm/deal/*`?"),
+    "a resource at an unknown connection": (f'@id("a") forbid {ANY}\nwhen {{ resource == CAB::Resource::"cmr/deal/0061" }};', 2, "a: no action of this rule has a resource `cmr/deal/0061`", "did you mean `crm/deal/*`?"),
+    "an identifier that no action has": (f'@id("a") forbid {ANY}\nwhen {{ resource.identifier == "deals/0061" }};', 2, "a: no action of this rule has an identifier `deals/0061`", "did you mean `deal/*`?"),
+    "a pattern of identifiers that no action has": (f'@id("a") forbid {ANY}\nwhen {{ resource.identifier like "deals/*" }};', 2, "a: no action of this rule has an identifier `deals/*`", "did you mean `deal/*`?"),
+    "an hour after the last": (f'@id("a") forbid {ANY}\nwhen {{ context.time.hour_utc == 24 }};', 2, "a: context.time.hour_utc is never 24", "it is 0 to 23"),
+    "an hour after the last in a set": (f'@id("a") forbid {ANY}\nwhen {{ [22, 23, 24].contains(context.time.hour_utc) }};', 2, "a: context.time.hour_utc is never 24", "it is 0 to 23"),
+    "an hour that is never later": (f'@id("a") forbid {ANY}\nwhen {{ context.time.hour_utc > 23 }};', 2, "a: context.time.hour_utc > 23 is never true", "it is 0 to 23"),
+    "an hour that is always earlier": (f'@id("a") forbid {ANY}\nunless {{ 180 > context.time.hour_utc }};', 2, "a: context.time.hour_utc < 180 is always true", "it is 0 to 23"),
+    "an hour below zero": (f'@id("a") forbid {ANY}\nwhen {{ context.time.hour_utc <= -1 }};', 2, "a: context.time.hour_utc <= -1 is never true", "it is 0 to 23"),
+    "an amount that no intent can have": ('@id("a") forbid (principal, action == CAB::Action::"crm.deal.update", resource)\nwhen { context.parameters has amount && context.parameters.amount > 1000 };', 2, "a: context.parameters.amount > 1000 is never true", "it is 0 to 1000"),
+    "a text longer than the parameter": ('@id("a") forbid (principal, action == CAB::Action::"crm.deal.list", resource) when { context.parameters has account && context.parameters.account == "' + "x" * 501 + '" };', 1, "a: context.parameters.account is never as long as that", "it has at most 500 characters"),
+    "a parameter whose presence nobody declared": ('@id("a") forbid (principal, action == CAB::Action::"crm.deal.update", resource)\nwhen { context.parameters has amuont && context.parameters.amuont > 5 };', 2, "a: there is no context.parameters.amuont in this rule", "did you mean `amount`?"),
+    "an attribute whose presence nobody declared": (f'@id("a") forbid {ANY}\nwhen {{ context.auth has age && context.auth.age > 5 }};', 2, "a: there is no context.auth.age in this rule", "did you mean `age_s`?"),
+    "a principal of another kind": (f'@id("a") forbid {ANY}\nwhen {{ principal is CAB::Group }};', 2, "a: principal is never a CAB::Group", "it is always a CAB::User; remove the test"),
 }  # fmt: skip
 
 
@@ -131,6 +151,74 @@ def test_a_permit_of_changes_that_ignores_the_task_is_pointed_out(policy: str, m
     assert [(problem.message, problem.severity) for problem in about_rules] == (
         [(message, "warning")] if message else []
     )
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'resource.identifier like "deal/00*"',
+        'resource.identifier like "*/0061"',
+        'resource.identifier like "d*l/*6*"',
+        'resource.identifier == "deal/0061"',
+        'resource == CAB::Resource::"crm/deal/0061"',
+        'principal == CAB::User::"LbQk3QnVmmWbh0hgdXeGPjl5Yd5bRnVxw0ghkCCzX3E"',
+        "context.time.hour_utc >= 8 && context.time.hour_utc < 20",
+        "[0, 23].contains(context.time.hour_utc)",
+        "context.parameters has amount && context.parameters.amount >= 1000",
+        "context.auth has acr && context.auth has age_s && context.auth.age_s < 60",
+        'context.agent.trust_zone == "internal"',
+        "principal is CAB::User",
+    ],
+)
+def test_what_can_occur_may_be_named(condition: str) -> None:
+    checked = deployment(
+        f'@id("a") forbid (principal, action in [CAB::Action::"write"], resource) when {{ {condition} }};'
+    )
+    _, problems = check_policies(checked, checked.policies)
+    assert [problem for problem in problems if problem.file != "policies"] == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("context.time.hour_utc < 24", "a: context.time.hour_utc < 24 is always true"),
+        ("0 <= context.time.hour_utc", "a: context.time.hour_utc >= 0 is always true"),
+        ('context.agent.trust_zone == "partner"', "a: no agent is in the trust zone `partner`"),
+        ('context.agent.trust_zone like "part*"', "a: no agent is in the trust zone `part*`"),
+    ],
+)
+def test_what_changes_nothing_is_pointed_out(condition: str, message: str) -> None:
+    checked = deployment(f'@id("a") forbid {ANY} when {{ {condition} }};')
+    checked = replace(checked, broker=checked.broker.model_copy(update={"trust_zones": ("internal", "partner")}))
+    _, problems = check_policies(checked, checked.policies)
+    about_rules = [problem for problem in problems if problem.file != "policies"]
+    assert [(problem.message, problem.severity) for problem in about_rules] == [(message, "warning")]
+
+
+def test_an_identifier_of_another_action_is_pointed_out() -> None:
+    checked = deployment(
+        '@id("a") forbid (principal, action == CAB::Action::"crm.deal.list", resource) when { resource.identifier == "deal/1" };'
+    )
+    _, problems = check_policies(checked, checked.policies)
+    assert [(problem.message, problem.severity) for problem in problems if problem.file != "policies"] == [
+        ("a: no action of this rule has an identifier `deal/1`", "warning")
+    ]
+
+
+def test_a_rule_about_a_connection_none_of_its_actions_is_at_never_matches(tmp_path: Path) -> None:
+    two = CONNECTIONS + CONNECTIONS[CONNECTIONS.index("  - id: crm\n") :].replace("crm.deal", "tracker.task").replace(
+        "- id: crm\n", "- id: tracker\n"
+    ).replace("${CRM_ORIGIN}", "https://tracker.test")
+    base = deployment_of(tmp_path, connections=two)
+    text = (
+        '@id("a") forbid (principal, action == CAB::Action::"tracker.task.list",\n resource in CAB::Connection::"crm")\n'
+        'when { resource.connection == "crm" };'
+    )
+    _, problems = check_policies(replace(base, policies=(("policies/p0.cedar", text),)), (("policies/p0.cedar", text),))
+    assert [str(problem) for problem in problems if problem.severity == "error"] == [
+        "policies/p0.cedar:2: error: a: no action of this rule is at connection `crm`; known here: `tracker`",
+        "policies/p0.cedar:2: error: a: resource.connection is never `crm`; known here: `tracker`",
+    ]
 
 
 def test_an_action_that_no_policy_permits_is_pointed_out() -> None:

@@ -76,6 +76,7 @@ MISTAKES = {
     "a variable nobody uses": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, OTHER]", "OTHER is declared and never used", "remove it", severity="warning"),
     "a variable twice": Mistake(B, "[CRM_ORIGIN]", "[CRM_ORIGIN, CRM_ORIGIN]", "variable `CRM_ORIGIN` is already used in line 2", "remove one of them"),
     "a tenant without users": Mistake(B, "title: Globex", "title: Globex\n  - id: initech\n    title: Initech", "tenant `initech` has no identity provider", "add one to identity_providers.yaml: nobody can act there", at="id: initech", severity="warning"),
+    "a trust zone twice": Mistake(B, "tenants:", "trust_zones: [internal, internal]\ntenants:", "trust zone `internal` is already used in line 3", "remove one of them", at="trust_zones"),
     # --- identity_providers.yaml ---
     "an unknown tenant": Mistake(P, "tenant: acme", "tenant: acne", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
     "an issuer twice, but for a slash": Mistake(P, "https://idp.globex.test", "https://idp.test/", "issuer `https://idp.test` is already used in line 2", "list every issuer once"),
@@ -91,6 +92,7 @@ MISTAKES = {
     "a login without openid": Mistake(P, "client_secret: {secret: cab-idp-globex}", "client_secret: {secret: cab-idp-globex}\n      scopes: [email]", "login.scopes lacks openid", "add openid: without it there is no ID token", at="scopes: [email]"),
     "a group name of nothing": Mistake(P, "S: sales", 'S: ""', "the group name is not usable", "write a printable name of at most 100 characters"),
     # --- agents.yaml ---
+    "a trust zone that nobody declared": Mistake(A, "tenant: acme\n    authentication:\n      - {method: client_secret_basic", "tenant: acme\n    trust_zone: interal\n    authentication:\n      - {method: client_secret_basic", "trust zone `interal` is not declared", "did you mean `internal`?; or list it under trust_zones in broker.yaml", at="trust_zone"),
     "a client id twice": Mistake(A, "client_id: assistant", "client_id: web", "client_id `web` is already used in line 2", "give every front end and agent a client_id of its own", at="client_id: web\n    title"),
     "an unknown agent": Mistake(A, "agents: [helper]", "agents: [helpers]", "there is no agent `helpers`", "did you mean `helper`?"),
     "an agent of another tenant": Mistake(A, "title: Assistant\n    tenant: acme", "title: Assistant\n    tenant: globex", "agent `assistant` belongs to tenant `globex`", "name an agent of the same tenant: nothing crosses tenants", at="delegates_to"),

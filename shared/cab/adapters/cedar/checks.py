@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 import cedarpy
 from cedarpy import pst
 
+from cab.adapters.cedar.literals import mistaken_literals
 from cab.adapters.cedar.rules import Rule, read_rules
 from cab.adapters.cedar.schema import ACTION, action_groups, cedar_schema, known_groups
-from cab.adapters.cedar.vocabulary import mentions, unknown_words, vocabulary
+from cab.adapters.cedar.vocabulary import mentions
 from cab.adapters.configuration.problems import Problem, choose_from
 from cab.domain.actions import Action, Effect
 from cab.domain.deployment import Deployment
@@ -44,7 +45,7 @@ def check_policies(
         type_errors = list(_type_errors(rule, schema, deployment))
         problems += type_errors
         if not type_errors:
-            problems += _unknown_words(rule, deployment)
+            problems += _mistaken_literals(rule, deployment)
             problems += _opens_beyond_the_task(rule, deployment)
     if rules:
         problems += _actions_without_permit(rules, deployment, folder)
@@ -57,14 +58,14 @@ def _catalog(deployment: Deployment) -> Iterator[tuple[str, Action]]:
             yield connection.id, action
 
 
-def _actions_of(rule: Rule, deployment: Deployment) -> list[Action]:
-    return [action for connection, action in _catalog(deployment) if applies_to(rule, action, connection)]
+def _actions_of(rule: Rule, deployment: Deployment) -> list[tuple[str, Action]]:
+    return [(connection, action) for connection, action in _catalog(deployment) if applies_to(rule, action, connection)]
 
 
 def _line_of(rule: Rule, word: str) -> int:
-    """The line of the rule on which `word` stands; the rule's first line when it cannot be told."""
-    position = rule.text.find(word)
-    return rule.line + rule.text.count("\n", 0, max(position, 0))
+    """The line of the rule on which `word` stands, in quotes if it does; the rule's first line when it cannot be told."""
+    found = re.search(f'"{re.escape(word)}"', rule.text) or re.search(rf"(?<!\w){re.escape(word)}(?!\w)", rule.text)
+    return rule.line + rule.text.count("\n", 0, found.start() if found else 0)
 
 
 def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> Iterator[Problem]:
@@ -100,19 +101,19 @@ def _remedy(message: str, word: str, deployment: Deployment) -> str:
     return "see docs/policies.md for the types policies may use"
 
 
-def _unknown_words(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
-    words = vocabulary(deployment, _actions_of(rule, deployment))
-    for path, literal in dict.fromkeys(unknown_words(rule, words)):
+def _mistaken_literals(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
+    for mistake in dict.fromkeys(mistaken_literals(rule, deployment, _actions_of(rule, deployment))):
         yield Problem(
             rule.file,
-            _line_of(rule, f'"{literal}"'),
-            f"{rule.id}: {'.'.join(path)} is never `{literal}`",
-            choose_from(literal, words[path], otherwise="remove the comparison"),
+            _line_of(rule, mistake.word),
+            f"{rule.id}: {mistake.message}",
+            mistake.remedy,
+            severity=mistake.severity,
         )
 
 
 def _opens_beyond_the_task(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
-    changes = any(action.effect is not Effect.READ for action in _actions_of(rule, deployment))
+    changes = any(action.effect is not Effect.READ for _, action in _actions_of(rule, deployment))
     if not rule.permits or not changes or mentions(rule, TASK):
         return
     what = (

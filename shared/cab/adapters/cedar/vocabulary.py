@@ -1,55 +1,19 @@
-"""Words that policies compare with closed lists. A misspelt one type-checks, never matches, and so switches its rule off in silence."""
+"""How policies read: the paths of their conditions, and what they compare them with."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from cedarpy import pst
 
 from cab.adapters.cedar.rules import Rule
-from cab.domain.actions import Action
-from cab.domain.deployment import Deployment
-from cab.domain.intents import TaskComparison
-from cab.domain.tasks import Trigger
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-NO_TRIGGER = "unknown"  # without a task nothing says what set the agent off
-
 Path = tuple[str, ...]
-Vocabulary = Mapping[Path, frozenset[str]]
-
-
-def vocabulary(deployment: Deployment, actions: Sequence[Action]) -> Vocabulary:
-    """The closed lists by attribute path, for a rule that applies to `actions`."""
-    agents = frozenset(agent.client_id for agent in deployment.agents)
-    words: dict[Path, frozenset[str]] = {
-        ("context", "task", "comparison"): frozenset(TaskComparison),
-        ("context", "trigger"): frozenset((*get_args(Trigger), NO_TRIGGER)),
-        ("context", "agent", "id"): agents,
-        ("context", "agent", "mode"): frozenset(("token", "call")),
-        ("context", "chain"): agents,
-        ("context", "time", "weekday"): frozenset(WEEKDAYS),
-        ("principal", "tenant"): frozenset(tenant.id for tenant in deployment.broker.tenants),
-        ("resource", "connection"): frozenset(connection.id for connection in deployment.connections),
-    }
-    for name in {name for action in actions for name in action.parameters}:
-        declared = [action.parameters[name] for action in actions if name in action.parameters]
-        if all(parameter.values for parameter in declared):
-            words["context", "parameters", name] = frozenset(
-                value for parameter in declared for value in parameter.values
-            )
-    return words
-
-
-def unknown_words(rule: Rule, words: Vocabulary) -> Iterator[tuple[Path, str]]:
-    """Every literal of the rule that is compared with a closed list and is not on it."""
-    for path, literal in _comparisons(rule.form.clauses):
-        known = words.get(path)
-        if known is not None and not any(_matches(literal, word) for word in known):
-            yield path, _shown(literal)
+_EQUALITIES = frozenset(("eq", "not_eq", "in", "contains", "contains_all", "contains_any"))
+_MIRRORED = {"less": "greater", "less_eq": "greater_eq", "greater": "less", "greater_eq": "less_eq"}
 
 
 def mentions(rule: Rule, prefix: Path) -> bool:
@@ -83,39 +47,68 @@ def attribute_path(node: Any) -> Path | None:
     return (node.name, *reversed(names)) if isinstance(node, pst.Var) else None
 
 
-Literal = pst.StringLit | pst.Like
+Literal = pst.StringLit | pst.LongLit | pst.Like
 
 
-def _comparisons(clauses: Sequence[pst.Clause]) -> Iterator[tuple[Path, Literal]]:
-    for node in _nodes(clauses):
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A path beside a literal. `operator` is Cedar's word with the path on its left: `less`, ..., `eq` for every kind of equality."""
+
+    path: Path
+    operator: str
+    literal: Literal
+
+
+def comparisons(rule: Rule) -> Iterator[Comparison]:
+    """Every literal that the rule's conditions compare a plain path with, also inside sets, records and `if`."""
+    for node in _nodes(rule.form.clauses):
         if isinstance(node, pst.Like):
             if path := attribute_path(node.base):
-                yield path, node
-        elif isinstance(node, pst.BinaryOp):
-            for one, other in ((node.left, node.right), (node.right, node.left)):
-                path = attribute_path(one)
-                if path is not None:
-                    yield from ((path, literal) for literal in _literals(other))
+                yield Comparison(path, "like", node)
+        elif isinstance(node, pst.BinaryOp) and (node.op in _EQUALITIES or node.op in _MIRRORED):
+            for one, other, operator in (
+                (node.left, node.right, node.op if node.op in _MIRRORED else "eq"),
+                (node.right, node.left, _MIRRORED.get(node.op, "eq")),
+            ):
+                if path := attribute_path(one):
+                    yield from (Comparison(below, operator, literal) for below, literal in _literals(other, path))
 
 
-def _literals(node: Any) -> Iterator[pst.StringLit]:
-    if isinstance(node, pst.StringLit):
-        yield node
+def presences(rule: Rule) -> Iterator[Path]:
+    """Every path whose presence the rule's conditions ask for with `has`."""
+    for node in _nodes(rule.form.clauses):
+        if isinstance(node, pst.HasAttr) and (base := attribute_path(node.base)):
+            yield (*base, *node.attrs)
+
+
+def type_tests(rule: Rule) -> Iterator[tuple[str, str]]:
+    """Every `principal is TYPE` of the rule's conditions: the variable and the type."""
+    for node in _nodes(rule.form.clauses):
+        if isinstance(node, pst.Is) and isinstance(node.base, pst.Var):
+            yield node.base.name, str(node.entity_type)
+
+
+def shown(literal: Literal) -> str:
+    """The literal as it stands in the policy, without quotes."""
+    if isinstance(literal, pst.Like):
+        return "".join("*" if isinstance(part, pst.Wildcard) else part.value for part in literal.pattern)
+    return str(literal.value)
+
+
+def _literals(node: Any, path: Path) -> Iterator[tuple[Path, pst.StringLit | pst.LongLit]]:
+    if isinstance(node, pst.StringLit | pst.LongLit):
+        yield path, node
+    elif isinstance(node, pst.UnaryOp) and node.op == "neg" and isinstance(node.arg, pst.LongLit):
+        yield path, pst.LongLit(-node.arg.value)
     elif isinstance(node, pst.Set):
-        yield from (element for element in node.elements if isinstance(element, pst.StringLit))
-
-
-def _matches(literal: Literal, word: str) -> bool:
-    if isinstance(literal, pst.StringLit):
-        return literal.value == word
-    pattern = "".join(".*" if isinstance(part, pst.Wildcard) else re.escape(part.value) for part in literal.pattern)
-    return re.fullmatch(pattern, word, re.DOTALL) is not None
-
-
-def _shown(literal: Literal) -> str:
-    if isinstance(literal, pst.StringLit):
-        return literal.value
-    return "".join("*" if isinstance(part, pst.Wildcard) else part.value for part in literal.pattern)
+        for element in node.elements:
+            yield from _literals(element, path)
+    elif isinstance(node, pst.IfThenElse):
+        yield from _literals(node.then_expr, path)
+        yield from _literals(node.else_expr, path)
+    elif isinstance(node, pst.Record):
+        for name, member in node.fields.items():
+            yield from _literals(member, (*path, name))
 
 
 def _nodes(root: Any) -> Iterator[Any]:

@@ -68,6 +68,12 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
     )
     findings.unique(
         BROKER,
+        ((("trust_zones", position), zone) for position, zone in enumerate(broker.trust_zones)),
+        "trust zone",
+        "remove one of them",
+    )
+    findings.unique(
+        BROKER,
         (
             (("rate_limits", position), effect.value)
             for position, limit in enumerate(broker.rate_limits)
