@@ -459,12 +459,7 @@ class _Parts(_Basics):
         from cab.use_cases.provider_calls import ProviderCalls
 
         providers = [self.deployment.provider_of(connection) for connection in self.deployment.connections]
-        urls = {
-            url
-            for provider in providers
-            for url in (provider.token_endpoint, provider.userinfo_endpoint, provider.revocation.endpoint)
-            if url
-        }
+        urls = {url for provider in providers for url in provider.endpoints}
         return ProviderCalls(self.http(urls, what="provider", keep_alive=False), self.secrets)
 
     def http(self, urls: Iterable[str], *, what: str, keep_alive: bool = True) -> HttpClient:
@@ -476,6 +471,7 @@ class _Parts(_Basics):
             what=what,
             allow_loopback_http=self.deployment.broker.allow_loopback_http,
             keep_alive=keep_alive,
+            private_hosts=self.deployment.broker.private_hosts,
         )
         self.closers.append(client.close)
         return client

@@ -225,6 +225,12 @@ class Provider(StrictModel):
         names = [name for template in templates for name in placeholders(template)]
         return {name: self.parameters[name] for name in names}
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The addresses that the broker itself sends requests to; the user's browser goes to the authorization endpoint."""
+        found = (self.token_endpoint, self.userinfo_endpoint, self.revocation.endpoint)
+        return tuple(address for address in found if address is not None)
+
     def at(self, values: Mapping[str, str]) -> Provider:
         """This provider with its addresses and names filled in. Raises: KeyError when a value is missing; checked at start."""
         parameters = self.open_parameters

@@ -16,6 +16,7 @@ from cab.domain.clients import DEFAULT_ZONE, Agent, FrontEnd, Zone
 from cab.domain.connections import Connection, Provider, SecretReference
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?\Z")]
 
 
 class Tenant(StrictModel):
@@ -67,6 +68,10 @@ class Broker(StrictModel):
         default=(DEFAULT_ZONE,),
         min_length=1,
         description="The words that agents' trust_zone and policies may use.",
+    private_hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="Hosts of identity providers and connected systems that may have addresses in private networks, each "
+        "written exactly as in its URL.",
     )
     tenants: tuple[Tenant, ...] = Field(min_length=1, description="Organisations; nothing crosses from one to another.")
     lifetimes: Lifetimes = Field(default=Lifetimes(), description="How long things live, in seconds.")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.adapters.http.addresses import is_literal, is_loopback, is_public
+from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 
 PUBLIC = [
     "8.8.8.8",
@@ -73,6 +73,44 @@ def test_public_addresses_may_be_reached(address: str) -> None:
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_nothing_inside_may_be_reached_in_whatever_spelling(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "172.31.255.254", "192.168.1.1", "100.64.0.1", "fd12::1", "::ffff:10.0.0.1"]
+)
+def test_addresses_of_an_organisations_network_are_private_and_not_public(address: str) -> None:
+    assert is_private(address)
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "127.0.0.1",
+        "::1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "169.254.0.1",
+        "fe80::1",
+        "::ffff:169.254.169.254",
+        "fd20:ce::254",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "64:ff9b::7f00:1",
+        "224.0.0.1",
+        "intranet",
+    ],
+)
+def test_loopback_link_local_and_metadata_addresses_are_never_private(address: str) -> None:
+    assert not is_private(address)
+
+
+@pytest.mark.parametrize("address", ["168.63.129.16", "192.88.99.1", "3fff::1", "5f00::1", "4000::1", "100:0:0:1::1"])
+def test_what_versions_of_python_disagree_on_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -205,6 +206,59 @@ async def test_a_name_that_resolves_inside_is_refused_at_connect_time(
         await client.get(f"https://idp.test:{port}/keys", timeout_s=2)
     await client.close()
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "reached"),
+    [
+        ("keycloak.corp.test", "10.1.2.3", True),
+        ("keycloak.corp.test", "fd12::1", True),
+        ("keycloak.corp.test", "142.250.74.46", True),
+        ("keycloak.corp.test", "127.0.0.1", False),
+        ("keycloak.corp.test", "169.254.169.254", False),
+        ("keycloak.corp.test", "fd20:ce::254", False),
+        ("other.corp.test", "10.1.2.3", False),
+        ("x.keycloak.corp.test", "10.1.2.3", False),
+    ],
+)
+async def test_a_private_address_is_reached_only_for_a_host_that_is_named(
+    host: str, address: str, reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged by the address at connect time, so a named host that is rebound to a metadata service is not reached."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    place = (address, 443, 0, 0) if ":" in address else (address, 443)
+    found = [(family, socket.SOCK_STREAM, 6, "", place)]
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lambda *_, **__: _done(found))
+    tried: list[str] = []
+
+    async def connect(*_: object, addr_infos: list[Any], **__: object) -> None:
+        tried.extend(item[4][0] for item in addr_infos)
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", connect)
+    client = AiohttpClient([f"https://{host}"], what="provider", private_hosts=["keycloak.corp.test"])
+    with pytest.raises(SendFailed):
+        await client.get(f"https://{host}/keys", timeout_s=2)
+    await client.close()
+    assert tried == ([address] if reached else [])
+
+
+@pytest.mark.parametrize(("host", "called"), [("10.9.8.7", True), ("169.254.169.254", False), ("127.0.0.1", False)])
+async def test_an_address_itself_may_be_named_if_it_is_private(
+    host: str, called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def connect(*_: object, addr_infos: list[Any], **__: object) -> None:
+        tried.extend(item[4][0] for item in addr_infos)
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", connect)
+    client = AiohttpClient([f"https://{host}"], what="provider", private_hosts=[host])
+    with pytest.raises(SendFailed):
+        await client.get(f"https://{host}/keys", timeout_s=2)
+    await client.close()
+    assert tried == ([host] if called else [])
 
 
 async def _done(value: object) -> object:

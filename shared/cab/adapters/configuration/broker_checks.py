@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from cab.adapters.configuration.findings import Findings
 from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.urls import url_mistake
 from cab.adapters.configuration.yaml_tree import Place
+from cab.adapters.http.addresses import is_literal, is_private
+from cab.domain.deployment import Deployment
 
 BROKER, IDENTITY_PROVIDERS = "broker.yaml", "identity_providers.yaml"
 GROUP_NAME_LIMIT = 100
@@ -82,6 +85,7 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
         "a limit for effect",
         "keep one limit for each effect",
     )
+    _check_private_hosts(findings)
     for position, issuer in enumerate(broker.federated_issuers):
         check_issuer(findings, BROKER, ("federated_issuers", position, "issuer"), issuer.issuer)
         check_url(findings, BROKER, ("federated_issuers", position, "jwks_uri"), issuer.jwks_uri)
@@ -94,6 +98,37 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
         "issuer",
         "list every issuer once",
     )
+
+
+def _check_private_hosts(findings: Findings) -> None:
+    """Hosts that may have private addresses: each is in use, and none is of a kind that is never reached."""
+    used = set(_hosts(findings.deployment))
+    for position, host in enumerate(findings.deployment.broker.private_hosts):
+        place: Place = ("private_hosts", position)
+        if is_literal(host) and not is_private(host):
+            remedy = "remove it: only addresses of private networks need this, and metadata services are never reached"
+            findings.add(BROKER, place, f"`{host}` is not in a private network", remedy)
+        elif host not in used:
+            remedy = choose_from(host, used, otherwise="remove it")
+            findings.add(BROKER, place, f"no URL of these files leads to `{host}`", remedy, severity="warning")
+
+
+def _hosts(deployment: Deployment) -> Iterator[str]:
+    """The hosts that the broker sends requests to."""
+    urls = [url for item in deployment.broker.federated_issuers for url in (item.issuer, item.jwks_uri)]
+    for idp in deployment.identity_providers:
+        urls += [idp.issuer, idp.jwks_uri or "", *idp.endpoint_origins]
+    for connection in deployment.connections:
+        provider = deployment.provider_by_id.get(connection.provider)
+        try:
+            urls += () if provider is None else provider.at(connection.provider_parameters).endpoints
+        except KeyError:
+            continue  # a value is missing, which is told elsewhere
+    for url in urls:
+        try:
+            yield urlsplit(url).hostname or ""
+        except ValueError:
+            continue  # told elsewhere
 
 
 def check_identity_providers(findings: Findings) -> None:

@@ -12,7 +12,7 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from cab.adapters.http.addresses import is_literal, is_loopback, is_public
+from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
@@ -20,12 +20,13 @@ CONNECT_TIMEOUT_S = 3.0
 USER_AGENT = "cab/0.1"
 
 
-class _PublicAddresses(AbstractResolver):
-    """Resolves once and keeps only public addresses; the connection then goes to exactly those (no DNS rebinding)."""
+class _AllowedAddresses(AbstractResolver):
+    """Resolves once and keeps only addresses that may be reached; the connection goes to exactly those (no DNS rebinding)."""
 
-    def __init__(self, *, loopback_allowed: bool) -> None:
+    def __init__(self, *, loopback_allowed: bool, private_hosts: frozenset[str]) -> None:
         self._resolver = ThreadedResolver()
         self._loopback_allowed = loopback_allowed
+        self._private_hosts = private_hosts
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -37,7 +38,11 @@ class _PublicAddresses(AbstractResolver):
         return allowed
 
     def _allows(self, host: str, address: str) -> bool:
-        return is_public(address) or (self._loopback_allowed and host == "localhost" and is_loopback(address))
+        return (
+            is_public(address)
+            or (host in self._private_hosts and is_private(address))
+            or (self._loopback_allowed and host == "localhost" and is_loopback(address))
+        )
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -45,15 +50,23 @@ class _PublicAddresses(AbstractResolver):
 
 class AiohttpClient:
     """`what` names the dependency in `Unavailable`. `keep_alive=False` opens a connection per call, so that a POST is never
-    lost on a connection the other side had already closed (its outcome would be unknown)."""
+    lost on a connection the other side had already closed (its outcome would be unknown). `private_hosts` are the hosts,
+    written exactly so, that may have addresses inside the organisation's network."""
 
     def __init__(
-        self, origins: Iterable[str], *, what: str, allow_loopback_http: bool = False, keep_alive: bool = True
+        self,
+        origins: Iterable[str],
+        *,
+        what: str,
+        allow_loopback_http: bool = False,
+        keep_alive: bool = True,
+        private_hosts: Iterable[str] = (),
     ) -> None:
         self._origins = frozenset(origins)
         self._what = what
         self._loopback_allowed = allow_loopback_http
         self._keep_alive = keep_alive
+        self._private_hosts = frozenset(private_hosts)
         self._session: aiohttp.ClientSession | None = None
 
     async def get(
@@ -136,15 +149,18 @@ class AiohttpClient:
             origin not in self._origins
             or parts.username is not None
             or (parts.scheme != "https" and not loopback_http)
-            or (is_literal(host) and not is_public(host) and not loopback_http)
+            or (is_literal(host) and not is_public(host) and not loopback_http and not self._is_named(host))
         ):
             raise SendFailed(self._what, may_have_arrived=False)
+
+    def _is_named(self, host: str) -> bool:
+        return host in self._private_hosts and is_private(host)
 
     def _open(self) -> aiohttp.ClientSession:
         """Created inside the running loop: the module is imported before the server forks."""
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                resolver=_PublicAddresses(loopback_allowed=self._loopback_allowed),
+                resolver=_AllowedAddresses(loopback_allowed=self._loopback_allowed, private_hosts=self._private_hosts),
                 force_close=not self._keep_alive,
                 limit=100,
             )
