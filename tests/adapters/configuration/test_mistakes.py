@@ -46,7 +46,7 @@ MISTAKES = {
     "bad indentation": Mistake(B, "    title: Globex", "   title: Globex", "not valid YAML: did not find expected '-' indicator", "correct the indentation or quoting here"),
     # --- private hosts ---
     "a metadata service among the private hosts": Mistake(B, "tenants:", "private_hosts: [169.254.169.254]\ntenants:", "`169.254.169.254` is not in a private network", "remove it: only addresses of private networks need this, and metadata services are never reached", at="private_hosts"),
-    "a private host that nothing leads to": Mistake(B, "tenants:", "private_hosts: [keycloak.corp.test]\ntenants:", "no URL of these files leads to `keycloak.corp.test`", "remove it", at="private_hosts", severity="warning"),
+    "a private host that nothing leads to": Mistake(B, "tenants:", "private_hosts: [keycloak.corp.test]\ntenants:", "no URL of these files leads to `keycloak.corp.test`", "write the host exactly as in its URL, or remove it", at="private_hosts", severity="warning"),
     # --- variables ---
     "an undeclared variable": Mistake(C, "${CRM_ORIGIN}", "${CRM_ORIGINS}", "${CRM_ORIGINS} is not declared", "add it to environment_variables in broker.yaml; did you mean `CRM_ORIGIN`?", at="resource:"),
     "an unclosed variable": Mistake(C, "${CRM_ORIGIN}", "${CRM_ORIGIN", "`${` without `}`", "write ${NAME}", at="resource:"),

@@ -109,7 +109,7 @@ def _check_private_hosts(findings: Findings) -> None:
             remedy = "remove it: only addresses of private networks need this, and metadata services are never reached"
             findings.add(BROKER, place, f"`{host}` is not in a private network", remedy)
         elif host not in used:
-            remedy = choose_from(host, used, otherwise="remove it")
+            remedy = "write the host exactly as in its URL, or remove it"
             findings.add(BROKER, place, f"no URL of these files leads to `{host}`", remedy, severity="warning")
 
 
