@@ -68,6 +68,7 @@ class Broker(StrictModel):
         default=(DEFAULT_ZONE,),
         min_length=1,
         description="The words that agents' trust_zone and policies may use.",
+    )
     private_hosts: tuple[HostName, ...] = Field(
         default=(),
         description="Hosts of identity providers and connected systems that may have addresses in private networks, each "
