@@ -84,3 +84,15 @@ async def test_a_provider_that_cannot_narrow_is_used_only_where_wide_tokens_are_
         await worker.token(name)
     assert refused.value.reason is Reason.SCOPE_NOT_GRANTABLE
     assert world.http.calls == []
+
+
+@in_virtual_time
+async def test_a_token_serves_an_action_whose_scope_the_provider_calls_otherwise() -> None:
+    """Case 15; it was scope_not_grantable before."""
+    world = await GrantWorld(STRICT, narrowing="none", scope_names={"aliases": {"things.read": "read"}}).open()
+    name = await world.connect()
+
+    token = await world.worker().token(name, ("things.read",))
+
+    assert token.scopes == ("things.read", "write")
+    assert world.book.accept(token.access_token) is not None

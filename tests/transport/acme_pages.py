@@ -276,6 +276,12 @@ class AcmePages:
         stored = asyncio.run(self.grants.read(grant_id("acme", self.subject(login), connection)))
         return None if stored is None else stored.grant
 
+    def change_grant(self, login: str, connection: str = "crm", **fields: Any) -> None:
+        """Write into the document from outside."""
+        stored = asyncio.run(self.grants.read(grant_id("acme", self.subject(login), connection)))
+        assert stored is not None
+        assert asyncio.run(self.grants.replace(stored, stored.grant.model_copy(update=fields))) is not None
+
     def versions(self, login: str, connection: str = "crm") -> int:
         """How many payloads the grant's secret holds."""
         name = secret_id(grant_id("acme", self.subject(login), connection))

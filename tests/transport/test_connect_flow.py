@@ -17,6 +17,7 @@ from cab.domain.audit import EventType
 from cab.domain.deployment import Deployment
 from cab.domain.grant_transitions import revoking
 from cab.domain.grants import GrantStatus, grant_id
+from cab.domain.scope_names import ScopeNames
 from cab.use_cases.grant_payloads import GrantPayloads
 
 
@@ -664,3 +665,19 @@ def test_nobodys_callback_leads_anywhere_else(acme: AcmePages) -> None:
     answer = browser.get(callback + "&" + urlencode({"redirect_uri": "https://evil.example", "to": "//evil.example"}))
 
     assert answer.headers["location"] == "/connect/done/crm"
+
+
+def test_the_result_page_knows_scopes_that_include_others() -> None:
+    """Case 15: the page said "no permission was given" before."""
+    everything = ("opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
+    acme = AcmePages(
+        change=lambda it: change_connection(it, "crm", scope_names=ScopeNames(implies={"crm.all": everything}))
+    )
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", scopes=["crm.all"])
+
+    page = browser.get(f"{BROKER}/connect/done/crm").text
+
+    assert "Not everything was allowed" not in page
+    assert "Delete an opportunity" in page

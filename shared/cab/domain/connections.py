@@ -18,6 +18,7 @@ from cab.domain.provider_parameters import (
     template_mistake,
     text_mistake,
 )
+from cab.domain.scope_names import ScopeNames
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClaimPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}\Z")]
@@ -159,6 +160,9 @@ class Provider(StrictModel):
         default="jwt", description="token_exchange: what that JWT is called in the request (RFC 8693 section 3)."
     )
     scope_separator: Literal[" ", ","] = Field(default=" ", description="Between scopes in requests and answers.")
+    scope_names: ScopeNames = Field(
+        default=ScopeNames(), description="Where its scopes go by several names, or include others."
+    )
     scope_claim: ClaimPath = Field(
         default="scope",
         description="Member of the token answer that lists the granted scopes where `scope` does not; "

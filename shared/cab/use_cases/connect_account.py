@@ -256,9 +256,11 @@ class ConnectAccount:
         if stored is None or not stored.grant.keeps_tokens or stored.grant.status not in SERVABLE:
             raise BrokerError(Reason.NOT_FOUND, "There is no such connection.")
         enabled = enabled_actions(self._deployment, connection, visitor.session.tenant)
-        granted = set(stored.grant.scopes)
+        names = self._deployment.provider_of(connection).scope_names
         missing = tuple(
-            item for item in enabled if not granted.issuperset(connection.needed_of_grant(item.action.scopes))
+            item
+            for item in enabled
+            if names.missing(connection.needed_of_grant(item.action.scopes), stored.grant.scopes)
         )
         working = tuple(item for item in enabled if item not in missing)
         return ConnectionResult(connection, stored.grant, working, missing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -58,6 +58,10 @@ class Wanted:
     def may_be_wide(self) -> bool:
         """Whether more scopes than wanted do no harm: the connection accepts them, or the token is narrowed before it leaves."""
         return self.connection.allow_unnarrowed or self.provider.narrows_by_exchange
+
+    def beyond(self, scopes: Iterable[str]) -> tuple[str, ...]:
+        """Which of them are neither wanted nor asked for at every connect."""
+        return self.provider.scope_names.beyond(scopes, (*self.scopes, *self.provider.base_scopes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,9 +255,12 @@ class _Attempt:
         scopes, granted = self._wanted.scopes, self._grant.scopes
         if self._provider.narrowing != "scope_at_refresh" or not scopes:
             return ()
-        if granted and not set(scopes) <= set(granted):
+        names = self._provider.scope_names
+        if granted and names.missing(scopes, granted):
             return ()  # the user granted less: ask for what there is, the answer decides
-        base = tuple(scope for scope in self._provider.base_scopes if not granted or scope in granted)
+        base = tuple(
+            scope for scope in self._provider.base_scopes if not granted or not names.missing([scope], granted)
+        )
         return tuple(dict.fromkeys((*scopes, *base)))
 
     # --- the send, and what follows it ---

@@ -203,7 +203,7 @@ class RefreshGrant:
             raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
         if stored.grant.status in ENDED:
             raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
-        extra = set(stored.grant.scopes) - set(wanted.scopes) - set(wanted.provider.base_scopes)
+        extra = wanted.beyond(stored.grant.scopes)
         if extra and wanted.provider.narrowing == "none" and not wanted.connection.allow_unnarrowed:
             raise BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE,
@@ -346,18 +346,17 @@ def _choose(payload: Payload, wanted: Wanted, now: datetime, margin: timedelta) 
 
 def _fits(usable: Usable, wanted: Wanted) -> bool:
     """Wide enough for the action; and no wider where a refresh can narrow, unless that does no harm."""
-    if not set(wanted.scopes) <= set(usable.scopes):
+    if wanted.provider.scope_names.missing(wanted.scopes, usable.scopes):
         return False
-    extra = set(usable.scopes) - set(wanted.scopes) - set(wanted.provider.base_scopes)
-    return not extra or wanted.may_be_wide
+    return wanted.may_be_wide or not wanted.beyond(usable.scopes)
 
 
 def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: Outcome) -> AccessToken:
-    extra = set(usable.scopes) - set(wanted.scopes) - set(wanted.provider.base_scopes)
+    extra = wanted.beyond(usable.scopes)
     return AccessToken(
         access_token=usable.access_token,
         expires_at=usable.expires_at,
-        scopes=tuple(scope for scope in usable.scopes if scope in wanted.scopes or scope in extra),
+        scopes=tuple(dict.fromkeys((*wanted.scopes, *extra))),
         narrowed=not extra,
         grant_id=grant.grant_id,
         seq=grant.seq,

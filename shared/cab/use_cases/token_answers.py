@@ -78,12 +78,12 @@ def read_answer(answer: HttpAnswer, wish: Wish, sent_at: datetime) -> Granted:
     if not 200 <= answer.status < 300 or issued_type != names.ACCESS_TOKEN_TYPE:
         raise unavailable(answer)
     scopes = tokens.scopes or wish.named
-    if scopes and not set(wish.scopes) <= set(scopes):
+    if scopes and provider.scope_names.missing(wish.scopes, scopes):
         raise BrokerError(
             Reason.SCOPE_NOT_GRANTABLE, "The connected system did not grant the scopes of this action to the user."
         )
     # Neither asked for nor said: whatever the user may do there.
-    narrowed = bool(scopes) and set(scopes) <= {*wish.scopes, *provider.base_scopes}
+    narrowed = bool(scopes) and not provider.scope_names.beyond(scopes, (*wish.scopes, *provider.base_scopes))
     if not narrowed and not wish.connection.allow_unnarrowed:
         raise BrokerError(
             Reason.SCOPE_NOT_GRANTABLE, "The connected system grants more than this action needs, or does not say what."
