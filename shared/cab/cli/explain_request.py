@@ -91,10 +91,10 @@ def read_question(data: bytes, deployment: Deployment, environment: Mapping[str,
 
 
 def _filled(document: dict[str, Any], deployment: Deployment, environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
-    tree, problems, used = fill(
+    filled = fill(
         YamlTree("request", document), declared=deployment.broker.environment_variables, environment=environment
     )
-    return tree.value, problems, used
+    return filled.tree.value, filled.problems, filled.used
 
 
 def _claims(short: _ShortAssertion, agent: str, deployment: Deployment, at: datetime) -> dict[str, Any]:

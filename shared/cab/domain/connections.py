@@ -308,9 +308,6 @@ class Connection(StrictModel):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Connection:
-        ids = [action.id for action in self.actions]
-        if len(set(ids)) != len(ids):
-            raise ValueError("an action id stands twice")
         if self.grant_kind is GrantKind.AUTHORIZATION_CODE and self.client_id is None:
             raise ValueError("an authorization_code connection needs a client_id")
         if "#" in self.resource or "?" in self.resource:

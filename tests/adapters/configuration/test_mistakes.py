@@ -19,6 +19,8 @@ from tests.adapters.configuration.deployment_folder import (
     write_folder,
 )
 
+from cab.adapters.configuration.loader import inspect_folder
+
 
 class Mistake(NamedTuple):
     """Change `old` to `new` in `file`; expect exactly this message where `at` (default: `new`) stands."""
@@ -59,7 +61,7 @@ MISTAKES = {
     "an alias key misspelt": Mistake(C, "narrowing: scope_at_refresh", "rotation: {clas: strict}", "providers.0.rotation.clas is not a key that is known here", "did you mean `class`?", at="rotation"),
     "a word that is not allowed": Mistake(C, "effect: write", "effect: wirte", "connections.0.actions.1.effect has a value that is not allowed", "allowed: 'read', 'write' or 'destructive'"),
     "a number out of bounds": Mistake(B, "limit: 10,", "limit: 0,", "rate_limits.0.limit is out of bounds", "it should be greater than or equal to 1"),
-    "text for a number": Mistake(B, "limit: 10,", "limit: ten,", "rate_limits.0.limit must be a whole number", "write a number"),
+    "text for a number": Mistake(B, "limit: 10,", "limit: ten,", "rate_limits.0.limit must be a whole number", "write a number without quotes"),
     "a number for text": Mistake(B, "title: Acme", "title: 12", "tenants.0.title must be text", "put it in quotes"),
     "text for a list": Mistake(C, "tenants: [acme]", "tenants: acme", "connections.0.tenants must be a list", "write `- item` lines, or [a, b]"),
     "text for a mapping": Mistake(C, "client_secret: {secret: cab-provider-crm}", "client_secret: cab-provider-crm", "connections.0.client_secret must be a mapping", "write `key: value` lines"),
@@ -70,6 +72,13 @@ MISTAKES = {
     "a front end with a secret": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', "{method: client_secret_basic, secret: {secret: x}}", "front_ends.0.authentication.0 has a value that is not allowed", "allowed: 'private_key_jwt', 'federated_jwt'"),
     "an authentication of no method": Mistake(A, '{method: private_key_jwt, jwks_uri: "https://web.test/jwks.json"}', '{jwks_uri: "https://web.test/jwks.json"}', "front_ends.0.authentication.0 does not say which kind it is", "add 'method'"),
     "an unknown key of an authentication": Mistake(A, "{method: private_key_jwt, jwks_uri:", "{method: private_key_jwt, jwks_url:", "front_ends.0.authentication.0.jwks_url is not a key that is known here", "did you mean `jwks_uri`?"),
+    "a text for yes": Mistake(C, "account: {type: string}", "account: {type: string, redact: off}", "connections.0.actions.0.parameters.account.redact must be true or false", "write true or false, without quotes: yes, no, on and off are texts here"),
+    "a text for no": Mistake(C, "account: {type: string}", "account: {type: string, required: no}", "connections.0.actions.0.parameters.account.required must be true or false", "write true or false, without quotes: yes, no, on and off are texts here"),
+    "a quoted yes": Mistake(B, "tenants:", 'allow_loopback_http: "true"\ntenants:', "allow_loopback_http must be true or false", "write true or false, without quotes: yes, no, on and off are texts here", at="allow_loopback_http"),
+    "a number for yes": Mistake(C, "tenants: [acme]", "allow_unnarrowed: 1\n    tenants: [acme]", "connections.0.allow_unnarrowed must be true or false", "write true or false, without quotes: yes, no, on and off are texts here", at="allow_unnarrowed"),
+    "a quoted number": Mistake(B, "limit: 10,", 'limit: "10",', "rate_limits.0.limit must be a whole number", "write a number without quotes"),
+    "a yes for a number": Mistake(B, "limit: 10,", "limit: true,", "rate_limits.0.limit must be a whole number", "write a number without quotes"),
+    "a quoted version": Mistake(P, "{secret: cab-idp}", '{secret: cab-idp, version: "2"}', "identity_providers.0.login.client_secret.version must be a whole number", "write a number without quotes"),
     # --- broker.yaml ---
     "http to the world": Mistake(B, "origin: https://cab.test", "origin: http://cab.test", "origin is not https", "use https; plain http is for 127.0.0.1, localhost and [::1] only"),
     "http to loopback, not allowed": Mistake(B, "origin: https://cab.test", "origin: http://127.0.0.1:8080", "origin is plain http", "use https, or set allow_loopback_http: true in broker.yaml for local development"),
@@ -205,6 +214,61 @@ def test_all_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None
     assert {p.file for p in inspection.problems if p.severity == "error"} == set(FILES)
 
 
+ONE_MISTAKE = {
+    "a tenant misspelt by an identity provider": (P, "tenant: acme", "tenant: acne", P, "tenant `acne` is not in broker.yaml"),
+    "a tenant misspelt by an agent": (A, "title: Helper\n    tenant: acme", "title: Helper\n    tenant: acne", A, "tenant `acne` is not in broker.yaml"),
+    "a tenant misspelt by a front end": (A, "client_id: web\n    tenant: acme", "client_id: web\n    tenant: acne", A, "tenant `acne` is not in broker.yaml"),
+    "a tenant misspelt by a connection": (C, "tenants: [acme]", "tenants: [acne]", C, "tenant `acne` is not in broker.yaml"),
+    "a tenant misspelt where it is declared": (B, "id: acme", "id: acne", B, "tenant `acne` is declared and never named; `acme` is not declared, and named 5 times"),
+    "an agent misspelt by a front end": (A, "agents: [helper]", "agents: [helpr]", A, "there is no agent `helpr`"),
+    "an agent misspelt where it is declared": (A, "- client_id: helper\n", "- client_id: helpr\n", A, "there is no agent `helper`"),
+    "an action id twice": (C, "id: crm.deal.update", "id: crm.deal.list", C, "action `crm.deal.list` is already used in line 17"),
+    "an action misspelt by a policy": ("policies/sales.cedar", "crm.deal.update", "crm.deal.updat", "policies/sales.cedar", 'sales-update: unrecognized action `CAB::Action::"crm.deal.updat"`'),
+    "a group misspelt where it is mapped": (P, "S: sales", "S: sale", "policies/sales.cedar", 'sales-read: entity `CAB::Group::"sales"` is of an enumerated entity type, but `"sales"` is not declared as a valid eid; 1 more policies name it'),
+    "a preset misspelt": (C, "extends: generic-oauth2", "extends: generic-oauht2", C, "there is no shipped provider generic-oauht2"),
+    "a policy without its end": ("policies/sales.cedar", "resource);\n", "resource)\n", "policies/sales.cedar", "not valid Cedar: unexpected token `@`"),
+    "a variable that is not declared": (B, "environment_variables: [CRM_ORIGIN]\n", "", C, "${CRM_ORIGIN} is not declared"),
+    "agents.yaml in disorder": (A, "title: Helper", 'title: "Helper', A, "not valid YAML: did not find expected key"),
+    "broker.yaml in disorder": (B, "title: Acme", 'title: "Acme', B, "not valid YAML: found unexpected end of stream"),
+    "identity_providers.yaml in disorder": (P, "groups: {", "groups: [{", P, "not valid YAML: did not find expected ',' or ']'"),
+    "connections.yaml in disorder": (C, "connections:", "connections: [", C, "not valid YAML: did not find expected node content"),
+    "agents.yaml with a wrong value": (A, "title: Helper", "title: 5", A, "agents.0.title must be text"),
+    "broker.yaml with a wrong value": (B, "title: Acme", "title: 5", B, "tenants.0.title must be text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "at", "message"), ONE_MISTAKE.values(), ids=ONE_MISTAKE.keys())
+def test_one_mistake_is_one_message_that_names_its_cause(
+    file: str, old: str, new: str, at: str, message: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path)
+    text = FILES[file]
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    inspection = inspect_folder(tmp_path, ENVIRONMENT)
+    assert [(problem.file, problem.message) for problem in inspection.problems] == [(at, message)]
+    assert not inspection.valid
+
+
+@pytest.mark.parametrize("broken", [name for name in FILES if name.endswith(".yaml")])
+def test_a_file_in_disorder_hides_no_mistake_of_the_others(broken: str, tmp_path: Path) -> None:
+    """Each of the others has one mistake that can be told without it."""
+    mistakes = {
+        B: ("origin: https://cab.test", "origin: http://cab.test", "origin is not https"),
+        P: ("https://idp.globex.test", "http://idp.globex.test", "identity_providers.issuer is not https"),
+        A: ("delegates_to: [assistant]", "delegates_to: [assistnt]", "there is no agent `assistnt`"),
+        C: ("provider: own-crm", "provider: own-cmr", "there is no provider `own-cmr`"),
+        "policies/sales.cedar": ('== "within"', '== "within" && context.trigger == "evnt"', "sales-update: context.trigger is never `evnt`"),
+    }  # fmt: skip
+    write_folder(tmp_path)
+    for file, (old, new, _) in mistakes.items():
+        (tmp_path / file).write_text("[" if file == broken else replaced(FILES[file], old, new))
+    told = {problem.message for problem in inspect_folder(tmp_path, ENVIRONMENT).problems if problem.file != broken}
+    # Without the catalog nothing is known about what policies may name.
+    hidden = {broken} | ({"policies/sales.cedar"} if broken == C else set())
+    assert told == {message for file, (_, _, message) in mistakes.items() if file not in hidden}
+
+
 @pytest.mark.parametrize("missing", [name for name in FILES if name.endswith(".yaml")])
 def test_a_missing_file_is_reported_by_its_name(missing: str, tmp_path: Path) -> None:
     inspection = check(tmp_path, **{missing.removesuffix(".yaml"): None})
@@ -213,8 +277,6 @@ def test_a_missing_file_is_reported_by_its_name(missing: str, tmp_path: Path) ->
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    from cab.adapters.configuration.loader import inspect_folder
-
     inspection = inspect_folder(tmp_path / "nowhere", {})
     assert any(p.message == "is not a folder" for p in inspection.problems)
     assert not inspection.valid

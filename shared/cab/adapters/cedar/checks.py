@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import cedarpy
 from cedarpy import pst
@@ -13,11 +14,13 @@ from cab.adapters.cedar.literals import mistaken_literals
 from cab.adapters.cedar.rules import Rule, read_rules
 from cab.adapters.cedar.schema import ACTION, action_groups, cedar_schema, known_groups
 from cab.adapters.cedar.vocabulary import mentions
-from cab.adapters.configuration.problems import Problem, choose_from
+from cab.adapters.configuration.findings import CONNECTIONS, IDENTITY_PROVIDERS
+from cab.adapters.configuration.problems import Problem, choose_from, errors_among
 from cab.domain.actions import Action, Effect
 from cab.domain.deployment import Deployment
 
 TASK = ("context", "task")
+UNKNOWN_ACTION = "unrecognized action"
 NO_ACTION_LEFT = "unable to find an applicable action given the policy scope constraints"
 
 
@@ -33,21 +36,45 @@ def applies_to(rule: Rule, action: Action, connection: str) -> bool:
 
 
 def check_policies(
-    deployment: Deployment, files: Sequence[tuple[str, str]], *, folder: str = "policies"
+    deployment: Deployment,
+    files: Sequence[tuple[str, str]],
+    *,
+    folder: str = "policies",
+    unread: Collection[str] = frozenset(),
 ) -> tuple[list[Rule], list[Problem]]:
-    """The rules of the files and everything wrong with them, warnings included. With an error among them nothing may be enforced."""
+    """The rules of the files and everything wrong with them, warnings included. With an error among them nothing may be enforced.
+
+    Nothing is said that would rest on the content of an `unread` YAML file.
+    """
     rules, problems = read_rules(files)
     if not files:
         remedy = "add a .cedar file: without a permit everything is denied"
         problems.append(Problem(folder, 1, "there is no policy at all", remedy))
-    schema = cedarpy.Schema.from_json_str(json.dumps(cedar_schema(deployment)))
+    if CONNECTIONS in unread:  # without the catalog nothing is known about actions, parameters and resources
+        return rules, problems
+    schema = cedarpy.Schema.from_json_str(json.dumps(cedar_schema(deployment, any_group=IDENTITY_PROVIDERS in unread)))
+    ids = [action.id for _, action in _catalog(deployment)]
+    a_name_is_missing = len(ids) != len(set(ids))  # the one that the second of two like ids should have had
+    unknown_names: dict[str, list[Problem]] = {}
     for rule in rules:
         type_errors = list(_type_errors(rule, schema, deployment))
-        problems += type_errors
+        for message, problem in type_errors:
+            if not message.endswith("is not declared as a valid eid") and UNKNOWN_ACTION not in message:
+                problems.append(problem)
+            elif not (a_name_is_missing and UNKNOWN_ACTION in message):
+                unknown_names.setdefault(message, []).append(problem)
         if not type_errors:
-            problems += _mistaken_literals(rule, deployment)
+            problems += _mistaken_literals(rule, deployment, unread)
             problems += _opens_beyond_the_task(rule, deployment)
-    if rules:
+    for (
+        first,
+        *others,
+    ) in unknown_names.values():  # one name that does not exist is one mistake, however many rules name it
+        more = f"; {len(others)} more policies name it" if others else ""
+        problems.append(replace(first, message=first.message + more))
+    if (
+        rules and not a_name_is_missing and not errors_among(problems)
+    ):  # a permit that cannot be read is no missing permit
         problems += _actions_without_permit(rules, deployment, folder)
     return rules, problems
 
@@ -68,8 +95,11 @@ def _line_of(rule: Rule, word: str) -> int:
     return rule.line + rule.text.count("\n", 0, found.start() if found else 0)
 
 
-def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> Iterator[Problem]:
-    """Cedar's validator on this one rule, in our form. It reports no positions: the quoted words are looked up in the text."""
+def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> Iterator[tuple[str, Problem]]:
+    """Cedar's validator on this one rule: its message, and the same in our form.
+
+    It reports no positions: the quoted words are looked up in the text.
+    """
     messages = sorted(
         re.sub(r"^for policy `policy0`[,:] ", "", error.error)
         for error in cedarpy.validate_policies(rule.text, schema).errors
@@ -80,11 +110,12 @@ def _type_errors(rule: Rule, schema: cedarpy.Schema, deployment: Deployment) -> 
     for message in reversed(one_per_mistake.values()):  # the same one for fifty actions is reported for the first
         named = re.search(r'`(?:[\w:]*::)?"([^"`]*)"`', message) or re.search(r"`([^`]+)`", message)
         word = named.group(1) if named else ""
-        yield Problem(rule.file, _line_of(rule, word), f"{rule.id}: {message}", _remedy(message, word, deployment))
+        remedy = _remedy(message, word, deployment)
+        yield message, Problem(rule.file, _line_of(rule, word), f"{rule.id}: {message}", remedy)
 
 
 def _remedy(message: str, word: str, deployment: Deployment) -> str:
-    if "unrecognized action" in message:
+    if UNKNOWN_ACTION in message:
         known = {name for connection, action in _catalog(deployment) for name in (action.id, connection)}
         return choose_from(word, known | set(Effect), otherwise="add the action to connections.yaml")
     if "CAB::Group::" in message:
@@ -101,8 +132,9 @@ def _remedy(message: str, word: str, deployment: Deployment) -> str:
     return "see docs/policies.md for the types policies may use"
 
 
-def _mistaken_literals(rule: Rule, deployment: Deployment) -> Iterator[Problem]:
-    for mistake in dict.fromkeys(mistaken_literals(rule, deployment, _actions_of(rule, deployment))):
+def _mistaken_literals(rule: Rule, deployment: Deployment, unread: Collection[str]) -> Iterator[Problem]:
+    mistakes = mistaken_literals(rule, deployment, _actions_of(rule, deployment), unread=unread)
+    for mistake in dict.fromkeys(mistakes):
         yield Problem(
             rule.file,
             _line_of(rule, mistake.word),
@@ -131,12 +163,16 @@ def _opens_beyond_the_task(rule: Rule, deployment: Deployment) -> Iterator[Probl
 
 
 def _actions_without_permit(rules: Sequence[Rule], deployment: Deployment, folder: str) -> Iterator[Problem]:
-    for connection, action in _catalog(deployment):
-        if not any(rule.permits and applies_to(rule, action, connection) for rule in rules):
-            yield Problem(
-                folder,
-                1,
-                f"no policy permits {action.id} to anyone",
-                "add a permit, or remove the action from connections.yaml",
-                severity="warning",
-            )
+    alone = [
+        action.id
+        for connection, action in _catalog(deployment)
+        if not any(rule.permits and applies_to(rule, action, connection) for rule in rules)
+    ]
+    if alone:
+        yield Problem(
+            folder,
+            1,
+            f"no policy permits {', '.join(alone)} to anyone",
+            "add a permit (is a file missing here?), or remove the action from connections.yaml",
+            severity="warning",
+        )

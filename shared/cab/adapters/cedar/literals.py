@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -12,6 +12,7 @@ from cedarpy import pst
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import CONNECTION, NAMESPACE, RESOURCE, USER, cedar_schema
 from cab.adapters.cedar.vocabulary import WEEKDAYS, Comparison, Path, comparisons, presences, shown, type_tests
+from cab.adapters.configuration.findings import AGENTS, BROKER
 from cab.adapters.configuration.problems import choose_from
 from cab.domain.actions import IDENTIFIER_CHARACTER, MAX_INTEGER, Action
 from cab.domain.deployment import Deployment
@@ -36,12 +37,21 @@ class Mistake:
     severity: Literal["error", "warning"] = "error"
 
 
-def mistaken_literals(rule: Rule, deployment: Deployment, actions: Sequence[tuple[str, Action]]) -> Iterator[Mistake]:
-    """What the rule names and what cannot be. `actions` are those its scope can match, each with its connection's id."""
+def mistaken_literals(
+    rule: Rule,
+    deployment: Deployment,
+    actions: Sequence[tuple[str, Action]],
+    *,
+    unread: Collection[str] = frozenset(),
+) -> Iterator[Mistake]:
+    """What the rule names and what cannot be. `actions` are those its scope can match, each with its connection's id.
+
+    Words that an `unread` YAML file would list are taken for right.
+    """
     yield from _mistaken_entities(rule, deployment, actions)
     yield from _mistaken_presences(rule, deployment, actions)
     yield from _mistaken_types(rule)
-    words = _vocabulary(deployment, actions)
+    words = _vocabulary(deployment, actions, unread)
     ranges = _ranges(actions)
     lengths = _lengths(actions)
     for comparison in comparisons(rule):
@@ -51,7 +61,7 @@ def mistaken_literals(rule: Rule, deployment: Deployment, actions: Sequence[tupl
                 yield from _out_of_range(comparison, literal.value, *ranges[path])
         elif path in words:
             yield from _unknown_word(comparison, words[path])
-            if path == TRUST_ZONE:
+            if path == TRUST_ZONE and AGENTS not in unread:
                 yield from _zone_of_nobody(comparison, words[path], deployment)
         elif path == IDENTIFIER and actions:
             yield from _unknown_identifier(comparison, deployment, actions)
@@ -60,21 +70,24 @@ def mistaken_literals(rule: Rule, deployment: Deployment, actions: Sequence[tupl
             yield Mistake(literal.value, f"{'.'.join(path)} is never as long as that", remedy)
 
 
-def _vocabulary(deployment: Deployment, actions: Sequence[tuple[str, Action]]) -> Mapping[Path, frozenset[str]]:
+def _vocabulary(
+    deployment: Deployment, actions: Sequence[tuple[str, Action]], unread: Collection[str]
+) -> Mapping[Path, frozenset[str]]:
     """The closed lists by attribute path."""
     agents = frozenset(agent.client_id for agent in deployment.agents)
     connections = {connection for connection, _ in actions} or deployment.connection_by_id.keys()
     words: dict[Path, frozenset[str]] = {
         ("context", "task", "comparison"): frozenset(TaskComparison),
         ("context", "trigger"): frozenset((*get_args(Trigger), NO_TRIGGER)),
-        ("context", "agent", "id"): agents,
-        TRUST_ZONE: frozenset(deployment.broker.trust_zones),
         ("context", "agent", "mode"): frozenset(("token", "call")),
-        ("context", "chain"): agents,
         ("context", "time", "weekday"): frozenset(WEEKDAYS),
-        ("principal", "tenant"): frozenset(tenant.id for tenant in deployment.broker.tenants),
         ("resource", "connection"): frozenset(connections),
     }
+    if AGENTS not in unread:
+        words |= {("context", "agent", "id"): agents, ("context", "chain"): agents}
+    if BROKER not in unread:
+        words[TRUST_ZONE] = frozenset(deployment.broker.trust_zones)
+        words["principal", "tenant"] = frozenset(tenant.id for tenant in deployment.broker.tenants)
     for path, declared in _parameters(actions):
         if all(parameter.values for parameter in declared):
             words[path] = frozenset(value for parameter in declared for value in parameter.values)

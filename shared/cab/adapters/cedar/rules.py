@@ -122,9 +122,8 @@ def _read_rule(file: str, statement: Statement) -> tuple[Rule | None, list[Probl
     except ValueError as exc:
         message = str(exc)
         line = _line_of_syntax_error(statement, message)
-        remedy = (
-            "end every policy with `;`" if message == "unexpected end of input" else "correct the Cedar syntax here"
-        )
+        unended = message in ("unexpected end of input", "unexpected token `@`")  # `@` begins the next policy
+        remedy = "end every policy with `;`" if unended else "correct the Cedar syntax here"
         return None, [Problem(file, line, f"not valid Cedar: {message}", remedy)]
     if parsed.templates or len(parsed.static_policies) != 1:
         return None, [

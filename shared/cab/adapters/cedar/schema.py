@@ -65,12 +65,19 @@ def action_groups(action: Action, connection: str) -> tuple[str, str]:
     return (action.effect.value, connection)
 
 
-def cedar_schema(deployment: Deployment) -> dict[str, Any]:
-    """The schema in Cedar's JSON form, complete: entity types, action groups and one action per catalog entry."""
+def cedar_schema(deployment: Deployment, *, any_group: bool = False) -> dict[str, Any]:
+    """The schema in Cedar's JSON form, complete: entity types, action groups and one action per catalog entry.
+
+    `any_group` accepts every group, for when the identity providers could not be read.
+    """
     actions: dict[str, Any] = {effect.value: {} for effect in Effect}
     for connection in deployment.connections:
         actions[connection.id] = {}
         for action in connection.actions:
+            if (
+                action.id in actions
+            ):  # twice in the catalog is reported there: the first is what policies were written for
+                continue
             actions[action.id] = {
                 "memberOf": [{"id": group} for group in action_groups(action, connection.id)],
                 "appliesTo": {
@@ -81,7 +88,7 @@ def cedar_schema(deployment: Deployment) -> dict[str, Any]:
             }
     entity_types = {
         "User": {"memberOfTypes": ["Group"], "shape": _record(tenant=_STRING)},
-        "Group": _one_of(known_groups(deployment)),
+        "Group": {} if any_group else _one_of(known_groups(deployment)),
         "Connection": _one_of(connection.id for connection in deployment.connections),
         "Resource": {"memberOfTypes": ["Connection"], "shape": _record(identifier=_STRING, connection=_STRING)},
     }

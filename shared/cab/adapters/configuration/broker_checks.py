@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from cab.adapters.configuration.findings import Findings
-from cab.adapters.configuration.problems import choose_from
+from cab.adapters.configuration.findings import AGENTS, BROKER, CONNECTIONS, IDENTITY_PROVIDERS, Findings
+from cab.adapters.configuration.problems import choose_from, closest
 from cab.adapters.configuration.urls import url_mistake
 from cab.adapters.configuration.yaml_tree import Place
 from cab.adapters.http.addresses import is_literal, is_private
 from cab.domain.deployment import Deployment
 
-BROKER, IDENTITY_PROVIDERS = "broker.yaml", "identity_providers.yaml"
 GROUP_NAME_LIMIT = 100
 
 
@@ -40,11 +39,38 @@ def check_issuer(findings: Findings, file: str, place: Place, issuer: str) -> No
         )
 
 
-def check_tenant(findings: Findings, file: str, place: Place, tenant: str) -> None:
-    known = [entry.id for entry in findings.deployment.broker.tenants]
-    if tenant not in known:
-        remedy = choose_from(tenant, known, otherwise="add it to broker.yaml")
-        findings.add(file, place, f"tenant `{tenant}` is not in broker.yaml", remedy)
+def check_tenants(findings: Findings) -> None:
+    """Every tenant that is named exists. One misspelt name is one mistake, however often it stands there."""
+    declared = [entry.id for entry in findings.deployment.broker.tenants]
+    named: dict[str, list[tuple[str, Place]]] = {}
+    for file, place, tenant in _mentions_of_tenants(findings.deployment):
+        named.setdefault(tenant, []).append((file, place))
+    unused = [tenant for tenant in declared if tenant not in named]
+    for tenant, mentions in named.items():
+        if tenant in declared:
+            continue
+        times = f", and named {len(mentions)} times" if len(mentions) > 1 else ""
+        if len(mentions) > 1 and (near := closest(tenant, unused)):  # misspelt where it is declared
+            message = f"tenant `{near}` is declared and never named; `{tenant}` is not declared{times}"
+            place = ("tenants", declared.index(near), "id")
+            needs = (IDENTITY_PROVIDERS, AGENTS, CONNECTIONS)
+            findings.add(BROKER, place, message, f"did you mean `{tenant}` here?", needs=needs)
+            continue
+        file, place = mentions[0]
+        remedy = choose_from(tenant, declared, otherwise="add it to broker.yaml")
+        findings.add(file, place, f"tenant `{tenant}` is not in broker.yaml{times}", remedy, needs=(BROKER,))
+
+
+def _mentions_of_tenants(deployment: Deployment) -> Iterator[tuple[str, Place, str]]:
+    for position, provider in enumerate(deployment.identity_providers):
+        yield IDENTITY_PROVIDERS, ("identity_providers", position, "tenant"), provider.tenant
+    for position, front_end in enumerate(deployment.front_ends):
+        yield AGENTS, ("front_ends", position, "tenant"), front_end.tenant
+    for position, agent in enumerate(deployment.agents):
+        yield AGENTS, ("agents", position, "tenant"), agent.tenant
+    for position, connection in enumerate(deployment.connections):
+        for number, tenant in enumerate(connection.tenants):
+            yield CONNECTIONS, ("connections", position, "tenants", number), tenant
 
 
 def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
@@ -137,7 +163,6 @@ def check_identity_providers(findings: Findings) -> None:
     named: list[tuple[Place, object]] = []
     for position, provider in enumerate(deployment.identity_providers):
         at: Place = ("identity_providers", position)
-        check_tenant(findings, IDENTITY_PROVIDERS, (*at, "tenant"), provider.tenant)
         check_issuer(findings, IDENTITY_PROVIDERS, (*at, "issuer"), provider.issuer)
         check_url(findings, IDENTITY_PROVIDERS, (*at, "jwks_uri"), provider.jwks_uri)
         if provider.issuer.rstrip("/") in own:
@@ -152,15 +177,15 @@ def check_identity_providers(findings: Findings) -> None:
                 remedy = f"write a printable name of at most {GROUP_NAME_LIMIT} characters"
                 findings.add(IDENTITY_PROVIDERS, (*at, "groups", value), "the group name is not usable", remedy)
     findings.unique(IDENTITY_PROVIDERS, named, "issuer", "list every issuer once")
-    with_users = {provider.tenant for provider in deployment.identity_providers}
     for position, tenant in enumerate(deployment.broker.tenants):
-        if tenant.id not in with_users:
+        if all(findings.apart(tenant.id, provider.tenant) for provider in deployment.identity_providers):
             findings.add(
                 BROKER,
                 ("tenants", position, "id"),
                 f"tenant `{tenant.id}` has no identity provider",
                 "add one to identity_providers.yaml: nobody can act there",
                 severity="warning",
+                needs=(IDENTITY_PROVIDERS,),
             )
 
 

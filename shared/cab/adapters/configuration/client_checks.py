@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cab.adapters.configuration.broker_checks import check_tenant, check_url
-from cab.adapters.configuration.findings import Findings
+from cab.adapters.configuration.broker_checks import check_url
+from cab.adapters.configuration.findings import AGENTS, BROKER, CONNECTIONS, IDENTITY_PROVIDERS, Findings
 from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.yaml_tree import Place
 from cab.domain.actions import Action
@@ -13,7 +13,6 @@ from cab.domain.clients import Agent, Authentication, DefaultIntent, FederatedJw
 from cab.domain.connections import Connection
 from cab.domain.patterns import covered_by_any, covers
 
-AGENTS = "agents.yaml"
 GOOGLE_ISSUER = "https://accounts.google.com"  # the platform's own service identities: always known
 
 
@@ -70,6 +69,7 @@ def _check_authentication(findings: Findings, at: Place, methods: Sequence[Authe
                 (*place, "issuer"),
                 "the issuer is not in federated_issuers of broker.yaml",
                 choose_from(method.issuer, known, otherwise="add it there"),
+                needs=(BROKER,),
             )
 
 
@@ -78,14 +78,17 @@ def _check_agent_reference(findings: Findings, place: Place, client_id: str, ten
     if agent is None:
         remedy = choose_from(client_id, findings.deployment.agent_by_id, otherwise="add the agent")
         findings.add(AGENTS, place, f"there is no agent `{client_id}`", remedy)
-    elif agent.tenant != tenant:
+    elif findings.apart(agent.tenant, tenant):
         remedy = "name an agent of the same tenant: nothing crosses tenants"
         findings.add(AGENTS, place, f"agent `{client_id}` belongs to tenant `{agent.tenant}`", remedy)
 
 
+def _is_in(findings: Findings, tenant: str, connection: Connection) -> bool:
+    return any(not findings.apart(tenant, other) for other in connection.tenants)
+
+
 def _check_front_end(findings: Findings, at: Place, front_end: FrontEnd) -> None:
     deployment = findings.deployment
-    check_tenant(findings, AGENTS, (*at, "tenant"), front_end.tenant)
     _check_authentication(findings, at, front_end.authentication)
     provider = deployment.identity_provider_by_issuer.get(front_end.identity_provider)
     if provider is None:
@@ -98,8 +101,9 @@ def _check_front_end(findings: Findings, at: Place, front_end: FrontEnd) -> None
                 deployment.identity_provider_by_issuer,
                 otherwise="add the identity provider",
             ),
+            needs=(IDENTITY_PROVIDERS,),
         )
-    elif provider.tenant != front_end.tenant:
+    elif findings.apart(provider.tenant, front_end.tenant):
         findings.add(
             AGENTS,
             (*at, "identity_provider"),
@@ -112,28 +116,28 @@ def _check_front_end(findings: Findings, at: Place, front_end: FrontEnd) -> None
 
 def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
     deployment = findings.deployment
-    check_tenant(findings, AGENTS, (*at, "tenant"), agent.tenant)
     zones = deployment.broker.trust_zones
     if agent.trust_zone not in zones:
         remedy = f"{choose_from(agent.trust_zone, zones, otherwise='')}; or list it under trust_zones in broker.yaml"
         message = f"trust zone `{agent.trust_zone}` is not declared"
-        findings.add(AGENTS, (*at, "trust_zone"), message, remedy)
+        findings.add(AGENTS, (*at, "trust_zone"), message, remedy, needs=(BROKER,))
     _check_authentication(findings, at, agent.authentication)
     catalog = [
         action
         for connection in deployment.connections
-        if agent.tenant in connection.tenants
+        if _is_in(findings, agent.tenant, connection)
         for action in connection.actions
     ]
     for position, pattern in enumerate(agent.actions):
         matched = [action for action in catalog if covers(pattern, action.id)]
-        if not matched:
+        if not matched and findings.actions_are_complete:
             remedy = choose_from(pattern, (action.id for action in catalog), otherwise="add the action first")
-            findings.add(AGENTS, (*at, "actions", position), f"`{pattern}` matches no action", remedy)
-        elif all(action.effect not in agent.effects for action in matched):
+            message = f"`{pattern}` matches no action"
+            findings.add(AGENTS, (*at, "actions", position), message, remedy, needs=(CONNECTIONS,))
+        elif matched and all(action.effect not in agent.effects for action in matched):
             remedy = "allow the effect, or remove the pattern"
             message = f"everything `{pattern}` matches has an effect this agent may not have"
-            findings.add(AGENTS, (*at, "actions", position), message, remedy)
+            findings.add(AGENTS, (*at, "actions", position), message, remedy, needs=(CONNECTIONS,))
     for position, client_id in enumerate(agent.delegates_to):
         place: Place = (*at, "delegates_to", position)
         if client_id == agent.client_id:
@@ -143,8 +147,9 @@ def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
     for position, resource in enumerate(agent.introspects):
         if resource not in deployment.connection_by_resource:
             remedy = choose_from(resource, deployment.connection_by_resource, otherwise="add the connection")
-            findings.add(AGENTS, (*at, "introspects", position), "no connection has this resource", remedy)
-    for position, intent in enumerate(agent.default_intents):
+            message = "no connection has this resource"
+            findings.add(AGENTS, (*at, "introspects", position), message, remedy, needs=(CONNECTIONS,))
+    for position, intent in enumerate(agent.default_intents if findings.actions_are_complete else ()):
         _check_default_intent(findings, (*at, "default_intents", position), agent, intent)
     findings.unique(
         AGENTS,
@@ -160,26 +165,30 @@ def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
 
 def _warn_about_idle_agent(findings: Findings, at: Place, agent: Agent) -> None:
     deployment = findings.deployment
-    named = any(agent.client_id in front_end.agents for front_end in deployment.front_ends) or any(
-        agent.client_id in other.delegates_to for other in deployment.agents
+    named = {client_id for front_end in deployment.front_ends for client_id in front_end.agents}
+    named |= {client_id for other in deployment.agents for client_id in other.delegates_to}
+    misnamed = not named <= deployment.agent_by_id.keys()  # reported there; this agent may be the one that is meant
+    id_jag = any(
+        provider.id_jag and not findings.apart(provider.tenant, agent.tenant)
+        for provider in deployment.identity_providers
     )
-    id_jag = any(provider.id_jag and provider.tenant == agent.tenant for provider in deployment.identity_providers)
-    if not named and not (agent.accepts_id_jag and id_jag) and agent.actions:
+    if agent.client_id not in named and not misnamed and not (agent.accepts_id_jag and id_jag) and agent.actions:
         message = f"nobody can act through agent `{agent.client_id}`"
         remedy = "list it under a front end's agents or another agent's delegates_to"
-        findings.add(AGENTS, at, message, remedy, severity="warning")
+        findings.add(AGENTS, at, message, remedy, severity="warning", needs=(IDENTITY_PROVIDERS,))
     if agent.accepts_id_jag and not id_jag:
         remedy = "set id_jag: true for the identity provider, or remove accepts_id_jag"
         message = "accepts_id_jag, but no identity provider of the tenant has id_jag"
-        findings.add(AGENTS, (*at, "accepts_id_jag"), message, remedy, severity="warning")
+        findings.add(AGENTS, (*at, "accepts_id_jag"), message, remedy, severity="warning", needs=(IDENTITY_PROVIDERS,))
 
 
 def _check_default_intent(findings: Findings, at: Place, agent: Agent, intent: DefaultIntent) -> None:
     deployment = findings.deployment
     connection = deployment.connection_by_resource.get(intent.resource)
-    if connection is None or agent.tenant not in connection.tenants:
+    if connection is None or not _is_in(findings, agent.tenant, connection):
         remedy = choose_from(intent.resource, deployment.connection_by_resource, otherwise="add the connection")
-        findings.add(AGENTS, (*at, "resource"), "no connection of the tenant has this resource", remedy)
+        message = "no connection of the tenant has this resource"
+        findings.add(AGENTS, (*at, "resource"), message, remedy, needs=(CONNECTIONS,))
         return
     action = connection.action_by_id.get(intent.action)
     if action is None:

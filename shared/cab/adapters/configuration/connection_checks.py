@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from cab.adapters.configuration.broker_checks import check_issuer, check_tenant, check_url
-from cab.adapters.configuration.findings import Findings
+from cab.adapters.configuration.broker_checks import check_issuer, check_url
+from cab.adapters.configuration.findings import AGENTS, CONNECTIONS, Findings
 from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.yaml_tree import Place
 from cab.domain.actions import Action, Effect
@@ -14,7 +14,6 @@ from cab.domain.clients import Agent
 from cab.domain.connections import Connection, GrantKind, NarrowingRequest, Provider
 from cab.domain.patterns import covered_by_any
 
-CONNECTIONS = "connections.yaml"
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _GROUPS_OF_EFFECTS = frozenset(Effect)
 _NAMES_OF_TRUST: Mapping[GrantKind, tuple[str, ...]] = {
@@ -49,6 +48,23 @@ def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> No
             findings.add(CONNECTIONS, (*at, "narrowing_request"), message, "remove it")
 
 
+def check_actions_are_unique(findings: Findings) -> None:
+    """Comes first: the id that a second action should have had is then missing everywhere else, which is no mistake there."""
+    before = len(findings.problems)
+    findings.unique(
+        CONNECTIONS,
+        (
+            (("connections", position, "actions", number, "id"), action.id)
+            for position, connection in enumerate(findings.deployment.connections)
+            for number, action in enumerate(connection.actions)
+        ),
+        "action",
+        "give every action an id of its own, across all connections",
+    )
+    if len(findings.problems) > before:
+        findings.actions_are_complete = False
+
+
 def check_connections(findings: Findings) -> None:
     connections = findings.deployment.connections
     for position, connection in enumerate(connections):
@@ -66,21 +82,9 @@ def check_connections(findings: Findings) -> None:
         "resource",
         "give every connection a resource of its own: tokens are bound to it",
     )
-    findings.unique(
-        CONNECTIONS,
-        (
-            ((*at, "actions", number, "id"), action.id)
-            for at, connection in places
-            for number, action in enumerate(connection.actions)
-        ),
-        "action",
-        "give every action an id of its own, across all connections",
-    )
 
 
 def _check_connection(findings: Findings, at: Place, connection: Connection) -> None:
-    for position, tenant in enumerate(connection.tenants):
-        check_tenant(findings, CONNECTIONS, (*at, "tenants", position), tenant)
     check_url(findings, CONNECTIONS, (*at, "resource"), connection.resource)
     check_url(findings, CONNECTIONS, (*at, "api_base"), connection.api_base)
     if connection.resource.rstrip("/") == findings.deployment.broker.origin:
@@ -269,9 +273,9 @@ def _check_action(findings: Findings, at: Place, connection: Connection, action:
     if connection.grant_kind is not GrantKind.BROKER_JWT and not action.scopes:
         remedy = "name the scopes this action needs at the provider"
         findings.add(CONNECTIONS, at, f"{action.id} has no scopes", remedy, severity="warning")
-    if not any(_may_use(agent, connection, action) for agent in findings.deployment.agents):
-        remedy = "add it to an agent's actions, or remove it here"
-        findings.add(CONNECTIONS, (*at, "id"), f"no agent may use {action.id}", remedy, severity="warning")
+    if not any(_may_use(findings, agent, connection, action) for agent in findings.deployment.agents):
+        message, remedy = f"no agent may use {action.id}", "add it to an agent's actions, or remove it here"
+        findings.add(CONNECTIONS, (*at, "id"), message, remedy, severity="warning", needs=(AGENTS,))
     for name, parameter in action.parameters.items():
         place: Place = (*at, "parameters", name)
         if not PARAMETER_NAME.fullmatch(name):
@@ -287,9 +291,9 @@ def _check_action(findings: Findings, at: Place, connection: Connection, action:
             findings.add(CONNECTIONS, (*place, "minimum"), f"`{name}`: minimum is above maximum", "swap them")
 
 
-def _may_use(agent: Agent, connection: Connection, action: Action) -> bool:
+def _may_use(findings: Findings, agent: Agent, connection: Connection, action: Action) -> bool:
     return (
-        agent.tenant in connection.tenants
+        any(not findings.apart(agent.tenant, tenant) for tenant in connection.tenants)
         and action.effect in agent.effects
         and covered_by_any(agent.actions, action.id)
     )

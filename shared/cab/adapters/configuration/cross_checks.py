@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from cab.adapters.configuration.broker_checks import check_broker, check_identity_providers
+from cab.adapters.configuration.broker_checks import check_broker, check_identity_providers, check_tenants
 from cab.adapters.configuration.client_checks import check_clients
-from cab.adapters.configuration.connection_checks import check_connections, check_providers
+from cab.adapters.configuration.connection_checks import check_actions_are_unique, check_connections, check_providers
 from cab.adapters.configuration.findings import Findings
 from cab.adapters.configuration.problems import Problem
 from cab.adapters.configuration.yaml_tree import YamlTree
@@ -20,9 +20,13 @@ def cross_checks(
     environment: Mapping[str, str],
     *,
     own_providers: Sequence[Provider],
+    unread: Collection[str],
+    uncertain: Collection[str],
 ) -> list[Problem]:
-    """Every mistake and warning. The deployment's parts are each valid on their own already."""
-    findings = Findings(deployment, trees)
+    """Every mistake and warning. The deployment's parts are each valid on their own already, those of `unread` files stand-ins."""
+    findings = Findings(deployment, trees, unread=unread, uncertain=uncertain)
+    check_tenants(findings)
+    check_actions_are_unique(findings)
     check_broker(findings, environment)
     check_identity_providers(findings)
     check_clients(findings)

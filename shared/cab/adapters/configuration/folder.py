@@ -44,7 +44,7 @@ def read_folder(root: Path) -> Folder:
             raw[name] = data
     policies = _policies(root, POLICIES, raw, problems)
     candidates = _policies(root, CANDIDATES, raw, problems)
-    if not policies:
+    if not policies and not any(problem.file.startswith(f"{POLICIES}/") for problem in problems):
         remedy = "add a .cedar file: without a permit everything is denied"
         problems.append(Problem(POLICIES, 1, "there is no policy at all", remedy))
     problems += _strangers(root)

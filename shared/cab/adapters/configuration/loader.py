@@ -20,20 +20,31 @@ from cab.adapters.configuration.files import (
     IdentityProvidersFile,
     ShippedProviders,
 )
-from cab.adapters.configuration.folder import Folder, read_folder
+from cab.adapters.configuration.folder import CANDIDATES, POLICIES, Folder, read_folder
 from cab.adapters.configuration.model_errors import validate
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem, choose_from, errors_among
 from cab.adapters.configuration.variables import BROKER_FILE, about_declarations, declared_variables, fill
 from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
 from cab.domain.connections import Provider
-from cab.domain.deployment import Broker, Deployment
+from cab.domain.deployment import Broker, Deployment, Tenant
 
 CONNECTIONS_FILE = "connections.yaml"
+# In the place of a file that cannot be read, so that the others can still be checked for everything that does not depend on it.
+_STAND_INS: Mapping[str, Any] = {
+    BROKER_FILE: Broker(
+        origin="https://unknown.invalid",
+        allow_loopback_http=True,
+        tenants=(Tenant(id="unknown", title="Unknown"),),
+    ),
+    "identity_providers.yaml": IdentityProvidersFile.model_construct(identity_providers=()),
+    "agents.yaml": AgentsFile(),
+    CONNECTIONS_FILE: ConnectionsFile.model_construct(providers=(), connections=()),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `cab config validate` reports. `deployment` is None when the files do not even have the right shape."""
+    """What `cab config validate` reports. `deployment` is None when some file does not even have the right shape."""
 
     deployment: Deployment | None
     problems: tuple[Problem, ...]
@@ -55,9 +66,9 @@ class FolderConfiguration:
 
         Raises: ConfigurationRefused with every error in the files.
         """
-        deployment, problems = _read(self.root, self.environment)
+        deployment, problems, unread = _read(self.root, self.environment)
         errors = errors_among(problems)
-        if deployment is None or errors:
+        if unread or errors:
             raise ConfigurationRefused(errors)
         return deployment
 
@@ -71,14 +82,11 @@ def inspect_folder(
     """
     from cab.adapters.cedar.checks import check_policies  # noqa: PLC0415 - functions without policies never load Cedar
 
-    deployment, problems = _read(root, environment, unset=unset)
-    if deployment is not None:
-        if deployment.policies:
-            problems += check_policies(deployment, deployment.policies)[1]
-        if deployment.candidate_policies:
-            candidates = check_policies(deployment, deployment.candidate_policies, folder="policies_candidate")
-            problems += candidates[1]
-    return Inspection(deployment, tuple(sorted(set(problems))))
+    deployment, problems, unread = _read(root, environment, unset=unset)
+    for folder, texts in ((POLICIES, deployment.policies), (CANDIDATES, deployment.candidate_policies)):
+        if texts:
+            problems += check_policies(deployment, texts, folder=folder, unread=unread)[1]
+    return Inspection(None if unread else deployment, tuple(sorted(set(problems))))
 
 
 @cache
@@ -96,27 +104,29 @@ def shipped_providers() -> Mapping[str, Mapping[str, Any]]:
 
 def _read(
     root: Path, environment: Mapping[str, str], *, unset: Literal["error", "warning"] = "error"
-) -> tuple[Deployment | None, list[Problem]]:
+) -> tuple[Deployment, list[Problem], frozenset[str]]:
+    """The deployment, every problem, and the files that could not be read: for those the deployment holds stand-ins."""
     folder = read_folder(root)
     problems = list(folder.problems)
-    trees = _trees(folder, environment, problems, unset)
+    trees, uncertain = _trees(folder, environment, problems, unset)
     if CONNECTIONS_FILE in trees:
         trees[CONNECTIONS_FILE] = _with_extended_providers(trees[CONNECTIONS_FILE], problems)
     parsed: dict[str, Any] = {}
     for name, tree in trees.items():
         parsed[name], mistakes = validate(MODELS[name], tree)
         problems += mistakes
-    if len(parsed) < len(MODELS) or None in parsed.values():
-        return None, problems
+    unread = frozenset(name for name in MODELS if parsed.get(name) is None)
+    parsed |= {name: _STAND_INS[name] for name in unread}
     deployment = _deployment(folder, parsed)
-    problems += cross_checks(deployment, trees, environment, own_providers=parsed[CONNECTIONS_FILE].providers)
-    return deployment, problems
+    own = parsed[CONNECTIONS_FILE].providers
+    problems += cross_checks(deployment, trees, environment, own_providers=own, unread=unread, uncertain=uncertain)
+    return deployment, problems, unread
 
 
 def _trees(
     folder: Folder, environment: Mapping[str, str], problems: list[Problem], unset: Literal["error", "warning"]
-) -> dict[str, YamlTree]:
-    """The YAML files as trees, variables filled in."""
+) -> tuple[dict[str, YamlTree], set[str]]:
+    """The YAML files as trees, variables filled in; and those in which a variable could not be."""
     trees: dict[str, YamlTree] = {}
     for name, data in folder.yaml.items():
         tree, mistakes = read_yaml(name, data)
@@ -124,17 +134,19 @@ def _trees(
         if tree is not None:
             trees[name] = tree
     broker = trees.get(BROKER_FILE)
-    if broker is None:  # without it nothing is known about variables: report the other files' own mistakes only
-        return trees
-    declared = declared_variables(broker)
-    used: set[str] = set()
+    declared = None if broker is None else declared_variables(broker)
+    used, undeclared, uncertain = set[str](), set[str](), set[str]()
     for name, tree in trees.items():
-        trees[name], mistakes, names = fill(tree, declared=declared, environment=environment)
-        problems += mistakes
-        used |= names
-    if len(trees) == len(MODELS):
+        filled = fill(tree, declared=declared, environment=environment, reported=undeclared)
+        trees[name] = filled.tree
+        problems += filled.problems
+        used |= filled.used
+        undeclared |= filled.undeclared
+        if filled.undeclared:
+            uncertain.add(name)
+    if broker is not None and declared is not None and len(trees) == len(MODELS):
         problems += about_declarations(broker, declared, used, environment, unset=unset)
-    return trees
+    return trees, uncertain
 
 
 def _with_extended_providers(tree: YamlTree, problems: list[Problem]) -> YamlTree:
@@ -150,6 +162,7 @@ def _with_extended_providers(tree: YamlTree, problems: list[Problem]) -> YamlTre
             remedy = choose_from(base, shipped, otherwise="")
             line = tree.line(("providers", position, "extends"))
             problems.append(Problem(tree.file, line, f"there is no shipped provider {base}", remedy))
+            base = "generic-oauth2"  # what the right one would have brought is not missing, too
         completed.append({**shipped.get(base, {}), **entry} if isinstance(base, str) else entry)
     return YamlTree(tree.file, {**tree.value, "providers": completed}, tree.lines)
 

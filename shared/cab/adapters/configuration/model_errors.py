@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from cab.adapters.configuration.problems import Problem, choose_from
@@ -17,9 +18,7 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
     "missing": ("is missing", "add it"),
     "string_type": ("must be text", "put it in quotes"),
     "int_type": ("must be a whole number", "write a number without quotes"),
-    "int_parsing": ("must be a whole number", "write a number"),
-    "bool_type": ("must be true or false", "write true or false"),
-    "bool_parsing": ("must be true or false", "write true or false"),
+    "bool_type": ("must be true or false", "write true or false, without quotes: yes, no, on and off are texts here"),
     "tuple_type": ("must be a list", "write `- item` lines, or [a, b]"),
     "dict_type": ("must be a mapping", "write `key: value` lines"),
     "model_type": ("must be a mapping", "write `key: value` lines"),
@@ -31,7 +30,8 @@ def validate(model: type[M], tree: YamlTree, value: Any = None, *, at: Place = (
     """`value` (the whole tree unless given) as `model`, or None and every mistake. `at` is where the value stands in the tree."""
     content = tree.value if value is None else value
     try:
-        return model.model_validate(content), []
+        # As JSON and strictly: a list is a tuple and a word an enum member there, but no text is a number or a yes.
+        return model.model_validate_json(orjson.dumps(content), strict=True), []
     except ValidationError as exc:
         details = exc.errors(include_url=False, include_input=False)
         return None, list(dict.fromkeys(_problems(model, tree, content, details, at)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cab.adapters.configuration.problems import Problem, choose_from
@@ -21,12 +22,31 @@ def declared_variables(broker: YamlTree) -> tuple[str, ...]:
     return tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """`tree` with every `${NAME}` in its texts replaced, the mistakes, the declared names used, and the undeclared ones."""
+
+    tree: YamlTree
+    problems: list[Problem]
+    used: set[str]
+    undeclared: set[str]
+
+
 def fill(
-    tree: YamlTree, *, declared: Sequence[str], environment: Mapping[str, str]
-) -> tuple[YamlTree, list[Problem], set[str]]:
-    """The tree with every `${NAME}` in its texts replaced, the mistakes, and the names used."""
-    filler = _Filler(tree, declared, environment)
-    return YamlTree(tree.file, filler.filled(tree.value, ()), tree.lines), filler.problems, filler.used
+    tree: YamlTree,
+    *,
+    declared: Sequence[str] | None,
+    environment: Mapping[str, str],
+    reported: Collection[str] = frozenset(),
+) -> Filled:
+    """Fill in the variables of one file.
+
+    `declared` is None when broker.yaml cannot be read: then every name may be one that it lists. `reported` are undeclared
+    names that other files were told of: one mistake is told of once.
+    """
+    filler = _Filler(tree, declared, environment, reported)
+    filled = YamlTree(tree.file, filler.filled(tree.value, ()), tree.lines)
+    return Filled(filled, filler.problems, filler.used, filler.undeclared)
 
 
 def about_declarations(
@@ -53,12 +73,20 @@ def _value(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 class _Filler:
-    def __init__(self, tree: YamlTree, declared: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        tree: YamlTree,
+        declared: Sequence[str] | None,
+        environment: Mapping[str, str],
+        reported: Collection[str],
+    ) -> None:
         self.problems: list[Problem] = []
         self.used: set[str] = set()
+        self.undeclared: set[str] = set()
         self._tree = tree
-        self._declared = frozenset(declared)
+        self._declared = None if declared is None else frozenset(declared)
         self._environment = environment
+        self._reported = reported
 
     def filled(self, value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -76,10 +104,12 @@ class _Filler:
         name = match.group(1)
         if not match.group().endswith("}"):
             self._refuse(place, "`${` without `}`", "write ${NAME}")
-        elif name not in self._declared:
+        elif self._declared is not None and name not in self._declared:
             near = f"; {choose_from(name, self._declared, otherwise='')}" if self._declared else ""
             remedy = f"add it to environment_variables in {BROKER_FILE}{near}"
-            self._refuse(place, f"${{{name}}} is not declared", remedy)
+            if name not in self._reported and name not in self.undeclared:
+                self._refuse(place, f"${{{name}}} is not declared", remedy)
+            self.undeclared.add(name)
         else:
             self.used.add(name)
             if value := _value(name, self._environment):
