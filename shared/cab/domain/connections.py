@@ -127,6 +127,11 @@ class Provider(StrictModel):
         default="sub",
         description="Member of the token answer or userinfo that names the upstream account; dots lead into objects.",
     )
+    account_name_claim: ClaimPath | None = Field(
+        default=None,
+        description="Member by which people know that account. Default: the first of email, preferred_username, login, "
+        "username and name at the userinfo endpoint.",
+    )
     token_request_format: Literal["form", "json"] = Field(
         default="form", description="How requests to the token and revocation endpoints are encoded."
     )

@@ -335,6 +335,8 @@ def laid_aside(grant: Grant, *, now: datetime, events: list[Event]) -> Grant:
             "secret_ver": NO_TOKENS,
             "scopes": [],
             "upstream_account": None,
+            "upstream_account_name": None,
+            "refresh_ver": None,
             "access_expires_at": None,
             "suspect_since": None,
             "fail_count": 0,
@@ -358,17 +360,42 @@ def reconnected(
     access_expires_at: datetime | None,
     now: datetime,
     event: Event,
+    upstream_account_name: str | None = None,
+    refresh_ver: int | None = None,
+    timings: Timings = PRODUCTION_TIMINGS,
 ) -> Grant:
-    """The user consented anew: whatever an old attempt still does, its fence is gone."""
+    """The user consented anew: whatever an old attempt still does, its fence is gone.
+
+    `refresh_ver` as in the document: where an older refresh token goes on, an attempt that may have spent it is recovered.
+    """
     _check("reconnect", grant)
-    return _with_tokens(grant, version, access_expires_at, now, event).model_copy(
+    after = _with_tokens(grant, version, access_expires_at, now, event).model_copy(
         update={
             "fence": grant.fence + 1,
             "revoke_epoch": grant.revoke_epoch + 1,
             "scopes": scopes,
             "upstream_account": upstream_account,
+            "upstream_account_name": upstream_account_name,
+            "refresh_ver": refresh_ver,
+            "replaced_below": version or None,
+            "replaced_account": grant.replaced_account
+            or (grant.upstream_account is not None and grant.upstream_account != upstream_account),
             "connected_at": now,
             "suspect_since": None,
+        }
+    )
+    if not refresh_ver:
+        return after
+    after = after.model_copy(update={"clean_below": min(after.clean_below or refresh_ver, refresh_ver)})
+    if grant.sent_at is None:
+        return after
+    return after.model_copy(
+        update={
+            "status": GrantStatus.RECOVERING,
+            "base_ver": version,
+            "sent_at": grant.sent_at,
+            "escrow": grant.escrow,
+            "next_try_at": no_resend_before(grant, timings) or grant.next_try_at,
         }
     )
 
@@ -380,6 +407,7 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
         update={
             "status": GrantStatus.ACTIVE,
             "secret_ver": version,
+            "refresh_ver": None,
             "seq": grant.seq + 1,
             "access_expires_at": access_expires_at,
             "suspect_since": None if cleared else grant.suspect_since,
@@ -417,8 +445,10 @@ def cleaned(
     """The versions below `clean_below` are destroyed; those replaced since then get a mark of their own."""
     below = max(grant.destroy_below, grant.clean_below or 1)
     update: dict[str, Any] = {"destroy_below": below, "clean_below": None}
-    if below < grant.secret_ver:
-        update |= {"clean_below": grant.secret_ver, "leeway_until": now + timedelta(seconds=grant.leeway_s)}
+    if grant.replaced_below is not None and grant.replaced_below <= below:
+        update |= {"replaced_below": None, "replaced_account": False}
+    if below < grant.oldest_wanted:
+        update |= {"clean_below": grant.oldest_wanted, "leeway_until": now + timedelta(seconds=grant.leeway_s)}
     return scheduled(grant.model_copy(update=update), keepalive=keepalive, now=now, timings=timings)
 
 
@@ -454,6 +484,8 @@ def next_visit(
             reasons += [now if grant.escrow is not None else None, grant.next_try_at]
         case GrantStatus.ACTIVE if grant.suspect_since is not None:
             reasons.append(grant.next_try_at or now)
+        case GrantStatus.ACTIVE if not grant.lasts:
+            reasons.append(grant.ends_at)
         case GrantStatus.ACTIVE if keepalive is not None:
             kept = (grant.refreshed_at or grant.connected_at) + keepalive
             reasons.append(max(kept, grant.next_try_at or kept))

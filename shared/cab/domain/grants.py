@@ -79,7 +79,15 @@ class Grant(BaseModel):
     fail_count: int = 0
     fail_cause: str | None = None
     scopes: list[str] = Field(default_factory=list)
-    upstream_account: str | None = None
+    upstream_account: str | None = None  # the provider's own, stable id
+    upstream_account_name: str | None = None  # what people call it there; for display only
+    # Version whose refresh token goes on being used where the committed set came without one; None: that set has its own;
+    # 0: there is none, see `lasts`.
+    refresh_ver: int | None = None
+    replaced_below: int | None = (
+        None  # versions below this number are of earlier consents, or of ones that were not finished
+    )
+    replaced_account: bool = False  # whether those are of another upstream account
     destroy_below: int = 1  # versions below this number are already destroyed
     clean_below: int | None = None  # versions below this number are to be destroyed next
     escrow: str | None = None  # a token set sealed while Secret Manager refused the write
@@ -91,6 +99,26 @@ class Grant(BaseModel):
     def keeps_tokens(self) -> bool:
         """False where the organisation's trust takes the place of a consent: the document is all there is of the grant."""
         return self.secret_ver > NO_TOKENS
+
+    @property
+    def account_shown(self) -> str | None:
+        """The upstream account in the words of people, or by its id."""
+        return self.upstream_account_name or self.upstream_account
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has a refresh token. Without one it ends with its access token."""
+        return self.refresh_ver != NO_TOKENS
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it ends although nobody ends it. None where it lasts, and where its access token has no end."""
+        return None if self.lasts else self.access_expires_at
+
+    @property
+    def oldest_wanted(self) -> int:
+        """The lowest version that is still read: versions below may be destroyed."""
+        return self.refresh_ver or self.secret_ver
 
 
 @dataclass(frozen=True, slots=True)

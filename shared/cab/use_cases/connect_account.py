@@ -25,6 +25,7 @@ from cab.stores.grants import Grants
 from cab.stores.sessions import AccountQuestion, BrowserStates, ConnectState, Session
 from cab.use_cases.auditing import Facts
 from cab.use_cases.consented_grant import (
+    Account,
     ConsentedGrant,
     ConsentWriter,
     OtherAccount,
@@ -71,8 +72,8 @@ class AnotherAccount:
     """The consent was given for another upstream account than the grant has. `question` is the secret of the answer's form."""
 
     connection: Connection
-    previous_account: str
-    upstream_account: str | None
+    previous: Account
+    chosen: Account
     question: str
 
 
@@ -223,7 +224,7 @@ class ConnectAccount:
                 subject=visitor.session.subject,
                 connection=connection.id,
                 session=visitor.browser,
-                replaces=account.connected,
+                replaces=account.connected.id,
                 expires_at=self._clock.now() + STATE_LIFE,
             ),
         )

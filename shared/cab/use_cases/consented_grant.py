@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from cab.domain import audit
 from cab.domain.connections import Provider
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grant_transitions import reconnected
-from cab.domain.grants import Grant, GrantStatus
+from cab.domain.grants import ENDED, NO_TOKENS, Grant, GrantStatus
 from cab.domain.identifiers import is_printable
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
 from cab.protocol import strict_json, token_responses
@@ -29,6 +29,7 @@ from cab.use_cases.provider_calls import ProviderCalls
 
 SAVE_ATTEMPTS: Final = 3
 COMMIT_ATTEMPTS: Final = 5
+_USUAL_NAMES: Final = ("email", "preferred_username", "login", "username", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,19 @@ class Redeemed:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherAccount:
-    """The consent was given with another upstream account than is connected, and nobody agreed to that. None: not named."""
+class Account:
+    """The upstream account as the provider names it: `id` is what it is, `name` what people call it."""
 
-    connected: str
-    chosen: str | None
+    id: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAccount:
+    """The consent was given with another upstream account than is connected, and nobody agreed to that."""
+
+    connected: Account
+    chosen: Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ class _Saved:
 
     version: int
     scopes: list[str]
-    upstream_account: str | None
+    account: Account
+    has_refresh_token: bool
     access_expires_at: datetime | None
 
 
@@ -99,14 +109,15 @@ class ConsentWriter:
         if not isinstance(tokens, Tokens):
             raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.")
         account = await self._upstream_account(consent.provider, tokens)
-        if must_match is not None and must_match not in (account, consent.replaces):
-            return OtherAccount(must_match, account)
+        if must_match is not None and must_match not in (account.id, consent.replaces):
+            return OtherAccount(Account(must_match, consent.draft.upstream_account_name), account)
         if version is None:
             version = await self._save(consent, redeemed)
         saved = _Saved(
             version,
             list(consent.scopes if tokens.scopes is None else tokens.scopes),
             account,
+            tokens.refresh_token is not None,
             tokens.expires_at(redeemed.received_at, default=default_lifetime(consent.provider)),
         )
         facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
@@ -130,16 +141,24 @@ class ConsentWriter:
                 await asyncio.sleep(0.1 * attempt)
         return await self._payloads.add(consent.draft.grant_id, token_set)
 
-    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> str | None:
-        """The provider's own id of the account, from the token answer or userinfo. None when it does not say."""
-        account = _account(tokens.members, provider)
-        if account is not None or provider.userinfo_endpoint is None:
+    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> Account:
+        """The provider's own id of the account and its name, from the token answer or userinfo. None: it does not say."""
+        own_name = provider.account_name_claim
+        account = _account(tokens.members, provider, () if own_name is None else (own_name,))
+        if provider.userinfo_endpoint is None or (account.id is not None and account.name is not None):
             return account
         try:
             answer = await self._calls.userinfo(provider, access_token=tokens.access_token)
-            return _account(strict_json.load_object(answer.body), provider) if answer.status == 200 else None
+            if answer.status != 200:
+                return account
+            members = strict_json.load_object(answer.body)
         except (Unavailable, AnswerTooLarge, strict_json.InvalidJson):
-            return None
+            return account
+        there = _account(members, provider, _USUAL_NAMES if own_name is None else (own_name,))
+        if account.id is None:
+            return there
+        same = there.id in (None, account.id)  # a name is only that of the account it stands beside
+        return replace(account, name=account.name or there.name) if same else account
 
     async def _commit(self, consent: ConsentedGrant, saved: _Saved, facts: Facts) -> None:
         """The document and its audit event in one write. A lost answer is looked up, not written twice."""
@@ -150,7 +169,7 @@ class ConsentWriter:
                 await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
                 return
             must_match = _account_to_match(stored.grant) if stored else None
-            if must_match is not None and must_match not in (saved.upstream_account, consent.replaces):
+            if must_match is not None and must_match not in (saved.account.id, consent.replaces):
                 raise BrokerError(Reason.STATE_INVALID, "The connection has changed meanwhile.")
             try:
                 done = await self._write(consent, stored, saved, facts)
@@ -170,13 +189,18 @@ class ConsentWriter:
                 update={
                     "secret_ver": saved.version,
                     "scopes": saved.scopes,
-                    "upstream_account": saved.upstream_account,
+                    "upstream_account": saved.account.id,
+                    "upstream_account_name": saved.account.name,
+                    "refresh_ver": None if saved.has_refresh_token else NO_TOKENS,
                     "access_expires_at": saved.access_expires_at,
                     "refreshed_at": now,
+                    # Versions below are of consents that this process or another did not finish.
+                    "clean_below": saved.version if saved.version > 1 else None,
+                    "replaced_below": saved.version if saved.version > 1 else None,
                     "due_at": now,
                 }
             )
-            event = self._event(facts, first, cause="connected")
+            event = self._event(facts, first, cause=_cause("connected", first))
             return await self._store.create(first.model_copy(update={"outbox": [event]}))
         rotation = consent.provider.rotation
         again = stored.grant.model_copy(
@@ -186,16 +210,21 @@ class ConsentWriter:
                 "leeway_s": rotation.leeway_s,
             }
         )
-        changed = stored.grant.upstream_account not in (None, saved.upstream_account)
-        after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version})
-        event = self._event(facts, after, cause="account replaced" if changed else "reconnected")
+        before = stored.grant
+        changed = before.upstream_account not in (None, saved.account.id)
+        refresh_ver = _refresh_version(before, consent.provider, saved)
+        after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version, "refresh_ver": refresh_ver})
+        event = self._event(facts, after, cause=_cause("account replaced" if changed else "reconnected", after))
+        same_account = before.upstream_account is not None and not changed
         return await self._store.replace(
             stored,
             reconnected(
                 again,
                 version=saved.version,
                 scopes=saved.scopes,
-                upstream_account=saved.upstream_account,
+                upstream_account=saved.account.id,
+                upstream_account_name=saved.account.name or (before.upstream_account_name if same_account else None),
+                refresh_ver=refresh_ver,
                 access_expires_at=saved.access_expires_at,
                 now=now,
                 event=event,
@@ -220,8 +249,31 @@ def refuse_while_revoking(stored: StoredGrant | None) -> None:
         raise BrokerError(Reason.GRANT_REVOKED, "The account is still being disconnected.")
 
 
-def _account(members: Mapping[str, Any], provider: Provider) -> str | None:
-    value = token_responses.member_at(members, provider.account_claim)
+def _refresh_version(before: Grant, provider: Provider, saved: _Saved) -> int | None:
+    """As `Grant.refresh_ver`. A new answer without a refresh token says nothing about the one that the same account gave
+    before (RFC 6749 section 5.1: it is optional); one of an unnamed or other account, or one that has ended, is not used.
+    """
+    if saved.has_refresh_token:
+        return None
+    same = (before.upstream_account, before.provider) == (saved.account.id, provider.id)
+    if not same or saved.account.id is None or before.status in ENDED or before.status is GrantStatus.NEEDS_REAUTH:
+        return NO_TOKENS
+    return before.secret_ver if before.refresh_ver is None else before.refresh_ver
+
+
+def _cause(what: str, grant: Grant) -> str:
+    return what if grant.lasts else f"{what}, without a refresh token"
+
+
+def _account(members: Mapping[str, Any], provider: Provider, names: tuple[str, ...]) -> Account:
+    found = (_text(token_responses.member_at(members, name)) for name in names)
+    return Account(
+        _text(token_responses.member_at(members, provider.account_claim)),
+        next((name for name in found if name is not None), None),
+    )
+
+
+def _text(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and is_printable(value) else None

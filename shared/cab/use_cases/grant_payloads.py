@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -94,6 +94,22 @@ class GrantPayloads:
         payload = read_payload(raw, grant, version, provider)
         remember(self._cache, (grant.grant_id, version), payload, most=CACHE_SIZE)
         return payload
+
+    async def base(self, grant: Grant, provider: Provider) -> Payload:
+        """The payload that the next refresh starts from: the committed one, or that of the attempt under way.
+
+        Where it came without a refresh token, it has that of the consent before, or of what was got with that one since.
+        Raises: as `load`.
+        """
+        payload = await self.load(grant, grant.base_ver or grant.secret_ver, provider)
+        if payload.refresh_token is not None or not grant.refresh_ver:
+            return payload
+        try:
+            before = await self.load(grant, grant.refresh_ver, provider)
+        except (NotFound, CorruptPayload):
+            return payload
+        newest = await self.successor(grant, before, provider) or before
+        return replace(payload, refresh_token=newest.refresh_token)
 
     async def successor(self, grant: Grant, base: Payload, provider: Provider) -> Payload | None:
         """The newest intact payload that was got with the refresh token of `base`, or with that of such a payload.

@@ -100,7 +100,7 @@ class LateTokens:
                 version = await self._payloads.add_raw(grant.grant_id, raw)
                 found: Payload | None = self._payloads.remember(grant, version, raw, provider)
             else:
-                base = await self._payloads.load(grant, grant.base_ver or grant.secret_ver, provider)
+                base = await self._payloads.base(grant, provider)
                 found = await self._payloads.successor(grant, base, provider)
         except (CorruptPayload, NotFound):
             return None

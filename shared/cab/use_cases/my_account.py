@@ -38,6 +38,7 @@ class ConnectionHealth:
     grant: Grant | None
     agents: tuple[Agent, ...]
     last_used_at: datetime | None
+    has_run_out: bool = False  # it had no refresh token, and its access token has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ class MyAccount:
             grant=grant,
             agents=agents_of(enabled_actions(self._deployment, connection, session.tenant)),
             last_used_at=max(seen, default=None),
+            has_run_out=grant is not None and grant.ends_at is not None and grant.ends_at <= self._clock.now(),
         )
 
     def _deed(self, token: IssuedToken) -> Deed:

@@ -51,7 +51,7 @@ class Outbox:
 
 def keepalive_of(grant: Grant, deployment: Deployment) -> timedelta | None:
     """How long the provider lets a refresh token lie unused; None where it never idles out, or where there is none."""
-    if not grant.keeps_tokens:
+    if not grant.keeps_tokens or not grant.lasts:
         return None
     provider = deployment.provider_by_id.get(grant.provider)
     return None if provider is None or provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)

@@ -181,7 +181,7 @@ class _Attempt:
     async def _base(self) -> Payload | None:
         """The payload whose refresh token is to be spent; None when its version is gone."""
         try:
-            return await self._parts.payloads.load(self._grant, self._base_version, self._provider)
+            return await self._parts.payloads.base(self._grant, self._provider)
         except CorruptPayload:
             await self._quarantine("payload does not fit its grant")
             raise FenceLost from None

@@ -149,6 +149,11 @@ class RefreshGrant:
             waits = stored.grant.next_try_at is not None and now < stored.grant.next_try_at
             if waits or deadline - now < self._timings.shortest_send:
                 return self._last_resort(stored.grant, payload, wanted, now)
+            if payload is not None and _lives_without_renewal(stored.grant, payload, now):
+                raise BrokerError(
+                    Reason.SCOPE_NOT_GRANTABLE,
+                    "The connected system gave no refresh token, so the token that there is cannot be narrowed.",
+                )
             committed = await self._attempt(stored, wanted, answer_by=deadline)
             if committed is None:
                 continue
@@ -226,7 +231,8 @@ class RefreshGrant:
     def _fresh_token(
         self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: Outcome
     ) -> AccessToken | None:
-        margin = timedelta(seconds=wanted.provider.refresh_margin_s)
+        # What cannot be renewed is good to its end.
+        margin = timedelta(seconds=wanted.provider.refresh_margin_s) if grant.lasts else _LAST_MARGIN
         usable = _choose(payload, wanted, now, margin)
         if usable is None:
             return None
@@ -307,7 +313,8 @@ class RefreshGrant:
         if grant.next_try_at is not None and now < grant.next_try_at:
             return
         lapsed = grant.status in (GrantStatus.REFRESHING, GrantStatus.RECOVERING)
-        doubtful = grant.suspect_since is not None or _idles(grant, provider, now)
+        ended = grant.ends_at is not None and grant.ends_at <= now  # an attempt will find that nothing can renew it
+        doubtful = ended or grant.suspect_since is not None or _idles(grant, provider, now)
         if lapsed or (grant.status is GrantStatus.ACTIVE and doubtful):
             try:
                 await self._attempt(stored, Wanted((), connection, provider))
@@ -365,6 +372,12 @@ def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted
     )
 
 
+def _lives_without_renewal(grant: Grant, payload: Payload, now: datetime) -> bool:
+    """Whether an attempt could only end a grant whose token still works for other actions."""
+    ends_at = payload.newest.expires_at
+    return not grant.lasts and (ends_at is None or now < ends_at - _LAST_MARGIN)
+
+
 def _idles(grant: Grant, provider: Provider, now: datetime) -> bool:
     last = grant.refreshed_at or grant.connected_at
-    return provider.keepalive_s is not None and now >= last + timedelta(seconds=provider.keepalive_s)
+    return grant.lasts and provider.keepalive_s is not None and now >= last + timedelta(seconds=provider.keepalive_s)

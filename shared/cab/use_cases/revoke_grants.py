@@ -182,7 +182,7 @@ class RevokeGrants:
             raw = await self._escrow.open(grant)
             if raw is not None:
                 return read_payload(raw, grant, 0, provider)
-            base = await self._payloads.load(grant, grant.base_ver or grant.secret_ver, provider)
+            base = await self._payloads.base(grant, provider)
         except (NotFound, CorruptPayload):
             return None
         return await self._payloads.successor(grant, base, provider) or base
