@@ -9,12 +9,20 @@ from typing import Any
 import click
 
 from cab.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
-from cab.domain.grants import Grant
+from cab.domain.grants import SERVABLE, Grant
 from cab.stores.grants import Grants
 
 SHOWN = {
     *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_ver"),
-    *("fail_count", "fail_cause", "scopes", "upstream_account", "access_expires_at", "refreshed_at"),
+    *(
+        "fail_count",
+        "fail_cause",
+        "scopes",
+        "upstream_account",
+        "upstream_account_name",
+        "access_expires_at",
+        "refreshed_at",
+    ),
     *("connected_at", "next_try_at", "due_at"),
 }
 
@@ -54,6 +62,8 @@ def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
         click.echo("nothing found")
     for grant in found:
         cause = f"  {grant.fail_cause}" if grant.fail_cause else ""
+        if grant.ends_at is not None and grant.status in SERVABLE:
+            cause += f"  no refresh token: ends {grant.ends_at:%Y-%m-%d %H:%M} UTC"
         whose = f"{grant.tenant} {grant.subject[:7]}…  seq {grant.seq:<4}"
         click.echo(f"{grant.status.value:<13} {grant.connection:<12} {whose} {grant.grant_id}{cause}")
 
@@ -135,4 +145,5 @@ async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(grant: Grant) -> dict[str, Any]:
-    return grant.model_dump(mode="json", include=SHOWN)
+    ends_at = None if grant.ends_at is None else grant.ends_at.isoformat()
+    return grant.model_dump(mode="json", include=SHOWN) | {"lasts": grant.lasts, "ends_at": ends_at}

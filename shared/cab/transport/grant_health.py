@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cab.domain.connections import GrantKind
-from cab.domain.grants import ENDED, GrantStatus
+from cab.domain.grants import ENDED, SERVABLE, GrantStatus
 from cab.use_cases.my_account import ConnectionHealth
 
 
@@ -40,7 +40,14 @@ _BY_STATUS: Final[dict[GrantStatus, Health]] = {
     GrantStatus.REVOKING: Health("warn", "Being disconnected", "Agents cannot use it any more."),
     GrantStatus.REVOKED: Health("", "Disconnected", connect="Connect"),
 }
+_RAN_OUT: Final = Health(
+    "danger",
+    "Ended",
+    "The other system gave access for a limited time, and nothing to renew it with. Connect again to go on.",
+    connect="Connect again",
+)
 _CONNECTED: Final = Health("good", "Connected", live=True)
+_FOR_NOW: Final = Health("warn", "Connected for now", live=True, connect="Connect again")
 _NOT_CONNECTED: Final = Health("", "Not connected", connect="Connect")
 _NO_ACCOUNT: Final = Health("good", "Ready", "This system trusts us directly: there is no account to connect.")
 
@@ -63,7 +70,11 @@ def health_of(item: ConnectionHealth) -> Health:
         return _health_by_trust(item)
     if item.grant is None or not item.grant.keeps_tokens:  # the latter is of a time when the organisation approved
         return _NOT_CONNECTED
-    return _BY_STATUS.get(item.grant.status, _CONNECTED)
+    if item.grant.status in SERVABLE:
+        if item.has_run_out:
+            return _RAN_OUT
+        return _CONNECTED if item.grant.ends_at is None else _FOR_NOW
+    return _BY_STATUS[item.grant.status]
 
 
 def _health_by_trust(item: ConnectionHealth) -> Health:

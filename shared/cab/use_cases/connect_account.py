@@ -224,7 +224,7 @@ class ConnectAccount:
                 subject=visitor.session.subject,
                 connection=connection.id,
                 session=visitor.browser,
-                replaces=account.connected.id,
+                replaces=account.replaces,
                 expires_at=self._clock.now() + STATE_LIFE,
             ),
         )

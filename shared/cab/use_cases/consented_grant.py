@@ -62,6 +62,7 @@ class Account:
 class OtherAccount:
     """The consent was given with another upstream account than is connected, and nobody agreed to that."""
 
+    replaces: str  # the id of the connected one
     connected: Account
     chosen: Account
 
@@ -110,7 +111,7 @@ class ConsentWriter:
             raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.")
         account = await self._upstream_account(consent.provider, tokens)
         if must_match is not None and must_match not in (account.id, consent.replaces):
-            return OtherAccount(Account(must_match, consent.draft.upstream_account_name), account)
+            return OtherAccount(must_match, Account(must_match, consent.draft.upstream_account_name), account)
         if version is None:
             version = await self._save(consent, redeemed)
         saved = _Saved(

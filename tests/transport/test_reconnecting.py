@@ -1,0 +1,308 @@
+"""A second consent, and one that does not last: nothing that was there is lost by silence, and nothing is claimed that is not so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.examples.acme_in_process import BROKER, CRM
+from tests.transport.acme_pages import AcmePages, Browser, change_connection
+
+from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.domain.audit import EventType
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import Grant, GrantStatus, grant_id
+from cab.ports import AccessToken
+from cab.use_cases.escrow import ESCROW_SECRET
+from cab.use_cases.grant_payloads import GrantPayloads
+from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.refresh_attempt import Wanted
+from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.revoke_grants import RevokeGrants
+from cab.use_cases.sweep_grants import SweepGrants
+
+DONE = f"{BROKER}/connect/done/crm"
+
+
+@pytest.fixture
+def acme() -> AcmePages:
+    return AcmePages()
+
+
+def fault(browser: Browser, **members: Any) -> None:
+    browser.http.post(f"{CRM}/_control/faults", json=members)
+
+
+def without_refresh_token(browser: Browser, **more: Any) -> None:
+    """The provider's next answer to a code has no refresh token."""
+    fault(
+        browser,
+        endpoint="token",
+        kind="answer",
+        answer="no_refresh_token",
+        grant_type="authorization_code",
+        count=1,
+        **more,
+    )
+
+
+def grant_of(acme: AcmePages) -> Grant:
+    grant = acme.grant("alice")
+    assert grant is not None
+    return grant
+
+
+class RefreshGrants:
+    """refresh_grants beside the pages, over the same stores."""
+
+    def __init__(self, acme: AcmePages) -> None:
+        self._acme = acme
+        payloads, randomness = GrantPayloads(acme.vault), PredictableRandomness("refresh_grants")
+        self.refresher = RefreshGrant(
+            acme.deployment,
+            acme.grants,
+            payloads,
+            ProviderCalls(acme.provider_http, acme.secrets),
+            acme.secrets,
+            acme.audit_log,
+            acme.clock,
+            randomness,
+        )
+        self.revoker = RevokeGrants(acme.deployment, acme.grants, payloads, self.refresher, acme.clock, randomness)
+        self.sweeper = SweepGrants(acme.deployment, acme.grants, payloads, self.refresher, self.revoker, acme.clock)
+
+    def token(self, *scopes: str) -> AccessToken:
+        return self._acme.run(self._token(scopes))
+
+    async def _token(self, scopes: tuple[str, ...]) -> AccessToken:
+        await self.keep_escrow_key()
+        connection = self._acme.deployment.connection_by_id["crm"]
+        name = grant_id("acme", self._acme.subject("alice"), "crm")
+        wanted = Wanted(scopes, connection, self._acme.deployment.provider_of(connection))
+        return await self.refresher.access_token(name, wanted)
+
+    def sweep(self) -> None:
+        self._acme.run(self._sweep())
+
+    async def _sweep(self) -> None:
+        await self.keep_escrow_key()
+        for name in await self.sweeper.due(limit=10):
+            await self.sweeper.visit(name)
+
+    def revoke(self) -> bool | None:
+        name = grant_id("acme", self._acme.subject("alice"), "crm")
+        return self._acme.run(self.revoker.one(name, cause="user", txn="txn")).upstream
+
+    async def keep_escrow_key(self) -> None:
+        if ESCROW_SECRET not in self._acme.secrets._secrets:
+            await self._acme.secrets.create(ESCROW_SECRET)
+            await self._acme.secrets.add(ESCROW_SECRET, b"k" * 32)
+
+
+# --- silence overwrites nothing (case 13) ---
+
+
+def test_a_new_consent_without_a_refresh_token_keeps_that_of_the_same_account(acme: AcmePages) -> None:
+    """It was grant_needs_reauth before, when the access token ended."""
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    without_refresh_token(browser)
+    browser.connect()
+    grant = grant_of(acme)
+    assert (grant.secret_ver, grant.refresh_ver, grant.lasts) == (2, 1, True)
+    assert "This connection ends" not in browser.get(DONE).text
+
+    acme.wait(seconds=400)
+    token = refresh_grants.token("opportunity.read")
+
+    assert token.outcome == "success"
+    assert grant_of(acme).refresh_ver is None
+
+
+def test_the_kept_refresh_token_outlives_the_clean_up(acme: AcmePages) -> None:
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    for _ in range(3):
+        browser.connect()
+    without_refresh_token(browser)
+    browser.connect()
+    without_refresh_token(browser)
+    browser.connect()
+    for _ in range(4):
+        acme.wait(seconds=120)
+        refresh_grants.sweep()
+    assert grant_of(acme).destroy_below == grant_of(acme).refresh_ver == 3
+
+    assert refresh_grants.token("opportunity.read").outcome == "success"
+    acme.wait(seconds=120)
+    refresh_grants.sweep()
+    assert grant_of(acme).destroy_below == grant_of(acme).secret_ver
+
+
+def test_disconnecting_revokes_the_kept_refresh_token_upstream(acme: AcmePages) -> None:
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    without_refresh_token(browser)
+    browser.connect()
+
+    assert refresh_grants.revoke() is True
+    assert live_refresh_tokens(browser) == 1  # the one that the twin made and did not tell us
+
+
+def live_refresh_tokens(browser: Browser) -> int:
+    grants = browser.http.get(f"{CRM}/_control/ledger").json()["grants"]
+    return sum(len(grant["usable_refresh_tokens"]) for grant in grants)
+
+
+def test_an_attempt_that_a_new_consent_overtook_is_recovered_before_the_kept_token_is_sent_again(
+    acme: AcmePages,
+) -> None:
+    """The token of the first consent may be spent, and its successor stored above the new consent's version."""
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    acme.wait(seconds=400)
+    refresh_grants.token("opportunity.read")  # version 2 holds the successor
+    acme.change_grant(  # as if the process had died right after storing it
+        "alice",
+        status=GrantStatus.REFRESHING,
+        secret_ver=1,
+        seq=1,
+        attempt_id="lost",
+        sent_at=acme.clock.now(),
+        base_ver=1,
+    )
+    without_refresh_token(browser)
+    browser.connect()
+    grant = grant_of(acme)
+    assert (grant.status, grant.secret_ver, grant.refresh_ver) == (GrantStatus.RECOVERING, 3, 1)
+
+    assert RefreshGrants(acme).token("opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
+    acme.wait(seconds=400)
+    assert RefreshGrants(acme).token("opportunity.read").outcome == "success"
+
+
+@pytest.mark.parametrize("status", [GrantStatus.NEEDS_REAUTH, GrantStatus.REVOKED, GrantStatus.QUARANTINED])
+def test_a_refresh_token_that_has_ended_is_not_used_again(acme: AcmePages, status: GrantStatus) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", status=status)
+    without_refresh_token(browser)
+
+    browser.connect()
+
+    assert not grant_of(acme).lasts
+
+
+def test_another_accounts_refresh_token_is_not_used(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", upstream_account="crm-40018", status=GrantStatus.REVOKED)
+    without_refresh_token(browser)
+
+    browser.connect()
+
+    assert not grant_of(acme).lasts
+    assert grant_of(acme).upstream_account == "crm-40017"
+
+
+def test_where_accounts_have_no_names_nobody_knows_whose_the_old_refresh_token_is() -> None:
+    acme = AcmePages(change=lambda it: change_connection(it, "crm", userinfo_endpoint=None))
+    browser = acme.logged_in("alice")
+    browser.connect()
+    without_refresh_token(browser)
+
+    browser.connect()
+
+    assert not grant_of(acme).lasts
+    assert "This connection ends" in browser.get(DONE).text
+
+
+# --- a consent that does not last (case 14) ---
+
+
+def test_a_consent_without_a_refresh_token_says_when_it_ends_and_why(acme: AcmePages) -> None:
+    """The page said only "connected" before."""
+    browser = acme.logged_in("alice")
+    without_refresh_token(browser)
+
+    browser.connect()
+
+    page = browser.get(DONE).text
+    assert "This connection ends" in page
+    assert "08:05 UTC" in page  # five minutes from the start
+    assert "no refresh token" in page
+    assert "connect again" in page
+    me = browser.get("/me").text
+    assert "Connected for now" in me
+    assert "08:05 UTC" in me
+    event = acme.events(EventType.GRANT_CONNECTED)[-1].grant
+    assert event is not None
+    assert event.cause == "connected, without a refresh token"
+
+
+def test_it_is_served_to_its_end_and_no_longer(acme: AcmePages) -> None:
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    without_refresh_token(browser)
+    browser.connect()
+    every = ("opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
+    acme.wait(seconds=290)
+    assert refresh_grants.token(*every).outcome == "cached"  # inside the margin: nothing better can be had
+    with pytest.raises(BrokerError) as refused:
+        refresh_grants.token("opportunity.read")
+    assert refused.value.reason is Reason.SCOPE_NOT_GRANTABLE
+    assert grant_of(acme).status is GrantStatus.ACTIVE  # what works goes on working
+
+    acme.wait(seconds=10)
+    assert "Ended" in browser.get("/me").text
+    refresh_grants.sweep()
+
+    grant = grant_of(acme)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, "no refresh token")
+    assert "Stopped working" in browser.get("/me").text
+
+
+def test_what_has_no_end_is_simply_connected() -> None:
+    """GitHub's OAuth Apps: no refresh token, and none is needed."""
+    acme = AcmePages()
+    browser = acme.logged_in("alice")
+    without_refresh_token(browser)
+    browser.connect()
+    acme.change_grant("alice", access_expires_at=None)
+
+    assert not grant_of(acme).lasts
+    assert "This connection ends" not in browser.get(DONE).text
+    assert "Connected for now" not in browser.get("/me").text
+    RefreshGrants(acme).sweep()
+    assert grant_of(acme).status is GrantStatus.ACTIVE
+
+
+# --- names ---
+
+
+def test_an_account_is_shown_by_a_name_that_people_know(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+
+    assert grant_of(acme).upstream_account == "crm-40017"
+    assert "alice@acme.example" in browser.get(DONE).text
+    assert "alice@acme.example" in browser.get("/me").text
+    assert "alice@acme.example" in browser.get("/connect?connection=crm").text
+    page = browser.connect(account="bob").text
+    assert "alice@acme.example" in page
+    assert "bob@acme.example" in page
+    assert "crm-40018" in page  # two accounts may go by one name
+
+
+def test_the_preset_says_which_claim_is_the_name() -> None:
+    acme = AcmePages(change=lambda it: change_connection(it, "crm", account_name_claim="name"))
+    acme.logged_in("alice").connect()
+
+    assert grant_of(acme).upstream_account_name == "Alice Moreau"
+
+
+def test_a_changed_name_is_no_other_account(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", upstream_account_name="old@acme.example")
+
+    assert browser.connect().headers["location"] == "/connect/done/crm"
+    assert grant_of(acme).upstream_account_name == "alice@acme.example"
