@@ -88,7 +88,7 @@ def test_a_connection_names_the_account_and_who_may_ask_for_it(acme: AcmePages) 
 
     html = browser.get("/me").text
 
-    assert "crm-40017" in card(html, "Acme CRM")
+    assert "alice@acme.example" in card(html, "Acme CRM")
     assert "Sales assistant, Operations bot" in card(html, "Acme CRM")
     assert "Not connected" in card(html, "Acme Tracker")
     assert "no account to connect" in card(html, "Acme Warehouse")
