@@ -78,6 +78,7 @@ async def test_nothing_is_written_without_a_task_or_unattended(world: World) -> 
 
 async def test_a_delete_always_asks(world: World) -> None:
     delete = intent("crm.opportunity.delete", "opportunity/0061")
+    await world.connect("alice", "crm", *SCOPES)
     asked = await ask(world, "alice", delete, bounds=task("crm.opportunity.delete", identifiers=["opportunity/0061"]))
     assert asked.refusal == (400, "interaction_required", "confirmation_required")
 

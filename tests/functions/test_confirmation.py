@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from tests.support.jose import ABSENT, claims_of
-from tests.support.world import DROP, ORIGIN, Answer, World, gather, intent, task
+from tests.support.web import json_answer
+from tests.support.world import CRM, DROP, ORIGIN, REFRESH_GRANTS, Answer, World, gather, intent, task
+
+from cab.ports import HttpAnswer
 
 DETAILS = "invalid_authorization_details"
 REQUIRED = (400, "interaction_required", "confirmation_required")
@@ -221,6 +224,74 @@ async def test_nobody_but_the_approvals_database_can_say_yes(world: World) -> No
     approvals._documents.clear()
     guards._documents[decision.path] = decision
     assert (await ask(world)).refusal == REQUIRED
+
+
+# --- a yes is spent on something ---
+
+UPDATE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
+DEALS = {"bounds": task("crm.*", task_id="t-81")}
+CRM_SCOPES = ("deal.read", "contact.read", "deal.write", "offline")
+CONNECT = f"{ORIGIN}/connect?connection=crm"
+
+
+def confirming(world: World) -> World:
+    return World(config=world.write_policies(_CONFIRM_WRITES))
+
+
+async def test_who_must_connect_first_is_not_asked_before(world: World) -> None:
+    world = confirming(world)
+    first = await ask(world, UPDATE, **DEALS)
+    assert first.refusal == (400, "interaction_required", "grant_missing")
+    assert first.json["interaction_uri"] == CONNECT
+    assert await world.cloud.documents["guards"].find("approval_requests") == []
+    await world.connect("alice", "crm", *CRM_SCOPES)
+    assert (await ask(world, UPDATE, **DEALS)).refusal == REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("needs_reauth", "grant_needs_reauth"), ("revoked", "grant_revoked"), ("quarantined", "grant_revoked")],
+)
+async def test_a_yes_is_not_spent_on_a_grant_that_has_ended(world: World, status: str, reason: str) -> None:
+    world = confirming(world)
+    grant = await world.connect("alice", "crm", *CRM_SCOPES)
+    asked = await defer(world, UPDATE, **DEALS)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    await world.set_grant(grant, status=status)
+    for refused in (await ask(world, UPDATE, **DEALS), await world.poll(asked.json["deferral_code"])):
+        assert refused.refusal == (400, "interaction_required", reason)
+        assert refused.json["interaction_uri"] == CONNECT
+    await world.set_grant(grant, status="active")
+    assert (await ask(world, UPDATE, **DEALS)).status == 200
+    world.advance(10)
+    assert (await world.poll(asked.json["deferral_code"])).refusal == UNKNOWN_CODE
+
+
+async def test_a_yes_outlives_a_provider_that_says_only_now_that_the_grant_is_dead(world: World) -> None:
+    world = confirming(world)
+    grant = await world.connect("alice", "crm", *CRM_SCOPES)
+    await world.decide((await ask(world, UPDATE, **DEALS)).json["interaction_uri"], approved=True)
+
+    async def dead(_sent: Any) -> HttpAnswer:
+        return json_answer({"error": "invalid_grant"}, 400)
+
+    world.web.hosts[CRM] = dead
+    assert (await ask(world, UPDATE, **DEALS)).refusal == (400, "interaction_required", "grant_needs_reauth")
+    world.web.hosts[CRM] = world.crm
+    await world.set_grant(grant, status="active")
+    world.advance(61)
+    assert (await ask(world, UPDATE, **DEALS)).status == 200
+
+
+async def test_a_yes_outlives_an_outage_of_the_provider(world: World) -> None:
+    world = confirming(world)
+    await world.connect("alice", "crm", *CRM_SCOPES)
+    await world.decide((await ask(world, UPDATE, **DEALS)).json["interaction_uri"], approved=True)
+    world.web.down.add(REFRESH_GRANTS)
+    assert (await ask(world, UPDATE, **DEALS)).refusal[2] == "provider_unavailable"
+    world.web.down.clear()
+    assert (await ask(world, UPDATE, **DEALS)).status == 200
+    assert (await ask(world, UPDATE, **DEALS)).refusal == REQUIRED
 
 
 # --- deferred ---

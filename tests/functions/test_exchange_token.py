@@ -14,6 +14,7 @@ from tests.support.world import (
     EDGE,
     IDP,
     LEDGER,
+    REFRESH_GRANTS,
     START,
     STS,
     TOKEN_TYPE,
@@ -737,6 +738,97 @@ async def test_a_rate_limit_counts_a_users_requests_and_says_when_to_come_back(w
     assert (await ask("bob")).json["reason_code"] == "confirmation_required"
     world.advance(int(limited.header("retry-after") or 0))
     assert (await ask("alice")).json["reason_code"] == "confirmation_required"
+
+
+async def test_a_question_its_repetition_and_what_the_user_agreed_to_count_once(world: World) -> None:
+    assertion = await world.assertion(user="alice", task=task("*"))
+
+    async def ask(identifier: str) -> Any:
+        return await world.exchange(DROP | {"identifier": identifier}, subject_token=assertion)
+
+    for number in range(5):
+        for _ in range(3):
+            asked = await ask(f"table/t{number}")
+            assert asked.json["reason_code"] == "confirmation_required"
+        await world.decide(asked.json["interaction_uri"], approved=True)
+    assert (await ask("table/t5")).json["reason_code"] == "rate_limited"
+    for number in range(5):  # the limit is reached, and what was agreed to is no further action
+        assert (await ask(f"table/t{number}")).status == 200
+    assert (await ask("table/t0")).json["reason_code"] == "rate_limited"
+
+
+async def test_a_request_that_fails_through_us_counts_nothing(world: World) -> None:
+    assertion = await world.assertion(user="alice", task=task("*"))
+
+    async def ask(number: int) -> str:
+        drop = DROP | {"identifier": f"table/t{number}"}
+        return str((await world.exchange(drop, subject_token=assertion)).json["reason_code"])
+
+    for number in range(7):
+        world.break_documents("guards", "write", skip=1)  # the question cannot be written down
+        assert await ask(number) == "store_unavailable"
+        world.mend_documents("guards")
+    answers = [await ask(number) for number in range(6)]
+    assert answers == ["confirmation_required"] * 5 + ["rate_limited"]
+
+
+def limited(world: World, *entries: str) -> World:
+    return World(config=world.write_policies(None, rate_limits="".join(f"  - {{{entry}}}\n" for entry in entries)))
+
+
+async def test_a_provider_that_is_away_costs_no_count(world: World) -> None:
+    world = limited(world, "effects: [read], limit: 3, window_s: 60")
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    listing = intent("crm.deal.list", "deal/*")
+    assertion = await world.assertion(user="alice")
+    world.web.down.add(REFRESH_GRANTS)
+    for _ in range(10):
+        assert (await world.exchange(listing, subject_token=assertion)).status == 503
+    world.web.down.clear()
+    statuses = [(await world.exchange(listing, subject_token=assertion)).status for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+
+
+async def test_a_token_withheld_for_want_of_its_audit_event_costs_no_count(world: World) -> None:
+    world = limited(world, "effects: [read], limit: 3, window_s: 60")
+    assertion = await world.assertion(user="alice")
+    await world.exchange(subject_token=assertion)
+    world.cloud.audit_logs["exchange_token"].is_down = True
+    for _ in range(5):
+        assert (await world.exchange(subject_token=assertion)).status == 503
+    world.cloud.audit_logs["exchange_token"].is_down = False
+    statuses = [(await world.exchange(subject_token=assertion)).status for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+async def test_a_limit_may_name_actions_and_the_closest_entry_counts(world: World) -> None:
+    world = limited(
+        world,
+        "effects: [read], limit: 4, window_s: 60",
+        'actions: ["crm.*"], limit: 2, window_s: 60',
+        "actions: [crm.deal.list], limit: 1, window_s: 60",
+    )
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    assertion = await world.assertion(user="alice")
+
+    async def statuses(declared: dict[str, Any], times: int) -> list[int]:
+        return [(await world.exchange(declared, subject_token=assertion)).status for _ in range(times)]
+
+    assert await statuses(intent("crm.deal.list", "deal/*"), 2) == [200, 429]
+    assert await statuses(intent("crm.deal.read", "deal/1"), 3) == [200, 200, 429]
+    assert await statuses(intent(), 5) == [200, 200, 200, 200, 429]
+
+
+async def test_counting_costs_the_way_to_a_token_no_round_trip_more(world: World) -> None:
+    world = limited(world, "effects: [read], limit: 100, window_s: 60")
+    assertion = await world.assertion(user="alice")
+    await world.exchange(subject_token=assertion)
+    guards = world.cloud.documents["guards"]
+    before = dict(guards.calls)
+    assert (await world.exchange(subject_token=assertion)).status == 200
+    assert {name: count - before.get(name, 0) for name, count in guards.calls.items()} == {
+        "read": 0, "write": 1, "tally": 1, "find": 0, "server_time": 0,
+    }  # fmt: skip
 
 
 async def test_a_refused_request_is_counted_too(world: World) -> None:

@@ -268,14 +268,21 @@ class World:
         agents.write_text(text, "utf-8")
         return folder
 
-    def write_policies(self, text: str | None, *, connections: Callable[[str], str] = str) -> Path:
-        """A copy of the deployment with this policy text instead of its own, or with its connections changed."""
+    def write_policies(
+        self, text: str | None, *, connections: Callable[[str], str] = str, rate_limits: str | None = None
+    ) -> Path:
+        """A copy of the deployment with this policy text instead of its own, or with its connections or limits changed."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch)) / "deployment"
         shutil.copytree(DEPLOYMENT, folder)
         if text is not None:
             (folder / "policies" / "rules.cedar").write_text(text, "utf-8")
         path = folder / "connections.yaml"
         path.write_text(connections(path.read_text("utf-8")), "utf-8")
+        if rate_limits is not None:
+            path = folder / "broker.yaml"
+            path.write_text(
+                f"{path.read_text('utf-8').partition('rate_limits:')[0]}rate_limits:\n{rate_limits}", "utf-8"
+            )
         return folder
 
     def break_documents(self, database: str, *methods: Any, **outage: Any) -> None:

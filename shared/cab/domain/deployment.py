@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.actions import Effect, StrictModel
+from cab.domain.actions import Action, Effect, StrictModel
 from cab.domain.clients import DEFAULT_ZONE, Agent, FrontEnd, Zone
 from cab.domain.connections import Connection, Provider, SecretReference
+from cab.domain.patterns import covers
+from cab.domain.tasks import Pattern
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?\Z")]
@@ -27,11 +29,35 @@ class Tenant(StrictModel):
 
 
 class RateLimit(StrictModel):
-    """At most `limit` counted requests per `window_s` for each user and agent, over all actions of these effects."""
+    """At most `limit` counted requests per `window_s` for each user and agent, over all actions that the entry names."""
 
-    effects: tuple[Effect, ...] = Field(min_length=1, description="Which actions are counted.")
+    effects: tuple[Effect, ...] = Field(default=(), description="Counts all actions of these effects.")
+    actions: tuple[Pattern, ...] = Field(
+        default=(), description="Instead of effects: counts these actions, by id or pattern."
+    )
     limit: int = Field(ge=1, le=1_000_000, description="Requests per window.")
     window_s: int = Field(ge=1, le=86_400, description="Length of the window in seconds.")
+
+    @model_validator(mode="after")
+    def _names_one_kind(self) -> RateLimit:
+        if bool(self.effects) == bool(self.actions):
+            raise ValueError("give exactly one of effects and actions")
+        return self
+
+
+def limit_of(limits: tuple[RateLimit, ...], action: Action) -> tuple[int, RateLimit] | None:
+    """The one limit that counts an action, and its position: a request is counted once, by the entry that names it most closely.
+
+    An id before any pattern, a longer pattern before a shorter one, any of them before an effect.
+    """
+    found: tuple[tuple[bool, int], int, RateLimit] | None = None
+    for position, limit in enumerate(limits):
+        ranks = [(not pattern.endswith("*"), len(pattern)) for pattern in limit.actions if covers(pattern, action.id)]
+        if action.effect in limit.effects:
+            ranks.append((False, 0))
+        if ranks and (found is None or max(ranks) > found[0]):
+            found = max(ranks), position, limit
+    return None if found is None else (found[1], found[2])
 
 
 class Lifetimes(StrictModel):
@@ -76,7 +102,7 @@ class Broker(StrictModel):
     )
     tenants: tuple[Tenant, ...] = Field(min_length=1, description="Organisations; nothing crosses from one to another.")
     lifetimes: Lifetimes = Field(default=Lifetimes(), description="How long things live, in seconds.")
-    rate_limits: tuple[RateLimit, ...] = Field(default=(), description="Without an entry an effect is not limited.")
+    rate_limits: tuple[RateLimit, ...] = Field(default=(), description="An action that no entry names is not limited.")
     grant_status_cache_s: int = Field(
         default=0,
         ge=0,

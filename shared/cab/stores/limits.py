@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cab.domain.actions import Effect
-from cab.domain.deployment import RateLimit
+from cab.domain.actions import Action
+from cab.domain.deployment import RateLimit, limit_of
 from cab.domain.identifiers import digest
 from cab.domain.tasks import MAX_USES, Task
 from cab.ports import Documents, Tally
@@ -13,33 +14,43 @@ from cab.ports import Documents, Tally
 TASK_MEMORY = timedelta(hours=24)  # how long after its last assertion's end a task's uses are remembered
 
 
-def limit_by_effect(limits: tuple[RateLimit, ...]) -> dict[Effect, RateLimit]:
-    """Which limit counts an action of each effect; effects without one are not limited."""
-    return {effect: limit for limit in limits for effect in limit.effects}
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """One request that was counted. `wait_s` is None when it is within the limit, else the seconds until the window ends."""
+
+    path: str
+    ends_at: datetime
+    wait_s: int | None
 
 
 class RateLimits:
-    """Fixed windows per user, agent and action class. The document id holds the window, so a new one starts at zero."""
+    """Fixed windows per user, agent and limit. The document id holds the window, so a new one starts at zero."""
 
     def __init__(self, guards: Documents, limits: tuple[RateLimit, ...]) -> None:
         self._guards = guards
-        self._limit_by_effect = limit_by_effect(limits)
+        self._limits = limits
 
-    def limits(self, effect: Effect) -> bool:
-        """Whether actions of this effect are counted at all."""
-        return effect in self._limit_by_effect
+    def limits(self, action: Action) -> bool:
+        """Whether requests for this action are counted at all."""
+        return limit_of(self._limits, action) is not None
 
-    async def count(self, *, tenant: str, subject: str, agent: str, effect: Effect, now: datetime) -> int | None:
-        """Count one request. None when it is within the limit, else the seconds until the window ends."""
-        limit = self._limit_by_effect.get(effect)
-        if limit is None:
+    async def count(self, *, tenant: str, subject: str, agent: str, action: Action, now: datetime) -> Counted | None:
+        """Count one request; None when nothing limits the action."""
+        found = limit_of(self._limits, action)
+        if found is None:
             return None
+        _, limit = found
         window = int(now.timestamp()) // limit.window_s
         ends_at = datetime.fromtimestamp((window + 1) * limit.window_s, UTC)
-        classes = ",".join(sorted(limit.effects))
-        path = f"rate_limits/{digest(tenant, subject, agent, classes, str(window))}"
+        names = ",".join(sorted(limit.effects or limit.actions))
+        path = f"rate_limits/{digest(tenant, subject, agent, names, str(window))}"
         counted = await self._guards.tally(Tally(path, add={"n": 1}, expires_at=ends_at))
-        return None if counted["n"] <= limit.limit else max(1, int((ends_at - now).total_seconds()) + 1)
+        within = counted["n"] <= limit.limit
+        return Counted(path, ends_at, None if within else max(1, int((ends_at - now).total_seconds()) + 1))
+
+    async def take_back(self, counted: Counted) -> None:
+        """Undo one count: the request came to nothing, and not through its caller."""
+        await self._guards.tally(Tally(counted.path, add={"n": -1}, expires_at=counted.ends_at))
 
 
 class TaskBudgets:

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from cab.domain import audit
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
+from cab.protocol.oauth_errors import status_of
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -64,6 +65,9 @@ class Facts:
     txn: str | None = None  # the assertion's, once verified: one transaction from login to call
     latency: dict[str, float] = field(default_factory=dict)
     beside: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # writes that run beside the publish
+    undo: list[Callable[[], Coroutine[Any, Any, None]]] = field(
+        default_factory=list
+    )  # when we fail: what not to charge
 
     def event(self, *, event_id: str, outcome: audit.Outcome, reason: Reason | None) -> audit.AuditEvent:
         total = (time.perf_counter() - self.started_clock) * 1000
@@ -151,10 +155,21 @@ class Auditor:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None)
                 await self._publish(event, facts.beside)
             except Unavailable as error:
+                await self._undo(facts)
                 return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
             return Answered(facts.txn or context.txn, answer=answer)
+        if status_of(refusal.reason) >= 500:
+            await self._undo(facts)
         await self._record_refusal(facts, refusal)
         return Answered(facts.txn or context.txn, refusal=refusal)
+
+    async def _undo(self, facts: Facts) -> None:
+        """What a request is charged that fails through us. Where even that fails, the charge stands: it ends by itself."""
+        for undo in facts.undo:
+            try:
+                await undo()
+            except Unavailable:
+                _log.warning("a request that failed stays counted, txn %s", facts.txn or facts.context.txn)
 
     async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
         """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable."""

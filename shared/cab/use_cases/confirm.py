@@ -1,4 +1,4 @@
-"""Confirmation as seen by the exchange: find the user's answer, ask when there is none, spend it once.
+"""Confirmation as seen by the exchange: find the user's answer, ask when there is none, spend it once and for something.
 
 An approval is bound to (tenant, user, agent, intent, policy version, task), not to one assertion: a retry may carry a fresh one.
 """
@@ -15,7 +15,6 @@ from cab.domain.deployment import Broker
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.intents import Intent
 from cab.ports import Randomness
-from cab.protocol.assertions import Assertion
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests, ApprovalState, Binding
 
 
@@ -27,8 +26,8 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """The user agreed, and this request has spent the approval."""
+class Agreed:
+    """The user agreed, and nothing has spent that yet."""
 
     request: ApprovalRequest
 
@@ -46,33 +45,22 @@ class Confirmations:
     def interaction_uri(self, request: ApprovalRequest) -> str:
         return f"{self._broker.origin}/approvals/{request.id}"
 
-    async def settle(
+    async def current(self, binding: Binding) -> ApprovalRequest | None:
+        """The newest request for exactly this, whatever became of it."""
+        return await self._requests.current(binding)
+
+    async def ask(
         self,
+        binding: Binding,
         intent: Intent,
         decision: Confirm,
-        assertion: Assertion,
         *,
-        agent: str,
-        intent_hash: str,
+        instead_of: ApprovalRequest | None,
         detail: dict[str, Any],
-        policy_version: str,
         txn: str,
         now: datetime,
-    ) -> Waiting | Confirmed:
-        """Spend the user's approval if there is one, else ask for it. Raises: BrokerError CONFIRMATION_REFUSED; Unavailable."""
-        binding = Binding(
-            tenant=assertion.tenant,
-            subject=assertion.subject,
-            agent=agent,
-            intent_hash=intent_hash,
-            policy_version=policy_version,
-            task_id=intent.task_id,
-        )
-        current = await self._requests.current(binding)
-        if current is not None:
-            settled = await self.spend(current, decision, now=now)
-            if settled is not None:
-                return settled
+    ) -> Waiting:
+        """Ask the user. `instead_of` is the request found by `current`, which came to its end."""
         request = ApprovalRequest(
             id=self._randomness.token(16),
             binding=binding,
@@ -85,11 +73,13 @@ class Confirmations:
             waits_until=now + timedelta(seconds=self._broker.lifetimes.approval_wait_s),
             acr_values=decision.acr_values,
         )
-        return Waiting(await self._requests.open(request, instead_of=current.id if current else None))
+        return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
 
-    async def spend(self, request: ApprovalRequest, decision: Decision, *, now: datetime) -> Waiting | Confirmed | None:
-        """What became of a request: still waiting, confirmed (and now spent), or None when it ended without effect, or asks
-        for a weaker login than the `decision` of today does.
+    async def answer_to(
+        self, request: ApprovalRequest, decision: Decision, *, now: datetime
+    ) -> Waiting | Agreed | None:
+        """What became of a request: still waiting, agreed to and not spent, or None when it ended without effect, or asks for
+        a weaker login than the `decision` of today does. Changes nothing.
 
         Raises: BrokerError CONFIRMATION_REFUSED while the refusal stands.
         """
@@ -103,11 +93,14 @@ class Confirmations:
             if now < request.waits_until:
                 raise BrokerError(Reason.CONFIRMATION_REFUSED, "The user refused this action.")
             return None
-        if not strong or not state.is_usable(now, self._valid_for):
-            return None
-        # Spent before the audit publish: if the publish fails, the approval is gone and the user is asked again.
-        spent = await self._requests.use(request, until=request.waits_until + self._valid_for)
-        return Confirmed(request) if spent else None
+        return Agreed(request) if strong and state.is_usable(now, self._valid_for) else None
+
+    async def spend(self, agreed: Agreed) -> bool:
+        """Spend the user's yes. True exactly once.
+
+        The last step before the answer, and before the audit publish: if that fails, the user is asked again.
+        """
+        return await self._requests.use(agreed.request, until=agreed.request.waits_until + self._valid_for)
 
     async def state(self, request: ApprovalRequest) -> ApprovalState:
         decision, used = await asyncio.gather(self._decisions.read(request.id), self._requests.is_used(request))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import orjson
 
@@ -39,13 +39,14 @@ from cab.protocol.authorization_details import (
 )
 from cab.protocol.drafts import SUB_PROFILE_AI_AGENT
 from cab.protocol.forms import required
+from cab.stores.approvals import Binding
 from cab.stores.deferrals import Deferral, Deferrals
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.limits import RateLimits, TaskBudgets
 from cab.use_cases.assess_intent import Assessment, assess, raise_refusal, read_intent
 from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
-from cab.use_cases.confirm import Confirmations, Waiting
+from cab.use_cases.confirm import Agreed, Confirmations, Waiting
 from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
 from cab.use_cases.read_request import (
     check_may_act,
@@ -59,6 +60,9 @@ from cab.use_cases.redeem_id_jag import RedeemIdJag
 from cab.use_cases.verify_dpop import DpopVerifier, check_binding
 from cab.use_cases.verify_subject import AssertionVerifier
 
+_F = TypeVar("_F")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
 DEFERRAL_POLL_BURST: Final = 2
 STAND_IN_LIFE: Final = timedelta(seconds=60)
 
@@ -292,27 +296,77 @@ class ExchangeToken:
         scopes = scopes_for(exchange.scope, intent.action)
         facts.scopes = audit.Scopes(requested=exchange.scope.split() if exchange.scope else [], granted=[])
         assessment = self._assess(intent, exchange, facts, now)
-        # A refusal costs the caller its rate limit too: probing is not free.
-        standing = await self._count_and_read(exchange, intent, assessment, asked.spending, now)
-        raise_refusal(assessment.decision)
         if isinstance(assessment.decision, Confirm):
-            outcome = await self._confirmations.settle(
-                intent,
-                assessment.decision,
-                assertion,
+            binding = Binding(
+                tenant=assertion.tenant,
+                subject=assertion.subject,
                 agent=agent.client_id,
                 intent_hash=intent_hash,
-                detail=details[0],
                 policy_version=self._deployment.policy_version,
-                txn=assertion.txn,
+                task_id=intent.task_id,
+            )
+            waiting = await self._agreed_answer(
+                exchange, intent, assessment, assessment.decision, binding, scopes, asked.spending, facts, now
+            )
+            if not isinstance(waiting, Waiting):
+                return waiting
+            if completion is None:
+                raise self._confirmations.refusal(waiting)
+            raise await self._defer(exchange, declared, waiting, now)
+        # A refusal costs the caller its rate limit too: probing is not free.
+        standing = await self._count_and_read(exchange, intent, assessment, asked.spending, facts, now)
+        raise_refusal(assessment.decision)
+        return await self._issue(exchange, details, scopes, standing, facts)
+
+    async def _agreed_answer(
+        self,
+        exchange: Exchange,
+        intent: Intent,
+        assessment: Assessment,
+        decision: Confirm,
+        binding: Binding,
+        scopes: tuple[str, ...],
+        spending: Spending,
+        facts: Facts,
+        now: datetime,
+    ) -> dict[str, Any] | Waiting:
+        """The answer that the user agreed to, or the question that waits for them.
+
+        The question is what the rate limit counts, once: asking again while it waits and fetching what was agreed to are the
+        same action of the same person.
+        """
+        standing, current, _ = await _all_of(
+            self._read_standing(exchange, assessment), self._confirmations.current(binding), spending
+        )
+        details = [intent.as_authorization_detail()]
+        try:
+            # Whoever must connect first is not asked, and no yes is spent on nothing.
+            self._check_servable(exchange, standing)
+            answer = await self._confirmations.answer_to(current, decision, now=now) if current else None
+        except BrokerError:  # a refusal is counted, as everywhere
+            await self._count(exchange, intent, facts, now)
+            raise
+        if isinstance(answer, Agreed):
+            facts.confirmation_id = answer.request.id
+            given = await self._issue_agreed(answer, exchange, details, scopes, standing, facts)
+            if given is not None:
+                return given
+            answer = None  # another request was faster
+        if isinstance(answer, Waiting):
+            waiting = answer
+        else:
+            await self._count(exchange, intent, facts, now)
+            waiting = await self._confirmations.ask(
+                binding,
+                intent,
+                decision,
+                instead_of=current,
+                detail=details[0],
+                txn=exchange.assertion.txn,
                 now=now,
             )
-            facts.confirmation_id = outcome.request.id
-            if isinstance(outcome, Waiting):
-                if completion is None:
-                    raise self._confirmations.refusal(outcome)
-                raise await self._defer(exchange, declared, outcome, now)
-        return await self._issue(exchange, intent, details, scopes, standing, facts)
+        facts.decision, facts.confirmation_id = "confirm", waiting.request.id
+        return waiting
 
     def _assess(self, intent: Intent, exchange: Exchange, facts: Facts, now: datetime) -> Assessment:
         started = time.perf_counter()
@@ -335,31 +389,37 @@ class ExchangeToken:
         return assessment
 
     async def _count_and_read(
-        self, exchange: Exchange, intent: Intent, assessment: Assessment, spending: Spending, now: datetime
+        self,
+        exchange: Exchange,
+        intent: Intent,
+        assessment: Assessment,
+        spending: Spending,
+        facts: Facts,
+        now: datetime,
     ) -> Standing:
         """Count the request and read what issuing needs, all at once with the client's single use.
 
         Policy ran before: a denied agent never learns whether a grant exists.
         """
-        counting = self._start_counting(exchange, intent, now)
-        try:
-            standing = await self._read_standing(exchange, assessment)
-        finally:
-            wait_s = await counting if counting else None
-            await spending
-        if wait_s is not None:
-            raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=wait_s))
+        standing, _, _ = await _all_of(
+            self._read_standing(exchange, assessment), self._count(exchange, intent, facts, now), spending
+        )
         return standing
 
-    def _start_counting(self, exchange: Exchange, intent: Intent, now: datetime) -> asyncio.Task[int | None] | None:
-        agent, assertion, effect = exchange.agent, exchange.assertion, intent.action.effect
-        if not self._rate_limits.limits(effect):
-            return None
-        return asyncio.create_task(
-            self._rate_limits.count(
-                tenant=assertion.tenant, subject=assertion.subject, agent=agent.client_id, effect=effect, now=now
-            )
+    async def _count(self, exchange: Exchange, intent: Intent, facts: Facts, now: datetime) -> None:
+        """Count the request, unless it fails through us. Raises: BrokerError RATE_LIMITED; Unavailable."""
+        counted = await self._rate_limits.count(
+            tenant=exchange.assertion.tenant,
+            subject=exchange.assertion.subject,
+            agent=exchange.agent.client_id,
+            action=intent.action,
+            now=now,
         )
+        if counted is None:
+            return
+        facts.undo.append(lambda: self._rate_limits.take_back(counted))
+        if counted.wait_s is not None:
+            raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=counted.wait_s))
 
     async def _read_standing(self, exchange: Exchange, assessment: Assessment) -> Standing:
         if not isinstance(assessment.decision, Permit | Confirm):
@@ -386,18 +446,80 @@ class ExchangeToken:
     async def _issue(
         self,
         exchange: Exchange,
-        intent: Intent,
         details: list[dict[str, Any]],
         scopes: tuple[str, ...],
         standing: Standing,
         facts: Facts,
     ) -> dict[str, Any]:
-        assertion, agent, connection = exchange.assertion, exchange.agent, exchange.connection
-        grant = standing.grant
-        if not is_broker_jwt(connection):
-            self._downstream_tokens.check_servable(connection, grant)  # a missing grant costs the task no use
-        if standing.task_is_limited and not await self._spend_use(assertion):
+        self._check_servable(exchange, standing)  # a missing grant costs the task no use
+        await self._spend_use(exchange.assertion, standing)
+        issued = await self._token(exchange, details, scopes, standing, facts)
+        return self._answer(exchange, issued, details, facts)
+
+    async def _issue_agreed(
+        self,
+        agreed: Agreed,
+        exchange: Exchange,
+        details: list[dict[str, Any]],
+        scopes: tuple[str, ...],
+        standing: Standing,
+        facts: Facts,
+    ) -> dict[str, Any] | None:
+        """The same for what the user agreed to; None when another request has spent that.
+
+        The yes is spent when the token is there: a provider that is away, or a grant that turns out to have ended, costs
+        the user no second click.
+        """
+        self._check_servable(exchange, standing)
+        issued = await self._token(exchange, details, scopes, standing, facts)
+        if not await self._confirmations.spend(agreed):
+            return None
+        await self._spend_use(exchange.assertion, standing)
+        return self._answer(exchange, issued, details, facts)
+
+    def _answer(
+        self, exchange: Exchange, issued: Issued, details: list[dict[str, Any]], facts: Facts
+    ) -> dict[str, Any]:
+        facts.decision = "permit"
+        self._note_issued(exchange, issued, details, facts)
+        body = {
+            "access_token": issued.token,
+            "issued_token_type": names.ACCESS_TOKEN_TYPE,
+            "token_type": "DPoP" if issued.jkt else "Bearer",
+            "expires_in": whole_seconds_until(issued.expires_at, self._clock.now()),
+            "scope": " ".join(issued.scopes),
+            "authorization_details": details,
+            "txn": exchange.assertion.txn,
+        }
+        return body if issued.narrowed is not False else body | {"narrowed": False}
+
+    def _check_servable(self, exchange: Exchange, standing: Standing) -> None:
+        if not is_broker_jwt(exchange.connection):
+            self._downstream_tokens.check_servable(exchange.connection, standing.grant)
+
+    async def _spend_use(self, assertion: Assertion, standing: Standing) -> None:
+        """Raises: BrokerError TASK_EXHAUSTED; Unavailable."""
+        if not standing.task_is_limited or assertion.task is None:
+            return
+        left = await self._budgets.spend(
+            assertion.task,
+            tenant=assertion.tenant,
+            front_end=assertion.front_end,
+            subject=assertion.subject,
+            not_after=assertion.expires_at,
+        )
+        if not left:
             raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
+
+    async def _token(
+        self,
+        exchange: Exchange,
+        details: list[dict[str, Any]],
+        scopes: tuple[str, ...],
+        standing: Standing,
+        facts: Facts,
+    ) -> Issued:
+        assertion, agent, connection = exchange.assertion, exchange.agent, exchange.connection
         started = time.perf_counter()
         if is_broker_jwt(connection):
             issued = await self._broker_tokens.issue(
@@ -406,34 +528,13 @@ class ExchangeToken:
         else:
             issued = await self._downstream_tokens.issue(
                 connection,
-                grant,
+                standing.grant,
                 assertion,
                 subject_assertion=exchange.subject_token or await self._vouch(exchange),
                 scopes=scopes,
             )
         facts.latency["grant"] = (time.perf_counter() - started) * 1000
-        facts.decision = "permit"
-        self._note_issued(exchange, issued, details, facts)
-        now = self._clock.now()
-        body = {
-            "access_token": issued.token,
-            "issued_token_type": names.ACCESS_TOKEN_TYPE,
-            "token_type": "DPoP" if issued.jkt else "Bearer",
-            "expires_in": whole_seconds_until(issued.expires_at, now),
-            "scope": " ".join(issued.scopes),
-            "authorization_details": details,
-            "txn": assertion.txn,
-        }
-        return body if issued.narrowed is not False else body | {"narrowed": False}
-
-    async def _spend_use(self, assertion: Assertion) -> bool:
-        return assertion.task is not None and await self._budgets.spend(
-            assertion.task,
-            tenant=assertion.tenant,
-            front_end=assertion.front_end,
-            subject=assertion.subject,
-            not_after=assertion.expires_at,
-        )
+        return issued
 
     async def _vouch(self, exchange: Exchange) -> str:
         """A deferral may outlive its assertion; refresh_grants still wants one. Same subject, this agent, one minute, no task."""
@@ -583,13 +684,15 @@ class ExchangeToken:
         raise_refusal(assessment.decision)
         if request.binding.policy_version != self._deployment.policy_version:
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
-        outcome = await self._confirmations.spend(request, assessment.decision, now=now)
-        if outcome is None:
-            raise await self._confirmations.ended(request)
-        if isinstance(outcome, Waiting):
-            raise self._pending(code, outcome, now)
-        standing = await self._read_standing(exchange, assessment)
-        return await self._issue(exchange, intent, details, scopes, standing, facts)
+        answer = await self._confirmations.answer_to(request, assessment.decision, now=now)
+        if isinstance(answer, Waiting):
+            raise self._pending(code, answer, now)
+        if answer is not None:
+            standing = await self._read_standing(exchange, assessment)
+            given = await self._issue_agreed(answer, exchange, details, scopes, standing, facts)
+            if given is not None:
+                return given
+        raise await self._confirmations.ended(request)
 
     # --- delegation to another agent ---
 
@@ -657,6 +760,15 @@ class ExchangeToken:
         if assertion.task is None or not assertion.task.contains(task):
             raise BrokerError(Reason.INTENT_OUTSIDE_TASK, "The task given on is wider than the one received.")
         return task
+
+
+async def _all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T]) -> tuple[_F, _S, _T]:
+    """All results, side by side. Each has its end before anything is raised; the last one's error counts before the others'."""
+    outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+    for outcome in reversed(outcomes):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return cast(tuple[_F, _S, _T], tuple(outcomes))
 
 
 def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
 from cab.domain.decisions import Confirm, StepUp
-from cab.domain.deployment import Deployment
+from cab.domain.deployment import Deployment, limit_of
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import Intent, TaskComparison
 from cab.ports import PolicyEngine
@@ -26,7 +26,6 @@ from cab.protocol import assertions, jws, names
 from cab.protocol.assertions import Assertion
 from cab.protocol.authorization_details import PARAMETER, details_hash, parse_intent
 from cab.protocol.jwk import PublicKey
-from cab.stores.limits import limit_by_effect
 from cab.use_cases.assess_intent import Assessment, assess, describe, raise_refusal, read_intent
 from cab.use_cases.issue_token import is_broker_jwt
 from cab.use_cases.read_request import (
@@ -292,13 +291,14 @@ def decide(
     """From the intent on: assess, and what follows from that. Raises: BrokerError, noted in the proof."""
     assessment = proof.assessment = assess(intent, assertion, agent, policies, now=now)
     _note_assessment(assessment, assertion, agent, proof)
-    limit = limit_by_effect(deployment.broker.rate_limits).get(intent.action.effect)
-    if limit is None:
-        proof.note(Step(Stage.RATE_LIMIT, Result.PASSED, f"no limit on effect {intent.action.effect.value}"))
+    limited = limit_of(deployment.broker.rate_limits, intent.action)
+    if limited is None:
+        proof.note(Step(Stage.RATE_LIMIT, Result.PASSED, f"no limit on {intent.action.id}"))
     else:
+        position, limit = limited
         finding = f"counts against {limit.limit} requests in {limit.window_s} s of this user and agent"
-        about = About("rate_limit", intent.action.effect.value)
-        proof.note(Step(Stage.RATE_LIMIT, Result.OPEN, finding, {"effect": intent.action.effect.value}, about))
+        counts: dict[str, Any] = {"effects": list(limit.effects)} if limit.effects else {"actions": list(limit.actions)}
+        proof.note(Step(Stage.RATE_LIMIT, Result.OPEN, finding, counts, About("rate_limit", str(position))))
     raise_refusal(assessment.decision)
     connection = deployment.connection_by_id[intent.connection]
     details = [intent.as_authorization_detail()]

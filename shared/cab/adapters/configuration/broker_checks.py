@@ -11,6 +11,7 @@ from cab.adapters.configuration.urls import url_mistake
 from cab.adapters.configuration.yaml_tree import Place
 from cab.adapters.http.addresses import is_literal, is_private
 from cab.domain.deployment import Deployment
+from cab.domain.patterns import covers
 
 GROUP_NAME_LIMIT = 100
 
@@ -104,13 +105,21 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
     findings.unique(
         BROKER,
         (
-            (("rate_limits", position), effect.value)
+            (("rate_limits", position), f"{kind} {name}")
             for position, limit in enumerate(broker.rate_limits)
-            for effect in limit.effects
+            for kind, names in (("effect", limit.effects), ("action", limit.actions))
+            for name in names
         ),
-        "a limit for effect",
-        "keep one limit for each effect",
+        "a limit for",
+        "keep one limit for each effect, action or pattern",
     )
+    catalog = [action.id for connection in findings.deployment.connections for action in connection.actions]
+    for position, limit in enumerate(broker.rate_limits):
+        for number, pattern in enumerate(limit.actions):
+            if not any(covers(pattern, action) for action in catalog) and findings.actions_are_complete:
+                place: Place = ("rate_limits", position, "actions", number)
+                remedy = choose_from(pattern, catalog, otherwise="add the action first")
+                findings.add(BROKER, place, f"`{pattern}` matches no action", remedy, needs=(CONNECTIONS,))
     _check_private_hosts(findings)
     for position, issuer in enumerate(broker.federated_issuers):
         check_issuer(findings, BROKER, ("federated_issuers", position, "issuer"), issuer.issuer)

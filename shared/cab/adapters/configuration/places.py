@@ -29,14 +29,9 @@ class Places:
                 return found
         return None
 
-    def rate_limit(self, effect: str) -> tuple[str, int] | None:
-        """The last entry that names the effect: it is the one that counts."""
+    def rate_limit(self, position: str) -> tuple[str, int] | None:
         tree = self._trees.get("broker.yaml")
-        found = None
-        for position, entry in enumerate(_items(tree, ("rate_limits",))):
-            if tree is not None and effect in entry.get("effects", ()):
-                found = (tree.file, tree.line(("rate_limits", position, "effects")))
-        return found
+        return None if tree is None else (tree.file, tree.line(("rate_limits", int(position))))
 
     def _listed(self, file: str, place: tuple[str | int, ...], key: str, value: str) -> tuple[str, int] | None:
         tree = self._trees.get(file)
