@@ -312,6 +312,8 @@ class AccessToken:
     seq: int
     secret_version: int
     outcome: str
+    renew_at: datetime | None = None  # from then on refresh_grants is asked again
+    works_until: datetime | None = None  # until then no refresh of ours ends it
 
     def __repr__(self) -> str:
         return f"AccessToken(grant_id={self.grant_id!r}, seq={self.seq})"

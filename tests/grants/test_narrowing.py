@@ -275,7 +275,7 @@ async def test_a_narrow_token_ends_with_the_one_it_was_made_from(make: Any) -> N
     world = await make().open()
     name = await world.connect(expired=False)
     ends = timedelta(seconds=world.profile.access_token_life_s)
-    await world.sleep(ends.total_seconds() - 100)
+    await world.sleep(ends.total_seconds() - 300)
     world.answer = answers({"access_token": "narrow", "expires_in": 86_400, "scope": "read"})
     token = await world.instance().token()
     assert token.access_token == "narrow"

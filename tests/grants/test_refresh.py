@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from tests.grants.grant_world import EVERY_CLASS, READ, STRICT, GrantWorld
+from tests.grants.grant_world import EVERY_CLASS, READ, STRICT, WRITE, GrantWorld
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
+from cab_dev.twins.oauth_provider import PROFILES
+from cab_dev.twins.oauth_provider.profiles import OldAccessToken
 
 
 @pytest.mark.parametrize("profile", [*EVERY_CLASS, "jira-like", "github-like", "slack-like", "microsoft-like"])
@@ -96,3 +100,31 @@ async def test_a_token_serves_an_action_whose_scope_the_provider_calls_otherwise
 
     assert token.scopes == ("things.read", "write")
     assert world.book.accept(token.access_token) is not None
+
+
+@in_virtual_time
+async def test_whoever_gets_a_token_of_five_minutes_has_240_seconds_of_it() -> None:
+    """It was handed out with 61 seconds left before, which common clients take for expired."""
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    for _ in range(20):
+        token = await worker.token(name)
+        assert token.works_until is not None
+        assert (token.works_until - world.clock.now()).total_seconds() >= 239
+        assert world.book.accept(token.access_token) is not None
+        await world.sleep(37)
+
+
+@in_virtual_time
+async def test_where_a_refresh_ends_older_tokens_it_is_never_asked_for_fewer_scopes() -> None:
+    """Else the token for one action would end that for another, which was promised for longer."""
+    profile = replace(PROFILES[STRICT], old_access_token=OldAccessToken.DIES_AT_ONCE, access_token_life_s=3600)
+    world = await GrantWorld(profile, connection_changes={"allow_unnarrowed": True}).open()
+    worker, name = world.worker(), await world.connect()
+
+    read = await worker.token(name, READ)
+    write = await worker.token(name, WRITE)
+
+    assert read.access_token == write.access_token
+    assert world.refreshes() == 1
+    assert world.book.accept(read.access_token) is not None

@@ -52,20 +52,25 @@ class RefreshGrantsClient:
 
 def _access_token(answer: dict[str, Any]) -> AccessToken:
     try:
-        expires_at = answer["expires_at"]
         return AccessToken(
             access_token=answer["access_token"],
-            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+            expires_at=_instant(answer["expires_at"]),
             scopes=tuple(answer["scopes"]),
             narrowed=answer["narrowed"],
             grant_id=answer["grant_id"],
             seq=answer["seq"],
             secret_version=answer["secret_version"],
             outcome=answer["outcome"],
+            renew_at=_instant(answer.get("renew_at")),
+            works_until=_instant(answer.get("works_until")),
         )
     except (KeyError, TypeError, ValueError) as error:
         # Another revision answers otherwise: an outage, for as long as it lasts.
         raise Unavailable("grants") from error
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _refusal(answer: HttpAnswer, content: dict[str, Any]) -> Exception:

@@ -228,6 +228,11 @@ class Provider(StrictModel):
         return self.narrowing in ("token_exchange", "on_behalf_of")
 
     @property
+    def narrows_at_refresh(self) -> bool:
+        """Whether a refresh is asked for fewer scopes. Not where it would end the tokens of other actions on the spot."""
+        return self.narrowing == "scope_at_refresh" and self.rotation.old_access_token != "dies_at_once"
+
+    @property
     def open_parameters(self) -> dict[str, ProviderParameter]:
         """The parameters that addresses and names use, in their order of appearance."""
         templates = (*self._addresses().values(), *self._texts().values())

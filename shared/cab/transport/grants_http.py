@@ -153,6 +153,8 @@ class GrantEndpoints:
             "seq": token.seq,
             "secret_version": token.secret_version,
             "outcome": token.outcome,
+            "renew_at": None if token.renew_at is None else token.renew_at.isoformat(),
+            "works_until": None if token.works_until is None else token.works_until.isoformat(),
         }
 
     async def _revoke_grants(self, body: bytes, facts: Facts) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
 from cab.domain.recent import remember
+from cab.domain.token_life import handed_out_until
 from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
 from cab.protocol import access_tokens, names, subject_tokens
 from cab.protocol.assertions import Assertion
@@ -196,17 +197,21 @@ class DownstreamTokens:
         # Where a refresh may end older access tokens, only the newest one is handed out.
         if token.secret_version != grant.secret_ver and provider.rotation.old_access_token != "lives_on":
             return False
-        return token.expires_at is None or self._clock.now() < token.expires_at - timedelta(
-            seconds=provider.refresh_margin_s
-        )
+        renew_at = token.renew_at or _planned_renewal(token, provider)
+        return renew_at is None or self._clock.now() < renew_at
 
     def _handed_out_until(self, token: AccessToken, provider: Provider) -> datetime:
-        """min(true remaining life, time to our next planned refresh): a refresh may kill what an agent still holds."""
+        """Not past the token's end, nor past a refresh of ours that may end it: see `cab.domain.token_life`."""
         now = self._clock.now()
         if token.expires_at is None:
             return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
-        planned_refresh = token.expires_at - timedelta(seconds=provider.refresh_margin_s)
-        return planned_refresh if planned_refresh > now else token.expires_at
+        works_until = token.works_until or _planned_renewal(token, provider) or token.expires_at
+        return handed_out_until(provider, works_until, token.expires_at, now)
+
+
+def _planned_renewal(token: AccessToken, provider: Provider) -> datetime | None:
+    """Of a token whose giver did not say when it renews it."""
+    return None if token.expires_at is None else token.expires_at - timedelta(seconds=provider.refresh_margin_s)
 
 
 def is_broker_jwt(connection: Connection) -> bool:

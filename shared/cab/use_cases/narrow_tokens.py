@@ -178,4 +178,10 @@ def _narrow(wide: AccessToken, granted: Granted, wanted: Wanted, outcome: Outcom
         seq=wide.seq,
         secret_version=wide.secret_version,
         outcome=outcome.value,
+        renew_at=_earliest(granted.usable_until, wide.renew_at),
+        works_until=_earliest(granted.expires_at, wide.works_until or wide.expires_at),
     )
+
+
+def _earliest(first: datetime, second: datetime | None) -> datetime:
+    return first if second is None else min(first, second)

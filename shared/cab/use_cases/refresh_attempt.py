@@ -253,7 +253,7 @@ class _Attempt:
     def _scopes_to_ask(self) -> tuple[str, ...]:
         """The action's minimal scopes where the provider can narrow; base scopes stay, or the next refresh token may be lost."""
         scopes, granted = self._wanted.scopes, self._grant.scopes
-        if self._provider.narrowing != "scope_at_refresh" or not scopes:
+        if not self._provider.narrows_at_refresh or not scopes:
             return ()
         names = self._provider.scope_names
         if granted and names.missing(scopes, granted):

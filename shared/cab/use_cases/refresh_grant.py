@@ -18,6 +18,7 @@ from cab.domain.connections import Connection, Provider
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, Outcome, Timings
+from cab.domain.token_life import TokenLife, token_life
 from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.escrow import Escrow
@@ -209,7 +210,8 @@ class RefreshGrant:
         if stored.grant.status in ENDED:
             raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
         extra = wanted.beyond(stored.grant.scopes)
-        if extra and wanted.provider.narrowing == "none" and not wanted.connection.allow_unnarrowed:
+        narrows = wanted.provider.narrows_at_refresh or wanted.provider.narrows_by_exchange
+        if extra and not narrows and not wanted.connection.allow_unnarrowed:
             raise BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE,
                 "This system cannot narrow tokens, and the connection does not accept wide ones.",
@@ -232,8 +234,8 @@ class RefreshGrant:
         self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: Outcome
     ) -> AccessToken | None:
         # What cannot be renewed is good to its end.
-        margin = timedelta(seconds=wanted.provider.refresh_margin_s) if grant.lasts else _LAST_MARGIN
-        usable = _choose(payload, wanted, now, margin)
+        margin = None if grant.lasts else _LAST_MARGIN
+        usable = _choose(payload, grant, wanted, now, margin)
         if usable is None:
             return None
         return _access_token(grant, payload, usable, wanted, how)
@@ -242,7 +244,7 @@ class RefreshGrant:
         """The token that this attempt brought. However short its life, the provider gives no better one."""
         grant = committed.stored.grant
         payload = await self._payloads.load(grant, grant.secret_ver, wanted.provider)
-        usable = _choose(payload, wanted, self._clock.now(), timedelta(0))
+        usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
         if usable is not None:
             return _access_token(grant, payload, usable, wanted, committed.outcome)
         if committed.outcome is Outcome.SUCCESS:
@@ -253,7 +255,7 @@ class RefreshGrant:
 
     def _last_resort(self, grant: Grant, payload: Payload | None, wanted: Wanted, now: datetime) -> AccessToken:
         """No refresh now. A committed token that still lives, though inside the margin, is better than an error."""
-        usable = None if payload is None else _choose(payload, wanted, now, _LAST_MARGIN)
+        usable = None if payload is None else _choose(payload, grant, wanted, now, _LAST_MARGIN)
         if payload is not None and usable is not None:
             return _access_token(grant, payload, usable, wanted, Outcome.CACHED)
         if grant.fail_cause == FAULT_OF_OURS:
@@ -333,22 +335,31 @@ class RefreshGrant:
             )
 
 
-def _choose(payload: Payload, wanted: Wanted, now: datetime, margin: timedelta) -> Usable | None:
-    """The first token of the payload that fits the action and lives beyond the margin.
-
-    Where tokens live shorter than twice the margin, half a life is margin enough: else every request would refresh.
-    """
+def _choose(payload: Payload, grant: Grant, wanted: Wanted, now: datetime, margin: timedelta | None) -> Usable | None:
+    """The first token of the payload that fits the action and lives beyond the margin; without one: that need not be renewed."""
     for usable in payload.all_usable():
         if not _fits(usable, wanted):
             continue
-        if usable.expires_at is None:
+        life = _life(payload, usable, grant, wanted.provider)
+        if life is None or usable.expires_at is None:
             return usable
-        needed = margin
-        if usable is payload.newest:
-            needed = min(margin, (usable.expires_at - payload.stored.received_at) / 2)
-        if now < usable.expires_at - needed:
+        if now < (life.renew_at if margin is None else usable.expires_at - margin):
             return usable
     return None
+
+
+def _life(payload: Payload, usable: Usable, grant: Grant, provider: Provider) -> TokenLife | None:
+    """None for a token without an end. What is carried along was given at an earlier refresh, and lives as long."""
+    if usable.expires_at is None:
+        return None
+    received_at = payload.stored.received_at
+    if usable is not payload.newest and payload.newest.expires_at is not None:
+        received_at = usable.expires_at - (payload.newest.expires_at - received_at)
+    if not grant.lasts:  # nothing will be refreshed
+        return TokenLife(usable.expires_at - _LAST_MARGIN, usable.expires_at)
+    idle = None if provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+    kept_alive_at = None if idle is None else (grant.refreshed_at or grant.connected_at) + idle
+    return token_life(provider, received_at=received_at, expires_at=usable.expires_at, kept_alive_at=kept_alive_at)
 
 
 def _fits(usable: Usable, wanted: Wanted) -> bool:
@@ -360,6 +371,7 @@ def _fits(usable: Usable, wanted: Wanted) -> bool:
 
 def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: Outcome) -> AccessToken:
     extra = wanted.beyond(usable.scopes)
+    life = _life(payload, usable, grant, wanted.provider)
     return AccessToken(
         access_token=usable.access_token,
         expires_at=usable.expires_at,
@@ -369,6 +381,8 @@ def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted
         seq=grant.seq,
         secret_version=payload.version,
         outcome=outcome.value,
+        renew_at=None if life is None else life.renew_at,
+        works_until=None if life is None else life.works_until,
     )
 
 

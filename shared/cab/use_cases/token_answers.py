@@ -13,6 +13,7 @@ from typing import Final
 
 from cab.domain.connections import Connection, Provider
 from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.token_life import lone_token_life
 from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavailable
 from cab.protocol import names, token_responses
 from cab.protocol.token_responses import UNKNOWN_LIFETIME, TokenError
@@ -90,10 +91,8 @@ def read_answer(answer: HttpAnswer, wish: Wish, sent_at: datetime) -> Granted:
         )
     stated = provider.access_token_lifetime_s
     life = tokens.expires_in or (UNKNOWN_LIFETIME if stated is None else timedelta(seconds=stated))
-    margin = min(timedelta(seconds=provider.refresh_margin_s), life / 2)
-    return Granted(
-        tokens.access_token, scopes or wish.scopes, narrowed, sent_at + life, usable_until=sent_at + life - margin
-    )
+    renew_at = lone_token_life(provider, received_at=sent_at, expires_at=sent_at + life).renew_at
+    return Granted(tokens.access_token, scopes or wish.scopes, narrowed, sent_at + life, usable_until=renew_at)
 
 
 def _refusal(error: TokenError, answer: HttpAnswer, wish: Wish) -> BrokerError | UserRefused:

@@ -93,6 +93,8 @@ class TrustedTokens:
             seq=grant.seq,
             secret_version=grant.secret_ver,
             outcome=outcome.value,
+            renew_at=granted.usable_until,
+            works_until=granted.expires_at,
         )
 
     # --- the token that our STS vouches with ---

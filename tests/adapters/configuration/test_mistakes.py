@@ -46,6 +46,9 @@ MISTAKES = {
     "a second document": Mistake(B, "tenants:", "---\ntenants:", "a second YAML document starts here", "keep one document per file"),
     "a key that is a list": Mistake(B, "tenants:", "[a]: b\ntenants:", "a key must be plain text", "write `key: value`", at="[a]"),
     "bad indentation": Mistake(B, "    title: Globex", "   title: Globex", "not valid YAML: did not find expected '-' indicator", "correct the indentation or quoting here"),
+    # --- how long tokens are good ---
+    "tokens that end soon after one for another action is fetched": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    rotation: {class: leeway, leeway_s: 60, old_access_token: dies_after_leeway}", "a token of `own-crm` may end 60 s after one for another action is fetched", "lengthen the leeway there to 240 s or more, or split the connection", at="provider: own-crm", severity="warning"),
+    "tokens that are too short for common clients": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    access_token_lifetime_s: 200", "tokens of `own-crm` live 200 s: common clients take less than 225 s for expired", "have the system give tokens for five minutes or more", at="provider: own-crm", severity="warning"),
     # --- private hosts ---
     "a metadata service among the private hosts": Mistake(B, "tenants:", "private_hosts: [169.254.169.254]\ntenants:", "`169.254.169.254` is not in a private network", "remove it: only addresses of private networks need this, and metadata services are never reached", at="private_hosts"),
     "a private host that nothing leads to": Mistake(B, "tenants:", "private_hosts: [keycloak.corp.test]\ntenants:", "no URL of these files leads to `keycloak.corp.test`", "write the host exactly as in its URL, or remove it", at="private_hosts", severity="warning"),
@@ -399,3 +402,12 @@ def test_messages_never_quote_values_of_the_files(tmp_path: Path) -> None:
     inspection = check(tmp_path, agents=replaced(AGENTS, "{secret: cab-client-assistant}", secret))
     assert not inspection.valid
     assert secret not in "".join(str(p) for p in inspection.problems)
+
+
+def test_narrowing_that_would_end_tokens_at_once_is_told(tmp_path: Path) -> None:
+    """A refresh for fewer scopes would end the tokens of other actions; without it the connection must accept wide ones."""
+    narrowing = "narrowing: scope_at_refresh"
+    dies = f"{narrowing}\n    rotation: {{class: strict, old_access_token: dies_at_once}}"
+    inspection = check(tmp_path, connections=replaced(CONNECTIONS, narrowing, dies))
+    messages = [problem.message for problem in inspection.problems]
+    assert "a refresh at `own-crm` ends the tokens before it, so it is never asked for fewer scopes" in messages

@@ -66,7 +66,7 @@ def test_a_static_provider_answers_a_refresh_without_a_refresh_token_and_keeps_t
 
 
 @pytest.mark.parametrize(
-    ("name", "dies_after_s"), [("acme-crm", None), ("github-like", 0), ("acme-tracker", 60), ("google-like", None)]
+    ("name", "dies_after_s"), [("acme-crm", None), ("github-like", 0), ("jira-like", 600), ("google-like", None)]
 )
 def test_the_old_access_token_dies_when_the_profile_says_so(name: str, dies_after_s: int | None) -> None:
     twin = ProviderUnderTest(name)

@@ -13,6 +13,7 @@ from cab.domain.actions import Action, Effect
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection, GrantKind, NarrowingRequest, Provider
 from cab.domain.patterns import covered_by_any
+from cab.domain.token_life import PROMISE, spares_tokens
 
 PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _GROUPS_OF_EFFECTS = frozenset(Effect)
@@ -101,6 +102,7 @@ def _check_connection(findings: Findings, at: Place, connection: Connection) -> 
         _check_parameters(findings, at, connection, provider)
         _check_grant_kind(findings, at, connection, provider)
         _check_narrowing(findings, at, connection, provider)
+        _check_promise(findings, at, connection, provider)
         _check_connect_scopes(findings, at, connection, provider)
     for position, action in enumerate(connection.actions):
         _check_action(findings, (*at, "actions", position), connection, action)
@@ -231,13 +233,36 @@ def _check_narrowing(findings: Findings, at: Place, connection: Connection, prov
         )
 
 
+def _check_promise(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
+    """Where agents cannot be given tokens that certainly work for 240 s: see `cab.domain.token_life`."""
+    if connection.grant_kind is not GrantKind.AUTHORIZATION_CODE or provider.narrows_by_exchange:
+        return
+    life_s, promise_s = provider.access_token_lifetime_s, int(PROMISE.total_seconds())
+    old, place = provider.rotation.old_access_token, (*at, "provider")
+    scopes_of_actions = {frozenset(action.scopes) for action in connection.actions}
+    if life_s is not None and life_s <= promise_s:
+        message = f"tokens of `{provider.id}` live {life_s} s: common clients take less than 225 s for expired"
+        remedy = "have the system give tokens for five minutes or more"
+        findings.add(CONNECTIONS, place, message, remedy, severity="warning")
+    elif old == "dies_at_once" and provider.narrowing == "scope_at_refresh":
+        message = f"a refresh at `{provider.id}` ends the tokens before it, so it is never asked for fewer scopes"
+        remedy = "set allow_unnarrowed: true if that is acceptable, or split the connection"
+        findings.add(CONNECTIONS, place, message, remedy, severity="warning")
+    elif old == "dies_after_leeway" and not spares_tokens(provider) and len(scopes_of_actions) > 1:
+        message = (
+            f"a token of `{provider.id}` may end {provider.rotation.leeway_s} s after one for another action is fetched"
+        )
+        remedy = "lengthen the leeway there to 240 s or more, or split the connection"
+        findings.add(CONNECTIONS, place, message, remedy, severity="warning")
+
+
 def _narrows(connection: Connection, provider: Provider) -> bool:
     """Whether tokens can be asked for with the scopes of one action: at every request where nothing is refreshed."""
     if connection.grant_kind.sts_vouches:
         return True
     if connection.grant_kind is GrantKind.JWT_BEARER:
         return provider.assertion_scope != "none"
-    return provider.narrowing in ("scope_at_refresh", "token_exchange")
+    return provider.narrows_at_refresh or provider.narrowing == "token_exchange"
 
 
 def _at_the_same_apis(action: Action, connection: Connection) -> set[str]:

@@ -95,7 +95,6 @@ PROFILES: dict[str, ProviderProfile] = {
             name="acme-tracker",
             refresh_class=RefreshClass.LEEWAY,
             leeway_s=60,
-            old_access_token=OldAccessToken.DIES_AFTER_LEEWAY,
             access_token_life_s=300,
             exchange=Exchange.ON_BEHALF_OF,
         ),
