@@ -58,6 +58,45 @@ async def test_a_rotation_publishes_activates_and_retires(bench: Bench) -> None:
         await bench.vault.access(SECRET[Issuer.STS], 1)
 
 
+@pytest.mark.parametrize("published_before", [False, True])
+async def test_a_leaked_key_is_gone_at_once_and_another_signs(bench: Bench, published_before: bool) -> None:
+    step = await bench.rotate.init(Issuer.STS)
+    assert step is not None
+    if published_before:
+        await bench.rotate.publish(Issuer.STS)
+    removed = await bench.rotate.replace_leaked(Issuer.STS, step.kid)
+    assert removed.ready_at == bench.clock.now() + JWKS_MAX_AGE
+    assert await bench.states() == [(2, KeyState.ACTIVE)]
+    ring = await bench.store.ring(Issuer.STS)
+    assert ring is not None
+    assert step.kid not in {key["kid"] for key in ring.jwks()["keys"]}
+    with pytest.raises(NotFound):
+        await bench.vault.access(SECRET[Issuer.STS], 1)
+
+
+async def test_a_leaked_key_that_signs_no_more_goes_without_disturbing_the_one_that_does(bench: Bench) -> None:
+    first = await bench.rotate.init(Issuer.STS)
+    assert first is not None
+    await bench.rotate.publish(Issuer.STS)
+    bench.clock.advance(JWKS_MAX_AGE)
+    await bench.rotate.activate(Issuer.STS)
+    await bench.rotate.replace_leaked(Issuer.STS, first.kid)
+    assert await bench.states() == [(2, KeyState.ACTIVE)]
+    with pytest.raises(LookupError):
+        await bench.rotate.replace_leaked(Issuer.STS, first.kid)
+
+
+async def test_each_step_that_comes_too_early_says_its_own_reason(bench: Bench) -> None:
+    await bench.rotate.init(Issuer.STS)
+    await bench.rotate.publish(Issuer.STS)
+    with pytest.raises(TooEarly, match="a verifier may still hold a key set without the new key"):
+        await bench.rotate.activate(Issuer.STS)
+    bench.clock.advance(JWKS_MAX_AGE)
+    await bench.rotate.activate(Issuer.STS)
+    with pytest.raises(TooEarly, match="a token that a retired key signed may still be in use"):
+        await bench.rotate.retire(Issuer.STS)
+
+
 async def test_no_step_is_taken_a_second_too_early(bench: Bench) -> None:
     await bench.rotate.init(Issuer.STS)
     await bench.rotate.publish(Issuer.STS)

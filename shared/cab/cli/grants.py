@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cab.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
-from cab.domain.grants import SERVABLE, Grant
+from cab.domain.grants import SERVABLE, Grant, GrantStatus
 from cab.stores.grants import Grants
 
 SHOWN = {
@@ -45,10 +45,12 @@ def grants_group() -> None:
 @click.option("--tenant", help="Only grants of this tenant.")
 @click.option("--subject", help="Only grants of this user (the `sub` of assertions).")
 @click.option("--connection", help="Only grants at this connection.")
-@click.option("--status", help="Only grants in this state, e.g. needs_reauth.")
+@click.option(
+    "--status", type=click.Choice([status.value for status in GrantStatus]), help="Only grants in this state."
+)
 @json_option
 def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
-    """List grants with their health."""
+    """List grants with their health. Fails when options are given that match none: one of them may be misspelt."""
     wanted = {name: value for name, value in equal.items() if value is not None}
 
     async def read(cloud: Cloud) -> list[Grant]:
@@ -57,6 +59,9 @@ def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
     found = run(project, read)
     if as_json:
         click.echo(json.dumps([_shown(grant) for grant in found]))
+    if not found and wanted:
+        raise click.ClickException(_no_grant(wanted))
+    if as_json:
         return
     if not found:
         click.echo("nothing found")
@@ -93,13 +98,19 @@ def show(project: str, grant_id: str) -> None:
 @click.option("--cause", default="operator", show_default=True, help="Why, for the audit.")
 @json_option
 def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
-    """End grants: effective at the next exchange everywhere, then upstream. Asks refresh_grants with your own identity."""
+    """End grants: effective at the next exchange everywhere, then upstream. Asks refresh_grants with your own identity.
+
+    Fails when the names match no grant: nothing was revoked, and one of them may be misspelt.
+    """
     document = {name: value for name, value in names.items() if value is not None}
     if "grant_id" not in document and "tenant" not in document:
         raise click.UsageError("Give --grant or --tenant.")
     revoked = asyncio.run(_ask(url, "revoke", document | {"cause": cause}))["revoked"]
     if as_json:
         click.echo(json.dumps(revoked))
+    if not revoked:
+        raise click.ClickException(f"{_no_grant(document)} Nothing was revoked.")
+    if as_json:
         return
     for item in revoked:
         upstream = {True: "also upstream", False: "not upstream", None: "had ended before"}[item["upstream"]]
@@ -142,6 +153,11 @@ async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
             f"refused: {content.get('reason_code')}. {content.get('error_description', '')}".rstrip()
         )
     return content
+
+
+def _no_grant(names: dict[str, str]) -> str:
+    wanted = ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in names.items())
+    return f"No grant matches {wanted}. `cab grants list` shows what there is."
 
 
 def _shown(grant: Grant) -> dict[str, Any]:

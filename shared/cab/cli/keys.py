@@ -11,7 +11,7 @@ import click
 
 from cab.adapters.sealed_documents import DATA_KEY_SECRET
 from cab.adapters.system import SystemClock
-from cab.cli.cloud import Cloud, json_option, project_option, run
+from cab.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
 from cab.ports import Conflict, NotFound, SecretVault
 from cab.protocol.sealing import KEY_BYTES
 from cab.stores.signing_keys import Issuer, SigningKeys
@@ -109,17 +109,38 @@ def _step(name: str, summary: str) -> None:
 
         try:
             done = run(project, work)
-        except TooEarly as error:
-            raise click.ClickException(
-                f"Too early: a verifier could miss the key. {str(error)[:1].upper()}{str(error)[1:]}."
-            ) from error
-        except (LookupError, Conflict) as error:
+        except (TooEarly, LookupError, Conflict) as error:
             raise click.ClickException(str(error)) from error
         ready = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
         if as_json:
             click.echo(json.dumps({"done": done.done, "kid": done.kid, "next": done.next, "ready_at": ready}))
             return
         click.echo(f"{done.done} {done.kid}" + (f"; next: {done.next}, not before {ready}" if done.next else ""))
+
+
+@keys_group.command("remove-leaked", context_settings=TAKES_AN_ID)
+@project_option
+@issuer_option
+@json_option
+@click.argument("kid")
+def remove_leaked(project: str, issuer: str, kid: str, *, as_json: bool) -> None:
+    """Emergency: take the key KID off the set now and destroy it; if it signs, a new key does so from now on.
+
+    Everything it signed fails at once where keys are read anew. docs/runbooks/leaked-signing-key.md says what to do around it.
+    """
+
+    def work(cloud: Cloud) -> Awaitable[Step]:
+        return RotateKeys(SigningKeys(cloud.keys), cloud.vault, SystemClock()).replace_leaked(Issuer(issuer), kid)
+
+    try:
+        done = run(project, work)
+    except (LookupError, Conflict) as error:
+        raise click.ClickException(str(error)) from error
+    until = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
+    if as_json:
+        click.echo(json.dumps({"done": done.done, "kid": done.kid, "forgotten_at": until}))
+        return
+    click.echo(f"removed {done.kid}; verifiers that remember key sets forget it by {until}")
 
 
 _step("publish", "Add a new key that verifies but does not sign yet.")

@@ -25,10 +25,11 @@ from cab.stores.signing_keys import (
 
 
 class TooEarly(Exception):
-    """The step would let some verifier meet a key it cannot know, or miss one it still needs. `ready_at` says when it will not."""
+    """The step would let some verification fail. `why` is a sentence, `ready_at` says when it will not."""
 
-    def __init__(self, ready_at: datetime) -> None:
-        super().__init__(f"wait until {ready_at.isoformat(timespec='seconds')}")
+    def __init__(self, why: str, ready_at: datetime) -> None:
+        super().__init__(f"Too early: {why}. Wait until {ready_at.isoformat(timespec='seconds')}.")
+        self.why = why
         self.ready_at = ready_at
 
 
@@ -72,7 +73,8 @@ class RotateKeys:
             raise LookupError("no key is published: run `cab keys rotate publish` first")
         now = self._clock.now()
         if now < waiting.changed_at + JWKS_MAX_AGE:
-            raise TooEarly(waiting.changed_at + JWKS_MAX_AGE)
+            why = "a verifier may still hold a key set without the new key"
+            raise TooEarly(why, waiting.changed_at + JWKS_MAX_AGE)
         keys = tuple(
             replace(key, state=KeyState.ACTIVE, changed_at=now)
             if key.kid == waiting.kid
@@ -89,14 +91,39 @@ class RotateKeys:
         ring = await self._ring(issuer)
         retired = [key for key in ring.keys if key.state is KeyState.RETIRED]
         if not retired:
-            raise LookupError("no key is retired: run `cab keys rotate activate` first")
+            raise LookupError(
+                "no key is retired, so there is nothing to take off: `cab keys rotate activate` retires the active one "
+                "once another is published"
+            )
         ready_at = max(key.changed_at for key in retired) + LONGEST_TOKEN_LIFE + JWKS_MAX_AGE
         if self._clock.now() < ready_at:
-            raise TooEarly(ready_at)
+            raise TooEarly("a token that a retired key signed may still be in use", ready_at)
         await self._save(issuer, tuple(key for key in ring.keys if key.state is not KeyState.RETIRED), ring)
         for key in retired:
             await self._vault.destroy(SECRET[issuer], key.secret_version)
         return Step("retired", retired[0].kid, None, None)
+
+    async def replace_leaked(self, issuer: Issuer, kid: str) -> Step:
+        """For a private key that somebody else may have: take it off the set and destroy it, at once.
+
+        If it signs, a new key takes its place without the usual wait. What it signed fails from then on, everywhere it is
+        verified anew; verifiers that keep key sets accept it until `ready_at` at the latest.
+        """
+        ring = await self._ring(issuer)
+        leaked = next((key for key in ring.keys if key.kid == kid), None)
+        if leaked is None:
+            raise LookupError("there is no such key: `cab keys list` shows them")
+        now = self._clock.now()
+        keys = [key for key in ring.keys if key.kid != kid]
+        if leaked.state is KeyState.ACTIVE:
+            waiting = next((key for key in keys if key.state is KeyState.PUBLISHED), None)
+            if waiting is None:
+                keys.append(await self._new_key(issuer, KeyState.ACTIVE))
+            else:
+                keys[keys.index(waiting)] = replace(waiting, state=KeyState.ACTIVE, changed_at=now)
+        await self._save(issuer, tuple(keys), ring)
+        await self._vault.destroy(SECRET[issuer], leaked.secret_version)
+        return Step("removed", kid, "forgotten by every verifier", now + JWKS_MAX_AGE)
 
     async def _ring(self, issuer: Issuer) -> KeyRing:
         ring = await self._store.ring(issuer)

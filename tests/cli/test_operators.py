@@ -1,0 +1,94 @@
+"""`cab grants` and `cab keys` over stores in memory: what they say and how they exit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from cab.cli import main
+from click.testing import CliRunner, Result
+
+import cab.cli.cloud
+import cab.cli.grants
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.cli.cloud import Cloud
+from cab.stores.signing_keys import Issuer, SigningKeys
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    stores: Any = Cloud(InMemoryDocuments(), InMemoryDocuments(), InMemoryVault())  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def opened(_project: str) -> AsyncIterator[Cloud]:
+        yield stores
+
+    monkeypatch.setattr(cab.cli.cloud, "open_cloud", opened)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "demo-cab")
+    return stores  # type: ignore[no-any-return]
+
+
+def cab_command(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)])
+def test_listing_grants_by_a_name_that_matches_none_fails(cloud: Cloud, output: tuple[str, ...]) -> None:
+    result = cab_command("grants", "list", "--tenant", "acme", "--connection", "cmr", *output)
+    assert result.exit_code == 1
+    assert "No grant matches tenant acme, connection cmr." in result.output
+
+
+def test_listing_all_grants_of_a_new_deployment_is_no_failure(cloud: Cloud) -> None:
+    result = cab_command("grants", "list")
+    assert (result.exit_code, result.output) == (0, "nothing found\n")
+
+
+def test_a_state_that_does_not_exist_is_refused(cloud: Cloud) -> None:
+    result = cab_command("grants", "list", "--status", "needs-reauth")
+    assert result.exit_code == 2
+    assert "needs_reauth" in result.output
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)])
+def test_revoking_what_matches_no_grant_fails(monkeypatch: pytest.MonkeyPatch, output: tuple[str, ...]) -> None:
+    async def nobody(_url: str, _what: str, _document: dict[str, Any]) -> dict[str, Any]:
+        return {"revoked": []}
+
+    monkeypatch.setattr(cab.cli.grants, "_ask", nobody)
+    result = cab_command("grants", "revoke", "--url", "https://refresh.test", "--tenant", "acne", *output)
+    assert result.exit_code == 1
+    assert "No grant matches tenant acne." in result.output
+    assert "Nothing was revoked." in result.output
+
+
+def test_a_key_that_is_not_retired_yet_is_told_apart_from_one_that_is_in_use(cloud: Cloud) -> None:
+    cab_command("keys", "init")
+    nothing = cab_command("keys", "rotate", "retire", "--issuer", "sts")
+    assert nothing.exit_code == 1
+    assert "no key is retired" in nothing.output
+    cab_command("keys", "rotate", "publish", "--issuer", "sts")
+    early = cab_command("keys", "rotate", "activate", "--issuer", "sts")
+    assert "Too early: a verifier may still hold a key set without the new key. Wait until" in early.output
+
+
+def test_a_leaked_key_is_removed_by_one_command(cloud: Cloud) -> None:
+    cab_command("keys", "init")
+    ring = asyncio.run(SigningKeys(cloud.keys).ring(Issuer.STS))
+    assert ring is not None
+    assert ring.active is not None
+    result = cab_command("keys", "remove-leaked", "--issuer", "sts", "--json", ring.active.kid)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["done"] == "removed"
+    after = asyncio.run(SigningKeys(cloud.keys).ring(Issuer.STS))
+    assert after is not None
+    assert after.active is not None
+    assert after.active.kid != ring.active.kid
+    again = cab_command("keys", "remove-leaked", "--issuer", "sts", ring.active.kid)
+    assert again.exit_code == 1
+    assert "there is no such key" in again.output
