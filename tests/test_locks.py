@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import venv
@@ -101,11 +102,25 @@ def _resolve(index: Path) -> set[tuple[str, str]]:
 # --- installing a lock ---
 
 
-@pytest.mark.parametrize("complete", [True, False], ids=["closed", "open"])
-def test_installing_a_lock_takes_what_is_pinned_and_judges_the_result(tmp_path: Path, *, complete: bool) -> None:
-    """`needing` 1.0 needs `needed`; both have newer versions, which no resolver gets the chance to take."""
-    environment, index = tmp_path / "environment", tmp_path / "index"
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with Python's bundled pip and nothing else. Tests copy it: making one takes seconds."""
+    environment = tmp_path_factory.mktemp("fresh") / "environment"
     venv.create(environment, with_pip=True)
+    return environment
+
+
+@pytest.fixture
+def environment(fresh: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fresh, tmp_path / "environment", symlinks=True))
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["closed", "open"])
+def test_installing_a_lock_takes_what_is_pinned_and_judges_the_result(
+    environment: Path, tmp_path: Path, *, complete: bool
+) -> None:
+    """`needing` 1.0 needs `needed`; both have newer versions, which no resolver gets the chance to take."""
+    index = tmp_path / "index"
     index.mkdir()
     packages = {"needing": (Requirement("needed"),), "needed": ()}
     pins = {
@@ -124,10 +139,8 @@ def test_installing_a_lock_takes_what_is_pinned_and_judges_the_result(tmp_path: 
     "settings", [{"PIP_USER": "1"}, {"PIP_CONSTRAINT": "elsewhere.txt"}, {"PIP_REQUIRE_HASHES": "1"}]
 )
 def test_somebodys_pip_settings_do_not_keep_a_lock_from_being_installed(
-    tmp_path: Path, settings: dict[str, str]
+    environment: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    environment = tmp_path / "environment"
-    venv.create(environment, with_pip=True)
     hashed = write_wheel(tmp_path, "needed", "1.0", ())
     (tmp_path / "lock.txt").write_text(f"needed==1.0 --hash={hashed}", encoding="utf-8")
     done = _install(environment, tmp_path / "lock.txt", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path), **settings)
