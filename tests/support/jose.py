@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -46,7 +46,7 @@ class Key:
 
     kid: str
     algorithm: str
-    private: Any
+    private: Any = field(repr=False)  # an address in a test's name would differ from process to process
 
     @property
     def jwk(self) -> dict[str, Any]:
