@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -197,3 +198,98 @@ async def test_a_push_that_names_no_grant_is_acknowledged_and_forgotten(data: by
     text = data.decode("latin-1") if data == b"not base64!" else base64.b64encode(data).decode()
     body = json.dumps({"message": {"data": text}}).encode()
     assert await endpoints._visit(body, None) == {"visited": False}  # type: ignore[arg-type]
+
+
+# --- handing over: the scheduler's call ---
+
+
+class Topic:
+    """Pub/Sub as a list of publishes, each of which takes its time."""
+
+    def __init__(self, takes_s: float = 0.05) -> None:
+        self.takes_s = takes_s
+        self.is_down = False
+        self.batches: list[list[str]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [name for batch in self.batches for name in batch]
+
+    async def publish(self, names: Sequence[str]) -> None:
+        await asyncio.sleep(self.takes_s)
+        if self.is_down:
+            raise Unavailable("pubsub")
+        self.batches.append(list(names))
+
+
+async def due_grants(world: GrantWorld, count: int, *, tenant: str = "acme", since_s: float = 60) -> list[str]:
+    """Copies of one connected grant that wait for a visit."""
+    pattern = await world.store.read(await world.connect(f"pattern of {tenant}"))
+    assert pattern is not None
+    names = [f"{tenant}-{number:05}" for number in range(count)]
+    for number, name in enumerate(names):
+        due_at = world.clock.now() - timedelta(seconds=since_s) + timedelta(milliseconds=number)
+        changes = {"grant_id": name, "tenant": tenant, "subject": name, "due_at": due_at}
+        await world.store.create(pattern.grant.model_copy(update=changes))
+    return names
+
+
+@in_virtual_time
+async def test_ten_thousand_due_grants_are_on_their_way_within_two_minutes_each_once() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic(takes_s=0.2)
+    names = await due_grants(world, 10_000)
+    started = world.clock.now()
+    for _ in range(2):  # the scheduler's two calls
+        await worker.sweeper.hand_over(topic.publish)
+    assert sorted(topic.names) == names
+    assert (world.clock.now() - started).total_seconds() < 60
+    assert max(map(len, topic.batches)) <= 1000  # what Pub/Sub takes in one call
+
+
+@in_virtual_time
+async def test_a_sweep_ends_in_time_and_the_next_one_goes_on_where_it_ended() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic(takes_s=7)
+    names = await due_grants(world, 6_000)
+    started = world.clock.now()
+    first = await worker.sweeper.hand_over(topic.publish)
+    assert 0 < first < 6_000
+    assert (world.clock.now() - started).total_seconds() < 60
+    assert first + await worker.sweeper.hand_over(topic.publish) == 6_000
+    assert sorted(topic.names) == names
+
+
+@in_virtual_time
+async def test_a_tenant_with_thousands_of_due_grants_delays_no_other() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic()
+    await due_grants(world, 3_000, tenant="globex", since_s=7_200)
+    names = await due_grants(world, 20)
+    await worker.sweeper.hand_over(topic.publish)
+    assert set(names) <= set(topic.batches[0])
+
+
+@in_virtual_time
+async def test_a_grant_that_is_due_anew_is_handed_over_anew_and_one_that_nobody_visits_after_five_minutes() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic()
+    one, other = await due_grants(world, 2)
+    assert await worker.sweeper.hand_over(topic.publish) == 2
+    assert await worker.sweeper.hand_over(topic.publish) == 0
+    await world.change(one, due_at=world.clock.now())
+    assert await worker.sweeper.hand_over(topic.publish) == 1
+    await asyncio.sleep(301)
+    assert await worker.sweeper.hand_over(topic.publish) == 2
+    assert sorted(topic.names) == [one, one, one, other, other]
+
+
+@in_virtual_time
+async def test_without_pubsub_some_grants_are_visited_at_once_and_the_rest_stays_due() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic()
+    await due_grants(world, 700)
+    topic.is_down = True
+    assert await worker.sweeper.hand_over(topic.publish) == 10
+    topic.is_down = False
+    assert await worker.sweeper.hand_over(topic.publish) == 690

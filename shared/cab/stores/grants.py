@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -46,8 +46,21 @@ class Grants:
 
     async def due(self, now: datetime, *, limit: int) -> list[StoredGrant]:
         """Grants that want attention (lapsed leases, refreshes ahead, outboxes, clean-up), the longest waiting first."""
-        found = await self._documents.find("grants", Condition("due_at", "<=", now), order_by="due_at", limit=limit)
-        return [_restore(document) for document in found]
+        return [stored async for page in self.due_pages(now, size=limit, limit=limit) for stored in page]
+
+    async def due_pages(self, now: datetime, *, size: int, limit: int) -> AsyncIterator[list[StoredGrant]]:
+        """The same in pages, each read when it is asked for, `limit` grants at most. Raises: Unavailable."""
+        after: Document | None = None
+        while limit > 0:
+            page = await self._documents.find(
+                "grants", Condition("due_at", "<=", now), order_by="due_at", limit=min(size, limit), after=after
+            )
+            if page:
+                yield [_restore(document) for document in page]
+                after = page[-1]
+            if len(page) < size:
+                return
+            limit -= len(page)
 
     async def matching(self, *, equal: Mapping[str, str], limit: int = 1000) -> list[StoredGrant]:
         """Grants whose fields equal the given values, e.g. tenant, subject, connection."""

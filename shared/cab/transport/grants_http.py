@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
-from cab.ports import Randomness, Unavailable
+from cab.ports import Randomness
 from cab.protocol import strict_json
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
@@ -25,10 +25,8 @@ from cab.use_cases.auditing import Auditor, Facts, RequestContext
 from cab.use_cases.authenticate_service import ServiceAuthenticator
 from cab.use_cases.revoke_grants import RevokeGrants
 from cab.use_cases.serve_grant import ServeGrant
-from cab.use_cases.sweep_grants import SweepGrants
+from cab.use_cases.sweep_grants import FanOut, SweepGrants
 
-FAN_OUT = 200  # grants handed to Pub/Sub by one sweep; the next sweep takes the rest
-FanOut = Callable[[Sequence[str]], Awaitable[None]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 GRANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a document: nothing that could name another
 GrantId = Annotated[str, StringConstraints(pattern=f"^{GRANT_ID.pattern}\\Z")]
@@ -178,14 +176,7 @@ class GrantEndpoints:
         return {"allowed": await self._allow_again(asked.grant_id, cause=asked.cause, txn=asked.txn, by=by)}
 
     async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
-        due = await self._sweep.due(limit=FAN_OUT)
-        if due:
-            try:
-                await self._fan_out(due)
-            except Unavailable:  # without Pub/Sub, visit some here: grants must not wait for it
-                for name in due[:10]:
-                    await self._sweep.visit(name)
-        return {"due": len(due)}
+        return {"due": await self._sweep.hand_over(self._fan_out)}
 
     async def _visit(self, body: bytes, facts: Facts) -> dict[str, Any]:
         """A Pub/Sub push that names one grant."""

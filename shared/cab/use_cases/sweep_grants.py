@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from itertools import chain, zip_longest
+from typing import Final
+
 from cab.domain import grant_transitions
 from cab.domain.connections import GrantKind
 from cab.domain.deployment import Deployment
 from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, GrantStatus, Timings
-from cab.ports import Clock
+from cab.ports import Clock, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.outbox import keepalive_of
 from cab.use_cases.refresh_grant import RefreshGrant
 from cab.use_cases.revoke_grants import RevokeGrants
+
+FanOut = Callable[[Sequence[str]], Awaitable[None]]
+
+PAGE: Final = 500  # grants of one query, and messages of one publish (Pub/Sub takes 1,000)
+MOST_AT_ONCE: Final = 50_000  # what one sweep keeps in memory: some ten megabytes
+# The scheduler calls every minute and gives up after one. Reading ends first, so that what was read also leaves.
+READ_WITHIN: Final = timedelta(seconds=25)
+HAND_OVER_WITHIN: Final = timedelta(seconds=50)
+# Pub/Sub itself delivers again what was not acknowledged; a grant that is still due as it was is named again only then.
+NAMED_AGAIN_AFTER: Final = timedelta(minutes=5)
+VISITED_HERE: Final = 10  # grants, where Pub/Sub cannot be reached
 
 
 class SweepGrants:
@@ -33,6 +50,54 @@ class SweepGrants:
         self._revoker = revoker
         self._clock = clock
         self._timings = timings
+        self._handed_over: dict[tuple[str, datetime], datetime] = {}  # (grant, its due_at) -> when
+
+    async def hand_over(self, fan_out: FanOut) -> int:
+        """Give every grant that is due to `fan_out`, within a minute; how many were given.
+
+        What no longer fits into the time stays due, and what this instance gave away lately is passed over, so the next
+        sweep begins where this one ended. Tenants take turns: one with thousands of due grants delays no other's. Where
+        `fan_out` raises Unavailable, a few grants are visited here instead: they must not wait for Pub/Sub.
+        Raises: Unavailable, when not even the first grants can be read.
+        """
+        started_at = self._clock.now()
+        waiting = await self._waiting(started_at)
+        handed = 0
+        for first in range(0, len(waiting), PAGE):
+            if self._clock.now() - started_at >= HAND_OVER_WITHIN:
+                break
+            batch = waiting[first : first + PAGE]
+            try:
+                await fan_out([name for name, _ in batch])
+            except Unavailable:
+                for name, _ in batch[:VISITED_HERE]:
+                    await self.visit(name)
+                return handed + len(batch[:VISITED_HERE])
+            self._handed_over |= dict.fromkeys(batch, self._clock.now())
+            handed += len(batch)
+        return handed
+
+    async def _waiting(self, now: datetime) -> list[tuple[str, datetime]]:
+        """Due grants that were not handed over lately: each tenant's longest waiting first, one tenant after the other."""
+        by_tenant: dict[str, list[tuple[str, datetime]]] = defaultdict(list)
+        lately: dict[tuple[str, datetime], datetime] = {}
+        try:
+            async for page in self._store.due_pages(now, size=PAGE, limit=MOST_AT_ONCE):
+                for stored in page:
+                    due = (stored.grant.grant_id, stored.grant.due_at or now)
+                    handed_at = self._handed_over.get(due)
+                    if handed_at is not None and now - handed_at < NAMED_AGAIN_AFTER:
+                        lately[due] = handed_at
+                    else:
+                        by_tenant[stored.grant.tenant].append(due)
+                if self._clock.now() - now >= READ_WITHIN:
+                    break
+        except Unavailable:
+            if not by_tenant:
+                raise
+        self._handed_over = lately  # what is no longer due, or due anew, is forgotten
+        turns = chain.from_iterable(zip_longest(*by_tenant.values()))
+        return [due for due in turns if due is not None]
 
     async def due(self, *, limit: int) -> list[str]:
         """Ids of the grants that want a visit, the longest waiting first."""
