@@ -8,10 +8,13 @@ needs them: a cold start pays for nothing else.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -304,6 +307,7 @@ class _Basics:
         async def function(request: Request) -> Response:
             if not closing and self.closers:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
+                _let_the_loop_end()
             return await handle(request)
 
         function.__name__ = function.__qualname__ = self.name
@@ -396,6 +400,7 @@ class _Parts(_Basics):
 
         if self._auditor is None:
             self._auditor = Auditor(self.audit_log, self.clock, self.randomness)
+            self.closers.insert(0, self._auditor.close)  # before the log's: what it says last goes out there
         return self._auditor
 
     def own_keys(self, issuer: Any) -> Any:
@@ -500,6 +505,26 @@ def _or_exit(settings: ConfiguredSettings) -> Iterator[None]:
         yield
     except ConfigurationRefused as error:
         sys.exit(f"The configuration in {settings.config_dir} cannot be used:\n{error}")
+
+
+def _let_the_loop_end() -> None:
+    """Make SIGTERM and SIGINT end the server's loop instead of the process.
+
+    uvicorn finishes what is in flight and then raises the signal again, for the handler that stood before its own. In a
+    worker of gunicorn that is the system's default: the process dies before its loop is shut down, and nothing that waits
+    for cancellation runs. So the server is told to stop in the way it is told by programs, which remembers no signal.
+    Elsewhere (another server, a thread, a test) the handlers stay as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = getattr(signal.getsignal(number), "__self__", None)
+        if hasattr(server, "should_exit"):
+            signal.signal(number, functools.partial(_stop, server))
+
+
+def _stop(server: Any, *_: object) -> None:
+    server.should_exit = True
 
 
 async def _close_at_the_end(closers: list[Closer]) -> None:

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from cab.cli import main
 from click.testing import CliRunner, Result
 
 import cab.cli.cloud
 import cab.cli.grants
 from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.cli import main
 from cab.cli.cloud import Cloud
 from cab.stores.signing_keys import Issuer, SigningKeys
 

@@ -171,6 +171,12 @@ class Auditor:
             except Unavailable:
                 _log.warning("a request that failed stays counted, txn %s", facts.txn or facts.context.txn)
 
+    async def close(self) -> None:
+        """Publish the refusals that were only counted so far, whether their minute is over or not: nobody comes later."""
+        while self._sources:
+            events = self._counted(RequestContext(self._randomness.token(16)), all_of_them=True)
+            await asyncio.gather(*(self._publish_anyway(event) for event in events))
+
     async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
         """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable."""
         writes = [asyncio.create_task(write) for write in beside]
@@ -203,7 +209,7 @@ class Auditor:
         source.seen += 1
         return source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE
 
-    def _counted(self, context: RequestContext) -> list[audit.AuditEvent]:
+    def _counted(self, context: RequestContext, *, all_of_them: bool = False) -> list[audit.AuditEvent]:
         """One event for each source whose minute is over (or that must make room) with refusals that were only counted.
 
         Every refusal of a stranger takes them along, whoever it is: a flooder need not return to be on record.
@@ -212,7 +218,7 @@ class Auditor:
         events: list[audit.AuditEvent] = []
         while self._sources and len(events) < COUNTED_AT_ONCE:
             prefix, source = next(iter(self._sources.items()))  # the oldest: every window is as long as any other
-            if source.window_ends_at > now and len(self._sources) < TRACKED_SOURCES:
+            if not all_of_them and source.window_ends_at > now and len(self._sources) < TRACKED_SOURCES:
                 break
             del self._sources[prefix]
             if source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE:

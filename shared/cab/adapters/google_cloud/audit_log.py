@@ -56,11 +56,19 @@ class PubSubAuditLog:
         self._topic = topic
         self._clock = clock
         self._randomness = randomness
-        self._chain = AuditChain(randomness.token(16), Service(function=service, revision=revision))
+        self._service = Service(function=service, revision=revision)
+        self._chain_of_process: AuditChain | None = None
         self._queue: deque[_Queued] = deque()
         self._unacknowledged = 0  # queued or in flight
         self._in_flight: set[asyncio.Task[None]] = set()
         self._is_closed = False
+
+    @property
+    def _chain(self) -> AuditChain:
+        """Begun with the first event: the server makes this object before it forks, and each worker has its own chain."""
+        if self._chain_of_process is None:
+            self._chain_of_process = AuditChain(self._randomness.token(16), self._service)
+        return self._chain_of_process
 
     async def publish(self, event: AuditEvent) -> None:
         """Returns when Pub/Sub has acknowledged the event, at most 2 s later.

@@ -1,0 +1,195 @@
+"""What a function does when it is told to stop, as the process that is deployed: functions-framework, gunicorn, uvicorn worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from tests.contracts.subscription import Subscription
+from tests.support.functions import ROOT
+from tests.support.world import World
+
+from cab_dev.emulators import Emulators
+from cab_dev.emulators.faults import CallFault
+from cab_dev.emulators.testing import running_for_tests
+from cab_dev.ports import PortLeases
+
+TOPIC = "cab-audit"
+READY_WITHIN_S = 60.0
+GONE_WITHIN_S = 9.0  # Cloud Run kills ten seconds after SIGTERM
+
+
+@pytest.fixture(scope="module")
+def emulators() -> Iterator[Emulators]:
+    with running_for_tests("embedded") as running:
+        yield running
+
+
+class Deployed:
+    """A function run as `terraform/` and the local stack run it, and what it published."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, subscription: Subscription) -> None:
+        self.process = process
+        self.url = url
+        self._subscription = subscription
+
+    def refuse(self, caller: str) -> requests.Response:
+        """A stranger's request: it leaves an event, or is counted."""
+        headers = {"X-Forwarded-For": f"{caller}, 203.0.113.200"}
+        with requests.Session() as own:
+            return own.post(f"{self.url}/edge/token", data={"grant_type": "x"}, headers=headers, timeout=20)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)  # as a terminal does
+        else:
+            self.process.send_signal(number)  # the platform tells the first process, which tells its workers
+        self.process.wait(GONE_WITHIN_S)
+
+    def chains(self) -> list[list[dict[str, Any]]]:
+        """Every event that was published, by chain, in its order."""
+        found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for message in self._subscription.receive(1000):
+            event = json.loads(message.data)
+            found[event["chain"]["id"]][event["chain"]["seq"]] = event
+        return [[events[seq] for seq in sorted(events)] for events in found.values()]
+
+
+@contextmanager
+def deployed(emulators: Emulators, scratch: Path, project: str, **variables: str) -> Iterator[Deployed]:
+    subscription = Subscription(emulators.address("pubsub"), project, TOPIC)
+    with PortLeases() as leases, (scratch / "log").open("wb") as log:
+        port = leases.take_free()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "shared"),
+            **World(scratch=scratch).environment,
+            **emulators.environment(),
+            "GOOGLE_CLOUD_PROJECT": project,
+            "FUNCTION_TARGET": "mint_assertion",
+            "PORT": str(port),
+            "FUNCTION_SOURCE": "functions/mint_assertion/main.py",
+            **variables,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "functions_framework"],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            wait_until_it_listens(process, port)
+            yield Deployed(process, f"http://127.0.0.1:{port}", subscription)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            subscription.close()
+
+
+def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        assert process.poll() is None, "the function did not start"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_stop_closes_its_chain(
+    emulators: Emulators, tmp_path: Path, project: str, number: int
+) -> None:
+    with deployed(emulators, tmp_path, project) as function:
+        assert function.refuse("198.51.100.7").status_code in (400, 401)
+        function.stop(number)
+        ((first, last),) = function.chains()
+    assert (first["outcome"], last["event_type"], last["count"]) == ("refused", "chain.closed", 2)
+
+
+def test_what_was_only_counted_is_published_at_the_end(emulators: Emulators, tmp_path: Path, project: str) -> None:
+    with deployed(emulators, tmp_path, project) as function:
+        for _ in range(12):
+            function.refuse("198.51.100.7")
+        for _ in range(7):
+            function.refuse("192.0.2.7")
+        function.stop()
+        (events,) = function.chains()
+    counted = {event["caller_ip_prefix"]: event["count"] for event in events if "counted" in event["event_type"]}
+    assert counted == {"198.51.100.0/24": 7, "192.0.2.0/24": 2}
+    assert events[-1]["event_type"] == "chain.closed"
+
+
+def test_what_could_not_be_published_before_goes_out_at_the_end(
+    emulators: Emulators, tmp_path: Path, project: str
+) -> None:
+    with deployed(emulators, tmp_path, project) as function:
+        control = emulators.control("pubsub")
+        control.add_fault(CallFault(service="pubsub", method="Publish", status="UNAVAILABLE", resource=project))
+        try:
+            assert function.refuse("198.51.100.7").status_code in (400, 401)
+        finally:
+            control.clear_faults()
+        function.stop()
+        ((first, last),) = function.chains()
+    assert (first["outcome"], last["event_type"]) == ("refused", "chain.closed")
+
+
+def test_a_request_in_flight_is_answered_and_recorded_before_the_end(
+    emulators: Emulators, tmp_path: Path, project: str
+) -> None:
+    with deployed(emulators, tmp_path, project) as function, ThreadPoolExecutor(1) as pool:
+        function.refuse("198.51.100.7")
+        control = emulators.control("pubsub")
+        control.add_fault(CallFault(service="pubsub", method="Publish", latency_s=1.0, times=1, resource=project))
+        try:
+            answer = pool.submit(function.refuse, "192.0.2.7")
+            time.sleep(0.4)
+            function.stop()
+            assert answer.result().status_code in (400, 401)
+        finally:
+            control.clear_faults()
+        ((*recorded, last),) = function.chains()
+    assert len(recorded) == 2
+    assert last["event_type"] == "chain.closed"
+
+
+def test_every_worker_closes_its_own_chain(emulators: Emulators, tmp_path: Path, project: str) -> None:
+    with deployed(emulators, tmp_path, project, WORKERS="3") as function:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(function.refuse, [f"198.51.{number}.7" for number in range(60)]))
+        function.stop()
+        chains = function.chains()
+    assert sum(len(events) - 1 for events in chains) == 60
+    assert {events[-1]["event_type"] for events in chains} == {"chain.closed"}
+
+
+def test_a_process_that_served_nobody_stops_at_once(emulators: Emulators, tmp_path: Path, project: str) -> None:
+    with deployed(emulators, tmp_path, project) as function:
+        function.stop()
+        assert function.chains() == []
+
+
+@pytest.fixture
+def project() -> str:
+    """Tests share emulators, never data."""
+    return f"demo-{uuid.uuid4().hex[:12]}"
