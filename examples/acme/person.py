@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urljoin, urlsplit
 import requests
 
 _MAX_STEPS = 30
+_SCOPES = ("openid", "profile", "email", "groups")
 _APPROVE = ("approve", "allow", "accept", "confirm", "yes")
 _REFUSE = ("refuse", "deny", "reject", "decline", "no")
 _GO_ON = ("connect", "continue", "log in", "sign in", *_APPROVE)
@@ -229,7 +230,7 @@ class Person:
             "response_type": "code",
             "client_id": client_id,
             "redirect_uri": redirect_uri,
-            "scope": "openid profile email groups",
+            "scope": " ".join(scope for scope in _SCOPES if scope in metadata.get("scopes_supported", _SCOPES)),
             "state": state,
             "nonce": secrets.token_urlsafe(16),
             "login_hint": self.login,
@@ -244,7 +245,7 @@ class Person:
         page = self._load("get", f"{metadata['authorization_endpoint']}?{urlencode(query)}", None, is_callback)
         page = self._walk(page, lambda _: False, is_callback)
         answer = dict(parse_qsl(urlsplit(page.url).query)) if page.status == 0 else {}
-        if answer.get("state") != state or answer.get("iss") != idp_issuer or "code" not in answer:
+        if answer.get("state") != state or answer.get("iss", idp_issuer) != idp_issuer or "code" not in answer:
             raise StuckError(f"the login ended with {answer.get('error', page.status)}")
         form = {
             "grant_type": "authorization_code",
@@ -261,6 +262,12 @@ class Person:
         if answer.status_code != 200:
             raise StuckError(f"{url.partition('?')[0]} answered {answer.status_code}")
         return answer.json()
+
+    def log_in(self, url: str) -> Page:
+        """Follow the broker's `/login?idp=N&to=PATH` to the page of that path. Raises StuckError."""
+        start = urlsplit(url)
+        wanted = f"{start.scheme}://{start.netloc}{parse_qs(start.query)['to'][0].partition('?')[0]}"
+        return self._walk(self.open(url), lambda page: page.url.partition("?")[0] == wanted)
 
     def connect(self, url: str) -> Page:
         """Follow the broker's `/connect?connection=ID` through login and consent to the page after the callback.

@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlencode
 
+from cab.domain.connections import GrantKind
 from cab.domain.deployment import Deployment
 from cab_dev.stack_file import write_private
 from cab_dev.supervisor import Service, StartFailed
@@ -20,26 +25,46 @@ from examples.acme.person import Person, StuckError
 from examples.acme.warehouse_users import warehouse_users
 
 DEFAULT_PORTS = {"idp": 8081, "crm": 8082, "tracker": 8083, "warehouse": 8084}
+IDP_VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)_IDP_ORIGIN")
 OAUTH_SERVERS = ("crm", "tracker")
 ROOT = Path(services.__file__).resolve().parents[3]  # not of this file, which a copied folder holds too
 WHO_CONNECTS = ("alice", "bob")  # carol has no grant, for the demo's sake
 
 
-def organisation(take_port: Callable[[int], int]) -> AcmeOrganisation:
-    """Acme on its usual ports, or on free ones where those are taken."""
-    return AcmeOrganisation({name: take_port(port) for name, port in DEFAULT_PORTS.items()})
+def organisation(take_port: Callable[[int], int], declared: Sequence[str] = ()) -> AcmeOrganisation:
+    """Acme on its usual ports, or on free ones where those are taken.
+
+    `declared` are the variables of a folder that is not Acme's: each `NAME_IDP_ORIGIN` gets an identity provider of its own,
+    with the same people.
+    """
+    ports = {name: take_port(port) for name, port in DEFAULT_PORTS.items()}
+    names = [
+        match.group(1) for name in declared if (match := IDP_VARIABLE.fullmatch(name)) and name != "ACME_IDP_ORIGIN"
+    ]
+    more = {f"{name.lower()}_idp": take_port(0) for name in names}
+    return AcmeOrganisation(ports | more, idps={f"{name}_IDP_ORIGIN": f"{name.lower()}_idp" for name in names})
+
+
+class _Account(NamedTuple):
+    """What a person may connect, and which of the broker's identity providers they log in at."""
+
+    idp_index: int
+    connection: str
 
 
 class AcmeOrganisation:
-    def __init__(self, ports: Mapping[str, int]) -> None:
+    def __init__(self, ports: Mapping[str, int], *, idps: Mapping[str, str] | None = None) -> None:
         self.ports = dict(ports)
+        self._idps = {"ACME_IDP_ORIGIN": "idp", **(idps or {})}
+        self._accounts: list[_Account] = []
 
     def _origin(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     @property
     def variables(self) -> dict[str, str]:
-        return {f"ACME_{name.upper()}_ORIGIN": self._origin(name) for name in self.ports}
+        acme = {f"ACME_{name.upper()}_ORIGIN": self._origin(name) for name in DEFAULT_PORTS}
+        return acme | {variable: self._origin(service) for variable, service in self._idps.items()}
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -50,9 +75,12 @@ class AcmeOrganisation:
         broker about users where a connection says so.
         """
         origin = deployment.broker.origin
-        clients: dict[str, list[dict[str, object]]] = {name: [] for name in ("idp", *OAUTH_SERVERS)}
+        idps = {self._origin(service): service for service in self._idps.values()}
+        clients: dict[str, list[dict[str, object]]] = {name: [] for name in (*idps.values(), *OAUTH_SERVERS)}
         for front_end in deployment.front_ends:
-            clients["idp"].append(
+            if front_end.identity_provider not in idps:
+                continue  # somebody else's: its people log in there
+            clients[idps[front_end.identity_provider]].append(
                 {
                     "client_id": front_end.idp_client_id,
                     "name": "Acme web",
@@ -60,8 +88,11 @@ class AcmeOrganisation:
                 }
             )
         for provider in deployment.identity_providers:
-            clients["idp"].append(
-                _confidential(provider.login.client_id, secrets[provider.login.client_secret.secret], folder, "idp")
+            if provider.issuer not in idps:
+                continue
+            service = idps[provider.issuer]
+            clients[service].append(
+                _confidential(provider.login.client_id, secrets[provider.login.client_secret.secret], folder, service)
                 | {"redirect_uris": [f"{origin}/login/callback"]}
             )
         for server in OAUTH_SERVERS:
@@ -78,12 +109,26 @@ class AcmeOrganisation:
                 "subjects": warehouse_users(self._origin("idp")),
             }
             write_private(folder / f"{server}-trust.json", json.dumps(trust, indent=2) + "\n")
+        self._accounts = list(self._accounts_in(deployment, idps))
         for name, entries in clients.items():
             write_private(folder / f"{name}-clients.json", json.dumps({"clients": entries}, indent=2) + "\n")
 
+    def _accounts_in(self, deployment: Deployment, idps: Collection[str]) -> Iterator[_Account]:
+        """Every connection with a consent screen here, with the first identity provider here whose people may use it."""
+        for server in OAUTH_SERVERS:
+            for connection in connections_at(deployment, self._origin(server)):
+                for index, provider in enumerate(deployment.identity_providers):
+                    may = provider.issuer in idps and provider.tenant in connection.tenants
+                    if may and connection.grant_kind is GrantKind.AUTHORIZATION_CODE:
+                        yield _Account(index, connection.id)
+                        break
+
     def services(self, *, origin: str, environment: Mapping[str, str], folder: Path, keys: Path) -> tuple[Service, ...]:
         arguments = {
-            "idp": ("--clients", str(folder / "idp-clients.json"), "--client-keys", str(keys)),
+            **{
+                name: ("--clients", str(folder / f"{name}-clients.json"), "--client-keys", str(keys))
+                for name in self._idps.values()
+            },
             **{
                 name: (
                     *("--clients", str(folder / f"{name}-clients.json"), "--state", str(folder / f"{name}.sqlite")),
@@ -97,7 +142,7 @@ class AcmeOrganisation:
             Service(
                 name=name,
                 command=(
-                    *(sys.executable, "-m", f"examples.acme.services.{name}"),
+                    *(sys.executable, "-m", f"examples.acme.services.{'idp' if name.endswith('idp') else name}"),
                     *("--port", str(self.ports[name]), "--origin", self._origin(name), *more),
                 ),
                 environment=environment,
@@ -111,24 +156,30 @@ class AcmeOrganisation:
         )
 
     def connect(self, origin: str) -> str:
-        """Alice and Bob each connect their CRM and tracker accounts: login, consent, callback, as in a browser."""
+        """Alice and Bob each connect their accounts at the CRM and the tracker: login, consent, callback, as in a browser."""
+        if not self._accounts:
+            return "nobody: no connection leads to a consent screen here"
         with ThreadPoolExecutor(len(WHO_CONNECTS)) as pool:
-            for _ in pool.map(lambda login: _connect_all(login, origin), WHO_CONNECTS):
+            for _ in pool.map(lambda login: _connect_all(login, origin, self._accounts), WHO_CONNECTS):
                 pass
-        return f"{' and '.join(WHO_CONNECTS)} to {' and '.join(OAUTH_SERVERS)}"
+        return f"{' and '.join(WHO_CONNECTS)} to {' and '.join(account.connection for account in self._accounts)}"
 
 
-def _connect_all(login: str, origin: str) -> None:
-    person = Person(login)
-    try:
-        for connection in OAUTH_SERVERS:
-            page = person.connect(f"{origin}/connect?connection={connection}")
-            if page.status != 200:
-                raise StartFailed(f"{login} cannot connect {connection}: {page.address} answered {page.status}.")
-    except StuckError as exc:
-        raise StartFailed(f"{login} cannot connect an account: {exc}.") from exc
-    finally:
-        person.close()
+def _connect_all(login: str, origin: str, accounts: Iterable[_Account]) -> None:
+    for index, of_one_idp in groupby(sorted(accounts, key=lambda one: one.idp_index), key=lambda one: one.idp_index):
+        person = Person(login)
+        try:
+            person.log_in(f"{origin}/login?{urlencode({'idp': index, 'to': '/me'})}")
+            for account in of_one_idp:
+                page = person.connect(f"{origin}/connect?connection={account.connection}")
+                if page.status != 200:
+                    raise StartFailed(
+                        f"{login} cannot connect {account.connection}: {page.address} answered {page.status}."
+                    )
+        except StuckError as exc:
+            raise StartFailed(f"{login} cannot connect an account: {exc}.") from exc
+        finally:
+            person.close()
 
 
 def _confidential(client_id: str, secret: str, folder: Path, name: str) -> dict[str, object]:

@@ -14,7 +14,7 @@ import jwt
 import requests
 
 from cab.protocol.names import CLIENT_ASSERTION_TYPE, ID_TOKEN_TYPE, JWT_TYPE, TOKEN_EXCHANGE
-from cab_dev.stack_file import NoStack, StackFile
+from cab_dev.stack_file import FrontEndEntry, NoStack, StackFile
 
 _CLIENT_ASSERTION_LIFE_S = 60
 _TIMEOUT_S = 15.0
@@ -41,16 +41,25 @@ def client_assertion(private_key_file: str | Path, *, client_id: str, audience: 
 
 @dataclass(frozen=True)
 class FrontEndSession:
-    """The front end of one stack."""
+    """A front end of one stack: the first one unless `client_id` names another."""
 
     stack: StackFile
+    client_id: str | None = None
 
     @classmethod
-    def at(cls, state_dir: Path) -> FrontEndSession:
+    def at(cls, state_dir: Path, client_id: str | None = None) -> FrontEndSession:
         try:
-            return cls(StackFile.read(state_dir))
+            return cls(StackFile.read(state_dir), client_id)
         except NoStack as exc:
             raise FrontEndFailed(str(exc)) from exc
+
+    @property
+    def entry(self) -> FrontEndEntry:
+        """Raises: FrontEndFailed."""
+        name = self.client_id or self.stack.front_end.client_id
+        if name not in self.stack.front_ends:
+            raise FrontEndFailed(f"There is no front end {name}. Choose from: {', '.join(self.stack.front_ends)}.")
+        return self.stack.front_ends[name]
 
     def id_token(self, user: str) -> str:
         """Log in as `user`. Raises: FrontEndFailed."""
@@ -61,13 +70,13 @@ class FrontEndSession:
         from examples.acme.people import PEOPLE
         from examples.acme.person import Person, StuckError
 
-        if user not in PEOPLE:
-            raise FrontEndFailed(f"There is nobody called {user}. Choose from: {', '.join(PEOPLE)}.")
+        idp = self.entry.idp
         person = Person(user)
         try:
-            return person.id_token(idp_issuer=self.stack.idp.issuer, client_id=self.stack.idp.client_id)
-        except (StuckError, requests.RequestException) as exc:
-            raise FrontEndFailed(f"The login of {user} failed ({type(exc).__name__}).") from exc
+            return person.id_token(idp_issuer=idp.issuer, client_id=idp.client_id)
+        except (StuckError, KeyError, requests.RequestException) as exc:
+            hint = "" if user in PEOPLE else f" At the stack's own identity providers there are: {', '.join(PEOPLE)}."
+            raise FrontEndFailed(f"The login of {user} at {idp.issuer} failed ({type(exc).__name__}).{hint}") from exc
         finally:
             person.close()
 
@@ -88,7 +97,7 @@ class FrontEndSession:
 
     def mint_form(self, id_token: str, *, agent: str, task_json: bytes | None = None) -> dict[str, str]:
         """The parameters of `POST /edge/token`, with a fresh client assertion. Raises: FrontEndFailed."""
-        front_end = self.stack.front_end
+        front_end = self.entry
         if front_end.private_key_file is None:
             raise FrontEndFailed("The front end has no key here.")
         form = {

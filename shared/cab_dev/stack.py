@@ -1,7 +1,8 @@
 """CAB's local stack as a table for the supervisor: emulators, the six functions, the gateway, and the organisation around them.
 
 The organisation (identity provider, downstream systems, people) comes from `stack.py` in the configuration folder; a
-folder without one is surrounded by the demo organisation of examples/acme.
+folder without one is surrounded by the demo organisation of examples/acme, with one identity provider for each variable
+`NAME_IDP_ORIGIN` that the folder declares.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.adapters.configuration.variables import BROKER_FILE, declared_variables
+from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.clients import Agent, ClientSecretBasic, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
 from cab.use_cases.rotate_keys import new_private_jwk
@@ -39,6 +42,7 @@ from cab_dev.stack_file import (
     ClientEntry,
     ConnectionEntry,
     EmulatorEntry,
+    FrontEndEntry,
     IdpEntry,
     ServiceEntry,
     StackFile,
@@ -121,8 +125,17 @@ def load_organisation(config_dir: Path, take_port: Callable[[int], int]) -> Orga
         raise StartFailed(f"{path} cannot be loaded.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    organisation: Organisation = module.organisation(take_port)
-    return organisation
+    if own.is_file():
+        organisation: Organisation = module.organisation(take_port)
+        return organisation
+    surrounding: Organisation = module.organisation(take_port, _declared_variables(config_dir))
+    return surrounding
+
+
+def _declared_variables(config_dir: Path) -> tuple[str, ...]:
+    """What the folder's broker.yaml lists; nothing when it cannot be read, which is told when the configuration is loaded."""
+    tree, _ = read_yaml(BROKER_FILE, (config_dir / BROKER_FILE).read_bytes())
+    return () if tree is None else declared_variables(tree)
 
 
 @dataclass
@@ -182,6 +195,7 @@ class Stack:
     def _configuration_variables(self) -> dict[str, str]:
         """What `${NAME}` may stand for in the folder's files."""
         return {
+            **{name: value for name, value in os.environ.items() if name in _declared_variables(self.config_dir)},
             "CAB_ORIGIN": self.origin,
             "CAB_GOOGLE_ISSUER": self.url("google_identity"),
             "CAB_GOOGLE_JWKS_URI": f"{self.url('google_identity')}/jwks",
@@ -437,6 +451,8 @@ class Stack:
             raise StartFailed(
                 f"The configuration in {self.options.config_dir} has mistakes; `cab config validate` explains each:\n{exc}"
             ) from exc
+        if not deployment.front_ends:
+            raise StartFailed(f"{self.options.config_dir} has no front end: add one to agents.yaml.")
         clients: tuple[FrontEnd | Agent, ...] = (*deployment.front_ends, *deployment.agents)
         for client in clients:
             if any(isinstance(method, PrivateKeyJwt) for method in client.authentication):
@@ -490,8 +506,12 @@ class Stack:
             issuer=deployment.broker.sts_issuer,
             edge_issuer=deployment.broker.edge_issuer,
             project_id=PROJECT,
-            idp=IdpEntry(issuer=front_end.identity_provider, client_id=front_end.idp_client_id),
+            idp=_idp_of(front_end),
             front_end=self._client_entry(front_end.client_id),
+            front_ends={
+                entry.client_id: FrontEndEntry(**asdict(self._client_entry(entry.client_id)), idp=_idp_of(entry))
+                for entry in deployment.front_ends
+            },
             agents={agent.client_id: self._client_entry(agent.client_id) for agent in deployment.agents},
             connections={
                 connection.id: ConnectionEntry(
@@ -517,6 +537,10 @@ class Stack:
     def _client_entry(self, client_id: str) -> ClientEntry:
         key = self._keys / f"{client_id}.json"
         return ClientEntry(client_id=client_id, private_key_file=str(key) if key.exists() else None)
+
+
+def _idp_of(front_end: FrontEnd) -> IdpEntry:
+    return IdpEntry(issuer=front_end.identity_provider, client_id=front_end.idp_client_id)
 
 
 def _secret_names(deployment: Deployment) -> list[str]:

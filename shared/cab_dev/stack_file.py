@@ -32,6 +32,15 @@ class ClientEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontEndEntry:
+    """A front end and where its users log in."""
+
+    client_id: str
+    private_key_file: str | None
+    idp: IdpEntry
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConnectionEntry:
     resource: str
     audience: str
@@ -65,7 +74,7 @@ class ServiceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class StackFile:
-    """The whole file. Paths are absolute."""
+    """The whole file. Paths are absolute. `idp` and `front_end` are those of the first front end of `front_ends`."""
 
     origin: str
     issuer: str
@@ -73,6 +82,7 @@ class StackFile:
     project_id: str
     idp: IdpEntry
     front_end: ClientEntry
+    front_ends: dict[str, FrontEndEntry]
     agents: dict[str, ClientEntry]
     connections: dict[str, ConnectionEntry]
     emulators: EmulatorEntry
@@ -99,6 +109,10 @@ class StackFile:
             project_id=value["project_id"],
             idp=IdpEntry(**value["idp"]),
             front_end=ClientEntry(**value["front_end"]),
+            front_ends={
+                name: FrontEndEntry(**(entry | {"idp": IdpEntry(**entry["idp"])}))
+                for name, entry in value["front_ends"].items()
+            },
             agents={name: ClientEntry(**entry) for name, entry in value["agents"].items()},
             connections={name: ConnectionEntry(**entry) for name, entry in value["connections"].items()},
             emulators=EmulatorEntry(**value["emulators"]),

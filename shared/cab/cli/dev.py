@@ -125,22 +125,33 @@ def stop_service(service: str, state_dir: Path, *, kill: bool) -> None:
     _tell(state_dir, "kill" if kill else "stop", service)
 
 
+_front_end = click.option(
+    "--front-end", help="Client id of the front end to play.  [default: the first of agents.yaml]"
+)
+
+
 @dev_group.command("id-token")
-@click.option("--user", required=True, help="alice, bob or carol.")
+@click.option(
+    "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
+)
+@_front_end
 @_state_dir
-def id_token(user: str, state_dir: Path) -> None:
-    """Log in as USER at the demo identity provider and print a fresh ID token for the front end."""
+def id_token(user: str, front_end: str | None, state_dir: Path) -> None:
+    """Log in as USER at the front end's identity provider and print a fresh ID token for the front end."""
     from cab_dev.front_end import FrontEndFailed, FrontEndSession
 
     try:
-        click.echo(FrontEndSession.at(state_dir).id_token(user))
+        click.echo(FrontEndSession.at(state_dir, front_end).id_token(user))
     except FrontEndFailed as exc:
         raise click.ClickException(str(exc)) from exc
 
 
 @dev_group.command("assertion")
-@click.option("--user", required=True, help="alice, bob or carol.")
+@click.option(
+    "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
+)
 @click.option("--agent", required=True, help="Who may use the assertion: the agent's client id.")
+@_front_end
 @click.option(
     "--task",
     "task_file",
@@ -148,13 +159,13 @@ def id_token(user: str, state_dir: Path) -> None:
     help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
 )
 @_state_dir
-def assertion(user: str, agent: str, task_file: BinaryIO | None, state_dir: Path) -> None:
+def assertion(user: str, agent: str, front_end: str | None, task_file: BinaryIO | None, state_dir: Path) -> None:
     """Mint an assertion for USER as the front end does, and print it."""
     from cab_dev.front_end import FrontEndFailed, FrontEndSession
 
     task = task_file.read() if task_file else None
     try:
-        click.echo(FrontEndSession.at(state_dir).assertion(user, agent=agent, task_json=task))
+        click.echo(FrontEndSession.at(state_dir, front_end).assertion(user, agent=agent, task_json=task))
     except FrontEndFailed as exc:
         raise click.ClickException(str(exc)) from exc
 

@@ -146,6 +146,12 @@ class IdentityProvider(StrictModel):
 
     issuer: str = Field(description="`iss` of its ID tokens, compared byte for byte.")
     tenant: str = Field(description="Where its users belong.")
+    title: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=80,
+        description="What people read where they choose their login; the tenant's title unless given.",
+    )
     jwks_uri: str | None = Field(
         default=None, description="Pinned; otherwise taken from discovery on the issuer's own host."
     )

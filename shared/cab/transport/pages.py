@@ -168,7 +168,7 @@ class Pages:
             return await self._to_idp(visit, providers[0].issuer, return_to, demand)
         choices = [
             (
-                self._tenant_titles.get(provider.tenant, provider.tenant),
+                provider.title or self._tenant_titles.get(provider.tenant, provider.tenant),
                 provider.issuer,
                 f"/login?{urlencode({'idp': index, 'to': return_to})}",
             )

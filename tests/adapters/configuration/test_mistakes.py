@@ -98,6 +98,7 @@ MISTAKES = {
     "a trust zone twice": Mistake(B, "tenants:", "trust_zones: [internal, internal]\ntenants:", "trust zone `internal` is already used in line 3", "remove one of them", at="trust_zones"),
     # --- identity_providers.yaml ---
     "an unknown tenant": Mistake(P, "tenant: acme", "tenant: acne", "tenant `acne` is not in broker.yaml", "did you mean `acme`?"),
+    "two logins that look alike": Mistake(P, "issuer: https://idp.globex.test\n    tenant: globex", "issuer: https://idp.globex.test\n    tenant: globex\n    login: {client_id: cab, client_secret: {secret: s}}\n  - issuer: https://second.globex.test\n    tenant: globex", "people cannot tell this login from another of tenant `globex`", "give each of them a `title`: the page where people choose shows it", at="issuer: https://second", severity="warning"),
     "an issuer twice, but for a slash": Mistake(P, "https://idp.globex.test", "https://idp.test/", "issuer `https://idp.test` is already used in line 2", "list every issuer once"),
     "an issuer with a slash": Mistake(P, "https://idp.globex.test", "https://idp.globex.test/", "identity_providers.issuer ends with a slash", "keep it only if `issuer` in the provider's discovery document has it too: issuers are compared byte for byte", severity="warning"),
     "an issuer with a query": Mistake(P, "https://idp.globex.test", "https://idp.globex.test?a=b", "identity_providers.issuer has a query", "remove everything from the ? on"),

@@ -186,6 +186,17 @@ def check_identity_providers(findings: Findings) -> None:
                 remedy = f"write a printable name of at most {GROUP_NAME_LIMIT} characters"
                 findings.add(IDENTITY_PROVIDERS, (*at, "groups", value), "the group name is not usable", remedy)
     findings.unique(IDENTITY_PROVIDERS, named, "issuer", "list every issuer once")
+    shown: dict[tuple[str, str | None], int] = {}
+    for position, provider in enumerate(deployment.identity_providers):
+        first = shown.setdefault((provider.tenant, provider.title), position)
+        if first != position:
+            findings.add(
+                IDENTITY_PROVIDERS,
+                ("identity_providers", position),
+                f"people cannot tell this login from another of tenant `{provider.tenant}`",
+                "give each of them a `title`: the page where people choose shows it",
+                severity="warning",
+            )
     for position, tenant in enumerate(deployment.broker.tenants):
         if all(findings.apart(tenant.id, provider.tenant) for provider in deployment.identity_providers):
             findings.add(
