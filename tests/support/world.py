@@ -314,6 +314,7 @@ class World:
             "cab-provider-crm",
             "cab-provider-wiki",
             "cab-provider-tracker",
+            "cab-provider-helpdesk",
         ):
             await self.cloud.vault.create(secret)
             await self.cloud.vault.add(secret, SECRET_OF_READER.encode())
@@ -582,15 +583,15 @@ class World:
         )
         assert recorded
 
-    async def connect(self, user: str, connection: str, *scopes: str) -> str:
+    async def connect(self, user: str, connection: str, *scopes: str, tenant: str = "acme") -> str:
         """A grant as the connect flow leaves it: consented, its access token already old. The grant's id."""
-        subject = identifiers.subject_key("acme", IDP, user)
+        subject = identifiers.subject_key(tenant, IDP, user)
         now = self.clock.now()
         configured = deployment(self._config)
         provider = configured.provider_of(configured.connection_by_id[connection])
         grant = Grant(
-            grant_id=grant_id("acme", subject, connection),
-            tenant="acme",
+            grant_id=grant_id(tenant, subject, connection),
+            tenant=tenant,
             subject=subject,
             connection=connection,
             provider=provider.id,
