@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -209,6 +210,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
 
 
 def connect_account(settings: ConnectAccountSettings) -> Handler:
+    from cab.adapters.cedar.checks import never_permitted
     from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
     from cab.stores.grants import Grants
     from cab.stores.issued_tokens import IssuedTokens
@@ -222,7 +224,7 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
     # could approve in its name.
     approvals = parts.documents("approvals")
     pages = pages_app(
-        parts.deployment,
+        replace(parts.deployment, never_permitted=never_permitted(parts.deployment)),
         states=BrowserStates(approvals),
         grants=Grants(parts.documents("grants")),
         payloads=GrantPayloads(parts.grant_vault),

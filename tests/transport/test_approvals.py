@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.transport.acme_pages import AcmePages, Browser
 
 from cab.adapters.in_memory.documents import Outage
 from cab.domain.audit import EventType
+from cab.domain.deployment import Deployment
 from cab.stores.approvals import ApprovalDecision
 
 
@@ -65,6 +67,24 @@ def test_a_deletion_is_visibly_dangerous(acme: AcmePages) -> None:
 
     assert "This deletes data." in html
     assert '<button class="danger" name="decision" value="approve">' in html
+
+
+def test_what_cannot_be_undone_is_told_in_the_words_of_its_catalog_entry() -> None:
+    def closing(deployment: Deployment) -> Deployment:
+        crm, *others = deployment.connections
+        actions = tuple(
+            action.model_copy(update={"consequence": "Closes the ticket for the customer."})
+            if action.id == "crm.opportunity.delete"
+            else action
+            for action in crm.actions
+        )
+        return replace(deployment, connections=(crm.model_copy(update={"actions": actions}), *others))
+
+    acme = AcmePages(change=closing)
+    html = acme.logged_in("alice").get(f"/approvals/{acme.ask_approval().id}").text
+
+    assert "Closes the ticket for the customer." in html
+    assert "deletes data" not in html.lower()
 
 
 def test_the_agents_words_are_marked_as_such(acme: AcmePages) -> None:

@@ -82,6 +82,12 @@ class Action(StrictModel):
     )
     title: str = Field(min_length=1, max_length=120, description="What people read on consent and approval pages.")
     effect: Effect = Field(description="What it does to the world; policies and limits go by it.")
+    consequence: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="For destructive actions: the sentence people read before they agree, instead of: This deletes data.",
+    )
     scopes: tuple[ScopeToken, ...] = Field(default=(), description="Minimal scopes at the downstream system.")
     identifier: str = Field(
         description="What it acts on: a collection such as `deal/*` (taken literally) or a form such as `deal/{id}`.",

@@ -182,6 +182,7 @@ class Deployment:
     providers: tuple[Provider, ...]
     policies: tuple[tuple[str, str], ...]  # (file name, Cedar text), sorted by name
     policy_version: str
+    never_permitted: frozenset[str] = frozenset()  # actions no policy permits to anyone, where that was looked at
     candidate_policies: tuple[tuple[str, str], ...] = ()  # shadow mode: evaluated beside, never enforced
 
     @cached_property

@@ -22,7 +22,7 @@ class EnabledAction:
 
 
 def enabled_actions(deployment: Deployment, connection: Connection, tenant: str) -> tuple[EnabledAction, ...]:
-    """Every action of the connection that some agent of the tenant may ask for, the harmless ones first."""
+    """Every action of the connection that an agent of the tenant may ask for and a policy permits to somebody, the harmless ones first."""
     found = (
         EnabledAction(
             action,
@@ -35,6 +35,7 @@ def enabled_actions(deployment: Deployment, connection: Connection, tenant: str)
             ),
         )
         for action in connection.actions
+        if action.id not in deployment.never_permitted
     )
     return tuple(sorted((item for item in found if item.agents), key=lambda item: _ORDER.index(item.action.effect)))
 

@@ -9,12 +9,13 @@ import pytest
 from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, deployment, engine
 from tests.adapters.configuration.deployment_folder import CONNECTIONS, ENVIRONMENT, deployment_of, write_folder
 
-from cab.adapters.cedar.checks import check_policies
+from cab.adapters.cedar.checks import check_policies, never_permitted
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.cedar.rules import statements
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem
 from cab.domain.decisions import Deny
+from cab.use_cases.enabled_actions import enabled_actions
 
 ANY = "(principal, action, resource)"
 
@@ -219,6 +220,15 @@ def test_a_rule_about_a_connection_none_of_its_actions_is_at_never_matches(tmp_p
         "policies/p0.cedar:2: error: a: no action of this rule is at connection `crm`; known here: `tracker`",
         "policies/p0.cedar:2: error: a: resource.connection is never `crm`; known here: `tracker`",
     ]
+
+
+def test_people_are_promised_no_action_that_no_policy_permits() -> None:
+    checked = deployment('@id("a") permit (principal, action == CAB::Action::"crm.deal.list", resource);')
+    assert never_permitted(checked) == {"crm.deal.update"}
+    crm = checked.connection_by_id["crm"]
+    assert [item.action.id for item in enabled_actions(checked, crm, "acme")] == ["crm.deal.list", "crm.deal.update"]
+    told = replace(checked, never_permitted=never_permitted(checked))
+    assert [item.action.id for item in enabled_actions(told, crm, "acme")] == ["crm.deal.list"]
 
 
 def test_an_action_that_no_policy_permits_is_pointed_out() -> None:

@@ -162,12 +162,21 @@ def _opens_beyond_the_task(rule: Rule, deployment: Deployment) -> Iterator[Probl
     )
 
 
-def _actions_without_permit(rules: Sequence[Rule], deployment: Deployment, folder: str) -> Iterator[Problem]:
-    alone = [
+def never_permitted(deployment: Deployment) -> frozenset[str]:
+    """The actions that no policy permits to anyone, whatever the circumstances: nobody should be promised them."""
+    return frozenset(_never_permitted(read_rules(deployment.policies)[0], deployment))
+
+
+def _never_permitted(rules: Sequence[Rule], deployment: Deployment) -> list[str]:
+    return [
         action.id
         for connection, action in _catalog(deployment)
         if not any(rule.permits and applies_to(rule, action, connection) for rule in rules)
     ]
+
+
+def _actions_without_permit(rules: Sequence[Rule], deployment: Deployment, folder: str) -> Iterator[Problem]:
+    alone = _never_permitted(rules, deployment)
     if alone:
         yield Problem(
             folder,
