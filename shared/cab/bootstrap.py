@@ -427,7 +427,7 @@ class _Parts(_Basics):
         sources |= {item.issuer: KeySource(jwks_uri=item.jwks_uri) for item in broker.federated_issuers}
         if users:
             sources |= {
-                item.issuer: KeySource(jwks_uri=item.jwks_uri, issuer=item.issuer)
+                item.issuer: KeySource(jwks_uri=item.jwks_uri, issuer=item.issuer, origins=item.endpoint_origins)
                 for item in self.deployment.identity_providers
             }
         for client in clients.values():
@@ -435,7 +435,7 @@ class _Parts(_Basics):
                 if isinstance(method, PrivateKeyJwt):
                     inline = None if method.jwks is None else parse_set(method.jwks)
                     sources[client_source(client.client_id)] = KeySource(jwks_uri=method.jwks_uri, inline=inline)
-        urls = {uri for source in sources.values() for uri in (source.jwks_uri, source.issuer) if uri}
+        urls = {uri for source in sources.values() for uri in (source.jwks_uri, source.issuer, *source.origins) if uri}
         http = self.http(urls, what="identity_provider")
         rings = {broker.edge_issuer: self.own_keys(Issuer.EDGE), broker.sts_issuer: self.own_keys(Issuer.STS)}
         return KeyDirectory(rings if own else {}, RemoteKeySets(sources, http, self.clock))

@@ -208,6 +208,7 @@ class PolicyRequest:
     acr: str | None
     amr: tuple[str, ...]
     now: datetime
+    groups_unknown: bool = False  # then `groups` is empty and says nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from cab.adapters.configuration.yaml_tree import YamlTree
 from cab.domain.actions import StrictModel
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError
+from cab.domain.groups import GroupsUnknown
 from cab.domain.identifiers import is_printable
 from cab.domain.tasks import Task
 from cab.protocol import names, strict_json
-from cab.protocol.assertions import MAX_LIFE, actor_claim
+from cab.protocol.assertions import MAX_LIFE, actor_claim, group_claims
 from cab.protocol.authorization_details import PARAMETER, validate_detail
 from cab.use_cases.explain_exchange import Question
 
@@ -35,6 +36,7 @@ class _ShortAssertion(StrictModel):
 
     subject: _Text
     groups: tuple[_Text, ...] = ()
+    groups_unknown: GroupsUnknown | None = None
     task: dict[str, Any] | None = None
     auth_time: int | datetime | None = None
     acr: _Text | None = None
@@ -112,7 +114,7 @@ def _claims(short: _ShortAssertion, agent: str, deployment: Deployment, at: date
         "sub": short.subject,
         "tenant": tenant,
         "idp": {"iss": idp_issuer, "sub_hash": "unknown"},
-        "groups": list(short.groups),
+        **group_claims(short.groups, short.groups_unknown),
         "client_id": front_end,
         "may_act": {"sub": short.may_act or agent},
         "txn": "explained",

@@ -51,6 +51,9 @@ class Subject(Part):
     key: str
     idp_issuer: str | None = None
     groups: list[str] = Field(default_factory=list)
+    groups_unknown: str | None = Field(
+        default=None, description="Why nothing is known of the groups: left_out, missing or unreadable."
+    )
 
 
 class Actor(Part):

@@ -162,7 +162,24 @@ class IdentityProvider(StrictModel):
         default=(),
         description="Other origins where its discovery document may place login endpoints; its own is always allowed.",
     )
-    groups_claim: str = Field(default="groups", description="Claim of the ID token that lists the user's groups.")
+    subject_claim: str = Field(
+        default="sub",
+        min_length=1,
+        description="Claim that tells users apart, e.g. oid where sub differs between registrations. Changing it gives every "
+        "user a new identity. Dots lead into objects, as in groups_claim.",
+    )
+    groups_claim: str = Field(
+        default="groups",
+        min_length=1,
+        description="Claim that lists the user's groups; dots lead into objects (realm_access.roles) where no claim has "
+        "the whole name.",
+    )
+    id_token_max_life_s: int = Field(
+        default=86_400,
+        ge=60,
+        le=2_592_000,
+        description="Longest life, from iat to exp, of an ID token or ID-JAG that is accepted.",
+    )
     groups: dict[str, str] = Field(
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100
     )

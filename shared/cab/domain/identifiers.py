@@ -11,7 +11,6 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ACTION_ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,5}")
 SUBJECT_KEY = re.compile(r"[A-Za-z0-9_-]{43}")  # what `subject_key` makes
 TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # used as a dictionary key only, never as a path or URL
 
 
 _TO_BASE64URL = bytes.maketrans(b"+/", b"-_")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cab.domain.errors import BrokerError
+from cab.domain.groups import GroupsUnknown
 from cab.domain.identifiers import CLIENT_ID
 from cab.domain.tasks import Task
 from cab.protocol.authorization_details import task_detail, validate_detail
@@ -40,6 +41,7 @@ class Assertion:
     acr: str | None = None
     amr: tuple[str, ...] = ()
     jkt: str | None = None
+    groups_unknown: GroupsUnknown | None = None
 
     def claims(self, *, audience: str, sts_issuer: str) -> dict[str, Any]:
         """The JWT claims of this assertion."""
@@ -49,7 +51,7 @@ class Assertion:
             "sub": self.subject,
             "tenant": self.tenant,
             "idp": {"iss": self.idp_issuer, "sub_hash": self.idp_subject_hash},
-            "groups": list(self.groups),
+            **group_claims(self.groups, self.groups_unknown),
             "client_id": self.front_end,
             "may_act": {"sub": self.may_act},
             "txn": self.txn,
@@ -70,6 +72,11 @@ class Assertion:
         if self.jkt is not None:
             claims["cnf"] = {"jkt": self.jkt}
         return claims
+
+
+def group_claims(groups: tuple[str, ...], unknown: GroupsUnknown | None) -> dict[str, Any]:
+    """`groups`, or instead of it why nothing is known of them: an empty list would say that there are none."""
+    return {"groups": list(groups)} if unknown is None else {"groups_unknown": unknown.value}
 
 
 def actor_claim(chain: tuple[str, ...], sts_issuer: str, **current: str) -> dict[str, Any]:
@@ -99,6 +106,8 @@ def read(verified: VerifiedClaims) -> Assertion:
         raise TokenRejected("may_act is malformed")
     if verified.issued_at is None:
         raise TokenRejected("iat is missing")
+    if "groups" in claims and "groups_unknown" in claims:
+        raise TokenRejected("groups are both known and unknown")
     return Assertion(
         issuer=verified.issuer,
         subject=verified.text("sub"),
@@ -118,6 +127,7 @@ def read(verified: VerifiedClaims) -> Assertion:
         acr=verified.optional_text("acr"),
         amr=_texts(claims.get("amr", []), "amr", limit=20),
         jkt=_text(_object(claims["cnf"], "cnf").get("jkt"), "cnf") if "cnf" in claims else None,
+        groups_unknown=_groups_unknown(claims.get("groups_unknown")),
     )
 
 
@@ -143,6 +153,13 @@ def _texts(value: object, name: str, *, limit: int) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > limit:
         raise TokenRejected(f"{name} is malformed")
     return tuple(_text(item, name) for item in value)
+
+
+def _groups_unknown(value: object) -> GroupsUnknown | None:
+    try:
+        return None if value is None else GroupsUnknown(str(value))
+    except ValueError as error:
+        raise TokenRejected("groups_unknown is malformed") from error
 
 
 def _chain(act: object) -> tuple[str, ...]:

@@ -11,13 +11,19 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from cab.domain.identifiers import KEY_ID, base64url
+from cab.domain.identifiers import base64url
 from cab.protocol import strict_json
 
 ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192  # a larger modulus only burns our CPU
-MAX_KEYS: Final = 100
+MAX_KEYS: Final = 1000
+# Primes for which 65537 generates a proper subgroup: every modulus of the flawed Infineon library lies in it for each of them
+# (Nemec et al., "The Return of Coppersmith's Attack", CCS 2017, section 2.3). A sound key does so once in 2^27.
+_ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+_ROCA_RESIDUES: Final = tuple(
+    (prime, frozenset(pow(65537, power, prime) for power in range(prime))) for prime in _ROCA_PRIMES
+)
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -37,15 +43,22 @@ class PublicKey:
         return bool(ALGORITHMS[self.algorithm].verify(signing_input, self.key, signature))
 
 
+KeySet = dict[str | int, PublicKey]
+
+
 def parse(jwk: dict[str, Any]) -> PublicKey:
-    """One public signature key. Raises InvalidKey: wrong type, curve, size, use, algorithm, or with private parts."""
+    """One public signature key. Raises InvalidKey: wrong type, curve, size, use, algorithm, or with private parts.
+
+    A member that is null counts as absent: some serializers write out what they do not have.
+    """
+    jwk = {name: value for name, value in jwk.items() if value is not None}
     if PRIVATE_MEMBERS & jwk.keys():
         raise InvalidKey("holds private or symmetric key material")
     operations = jwk.get("key_ops", ["verify"])
     if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         raise InvalidKey("is not for signatures")
     kid = jwk.get("kid")
-    if kid is not None and not (isinstance(kid, str) and KEY_ID.fullmatch(kid)):
+    if kid is not None and not isinstance(kid, str):  # any string: RFC 7517 section 4.5
         raise InvalidKey("has a malformed kid")
     kind = (jwk.get("kty"), jwk.get("crv"))
     if kind == ("EC", "P-256"):
@@ -63,6 +76,8 @@ def parse(jwk: dict[str, Any]) -> PublicKey:
     if isinstance(key, rsa.RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or key.public_numbers().e < 65537:
             raise InvalidKey("has an unacceptable RSA size or exponent")
+        if all(key.public_numbers().n % prime in residues for prime, residues in _ROCA_RESIDUES):
+            raise InvalidKey("was made by a library whose keys can be factored (ROCA)")
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         raise InvalidKey("is not a public key")
     return PublicKey(kid=kid, algorithm=algorithm, key=key)
@@ -81,8 +96,8 @@ def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSA
     return public.kid, key
 
 
-def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
-    """The usable keys by kid.
+def parse_set(document: dict[str, Any]) -> KeySet:
+    """The usable keys by kid; those without one (RFC 7517 section 4.5: it is optional) by their position.
 
     A member that cannot be used is left out and never drops the good ones; a repeated kid makes both unusable; a symmetric
     key makes the whole set suspect. Raises InvalidKey when the set is refused or nothing usable is left.
@@ -90,9 +105,9 @@ def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
     members = document.get("keys")
     if not isinstance(members, list) or len(members) > MAX_KEYS:
         raise InvalidKey("is not a key set")
-    usable: dict[str, PublicKey] = {}
+    usable: KeySet = {}
     seen: set[str] = set()
-    for member in members:
+    for position, member in enumerate(members):
         if not isinstance(member, dict):
             continue
         if member.get("kty") == "oct":
@@ -102,6 +117,7 @@ def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
         except InvalidKey:
             continue
         if key.kid is None:
+            usable[position] = key
             continue
         if key.kid in seen:
             usable.pop(key.kid, None)
@@ -113,7 +129,7 @@ def parse_set(document: dict[str, Any]) -> dict[str, PublicKey]:
     return usable
 
 
-def parse_set_bytes(body: bytes) -> dict[str, PublicKey]:
+def parse_set_bytes(body: bytes) -> KeySet:
     try:
         return parse_set(strict_json.load_object(body))
     except strict_json.InvalidJson as error:

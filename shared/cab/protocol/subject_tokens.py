@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from cab.protocol.assertions import Assertion, actor_claim
+from cab.protocol.assertions import Assertion, actor_claim, group_claims
 from cab.protocol.drafts import ID_JAG_TYP, SUB_PROFILE_AI_AGENT
 from cab.protocol.jws import Rules, VerifiedClaims
 
@@ -43,7 +43,7 @@ def for_token_exchange(assertion: Assertion, *, issuer: str, audience: str, subj
         "iss": issuer,
         "aud": audience,
         "sub": subject,
-        "groups": list(assertion.groups),
+        **group_claims(assertion.groups, assertion.groups_unknown),
         "txn": assertion.txn,
     }
     return Statement(TYP, claims)

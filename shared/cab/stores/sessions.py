@@ -27,6 +27,7 @@ class Session:
     display_name: str | None
     csrf: str
     expires_at: datetime
+    groups_unknown: str | None = None  # why nothing is known of the groups, as in the assertion
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +114,4 @@ def _path(kind: type, secret: str) -> str:
 
 
 def _restore(kind: type[_Stored], stored: dict[str, Any]) -> _Stored:
-    return kind(**{item.name: stored[item.name] for item in fields(kind)})
+    return kind(**{item.name: stored[item.name] for item in fields(kind) if item.name in stored})

@@ -140,7 +140,10 @@ class Pages:
         visit.facts.client_authenticated = True
         visit.facts.tenant = session.tenant
         visit.facts.subject = audit.Subject(
-            key=session.subject, idp_issuer=session.idp_issuer, groups=list(session.groups)
+            key=session.subject,
+            idp_issuer=session.idp_issuer,
+            groups=list(session.groups),
+            groups_unknown=session.groups_unknown,
         )
 
     # --- login ---

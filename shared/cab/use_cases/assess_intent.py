@@ -120,6 +120,7 @@ def policy_request(
         acr=assertion.acr,
         amr=assertion.amr,
         now=now,
+        groups_unknown=assertion.groups_unknown is not None,
     )
 
 

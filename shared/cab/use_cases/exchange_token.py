@@ -772,7 +772,12 @@ async def _all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[
 
 
 def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
-    facts.subject = audit.Subject(key=assertion.subject, idp_issuer=assertion.idp_issuer, groups=list(assertion.groups))
+    facts.subject = audit.Subject(
+        key=assertion.subject,
+        idp_issuer=assertion.idp_issuer,
+        groups=list(assertion.groups),
+        groups_unknown=assertion.groups_unknown,
+    )
     facts.actor = audit.Actor(
         agent_id=agent.client_id,
         chain=[agent.client_id, *assertion.chain],

@@ -19,10 +19,11 @@ from cab.domain.connections import Connection
 from cab.domain.decisions import StepUp
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
+from cab.domain.groups import GroupsUnknown
 from cab.domain.intents import Intent, TaskComparison
 from cab.domain.tasks import Task
 from cab.ports import PolicyEngine
-from cab.protocol.assertions import Assertion
+from cab.protocol.assertions import Assertion, group_claims
 from cab.use_cases.explain_exchange import About, Explanation, Proof, Result, Stage, Step, decide
 
 REDACTED: Final = "[redacted]"
@@ -101,7 +102,7 @@ def _judge_again(event: AuditEvent, deployment: Deployment, policies: PolicyEngi
             Stage.ASSERTION,
             Result.RECORDED,
             "verified",
-            {"sub": facts.subject, "groups": list(facts.groups), "idp": facts.idp_issuer},
+            {"sub": facts.subject, **group_claims(facts.groups, facts.groups_unknown), "idp": facts.idp_issuer},
         )
     )
     proof.note(Step(Stage.TENANT, Result.RECORDED, "of one tenant", {"tenant": event.tenant}))
@@ -157,6 +158,7 @@ class _Recorded:
         self.front_end = (actor and actor.client_id) or ""
         self.subject = (subject and subject.key) or ""
         self.groups = tuple(subject.groups) if subject else ()
+        self.groups_unknown = GroupsUnknown(subject.groups_unknown) if subject and subject.groups_unknown else None
         self.idp_issuer = (subject and subject.idp_issuer) or ""
         self.connection = (tool and tool.connection) or ""
         self.action = (tool and tool.action) or ""
@@ -175,6 +177,7 @@ class _Recorded:
             idp_issuer=self.idp_issuer,
             idp_subject_hash="",
             groups=self.groups,
+            groups_unknown=self.groups_unknown,
             front_end=self.front_end,
             may_act=agent.client_id,
             txn=self.txn,

@@ -23,7 +23,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import Intent, TaskComparison
 from cab.ports import PolicyEngine
 from cab.protocol import assertions, jws, names
-from cab.protocol.assertions import Assertion
+from cab.protocol.assertions import Assertion, group_claims
 from cab.protocol.authorization_details import PARAMETER, details_hash, parse_intent
 from cab.protocol.jwk import PublicKey
 from cab.use_cases.assess_intent import Assessment, assess, describe, raise_refusal, read_intent
@@ -225,7 +225,8 @@ def _assertion(question: Question, deployment: Deployment, proof: Proof) -> Asse
     private_key = ec.generate_private_key(ec.SECP256R1())
     issuer = question.claims.get("iss")
     with proof.checking(
-        Stage.ASSERTION, {name: question.claims.get(name) for name in ("iss", "aud", "sub", "groups", "exp")}
+        Stage.ASSERTION,
+        {name: question.claims.get(name) for name in ("iss", "aud", "sub", "groups", "groups_unknown", "exp")},
     ) as found:
         if issuer not in (broker.edge_issuer, broker.sts_issuer):
             raise BrokerError(
@@ -330,7 +331,7 @@ def _note_assessment(assessment: Assessment, assertion: Assertion, agent: Agent,
     if Stage.POLICY in passed:
         task = assertion.task
         facts = {
-            "groups": list(assertion.groups),
+            **group_claims(assertion.groups, assertion.groups_unknown),
             "agent": agent.client_id,
             "trust_zone": agent.trust_zone,
             "trigger": task.trigger if task else "unknown",

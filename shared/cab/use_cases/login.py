@@ -152,7 +152,12 @@ class Login:
         except BrokerError as error:
             error.remedy = replace(error.remedy, interaction_uri=self._deployment.broker.origin + state.return_to)
             raise
-        facts.subject = audit.Subject(key=login.subject, idp_issuer=login.idp_issuer, groups=list(login.groups))
+        facts.subject = audit.Subject(
+            key=login.subject,
+            idp_issuer=login.idp_issuer,
+            groups=list(login.groups),
+            groups_unknown=login.groups_unknown,
+        )
         facts.client_authenticated = True
         now = self._clock.now()
         session = Session(
@@ -160,6 +165,7 @@ class Login:
             subject=login.subject,
             idp_issuer=login.idp_issuer,
             groups=list(login.groups),
+            groups_unknown=login.groups_unknown and login.groups_unknown.value,
             auth_time=NEVER if login.auth_time is None else datetime.fromtimestamp(login.auth_time, UTC),
             acr=login.acr,
             amr=list(login.amr),
@@ -228,7 +234,7 @@ class Login:
         """OpenID Connect Core section 3.1.3.7. Raises: BrokerError LOGIN_FAILED; Unavailable."""
         client_id = provider.login.client_id
         try:
-            unverified = jws.parse(id_token)
+            unverified = jws.parse(id_token, allowed_headers=jws.CERTIFICATE_HEADERS)
             if unverified.unverified_issuer != provider.issuer:
                 raise jws.TokenRejected("iss is not this identity provider")
             key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)

@@ -76,7 +76,12 @@ class MintAssertion:
         facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
         task = parse_task(form["authorization_details"]) if "authorization_details" in form else None
         login = await self._login(required(form, "subject_token"), front_end)
-        facts.subject = audit.Subject(key=login.subject, idp_issuer=login.idp_issuer, groups=list(login.groups))
+        facts.subject = audit.Subject(
+            key=login.subject,
+            idp_issuer=login.idp_issuer,
+            groups=list(login.groups),
+            groups_unknown=login.groups_unknown,
+        )
         facts.task = audit.TaskFacts(bounds_digest=task_digest(task)) if task else None
         facts.intent = audit.IntentFacts(trigger=task.trigger, task_id=task.task_id) if task else None
         now = self._clock.now()
@@ -87,6 +92,7 @@ class MintAssertion:
             idp_issuer=login.idp_issuer,
             idp_subject_hash=login.idp_subject_hash,
             groups=login.groups,
+            groups_unknown=login.groups_unknown,
             front_end=front_end.client_id,
             may_act=agent,
             txn=facts.context.txn,
@@ -155,7 +161,7 @@ class MintAssertion:
 
     async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:
         provider = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
-        unverified = jws.parse(token)
+        unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
         if unverified.unverified_issuer != provider.issuer:
             raise jws.TokenRejected("iss is not this front end's identity provider")
         key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)

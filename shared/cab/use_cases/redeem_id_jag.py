@@ -56,6 +56,7 @@ class RedeemIdJag:
             idp_issuer=login.idp_issuer,
             idp_subject_hash=login.idp_subject_hash,
             groups=login.groups,
+            groups_unknown=login.groups_unknown,
             front_end=agent.client_id,
             may_act=agent.client_id,
             txn=txn,
@@ -73,7 +74,7 @@ class RedeemIdJag:
         return Redeemed(assertion, jag)
 
     async def _verify(self, token: str, agent: Agent) -> IdJag:
-        unverified = jws.parse(token)
+        unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
         provider = self._deployment.identity_provider_by_issuer.get(unverified.unverified_issuer)
         if provider is None or not provider.id_jag or provider.tenant != agent.tenant:
             raise jws.TokenRejected("iss does not vouch for users here")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import cedarpy
 
@@ -18,6 +18,7 @@ from cab.adapters.cedar.context import ContextReads, context_of, context_reads
 from cab.adapters.cedar.entities import EntityReads, action_entity, entity_reads, resource_entity, user_entity
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import ACTION, RESOURCE, USER
+from cab.adapters.cedar.worlds import group_worlds
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
 from cab.domain.actions import Action
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
@@ -115,19 +116,50 @@ class _RuleSet:
             return Deny(Reason.POLICY_ERROR)
         try:
             resource = f"{request.connection}/{request.identifier}"
-            result = cedarpy.is_authorized(
-                {
-                    "principal": {"type": USER, "id": request.subject},
-                    "action": part.action,
-                    "resource": {"type": RESOURCE, "id": resource},
-                    "context": context_of(request, part.context_reads),
-                },
-                part.policies,
-                self._entities(part, request, resource),
-            )
+            question = {
+                "principal": {"type": USER, "id": request.subject},
+                "action": part.action,
+                "resource": {"type": RESOURCE, "id": resource},
+                "context": context_of(request, part.context_reads),
+            }
+            if request.groups_unknown:
+                return self._decide_without_groups(part, request, question, resource)
+            result = cedarpy.is_authorized(question, part.policies, self._entities(part, request, resource))
             return _decision(result, part, request)
         except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
             return Deny(Reason.POLICY_ERROR)
+
+    def _decide_without_groups(
+        self, part: _Slice, request: PolicyRequest, question: dict[str, Any], resource: str
+    ) -> Decision:
+        """No permit by group, every `forbid` by group, and the demands of every permit that any group could add."""
+        must: list[Rule] = []
+        may: list[Rule] = []
+        failed: list[str] = []
+        for rule in part.rules:
+            worlds = group_worlds(rule)
+            if worlds is None:
+                may.append(rule)
+                continue
+            alone = cedarpy.PolicySet.from_str(rule.text)
+            applied = []
+            for groups in worlds:
+                entities = self._entities(part, replace(request, groups=groups), resource)
+                result = cedarpy.is_authorized(question, alone, entities)
+                if result.diagnostics.errors or result.decision is cedarpy.Decision.NoDecision:
+                    failed.append(rule.id)
+                    break
+                applied.append(bool(result.diagnostics.reasons))
+            if any(applied):
+                may.append(rule)
+            if applied and all(applied):
+                must.append(rule)
+        if failed:
+            return Deny(Reason.POLICY_ERROR, rules=tuple(sorted(failed)))
+        forbids = sorted(rule.id for rule in may if not rule.permits)
+        if forbids or not any(rule.permits for rule in must):
+            return Deny(Reason.POLICY_DENIED, rules=tuple(forbids))
+        return _permitted(sorted(may, key=lambda rule: rule.id), request)
 
     def _entities(self, part: _Slice, request: PolicyRequest, resource: str) -> cedarpy.Entities:
         key = (request.action, request.subject, request.tenant, request.groups)
@@ -168,6 +200,12 @@ def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest)
     names = tuple(rule.id for rule in determining)
     if not result.allowed:
         return Deny(Reason.POLICY_DENIED, rules=names)
+    return _permitted(determining, request)
+
+
+def _permitted(determining: Sequence[Rule], request: PolicyRequest) -> Decision:
+    """What these permits together ask of the login and of the user."""
+    names = tuple(rule.id for rule in determining)
     levels = _levels(determining)
     if levels is None:
         return Deny(Reason.POLICY_ERROR, rules=names)

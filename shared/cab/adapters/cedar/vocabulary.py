@@ -35,7 +35,7 @@ def paths_read(rule: Rule) -> Iterator[Path]:
         elif path := attribute_path(node):
             yield path
         else:
-            stack.extend(_children(node))
+            stack.extend(children(node))
 
 
 def attribute_path(node: Any) -> Path | None:
@@ -118,10 +118,11 @@ def _nodes(root: Any) -> Iterator[Any]:
         node = stack.pop()
         if is_dataclass(node):
             yield node
-        stack.extend(_children(node))
+        stack.extend(children(node))
 
 
-def _children(node: Any) -> Iterator[Any]:
+def children(node: Any) -> Iterator[Any]:
+    """The parts of a node of a syntax tree."""
     if isinstance(node, tuple):
         yield from node
     elif isinstance(node, Mapping):

@@ -1,6 +1,7 @@
 """Public keys of others: key sets by URL or through OIDC discovery, for configured issuers and clients only.
 
-An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a fetch
+An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a caller
+waits for a fetch only when there are no good keys or its own is not among them; a fetch
 never follows a redirect and never goes to an origin the configuration does not name (the HTTP client's rule).
 """
 
@@ -15,15 +16,14 @@ from typing import Final
 from cab.adapters.http.client import origin_of
 from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, VerificationKeys
 from cab.protocol import jwk, strict_json
-from cab.protocol.jwk import PublicKey
+from cab.protocol.jwk import KeySet, PublicKey
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
-TRUSTED_FOR: Final = timedelta(hours=1)  # then refetched before any use
-STALE_IF_ERROR: Final = timedelta(hours=24)
-COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown keys force
-RETRY_AFTER_FAILURE: Final = timedelta(seconds=5)
+GOOD_FOR: Final = timedelta(hours=24)  # then refetched before any use
+COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown keys force, and after a failure
+RETRY_WITHOUT_KEYS: Final = timedelta(seconds=5)  # after a failure, when nobody can log in meanwhile
 FETCH_TIMEOUT_S: Final = 4.0
-MAX_BYTES: Final = 102_400
+MAX_BYTES: Final = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,13 @@ class KeySource:
 
     jwks_uri: str | None = None
     issuer: str | None = None
-    inline: dict[str, PublicKey] | None = None
+    inline: KeySet | None = None
+    origins: tuple[str, ...] = ()  # where else the discovery document may place the key set
 
 
 @dataclass
 class _State:
-    keys: dict[str, PublicKey] = field(default_factory=dict)
+    keys: KeySet = field(default_factory=dict)
     fetched_at: datetime | None = None
     failed_at: datetime | None = None  # of the last fetch, None when it succeeded
     forced_at: datetime | None = None  # when an unknown key last caused a fetch
@@ -62,9 +63,10 @@ class RemoteKeySets:
         state = self._states.setdefault(issuer, _State())
         now = self._clock.now()
         age = None if state.fetched_at is None else now - state.fetched_at
-        if age is None or age > TRUSTED_FOR:
+        if age is None or age > GOOD_FOR:
             await self._try_fetch(source, state, now)
-            self._refuse_without_keys(state)
+            if not self._good(state):
+                raise Unavailable("identity_provider")
         elif age > FRESH_FOR and self._may_try(state, now):
             self._start(source, state)
         try:
@@ -75,7 +77,7 @@ class RemoteKeySets:
     async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> PublicKey:
         """The issuer may have published a new key: one forced fetch per cool-down, claimed before it starts."""
         now = self._clock.now()
-        if state.forced_at is None or now - state.forced_at >= COOL_DOWN or state.failed_at is not None:
+        if state.forced_at is None or now - state.forced_at >= COOL_DOWN:
             state.forced_at = now
             await self._try_fetch(source, state, now)
         try:
@@ -94,20 +96,19 @@ class RemoteKeySets:
             await asyncio.shield(state.fetch)
 
     def _may_try(self, state: _State, now: datetime) -> bool:
-        return state.failed_at is None or now - state.failed_at >= RETRY_AFTER_FAILURE
+        pause = COOL_DOWN if self._good(state) else RETRY_WITHOUT_KEYS
+        return state.failed_at is None or now - state.failed_at >= pause
 
     def _start(self, source: KeySource, state: _State) -> None:
         state.fetch = asyncio.create_task(self._fetch(source, state))
 
-    def _refuse_without_keys(self, state: _State) -> None:
-        age = None if state.fetched_at is None else self._clock.now() - state.fetched_at
-        if age is None or age > STALE_IF_ERROR:
-            raise Unavailable("identity_provider")
+    def _good(self, state: _State) -> bool:
+        return state.fetched_at is not None and self._clock.now() - state.fetched_at <= GOOD_FOR
 
     async def _fetch(self, source: KeySource, state: _State) -> None:
         """Replace the keys by what the issuer publishes now; on any trouble keep what is there."""
         try:
-            uri = source.jwks_uri or await self._discover(source.issuer or "")
+            uri = source.jwks_uri or await self._discover(source.issuer or "", source.origins)
             answer = await self._http.get(uri, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
             if answer.status != 200:
                 raise jwk.InvalidKey("was not answered")
@@ -117,15 +118,16 @@ class RemoteKeySets:
             return
         state.keys, state.fetched_at, state.failed_at = keys, self._clock.now(), None
 
-    async def _discover(self, issuer: str) -> str:
-        """OIDC Discovery 4.3: the document must name exactly this issuer; its keys must be on the same origin unless pinned."""
+    async def _discover(self, issuer: str, origins: tuple[str, ...]) -> str:
+        """OIDC Discovery 4.3: the document must name exactly this issuer; its keys must be on its own origin or a configured one."""
         url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
         answer = await self._http.get(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
         if answer.status != 200:
             raise jwk.InvalidKey("was not answered")
         document = strict_json.load_object(answer.body)
         uri = document.get("jwks_uri")
-        if document.get("issuer") != issuer or not isinstance(uri, str) or origin_of(uri) != origin_of(issuer):
+        allowed = {origin_of(url) for url in (issuer, *origins)}
+        if document.get("issuer") != issuer or not isinstance(uri, str) or origin_of(uri) not in allowed:
             raise jwk.InvalidKey("names another issuer or origin")
         return uri
 
@@ -143,13 +145,11 @@ class KeyDirectory:
         return key
 
 
-def _pick(keys: Mapping[str, PublicKey], kid: str | None, algorithm: str) -> PublicKey:
-    if kid is None:
-        fitting = [key for key in keys.values() if key.algorithm == algorithm]
-        if len(fitting) != 1:
-            raise NotFound("kid")
-        return fitting[0]
-    key = keys.get(kid)
-    if key is None or key.algorithm != algorithm:
+def _pick(keys: KeySet, kid: str | None, algorithm: str) -> PublicKey:
+    """The key that is named, or the only one that can be meant: where the token or the key set gives no names."""
+    named = keys.get(kid) if kid is not None else None
+    candidates = [key for key in keys.values() if kid is None or key.kid is None] if named is None else [named]
+    fitting = [key for key in candidates if key.algorithm == algorithm]
+    if len(fitting) != 1:
         raise NotFound("kid")
-    return key
+    return fitting[0]
