@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import jwt
@@ -37,7 +38,11 @@ def _rsa(modulus: int, exponent: int = 65537) -> dict[str, Any]:
     return {"kty": "RSA", "n": number(modulus), "e": number(exponent), "kid": "rsa"}
 
 
+ROCA_PRIMES = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 BIG = rsa_key("other").private.public_key().public_numbers().n
+# 1 is in every subgroup of powers, so a modulus that leaves 1 for each prime has the fingerprint (Nemec et al., CCS 2017).
+ROCA = 2**2047 - (2**2047 % math.prod(ROCA_PRIMES)) + math.prod(ROCA_PRIMES) * 2 + 1
+
 UNUSABLE: dict[str, dict[str, Any]] = {
     "private EC": ec_key("a").private_jwk,
     "private RSA": RSA | {"d": "AQAB"},
@@ -81,10 +86,8 @@ UNUSABLE: dict[str, dict[str, Any]] = {
     "exponent beyond the modulus": _rsa(BIG, BIG + 2),
     "modulus zero": RSA | {"n": ""},
     "modulus is a number": RSA | {"n": 7},
-    "kid is a path": EC | {"kid": "../k"},
     "kid is a number": EC | {"kid": 7},
-    "kid is too long": EC | {"kid": "k" * 129},
-    "kid is empty": EC | {"kid": ""},
+    "a modulus of the flawed library": _rsa(ROCA),
 }
 
 
@@ -124,8 +127,37 @@ def test_a_kid_shared_with_a_key_of_another_algorithm_is_usable_for_nobody() -> 
     assert jwk.parse_set({"keys": [EC, RSA | {"kid": "a"}, ec_key("b").jwk]}).keys() == {"b"}
 
 
-def test_a_key_without_kid_cannot_be_named_so_it_is_left_out() -> None:
-    assert jwk.parse_set({"keys": [present(EC | {"kid": ABSENT}), RSA]}).keys() == {"other"}
+def test_keys_without_kid_stand_under_their_position() -> None:
+    nameless = present(EC | {"kid": ABSENT})
+    assert jwk.parse_set({"keys": [nameless, RSA, RSA | {"kid": None}]}).keys() == {0, "other", 2}
+
+
+@pytest.mark.parametrize(
+    "kid",
+    [
+        "T8q+ZK06a0I0vpYnBN/cugV8xAPV5wXv4uYrrpwwSNK0=",
+        "wU3ifIIaLOUAReRB/FG6eM1P1QM=",
+        "20190204-00:00:00",
+        "../k",
+        "ключ",
+        "k" * 500,
+    ],
+)
+def test_a_kid_is_any_text(kid: str) -> None:
+    assert jwk.parse_set({"keys": [EC | {"kid": kid}]}).keys() == {kid}
+
+
+def test_a_member_that_is_null_counts_as_absent() -> None:
+    assert jwk.parse(RSA | {"use": None, "alg": None, "key_ops": None, "x5c": None}).kid == "other"
+
+
+def test_a_modulus_that_fails_the_fingerprint_for_one_prime_only_is_sound() -> None:
+    """Most sound keys have some residues in the subgroups: all seventeen must be there."""
+    assert jwk.parse(RSA)
+    sound = ROCA
+    while sound % 11 in {pow(65537, power, 11) for power in range(11)}:
+        sound += 2 * 2**40
+    assert jwk.parse(_rsa(sound))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +171,7 @@ def test_a_set_with_nothing_usable_is_an_error_not_an_empty_set(document: dict[s
 
 def test_a_set_of_more_than_a_hundred_keys_is_refused() -> None:
     with pytest.raises(jwk.InvalidKey):
-        jwk.parse_set({"keys": [EC] * 101})
+        jwk.parse_set({"keys": [EC] * 1001})
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"<html>", b'{"keys":[],"keys":[]}', b"\xff", b'{"keys":' * 50])

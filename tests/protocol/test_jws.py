@@ -39,6 +39,7 @@ def test_a_good_token_gives_its_claims_issuer_and_times() -> None:
         issuer=ISSUER,
         expires_at=NOW + timedelta(seconds=300),
         issued_at=NOW,
+        checked_at=NOW,
     )
 
 
@@ -182,12 +183,14 @@ def test_a_token_signed_by_the_key_in_its_own_header_is_refused() -> None:
         "k\x00",
         "k\n",
         "",
-        "k" * 129,
+        "k" * 500,
         "ключ",
+        "T8q+ZK06a0I0vpYnBN/cugV8xAPV5wXv4uYrrpwwSNK0=",
+        "20190204-00:00:00",
     ],
 )
-def test_a_kid_that_could_be_a_path_or_a_query_is_refused(kid: str) -> None:
-    assert why_rejected(token(header={"kid": kid})) == "kid is malformed"
+def test_a_kid_is_any_text_because_it_is_only_compared(kid: str) -> None:
+    assert jws.parse(token(header={"kid": kid})).kid == kid
 
 
 @pytest.mark.parametrize("kid", [7, True, ["k"], {"k": 1}])
@@ -300,15 +303,16 @@ def test_own_kinds_want_exactly_one_audience_as_text(audience: Any) -> None:
     )
 
 
-def test_several_audiences_pass_only_where_the_kind_allows_and_only_with_ours_among_at_most_ten() -> None:
+def test_several_audiences_pass_only_where_the_kind_allows_and_only_with_ours_among_at_most_a_hundred() -> None:
     def wide(audience: Any) -> str:
         return token(header={"typ": "JWT"}, aud=audience)
 
     assert verify(wide([AUDIENCE, "https://other.test"]), rules=WIDE_RULES)
-    assert verify(wide(["https://other.test"] * 9 + [AUDIENCE]), rules=WIDE_RULES)
-    assert why_rejected(wide(["https://other.test"] * 10 + [AUDIENCE]), rules=WIDE_RULES)
+    assert verify(wide(["https://other.test"] * 99 + [AUDIENCE]), rules=WIDE_RULES)
+    assert why_rejected(wide(["https://other.test"] * 100 + [AUDIENCE]), rules=WIDE_RULES)
     assert why_rejected(wide(["https://other.test"]), rules=WIDE_RULES) == "aud is not us"
-    assert why_rejected(wide([{"aud": AUDIENCE}]), rules=WIDE_RULES) == "aud is not us"
+    for member in ({"aud": AUDIENCE}, 7, None, [AUDIENCE]):
+        assert why_rejected(wide([member, AUDIENCE]), rules=WIDE_RULES) == "aud is missing or malformed"
 
 
 def test_a_hundred_thousand_audiences_are_refused_by_length_alone() -> None:
@@ -536,10 +540,10 @@ def test_a_token_of_sixteen_kib_is_the_longest() -> None:
     assert why_rejected(token_of(16_385)) == "too long"
 
 
-def test_a_header_of_four_kib_is_the_longest() -> None:
+def test_a_header_of_eight_kib_is_the_longest() -> None:
     bare = len(token(header={"x": ""}).split(".")[0])
-    header = {"x": "y" * ((4096 - bare) * 3 // 4 + 1)}
-    assert len(token(header=header).split(".")[0]) == 4096
+    header = {"x": "y" * ((8192 - bare) * 3 // 4 + 1)}
+    assert len(token(header=header).split(".")[0]) == 8192
     assert verify(token(header=header))
     assert why_rejected(token(header={"x": header["x"] + "y"})) == "not a compact JWS"
 

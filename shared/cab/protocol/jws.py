@@ -207,7 +207,7 @@ def _check_times(claims: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
     if expires_at <= now - LEEWAY:
         raise TokenRejected("expired", expired=True)
     if expires_at > now + rules.max_life + LEEWAY:
-        raise TokenRejected("exp is too far away")
+        raise TokenRejected("exp is too far away" if "iat" in claims else "lives too long")
     if "nbf" in claims and _instant(_integer(claims["nbf"], "nbf"), "nbf") > now + LEEWAY:
         raise TokenRejected("not valid yet")
     if "iat" not in claims:

@@ -208,3 +208,78 @@ def test_a_rule_is_located_by_file_and_line() -> None:
 def test_the_effect_of_an_action_comes_from_the_catalog_not_from_the_request() -> None:
     rule = '@id("r") permit (principal, action in [CAB::Action::"read"], resource);'
     assert decide(rule, replace(UPDATE, effect="read")) == Deny(Reason.POLICY_DENIED)
+
+
+# --- groups that are unknown ---
+
+
+def unknown(policies: str, **changes: Any) -> Any:
+    return decide(policies, groups=(), groups_unknown=True, **changes)
+
+
+def test_unknown_groups_change_nothing_where_no_rule_looks_at_groups() -> None:
+    assert unknown(PLAIN) == Permit(rules=("plain",))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'permit (principal in CAB::Group::"sales", action, resource);',
+        'permit (principal is CAB::User in CAB::Group::"sales", action, resource);',
+        'permit (principal, action, resource) when { principal in CAB::Group::"sales" };',
+        'permit (principal, action, resource) when { principal in [CAB::Group::"sales", CAB::Group::"ops"] };',
+        'permit (principal, action, resource) unless { principal in CAB::Group::"ops" };',
+        'permit (principal, action, resource) when { !(principal in CAB::Group::"ops") };',
+    ],
+)
+def test_nothing_is_permitted_by_unknown_groups(rule: str) -> None:
+    assert unknown(f'@id("r") {rule}') == Deny(Reason.POLICY_DENIED)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'forbid (principal in CAB::Group::"ops", action, resource);',
+        'forbid (principal, action, resource) when { principal in CAB::Group::"ops" };',
+        'forbid (principal, action, resource) unless { principal in CAB::Group::"sales" };',
+        'forbid (principal, action, resource) when { principal in [CAB::Group::"ops", CAB::Group::"sales"] };',
+        'forbid (principal, action, resource) when { if principal in CAB::Group::"ops" then true else false };',
+    ],
+)
+def test_a_forbid_by_group_applies_when_groups_are_unknown(rule: str) -> None:
+    assert unknown(PLAIN + f'@id("no") {rule}') == Deny(Reason.POLICY_DENIED, rules=("no",))
+
+
+def test_a_forbid_by_group_whose_other_conditions_fail_forbids_nothing() -> None:
+    rule = '@id("no") forbid (principal in CAB::Group::"ops", action, resource) when { context.trigger == "event" };'
+    assert unknown(PLAIN + rule) == Permit(rules=("plain",))
+
+
+def test_a_question_that_any_group_would_bring_is_asked() -> None:
+    ask = '@id("ask") @confirm("Sure?") permit (principal in CAB::Group::"ops", action, resource);'
+    assert unknown(PLAIN + ask) == Confirm(("Sure?",), rules=("ask", "plain"))
+    assert unknown(ask) == Deny(Reason.POLICY_DENIED)
+
+
+def test_a_login_that_any_group_would_demand_is_demanded() -> None:
+    fresh = '@id("fresh") @max_age("50") permit (principal in CAB::Group::"ops", action, resource);'
+    assert unknown(PLAIN + fresh) == StepUp(("fresh", "plain"), max_age_s=50)
+
+
+def test_a_permit_that_holds_whatever_the_groups_are_permits() -> None:
+    either = (
+        '@id("either") permit (principal, action, resource) '
+        'when { principal in CAB::Group::"ops" || context.trigger == "user_turn" };'
+    )
+    assert unknown(either) == Permit(rules=("either",))
+
+
+def test_a_rule_that_fails_for_some_groups_denies() -> None:
+    rule = f'@id("no") forbid (principal, action, resource) when {{ principal in CAB::Group::"ops" && ({OVERFLOW}) }};'
+    assert unknown(PLAIN + rule) == Deny(Reason.POLICY_ERROR, rules=("no",))
+
+
+def test_known_membership_of_no_group_is_not_unknown() -> None:
+    assert decide(PLAIN + '@id("no") forbid (principal in CAB::Group::"ops", action, resource);', groups=()) == Permit(
+        rules=("plain",)
+    )

@@ -193,12 +193,23 @@ async def test_after_five_minutes_keys_are_renewed_beside_the_request(bench: Ben
     bench.host.pause.set()
 
 
-async def test_after_an_hour_a_removed_key_is_gone(bench: Bench) -> None:
+async def test_a_removed_key_is_gone_once_the_renewal_beside_a_request_is_done(bench: Bench) -> None:
     await bench.find()
     bench.host.answers[JWKS] = key_set(NEW)
-    bench.advance(hours=1, seconds=1)
+    bench.advance(minutes=5, seconds=1)
+    assert await bench.find() == "old"
+    for _ in range(5):
+        await asyncio.sleep(0)
     with pytest.raises(NotFound):
         await bench.find()
+
+
+async def test_a_host_that_hangs_delays_nobody_whose_keys_are_good(bench: Bench) -> None:
+    await bench.find()
+    bench.host.pause = asyncio.Event()
+    bench.advance(hours=5)
+    assert await asyncio.wait_for(bench.find(), 1) == "old"
+    bench.host.pause.set()
 
 
 # --- outages ---
@@ -232,6 +243,34 @@ async def test_during_an_outage_an_unknown_key_may_exist_so_it_is_our_fault(benc
     with pytest.raises(Unavailable):
         await bench.find("unknown")
     assert await bench.find() == "old"
+
+
+async def test_during_an_outage_unknown_keys_cause_one_fetch_per_half_minute(bench: Bench) -> None:
+    await bench.find()
+    bench.host.is_down = True
+    bench.advance(minutes=6)
+    for second in range(60):
+        with pytest.raises(Unavailable):
+            await bench.find(f"unknown-{second}")
+        bench.advance(seconds=1)
+    assert len(bench.host.fetched) - 2 == 2
+
+
+async def test_keys_without_names_serve_tokens_with_and_without_one(bench: Bench) -> None:
+    bench.host.answers[JWKS] = {"keys": [{name: value for name, value in OLD.jwk.items() if name != "kid"}, NEW.jwk]}
+    assert await bench.find("some-name") is None
+    assert await bench.find(None) is None
+
+
+async def test_the_key_set_may_be_on_a_configured_origin() -> None:
+    host = Host()
+    host.answers |= {
+        DISCOVERY: {"issuer": ISSUER, "jwks_uri": "https://www.googleapis.test/certs"},
+        "https://www.googleapis.test/certs": key_set(OLD),
+    }
+    source = KeySource(issuer=ISSUER, origins=("https://www.googleapis.test",))
+    keys = RemoteKeySets({ISSUER: source}, host, SettableClock())
+    assert (await keys.find(ISSUER, "old", "ES256")).kid == "old"
 
 
 async def test_a_host_that_is_down_is_asked_every_five_seconds_at_most(bench: Bench) -> None:
