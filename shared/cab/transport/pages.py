@@ -19,6 +19,7 @@ from cab.domain import audit
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.grants import SERVABLE, GrantStatus
+from cab.domain.groups import GroupsUnknown
 from cab.ports import (
     AuditLog,
     Clock,
@@ -297,7 +298,14 @@ class Pages:
         if visit.session is None:
             return await self._to_login(visit, HOME, LoginDemand())
         account = await self._my_account.view(visit.session)
-        return self._page(visit, "me.html", account=account, health_of=health_of)
+        unknown = visit.session.groups_unknown
+        return self._page(
+            visit,
+            "me.html",
+            account=account,
+            health_of=health_of,
+            groups_unknown=None if unknown is None else GroupsUnknown(unknown),
+        )
 
     async def _disconnect(self, visit: Visit) -> Response:
         form = await self._read_form(visit, way_on=HOME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 from cab.adapters.configuration.findings import AGENTS, BROKER, CONNECTIONS, IDENTITY_PROVIDERS, Findings
@@ -10,7 +11,7 @@ from cab.adapters.configuration.problems import choose_from, closest
 from cab.adapters.configuration.urls import url_mistake
 from cab.adapters.configuration.yaml_tree import Place
 from cab.adapters.http.addresses import is_literal, is_private
-from cab.domain.deployment import Deployment
+from cab.domain.deployment import Deployment, IdentityProvider
 from cab.domain.patterns import covers
 
 GROUP_NAME_LIMIT = 100
@@ -185,6 +186,7 @@ def check_identity_providers(findings: Findings) -> None:
             if not (group.isprintable() and 0 < len(group) <= GROUP_NAME_LIMIT):
                 remedy = f"write a printable name of at most {GROUP_NAME_LIMIT} characters"
                 findings.add(IDENTITY_PROVIDERS, (*at, "groups", value), "the group name is not usable", remedy)
+        _check_what_can_match(findings, at, provider)
     findings.unique(IDENTITY_PROVIDERS, named, "issuer", "list every issuer once")
     shown: dict[tuple[str, str | None], int] = {}
     for position, provider in enumerate(deployment.identity_providers):
@@ -207,6 +209,47 @@ def check_identity_providers(findings: Findings) -> None:
                 severity="warning",
                 needs=(IDENTITY_PROVIDERS,),
             )
+
+
+_ENTRA: Final = frozenset({"login.microsoftonline.com", "sts.windows.net", "login.microsoftonline.us"})
+_ENTRA_FOR_ALL: Final = frozenset({"common", "organizations", "consumers"})
+_CHANGING_CLAIMS: Final = frozenset({"email", "upn", "preferred_username", "unique_name", "name", "nickname"})
+
+
+def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvider) -> None:
+    """Warnings about what is legal and can never match a token, or makes two users of one person."""
+
+    def warn(name: str, message: str, remedy: str, *, needs: tuple[str, ...] = ()) -> None:
+        findings.add(IDENTITY_PROVIDERS, (*at, name), message, remedy, severity="warning", needs=needs)
+
+    try:
+        parts = urlsplit(provider.issuer)
+    except ValueError:
+        return  # told elsewhere
+    if "{" in provider.issuer or "}" in provider.issuer:
+        warn("issuer", "issuer holds a placeholder: no token names it", "write the issuer as your ID tokens have it")
+    entra = parts.hostname in _ENTRA
+    if entra and parts.path.split("/")[1:2] and parts.path.split("/")[1] in _ENTRA_FOR_ALL:
+        remedy = "write the id of your directory: tokens name that one, whichever endpoint the login began at"
+        warn("issuer", "issuer is an endpoint for all directories: no token names it", remedy)
+    for name, value in (("groups_claim", provider.groups_claim), ("subject_claim", provider.subject_claim)):
+        if "//" not in value and "" in value.split("."):
+            warn(name, f"{name} has an empty part between its dots: no claim is found", "write names between the dots")
+    if provider.groups_claim != "groups" and not provider.groups:
+        warn("groups_claim", "groups maps nothing, so groups_claim is never read", "map the claim's values in groups")
+    if provider.groups and parts.hostname == "accounts.google.com":
+        remedy = "remove groups, or log in through an identity provider that sends them"
+        warn("groups", "Google's ID tokens carry no groups: membership is always unknown", remedy)
+    if provider.subject_claim in _CHANGING_CLAIMS:
+        remedy = "choose a claim that never changes and is never given to another person, such as sub or oid"
+        warn("subject_claim", f"`{provider.subject_claim}` can change or pass to another person", remedy)
+    clients = {
+        entry.idp_client_id for entry in findings.deployment.front_ends if entry.identity_provider == provider.issuer
+    }
+    if entra and provider.subject_claim == "sub" and clients - {provider.login.client_id}:
+        remedy = "add subject_claim: oid, or register the front ends and the pages as one application"
+        message = "sub differs between registrations here: front ends and pages take one person for two"
+        warn("issuer", message, remedy, needs=(AGENTS,))
 
 
 def _name(place: Place) -> str:

@@ -1,0 +1,62 @@
+"""Identity providers that are configured so that no token can match, or so that one person becomes two, are warned about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.adapters.configuration.deployment_folder import ENVIRONMENT, IDENTITY_PROVIDERS, write_folder
+
+from cab.adapters.configuration.loader import inspect_folder
+
+ENTRA = "https://login.microsoftonline.com/8eaef023-2b34-4da1-9baa-8bc8c9d6a490/v2.0"
+
+
+def warnings(folder: Path, **changes: Any) -> list[str]:
+    """What is said of the first identity provider with these keys, beyond what is said anyway."""
+    document = yaml.safe_load(IDENTITY_PROVIDERS)
+    entry = document["identity_providers"][0]
+    front_end = entry["issuer"]
+    entry.update(changes)
+    write_folder(folder)
+    (folder / "identity_providers.yaml").write_text(yaml.safe_dump(document))
+    agents = folder / "agents.yaml"
+    agents.write_text(agents.read_text().replace(front_end, entry["issuer"]))
+    problems = inspect_folder(folder, ENVIRONMENT).problems
+    assert [problem for problem in problems if problem.severity == "error"] == []
+    return [problem.message for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"issuer": "https://login.microsoftonline.com/{tenantid}/v2.0"},
+            "issuer holds a placeholder: no token names it",
+        ),
+        ({"issuer": "https://login.microsoftonline.com/common/v2.0"}, "issuer is an endpoint for all directories"),
+        ({"groups_claim": "realm_access.roles", "groups": {}}, "groups maps nothing, so groups_claim is never read"),
+        ({"groups_claim": "realm_access..roles"}, "groups_claim has an empty part between its dots"),
+        ({"subject_claim": ".oid"}, "subject_claim has an empty part between its dots"),
+        ({"subject_claim": "email"}, "`email` can change or pass to another person"),
+        ({"issuer": "https://accounts.google.com", "groups": {"a": "staff"}}, "Google's ID tokens carry no groups"),
+        ({"issuer": ENTRA}, "sub differs between registrations here"),
+    ],
+)
+def test_what_cannot_match_or_mixes_is_warned_about(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    assert any(found.startswith(message) for found in warnings(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"issuer": ENTRA, "subject_claim": "oid"},
+        {"groups_claim": "https://acme.example/roles"},
+        {"groups_claim": "realm_access.roles"},
+    ],
+)
+def test_what_can_match_is_not_warned_about(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert warnings(tmp_path, **changes) == []
