@@ -41,7 +41,10 @@ def warnings(folder: Path, **changes: Any) -> list[str]:
         ({"groups_claim": "realm_access..roles"}, "groups_claim has an empty part between its dots"),
         ({"subject_claim": ".oid"}, "subject_claim has an empty part between its dots"),
         ({"subject_claim": "email"}, "`email` can change or pass to another person"),
-        ({"issuer": "https://accounts.google.com", "groups": {"a": "staff"}}, "Google's ID tokens carry no groups"),
+        (
+            {"issuer": "https://accounts.google.com", "groups": {"a": "sales", "b": "ops"}},
+            "Google's ID tokens carry no groups",
+        ),
         ({"issuer": ENTRA}, "sub differs between registrations here"),
     ],
 )

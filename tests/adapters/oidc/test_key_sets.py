@@ -204,6 +204,14 @@ async def test_a_removed_key_is_gone_once_the_renewal_beside_a_request_is_done(b
         await bench.find()
 
 
+async def test_after_an_hour_a_removed_key_is_gone(bench: Bench) -> None:
+    await bench.find()
+    bench.host.answers[JWKS] = key_set(NEW)
+    bench.advance(hours=1, seconds=1)
+    with pytest.raises(NotFound):
+        await bench.find()
+
+
 async def test_a_host_that_hangs_delays_nobody_whose_keys_are_good(bench: Bench) -> None:
     await bench.find()
     bench.host.pause = asyncio.Event()

@@ -1,8 +1,8 @@
 """Public keys of others: key sets by URL or through OIDC discovery, for configured issuers and clients only.
 
 An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a caller
-waits for a fetch only when there are no good keys or its own is not among them; a fetch
-never follows a redirect and never goes to an origin the configuration does not name (the HTTP client's rule).
+waits for a fetch only when there are no good keys or its own is not among them, and half a second, once, for keys of more
+than an hour ago; a fetch never follows a redirect and never goes to an origin the configuration does not name (the HTTP client's rule).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from cab.protocol import jwk, strict_json
 from cab.protocol.jwk import KeySet, PublicKey
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
+TRUSTED_FOR: Final = timedelta(hours=1)  # then a caller waits a moment for the fetch: a removed key should be gone
+MOMENT_S: Final = 0.5
 GOOD_FOR: Final = timedelta(hours=24)  # then refetched before any use
 COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown keys force, and after a failure
 RETRY_WITHOUT_KEYS: Final = timedelta(seconds=5)  # after a failure, when nobody can log in meanwhile
@@ -67,8 +69,10 @@ class RemoteKeySets:
             await self._try_fetch(source, state, now)
             if not self._good(state):
                 raise Unavailable("identity_provider")
-        elif age > FRESH_FOR and self._may_try(state, now):
-            self._start(source, state)
+        elif age > FRESH_FOR and (state.fetch is None or state.fetch.done()) and self._may_try(state, now):
+            fetch = self._start(source, state)
+            if age > TRUSTED_FOR:
+                await asyncio.wait([fetch], timeout=MOMENT_S)
         try:
             return _pick(state.keys, kid, algorithm)
         except NotFound:
@@ -99,8 +103,9 @@ class RemoteKeySets:
         pause = COOL_DOWN if self._good(state) else RETRY_WITHOUT_KEYS
         return state.failed_at is None or now - state.failed_at >= pause
 
-    def _start(self, source: KeySource, state: _State) -> None:
+    def _start(self, source: KeySource, state: _State) -> asyncio.Task[None]:
         state.fetch = asyncio.create_task(self._fetch(source, state))
+        return state.fetch
 
     def _good(self, state: _State) -> bool:
         return state.fetched_at is not None and self._clock.now() - state.fetched_at <= GOOD_FOR
