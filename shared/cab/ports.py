@@ -6,7 +6,7 @@ All calls are bounded in time by the adapter. A dependency that does not answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -226,8 +226,12 @@ class PolicyEngine(Protocol):
 
 
 class AuditLog(Protocol):
-    async def publish(self, event: AuditEvent) -> None:
-        """Returns when the event is durably acknowledged. Raises Unavailable; the event then goes ahead of the next one."""
+    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
+        """Returns when the event is durably acknowledged. Raises Unavailable; the event then goes ahead of the next one.
+
+        `if_withheld` makes what takes the event back when it is not acknowledged in time or its caller goes away: it stands
+        in the chain from that moment, so the event is not sent late without it.
+        """
 
 
 class AuditRows(Protocol):

@@ -139,6 +139,8 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
         "delegated": decided(story, Outcome.ISSUED, token=TokenFacts(kind="assertion", jti="j")),
         "minted": story.tell(EventType.ASSERTION_MINTED, Outcome.ISSUED)["event_id"],
     }
+    events["withheld"] = decided(story, Outcome.ISSUED)
+    story.withhold(story.rows[-1])
     with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
         environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
         create_dataset(tables, "cab_audit")
@@ -189,6 +191,11 @@ def test_the_explanation_comes_to_what_was_recorded(
     explained = answer(events[name])
     assert (explained["decision"], explained["reason_code"]) == (decision, reason_code)
     assert explained["recorded"]["agrees"] is True
+
+
+def test_a_token_that_was_withheld_is_explained_as_such(events: dict[str, str]) -> None:
+    recorded = answer(events["withheld"])["recorded"]
+    assert (recorded["outcome"], recorded["reason_code"], recorded["agrees"]) == ("refused", "audit_unavailable", True)
 
 
 def results(explained: dict[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cab.adapters.audit_chain import AuditChain
 from cab.adapters.google_cloud.audit_schema import row_of
-from cab.domain.audit import Actor, AuditEvent, EventType, GrantFacts, Outcome, Service, Subject, Tool
+from cab.domain.audit import Actor, AuditEvent, EventType, GrantFacts, Outcome, Service, Subject, Tool, withheld
 
 START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
 ALICE, BOB = "subject-alice", "subject-bob"
@@ -52,6 +52,16 @@ class Story:
         again = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(again)
         return again
+
+    def withhold(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Take back an event whose token did not leave."""
+        issued = AuditEvent.model_validate_json(row["event_json"])
+        event = withheld(issued, event_id=f"event-{len(self.rows):03}", reason_code="audit_unavailable")
+        data = self._chains["a"].seal(event).data
+        sealed = AuditEvent.model_validate_json(data)
+        taken_back = row_of(sealed, data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")
+        self.rows.append(taken_back)
+        return taken_back
 
     def exchange(
         self, outcome: Outcome, *, agent: str = "sales-assistant", action: str = UPDATE, **members: Any

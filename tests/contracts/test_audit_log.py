@@ -103,3 +103,20 @@ async def test_concurrent_events_are_all_there_in_one_unbroken_chain(bench: Benc
     assert {document["event_id"] for document in published} == {f"event-{number:03}" for number in range(1, 251)}
     hashes = [document["chain"]["hash"] for document in published]
     assert [document["chain"]["prev_hash"] for document in published] == ["", *hashes[:-1]]
+
+
+async def test_a_caller_that_goes_away_leaves_its_event_with_what_takes_it_back(bench: Bench) -> None:
+    made: list[int] = []
+
+    def take_back() -> AuditEvent:
+        made.append(1)
+        return event(2, corrects="event-001")
+
+    call = asyncio.create_task(bench.log.publish(event(1), if_withheld=take_back))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await bench.log.publish(event(3), if_withheld=take_back)
+    published = chained(bench.read(3))
+    assert [document["event_id"] for document in published] == ["event-001", "event-002", "event-003"]
+    assert made == [1]

@@ -67,6 +67,7 @@ def story() -> Story:
     revoked = story.rows[-1]
     story.tell_again(revoked, by="b")
     story.tell_again(revoked, by="a")
+    story.withhold(story.exchange(Outcome.ISSUED, txn="t9", confirmation_id="c4"))
     story.tell(EventType.REQUESTS_REFUSED_COUNTED, Outcome.REFUSED, count=40)
     story.tell(EventType.CHAIN_CLOSED, by="b")
     story.tell(EventType.KEY_ROTATED, by="c")
@@ -120,7 +121,7 @@ def test_what_did_each_agent_do_in_whose_name(tables: Any) -> None:
     assert [tuple(row[name] for name in names) for row in answer] == [
         (ALICE, "ops-bot", UPDATE, 1, 0, 1, 0),
         (ALICE, "sales-assistant", DELETE, 4, 1, 3, 1),
-        (ALICE, "sales-assistant", UPDATE, 3, 2, 1, 0),
+        (ALICE, "sales-assistant", UPDATE, 4, 2, 2, 0),
     ]
 
 
@@ -132,6 +133,7 @@ def test_why_was_something_refused_and_by_which_rule(tables: Any) -> None:
     assert [(row["reason_code"], row["n"]) for row in answer] == [
         (None, 40),
         ("confirmation_required", 3),
+        ("audit_unavailable", 1),
         ("intent_outside_task", 1),
         ("policy_denied", 1),
     ]
@@ -162,6 +164,7 @@ def test_how_long_do_users_take_to_confirm_and_what_do_they_answer(tables: Any) 
         ("c1", "approved", 1, True),
         ("c2", "refused", 1, False),
         ("c3", "unanswered", None, False),
+        ("c4", "unanswered", None, False),
     ]
 
 
@@ -187,6 +190,16 @@ def test_which_connection_loses_grants(tables: Any) -> None:
 def test_which_tokens_were_issued_and_never_reported_used(tables: Any) -> None:
     answer = ask(tables, "SELECT txn FROM issued_without_outcome ORDER BY txn")
     assert [row["txn"] for row in answer] == ["t1", "t2", "t4"]  # t1 was used, but that event is the one that was lost
+
+
+def test_a_token_that_was_withheld_is_nowhere_issued(tables: Any) -> None:
+    answer = ask(tables, "SELECT event_type, outcome, reason_code FROM events WHERE txn = 't9' ORDER BY event_type")
+    assert [(row["event_type"], row["outcome"], row["reason_code"]) for row in answer] == [
+        ("exchange.decided", "withheld", None),
+        ("token.withheld", "refused", "audit_unavailable"),
+    ]
+    assert ask(tables, "SELECT used_at FROM confirmations WHERE confirmation_id = 'c4'") == [{"used_at": None}]
+    assert ask(tables, "SELECT reason_code FROM refusals WHERE txn = 't9'") == [{"reason_code": "audit_unavailable"}]
 
 
 def test_which_record_is_missing_or_was_touched(tables: Any, lost: dict[str, Any]) -> None:

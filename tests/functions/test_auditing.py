@@ -156,7 +156,30 @@ async def test_no_token_leaves_whose_event_was_not_acknowledged(world: World, lo
     log.is_down = log.loses_answers = False
     assert (await world.exchange()).status == 200
     ids = [event.event_id for event in world.events()]
-    assert len(set(ids)) == 22  # what was withheld is on record too; a lost acknowledgement repeats, never loses
+    # what was withheld is on record too, each with the event that takes it back; a lost acknowledgement repeats, never loses
+    assert len(set(ids)) == 22 + 20
+
+
+@pytest.mark.parametrize("loses_answers", [False, True])
+@pytest.mark.parametrize("function", ["exchange_token", "mint_assertion"])
+async def test_a_token_that_was_withheld_does_not_stand_as_issued(
+    world: World, function: str, loses_answers: bool
+) -> None:
+    """Before, the queued event went out later as it was, and the table said `issued` for a token that nobody got."""
+    call = world.exchange if function == "exchange_token" else world.mint
+    await call()
+    log = world.cloud.audit_logs[function]
+    log.is_down, log.loses_answers = not loses_answers, loses_answers
+    withheld = await call()
+    log.is_down = log.loses_answers = False
+    given = await call()
+    by_id = {event.event_id: event for event in world.events(function)}
+    (taken_back,) = [event for event in by_id.values() if event.event_type == "token.withheld"]
+    assert (taken_back.outcome, taken_back.reason_code, taken_back.token) == ("refused", "audit_unavailable", None)
+    assert taken_back.corrects is not None
+    original = by_id[taken_back.corrects]
+    assert (original.outcome, original.txn, original.occurred_at) == ("issued", taken_back.txn, taken_back.occurred_at)
+    assert (withheld.status, given.status) == (503, 200)
 
 
 async def test_a_token_whose_hand_out_cannot_be_recorded_does_not_leave(world: World) -> None:
@@ -168,6 +191,9 @@ async def test_a_token_whose_hand_out_cannot_be_recorded_does_not_leave(world: W
     world.break_documents("guards", "write", skip=1)
     answer = await world.exchange(listing, subject_token=assertion)
     assert answer.refusal == (503, "temporarily_unavailable", "store_unavailable")
+    *_, issued, taken_back = world.events()
+    assert (taken_back.event_type, taken_back.corrects) == ("token.withheld", issued.event_id)
+    assert taken_back.reason_code == "store_unavailable"
 
 
 async def test_event_ids_are_version_seven_uuids_and_unique(world: World) -> None:

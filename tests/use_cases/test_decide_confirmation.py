@@ -30,7 +30,7 @@ class OrderedLog(InMemoryAuditLog):
         self._approval_id = approval_id
         self.decided_before: list[bool] = []
 
-    async def publish(self, event: audit.AuditEvent) -> None:
+    async def publish(self, event: audit.AuditEvent, **_: object) -> None:
         self.decided_before.append(await self._acme.decisions.read(self._approval_id) is not None)
         await super().publish(event)
 

@@ -21,8 +21,9 @@ from cab.cli.cloud import json_option
 from cab.cli.dev import environment_of_stack
 from cab.cli.explain_request import BadRequest, read_question
 from cab.cli.proof import Proved, Recorded, proof_as_json, proof_as_text
-from cab.domain.audit import AuditEvent
+from cab.domain.audit import AuditEvent, Outcome
 from cab.domain.deployment import Deployment
+from cab.domain.errors import Reason
 from cab.use_cases.explain_event import NotExplainable, explain_event
 from cab.use_cases.explain_exchange import Explanation, Unreadable, explain
 
@@ -149,6 +150,8 @@ def _of_event(event_id: str, configured: Configured, *, project: str, dataset: s
         raise Unusable(f"{event_id} is not in the table; --since looks further back.")
     try:
         event = AuditEvent.model_validate_json(rows[0]["event_json"] or "")
+        if rows[0]["outcome"] == "withheld":  # the event still says what it said: another one takes it back
+            event = event.model_copy(update={"outcome": Outcome.REFUSED, "reason_code": Reason.AUDIT_UNAVAILABLE.value})
         explained = explain_event(event, configured.deployment, configured.engine)
     except ValidationError as error:
         raise Unusable(f"{event_id} is not kept as an event of this version.") from error

@@ -21,6 +21,7 @@ class EventType(StrEnum):
     EXCHANGE_DECIDED = "exchange.decided"
     TOKEN_INTROSPECTED = "token.introspected"
     TOKEN_REVOKED = "token.revoked"
+    TOKEN_WITHHELD = "token.withheld"
     CONFIRMATION_REQUESTED = "confirmation.requested"
     CONFIRMATION_DECIDED = "confirmation.decided"
     GRANT_CONNECTED = "grant.connected"
@@ -158,6 +159,7 @@ class AuditEvent(Part):
     grant: GrantFacts | None = None
     confirmation_id: str | None = None
     outcome: Outcome | None = None
+    corrects: str | None = Field(default=None, description="event_id of the event that this one takes back.")
     count: int | None = Field(default=None, description="How many refusals an aggregated event stands for.")
     latency_ms: Latency | None = None
     txn: str | None = None
@@ -165,6 +167,19 @@ class AuditEvent(Part):
     caller_ip_prefix: str | None = None
     service: Service | None = None
     chain: Chain | None = None
+
+
+def withheld(event: AuditEvent, *, event_id: str, reason_code: str) -> AuditEvent:
+    """What takes back an event that says `issued`: its token never left. The same instant, so that both are read together."""
+    changes = {
+        "event_id": event_id,
+        "event_type": EventType.TOKEN_WITHHELD,
+        "corrects": event.event_id,
+        "outcome": Outcome.REFUSED,
+        "reason_code": reason_code,
+        "token": None,
+    }
+    return event.model_copy(update=changes)
 
 
 def event_hash(event: dict[str, Any]) -> str:

@@ -178,13 +178,28 @@ class Auditor:
             await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
     async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
-        """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable."""
+        """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable.
+
+        An event that says `issued` is then taken back: nobody gets that token.
+        """
         writes = [asyncio.create_task(write) for write in beside]
         try:
-            await self._log.publish(event)
-        finally:
-            for write in writes:
-                await write
+            await self._log.publish(event, if_withheld=self._taking_back(event, Reason.AUDIT_UNAVAILABLE))
+        except BaseException:
+            await asyncio.gather(*writes, return_exceptions=True)
+            raise
+        failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
+        if failed:
+            about = failed[0].what if isinstance(failed[0], Unavailable) else ""
+            take_back = self._taking_back(event, REASON_BY_DEPENDENCY.get(about, Reason.INTERNAL_ERROR))
+            if take_back is not None:
+                await self._publish_anyway(take_back())
+            raise failed[0]
+
+    def _taking_back(self, event: audit.AuditEvent, reason: Reason) -> Callable[[], audit.AuditEvent] | None:
+        if event.outcome is not audit.Outcome.ISSUED:
+            return None
+        return lambda: audit.withheld(event, event_id=self._randomness.event_id(), reason_code=reason.value)
 
     async def _record_refusal(self, facts: Facts, refusal: BrokerError) -> None:
         for write in facts.beside:

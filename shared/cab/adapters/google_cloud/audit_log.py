@@ -3,7 +3,8 @@
 At most two publishes are in flight. Each carries everything that was queued when it started; events that come
 meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
 for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with the next
-publish: nothing is sent by itself after the answer, when a function has no CPU.
+publish: nothing is sent by itself after the answer, when a function has no CPU. If its caller withheld a token for it,
+what takes it back is queued behind it in the same moment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cab.adapters.audit_chain import AuditChain, SealedEvent
@@ -30,20 +32,19 @@ _MAX_UNACKNOWLEDGED = 1_000  # events; the oldest are kept, because the chain ha
 
 @dataclass(slots=True, eq=False)
 class _Queued:
-    """An event and the caller that waits for it, if one does. `has_failed`: a publish that carried it has."""
+    """An event and the caller that waits for it, if one does. `has_failed`: a publish that carried it has.
+
+    `if_withheld`: what takes it back, until that is queued.
+    """
 
     event: SealedEvent
     acknowledged: asyncio.Future[None] | None = None
     has_failed: bool = False
+    if_withheld: Callable[[], AuditEvent] | None = None
 
     def succeed(self) -> None:
         if self.acknowledged is not None and not self.acknowledged.done():
             self.acknowledged.set_result(None)
-
-    def fail(self) -> None:
-        """Tell the caller. The event itself goes on: in the queue, or with the publish that carries it."""
-        if self.acknowledged is not None and not self.acknowledged.done():
-            self.acknowledged.set_exception(Unavailable(_WHAT))
 
 
 class PubSubAuditLog:
@@ -70,7 +71,7 @@ class PubSubAuditLog:
             self._chain_of_process = AuditChain(self._randomness.token(16), self._service)
         return self._chain_of_process
 
-    async def publish(self, event: AuditEvent) -> None:
+    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
         """Returns when Pub/Sub has acknowledged the event, at most 2 s later.
 
         A caller that is cancelled, or gave up after 2 s, leaves its event in the queue.
@@ -81,13 +82,16 @@ class PubSubAuditLog:
             raise Unavailable(_WHAT)
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
-        queued = _Queued(self._chain.seal(event), acknowledged)
+        queued = _Queued(self._chain.seal(event), acknowledged, if_withheld=if_withheld)
         self._queue.append(queued)
         self._unacknowledged += 1
         self._send()
-        timer = loop.call_later(_BUDGET_S, queued.fail)
+        timer = loop.call_later(_BUDGET_S, self._fail, queued)
         try:
             await acknowledged
+        except asyncio.CancelledError:
+            self._take_back(queued)
+            raise
         finally:
             timer.cancel()
 
@@ -106,6 +110,21 @@ class PubSubAuditLog:
         for queued in self._queue:
             _logger.error("audit event %s was never acknowledged", queued.event.event_id)
         await self._publisher.close()
+
+    def _fail(self, queued: _Queued) -> None:
+        """Tell the caller. The event itself goes on: in the queue, or with the publish that carries it."""
+        if queued.acknowledged is not None and not queued.acknowledged.done():
+            queued.acknowledged.set_exception(Unavailable(_WHAT))
+            self._take_back(queued)
+
+    def _take_back(self, queued: _Queued) -> None:
+        """From now on the event never goes out again without what takes it back: batches are filled in this order."""
+        take_back, queued.if_withheld = queued.if_withheld, None
+        if take_back is not None:
+            event = take_back()
+            _logger.warning("audit event %s: its token was withheld, as event %s says", event.corrects, event.event_id)
+            self._queue.append(_Queued(self._chain.seal(event), has_failed=True))
+            self._unacknowledged += 1
 
     def _last_event(self) -> AuditEvent:
         return AuditEvent(
@@ -163,7 +182,7 @@ class PubSubAuditLog:
             failed = [*batch, *(queued for queued in self._queue if queued.event.seq <= newest)]
         for queued in failed:
             queued.has_failed = True
-            queued.fail()
+            self._fail(queued)
         self._queue = deque(sorted([*batch, *self._queue], key=lambda queued: queued.event.seq))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from cab.adapters.audit_chain import AuditChain, SealedEvent
 from cab.adapters.in_memory.twins import warn_of_twin
@@ -28,8 +29,16 @@ class InMemoryAuditLog:
         self._unsent: deque[SealedEvent] = deque()
         self._chain = AuditChain(f"chain-of-{service}", Service(function=service, revision=revision))
 
-    async def publish(self, event: AuditEvent) -> None:
+    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
         self._unsent.append(self._chain.seal(event))
+        try:
+            await self._send()
+        except (Unavailable, asyncio.CancelledError):
+            if if_withheld is not None:
+                self._unsent.append(self._chain.seal(if_withheld()))
+            raise
+
+    async def _send(self) -> None:
         await asyncio.sleep(self.delay_s)
         if self.is_down:
             raise Unavailable("audit")

@@ -10,7 +10,7 @@ SELECT
   COUNT(*) AS requests,
   COUNTIF(outcome = 'issued') AS issued,
   COUNTIF(outcome = 'executed') AS executed,
-  COUNTIF(outcome = 'refused') AS refused,
+  COUNTIF(outcome IN ('refused', 'withheld')) AS refused,
   COUNTIF(outcome = 'failed') AS failed,
   COUNTIF(confirmation_id IS NOT NULL AND outcome = 'issued') AS confirmed_by_user,
   MIN(occurred_at) AS first_at,
