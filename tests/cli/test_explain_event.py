@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
+from cab.cli import main
 from cab.cli.explain import explain_command
 from cab.domain.audit import (
     Actor,
@@ -31,6 +34,7 @@ from cab.domain.audit import (
 )
 
 PROJECT = "demo-explain-event"
+NUMBERS = itertools.count(1)
 ASSISTANT = Actor(agent_id="sales-assistant", chain=["sales-assistant"], client_id="acme-web", trust_zone="internal")
 
 
@@ -53,6 +57,7 @@ def decided(story: Story, outcome: Outcome, action: str = "crm.opportunity.read"
         "policy": PolicyFacts(version="sha-256:of-then"),
         **members,
     }
+    facts.setdefault("txn", f"txn-of-{next(NUMBERS)}-{secrets.token_urlsafe(8)}")
     row = story.tell(EventType.EXCHANGE_DECIDED, outcome, groups=["sales"], **facts)
     event_id: str = row["event_id"]
     return event_id
@@ -251,6 +256,24 @@ def test_what_is_no_longer_configured_is_said(events: dict[str, str], name: str,
     explained = answer(events[name])
     assert explained["recorded"]["agrees"] is False
     assert any(sentence in (check["finding"] or "") for check in explained["checks"])
+
+
+@pytest.mark.parametrize("form", ["json", "table"])
+def test_what_audit_events_prints_is_taken_from_a_pipe_and_from_a_file(
+    events: dict[str, str], tmp_path: Path, form: str
+) -> None:
+    environment = ENVIRONMENT | {"GOOGLE_CLOUD_PROJECT": PROJECT}
+    options = ["audit", "events", "--since", "30d", "--type", "exchange.decided"]
+    options += ["--limit", "3", *(["--json"] if form == "json" else [])]
+    printed = CliRunner(env=environment).invoke(main, options)
+    assert printed.exit_code == 0, printed.output
+    (tmp_path / "events.txt").write_text(printed.stdout)
+    explaining = ["--config", str(ACME), "--event"]
+    piped = CliRunner(env=environment).invoke(explain_command, [*explaining, "-"], input=printed.stdout)
+    assert piped.exit_code == 0, piped.output
+    assert "decision: " in piped.stdout
+    from_file = CliRunner(env=environment).invoke(explain_command, [*explaining, str(tmp_path / "events.txt")])
+    assert from_file.stdout == piped.stdout
 
 
 def test_only_decisions_on_exchanges_can_be_explained(events: dict[str, str]) -> None:

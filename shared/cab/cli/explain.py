@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +19,20 @@ from cab.adapters.cedar.rules import Rule
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.places import Places
 from cab.adapters.configuration.problems import errors_among
+from cab.adapters.google_cloud.audit_questions import Row
 from cab.cli.audit_options import dataset_option, since_option
 from cab.cli.cloud import json_option
 from cab.cli.dev import environment_of_stack
 from cab.cli.explain_request import BadRequest, read_question
 from cab.cli.proof import Proved, Recorded, proof_as_json, proof_as_text
-from cab.domain.audit import AuditEvent, Outcome
+from cab.domain.audit import AuditEvent, EventType, Outcome
 from cab.domain.deployment import Deployment
 from cab.domain.errors import Reason
 from cab.use_cases.explain_event import NotExplainable, explain_event
 from cab.use_cases.explain_exchange import Explanation, Unreadable, explain
 
 DEMO_FOLDER = Path("examples/acme")
+EVENTS_AT_MOST = 20
 
 
 class Unusable(click.ClickException):
@@ -89,7 +94,12 @@ def load(folder: Path | None) -> Configured:
 
 @click.command("explain")
 @click.argument("request_file", metavar="[REQUEST.json]", type=click.File("rb"), required=False)
-@click.option("--event", "event_id", help="Explain this exchange of the audit table instead of a file.")
+@click.option(
+    "--event",
+    "event_id",
+    help="Explain an exchange of the audit table instead of a file: its event_id, its txn or the beginning of that; or a file "
+    "with what `cab audit events` printed, `-` for standard input.",
+)
 @click.option(
     "--config",
     "folder",
@@ -124,7 +134,20 @@ def explain_command(
     elif project is None:
         raise click.UsageError("--event needs --project or GOOGLE_CLOUD_PROJECT.")
     else:
-        proof = _of_event(str(event_id), configured, project=project, dataset=dataset, since=since)
+        names = _events_named(str(event_id))
+        proofs: list[Proved] = []
+        for name in names:
+            try:
+                proofs += _of_events(name, configured, project=project, dataset=dataset, since=since)
+            except Unusable as error:
+                if len(names) == 1:
+                    raise
+                click.echo(error.format_message(), err=True)
+        if not proofs:
+            raise Unusable("none of these events can be explained.")
+        for proof in proofs[:-1]:
+            click.echo(proof_as_json(proof, configured) if as_json else f"{proof_as_text(proof, configured)}\n")
+        proof = proofs[-1]
     click.echo(proof_as_json(proof, configured) if as_json else proof_as_text(proof, configured))
 
 
@@ -140,17 +163,50 @@ def _of_request(file: BinaryIO, configured: Configured) -> Proved:
     return Proved(question.agent, str(question.claims.get("sub")), question.at, explanation)
 
 
-def _of_event(event_id: str, configured: Configured, *, project: str, dataset: str, since: datetime) -> Proved:
+def _events_named(argument: str) -> list[str]:
+    """The event ids or txns that `--event` means: itself, or those in a file of what `cab audit events` printed.
+
+    Raises: Unusable.
+    """
+    if argument != "-" and not Path(argument).is_file():
+        return [argument]
+    text = sys.stdin.read() if argument == "-" else Path(argument).read_text("utf-8", errors="replace")
+    try:
+        rows = json.loads(text)
+    except ValueError:  # the table: the txn is its last column, shortened where the terminal was narrow
+        lines = [line.split() for line in text.splitlines()]
+        blocks = [words[1] for words in lines if len(words) == 2 and words[0] == "txn"]  # how a narrow terminal has it
+        names = [name.rstrip("…") for name in blocks or [w[-1] for w in lines if EventType.EXCHANGE_DECIDED.value in w]]
+    else:
+        rows = rows if isinstance(rows, list) else [rows]
+        named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("event_id"), str)]
+        decided_rows = [row for row in named if row.get("event_type") == EventType.EXCHANGE_DECIDED.value]
+        names = [row["event_id"] for row in decided_rows]
+    if not names:
+        raise Unusable("there is no decision on an exchange in what `--event` was given.")
+    return list(dict.fromkeys(names))
+
+
+def _of_events(name: str, configured: Configured, *, project: str, dataset: str, since: datetime) -> Iterator[Proved]:
+    """The event of that id, else the decisions on exchanges of that transaction, the newest first. Raises: Unusable."""
     from cab.adapters.google_cloud.audit_questions import EVENT
     from cab.cli.audit_access import tables_of
 
     with tables_of(project, dataset) as tables:
-        rows = list(tables.ask(EVENT, event=event_id, since=since, limit=1))
+        rows = list(tables.ask(EVENT, event=name, since=since, limit=EVENTS_AT_MOST))
     if not rows:
-        raise Unusable(f"{event_id} is not in the table; --since looks further back.")
+        raise Unusable(f"{name} is not in the table; --since looks further back.")
+    exact = [row for row in rows if row["event_id"] == name]
+    decided = [row for row in rows if row["event_type"] == EventType.EXCHANGE_DECIDED.value]
+    for row in exact or decided or rows[:1]:
+        yield _of_event(row, configured)
+
+
+def _of_event(row: Row, configured: Configured) -> Proved:
+    event_id = str(row["event_id"])
     try:
-        event = AuditEvent.model_validate_json(rows[0]["event_json"] or "")
-        if rows[0]["outcome"] == "withheld":  # the event still says what it said: another one takes it back
+        event = AuditEvent.model_validate_json(row["event_json"] or "")
+        if row["outcome"] == "withheld":  # the event still says what it said: another one takes it back
             event = event.model_copy(update={"outcome": Outcome.REFUSED, "reason_code": Reason.AUDIT_UNAVAILABLE.value})
         explained = explain_event(event, configured.deployment, configured.engine)
     except ValidationError as error:

@@ -196,7 +196,13 @@ WHO_COULD_HAVE: Final = Question(
 )
 
 EVENT: Final = Question(
-    "SELECT * FROM events WHERE occurred_at >= @since AND event_id = @event LIMIT @limit", ("since", "event", "limit")
+    """
+    SELECT * FROM events
+    WHERE occurred_at >= @since AND (event_id = @event OR STARTS_WITH(txn, @event))
+    ORDER BY occurred_at DESC, event_id DESC
+    LIMIT @limit
+    """,
+    ("since", "event", "limit"),
 )
 
 
