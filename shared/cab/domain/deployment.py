@@ -178,7 +178,7 @@ class IdentityProvider(StrictModel):
         default=86_400,
         ge=60,
         le=2_592_000,
-        description="Longest life, from iat to exp, of an ID token or ID-JAG that is accepted.",
+        description="Longest life, from iat to exp, of an ID token that is accepted.",
     )
     groups: dict[str, str] = Field(
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from cab.domain.deployment import IdentityProvider
 from cab.protocol import id_tokens
 from cab.protocol.drafts import ID_JAG_TYP
 from cab.protocol.jws import Rules, TokenRejected, VerifiedClaims
+
+
+MAX_LIFE: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def rules(provider: IdentityProvider, audience: str) -> Rules:
         algorithms=frozenset(provider.algorithms),
         issuer=provider.issuer,
         audiences=frozenset({audience}),
-        max_life=timedelta(seconds=provider.id_token_max_life_s),
+        max_life=MAX_LIFE,
         one_element_audience=True,
     )
 
