@@ -14,7 +14,6 @@ from cab.protocol import id_tokens
 from cab.protocol.drafts import ID_JAG_TYP
 from cab.protocol.jws import Rules, TokenRejected, VerifiedClaims
 
-
 MAX_LIFE: Final = timedelta(hours=1)
 
 
