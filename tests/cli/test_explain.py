@@ -265,6 +265,16 @@ def test_an_evaluation_error_is_a_policy_error_with_the_failing_rule(folder: Pat
     assert [rule["id"] for rule in explained["rules"]] == ["overflow"]
 
 
+def test_candidate_policies_of_which_none_matches_are_shown_as_far_as_they_speak_of_the_action(folder: Path) -> None:
+    (folder / "policies_candidate").mkdir()
+    (folder / "policies_candidate" / "sales.cedar").write_text(
+        '@id("ops-only") permit (principal in CAB::Group::"ops", action in [CAB::Action::"read"], resource);'
+    )
+    explained = answer(request(), folder=folder)
+    assert explained["candidate"]["decision"] == "deny (policy_denied) by no rule"
+    assert [rule["id"] for rule in explained["candidate"]["rules"]] == ["ops-only"]
+
+
 def test_what_candidate_policies_would_decide_is_shown_where_it_differs(folder: Path) -> None:
     (folder / "policies_candidate").mkdir()
     (folder / "policies_candidate" / "sales.cedar").write_text(

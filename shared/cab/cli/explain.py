@@ -58,7 +58,11 @@ class Configured:
 
     def candidate_rules_of(self, explanation: Explanation) -> tuple[Rule, ...]:
         shadow = explanation.assessment.shadow if explanation.assessment else None
-        return tuple(self.engine.rule(name, candidate=True) for name in shadow.rules) if shadow else ()
+        if shadow is None or explanation.assessment is None:
+            return ()
+        decided = tuple(self.engine.rule(name, candidate=True) for name in shadow.rules)
+        # Where none of them matched, those that might have are what one wants to read.
+        return decided or self.engine.rules_about(explanation.assessment.intent.action.id, candidate=True)
 
     def unmatched_rules_of(self, explanation: Explanation) -> tuple[Rule, ...]:
         """The rules that speak of the action and did not decide."""

@@ -65,9 +65,10 @@ class CedarPolicyEngine:
             raise KeyError(rule_id)
         return rules.rule_by_id[rule_id]
 
-    def rules_about(self, action: str) -> tuple[Rule, ...]:
-        """The active rules whose action scope can match `action`, in the order of the files."""
-        return self._active.rules_about(action)
+    def rules_about(self, action: str, *, candidate: bool = False) -> tuple[Rule, ...]:
+        """The active rules, or the candidate ones, whose action scope can match `action`, in the order of the files."""
+        rules = self._candidate if candidate else self._active
+        return () if rules is None else rules.rules_about(action)
 
 
 def _kind(decision: Decision) -> tuple[type[Decision], Reason | None]:
