@@ -201,3 +201,24 @@ async def test_while_googles_keys_are_away_a_new_instance_asks_for_redelivery(wo
 async def test_only_post_is_answered(world: World, method: str) -> None:
     answer = await world.request(method, "/", function="ingest_audit")
     assert (answer.status, answer.header("allow")) == (405, "POST")
+
+
+async def test_an_event_of_an_unknown_schema_version_is_kept_aside_and_one_of_the_first_is_taken(world: World) -> None:
+    document = json.loads(await real_event(world))
+    for version in (1, 2, 3, "2", None):
+        changed = document | {"schema_version": version}
+        changed["chain"] = document["chain"] | {"hash": event_hash(changed)}
+        assert (await push(world, wrapped(json.dumps(changed).encode()))).status == 204
+    assert [row["schema_version"] for row in world.cloud.audit_rows.rows] == [1, 2]
+    assert [message.cause for message in world.cloud.quarantine.messages] == ["unknown_schema_version"] * 3
+
+
+async def test_token_like_text_of_an_older_function_stops_at_ingest(world: World) -> None:
+    token = "ghp_" + "a1B2" * 9
+    document = json.loads(await real_event(world))
+    document["intent"]["reason"] = f"with {token}"
+    document["chain"]["hash"] = event_hash(document)
+    assert (await push(world, wrapped(json.dumps(document).encode()))).status == 204
+    (row,) = world.cloud.audit_rows.rows
+    assert token not in json.dumps(row)
+    assert row["intent"]["reason"].startswith("with [token sha-256:")

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import rfc8785
 
-from cab.domain.audit import AuditEvent, Service
+from cab.domain.audit import AuditEvent, Service, without_credentials
 
 _FIRST_PREV_HASH = ""
 # Between these, shortest decimals look alike everywhere; beyond, JavaScript and orjson change to exponents elsewhere.
@@ -42,7 +42,7 @@ class AuditChain:
     def seal(self, event: AuditEvent) -> SealedEvent:
         """Append the event. Members that are null are left out of `data`, and so of the hash."""
         seq = self._length + 1
-        document = event.model_dump(mode="json", exclude_none=True)
+        document = without_credentials(event.model_dump(mode="json", exclude_none=True))
         document["service"] = self._service
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
         chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()

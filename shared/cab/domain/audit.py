@@ -13,7 +13,10 @@ from typing import Any, Literal
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+from cab.domain.token_text import without_tokens
+
+SCHEMA_VERSION = 2
+KNOWN_SCHEMA_VERSIONS = frozenset({1, 2})  # 1 has no `why` and no `unverified`
 
 
 class EventType(StrEnum):
@@ -30,6 +33,8 @@ class EventType(StrEnum):
     GRANT_REVOKED = "grant.revoked"
     GRANT_QUARANTINED = "grant.quarantined"
     GRANT_SERVED = "grant.served"
+    GRANT_ALLOWED = "grant.allowed"
+    GRANTS_SWEPT = "grants.swept"
     TOOL_EXECUTED = "tool.executed"
     KEY_ROTATED = "key.rotated"
     REQUEST_REFUSED = "request.refused"
@@ -117,6 +122,13 @@ class GrantFacts(Part):
     upstream_revoked: bool | None = None
 
 
+class Unverified(Part):
+    """What a refused credential says of itself. Anybody can write anything there."""
+
+    client_id: str | None = Field(default=None, description="Claimed by a refused credential; checked by nobody.")
+    issuer: str | None = Field(default=None, description="Claimed by a refused credential; checked by nobody.")
+
+
 class Latency(Part):
     total: float | None = None
     policy: float | None = None
@@ -153,6 +165,8 @@ class AuditEvent(Part):
     task: TaskFacts | None = None
     decision: Literal["permit", "deny", "confirm"] | None = None
     reason_code: str | None = None
+    why: str | None = Field(default=None, description="Which check refused a credential: a fixed phrase of ours.")
+    unverified: Unverified | None = None
     policy: PolicyFacts | None = None
     scopes: Scopes | None = None
     token: TokenFacts | None = None
@@ -180,6 +194,51 @@ def withheld(event: AuditEvent, *, event_id: str, reason_code: str) -> AuditEven
         "token": None,
     }
     return event.model_copy(update=changes)
+
+
+MAX_CLAIMED_CHARS = 200
+
+
+def unverified(client_id: str | None, issuer: str | None) -> Unverified | None:
+    """Claims of a refused credential as the record may hold them: bounded, one line of ASCII, no token material."""
+    if client_id is None and issuer is None:
+        return None
+    return Unverified(client_id=_claimed(client_id), issuer=_claimed(issuer))
+
+
+def _claimed(text: str | None) -> str | None:
+    if text is None:
+        return None
+    # Tokens first: half of one is one no more. What is cut off may be a megabyte, and is looked at by nobody.
+    shown = without_tokens(text[: 8 * MAX_CLAIMED_CHARS]).encode("unicode_escape", "surrogatepass").decode("ascii")
+    return shown if len(shown) <= MAX_CLAIMED_CHARS else shown[: MAX_CLAIMED_CHARS - 3] + "..."
+
+
+_WRITTEN_BY_OTHERS = {
+    "intent": ("identifier", "parameters", "reason", "trigger", "task_id"),
+    "unverified": ("client_id", "issuer"),
+    "grant": ("cause",),
+    "scopes": ("requested",),
+}
+
+
+def without_credentials(document: dict[str, Any]) -> dict[str, Any]:
+    """The event as JSON with token-like text in what others wrote replaced by its fingerprint; itself where there is none."""
+    changed: dict[str, Any] = {}
+    for group, members in _WRITTEN_BY_OTHERS.items():
+        facts = document.get(group)
+        if not isinstance(facts, dict):
+            continue
+        safe = {name: _safe(facts[name]) for name in members if name in facts}
+        if any(safe[name] != facts[name] for name in safe):
+            changed[group] = facts | safe
+    return document | changed if changed else document
+
+
+def _safe(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_safe(item) for item in value]
+    return without_tokens(value) if isinstance(value, str) else value
 
 
 def event_hash(event: dict[str, Any]) -> str:

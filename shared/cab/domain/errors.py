@@ -88,14 +88,35 @@ class Remedy:
 NO_REMEDY = Remedy()
 
 
-class BrokerError(Exception):
-    """A refusal. `reason` is for programs, `detail` a fixed sentence for people: neither ever quotes input or secrets."""
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Who a refused credential says that it is of. Nobody checked it; only the audit shows it, marked as unverified."""
 
-    def __init__(self, reason: Reason, detail: str = "", *, remedy: Remedy = NO_REMEDY) -> None:
+    client_id: str | None = None
+    issuer: str | None = None
+
+
+class BrokerError(Exception):
+    """A refusal. `reason` is for programs, `detail` a fixed sentence for people: neither ever quotes input or secrets.
+
+    `why` (a fixed phrase) and `claimed` are for the audit alone: the caller's answer is the same whatever they say.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str = "",
+        *,
+        remedy: Remedy = NO_REMEDY,
+        why: str | None = None,
+        claimed: Claimed | None = None,
+    ) -> None:
         super().__init__(reason.value)
         self.reason = reason
         self.detail = detail
         self.remedy = remedy
+        self.why = why
+        self.claimed = claimed
 
 
 def invalid_parameter(name: str, detail: str = "") -> BrokerError:

@@ -27,6 +27,7 @@ from cab.use_cases.revoke_grants import RevokeGrants
 from cab.use_cases.serve_grant import ServeGrant
 from cab.use_cases.sweep_grants import FanOut, SweepGrants
 
+Endpoint = Callable[[bytes, Facts], Awaitable[dict[str, Any]]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 GRANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a document: nothing that could name another
 GrantId = Annotated[str, StringConstraints(pattern=f"^{GRANT_ID.pattern}\\Z")]
@@ -100,12 +101,12 @@ class GrantEndpoints:
         self._synchronize = synchronize
         self._auditor = auditor
         self._randomness = randomness
-        self._routes: dict[str, tuple[Callable[[bytes, Facts], Awaitable[dict[str, Any]]], frozenset[str]]] = {
-            "/grants/token": (self._token, callers.token),
-            "/grants/revoke": (self._revoke_grants, callers.revoke),
-            "/grants/allow": (self._allow, callers.revoke),
-            "/grants/sweep": (self._sweep_grants, callers.sweep),
-            "/grants/due": (self._visit, callers.sweep),
+        self._routes: dict[str, tuple[EventType, Endpoint, frozenset[str]]] = {
+            "/grants/token": (EventType.GRANT_SERVED, self._token, callers.token),
+            "/grants/revoke": (EventType.GRANT_REVOKED, self._revoke_grants, callers.revoke),
+            "/grants/allow": (EventType.GRANT_ALLOWED, self._allow, callers.revoke),
+            "/grants/sweep": (EventType.GRANTS_SWEPT, self._sweep_grants, callers.sweep),
+            "/grants/due": (EventType.GRANTS_SWEPT, self._visit, callers.sweep),
         }
 
     async def handle(self, request: Request) -> Response:
@@ -116,7 +117,7 @@ class GrantEndpoints:
         route = self._routes.get(path)
         if route is None:
             return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
-        endpoint, allowed = route
+        event_type, endpoint, allowed = route
 
         async def work(facts: Facts) -> dict[str, Any]:
             body = await read_body(request, media_type="application/json")
@@ -127,7 +128,7 @@ class GrantEndpoints:
             return await endpoint(body, facts)
 
         # Successes leave their own events (exchange.decided, grant.*); only refusals are recorded here.
-        answered = await self._auditor.run(EventType.GRANT_SERVED, RequestContext(context.txn), work, silent=True)
+        answered = await self._auditor.run(event_type, RequestContext(context.txn), work, silent=True)
         if answered.refusal is not None:
             return refusal_response(answered.refusal, txn=answered.txn)
         body = orjson.dumps(answered.answer)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
+import orjson
+
 from cab.domain import audit
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
 
@@ -27,6 +29,24 @@ REASON_BY_DEPENDENCY: Final = {
     "grants": Reason.PROVIDER_UNAVAILABLE,
     "policy": Reason.POLICY_UNAVAILABLE,
 }
+# Refusals of logins, callbacks and those who act, whose fixed sentence tells the fault where nothing inner does.
+_TOLD_BY_DETAIL: Final = frozenset(
+    {
+        Reason.STATE_INVALID,
+        Reason.CSRF_INVALID,
+        Reason.LOGIN_FAILED,
+        Reason.CONSENT_REFUSED,
+        Reason.AUTHORIZATION_FAILED,
+        Reason.ISSUER_MISMATCH,
+        Reason.STEP_UP_REQUIRED,
+        Reason.ASSERTION_INVALID,
+        Reason.ACTOR_TOKEN_INVALID,
+        Reason.ACTOR_MISMATCH,
+        Reason.MAY_ACT_VIOLATED,
+        Reason.DPOP_PROOF_INVALID,
+        Reason.SUBJECT_TOKEN_INVALID,
+    }
+)
 UNAUTHENTICATED_EVENTS_PER_MINUTE: Final = 5
 TRACKED_SOURCES: Final = 1000
 COUNTED_AT_ONCE: Final = 20  # no stranger waits for more
@@ -206,9 +226,15 @@ class Auditor:
             write.close()
         facts.token = None
         outcome = audit.Outcome.FAILED if refusal.reason is Reason.INTERNAL_ERROR else audit.Outcome.REFUSED
-        events = [facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)]
+        event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)
+        claimed = refusal.claimed or Claimed()
+        why = refusal.why or (refusal.detail if refusal.reason in _TOLD_BY_DETAIL else None) or None
+        event = event.model_copy(update={"why": why, "unverified": audit.unverified(claimed.client_id, claimed.issuer)})
+        events = [event]
         if not facts.client_authenticated:
             events = [*self._counted(facts.context), *(events if self._is_within_budget(facts.context) else [])]
+        if why is not None and event in events:
+            _log.warning("%s", _refusal_line(event))
         await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
     async def _publish_anyway(self, event: audit.AuditEvent) -> None:
@@ -243,6 +269,13 @@ class Auditor:
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
             events.append(event.model_copy(update={"count": source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE}))
         return events
+
+
+def _refusal_line(event: audit.AuditEvent) -> str:
+    """One line of JSON, as rare as the event itself."""
+    members = {"event_id", "event_type", "txn", "reason_code", "why", "unverified", "caller_ip_prefix"}
+    said = event.model_dump(mode="json", include=members, exclude_none=True)
+    return orjson.dumps({"message": "credential refused", "severity": "WARNING", **said}).decode()
 
 
 def log_bug(error: BaseException, *, txn: str) -> None:

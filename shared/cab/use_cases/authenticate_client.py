@@ -11,12 +11,13 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from cab.domain.clients import Agent, ClientSecretBasic, FederatedJwt, FrontEnd, PrivateKeyJwt
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import Clock, NotFound, SecretReader, VerificationKeys
 from cab.protocol import jws
 from cab.protocol.client_assertions import basic_credentials, federated_rules, private_key_jwt_rules
 from cab.protocol.names import CLIENT_ASSERTION_TYPE
 from cab.stores.single_use import Kind, SingleUse
+from cab.use_cases.refused_credentials import credential_refused
 from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 
 _Client = TypeVar("_Client", bound=FrontEnd | Agent)
@@ -41,8 +42,15 @@ class Credentials:
     dpop_proof: str | None = None
 
 
-def failed(detail: str = "Client authentication failed.") -> BrokerError:
-    return BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, detail)
+def failed(
+    why: Exception | str,
+    detail: str = "Client authentication failed.",
+    *,
+    token: str | None = None,
+    client_id: str | None = None,
+) -> BrokerError:
+    """One answer for every fault; `why` tells them apart in the audit."""
+    return credential_refused(Reason.CLIENT_AUTHENTICATION_FAILED, detail, why, token=token, client_id=client_id)
 
 
 class ClientAuthenticator(Generic[_Client]):
@@ -86,19 +94,23 @@ class ClientAuthenticator(Generic[_Client]):
         Raises: BrokerError CLIENT_AUTHENTICATION_FAILED; Unavailable.
         """
         if offered.authorization is not None and offered.client_assertion is not None:
-            raise failed("Use one method of client authentication.")
+            raise failed("two methods at once", "Use one method of client authentication.", client_id=offered.client_id)
         if offered.client_assertion is not None:
             if offered.client_assertion_type != CLIENT_ASSERTION_TYPE:
-                raise failed("client_assertion_type is not supported.")
+                raise failed(
+                    "client_assertion_type is another",
+                    "client_assertion_type is not supported.",
+                    client_id=offered.client_id,
+                )
             client, spend = await self._by_jwt(offered.client_assertion)
         elif offered.authorization is not None:
             client, spend = await self._by_secret(offered.authorization), None
         else:
-            raise failed("Client authentication is missing.")
+            raise failed("no client authentication", "Client authentication is missing.", client_id=offered.client_id)
         if offered.client_id is not None and offered.client_id != client.client_id:
             if spend is not None:
                 spend.close()
-            raise failed()
+            raise failed("the parameter client_id is another client", client_id=offered.client_id)
         return client, _nothing_to_spend() if spend is None else asyncio.create_task(spend)
 
     async def resolve_actor(self, actor_token: str) -> _Client:
@@ -109,7 +121,9 @@ class ClientAuthenticator(Generic[_Client]):
         try:
             client, spend = await self._by_jwt(actor_token)
         except BrokerError as error:
-            raise BrokerError(Reason.ACTOR_TOKEN_INVALID, "The actor token is not valid.") from error
+            raise credential_refused(
+                Reason.ACTOR_TOKEN_INVALID, "The actor token is not valid.", error, token=actor_token
+            ) from error
         if spend is not None:
             spend.close()
         return client
@@ -124,18 +138,20 @@ class ClientAuthenticator(Generic[_Client]):
             if issuer in self._federated_algorithms:
                 return self._workloads.remember(assertion, await self._by_workload_identity(token, issuer)), None
             return await self._by_own_key(token, issuer)
-        except jws.TokenRejected as error:
-            raise failed() from error
-        except NotFound as error:
-            raise failed() from error
+        except (jws.TokenRejected, NotFound) as error:
+            raise failed(error, token=assertion) from error
 
     async def _by_own_key(self, token: jws.UnverifiedToken, client_id: str) -> tuple[_Client, _Spend]:
         # The client is looked up by the assertion's own claim (many clients send no client_id parameter), then verified
         # with that client's keys only.
         client = self._clients.get(client_id)
         method = next((m for m in client.authentication if isinstance(m, PrivateKeyJwt)), None) if client else None
-        if client is None or method is None or token.claims.get("sub") != client_id:
-            raise failed()
+        if client is None:
+            raise jws.TokenRejected("iss is no client of this endpoint and no platform that clients run on")
+        if method is None:
+            raise jws.TokenRejected("the client is not registered for private_key_jwt")
+        if token.claims.get("sub") != client_id:
+            raise jws.TokenRejected("sub is another than iss")
         key = await self._keys.find(client_source(client_id), token.kid, token.algorithm)
         rules = private_key_jwt_rules(method, client_id=client_id, issuer=self._issuer, endpoint=self._endpoint)
         verified = jws.verify(token, key, rules, now=self._clock.now())
@@ -147,7 +163,12 @@ class ClientAuthenticator(Generic[_Client]):
             Kind.CLIENT_ASSERTION, tenant=client.tenant, issuer=client.client_id, identifier=jti, until=until
         )
         if not first_use:
-            raise BrokerError(Reason.CLIENT_ASSERTION_REPLAYED, "This client assertion was used before.")
+            raise BrokerError(
+                Reason.CLIENT_ASSERTION_REPLAYED,
+                "This client assertion was used before.",
+                why="used before",
+                claimed=Claimed(client_id=client.client_id, issuer=client.client_id),
+            )
 
     async def _by_workload_identity(self, token: jws.UnverifiedToken, issuer: str) -> Verified[_Client]:
         """A platform's identity token is reusable until it expires (its holder cannot choose `jti`), so none is spent.
@@ -159,25 +180,27 @@ class ClientAuthenticator(Generic[_Client]):
         verified = jws.verify(token, key, rules, now=self._clock.now())
         client = self._by_workload.get((issuer, verified.text("sub")))
         if client is None:
-            raise failed()
+            raise jws.TokenRejected("sub is no workload of a client of this endpoint")
         return Verified(client, verified.issuer, verified.expires_at, key)
 
     async def _by_secret(self, authorization: str) -> _Client:
         offered = basic_credentials(authorization)
         if offered is None:
-            raise failed()
+            raise failed("Authorization is not well-formed Basic")
         client_id, secret = offered
         client = self._clients.get(client_id)
         method = next((m for m in client.authentication if isinstance(m, ClientSecretBasic)), None) if client else None
-        if client is None or method is None:
-            raise failed()
+        if client is None:
+            raise failed("no such client at this endpoint", client_id=client_id)
+        if method is None:
+            raise failed("the client is not registered for a secret", client_id=client_id)
         try:
             expected = await self._secrets.access(method.secret.secret, method.secret.version)
         except NotFound as error:
-            raise failed() from error
+            raise failed("the client's secret is not there", client_id=client_id) from error
         # Hashed first: compare_digest leaks the length of unequal inputs.
         if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), hashlib.sha256(expected).digest()):
-            raise failed()
+            raise failed("the secret is another", client_id=client_id)
         return client
 
 

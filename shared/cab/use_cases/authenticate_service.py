@@ -10,6 +10,7 @@ from datetime import timedelta
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol import jws
+from cab.use_cases.refused_credentials import credential_refused
 
 MAX_LIFE = timedelta(hours=1)
 
@@ -23,10 +24,9 @@ class ServiceAuthenticator:
 
     async def authenticate(self, authorization: str | None, *, allowed: frozenset[str]) -> str:
         """The caller's account. Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, the same for every failure; Unavailable."""
-        refused = BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, "This function answers known services only.")
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise refused
+            raise _refused("no bearer token")
         rules = jws.Rules(
             typ=frozenset({None, "jwt"}),
             algorithms=frozenset({"RS256"}),
@@ -40,7 +40,15 @@ class ServiceAuthenticator:
             verified = jws.verify(unverified, key, rules, now=self._clock.now())
             email = verified.text("email")
         except (jws.TokenRejected, NotFound) as error:
-            raise refused from error
-        if verified.claims.get("email_verified") is not True or email not in allowed:
-            raise refused
+            raise _refused(error, token) from error
+        if verified.claims.get("email_verified") is not True:
+            raise _refused("email is not verified", token)
+        if email not in allowed:
+            raise _refused("the account may not call this", token)
         return email
+
+
+def _refused(cause: Exception | str, token: str | None = None) -> BrokerError:
+    return credential_refused(
+        Reason.CLIENT_AUTHENTICATION_FAILED, "This function answers known services only.", cause, token=token
+    )

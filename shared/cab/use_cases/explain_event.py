@@ -34,6 +34,7 @@ STAGE_OF_REASON: Final[Mapping[Reason, Stage]] = {
     Reason.CLIENT_ASSERTION_REPLAYED: Stage.CLIENT,
     Reason.SUBJECT_TOKEN_INVALID: Stage.ASSERTION,
     Reason.SUBJECT_TOKEN_EXPIRED: Stage.ASSERTION,
+    Reason.ASSERTION_INVALID: Stage.ASSERTION,
     Reason.MAY_ACT_VIOLATED: Stage.MAY_ACT,
     Reason.TARGET_MISSING: Stage.TARGET,
     Reason.TARGET_REPEATED: Stage.TARGET,
@@ -70,6 +71,9 @@ class ExplainedEvent:
 
 def explain_event(event: AuditEvent, deployment: Deployment, policies: PolicyEngine) -> ExplainedEvent:
     """Raises: NotExplainable for events of other types."""
+    if event.why is not None and event.decision is None:
+        reason = Reason(event.reason_code) if event.reason_code in set(Reason) else None
+        return ExplainedEvent(_never_decided(event, reason, Proof()), None, _of_refused_credential(event))
     if event.event_type is not EventType.EXCHANGE_DECIDED:
         raise NotExplainable(f"the event is of type {event.event_type.value}, not a decision on an exchange")
     if event.token is not None and event.token.kind == "assertion":
@@ -220,8 +224,23 @@ def _never_decided(event: AuditEvent, reason: Reason | None, proof: Proof) -> Ex
             "connection": facts.connection,
             "action": facts.action,
         }
-        proof.note(Step(failed, Result.FAILED, f"recorded: {reason.value}", {k: v for k, v in inputs.items() if v}))
+        proof.note(
+            Step(
+                failed,
+                Result.FAILED,
+                f"recorded: {reason.value}{f': {event.why}' if event.why else ''}",
+                {k: v for k, v in inputs.items() if v},
+            )
+        )
     return proof.concluded(BrokerError(reason) if reason else None)
+
+
+def _of_refused_credential(event: AuditEvent) -> tuple[str, ...]:
+    notes = [f"refused before anything was decided, because: {event.why}"]
+    if event.unverified is not None:
+        claimed = event.unverified.model_dump(exclude_none=True)
+        notes.append("the credential claims, unverified: " + ", ".join(f"{k} {v}" for k, v in claimed.items()))
+    return tuple(notes)
 
 
 def _with_recorded_refusal(explanation: Explanation, event: AuditEvent, reason: Reason | None) -> Explanation:

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from cab.domain import audit
 from cab.domain.deployment import Deployment, IdentityProvider
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.domain.identifiers import digest
 from cab.ports import (
     AnswerTooLarge,
@@ -34,6 +34,7 @@ from cab.protocol.pkce import code_challenge
 from cab.stores.sessions import BrowserStates, LoginState, Session
 from cab.use_cases.auditing import Facts
 from cab.use_cases.idp_metadata import IdpEndpoints, IdpMetadata
+from cab.use_cases.refused_credentials import credential_refused
 
 STATE_LIFE: Final = timedelta(minutes=10)
 TOKEN_TIMEOUT_S: Final = 8.0
@@ -191,7 +192,11 @@ class Login:
         endpoints = await self._metadata.endpoints(provider.issuer)
         _check_issuer(answer.get("iss"), provider, endpoints)
         if "code" not in answer or "error" in answer:
-            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.")
+            raise BrokerError(
+                Reason.LOGIN_FAILED,
+                "The identity provider did not log you in.",
+                why="the callback brings no code",
+            )
         id_token = await self._redeem(provider, endpoints, answer["code"], state.code_verifier)
         login = await self._verify(id_token, provider, state.nonce)
         _check_demand(login, state)
@@ -227,7 +232,11 @@ class Login:
             raise Unavailable("identity_provider")
         id_token = members.get("id_token")
         if not isinstance(id_token, str):
-            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.")
+            raise BrokerError(
+                Reason.LOGIN_FAILED,
+                "The identity provider did not log you in.",
+                why=f"the token endpoint answered {answer.status} without an ID token",
+            )
         return id_token
 
     async def _verify(self, id_token: str, provider: IdentityProvider, nonce: str) -> id_tokens.Login:
@@ -241,7 +250,9 @@ class Login:
             verified = jws.verify(unverified, key, id_tokens.rules(provider, client_id), now=self._clock.now())
             return id_tokens.read(verified, provider, client_id=client_id, nonce=nonce)
         except (jws.TokenRejected, NotFound) as error:
-            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider's answer cannot be trusted.") from error
+            raise credential_refused(
+                Reason.LOGIN_FAILED, "The identity provider's answer cannot be trusted.", error, token=id_token
+            ) from error
 
 
 def _browser_digest(browser: str) -> str:
@@ -260,7 +271,12 @@ def _check_issuer(iss: str | None, provider: IdentityProvider, endpoints: IdpEnd
     if iss is None and not endpoints.sends_iss:
         return
     if iss != provider.issuer:
-        raise BrokerError(Reason.ISSUER_MISMATCH, "The answer came from another identity provider than the one asked.")
+        raise BrokerError(
+            Reason.ISSUER_MISMATCH,
+            "The answer came from another identity provider than the one asked.",
+            why="iss is missing from the callback" if iss is None else "iss of the callback is another issuer",
+            claimed=Claimed(issuer=iss),
+        )
 
 
 def _check_demand(login: id_tokens.Login, state: LoginState) -> None:

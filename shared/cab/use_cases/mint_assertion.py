@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from cab.domain import audit
 from cab.domain.clients import FrontEnd
@@ -19,8 +19,11 @@ from cab.protocol.forms import required
 from cab.protocol.id_tokens import Login
 from cab.use_cases.auditing import Facts
 from cab.use_cases.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.refused_credentials import credential_refused
 from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 from cab.use_cases.verify_dpop import DpopVerifier
+
+_NO_LOGIN: Final = "The subject token is not an acceptable ID token."
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +155,9 @@ class MintAssertion:
                 raise jws.TokenRejected("expired", expired=True)
         except jws.TokenRejected as error:
             reason = Reason.SUBJECT_TOKEN_EXPIRED if error.expired else Reason.SUBJECT_TOKEN_INVALID
-            raise BrokerError(reason, "The subject token is not an acceptable ID token.") from error
+            raise credential_refused(reason, _NO_LOGIN, error, token=token) from error
         except NotFound as error:
-            raise BrokerError(
-                Reason.SUBJECT_TOKEN_INVALID, "The subject token is not an acceptable ID token."
-            ) from error
+            raise credential_refused(Reason.SUBJECT_TOKEN_INVALID, _NO_LOGIN, error, token=token) from error
         return login
 
     async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:

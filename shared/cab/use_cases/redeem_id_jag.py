@@ -18,6 +18,7 @@ from cab.protocol.authorization_details import validate_detail
 from cab.protocol.id_jag import IdJag
 from cab.protocol.names import TASK_TYPE
 from cab.stores.single_use import Kind, SingleUse
+from cab.use_cases.refused_credentials import credential_refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ class RedeemIdJag:
         try:
             jag = await self._verify(token, agent)
         except (jws.TokenRejected, NotFound) as error:
-            raise BrokerError(Reason.ASSERTION_INVALID, "The assertion is not valid.") from error
+            raise credential_refused(
+                Reason.ASSERTION_INVALID, "The assertion is not valid.", error, token=token
+            ) from error
         now = self._clock.now()
         login = jag.login
         assertion = Assertion(

@@ -6,6 +6,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock
 from cab.protocol import dpop
 from cab.stores.single_use import Kind, SingleUse
+from cab.use_cases.refused_credentials import credential_refused
 
 
 class DpopVerifier:
@@ -26,20 +27,24 @@ class DpopVerifier:
         try:
             verified = dpop.verify(proof, method="POST", url=self._url, now=self._clock.now())
         except dpop.InvalidProof as error:
-            raise _invalid() from error
+            raise _invalid(error, proof) from error
         first_use = await self._single_use.claim(
             Kind.DPOP_PROOF, tenant=tenant, issuer=verified.jkt, identifier=verified.jti, until=verified.spend_until
         )
         if not first_use:
-            raise _invalid()
+            raise _invalid("used before", proof)
         return verified.jkt
 
 
 def check_binding(bound: str | None, proven: str | None) -> None:
     """What is bound to a key works only with that key. Raises: BrokerError DPOP_PROOF_INVALID."""
     if bound is not None and bound != proven:
-        raise BrokerError(Reason.DPOP_PROOF_INVALID, "The token is bound to a key that was not proven.")
+        raise BrokerError(
+            Reason.DPOP_PROOF_INVALID,
+            "The token is bound to a key that was not proven.",
+            why="bound to a key that was not proven",
+        )
 
 
-def _invalid() -> BrokerError:
-    return BrokerError(Reason.DPOP_PROOF_INVALID, "The DPoP proof is not valid.")
+def _invalid(cause: Exception | str, proof: str) -> BrokerError:
+    return credential_refused(Reason.DPOP_PROOF_INVALID, "The DPoP proof is not valid.", cause, token=proof)

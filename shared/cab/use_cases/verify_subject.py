@@ -7,6 +7,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol import assertions, jws
 from cab.protocol.assertions import Assertion
+from cab.use_cases.refused_credentials import credential_refused
 from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 
 
@@ -28,10 +29,12 @@ class AssertionVerifier:
             return self._verified.remember(token, await self._verify(token)) if known is None else known
         except jws.TokenRejected as error:
             if error.expired:
-                raise BrokerError(Reason.SUBJECT_TOKEN_EXPIRED, "The subject token has expired.") from error
-            raise BrokerError(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.") from error
+                raise credential_refused(
+                    Reason.SUBJECT_TOKEN_EXPIRED, "The subject token has expired.", error, token=token
+                ) from error
+            raise _invalid(error, token) from error
         except NotFound as error:
-            raise BrokerError(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.") from error
+            raise _invalid(error, token) from error
 
     async def _verify(self, token: str) -> Verified[Assertion]:
         unverified = jws.parse(token)
@@ -42,3 +45,7 @@ class AssertionVerifier:
         key = await self._keys.find(issuer, unverified.kid, unverified.algorithm)
         claims = jws.verify(unverified, key, rules, now=self._clock.now())
         return Verified(assertions.read(claims), claims.issuer, claims.expires_at, key)
+
+
+def _invalid(cause: Exception, token: str) -> BrokerError:
+    return credential_refused(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.", cause, token=token)

@@ -16,7 +16,7 @@ from cab.adapters.google_cloud.audit_schema import (
     schema_json,
     view_sql,
 )
-from cab.domain.audit import AuditEvent, EventType, Subject
+from cab.domain.audit import SCHEMA_VERSION, AuditEvent, EventType, Subject
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -61,7 +61,7 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
         "event_id": "e",
         "event_type": "token.revoked",
         "occurred_at": "2026-11-21T12:00:00Z",
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "tenant": "acme",
         "subject": {"key": "k", "groups": []},
         "subject_key": "k",

@@ -14,5 +14,5 @@ SELECT
   COUNTIF(event_type = 'grant.quarantined') AS quarantined,
   COUNTIF(outcome = 'failed') AS failed
 FROM `${project}.${dataset}.events` AS events
-WHERE STARTS_WITH(event_type, 'grant.')
+WHERE STARTS_WITH(event_type, 'grant.') AND outcome IS DISTINCT FROM 'refused'
 GROUP BY day, tenant, connection, provider

@@ -8,6 +8,8 @@ SELECT
   actor.client_id AS client_id,
   event_type,
   reason_code,
+  why,
+  unverified,
   decision,
   policy.determining_rules AS determining_rules,
   policy.version AS policy_version,

@@ -1,0 +1,76 @@
+"""What counts as a credential in the text of others, and what does not."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode, urlsafe_b64encode
+from hashlib import sha256
+from urllib.parse import quote
+
+import pytest
+
+from cab.domain.token_text import without_tokens
+
+JWT = ".".join(
+    urlsafe_b64encode(part).decode().rstrip("=") for part in (b'{"alg":"none"}', b'{"sub":"x"}', b"signature")
+)
+RANDOM = urlsafe_b64encode(sha256(b"a").digest()).decode().rstrip("=")
+PEM = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\n-----END PRIVATE KEY-----"
+TOKENS = [
+    JWT,
+    JWT.rpartition(".")[0],
+    "ghp_" + "aB3" * 12,
+    "github_pat_" + "aB3" * 12,
+    "xoxb-1234567890-abcdef",
+    "sk-" + "ab12" * 8,
+    "sk_live_" + "ab12" * 6,
+    "AKIA" + "ABCD1234" * 2,
+    "ya29." + "a0AfH6SM" * 3,
+    RANDOM,
+    b64encode(sha256(b"b").digest() * 2).decode(),
+    PEM,
+]
+ORDINARY = [
+    "opportunity/0061",
+    "7b575a84-e337-4c6a-9d2b-0123456789ab",
+    "0015g00000XyZabAAB",
+    sha256(b"x").hexdigest(),
+    "sha-256:" + RANDOM,
+    "Customer_Onboarding_Checklist_For_Globex_2026_v2",
+    "https://acme.my.salesforce.com/lightning/r/Account/0015g00000XyZabAAB/view",
+    "please ask the sales desk-assistant about risk-averse customers",
+]
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("around", ["{}", "see {} please", "a={}&b=1", "https://x.test/?t={}", "Bearer {}"])
+def test_a_token_is_replaced_wherever_it_stands(token: str, around: str) -> None:
+    safe = without_tokens(around.format(token))
+    assert token not in safe
+    assert "[token sha-256:" in safe
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_a_token_is_found_behind_percent_encoding(token: str) -> None:
+    encoded = "".join(f"%{byte:02X}" for byte in token.encode())
+    for text in (encoded, f"q={encoded}", quote(encoded)):
+        assert "[token sha-256:" in without_tokens(text)
+        assert encoded not in without_tokens(text)
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_json_text_stays_json(token: str) -> None:
+    safe = json.loads(without_tokens(json.dumps({"note": token, "next": 7})))
+    assert safe["next"] == 7
+    assert token not in safe["note"]
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert without_tokens(text) == text
+
+
+@pytest.mark.parametrize("text", [*TOKENS, *ORDINARY])
+def test_what_was_replaced_once_is_left_alone(text: str) -> None:
+    once = without_tokens(text)
+    assert without_tokens(once) == once
