@@ -39,7 +39,7 @@ class OneRow:
         self._data = data
 
     def ask(self, *_: Any, **__: Any) -> list[dict[str, Any]]:
-        return [{"event_json": self._data.decode()}]
+        return [{**json.loads(self._data), "event_json": self._data.decode()}]
 
 
 def explained(world: World, monkeypatch: pytest.MonkeyPatch, name: str = "exchange_token") -> str:
