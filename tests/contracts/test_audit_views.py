@@ -202,6 +202,21 @@ def test_a_token_that_was_withheld_is_nowhere_issued(tables: Any) -> None:
     assert ask(tables, "SELECT reason_code FROM refusals WHERE txn = 't9'") == [{"reason_code": "audit_unavailable"}]
 
 
+def test_every_hash_can_be_made_again_in_sql(tables: Any) -> None:
+    again = """
+        TO_HEX(SHA256(REPLACE({text}, CONCAT('"chain":{{"hash":"', chain.hash, '",'), '"chain":{{')))
+    """
+    edited = "REPLACE(event_json, 'acme', 'evil')"
+    found = ask(
+        tables,
+        f"SELECT COUNT(*) AS n, COUNTIF({again.format(text='event_json')} = chain.hash) AS whole, "
+        f"COUNTIF({again.format(text=edited)} = chain.hash) AS edited "
+        "FROM events_raw WHERE occurred_at > '2020-01-01'",
+    )
+    assert found[0]["n"] == found[0]["whole"] > 0
+    assert found[0]["edited"] == 0
+
+
 def test_which_record_is_missing_or_was_touched(tables: Any, lost: dict[str, Any]) -> None:
     answer = ask(tables, "SELECT gap, chain_id, after_seq, before_seq, missing_events FROM chain_gaps ORDER BY gap")
     seq, last_seq = lost["chain"]["seq"], answer[2]["after_seq"]

@@ -40,14 +40,20 @@ class AuditChain:
         return self._length
 
     def seal(self, event: AuditEvent) -> SealedEvent:
-        """Append the event. Members that are null are left out of `data`, and so of the hash."""
+        """Append the event. Members that are null are left out of `data`, and so of the hash.
+
+        `data` has the same order and numbers (but for latencies that no clock measures): taking the member `hash` out of the
+        text leaves the bytes that were hashed, so SQL can do it.
+        """
         seq = self._length + 1
         document = without_credentials(event.model_dump(mode="json", exclude_none=True))
         document["service"] = self._service
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
         chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()
         self._length = seq
-        return SealedEvent(event.event_id, event.event_type.value, seq, orjson.dumps(document))
+        return SealedEvent(
+            event.event_id, event.event_type.value, seq, orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        )
 
 
 def canonical(document: dict[str, Any]) -> bytes:
