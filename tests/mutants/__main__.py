@@ -95,6 +95,11 @@ class Workplaces:
             self._free.put(place)
 
 
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def source(module: str) -> str:
     return (ROOT / "shared" / "cab" / module).read_text("utf-8")
 
@@ -102,7 +107,7 @@ def source(module: str) -> str:
 def drawn(module: str, each: int | None, seed: int) -> Iterator[Mutation]:
     found = list(mutations(source(module)))
     if each is not None and each < len(found):
-        found = random.Random(f"{seed} {module}").sample(found, each)
+        found = random.Random(f"{seed} {module}").sample(found, each)  # noqa: S311 - nothing secret
     yield from sorted(found, key=lambda mutation: mutation.line)
 
 
@@ -132,18 +137,22 @@ def main() -> int:
             module, mutation = work
             outcome = Outcome(module, mutation, not places.run(module, mutation.text, within_s=limits[module]))
             mark = "killed" if outcome.killed else "LIVES "
-            print(f"{mark} {module}:{mutation.line} {mutation.what}", flush=True)
+            tell(f"{mark} {module}:{mutation.line} {mutation.what}")
             return outcome
 
         list(pool.map(healthy, modules))
-        work = [(module, one) for module in modules for one in drawn(module, None if options.all else options.each, options.seed)]
+        work = [
+            (module, one)
+            for module in modules
+            for one in drawn(module, None if options.all else options.each, options.seed)
+        ]
         outcomes = list(pool.map(judge, work))
 
     alive = [outcome for outcome in outcomes if not outcome.killed]
     for outcome in alive:
-        print(f"nobody noticed: {outcome.module}:{outcome.mutation.line} {outcome.mutation.what}")
+        tell(f"nobody noticed: {outcome.module}:{outcome.mutation.line} {outcome.mutation.what}")
     share = 1 - len(alive) / len(outcomes)
-    print(f"{len(outcomes) - len(alive)} of {len(outcomes)} changes were noticed ({share:.0%})")
+    tell(f"{len(outcomes) - len(alive)} of {len(outcomes)} changes were noticed ({share:.0%})")
     return 0 if share >= LEAST else 1
 
 

@@ -96,7 +96,11 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield node.values[-1]
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield node.operand
-    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS and not isinstance(node.right, ast.Constant | ast.JoinedStr):
+    elif (
+        isinstance(node, ast.BinOp)
+        and type(node.op) in _OPERATORS
+        and not isinstance(node.right, ast.Constant | ast.JoinedStr)
+    ):
         yield ast.BinOp(node.left, _OPERATORS[type(node.op)](), node.right)
     elif isinstance(node, ast.IfExp):
         yield node.body

@@ -111,7 +111,8 @@ def connect(page: Page, stack: Stack, username: str) -> str:
 def choose_idp(page: Page, stack: Stack, realm: str) -> None:
     """The tenant has two: the broker asks."""
     if page.url.startswith(stack.file.origin):
-        page.locator("li", has_text=f"/realms/{realm}").get_by_role("link").click()
+        with page.expect_navigation():
+            page.locator("li", has_text=f"/realms/{realm}").get_by_role("link").click()
 
 
 def id_token(origin: str, username: str, realm: str) -> str:

@@ -80,7 +80,10 @@ class KeycloakOrganisation:
             _realm(
                 "files",
                 clients=[_confidential("cab-files", secrets["cab-provider-files"], f"{origin}/connect/callback/files")],
-                users=[alice, _user("petra", "Petra Weiss")],
+                # Users that come with their realm have no default roles; offline_access is one of those.
+                users=[
+                    user | {"realmRoles": ["default-roles-files"]} for user in (alice, _user("petra", "Petra Weiss"))
+                ],
                 revokeRefreshToken=True,
                 refreshTokenMaxReuse=0,
             ),

@@ -1,0 +1,32 @@
+"""The critical modules, and for each the files whose tests hold it, the quickest first. All of them run in process."""
+
+_EXCHANGE = "tests/functions/test_exchange_token.py"
+_GRANT = ("tests/grants/test_transitions.py", "tests/grants/test_refresh.py", "tests/grants/test_late_tokens.py")
+_FAULTS = ("tests/grants/test_provider_faults.py", "tests/grants/test_clocks.py", "tests/grants/test_sweep.py")
+_KINDS = ("tests/functions/test_token_kinds.py", "tests/functions/test_trusted_grants.py")
+_APPROVALS = (
+    "tests/functions/test_confirmation.py",
+    "tests/functions/test_approval_integrity.py",
+    "tests/transport/test_approvals.py",
+)
+_RULES = "tests/functions/test_rules_of_time_and_number.py"
+
+TESTS_OF: dict[str, tuple[str, ...]] = {
+    "domain/grant_transitions.py": (*_GRANT, *_FAULTS, "tests/grants/test_narrowing.py"),
+    "domain/token_life.py": ("tests/domain/test_token_life.py", _EXCHANGE),
+    "protocol/assertions.py": ("tests/protocol/test_assertions.py", "tests/functions/test_mint_assertion.py"),
+    "protocol/dpop.py": ("tests/protocol/test_dpop.py", "tests/functions/test_dpop.py"),
+    "protocol/jws.py": ("tests/protocol/test_jws.py", "tests/protocol/test_assertions.py"),
+    "protocol/pkce.py": ("tests/protocol/test_pkce.py", "tests/transport/test_connect_flow.py"),
+    "protocol/token_responses.py": ("tests/protocol/test_token_responses.py", *_GRANT),
+    "stores/approvals.py": ("tests/use_cases/test_decide_confirmation.py", _RULES, *_APPROVALS),
+    "stores/limits.py": (_RULES, _EXCHANGE),
+    "use_cases/confirm.py": ("tests/use_cases/test_decide_confirmation.py", _RULES, *_APPROVALS),
+    "use_cases/decide_confirmation.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
+    "use_cases/issue_token.py": (_RULES, _EXCHANGE, *_KINDS, "tests/functions/test_dpop.py"),
+    "use_cases/kept_tokens.py": ("tests/use_cases/test_trusted_tokens.py", _RULES, *_KINDS),
+    "use_cases/refresh_attempt.py": (*_GRANT, *_FAULTS, "tests/grants/test_store_faults.py"),
+    "use_cases/serve_grant.py": (*_GRANT, _RULES, "tests/functions/test_refresh_grants_callers.py"),
+    "use_cases/verify_dpop.py": ("tests/functions/test_dpop.py",),
+    "use_cases/verify_subject.py": ("tests/use_cases/test_verify_subject.py", "tests/functions/test_mint_assertion.py"),
+}

@@ -1,0 +1,142 @@
+"""Counters: where a limit begins and ends, and what is not counted at all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cab.adapters.document_rules import EXPIRY_FIELD
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.domain.actions import Action, Effect
+from cab.domain.deployment import RateLimit
+from cab.domain.identifiers import digest
+from cab.domain.tasks import MAX_USES, Task
+from cab.stores.limits import TASK_MEMORY, RateLimits, TaskBudgets
+
+NOW = datetime(2026, 11, 21, 12, 0, 40, tzinfo=UTC)
+WHO = {"tenant": "acme", "subject": "alice", "agent": "bot"}
+READS = RateLimit(effects=(Effect.READ,), limit=2, window_s=60)
+
+
+def an_action(effect: Effect = Effect.READ) -> Action:
+    return Action.model_validate(
+        {"id": "crm.deal.read", "title": "Read", "effect": effect, "scopes": ["r"], "identifier": "deal/{id}"}
+    )
+
+
+def a_task(max_uses: int | None = None) -> Task:
+    limits = {} if max_uses is None else {"limits": {"max_uses": max_uses}}
+    return Task.model_validate({"type": "cab_task", "task_id": "t", "actions": ["*"], "identifiers": ["*"]} | limits)
+
+
+@pytest.fixture
+def guards() -> InMemoryDocuments:
+    return InMemoryDocuments()
+
+
+async def test_the_limit_itself_is_within_and_the_next_one_waits_for_the_window_to_end(
+    guards: InMemoryDocuments,
+) -> None:
+    limits = RateLimits(guards, (READS,))
+    counted = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(3)]
+    assert [each.wait_s if each else "not counted" for each in counted] == [None, None, 21]
+
+
+async def test_somebody_who_is_told_to_wait_waits_at_least_a_second(guards: InMemoryDocuments) -> None:
+    limits = RateLimits(guards, (RateLimit(effects=(Effect.READ,), limit=1, window_s=60),))
+    end = NOW.replace(second=59, microsecond=999_999)
+    waits = [await limits.count(**WHO, action=an_action(), now=end) for _ in range(2)]
+    assert waits[1] is not None
+    assert waits[1].wait_s == 1
+
+
+async def test_a_new_window_starts_at_nothing(guards: InMemoryDocuments) -> None:
+    limits = RateLimits(guards, (READS,))
+    for _ in range(3):
+        await limits.count(**WHO, action=an_action(), now=NOW)
+    counted = await limits.count(**WHO, action=an_action(), now=NOW + timedelta(seconds=20))
+    assert counted is not None
+    assert counted.wait_s is None
+
+
+@pytest.mark.parametrize("change", [{"tenant": "globex"}, {"subject": "bob"}, {"agent": "other"}], ids=repr)
+async def test_each_user_and_agent_has_a_count_of_its_own(guards: InMemoryDocuments, change: dict[str, str]) -> None:
+    limits = RateLimits(guards, (READS,))
+    for _ in range(3):
+        await limits.count(**WHO, action=an_action(), now=NOW)
+    counted = await limits.count(**WHO | change, action=an_action(), now=NOW)
+    assert counted is not None
+    assert counted.wait_s is None
+
+
+async def test_what_no_limit_names_is_not_counted_at_all(guards: InMemoryDocuments) -> None:
+    for limits in (RateLimits(guards, ()), RateLimits(guards, (READS,))):
+        action = an_action(Effect.WRITE)
+        assert limits.limits(action) is False
+        assert await limits.count(**WHO, action=action, now=NOW) is None
+    assert RateLimits(guards, (READS,)).limits(an_action()) is True
+    assert await guards.find("rate_limits", limit=10) == []
+
+
+async def test_a_count_that_is_taken_back_leaves_room_for_one(guards: InMemoryDocuments) -> None:
+    limits = RateLimits(guards, (READS,))
+    for _ in range(2):
+        counted = await limits.count(**WHO, action=an_action(), now=NOW)
+        assert counted is not None
+    await limits.take_back(counted)
+    again = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(2)]
+    assert [each and each.wait_s for each in again] == [None, 21]
+
+
+async def test_a_counter_is_kept_until_its_window_ends(guards: InMemoryDocuments) -> None:
+    counted = await RateLimits(guards, (READS,)).count(**WHO, action=an_action(), now=NOW)
+    assert counted is not None
+    document = await guards.read(counted.path)
+    assert document is not None
+    assert document.fields[EXPIRY_FIELD] == counted.ends_at == NOW.replace(minute=1, second=0)
+
+
+# --- tasks ---
+
+WHOSE = {"tenant": "acme", "front_end": "web", "subject": "alice"}
+
+
+async def spend(budgets: TaskBudgets, task: Task, times: int, **whose: str) -> list[bool]:
+    return [await budgets.spend(task, **WHOSE | whose, not_after=NOW) for _ in range(times)]
+
+
+async def test_a_task_is_used_as_often_as_it_says(guards: InMemoryDocuments) -> None:
+    assert await spend(TaskBudgets(guards), a_task(max_uses=2), 3) == [True, True, False]
+
+
+@pytest.mark.parametrize("change", [{"tenant": "globex"}, {"subject": "bob"}, {"front_end": "portal"}], ids=repr)
+async def test_a_task_of_the_same_name_elsewhere_is_another(guards: InMemoryDocuments, change: dict[str, str]) -> None:
+    budgets = TaskBudgets(guards)
+    await spend(budgets, a_task(max_uses=1), 1)
+    assert await spend(budgets, a_task(max_uses=1), 1, **change) == [True]
+
+
+async def test_a_later_assertion_may_lower_the_limit_and_never_raise_it(guards: InMemoryDocuments) -> None:
+    budgets = TaskBudgets(guards)
+    assert await spend(budgets, a_task(max_uses=3), 1) == [True]
+    assert await spend(budgets, a_task(max_uses=2), 1) == [True]
+    assert await spend(budgets, a_task(max_uses=9), 1) == [False]
+    assert await spend(budgets, a_task(), 1) == [False], "and leaving it out raises nothing"
+
+
+async def test_a_task_without_a_limit_is_not_counted_unless_it_had_one(guards: InMemoryDocuments) -> None:
+    budgets = TaskBudgets(guards)
+    assert await budgets.is_limited(a_task(), **WHOSE) is False
+    assert await budgets.is_limited(a_task(max_uses=1), **WHOSE) is True
+    await spend(budgets, a_task(max_uses=1), 1)
+    assert await budgets.is_limited(a_task(), **WHOSE) is True
+
+
+async def test_a_count_outlives_the_last_assertion_by_a_day(guards: InMemoryDocuments) -> None:
+    assert timedelta(hours=24) == TASK_MEMORY
+    assert MAX_USES >= 1
+    await spend(TaskBudgets(guards), a_task(max_uses=1), 1)
+    document = await guards.read(f"task_budgets/{digest('acme', 'web', 'alice', 't')}")
+    assert document is not None
+    assert document.fields[EXPIRY_FIELD] == NOW + timedelta(hours=24)
