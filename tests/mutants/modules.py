@@ -9,7 +9,6 @@ _APPROVALS = (
     "tests/functions/test_approval_integrity.py",
     "tests/transport/test_approvals.py",
 )
-_RULES = "tests/functions/test_rules_of_time_and_number.py"
 
 TESTS_OF: dict[str, tuple[str, ...]] = {
     "domain/grant_transitions.py": (*_GRANT, *_FAULTS, "tests/grants/test_narrowing.py"),
@@ -19,14 +18,14 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "protocol/jws.py": ("tests/protocol/test_jws.py", "tests/protocol/test_assertions.py"),
     "protocol/pkce.py": ("tests/protocol/test_pkce.py", "tests/transport/test_connect_flow.py"),
     "protocol/token_responses.py": ("tests/protocol/test_token_responses.py", *_GRANT),
-    "stores/approvals.py": ("tests/use_cases/test_decide_confirmation.py", _RULES, *_APPROVALS),
-    "stores/limits.py": (_RULES, _EXCHANGE),
-    "use_cases/confirm.py": ("tests/use_cases/test_decide_confirmation.py", _RULES, *_APPROVALS),
+    "stores/approvals.py": ("tests/stores/test_approvals.py", *_APPROVALS),
+    "stores/limits.py": ("tests/stores/test_limits.py", _EXCHANGE),
+    "use_cases/confirm.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
     "use_cases/decide_confirmation.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
-    "use_cases/issue_token.py": (_RULES, _EXCHANGE, *_KINDS, "tests/functions/test_dpop.py"),
-    "use_cases/kept_tokens.py": ("tests/use_cases/test_trusted_tokens.py", _RULES, *_KINDS),
+    "use_cases/issue_token.py": (_EXCHANGE, *_KINDS, "tests/functions/test_dpop.py"),
+    "use_cases/kept_tokens.py": ("tests/use_cases/test_kept_tokens.py", "tests/use_cases/test_trusted_tokens.py"),
     "use_cases/refresh_attempt.py": (*_GRANT, *_FAULTS, "tests/grants/test_store_faults.py"),
-    "use_cases/serve_grant.py": (*_GRANT, _RULES, "tests/functions/test_refresh_grants_callers.py"),
+    "use_cases/serve_grant.py": ("tests/functions/test_refresh_grants_callers.py", *_KINDS),
     "use_cases/verify_dpop.py": ("tests/functions/test_dpop.py",),
     "use_cases/verify_subject.py": ("tests/use_cases/test_verify_subject.py", "tests/functions/test_mint_assertion.py"),
 }
