@@ -128,7 +128,7 @@ async def test_a_downstream_token_is_the_platforms_own_for_that_user(world: Worl
         "access_token": "crm-access-1",
         "issued_token_type": TOKEN_TYPE + "access_token",
         "token_type": "Bearer",
-        "expires_in": 3540,  # an hour, less the minute before which the broker refreshes again
+        "expires_in": 3600,  # an hour: this provider lets a token live on when the broker has refreshed
         "scope": "deal.read",
         "authorization_details": [intent("crm.deal.list", "deal/*", parameters={})],
         "txn": claims_of(assertion)["txn"],
@@ -162,7 +162,7 @@ async def test_what_a_handed_out_token_still_lives_is_told_anew_each_time(world:
             (await world.exchange(listing, subject_token=await world.assertion(user="alice"))).json["expires_in"]
         )
         world.advance(1000)
-    assert lives == [3540, 2540, 1540]
+    assert lives == [3600, 2600, 1600]
 
 
 async def test_a_platform_that_cannot_narrow_says_so_in_answer_and_audit(world: World) -> None:
@@ -964,7 +964,7 @@ async def test_an_exchange_of_a_grant_names_grant_and_secret_version(world: Worl
     answer = await world.exchange(intent("crm.deal.list", "deal/*"), subject_token=await world.assertion(user="alice"))
     event = world.last_event()
     assert event["grant"] == {"id": grant, "seq": 2, "secret_version": 2}
-    assert event["token"]["expires_at"].startswith("2026-11-21T12:59:00")
+    assert event["token"]["expires_at"].startswith("2026-11-21T13:00:00")
     assert event["token"] == {
         "kind": "downstream",
         "sha256": sha256_hex(answer.json["access_token"]),

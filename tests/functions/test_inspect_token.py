@@ -57,7 +57,7 @@ async def test_a_pass_through_token_carries_its_intent_by_introspection(world: W
         "txn": claims_of(assertion)["txn"],
         "tenant": "acme",
         "iat": START,
-        "exp": START + 3540,
+        "exp": START + 3600,
     }
 
 
@@ -137,7 +137,7 @@ async def test_a_broker_token_is_inactive_from_the_second_it_ends(world: World) 
 async def test_a_pass_through_token_is_inactive_when_what_was_promised_is_over(world: World) -> None:
     await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
     token = await crm_token(world)
-    world.advance(3539)
+    world.advance(3599)
     assert (await world.introspect(token)).json["active"] is True
     world.advance(2)
     assert (await world.introspect(token)).body == INACTIVE

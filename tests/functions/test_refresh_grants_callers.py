@@ -43,7 +43,9 @@ async def test_a_token_is_served_to_exchange_token_for_the_user_of_the_assertion
     assert answer.txn == "t-1"
     assert answer.json == {
         "access_token": "crm-access-1",
-        "expires_at": answer.json["expires_at"],
+        "expires_at": "2026-11-21T13:00:00+00:00",
+        "renew_at": "2026-11-21T12:56:00+00:00",
+        "works_until": "2026-11-21T13:00:00+00:00",
         "scopes": ["deal.read"],
         "narrowed": True,
         "grant_id": grant,
