@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,15 +11,17 @@ from tests.transport.acme_pages import AcmePages, Browser, change_connection
 
 from cab.adapters.in_memory.randomness import PredictableRandomness
 from cab.domain.audit import EventType
+from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
-from cab.ports import AccessToken
+from cab.ports import AccessToken, Unavailable
 from cab.use_cases.escrow import ESCROW_SECRET
 from cab.use_cases.grant_payloads import GrantPayloads
 from cab.use_cases.provider_calls import ProviderCalls
 from cab.use_cases.refresh_attempt import Wanted
 from cab.use_cases.refresh_grant import RefreshGrant
 from cab.use_cases.revoke_grants import RevokeGrants
+from cab.use_cases.revoke_upstream import RevokeUpstream, Upstream
 from cab.use_cases.sweep_grants import SweepGrants
 
 DONE = f"{BROKER}/connect/done/crm"
@@ -306,3 +309,169 @@ def test_a_changed_name_is_no_other_account(acme: AcmePages) -> None:
 
     assert browser.connect().headers["location"] == "/connect/done/crm"
     assert grant_of(acme).upstream_account_name == "alice@acme.example"
+
+
+# --- nothing is left behind upstream ---
+
+
+def revoking_ends(radius: str) -> AcmePages:
+    """What one revocation ends there, as the configuration says it. The twin's own ends what came of one consent."""
+
+    def change(deployment: Deployment) -> Deployment:
+        provider = deployment.provider_of(deployment.connection_by_id["crm"])
+        changed = provider.revocation.model_copy(update={"blast_radius": radius})
+        return change_connection(deployment, "crm", revocation=changed)
+
+    return AcmePages(change=change)
+
+
+def let_the_sweeper_run(acme: AcmePages, refresh_grants: RefreshGrants) -> None:
+    for _ in range(3):
+        acme.wait(seconds=70)
+        refresh_grants.sweep()
+
+
+def upstream_of_the_last_event(acme: AcmePages) -> tuple[str | None, bool | None]:
+    event = acme.events(EventType.GRANT_REVOKED)[-1].grant
+    assert event is not None
+    return event.cause, event.upstream_revoked
+
+
+def test_the_refresh_token_before_a_reconnect_is_revoked_upstream() -> None:
+    """It lived on before, as long as the provider let it."""
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()
+    assert live_refresh_tokens(browser) == 2
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 1
+    assert upstream_of_the_last_event(acme) == ("replaced by a new consent", True)
+    assert grant_of(acme).destroy_below == 2
+    assert refresh_grants.token("opportunity.read").outcome == "success"
+
+
+def test_what_a_revocation_would_take_along_is_left_alone_and_the_audit_says_so() -> None:
+    acme = revoking_ends("grant")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 2
+    assert upstream_of_the_last_event(acme) == ("replaced by a new consent", False)
+    assert refresh_grants.token("opportunity.read").outcome == "success"
+
+
+def test_the_account_before_is_revoked_upstream_also_where_a_revocation_ends_its_whole_grant() -> None:
+    acme = revoking_ends("grant")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    page = browser.connect(account="bob").text
+    assert "confirmed that the access you just gave has ended" in page
+    assert live_refresh_tokens(browser) == 1
+    question = page.partition('name="question" value="')[2].partition('"')[0]
+    form = {"csrf": browser.csrf(), "question": question, "decision": "replace"}
+    location = browser.post("/connect/account", form).headers["location"]
+    browser.get(browser.consent(location, "bob"))
+    assert grant_of(acme).upstream_account == "crm-40018"
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 1
+    assert upstream_of_the_last_event(acme) == ("replaced by a new consent", True)
+    assert refresh_grants.token("opportunity.read").outcome == "success"
+
+
+def test_the_page_does_not_claim_what_the_provider_did_not_confirm(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    fault(browser, endpoint="revoke", kind="status", status=500)
+
+    page = browser.connect(account="bob").text
+
+    assert "did not confirm that the access you just gave has ended" in page
+
+
+def test_a_provider_that_does_not_answer_is_asked_again_and_the_version_stays_until_then() -> None:
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()
+    fault(browser, endpoint="revoke", kind="status", status=500, count=2)
+    for _ in range(2):
+        acme.wait(seconds=70)
+        with suppress(Unavailable):
+            refresh_grants.sweep()
+    assert grant_of(acme).destroy_below == 1
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 1
+    assert grant_of(acme).destroy_below == 2
+
+
+def test_a_consent_that_a_crash_left_without_its_grant_is_revoked_upstream() -> None:
+    """The tokens were in the vault, and no document pointed to them."""
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()  # version 2
+    acme.change_grant(
+        "alice", secret_ver=1, seq=1, clean_below=None, replaced_below=None
+    )  # as if it had not been written
+    acme.wait(seconds=400)
+
+    assert refresh_grants.token("opportunity.read").outcome == "success"  # version 3
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 1
+    assert grant_of(acme).destroy_below == 3
+
+
+def test_a_rotated_refresh_token_is_not_shown_to_the_provider_again() -> None:
+    """At some providers that would end the family."""
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    acme.wait(seconds=400)
+    refresh_grants.token("opportunity.read")
+    acme.provider_http.requests.clear()
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert grant_of(acme).destroy_below == 2
+    assert [url for _, url in acme.provider_http.requests if url.endswith("/revoke")] == []
+
+
+def test_disconnecting_soon_after_a_reconnect_ends_both_consents_before_it_is_called_confirmed() -> None:
+    acme = revoking_ends("grant")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()
+
+    assert refresh_grants.revoke() is True
+    assert live_refresh_tokens(browser) == 0
+
+
+def test_it_is_not_called_confirmed_while_an_earlier_consent_lives_upstream() -> None:
+    acme = revoking_ends("grant")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    browser.connect()
+    calls = RevokeUpstream.token
+
+    async def second_fails(self: RevokeUpstream, token: str, *rest: Any) -> Upstream:
+        second_fails.seen += 1  # type: ignore[attr-defined]
+        return Upstream.FAILED if second_fails.seen > 1 else await calls(self, token, *rest)  # type: ignore[attr-defined]
+
+    second_fails.seen = 0  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RevokeUpstream, "token", second_fails)
+        assert refresh_grants.revoke() is False
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 0

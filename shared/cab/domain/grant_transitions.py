@@ -377,7 +377,8 @@ def reconnected(
             "upstream_account": upstream_account,
             "upstream_account_name": upstream_account_name,
             "refresh_ver": refresh_ver,
-            "replaced_below": version or None,
+            # What was revoked is not replaced: its end upstream has been seen to.
+            "replaced_below": None if grant.status is GrantStatus.REVOKED else version or None,
             "replaced_account": grant.replaced_account
             or (grant.upstream_account is not None and grant.upstream_account != upstream_account),
             "connected_at": now,

@@ -74,6 +74,7 @@ class AnotherAccount:
     connection: Connection
     previous: Account
     chosen: Account
+    ended_upstream: bool
     question: str
 
 
@@ -181,6 +182,7 @@ class ConnectAccount:
         refuse_while_revoking(stored)
         consent = ConsentedGrant(
             draft=stored.grant if stored else self._new_grant(visitor, connection, provider),
+            connection=connection,
             provider=provider,
             scopes=self._scopes(connection),
             replaces=state.replaces,
@@ -228,7 +230,7 @@ class ConnectAccount:
                 expires_at=self._clock.now() + STATE_LIFE,
             ),
         )
-        return AnotherAccount(connection, account.connected, account.chosen, question)
+        return AnotherAccount(connection, account.connected, account.chosen, account.ended_upstream, question)
 
     async def replace_account(self, visitor: Visitor, question: str, facts: Facts) -> str:
         """The person means to replace the account: the provider's URL, for a consent that may be given with any account.

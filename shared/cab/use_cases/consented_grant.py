@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from cab.domain import audit
-from cab.domain.connections import Provider
+from cab.domain.connections import Connection, Provider
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import ENDED, NO_TOKENS, Grant, GrantStatus
@@ -26,6 +26,7 @@ from cab.use_cases.auditing import Facts
 from cab.use_cases.grant_payloads import GrantPayloads, default_lifetime, new_token_set
 from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.revoke_upstream import RevokeUpstream, Upstream
 
 SAVE_ATTEMPTS: Final = 3
 COMMIT_ATTEMPTS: Final = 5
@@ -37,6 +38,7 @@ class ConsentedGrant:
     """What the user agreed to. `draft` is the grant as it was read, or a new one; `replaces` the account that may change."""
 
     draft: Grant
+    connection: Connection
     provider: Provider
     scopes: tuple[str, ...]
     replaces: str | None
@@ -65,6 +67,7 @@ class OtherAccount:
     replaces: str  # the id of the connected one
     connected: Account
     chosen: Account
+    ended_upstream: bool  # whether the provider confirmed that it took back what it had just given
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class ConsentWriter:
         self._store = store
         self._payloads = payloads
         self._calls = calls
+        self._revoke_upstream = RevokeUpstream(calls)
         self._outbox = outbox
         self._clock = clock
         self._randomness = randomness
@@ -111,7 +115,8 @@ class ConsentWriter:
             raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.")
         account = await self._upstream_account(consent.provider, tokens)
         if must_match is not None and must_match not in (account.id, consent.replaces):
-            return OtherAccount(must_match, Account(must_match, consent.draft.upstream_account_name), account)
+            connected = Account(must_match, consent.draft.upstream_account_name)
+            return OtherAccount(must_match, connected, account, await self._given_back(consent, tokens, account))
         if version is None:
             version = await self._save(consent, redeemed)
         saved = _Saved(
@@ -122,8 +127,28 @@ class ConsentWriter:
             tokens.expires_at(redeemed.received_at, default=default_lifetime(consent.provider)),
         )
         facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
-        await self._commit(consent, saved, facts)
+        try:
+            await self._commit(consent, saved, facts)
+        except BrokerError:
+            await self._given_back(consent, tokens, account)  # the user sees the refusal, whatever comes of this
+            raise
         return None
+
+    async def _given_back(self, consent: ConsentedGrant, tokens: Tokens, account: Account) -> bool:
+        """Revoke tokens that are not kept. Not where the account is unknown: they could be those of the connected one.
+
+        Best effort, in the one moment in which they are at hand: another account's tokens are never stored.
+        """
+        connected = consent.draft.upstream_account
+        if account.id is None or account.id == connected:
+            return False
+        token, hint = (
+            (tokens.access_token, "access_token")
+            if tokens.refresh_token is None
+            else (tokens.refresh_token, "refresh_token")
+        )
+        result = await self._revoke_upstream.token(token, hint, consent.connection, consent.provider)
+        return result is Upstream.CONFIRMED
 
     async def _save(self, consent: ConsentedGrant, redeemed: Redeemed) -> int:
         token_set = new_token_set(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from cab.domain import audit, grant_transitions
@@ -17,10 +18,12 @@ from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
 from cab.use_cases.outbox import APPROVED, grant_event, keepalive_of
 from cab.use_cases.refresh_grant import RefreshGrant
+from cab.use_cases.replaced_tokens import ReplacedTokens
 from cab.use_cases.revoke_upstream import Upstream
 
 MAX_REVOKED_AT_ONCE: Final = 500
 MAX_TRIES_UPSTREAM: Final = 8  # over some minutes; then the audit says that the provider was never reached
+GIVE_UP_AFTER: Final = timedelta(days=1)  # for replaced refresh tokens; the audit then says that they were not revoked
 _TRIES: Final = 10
 
 
@@ -50,6 +53,7 @@ class RevokeGrants:
         self._payloads = payloads
         self._escrow = refresher.escrow
         self._revoke_upstream = refresher.revoke_upstream
+        self._replaced = ReplacedTokens(payloads, refresher.revoke_upstream)
         self._outbox = refresher.outbox
         self._clock = clock
         self._randomness = randomness
@@ -94,7 +98,7 @@ class RevokeGrants:
 
         Raises: Unavailable; the grant then stays REVOKING and due.
         """
-        result = await self._upstream(stored.grant)
+        result = await self._upstream(stored.grant, with_replaced=True)
         confirmed = result is Upstream.CONFIRMED
         now = self._clock.now()
         if result is Upstream.FAILED and stored.grant.fail_count < MAX_TRIES_UPSTREAM:
@@ -149,6 +153,11 @@ class RevokeGrants:
                 if late is not None and await self._tell(grant, late, connection, provider) is Upstream.FAILED:
                     raise Unavailable("provider")
                 last = version
+            if grant.replaced_below is not None and self._came_from(grant, connection):
+                results = await self._replaced.end(grant, last + 1, connection, provider, grant_ended=True)
+                waited = self._clock.now() - grant_transitions.may_clean_at(grant, self._timings)
+                if Upstream.FAILED in results and waited < GIVE_UP_AFTER:
+                    raise Unavailable("provider")
         for version in range(grant.destroy_below, last + 1):
             await self._payloads.destroy(grant.grant_id, version)
         buried = grant_transitions.cleaned(
@@ -156,7 +165,32 @@ class RevokeGrants:
         )
         await self._store.replace(stored, buried)
 
-    async def _upstream(self, grant: Grant) -> Upstream:
+    async def end_replaced(self, grant: Grant) -> bool | None:
+        """Before versions below `clean_below` are destroyed: refresh tokens of earlier consents end upstream where that harms
+        nothing. Whether all of them did; None when there were none. Raises: Unavailable, within a day of the replacement.
+        """
+        connection, provider = self._places(grant)
+        below = grant.clean_below or 0
+        replaced = grant.replaced_below is not None
+        if connection is None or provider is None or not (replaced or provider.revocation.blast_radius == "token"):
+            return None
+        if not self._came_from(grant, connection):
+            return False if replaced else None
+        results = await self._replaced.end(grant, below, connection, provider)
+        waited = self._clock.now() - grant_transitions.may_clean_at(grant, self._timings)
+        if Upstream.FAILED in results and waited < GIVE_UP_AFTER:
+            raise Unavailable("provider")
+        if not results and provider.revocation.endpoint is None:
+            return False if replaced else None
+        return all(result is Upstream.CONFIRMED for result in results) if results else None
+
+    def _came_from(self, grant: Grant, connection: Connection) -> bool:
+        """A token is shown to no system but the one it came from: the connection may lead to another one by now."""
+        came_from = self._deployment.provider_by_id.get(grant.provider)
+        leads_to = self._deployment.provider_by_id[connection.provider]
+        return came_from is not None and came_from.revocation.endpoint == leads_to.revocation.endpoint
+
+    async def _upstream(self, grant: Grant, *, with_replaced: bool = False) -> Upstream:
         connection, provider = self._places(grant)
         if connection is None or provider is None or not grant.keeps_tokens:
             return Upstream.IMPOSSIBLE
@@ -166,13 +200,15 @@ class RevokeGrants:
             return Upstream.FAILED
         if payload is None:
             return Upstream.IMPOSSIBLE
-        return await self._tell(grant, payload, connection, provider)
+        result = await self._tell(grant, payload, connection, provider)
+        if result is not Upstream.CONFIRMED or not with_replaced or grant.replaced_below is None:
+            return result
+        # Earlier consents are not cleaned up yet: "it has ended there" is true only when theirs have, too.
+        replaced = await self._replaced.end(grant, grant.secret_ver, connection, provider, grant_ended=True)
+        return next((other for other in replaced if other is not Upstream.CONFIRMED), result)
 
     async def _tell(self, grant: Grant, payload: Payload, connection: Connection, provider: Provider) -> Upstream:
-        """A token is shown to no system but the one it came from: the connection may lead to another one by now."""
-        came_from = self._deployment.provider_by_id.get(grant.provider)
-        leads_to = self._deployment.provider_by_id[connection.provider]
-        if came_from is None or came_from.revocation.endpoint != leads_to.revocation.endpoint:
+        if not self._came_from(grant, connection):
             return Upstream.IMPOSSIBLE
         return await self._revoke_upstream(payload, connection, provider)
 
@@ -186,6 +222,9 @@ class RevokeGrants:
         except (NotFound, CorruptPayload):
             return None
         return await self._payloads.successor(grant, base, provider) or base
+
+    def replaced_event(self, grant: Grant, *, upstream_revoked: bool) -> dict[str, Any]:
+        return self._event(grant, "replaced by a new consent", upstream_revoked=upstream_revoked)
 
     def _places(self, grant: Grant) -> tuple[Connection | None, Provider | None]:
         connection = self._deployment.connection_by_id.get(grant.connection)

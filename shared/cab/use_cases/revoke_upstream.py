@@ -22,13 +22,17 @@ class RevokeUpstream:
 
     async def __call__(self, payload: Payload, connection: Connection, provider: Provider) -> Upstream:
         """The refresh token where there is one: its revocation takes the access tokens along (RFC 7009 section 2.1)."""
-        if provider.revocation.endpoint is None or provider.revocation.blast_radius in ("user", "unknown"):
-            return Upstream.IMPOSSIBLE
         token, hint = (
             (payload.refresh_token, "refresh_token")
             if payload.refresh_token is not None
             else (payload.newest.access_token, "access_token")
         )
+        return await self.token(token, hint, connection, provider)
+
+    async def token(self, token: str, hint: str, connection: Connection, provider: Provider) -> Upstream:
+        """One token that is in no payload. The same rule."""
+        if provider.revocation.endpoint is None or provider.revocation.blast_radius in ("user", "unknown"):
+            return Upstream.IMPOSSIBLE
         try:
             answer = await self._calls.revoke(connection, provider, token=token, hint=hint)
         except (Unavailable, NotFound, AnswerTooLarge):

@@ -150,11 +150,17 @@ class SweepGrants:
         keepalive = keepalive_of(grant, self._deployment)
         following = grant_transitions.scheduled(grant, keepalive=keepalive, now=now, timings=self._timings)
         if not wanted:
+            ended = await self._revoker.end_replaced(grant)
             for version in range(grant.destroy_below, grant.clean_below or 1):
                 await self._payloads.destroy(grant.grant_id, version)
             following = grant_transitions.cleaned(grant, keepalive=keepalive, now=now, timings=self._timings)
+            if ended is not None:
+                event = self._revoker.replaced_event(grant, upstream_revoked=ended)
+                following = following.model_copy(update={"outbox": [*following.outbox, event], "due_at": now})
         if following != grant:
-            await self._store.replace(stored, following)
+            done = await self._store.replace(stored, following)
+            if done is not None and done.grant.outbox:
+                await self._refresher.outbox.flush(done)
 
     async def _let_others_by(self, name: str) -> None:
         """A visit that changed nothing must not stay first in the queue: others wait behind it."""
