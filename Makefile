@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format lint types soak bench browser-ready bigquery-ready clean
+.PHONY: help demo dev test check format lint types soak mutants real bench browser-ready bigquery-ready clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ types: $(DEV) ## type-check
 
 soak: $(DEV) ## break the refresh of grants by the thousand, for the better part of an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)
+
+mutants: $(DEV) ## make small mistakes in critical modules: do the tests notice nine in ten? Half an hour
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.mutants $(MUTANTS)
+
+real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium. Fetches it once: needs Maven and Java 17
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.real.keycloak
+	$(PYTHON) -m pytest tests/real/try_keycloak.py
 
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
