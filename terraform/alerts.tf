@@ -19,6 +19,44 @@ locals {
   }
 }
 
+# What a function says in its log when only an operator can help. Each name is a runbook too.
+locals {
+  said = {
+    client-refused = {
+      what   = "A provider refuses our own client: its secret is wrong or has expired."
+      filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"refuses our client\""
+    }
+    unread-answer = {
+      what   = "A provider's answer to a refresh cannot be read. It is kept, and the grant waits."
+      filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"cannot be read and is kept\""
+    }
+  }
+}
+
+resource "google_monitoring_alert_policy" "said" {
+  for_each              = local.said
+  project               = var.project_id
+  display_name          = "CAB: ${each.value.what}"
+  combiner              = "OR"
+  notification_channels = var.notification_channels
+  documentation {
+    content   = "Runbook: docs/runbooks/${each.key}.md"
+    mime_type = "text/markdown"
+  }
+  conditions {
+    display_name = each.value.what
+    condition_matched_log {
+      filter = each.value.filter
+    }
+  }
+  alert_strategy {
+    notification_rate_limit {
+      period = "3600s"
+    }
+  }
+  depends_on = [google_project_service.this]
+}
+
 resource "google_monitoring_alert_policy" "this" {
   for_each              = local.alerts
   project               = var.project_id

@@ -14,6 +14,7 @@ from tests.grants.virtual_time import in_virtual_time
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import HttpAnswer, SendFailed, Unavailable
+from cab.protocol import token_responses
 
 FAULTS: dict[str, dict[str, Any]] = {
     "500": {"kind": "status", "status": 500},
@@ -186,25 +187,14 @@ def answered(body: bytes, status: int = 200) -> Callable[[str], HttpAnswer]:
 
 NO_TOKEN = {
     "error in 200": b'{"error":"server_error"}',
-    "unknown error in 200": b'{"error":"invalid_grant"}',
     "not ok": b'{"ok":false,"error":"ratelimited"}',
     "html": b"<!doctype html><title>Sorry</title>",
     "empty": b"",
     "empty object": b"{}",
-    "list": b'[{"access_token":"x"}]',
     "null token": b'{"access_token":null,"refresh_token":"r"}',
     "empty token": b'{"access_token":"","refresh_token":"r"}',
     "number for token": b'{"access_token":7,"refresh_token":"r"}',
-    "line break in token": b'{"access_token":"a\\nb","refresh_token":"r"}',
-    "token beyond ascii": '{"access_token":"tök","refresh_token":"r"}'.encode(),
-    "member twice": b'{"access_token":"x","access_token":"y"}',
-    "not a number": b'{"access_token":"x","expires_in":NaN}',
-    "deep": b'{"access_token":"x","more":' + b"[" * 5000 + b"]" * 5000 + b"}",
-    "not utf-8": b'{"access_token":"\xff\xfe"}',
-    "utf-16": '{"access_token":"x"}'.encode("utf-16"),
-    "truncated": b'{"access_token":"abc',
     "form without token": b"error=temporarily_unavailable",
-    "token too long": b'{"access_token":"' + b"x" * 20_000 + b'"}',
     "too large": b'{"access_token":"x","padding":"' + b"y" * 1024 * 1024 + b'"}',
 }
 
@@ -221,6 +211,160 @@ async def test_an_answer_without_a_token_changes_nothing(body: str, profile: str
     grant = await world.grant(name)
     assert (grant.seq, grant.secret_ver) == (1, 1)
 
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
+    assert world.events("grant.needs_reauth") == []
+
+
+UNREADABLE = {
+    "list": b'[{"access_token":"x"}]',
+    "line break in token": b'{"access_token":"a\\nb","refresh_token":"r"}',
+    "token beyond ascii": '{"access_token":"tök","refresh_token":"r"}'.encode(),
+    "two tokens": b'{"access_token":"x","access_token":"y"}',
+    "deep": b'{"access_token":"x","more":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "truncated": b'{"access_token":"abc',
+    "token too long": b'{"access_token":"' + b"x" * 20_000 + b'"}',
+    "packed in an unknown way": b"\x0b\x02\x80\x00\x01abc\x03",
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY])
+@pytest.mark.parametrize("body", sorted(UNREADABLE))
+@in_virtual_time
+async def test_while_an_answer_is_unread_the_spent_token_is_not_sent_again_where_that_ends_the_grant(
+    body: str, profile: str
+) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(UNREADABLE[body])
+    assert await ask(world, worker, name) == "provider_unavailable"
+    world.http.answer_instead = lambda _: None
+
+    if profile in (STATIC, LEEWAY):  # they forgive it
+        await ends_well(world, worker, name)
+        return
+    await world.drain(worker, for_s=3600)
+    assert await ask(world, worker, name) == "provider_unavailable"
+    grant = await world.grant(name)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.RECOVERING, "unread answer")
+    assert world.http.calls.count("/oauth/token") == 1
+    assert world.events("grant.needs_reauth") == []
+
+
+@in_virtual_time
+async def test_a_newer_reader_goes_on_from_the_answer_that_an_older_one_could_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+
+    def wrapped(answer: HttpAnswer) -> HttpAnswer:
+        return HttpAnswer(answer.status, {}, b"<access_token>" + answer.body)
+
+    world.http.answer_after = wrapped
+    assert await ask(world, worker, name) == "provider_unavailable"
+    await world.drain(worker, for_s=600)
+    assert world.refreshes() == 1
+
+    older = token_responses.parse
+    monkeypatch.setattr(
+        token_responses, "parse", lambda body, **more: older(body.removeprefix(b"<access_token>"), **more)
+    )
+    newer = world.worker()
+    await world.drain(newer, for_s=120)
+    grant = await world.grant(name)
+    assert (grant.status, grant.seq, world.refreshes()) == (GrantStatus.ACTIVE, 2, 1)
+    assert world.book.accept((await newer.token(name)).access_token) is not None
+
+
+# --- refusals in other people's words ---
+
+DEAD = {
+    "atlassian": (403, b'{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}'),
+    "hubspot": (400, b'{"status":"BAD_REFRESH_TOKEN","message":"missing or invalid refresh token"}'),
+    "microsoft": (400, b'{"error":"interaction_required","error_codes":[50079],"claims":"{}"}'),
+    "unauthorized": (401, b'{"error":"invalid_grant"}'),
+    "nested": (400, b'{"error":{"code":"invalid_grant","message":"no"}}'),
+    "in a 200": (200, b'{"error":"invalid_grant"}'),
+    "by message alone": (400, b'{"message":"invalid_grant"}'),
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY])
+@pytest.mark.parametrize("said", sorted(DEAD))
+@in_virtual_time
+async def test_a_definite_no_is_believed_at_once(said: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    status, body = DEAD[said]
+    world.http.answer_instead = answered(body, status)
+    assert await ask(world, worker, name) == "grant_needs_reauth"
+    assert world.http.calls.count("/oauth/token") == 1
+    assert len(world.events("grant.needs_reauth")) == 1
+
+
+UNKNOWN_WORDS = {
+    "a code that also blames clients": (403, b'{"error":"unauthorized_client"}'),
+    "another code": (401, b'{"error":"invalid_token"}'),
+    "no code": (400, b'{"message":"Your session is over, please start again"}'),
+    "no words at all": (403, b""),
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY])
+@pytest.mark.parametrize("said", sorted(UNKNOWN_WORDS))
+@in_virtual_time
+async def test_a_no_in_unknown_words_is_believed_when_it_lasts_for_days(said: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    status, body = UNKNOWN_WORDS[said]
+    world.http.answer_instead = answered(body, status)
+    for _ in range(6 * 3):
+        assert await ask(world, worker, name) == "provider_unavailable"
+        await asyncio.sleep(4 * 3600 - 60)
+    await asyncio.sleep(3600)
+    assert await ask(world, worker, name) == "grant_needs_reauth"
+    assert len(world.events("grant.needs_reauth")) == 1
+
+
+@in_virtual_time
+async def test_a_no_that_changes_or_stops_begins_anew() -> None:
+    world = await GrantWorld(STATIC).open()
+    worker, name = world.worker(), await world.connect()
+    for day in range(8):
+        world.http.answer_instead = answered(b'{"error":"odd_%d"}' % (day // 2), 400)
+        for _ in range(4):
+            assert await ask(world, worker, name) == "provider_unavailable"
+            await asyncio.sleep(6 * 3600)
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
+    assert (await world.grant(name)).refused_as is None
+
+
+OUR_FAULTS = {
+    "invalid_client": (401, b'{"error":"invalid_client"}', {}),
+    "invalid_client with 400": (400, b'{"error":"invalid_client"}', {}),
+    "github's word": (200, b'{"error":"incorrect_client_credentials"}', {}),
+    "a challenge": (401, b'{"error":"access_denied"}', {"www-authenticate": 'Basic realm="x"'}),
+    "401 without a word": (401, b"", {}),
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, STRICT])
+@pytest.mark.parametrize("fault", sorted(OUR_FAULTS))
+@in_virtual_time
+async def test_a_refusal_of_our_own_client_never_ends_a_grant_and_is_told_to_the_operator(
+    fault: str, profile: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    status, body, headers = OUR_FAULTS[fault]
+    world.http.answer_instead = lambda _: HttpAnswer(status, headers, body)
+    for _ in range(40):
+        assert await ask(world, worker, name) == "provider_unavailable"
+        await asyncio.sleep(6 * 3600)
+    assert (await world.grant(name)).fail_cause == "our client is refused"
+    assert any("refuses our client" in record.getMessage() for record in caplog.records)
     world.http.answer_instead = lambda _: None
     await ends_well(world, worker, name)
     assert world.events("grant.needs_reauth") == []

@@ -12,7 +12,7 @@ from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 class TwinHttp:
     """`delay_s` passes on the way there and again on the way back. `refuses` makes every connection fail before anything is
-    sent. `calls` holds the path of every request that left; `before_answer` may look at it or stand still.
+    sent. `calls` holds the path of every request that left; `answer_after` may change what the twin answered.
     """
 
     def __init__(self, app: Any, *, delay_s: float = 0.01) -> None:
@@ -21,6 +21,7 @@ class TwinHttp:
         self.refuses = False
         self.calls: list[str] = []
         self.answer_instead: Callable[[str], HttpAnswer | None] = lambda _: None
+        self.answer_after: Callable[[HttpAnswer], HttpAnswer] = lambda answer: answer
         self._left_alone: set[asyncio.Task[Any]] = set()
 
     async def get(
@@ -54,6 +55,7 @@ class TwinHttp:
             async with asyncio.timeout(timeout_s):
                 await asyncio.sleep(self.delay_s)
                 answer = self.answer_instead(path) or await self._exchange(method, url, body, headers)
+                answer = self.answer_after(answer)
                 await asyncio.sleep(self.delay_s)
         except TimeoutError:
             raise SendFailed("provider", may_have_arrived=True) from None

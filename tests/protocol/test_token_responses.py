@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,6 +59,7 @@ NOT_TOKENS: list[tuple[bytes, str]] = [
     (b"\xff\xfe", "unparsable"),
     (b'{"error":"invalid_grant"}', "invalid_grant"),
     (b'{"error":"invalid_grant","access_token":"a"}', "invalid_grant"),
+    (b'{"error":{"message":"no"},"access_token":"a"}', "unparsable"),
     (b'{"ok":false,"error":"token_expired"}', "token_expired"),
     (b'{"ok":false,"access_token":"a"}', "unparsable"),
     (b"error=bad_refresh_token&error_description=x", "bad_refresh_token"),
@@ -68,7 +71,114 @@ NOT_TOKENS: list[tuple[bytes, str]] = [
 
 @pytest.mark.parametrize(("body", "code"), NOT_TOKENS, ids=lambda part: repr(part)[:40])
 def test_what_does_not_clearly_hold_a_token_is_an_error(body: bytes, code: str) -> None:
-    assert token_responses.parse(body) == TokenError(code)
+    found = token_responses.parse(body)
+    assert isinstance(found, TokenError)
+    assert found.code == code
+
+
+ANSWER: dict[str, Any] = {
+    "access_token": "A2",
+    "token_type": "Bearer",
+    "expires_in": 3600,
+    "refresh_token": "R2",
+    "user": "Zo\u00eb",
+}
+AS_TEXT = '{"access_token":"A2","token_type":"Bearer","expires_in":3600,"refresh_token":"R2","user":"Zo\u00eb"}'
+ODD_BUT_READABLE: dict[str, bytes] = {
+    "byte order mark": b"\xef\xbb\xbf" + AS_TEXT.encode(),
+    "blanks and line ends around it": b" \r\n\t" + AS_TEXT.encode() + b"\n\n",
+    "UTF-16 with byte order mark": AS_TEXT.encode("utf-16"),
+    "UTF-16, little end first": AS_TEXT.encode("utf-16-le"),
+    "UTF-16, big end first": AS_TEXT.encode("utf-16-be"),
+    "Latin-1": AS_TEXT.encode("latin-1"),
+    "gzip": gzip.compress(AS_TEXT.encode()),
+    "gzip of UTF-16": gzip.compress(AS_TEXT.encode("utf-16")),
+    "deflate": zlib.compress(AS_TEXT.encode()),
+    "deflate, hardly": zlib.compress(AS_TEXT.encode(), level=1),
+    "empty error": orjson.dumps(ANSWER | {"error": "", "error_description": ""}),
+    "error that is null": orjson.dumps(ANSWER | {"error": None}),
+    "error that is false": orjson.dumps(ANSWER | {"error": False}),
+    "error that is an empty object": orjson.dumps(ANSWER | {"error": {}}),
+    "a member repeated": AS_TEXT.replace("}", ',"token_type":"bearer"}').encode(),
+    "a token repeated alike": AS_TEXT.replace("}", ',"access_token":"A2"}').encode(),
+    "an unknown number": AS_TEXT.replace("}", ',"x":NaN}').encode(),
+    "a lone surrogate elsewhere": AS_TEXT.replace("Zo\u00eb", "\\ud800").encode(),
+    "a form": b"access_token=A2&token_type=bearer&expires_in=3600&refresh_token=R2",
+    "a form with a line end": b"access_token=A2&token_type=bearer&expires_in=3600&refresh_token=R2\n",
+    "a form that repeats": b"access_token=A2&x=1&x=2&expires_in=3600&refresh_token=R2",
+}
+
+
+@pytest.mark.parametrize("body", ODD_BUT_READABLE.values(), ids=ODD_BUT_READABLE.keys())
+def test_an_answer_that_somebody_can_read_is_read(body: bytes) -> None:
+    found = token_responses.parse(body)
+    assert isinstance(found, Tokens)
+    assert (found.access_token, found.refresh_token, found.expires_in) == ("A2", "R2", timedelta(hours=1))
+
+
+def test_tokens_of_sixteen_kilobytes_are_read() -> None:
+    long = "a" * 16_384
+    body = orjson.dumps({"access_token": long, "refresh_token": long, "expires_in": 3600, "scope": "s" * 4000})
+    assert len(body) <= token_responses.MAX_RESPONSE_BYTES
+    found = token_responses.parse(body)
+    assert isinstance(found, Tokens)
+    assert (found.access_token, found.refresh_token) == (long, long)
+
+
+def test_a_small_answer_that_unpacks_into_a_large_one_is_not_unpacked() -> None:
+    bomb = gzip.compress(b'{"access_token":"A2","x":"' + b"x" * 10_000_000 + b'"}')
+    assert len(bomb) < token_responses.MAX_RESPONSE_BYTES
+    assert isinstance(token_responses.parse(bomb), TokenError)
+
+
+UNREADABLE_TODAY: dict[str, bytes] = {
+    "two different tokens": b'{"access_token":"a","access_token":"b"}',
+    "a token of another type": b'{"access_token":{"value":"a"}}',
+    "a token too long": orjson.dumps({"access_token": "a" * 16_385}),
+    "another notation": b"<tokens><access_token>a</access_token></tokens>",
+    "cut off": AS_TEXT.encode()[:-2],
+    "packed as nobody here can unpack": b"\x0b\x02\x80\x00\x01abc\x03",
+    "gzip cut off": gzip.compress(AS_TEXT.encode())[:-9],
+}
+HOLDS_NONE: dict[str, bytes] = {
+    "nothing": b"",
+    "blanks": b" \n",
+    "a page": b"<html><body>Please log in</body></html>",
+    "an error": b'{"error":"invalid_grant"}',
+    "another object": b'{"ok":true}',
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE_TODAY.values(), ids=UNREADABLE_TODAY.keys())
+def test_what_cannot_be_read_and_may_hold_tokens_says_so(body: bytes) -> None:
+    found = token_responses.parse(body)
+    assert isinstance(found, TokenError)
+    assert found.may_hold_tokens
+
+
+@pytest.mark.parametrize("body", HOLDS_NONE.values(), ids=HOLDS_NONE.keys())
+def test_what_holds_no_tokens_says_so_too(body: bytes) -> None:
+    found = token_responses.parse(body)
+    assert isinstance(found, TokenError)
+    assert not found.may_hold_tokens
+
+
+@pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"error": "invalid_grant"}, "invalid_grant"),
+        ({"status": "BAD_REFRESH_TOKEN", "message": "missing or invalid refresh token"}, "bad_refresh_token"),
+        ({"error": {"code": "invalid_grant", "message": "x"}}, "invalid_grant"),
+        ({"error": {"type": "OAuthException", "error": {"code": "expired_token"}}}, "expired_token"),
+        ({"errorCode": "invalid_refresh_token"}, "invalid_refresh_token"),
+        ({"code": "token_revoked", "message": "gone"}, "token_revoked"),
+        ({"message": "invalid_grant"}, "invalid_grant"),
+    ],
+)
+def test_a_code_is_found_wherever_providers_put_it(members: dict[str, Any], code: str) -> None:
+    found = token_responses.parse(orjson.dumps(members))
+    assert isinstance(found, TokenError)
+    assert code in found.codes
 
 
 @pytest.mark.parametrize(
@@ -179,4 +289,5 @@ def test_a_path_leads_into_objects_and_nowhere_else(path: str, value: Any) -> No
 @pytest.mark.parametrize("members", [{}, {"claims": "{}"}])
 def test_an_error_that_asks_for_more_claims_is_a_challenge(members: dict[str, Any]) -> None:
     found = token_responses.parse(orjson.dumps({"error": "interaction_required"} | members))
-    assert found == TokenError("interaction_required", is_challenge=bool(members))
+    assert isinstance(found, TokenError)
+    assert (found.code, found.is_challenge) == ("interaction_required", bool(members))

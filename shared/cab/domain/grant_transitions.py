@@ -105,6 +105,23 @@ def back_off(
     return max(min(pause, max(timings.first_back_off, leeway / 8)), min(asked or pause, leeway / 2))
 
 
+def refused(grant: Grant, refusal: str, now: datetime) -> dict[str, Any]:
+    """The members that remember one more definite refusal. Another one than before begins anew; outages in between do not."""
+    if grant.refused_as != refusal or grant.refused_since is None:
+        return {"refused_as": refusal, "refused_since": now, "refused_times": 1}
+    return {"refused_times": grant.refused_times + 1}
+
+
+def is_believed(grant: Grant, refusal: str, *, now: datetime, timings: Timings = PRODUCTION_TIMINGS) -> bool:
+    """Whether one more refusal of this kind means the end, although nobody told us that this provider says it so.
+
+    What lasts for days and many tries is no accident, and a user who is asked loses less than one who waits for ever.
+    """
+    after = grant.model_copy(update=refused(grant, refusal, now))
+    lasted = after.refused_since is not None and now - after.refused_since >= timings.believe_refusals_after
+    return lasted and after.refused_times >= timings.believe_refusals_times
+
+
 # --- one attempt: acquire, send, and its ends ---
 
 
@@ -175,13 +192,18 @@ def released(
     cause: str,
     now: datetime,
     pause: timedelta,
+    refusal: str | None = None,
     timings: Timings = PRODUCTION_TIMINGS,
 ) -> Grant:
-    """The attempt ended and the refresh token is certainly unspent: back to rest, with a pause."""
+    """The attempt ended and the refresh token is certainly unspent: back to rest, with a pause.
+
+    `refusal`: how the provider refused it, where that says something about the token.
+    """
     _check("release", grant)
     ready = now + pause
     return _at_rest(grant).model_copy(
         update={
+            **(refused(grant, refusal, now) if refusal else {}),
             "status": GrantStatus.ACTIVE,
             "fail_count": grant.fail_count + 1,
             "fail_cause": cause,
@@ -198,9 +220,10 @@ def unknown_outcome(
     now: datetime,
     pause: timedelta,
     in_flight: bool = False,
+    refusal: str | None = None,
     timings: Timings = PRODUCTION_TIMINGS,
 ) -> Grant:
-    """The attempt ended and the refresh token may be spent: recovery goes on from here, after a pause.
+    """The attempt ended and the refresh token may be spent: recovery goes on from here, after a pause. `refusal` as in `released`.
 
     `in_flight`: no answer came, so the provider may still be at work. Strict providers then get the whole hold-down, because
     the earlier request must not meet a token that the resend has already spent.
@@ -212,6 +235,7 @@ def unknown_outcome(
         ready = max(ready, sent_at + hold_down(grant, timings))
     return grant.model_copy(
         update={
+            **(refused(grant, refusal, now) if refusal else {}),
             "status": GrantStatus.RECOVERING,
             "attempt_id": None,
             "lease_until": None,
@@ -418,6 +442,9 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
             "leeway_until": grant.leeway_until if marked else now + timedelta(seconds=grant.leeway_s),
             "fail_count": 0,
             "fail_cause": None,
+            "refused_as": None,
+            "refused_since": None,
+            "refused_times": 0,
             "next_try_at": None,
             "escrow": None,
             "outbox": [*grant.outbox, event],

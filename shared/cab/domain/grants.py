@@ -78,6 +78,10 @@ class Grant(BaseModel):
     due_at: datetime | None = None  # when the sweeper should look again; None when nothing is to do
     fail_count: int = 0
     fail_cause: str | None = None
+    # The same definite refusal of the refresh token, again and again: how it reads, since when, how often. See `is_believed`.
+    refused_as: str | None = None
+    refused_since: datetime | None = None
+    refused_times: int = 0
     scopes: list[str] = Field(default_factory=list)
     upstream_account: str | None = None  # the provider's own, stable id
     upstream_account_name: str | None = None  # what people call it there; for display only
@@ -135,6 +139,9 @@ class Timings:
     write_proven_for: timedelta = timedelta(seconds=60)  # after a successful write, the next is believed to succeed
     write_breaker: timedelta = timedelta(seconds=10)  # after a failed one, no token is spent for so long
     clean_up_after: timedelta = timedelta(seconds=60)  # how long a late reader may still want a replaced version
+    believe_refusals_after: timedelta = timedelta(days=3)  # that nobody knows for the end of a grant, see `is_believed`
+    believe_refusals_times: int = 5
+    answer_margin: timedelta = timedelta(seconds=4)  # what a holder keeps of its lease for the writes after an answer
     visit_again: timedelta = timedelta(seconds=60)  # when a sweeper's visit changed nothing
 
 
@@ -176,7 +183,9 @@ class TokenSet(BaseModel):
     predecessor_sha256: str | None
     received_at: datetime  # lives are counted from here: when the request was sent, for a refresh
     status: int  # the provider's HTTP status
-    response: str  # the provider's bytes, base64, at most 32 KiB before encoding
+    response: str  # the provider's bytes, base64
+    # The same as text, instead of `response`, where base64 would not leave room for the carried refresh token.
+    response_text: str | None = Field(default=None, repr=False)
     requested_scopes: list[str] = Field(default_factory=list)  # what the answer means when it names no scope
     carried_refresh_token: str | None  # used when the answer has none
     carried_access_tokens: list[CarriedAccessToken] = Field(default_factory=list)  # narrower ones that still live

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from cab.protocol.token_responses import Tokens
 CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
 MAX_PAYLOAD_BYTES: Final = 65_536  # of a Secret Manager version
+MOST_IN_BASE64: Final = 32 * 1024  # of an answer, before encoding
+MOST_AS_TEXT: Final = 46 * 1024  # of an answer as a JSON string
 MAX_LAG: Final = (
     400  # versions by which a restored document may lag behind: a day and more, at one refresh in five minutes
 )
@@ -30,11 +33,16 @@ MAX_PROBES: Final = 200  # versions looked at beyond the committed one; each is 
 
 
 class CorruptPayload(Exception):
-    """The version is not an intact payload of this grant. `garbage` means: ours, intact, but the provider's answer held no token."""
+    """The version is not an intact payload of this grant."""
 
-    def __init__(self, *, garbage: bool) -> None:
-        super().__init__("garbage" if garbage else "corrupt")
-        self.garbage = garbage
+
+class Garbage(CorruptPayload):
+    """Ours and intact, but the provider's answer held no token that can be read. `unread`: it may hold one all the same."""
+
+    def __init__(self, stored: TokenSet, *, unread: bool) -> None:
+        super().__init__("unread" if unread else "no token")
+        self.stored = stored
+        self.unread = unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,23 @@ class GrantPayloads:
                 found = payload
         return found
 
+    async def is_unread(self, grant: Grant, base: Payload, provider: Provider) -> bool:
+        """Whether an answer to the refresh token of `base` is stored that nobody here can read, and that may hold its successor.
+
+        Raises: Unavailable.
+        """
+        for version in range(base.version + 1, base.version + 1 + MAX_PROBES):
+            try:
+                await self.load(grant, version, provider)
+            except Garbage as found:
+                if found.unread and found.stored.predecessor_sha256 == base.refresh_sha256:
+                    return True
+            except CorruptPayload:
+                continue
+            except NotFound:
+                break
+        return False
+
     async def following(self, grant: Grant, after: int, provider: Provider) -> list[tuple[int, Payload | None]]:
         """Every version above `after`, by number until there is none; without its payload where that is garbage.
 
@@ -180,7 +205,7 @@ def _check_owner(stored: TokenSet, grant: Grant) -> None:
     """The payload and the document each name their grant, tenant and user: swapped pointers and documents are found here."""
     named = (stored.grant_id, stored.tenant, stored.user_key)
     if named != (grant.grant_id, grant.tenant, grant.subject) or not names_itself(grant):
-        raise CorruptPayload(garbage=False)
+        raise CorruptPayload
 
 
 def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> Payload:
@@ -188,21 +213,43 @@ def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> 
     try:
         stored = TokenSet.model_validate_json(raw)
     except ValidationError as error:
-        raise CorruptPayload(garbage=False) from error
+        raise CorruptPayload from error
     _check_owner(stored, grant)
     try:
-        body = base64.b64decode(stored.response, validate=True)
+        body = _body_of(stored)
     except ValueError as error:
-        raise CorruptPayload(garbage=False) from error
+        raise CorruptPayload from error
     tokens = token_responses.parse(body, scope_claim=provider.scope_claim)
     if not isinstance(tokens, Tokens):
-        raise CorruptPayload(garbage=True)
+        raise Garbage(stored, unread=tokens.may_hold_tokens)
     newest = Usable(
         tokens.access_token,
         tuple(stored.requested_scopes) if tokens.scopes is None else tokens.scopes,
         tokens.expires_at(stored.received_at, default=default_lifetime(provider)),
     )
     return Payload(version, stored, newest, tokens.refresh_token or stored.carried_refresh_token)
+
+
+def _body_of(stored: TokenSet) -> bytes:
+    if stored.response_text is not None:
+        return stored.response_text.encode()
+    return base64.b64decode(stored.response, validate=True)
+
+
+def can_be_kept(body: bytes) -> bool:
+    """Whether an answer of this size fits into a version, whatever has to be carried beside it."""
+    return len(body) <= MOST_IN_BASE64 or _as_text(body) is not None
+
+
+def _as_text(body: bytes) -> str | None:
+    """Large answers are kept as text: base64 would take the room of the refresh token that is carried along."""
+    if len(body) <= MOST_IN_BASE64:
+        return None
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if len(json.dumps(text)) <= MOST_AS_TEXT else None
 
 
 def default_lifetime(provider: Provider) -> timedelta | None:
@@ -220,6 +267,7 @@ def new_token_set(
     provider: Provider,
 ) -> TokenSet:
     """The next payload, from the provider's bytes as they came. Nothing of them is parsed here."""
+    text = _as_text(body)
     token_set = TokenSet(
         grant_id=grant.grant_id,
         tenant=grant.tenant,
@@ -230,7 +278,8 @@ def new_token_set(
         predecessor_sha256=base.refresh_sha256 if base else None,
         received_at=received_at,
         status=status,
-        response=base64.b64encode(body).decode(),
+        response="" if text is not None else base64.b64encode(body).decode(),
+        response_text=text,
         requested_scopes=list(requested_scopes),
         carried_refresh_token=base.refresh_token if base else None,
     )

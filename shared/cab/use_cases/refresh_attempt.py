@@ -7,6 +7,7 @@ anything looks at them; and nobody sends a token again before looking, by number
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -24,14 +25,60 @@ from cab.protocol.token_responses import TokenError
 from cab.stores.grants import StoredGrant
 from cab.use_cases.escrow import Escrow, seal_token_set
 from cab.use_cases.fenced_writes import FencedWrites, FenceLost, Transition
-from cab.use_cases.grant_payloads import CorruptPayload, GrantPayloads, Payload, new_token_set, read_payload
+from cab.use_cases.grant_payloads import (
+    CorruptPayload,
+    Garbage,
+    GrantPayloads,
+    Payload,
+    can_be_kept,
+    new_token_set,
+    read_payload,
+)
 from cab.use_cases.late_tokens import LateTokens
 from cab.use_cases.outbox import Outbox, grant_event
 from cab.use_cases.provider_calls import ProviderCalls
 
+_logger = logging.getLogger(__name__)
+
 FAULT_OF_OURS: Final = "secrets"  # `fail_cause` of attempts that ended because of our own stores
 SCOPE_REFUSED: Final = "invalid_scope"
+UNREAD: Final = "unread answer"  # `fail_cause` while an answer is stored that this release cannot read
+CLIENT_REFUSED: Final = "our client is refused"  # `fail_cause` while the provider does not accept our own credentials
+# Codes that nobody uses for anything but a refresh token, or a user, that is needed anew. A preset may add its own.
+DEAD_EVERYWHERE: Final = frozenset(
+    {
+        "invalid_grant",
+        "bad_refresh_token",
+        "invalid_refresh_token",
+        "expired_refresh_token",
+        "refresh_token_expired",
+        "refresh_token_invalid",
+        "refresh_token_revoked",
+        "token_revoked",
+        "token_inactive",
+        "interaction_required",
+        "login_required",
+        "consent_required",
+        "account_selection_required",
+        "invalid_rapt",
+    }
+)
+# Codes that speak of our own registration at the provider: no user can mend them.
+OUR_FAULT: Final = frozenset(
+    {
+        "invalid_client",
+        "invalid_client_id",
+        "invalid_client_secret",
+        "invalid_client_credentials",
+        "incorrect_client_credentials",
+        "client_not_found",
+        "bad_client_secret",
+        "unsupported_grant_type",
+    }
+)
 # The provider looked at the request and refused it: the token was not spent. Of 5xx nobody knows.
+TOKEN_REFUSALS: Final = frozenset({400, 401, 403})  # with which providers refuse a refresh token
+_LONGEST_REFUSAL: Final = 200
 DEFINITE_REFUSALS: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 429})
 GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
 _FIRST_PAUSE_S: Final = 0.05
@@ -208,6 +255,9 @@ class _Attempt:
         found = await self._successor(base) or await self._from_escrow()
         if found is not None:
             return await self._commit(found, Outcome.RACE_RECOVERED)
+        if await self._is_unread(base):
+            await self._wait_for_a_reader()
+            return None
         until = self._no_resend_before
         if until is not None and self._now() < until:
             await self._apply(lambda grant: grant_transitions.waiting(grant, until=until))
@@ -222,7 +272,9 @@ class _Attempt:
             return None
         try:
             read_payload(raw, self._grant, 0, self._provider)
-        except CorruptPayload:  # the provider's answer held no token
+        except CorruptPayload as error:
+            if isinstance(error, Garbage) and error.unread:  # kept like any other answer that nobody can read yet
+                await self._reading(self._parts.payloads.add_raw(self._grant.grant_id, raw))
             await self._apply(lambda grant: grant.model_copy(update={"escrow": None}))
             return None
         version = await self._reading(self._parts.payloads.add_raw(self._grant.grant_id, raw))
@@ -232,6 +284,21 @@ class _Attempt:
 
     async def _successor(self, base: Payload) -> Payload | None:
         return await self._reading(self._parts.payloads.successor(self._grant, base, self._provider))
+
+    async def _is_unread(self, base: Payload) -> bool:
+        """Whether sending again would spend what a stored, unread answer may hold. Providers that forgive a resend do so now."""
+        grant = self._grant
+        if grant.provider_class is RotationClass.STATIC:
+            return False
+        forgiving_until = (grant.sent_at or self._now()) + timedelta(seconds=grant.leeway_s)
+        if grant.provider_class is RotationClass.LEEWAY and self._now() < forgiving_until:
+            return False
+        return await self._reading(self._parts.payloads.is_unread(grant, base, self._provider))
+
+    async def _wait_for_a_reader(self) -> None:
+        """The spent token is not sent again. A release that can read the answer goes on from it; the user may connect anew."""
+        _logger.error("an answer of %s cannot be read and is kept, grant %s", self._provider.id, self._grant.grant_id)
+        await self._lose_sight(UNREAD, asked=self._parts.timings.longest_back_off)
 
     async def _preflight(self, base: Payload) -> None:
         """Step 2. Never spend a token whose successor we cannot save."""
@@ -313,6 +380,9 @@ class _Attempt:
             await self._lose_sight("answer too large")
             return None
         await self._parts.step("after send")
+        if 200 <= answer.status < 300 and not can_be_kept(answer.body):
+            await self._lose_sight("answer too large")
+            return None
         if 200 <= answer.status < 300:
             return await self._keep(base, answer, scopes)
         return await self._refused(base, answer)
@@ -425,26 +495,55 @@ class _Attempt:
 
     async def _refused(self, base: Payload, answer: HttpAnswer) -> Committed | None:
         error = token_responses.parse(answer.body)
-        code = error.code if isinstance(error, TokenError) else "unparsable"
-        if code in self._provider.invalid_grant_errors and answer.status in self._provider.invalid_grant_statuses:
+        codes = error.codes if isinstance(error, TokenError) else frozenset()
+        if self._says_dead(codes, answer):
             return await self._invalid_grant(base)
-        if code == SCOPE_REFUSED and answer.status == 400:
+        if SCOPE_REFUSED in codes and answer.status == 400:
             await self._put_back(SCOPE_REFUSED)
             raise BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
             )
+        if _is_our_fault(codes, answer):
+            await self._our_client_is_refused(answer)
+            return None
         cause = f"http {answer.status}"
+        if answer.status in TOKEN_REFUSALS:
+            return await self._refused_once_more(base, f"{cause} {' '.join(sorted(codes))}".strip(), answer)
         if answer.status in DEFINITE_REFUSALS:
             await self._put_back(cause, asked=_retry_after(answer))
         else:
             await self._lose_sight(cause, in_flight=answer.status in GATEWAY_FAILURES, asked=_retry_after(answer))
         return None
 
-    async def _garbage(self, base: Payload, error: TokenError, answer: HttpAnswer) -> Committed | None:
-        """2xx without tokens: an error body where the provider is known for it, else nobody knows what it means."""
-        if error.code in self._provider.invalid_grant_errors and (self._provider.error_in_200 or self._recovers):
+    async def _our_client_is_refused(self, answer: HttpAnswer) -> None:
+        """No user can help, and none is asked: the operator must (docs/runbooks/client-refused.md)."""
+        _logger.error("%s refuses our client, connection %s", self._provider.id, self._wanted.connection.id)
+        await self._put_back(CLIENT_REFUSED, asked=_retry_after(answer))
+
+    def _says_dead(self, codes: frozenset[str], answer: HttpAnswer) -> bool:
+        """Whether the refresh token is dead for certain: by what is known of this provider, or of all."""
+        if codes & DEAD_EVERYWHERE and (answer.status == 200 or answer.status in TOKEN_REFUSALS):
+            return True
+        known = {code.lower() for code in self._provider.invalid_grant_errors}
+        return bool(codes & known) and answer.status in (*self._provider.invalid_grant_statuses, 200)
+
+    async def _refused_once_more(self, base: Payload, refusal: str, answer: HttpAnswer) -> Committed | None:
+        """A definite no in words that nobody here knows: the same for days means that the user must be asked."""
+        refusal = refusal[:_LONGEST_REFUSAL]
+        if grant_transitions.is_believed(self._grant, refusal, now=self._now(), timings=self._parts.timings):
             return await self._invalid_grant(base)
-        if self._provider.error_in_200 and error.code != "unparsable":
+        await self._put_back(refusal, asked=_retry_after(answer), refusal=refusal)
+        return None
+
+    async def _garbage(self, base: Payload, error: TokenError, answer: HttpAnswer) -> Committed | None:
+        """2xx without tokens: an error body, an answer that cannot be read yet, or nobody knows what."""
+        if self._says_dead(error.codes, answer):
+            return await self._invalid_grant(base)
+        if error.codes & OUR_FAULT:
+            await self._our_client_is_refused(answer)
+        elif error.may_hold_tokens and self._grant.provider_class is not RotationClass.STATIC:
+            await self._wait_for_a_reader()
+        elif self._provider.error_in_200 and error.code != token_responses.UNPARSABLE:
             await self._put_back("error in 200", asked=_retry_after(answer))
         else:
             await self._lose_sight("unusable answer")
@@ -500,23 +599,27 @@ class _Attempt:
 
     # --- ends of an attempt without a token ---
 
-    async def _put_back(self, cause: str, *, asked: timedelta | None = None) -> None:
-        """This attempt spent nothing. An earlier one, whose place it took, may have."""
+    async def _put_back(self, cause: str, *, asked: timedelta | None = None, refusal: str | None = None) -> None:
+        """This attempt spent nothing. An earlier one, whose place it took, may have. `refusal` as in the transitions."""
         if self._recovers:
-            await self._lose_sight(cause, asked=asked)
+            await self._lose_sight(cause, asked=asked, refusal=refusal)
             return
         now, timings = self._now(), self._parts.timings
         pause = self._pause(cause, may_be_spent=False, asked=asked)
         await self._apply(
-            lambda grant: grant_transitions.released(grant, cause=cause, now=now, pause=pause, timings=timings)
+            lambda grant: grant_transitions.released(
+                grant, cause=cause, now=now, pause=pause, refusal=refusal, timings=timings
+            )
         )
 
-    async def _lose_sight(self, cause: str, *, in_flight: bool = False, asked: timedelta | None = None) -> None:
+    async def _lose_sight(
+        self, cause: str, *, in_flight: bool = False, asked: timedelta | None = None, refusal: str | None = None
+    ) -> None:
         now, timings = self._now(), self._parts.timings
         pause = self._pause(cause, may_be_spent=True, asked=asked)
         await self._apply(
             lambda grant: grant_transitions.unknown_outcome(
-                grant, cause=cause, now=now, pause=pause, in_flight=in_flight, timings=timings
+                grant, cause=cause, now=now, pause=pause, in_flight=in_flight, refusal=refusal, timings=timings
             )
         )
 
@@ -543,6 +646,14 @@ class _Attempt:
 
     def _event(self, event_type: audit.EventType, grant: Grant, cause: str) -> dict[str, Any]:
         return grant_event(event_type, grant, cause=cause, now=self._now(), randomness=self._parts.randomness)
+
+
+def _is_our_fault(codes: frozenset[str], answer: HttpAnswer) -> bool:
+    """Whether the provider refuses us and not the token. RFC 6749 section 5.2 wants 401 and the scheme for that; without
+    any code nobody can tell, and a user must not pay for it."""
+    if codes & OUR_FAULT:
+        return True
+    return answer.status == 401 and (not codes or "basic" in answer.headers.get("www-authenticate", "").lower())
 
 
 def _retry_after(answer: HttpAnswer) -> timedelta | None:
