@@ -257,7 +257,8 @@ class SleepingHttp:
 async def test_after_a_token_was_spent_twice_nothing_is_served_until_a_refresh_has_proved_what_lives() -> None:
     world = await GrantWorld(FAMILY).open()
     name = await world.connect()
-    asleep = asyncio.create_task(world.worker(http=SleepingHttp(world, 60)).token(name))
+    sleeper = world.worker(http=SleepingHttp(world, 60))
+    asleep = asyncio.create_task(sleeper.token(name))
     awake = world.worker()
     await asyncio.sleep(1)
     await world.drain(awake, for_s=55, every_s=3)
@@ -265,6 +266,7 @@ async def test_after_a_token_was_spent_twice_nothing_is_served_until_a_refresh_h
 
     with pytest.raises(BrokerError):
         await asleep
+    await sleeper.refresher.until_settled(name)
     with pytest.raises(BrokerError) as refused:
         await awake.token(name)
     assert refused.value.reason is Reason.GRANT_NEEDS_REAUTH
@@ -324,13 +326,15 @@ async def test_who_wakes_and_sends_too_late_warns_also_without_an_answer(
 async def test_a_suspicion_that_proves_wrong_costs_one_refresh() -> None:
     world = await GrantWorld(STRICT).open()  # here, reuse harms nobody, but the profile does not say so
     name = await world.connect()
-    asleep = asyncio.create_task(world.worker(http=SleepingHttp(world, 60)).token(name))
+    sleeper = world.worker(http=SleepingHttp(world, 60))
+    asleep = asyncio.create_task(sleeper.token(name))
     awake = world.worker()
     await asyncio.sleep(1)
     await world.drain(awake, for_s=50, every_s=3)
     suspicious = world.provider.rotation.model_copy(update={"reuse_revokes_family": True})
     world.provider.__dict__["rotation"] = suspicious
     await asyncio.gather(asleep, return_exceptions=True)
+    await sleeper.refresher.until_settled(name)
     assert (await world.grant(name)).suspect_since is not None
     before = world.refreshes()
     token = await awake.token(name)

@@ -106,6 +106,37 @@ async def test_a_slow_provider_that_had_not_begun_loses_nothing(profile: str) ->
     await ends_well(world, worker, name)
 
 
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@pytest.mark.parametrize("seconds", [12, 20, 25])
+@in_virtual_time
+async def test_a_provider_that_rotates_at_once_and_answers_late_costs_nothing(seconds: float, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", count=1, after_commit=True, kind="slow", seconds=seconds)
+
+    assert await ask(world, worker, name) == "provider_unavailable"  # told to come back, within 12 s
+    await asyncio.sleep(seconds)
+    assert world.refreshes() == 1
+    token = await worker.token(name)
+    assert world.book.accept(token.access_token) is not None
+    await ends_well(world, worker, name)
+    assert world.events("grant.needs_reauth") == []
+
+
+@in_virtual_time
+async def test_a_request_that_cannot_be_granted_spends_nothing_and_disturbs_nobody() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    held = await worker.token(name)
+    calls = world.http.calls.count("/oauth/token")
+    with pytest.raises(BrokerError) as refused:
+        await worker.token(name, ("never.granted",))
+    assert refused.value.reason is Reason.SCOPE_NOT_GRANTABLE
+    assert world.http.calls.count("/oauth/token") == calls
+    assert world.book.accept(held.access_token) is not None
+    assert (await world.grant(name)).fail_cause is None
+
+
 class Broken:
     """Connections that end before a byte of the request leaves: no name, no certificate, nobody there."""
 

@@ -9,7 +9,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
 from cab.protocol import strict_json
 
-TIMEOUT_S = 12.0
+TIMEOUT_S = 11.5  # refresh_grants goes on listening to a slow provider; whoever waits here is told to come back
 
 
 class RefreshGrantsClient:

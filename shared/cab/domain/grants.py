@@ -130,7 +130,7 @@ class Timings:
     """How long things may take. Production runs on the defaults; tests that kill processes shorten them all alike."""
 
     lease: timedelta = timedelta(seconds=30)  # one provider call and the writes after it
-    provider_timeout: timedelta = timedelta(seconds=10)
+    provider_timeout: timedelta = timedelta(seconds=10)  # of most answers; a refresh is listened to for its lease
     longest_pause: timedelta = timedelta(seconds=30)  # a holder may stand still so long between fence check and send
     answer_within: timedelta = timedelta(seconds=11)  # a hanging provider is answered as unavailable within 12 s
     shortest_send: timedelta = timedelta(seconds=3)  # with less time than this left, a request starts no refresh
@@ -141,8 +141,12 @@ class Timings:
     clean_up_after: timedelta = timedelta(seconds=60)  # how long a late reader may still want a replaced version
     believe_refusals_after: timedelta = timedelta(days=3)  # that nobody knows for the end of a grant, see `is_believed`
     believe_refusals_times: int = 5
-    answer_margin: timedelta = timedelta(seconds=4)  # what a holder keeps of its lease for the writes after an answer
     visit_again: timedelta = timedelta(seconds=60)  # when a sweeper's visit changed nothing
+
+    @property
+    def after_answer(self) -> timedelta:
+        """What a holder keeps of its lease for the writes after an answer."""
+        return self.lease / 8
 
 
 PRODUCTION_TIMINGS = Timings()

@@ -163,12 +163,10 @@ class AttemptParts:
     step: Step
 
 
-async def attempt(
-    parts: AttemptParts, stored: StoredGrant, wanted: Wanted, *, answer_by: datetime | None = None
-) -> Committed | None:
+async def attempt(parts: AttemptParts, stored: StoredGrant, wanted: Wanted) -> Committed | None:
     """Acquire and drive the grant as far as one attempt can. None: the document says what came of it.
 
-    `answer_by` shortens the provider's time to answer, for a caller that has waited already.
+    It listens to the provider as long as its lease allows: whoever waits for it may be told to come back long before.
     Raises: BrokerError SCOPE_NOT_GRANTABLE; Unavailable.
     """
     now = parts.clock.now()
@@ -178,7 +176,7 @@ async def attempt(
     await parts.step("acquired")
     wait_until = grant_transitions.no_resend_before(stored.grant, parts.timings)
     try:
-        return await _Attempt(parts, held, wanted, wait_until, answer_by).run()
+        return await _Attempt(parts, held, wanted, wait_until).run()
     except FenceLost:
         return None
 
@@ -190,13 +188,11 @@ class _Attempt:
         held: StoredGrant,
         wanted: Wanted,
         no_resend_before: datetime | None,
-        answer_by: datetime | None,
     ) -> None:
         self._parts = parts
         self._held = held
         self._wanted = wanted
         self._no_resend_before = no_resend_before
-        self._answer_by = answer_by
         self._escrow_key = b""
 
     @property
@@ -405,10 +401,10 @@ class _Attempt:
         return until is None or self._now() + self._parts.timings.provider_timeout > until
 
     def _time_to_answer(self) -> timedelta:
-        longest = self._parts.timings.provider_timeout
-        if self._answer_by is None:
-            return longest
-        return max(min(longest, self._answer_by - self._now()), self._parts.timings.shortest_send)
+        """Until shortly before the lease ends: a provider that has rotated and is slow to say so must still be heard."""
+        timings = self._parts.timings
+        left = (self._grant.lease_until or self._now()) - self._now() - timings.after_answer
+        return max(left, timings.shortest_send)
 
     async def _keep(self, base: Payload, answer: HttpAnswer, scopes: tuple[str, ...]) -> Committed | None:
         raw = (

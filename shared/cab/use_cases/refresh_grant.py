@@ -155,8 +155,10 @@ class RefreshGrant:
                     Reason.SCOPE_NOT_GRANTABLE,
                     "The connected system gave no refresh token, so the token that there is cannot be narrowed.",
                 )
-            committed = await self._attempt(stored, wanted, answer_by=deadline)
-            if committed is None:
+            started = self._start_attempt(stored, wanted)
+            done, _ = await asyncio.wait({started}, timeout=(deadline - self._clock.now()).total_seconds())
+            committed = started.result() if done else None
+            if committed is None:  # the document says why, or will: the attempt goes on listening
                 continue
             how = committed.outcome
             if self._clock.now() - committed.at <= _STALE_AFTER and committed.is_current:
@@ -186,15 +188,21 @@ class RefreshGrant:
             if stored is None or not grant_transitions.is_held(stored.grant, self._clock.now()):
                 return
 
-    async def _attempt(
-        self, stored: StoredGrant, wanted: Wanted, *, answer_by: datetime | None = None
-    ) -> Committed | None:
+    def _start_attempt(self, stored: StoredGrant, wanted: Wanted) -> asyncio.Task[Committed | None]:
         """The one attempt of this process at this grant. It goes on although its caller may leave."""
         name = stored.grant.grant_id
-        task = asyncio.create_task(attempt(self._parts, stored, wanted, answer_by=answer_by))
+        task = asyncio.create_task(attempt(self._parts, stored, wanted))
         self._under_way[name] = task
         task.add_done_callback(lambda done: self._forget(name, done))
-        return await asyncio.shield(task)
+        return task
+
+    async def until_settled(self, grant_id: str) -> None:
+        """Returns when no attempt of this process at the grant is under way.
+
+        Where a process may stand still once it has answered, the request that began an attempt stays open that long.
+        """
+        while (task := self._under_way.get(grant_id)) is not None:
+            await asyncio.wait({task})
 
     def _forget(self, name: str, done: asyncio.Task[Committed | None]) -> None:
         del self._under_way[name]
@@ -209,6 +217,11 @@ class RefreshGrant:
             raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
         if stored.grant.status in ENDED:
             raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+        if stored.grant.scopes and wanted.provider.scope_names.missing(wanted.scopes, stored.grant.scopes):
+            # No refresh can bring what the user did not grant: asking would only spend a token.
+            raise BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE, "The user has not granted the scopes of this action to the broker."
+            )
         extra = wanted.beyond(stored.grant.scopes)
         narrows = wanted.provider.narrows_at_refresh or wanted.provider.narrows_by_exchange
         if extra and not narrows and not wanted.connection.allow_unnarrowed:
@@ -319,7 +332,7 @@ class RefreshGrant:
         doubtful = ended or grant.suspect_since is not None or _idles(grant, provider, now)
         if lapsed or (grant.status is GrantStatus.ACTIVE and doubtful):
             try:
-                await self._attempt(stored, Wanted((), connection, provider))
+                await asyncio.shield(self._start_attempt(stored, Wanted((), connection, provider)))
             except BrokerError:
                 return  # recorded on the grant; the next visit is scheduled there
 

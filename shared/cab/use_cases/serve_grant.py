@@ -55,6 +55,10 @@ class ServeGrant:
             )
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
         wanted = Wanted(scopes, connection, provider)
-        if provider.narrows_by_exchange:
-            return await self._narrow_tokens.access_token(name, wanted)
-        return await self._refresher.access_token(name, wanted)
+        tokens = self._narrow_tokens if provider.narrows_by_exchange else self._refresher
+        try:
+            return await tokens.access_token(name, wanted)
+        except BrokerError:
+            # The caller has been told to come back, or has left: the instance must not stand still while an attempt listens.
+            await self._refresher.until_settled(name)
+            raise
