@@ -135,3 +135,19 @@ def test_every_presets_authorization_request_carries_state_and_pkce_to_its_own_h
         "code_challenge": "c",
         "code_challenge_method": "S256",
     }
+
+
+@pytest.mark.parametrize(("pkce", "sent"), [("supported", True), ("unknown", True), ("unsupported", False)])
+def test_pkce_is_left_out_only_where_the_provider_cannot_take_it(pkce: str, sent: bool) -> None:
+    """`unsupported` changed nothing before."""
+    provider = PRESETS["zoom"].model_copy(update={"pkce": pkce})
+    back = "https://cab.test/c"
+    url = ProviderCalls.authorization_url(
+        CONNECTION, provider, redirect_uri=back, state="s", code_challenge="c" * 43, scopes=()
+    )
+    assert ("code_challenge" in url, "code_challenge_method=S256" in url) == (sent, sent)
+    redeemed = sent_to(
+        provider.token_endpoint or "",
+        lambda calls: calls.redeem_code(CONNECTION, provider, code="c", redirect_uri=back, code_verifier="v" * 43),
+    )
+    assert (b"code_verifier" in redeemed.body) is sent

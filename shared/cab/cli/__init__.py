@@ -17,6 +17,9 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "dev": _Subcommand("cab.cli.dev", "dev_group", "Run the local stack, and get tokens of it to try things with."),
     "config": _Subcommand("cab.cli.config", "config_group", "Check a deployment's configuration folder."),
+    "connection": _Subcommand(
+        "cab.cli.connection", "connection_group", "Try a connection against the live system behind it."
+    ),
     "explain": _Subcommand(
         "cab.cli.explain", "explain_command", "Show a decision and its rule without issuing anything."
     ),

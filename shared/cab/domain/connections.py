@@ -177,7 +177,8 @@ class Provider(StrictModel):
         default_factory=dict, description="Extra parameters of the authorization request."
     )
     pkce: Literal["supported", "unsupported", "unknown"] = Field(
-        default="unknown", description="Whether it checks PKCE. S256 is sent in any case."
+        default="unknown",
+        description="Whether it checks PKCE. S256 is sent unless it is `unsupported`: some refuse what they do not know.",
     )
     rotation: Rotation = Field(default=Rotation(), description="How refresh tokens behave.")
     access_token_lifetime_s: int | None = Field(

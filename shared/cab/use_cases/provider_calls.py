@@ -17,8 +17,8 @@ class ProviderCalls:
         self._http = http
         self._client_secrets = client_secrets
 
+    @staticmethod
     def authorization_url(
-        self,
         connection: Connection,
         provider: Provider,
         *,
@@ -27,7 +27,7 @@ class ProviderCalls:
         code_challenge: str,
         scopes: tuple[str, ...],
     ) -> str:
-        """Where the user's browser goes for consent. PKCE S256 always: a provider that does not know it ignores it (RFC 9700)."""
+        """Where the user's browser goes for consent. PKCE S256 is left out only where the provider cannot take it."""
         query = {
             **provider.authorization_parameters,
             "response_type": "code",
@@ -35,27 +35,19 @@ class ProviderCalls:
             "redirect_uri": redirect_uri,
             "scope": provider.scope_separator.join(scopes),
             "state": state,
-            "code_challenge": code_challenge,
-            "code_challenge_method": "S256",
         }
+        if provider.pkce != "unsupported":
+            query |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
         separator = "&" if "?" in (provider.authorization_endpoint or "") else "?"
         return f"{provider.authorization_endpoint}{separator}{urlencode(query)}"
 
     async def redeem_code(
         self, connection: Connection, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str
     ) -> HttpAnswer:
-        return await self._post(
-            connection,
-            provider,
-            provider.token_endpoint,
-            {
-                "grant_type": "authorization_code",
-                "code": code,
-                "redirect_uri": redirect_uri,
-                "code_verifier": code_verifier,
-            },
-            timeout_s=OTHER_TIMEOUT_S * 2,
-        )
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        if provider.pkce != "unsupported":
+            form["code_verifier"] = code_verifier
+        return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=OTHER_TIMEOUT_S * 2)
 
     async def refresh(
         self,

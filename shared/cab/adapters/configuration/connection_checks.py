@@ -160,6 +160,11 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
     if connection.client_secret is not None and public:
         remedy = f"remove it: provider `{provider.id}` authenticates no client"
         findings.add(CONNECTIONS, (*at, "client_secret"), "the client_secret is never sent", remedy)
+    if kind is GrantKind.AUTHORIZATION_CODE and public and provider.pkce == "unsupported":
+        remedy = (
+            "register a confidential client there: without PKCE and without a secret, whoever sees a code can use it"
+        )
+        findings.add(CONNECTIONS, (*at, "provider"), "neither PKCE nor the client's secret protects codes", remedy)
     if kind is GrantKind.ID_JAG and public:
         remedy = "register a confidential client there, and write how it authenticates into the provider"
         message = "whoever comes by an ID-JAG may redeem it: the client does not authenticate"

@@ -18,6 +18,7 @@ from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 CONNECT_TIMEOUT_S = 3.0
 USER_AGENT = "cab/0.1"
+NO_ADDRESS = "no address that may be reached"
 
 
 class _AllowedAddresses(AbstractResolver):
@@ -34,7 +35,7 @@ class _AllowedAddresses(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         allowed = [item for item in found if self._allows(host, item["host"])]
         if not allowed:
-            raise OSError("no address that may be reached")
+            raise OSError(NO_ADDRESS)
         return allowed
 
     def _allows(self, host: str, address: str) -> bool:
@@ -174,6 +175,27 @@ class AiohttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def why_failed(error: SendFailed) -> str:
+    """Why there is no answer, in words that quote nothing."""
+    cause = error.__cause__
+    match cause:
+        case None:
+            return "this address is not one that may be called"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return "TLS: the certificate or the protocol is not accepted"
+        case aiohttp.ClientConnectorDNSError():
+            inner = str(cause.os_error)
+            if inner == NO_ADDRESS:
+                return "the name leads to private addresses only: name the host in private_hosts of broker.yaml, if it is yours"
+            return "the name is not known (DNS)"
+        case TimeoutError():
+            return "no answer in time"
+        case aiohttp.ClientConnectorError():
+            return "the connection is refused or cannot be made"
+        case _:
+            return "the connection broke off"
 
 
 def origin_of(url: str) -> str:
