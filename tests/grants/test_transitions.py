@@ -314,3 +314,63 @@ def test_a_document_with_fields_of_another_grant_does_not_name_itself() -> None:
     assert not names_itself(a_grant(tenant="globex"))
     assert not names_itself(a_grant(subject="bob"))
     assert not names_itself(a_grant(connection="tracker"))
+
+
+# --- when ---
+
+
+@pytest.mark.parametrize("sent", [NOW - timedelta(seconds=5), None], ids=["sent", "not known to be sent"])
+def test_the_hold_down_counts_from_the_send_and_not_from_when_it_was_given_up(sent: datetime | None) -> None:
+    held = a_grant(S.REFRESHING, sent_at=sent)
+    lost = to.unknown_outcome(held, cause="c", now=NOW, pause=timedelta(seconds=2), in_flight=True)
+    assert lost.sent_at == (sent or NOW)
+    assert lost.next_try_at == (sent or NOW) + to.hold_down(held)
+    assert to.escrowed(held, sealed="x", now=NOW).sent_at == (sent or NOW)
+
+
+@pytest.mark.parametrize("in_flight", [True, False])
+@pytest.mark.parametrize("kind", list(RotationClass))
+def test_only_a_strict_provider_that_may_still_be_at_work_is_given_the_whole_hold_down(
+    kind: RotationClass, in_flight: bool
+) -> None:
+    held = a_grant(S.REFRESHING, sent_at=NOW, provider_class=kind, leeway_s=60)
+    lost = to.unknown_outcome(held, cause="c", now=NOW, pause=timedelta(seconds=2), in_flight=in_flight)
+    waits = to.hold_down(held) if in_flight and kind is RotationClass.STRICT else timedelta(seconds=2)
+    assert lost.next_try_at == lost.due_at == NOW + waits
+
+
+def test_a_long_pause_is_not_shortened_by_the_hold_down() -> None:
+    held = a_grant(S.REFRESHING, sent_at=NOW)
+    long = timedelta(hours=1)
+    assert to.unknown_outcome(held, cause="c", now=NOW, pause=long, in_flight=True).next_try_at == NOW + long
+
+
+def test_versions_are_destroyed_only_when_nobody_can_want_them_any_more() -> None:
+    """After the leeway where there is one, else after the refresh, else after the connect; and a while later."""
+    connected = a_grant(clean_below=4)
+    assert to.may_clean_at(connected) == connected.connected_at + PRODUCTION_TIMINGS.clean_up_after
+    refreshed = connected.model_copy(update={"refreshed_at": NOW})
+    assert to.may_clean_at(refreshed) == NOW + PRODUCTION_TIMINGS.clean_up_after
+    in_leeway = refreshed.model_copy(update={"leeway_until": LATER})
+    assert to.may_clean_at(in_leeway) == LATER + PRODUCTION_TIMINGS.clean_up_after
+    assert to.next_visit(in_leeway, keepalive=None, now=NOW) == LATER + PRODUCTION_TIMINGS.clean_up_after
+    nothing_left = in_leeway.model_copy(update={"destroy_below": 4})
+    assert to.next_visit(nothing_left, keepalive=None, now=NOW) is None
+
+
+def test_an_earlier_mark_stands_when_the_grant_is_refreshed_again() -> None:
+    first = to.committed(a_grant(S.REFRESHING, leeway_s=60), version=5, access_expires_at=None, now=NOW, event=EVENT)
+    assert (first.clean_below, first.leeway_until) == (5, NOW + timedelta(seconds=60))
+    again = first.model_copy(update={"status": S.REFRESHING, "attempt_id": "b", "base_ver": 5})
+    second = to.committed(again, version=6, access_expires_at=None, now=LATER, event=EVENT)
+    assert (second.clean_below, second.leeway_until) == (5, NOW + timedelta(seconds=60))
+
+
+@pytest.mark.parametrize(("idle_for", "due"), [(timedelta(days=1), NOW), (timedelta(days=2), NOW + timedelta(days=1))])
+def test_an_idle_grant_is_refreshed_before_its_token_idles_out(idle_for: timedelta, due: datetime) -> None:
+    assert to.next_visit(a_grant(), keepalive=idle_for, now=NOW) == due
+    refreshed = a_grant(refreshed_at=LATER)
+    assert to.next_visit(refreshed, keepalive=idle_for, now=NOW) == LATER + idle_for
+    held_back = a_grant(next_try_at=NOW + timedelta(days=9))
+    assert to.next_visit(held_back, keepalive=idle_for, now=NOW) == NOW + timedelta(days=9)
+    assert to.next_visit(a_grant(), keepalive=None, now=NOW) is None

@@ -20,7 +20,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "protocol/token_responses.py": ("tests/protocol/test_token_responses.py", *_GRANT),
     "stores/approvals.py": ("tests/stores/test_approvals.py", *_APPROVALS),
     "stores/limits.py": ("tests/stores/test_limits.py", _EXCHANGE),
-    "use_cases/confirm.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
+    "use_cases/confirm.py": ("tests/use_cases/test_confirm.py", *_APPROVALS),
     "use_cases/decide_confirmation.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
     "use_cases/issue_token.py": (_EXCHANGE, *_KINDS, "tests/functions/test_dpop.py"),
     "use_cases/kept_tokens.py": ("tests/use_cases/test_kept_tokens.py", "tests/use_cases/test_trusted_tokens.py"),
