@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cab.adapters.configuration.provider_table import presets
 from cab.domain.connections import Provider, Revocation
 from cab.domain.provider_parameters import ParameterKind, ProviderParameter
 
 SUBDOMAIN = ProviderParameter(kind=ParameterKind.SUBDOMAIN, description="Instance.", example="acme")
 HOST = ProviderParameter(kind=ParameterKind.HOST, description="Host.", example="git.acme.example", default="gitlab.com")
 SEGMENT = ProviderParameter(kind=ParameterKind.SEGMENT, description="Tenant.", example="acme")
+ZOHO_HOST = next(item for item in presets() if item.id == "zoho").parameters["accounts_host"]
 NAMES = {"instance": SUBDOMAIN, "host": HOST, "tenant": SEGMENT}
 
 ATTACKS = [
@@ -162,3 +164,14 @@ def test_a_name_with_an_unknown_or_broken_parameter_is_refused(name: str, text: 
         provider("https://sts.test/token", **{name: text})
     with pytest.raises(ValidationError, match=r"exchange_options\.userProject"):
         provider("https://sts.test/token", exchange_options={"userProject": text})
+
+
+@pytest.mark.parametrize("host", ["accounts.zoho.eu", "accounts.zohocloud.ca"])
+def test_a_parameter_with_listed_values_takes_those(host: str) -> None:
+    assert ZOHO_HOST.mistake(host) is None
+
+
+@pytest.mark.parametrize("host", ["accounts.zoho.evil.test", "evil.test", "accounts.zoho.uk"])
+def test_a_parameter_with_listed_values_takes_no_other_host(host: str) -> None:
+    """Zoho's callback names a server: secrets go to none but the listed ones."""
+    assert (ZOHO_HOST.mistake(host) or "").startswith("one of: accounts.zoho.com")

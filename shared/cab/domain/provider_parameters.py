@@ -49,6 +49,7 @@ class ProviderParameter(StrictModel):
     description: str = Field(min_length=1, max_length=200, description="Where the platform team finds its value.")
     example: str = Field(description="A value as it may look.")
     default: str | None = Field(default=None, description="Its value when a connection gives none.")
+    values: tuple[str, ...] = Field(default=(), description="The only values there are; none means any of its kind.")
 
     @model_validator(mode="after")
     def _own_values_fit(self) -> ProviderParameter:
@@ -60,6 +61,8 @@ class ProviderParameter(StrictModel):
 
     def mistake(self, value: str) -> str | None:
         """What a value must look like, when this one does not; None when it fits."""
+        if self.values and value not in self.values:
+            return f"one of: {', '.join(self.values)}"
         return None if _VALUES[self.kind].fullmatch(value) else _FORMS[self.kind]
 
 
