@@ -143,7 +143,8 @@ async def test_why_there_is_no_answer_is_said_without_quoting_anything() -> None
 
 
 def test_the_command_says_what_does_not_hold_and_exits_with_1() -> None:
-    result = CliRunner(env=ENVIRONMENT).invoke(main, ["connection", "check", "crm", "--config", str(ACME), "--json"])
+    environment = ENVIRONMENT | {"ACME_CRM_ORIGIN": "http://127.0.0.1:9"}  # nobody listens there
+    result = CliRunner(env=environment).invoke(main, ["connection", "check", "crm", "--config", str(ACME), "--json"])
 
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
