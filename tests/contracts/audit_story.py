@@ -53,6 +53,16 @@ class Story:
         self.rows.append(again)
         return again
 
+    def tell_otherwise(self, row: dict[str, Any], *, by: str, **members: Any) -> dict[str, Any]:
+        """Something else under the id of an event that was told, as only somebody with a function's identity can publish it."""
+        event = AuditEvent.model_validate_json(row["event_json"]).model_copy(update=members)
+        data = self._chains[by].seal(event).data
+        sealed = AuditEvent.model_validate_json(data)
+        received_at = self._now + timedelta(milliseconds=250)
+        other = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        self.rows.append(other)
+        return other
+
     def withhold(self, row: dict[str, Any]) -> dict[str, Any]:
         """Take back an event whose token did not leave."""
         issued = AuditEvent.model_validate_json(row["event_json"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from google.api_core.exceptions import BadRequest
-from tests.contracts.audit_story import ALICE, BOB, DELETE, UPDATE, Story
+from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
@@ -25,6 +26,7 @@ from cab.domain.audit import (
 
 PROJECT = "demo-views"
 DATASET = "cab_audit"
+DOUBLED = "doubled"
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +99,33 @@ def tables(bigquery_url: str, story: Story, lost: dict[str, Any]) -> Iterator[An
         yield tables
 
 
-async def write(rows: list[dict[str, Any]]) -> None:
-    adapter = BigQueryAuditRows(PROJECT, DATASET, TABLE)
+async def write(rows: list[dict[str, Any]], dataset: str = DATASET) -> None:
+    adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
     assert await adapter.insert(rows) == {}
     await adapter.close()
 
 
-def ask(tables: Any, sql: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in tables.query_and_wait(sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}."))]
+def ask(tables: Any, sql: str, dataset: str = DATASET) -> list[dict[str, Any]]:
+    return [dict(row) for row in tables.query_and_wait(sql.replace("FROM ", f"FROM `{PROJECT}`.{dataset}."))]
+
+
+@pytest.fixture(scope="module")
+def doubled(tables: Any, bigquery_url: str) -> Any:
+    """A dataset in which some ids came with a second content: at the same instant, a day before and a day after the first."""
+    story = Story()
+    issued = story.exchange(Outcome.ISSUED, txn="first-0")
+    outcomes = [story.exchange(Outcome.REFUSED, txn=f"first-{number}") for number in (1, 2)]
+    instants = [datetime.fromisoformat(row["occurred_at"]) for row in (issued, *outcomes)]
+    moved = (timedelta(0), timedelta(days=-1), timedelta(days=1))
+    for row, at, by in zip((issued, *outcomes), instants, moved, strict=True):
+        story.tell_otherwise(row, by="b", occurred_at=at + by, txn="second", outcome=Outcome.FAILED)
+    story.tell_again(outcomes[0], by="c")
+    story.withhold(issued)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        create_dataset(tables, DOUBLED)
+        asyncio.run(write(story.rows, DOUBLED))
+    return tables
 
 
 def test_how_many_events_are_there_each_once(tables: Any, story: Story) -> None:
@@ -113,6 +134,33 @@ def test_how_many_events_are_there_each_once(tables: Any, story: Story) -> None:
     arrived = len({row["event_id"] for row in story.rows}) - 1
     assert once == {"n": arrived, "ids": arrived}
     assert raw["n"] > once["n"]
+
+
+def test_an_id_is_one_row_also_when_a_second_content_came_under_it_at_another_instant(doubled: Any) -> None:
+    answer = ask(doubled, "SELECT event_id, txn, outcome FROM events WHERE event_type != 'token.withheld'", DOUBLED)
+    assert sorted((row["txn"], row["outcome"]) for row in answer) == [
+        ("first-0", "withheld"),
+        ("first-1", "refused"),
+        ("first-2", "refused"),
+    ]
+    # Nor does it come out where a question reads only the days of the second content.
+    elsewhere = (
+        f"SELECT event_id FROM events WHERE occurred_at > '{START + timedelta(hours=1)}' OR occurred_at < '{START}'"
+    )
+    assert ask(doubled, elsewhere, DOUBLED) == []
+
+
+def test_a_second_content_under_an_id_is_a_gap_and_a_second_publish_is_none(doubled: Any) -> None:
+    answer = ask(
+        doubled,
+        "SELECT chain_id, before_seq, found_at_event FROM chain_gaps WHERE gap = 'other_content' ORDER BY before_seq",
+        DOUBLED,
+    )
+    assert [tuple(row.values()) for row in answer] == [
+        ("chain-b", 1, "event-000"),
+        ("chain-b", 2, "event-001"),
+        ("chain-b", 3, "event-002"),
+    ]
 
 
 def test_what_did_each_agent_do_in_whose_name(tables: Any) -> None:

@@ -9,6 +9,7 @@ from string import Template
 
 from cab.adapters.google_cloud.audit_schema import (
     CLUSTERING,
+    CONTENT,
     PARTITION_COLUMN,
     VIEWS,
     columns,
@@ -69,6 +70,10 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
         "message_id": "m",
         "event_json": '{"event_id":"e"}',
     }
+
+
+def test_the_view_of_gaps_takes_the_same_for_an_events_content_as_the_code() -> None:
+    assert f"{CONTENT} AS content" in view_sql("chain_gaps", project="p", dataset="d")
 
 
 def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> None:

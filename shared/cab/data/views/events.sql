@@ -1,17 +1,30 @@
--- Every audit event once. At-least-once delivery writes some rows twice; duplicates are the same bytes, so the first
--- one received stands for all. The table refuses queries that name no time, so the view names the retention; a filter
--- on occurred_at in your own query narrows what is read further, because it is part of the window's partition.
+-- Every audit event once: one row for each event_id, whatever else differs. At-least-once delivery writes some rows twice;
+-- the first one received stands for all, and a second content under its id is in `chain_gaps`. The table refuses queries
+-- that name no time, so the view names the retention; a filter on occurred_at in your own query narrows what is read
+-- further, because it is part of the window's partition. Only `moved` reads four narrow columns of the whole retention:
+-- an id that came with several instants is found on whichever day they are.
 -- A token whose event was not acknowledged in time never left, though that event says `issued` and may have come all
 -- the same: `token.withheld` takes it back, at the same instant, so that no other day has to be read.
+WITH moved AS (
+  SELECT event_id, ARRAY_AGG(occurred_at ORDER BY received_at, message_id LIMIT 1)[OFFSET(0)] AS first_at
+  FROM `${project}.${dataset}.events_raw`
+  WHERE occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} DAY)
+  GROUP BY event_id
+  HAVING MIN(occurred_at) != MAX(occurred_at)
+)
 SELECT
-  * REPLACE (
+  raw.* REPLACE (
     IF(
-      outcome = 'issued'
-      AND LOGICAL_OR(event_type = 'token.withheld') OVER (PARTITION BY COALESCE(corrects, event_id), occurred_at),
+      raw.outcome = 'issued'
+      AND LOGICAL_OR(raw.event_type = 'token.withheld')
+        OVER (PARTITION BY COALESCE(raw.corrects, raw.event_id), raw.occurred_at),
       'withheld',
-      outcome
+      raw.outcome
     ) AS outcome
   )
-FROM `${project}.${dataset}.events_raw`
-WHERE occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} DAY)
-QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id, occurred_at ORDER BY received_at, message_id) = 1
+FROM `${project}.${dataset}.events_raw` AS raw
+LEFT JOIN moved ON moved.event_id = raw.event_id
+WHERE
+  raw.occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} DAY)
+  AND (moved.first_at IS NULL OR moved.first_at = raw.occurred_at)
+QUALIFY ROW_NUMBER() OVER (PARTITION BY raw.event_id, raw.occurred_at ORDER BY raw.received_at, raw.message_id) = 1
