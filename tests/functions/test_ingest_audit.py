@@ -77,6 +77,24 @@ async def test_a_forged_push_is_refused_and_nothing_is_written(world: World, cla
     assert world.cloud.quarantine.messages == []
 
 
+async def test_a_refused_push_leaves_one_log_line_that_says_why(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    body = wrapped(await real_event(world))
+    causes = []
+    for claims in ({"email": f"nobody@{ACCOUNTS}"}, {"audience": REFRESH_GRANTS}, {"iss": "https://evil.test"}):
+        caplog.clear()
+        identity = world.google_token(**({"audience": INGEST_AUDIT, "email": PUSHER} | claims))
+        await push(world, body, token=identity)
+        (line,) = [json.loads(text) for text in caplog.messages if "credential refused" in text]
+        assert line["reason_code"] == "client_authentication_failed"
+        assert identity not in caplog.text
+        causes.append((line["why"], line["unverified"]["issuer"]))
+    assert causes == [
+        ("the account may not call this", GOOGLE),
+        ("aud is not us", GOOGLE),
+        ("iss is not the expected issuer", "https://evil.test"),
+    ]
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from tests.cli.test_explain import ACME, ENVIRONMENT
-from tests.functions.test_client_authentication import BAD
+from tests.functions.test_client_authentication import BAD, basic
+from tests.functions.test_dpop import proof
 from tests.support.asgi import Answer
-from tests.support.jose import ABSENT, claims_of, ec_key, present
-from tests.support.world import REFRESH_GRANTS, START, TOKEN_EXCHANGE, World, intent
+from tests.support.jose import ABSENT, claims_of, ec_key, present, rsa_key
+from tests.support.world import (
+    EDGE,
+    JWT_BEARER_ASSERTION,
+    REFRESH_GRANTS,
+    SECRET_OF_READER,
+    START,
+    STS,
+    TOKEN_EXCHANGE,
+    TOKEN_TYPE,
+    World,
+    intent,
+)
 
 from cab.cli.explain import explain_command
 
@@ -112,6 +125,141 @@ async def test_explain_names_a_different_cause_for_each_kind_of_wrong_subject_to
         assert token not in world.cloud.audit_logs["exchange_token"].messages[-1].data.decode()
     assert len(set(causes)) == len(WRONG_TOKENS), causes
     assert len({answer.replace("subject_token_invalid", "") for answer in answers}) == 1
+
+
+ACTOR_KINDS = (*WRONG_CLIENTS[:10], *WRONG_CLIENTS[11:])
+
+
+async def test_explain_names_a_different_cause_for_each_kind_of_wrong_actor_token(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, causes = set(), []
+    for kind in ACTOR_KINDS:
+        actor = world.client_assertion("assistant", STS, **later(world, BAD[kind]))
+        answer = await world.exchange(actor_token=actor, actor_token_type=TOKEN_TYPE + "jwt")
+        assert answer.json["reason_code"] == "actor_token_invalid", kind
+        answers.add(without_txn(answer))
+        causes.append(explained(world, monkeypatch))
+    assert len(answers) == 1
+    assert len(set(causes)) == len(ACTOR_KINDS), causes
+
+
+async def test_explain_says_that_an_actor_token_is_good_and_of_another_agent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = world.client_assertion("reader", STS)
+    await world.exchange(actor_token=actor, actor_token_type=TOKEN_TYPE + "jwt")
+    assert "actor" in explained(world, monkeypatch)
+    assert world.events()[-1].reason_code == "actor_mismatch"
+
+
+async def test_explain_names_a_different_cause_for_each_kind_of_wrong_id_jag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(World(scratch=tmp_path).write_id_jag_deployment(), scratch=tmp_path)
+    used = world.id_jag(jti="used")
+    assert (await world.redeem(used, authorization_details=[intent()])).status == 200
+    answers, causes = set(), []
+    for wrong in (
+        used,
+        world.id_jag(agent="legacy"),
+        world.id_jag(typ="JWT"),
+        world.id_jag(aud="https://other.test"),
+        world.id_jag(aud=ABSENT),
+        world.id_jag(iss="https://evil.test"),
+        world.id_jag(iss=ABSENT),
+        world.id_jag(exp=world.now - 100, iat=world.now - 300),
+        world.id_jag(iat=world.now + 200),
+        world.id_jag(jti=ABSENT),
+        world.id_jag(key=ec_key("evil")),
+        world.id_jag(cnf={"x5t#S256": "A" * 43}),
+        world.id_jag(authorization_details="none"),
+        world.id_jag(resource=7),
+        "a.b.c",
+    ):
+        answer = await world.redeem(wrong, authorization_details=[intent()])
+        answers.add(without_txn(answer))
+        causes.append(explained(world, monkeypatch))
+        assert wrong not in world.cloud.audit_logs["exchange_token"].messages[-1].data.decode()
+    assert len(answers) == 1
+    assert len(set(causes)) == len(causes), causes
+
+
+async def test_explain_names_a_different_cause_for_each_kind_of_wrong_dpop_proof(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = proof(world)
+    assert (await world.exchange(headers=used)).status == 200
+    key = ec_key("dpop")
+    claims = {"htm": "POST", "htu": f"{STS}/token", "iat": world.now, "jti": "j"}
+    header = {"typ": "dpop+jwt", "jwk": key.jwk, "kid": ABSENT}
+    answers, causes = set(), []
+    for wrong in (
+        used,
+        proof(world, htm="GET"),
+        proof(world, at="https://evil.test/oauth2/token"),
+        proof(world, iat=world.now - 100),
+        proof(world, jti=ABSENT),
+        [("DPoP", ec_key("another").sign(claims, header))],
+        [("DPoP", key.sign(claims, header | {"typ": "JWT"}))],
+        [("DPoP", key.sign(claims, header | {"alg": "none"}))],
+        [("DPoP", "x")],
+    ):
+        answers.add(without_txn(await world.exchange(headers=wrong)))
+        causes.append(explained(world, monkeypatch))
+    assert len(answers) == 1
+    assert len(set(causes)) == len(causes), causes
+
+
+async def test_explain_says_that_a_token_is_bound_to_a_key_that_was_not_proven(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = world.mint_form()
+    minted = await world.post("/edge/token", form, headers=proof(world, at=f"{EDGE}/token"))
+    await world.exchange(subject_token=minted.json["access_token"])
+    assert "bound to a key that was not proven" in explained(world, monkeypatch)
+
+
+async def test_explain_names_a_different_cause_for_each_kind_of_wrong_client_secret(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "wrong-" + SECRET_OF_READER
+    causes = []
+    for headers in (
+        basic("reader", secret),
+        basic("nobody", secret),
+        basic("assistant", secret),
+        [("Authorization", "Basic !")],
+        [],
+    ):
+        world.advance(61)
+        await world.post("/oauth2/token", {"grant_type": TOKEN_EXCHANGE}, headers=headers)
+        causes.append(explained(world, monkeypatch))
+        assert secret not in world.cloud.audit_logs["exchange_token"].messages[-1].data.decode()
+    assert len(set(causes)) == len(causes), causes
+
+
+async def test_explain_names_a_different_cause_for_each_kind_of_wrong_workload_identity(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = "100000000000000000002"
+    answers, causes = set(), []
+    for changes in (
+        {"sub": "100000000000000000666"},
+        {"sub": ABSENT},
+        {"audience": "https://other.test"},
+        {"iss": "https://evil.test"},
+        {"iat": START - 3700, "exp": START - 100},
+        {"exp": START + 90_000},
+        {"iat": START + 100},
+        {"key": rsa_key("another")},
+    ):
+        identity: dict[str, Any] = {"audience": STS, "sub": workload} | later(world, changes)
+        proven = {"client_assertion_type": JWT_BEARER_ASSERTION, "client_assertion": world.google_token(**identity)}
+        answers.add(without_txn(await world.post("/oauth2/token", {"grant_type": TOKEN_EXCHANGE} | proven)))
+        causes.append(explained(world, monkeypatch))
+    assert len(answers) == 1
+    assert len(set(causes)) == len(causes), causes
 
 
 async def test_a_refused_id_token_leaves_its_cause_and_claims_marked_as_unverified(world: World) -> None:

@@ -230,8 +230,18 @@ async def test_refresh_grants_takes_no_foreign_token_for_the_provider(world: Wor
         "alice's, for another system": _for_crm(world, key, alice, aud="elsewhere"),
         "alice's, by another key": _for_crm(world, ec_key("another"), alice),
     }
+    causes = []
     for what, subject_token in foreign.items():
         answer = await ask(subject_token)
         assert answer.json["reason_code"] == "subject_token_invalid", what
+        causes.append(world.events("refresh_grants")[-1].why)
+    assert causes == [
+        "not a compact JWS",
+        "no such key of this issuer",
+        "its claims are not of this user and exchange",
+        "its claims are not of this user and exchange",
+        "aud is not us",
+        "no such key of this issuer",
+    ]
     assert provider.forms == []
     assert (await ask(_for_crm(world, key, alice))).status == 200

@@ -10,6 +10,7 @@ import pytest
 from tests.examples.acme_in_process import BROKER, CRM, IDP
 from tests.transport.acme_pages import AcmePages, Browser, query_of, with_query
 
+from cab.domain.audit import EventType
 from cab.domain.deployment import Deployment
 
 
@@ -204,6 +205,40 @@ def test_an_id_token_that_is_not_for_this_login_is_refused(acme: AcmePages, clai
 
     assert browser.get(callback).status_code == 403
     assert sessions(acme) == []
+
+
+CAUSES: dict[str, tuple[dict[str, str | None], dict[str, Any]]] = {
+    "This login was not begun in this browser, or it is over.": ({"state": "A" * 43}, {}),
+    "iss is missing from the callback": ({"iss": None}, {}),
+    "iss of the callback is another issuer": ({"iss": CRM}, {}),
+    "the callback brings no code": ({"code": None}, {}),
+    "the token endpoint answered 400 without an ID token": ({"code": "another"}, {}),
+    "nonce does not match": ({}, {"nonce": "another"}),
+    "aud is not us": ({}, {"aud": "acme-web"}),
+    "azp is another client": ({}, {"azp": "acme-web"}),
+    "iss is not this identity provider": ({}, {"iss": "http://evil.example"}),
+    "expired": ({}, {"exp": 1_000_000_000}),
+    "exp is not a whole number of seconds": ({}, {"exp": "1900000000"}),
+    "iat is in the future": ({}, {"iat": 2_000_000_000}),
+    "the configured subject claim is missing or no text": ({}, {"sub": None}),
+    "a logout token is no ID token": ({}, {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
+}
+
+
+@pytest.mark.parametrize("why", CAUSES)
+def test_each_way_in_which_a_login_fails_leaves_its_own_cause_in_the_record_and_none_on_the_page(
+    acme: AcmePages, why: str
+) -> None:
+    changes, claims = CAUSES[why]
+    browser, callback = begun(acme)
+    if claims:
+        fault(acme, endpoint="token", kind="claims", value=claims)
+
+    page = browser.get(with_query(callback, **changes))
+
+    (event,) = acme.events(EventType.REQUEST_REFUSED)
+    assert event.why == why
+    assert why not in page.text or event.reason_code == "state_invalid"
 
 
 def test_an_id_token_signed_by_an_unpublished_key_is_refused(acme: AcmePages) -> None:

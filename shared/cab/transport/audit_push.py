@@ -15,7 +15,7 @@ from cab.ports import Randomness, Unavailable
 from cab.protocol import strict_json
 from cab.protocol.oauth_errors import status_of
 from cab.transport.requests import health, single_header
-from cab.use_cases.auditing import log_bug
+from cab.use_cases.auditing import log_bug, log_refusal
 from cab.use_cases.authenticate_service import ServiceAuthenticator
 from cab.use_cases.ingest_audit_event import IngestAuditEvent, PushedMessage
 
@@ -50,6 +50,7 @@ class AuditPush:
                 return Response(status_code=400)
             await self._ingest(message)
         except BrokerError as error:
+            log_refusal(error)
             return Response(status_code=status_of(error.reason))
         except Unavailable:
             return Response(status_code=503)

@@ -274,7 +274,23 @@ class Auditor:
 def _refusal_line(event: audit.AuditEvent) -> str:
     """One line of JSON, as rare as the event itself."""
     members = {"event_id", "event_type", "txn", "reason_code", "why", "unverified", "caller_ip_prefix"}
-    said = event.model_dump(mode="json", include=members, exclude_none=True)
+    return _line(event.model_dump(mode="json", include=members, exclude_none=True))
+
+
+def log_refusal(refusal: BrokerError) -> None:
+    """Why a caller was refused by the function that publishes no events because it writes those of all others.
+
+    One line for each: the platform lets nobody through but accounts that may invoke it, and writes a line for each call too.
+    """
+    claimed = refusal.claimed or Claimed()
+    unverified = audit.unverified(claimed.client_id, claimed.issuer)
+    said: dict[str, Any] = {"reason_code": refusal.reason.value, "why": refusal.why}
+    if unverified is not None:
+        said["unverified"] = unverified.model_dump(exclude_none=True)
+    _log.warning("%s", _line(said))
+
+
+def _line(said: dict[str, Any]) -> str:
     return orjson.dumps({"message": "credential refused", "severity": "WARNING", **said}).decode()
 
 

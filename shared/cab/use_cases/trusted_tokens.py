@@ -21,6 +21,7 @@ from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.kept_tokens import KeptTokens
 from cab.use_cases.outbox import APPROVED, Outbox, grant_event
 from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.refused_credentials import credential_refused
 from cab.use_cases.trusted_requests import Asked, TrustedRequests
 from cab.use_cases.upstream_users import refuse_ended, statement_about, upstream_user
 
@@ -106,9 +107,9 @@ class TrustedTokens:
             key = await self._own_keys.find(self._issuer, unverified.kid, unverified.algorithm)
             verified = jws.verify(unverified, key, subject_tokens.rules(statement), now=self._clock.now())
         except (jws.TokenRejected, NotFound) as error:
-            raise _foreign() from error
+            raise _foreign(error, token) from error
         if not subject_tokens.says(verified, statement):
-            raise _foreign()
+            raise _foreign("its claims are not of this user and exchange", token)
 
     # --- the grant's document ---
 
@@ -169,5 +170,6 @@ class TrustedTokens:
             )
 
 
-def _foreign() -> BrokerError:
-    return BrokerError(Reason.SUBJECT_TOKEN_INVALID, "The token for the provider is not of this user and exchange.")
+def _foreign(cause: Exception | str, token: str | None) -> BrokerError:
+    detail = "The token for the provider is not of this user and exchange."
+    return credential_refused(Reason.SUBJECT_TOKEN_INVALID, detail, cause, token=token)
