@@ -131,7 +131,6 @@ def test_tokens_of_sixteen_kilobytes_are_kept_and_handed_out(stack: Stack, origi
     assert answer.status == 200, answer.body
     assert len(answer.body["access_token"]) > 16_000
     assert works(origin, answer.body["access_token"])
-    assert len(ask_until_issued(stack, "alice", alice).body["access_token"]) < 4_000, "narrowed again"
 
 
 @pytest.mark.usefixtures("connected")
