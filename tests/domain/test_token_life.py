@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cab.domain.connections import Provider, Rotation
-from cab.domain.token_life import handed_out_until, lone_token_life, token_life
+from cab.domain.token_life import handed_out_until, lone_token_life, spares_tokens, token_life
 
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
@@ -77,3 +77,8 @@ def test_expires_in_says_no_more_than_is_sure(it: Provider, works_until: int, no
         return START + timedelta(seconds=after_s)
 
     assert seconds(handed_out_until(it, at(works_until), at(3600), at(now))) == until
+
+
+@pytest.mark.parametrize(("leeway_s", "spares"), [(239, False), (240, True)])
+def test_a_leeway_of_exactly_what_is_promised_is_enough(leeway_s: int, spares: bool) -> None:
+    assert spares_tokens(provider("dies_after_leeway", leeway_s=leeway_s)) is spares

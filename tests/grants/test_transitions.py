@@ -339,6 +339,22 @@ def test_only_a_strict_provider_that_may_still_be_at_work_is_given_the_whole_hol
     assert lost.next_try_at == lost.due_at == NOW + waits
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"), [(None, "b", False), ("a", "a", False), ("a", "b", True), ("a", None, True)]
+)
+def test_an_account_is_replaced_only_by_another_one(before: str | None, after: str | None, replaced: bool) -> None:
+    connected = to.reconnected(
+        a_grant(upstream_account=before),
+        version=5,
+        scopes=["r"],
+        upstream_account=after,
+        access_expires_at=None,
+        now=NOW,
+        event=EVENT,
+    )
+    assert connected.replaced_account is replaced
+
+
 def test_a_long_pause_is_not_shortened_by_the_hold_down() -> None:
     held = a_grant(S.REFRESHING, sent_at=NOW)
     long = timedelta(hours=1)

@@ -151,6 +151,15 @@ async def test_the_list_is_of_what_still_waits_for_this_user_the_newest_first(re
     assert await requests.waiting_for("acme", "alice", now=NOW + 2 * SECOND) == []
 
 
+async def test_of_a_flood_the_fifty_newest_are_listed(requests: ApprovalRequests) -> None:
+    for number in range(52):
+        binding = replace(BINDING, intent_hash=f"h{number}")
+        waits = timedelta(seconds=number + 1)
+        await requests.open(a_request(f"r{number}", binding=binding, waits=waits), instead_of=None)
+    waiting = await requests.waiting_for("acme", "alice", now=NOW)
+    assert [request.id for request in waiting] == [f"r{number}" for number in range(51, 1, -1)]
+
+
 @pytest.mark.parametrize(
     ("decision", "used", "after", "usable"),
     [

@@ -79,6 +79,13 @@ async def test_what_no_limit_names_is_not_counted_at_all(guards: InMemoryDocumen
     assert await guards.find("rate_limits", limit=10) == []
 
 
+async def test_each_limit_has_a_count_of_its_own(guards: InMemoryDocuments) -> None:
+    names = [RateLimit(effects=(effect,), limit=1, window_s=60) for effect in (Effect.READ, Effect.WRITE)]
+    limits = RateLimits(guards, tuple(names))
+    counted = [await limits.count(**WHO, action=an_action(effect), now=NOW) for effect in (Effect.READ, Effect.WRITE)]
+    assert [each.wait_s if each else "not counted" for each in counted] == [None, None]
+
+
 async def test_a_count_that_is_taken_back_leaves_room_for_one(guards: InMemoryDocuments) -> None:
     limits = RateLimits(guards, (READS,))
     for _ in range(2):

@@ -10,7 +10,7 @@ from tests.support.world import deployment
 from cab.adapters.document_rules import EXPIRY_FIELD
 from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.system import SystemRandomness
-from cab.domain.decisions import Confirm
+from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import digest
 from cab.domain.intents import Intent
@@ -121,6 +121,12 @@ async def test_an_answer_after_a_weaker_login_than_policy_wants_now_does_not_cou
     await desk.answer(request, approved=True)
     found = await desk.confirmations.answer_to(request, a_question(wanted), now=NOW)
     assert (found is not None) is good_enough
+
+
+async def test_a_yes_counts_also_where_policy_would_not_ask_any_more(desk: Desk) -> None:
+    request = await desk.ask(a_question())
+    await desk.answer(request, approved=True)
+    assert isinstance(await desk.confirmations.answer_to(request, Permit(rules=()), now=NOW), Agreed)
 
 
 async def test_why_a_request_can_come_to_nothing_any_more(desk: Desk) -> None:

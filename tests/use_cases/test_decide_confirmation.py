@@ -95,6 +95,8 @@ async def test_the_record_is_durable_before_the_decision_takes_effect(desk: Desk
     await desk.decide(approved=True)
 
     assert desk.log.decided_before == [False]
+    event_id = uuid.UUID(str(desk.log.events[-1].event_id))
+    assert (event_id.variant, event_id.version) == (uuid.RFC_4122, 7)
     assert await desk.acme.decisions.read(desk.request.id) is not None
 
 
