@@ -22,7 +22,12 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "stores/limits.py": ("tests/stores/test_limits.py", _EXCHANGE),
     "use_cases/confirm.py": ("tests/use_cases/test_confirm.py", *_APPROVALS),
     "use_cases/decide_confirmation.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
-    "use_cases/issue_token.py": (_EXCHANGE, *_KINDS, "tests/functions/test_dpop.py"),
+    "use_cases/issue_token.py": (
+        "tests/use_cases/test_issue_token.py",
+        _EXCHANGE,
+        *_KINDS,
+        "tests/functions/test_dpop.py",
+    ),
     "use_cases/kept_tokens.py": ("tests/use_cases/test_kept_tokens.py", "tests/use_cases/test_trusted_tokens.py"),
     "use_cases/refresh_attempt.py": (*_GRANT, *_FAULTS, "tests/grants/test_store_faults.py"),
     "use_cases/serve_grant.py": ("tests/functions/test_refresh_grants_callers.py", *_KINDS),

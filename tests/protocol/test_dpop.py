@@ -112,6 +112,10 @@ def test_query_and_fragment_of_the_url_do_not_count(url: str) -> None:
     assert verified(proof(htu=url))
 
 
+def test_a_jti_of_255_characters_is_fine() -> None:
+    assert verified(proof(jti="j" * 255)).jti == "j" * 255
+
+
 def test_the_name_a_key_gives_itself_changes_nothing() -> None:
     assert verified(proof(header={"kid": "whatever"})).jkt == verified(proof()).jkt
 

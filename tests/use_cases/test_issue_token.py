@@ -1,0 +1,168 @@
+"""A platform's token in exchange_token's memory: when it still serves, and what is said of its life."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from tests.support.world import deployment
+
+from cab.adapters.in_memory.clock import SettableClock
+from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.system import SystemRandomness
+from cab.domain.connections import Provider, RotationClass
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import Grant, grant_id
+from cab.ports import AccessToken
+from cab.stores.grants import Grants
+from cab.use_cases.issue_token import DownstreamTokens, Issued
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+CONNECTION = deployment().connection_by_id["crm"]
+PROVIDER = deployment().provider_of(CONNECTION)
+NAME = grant_id("acme", "alice", "crm")
+
+
+class Assertion:
+    tenant, subject, txn, groups = "acme", "alice", "t", ()
+
+
+class Refresher:
+    """refresh_grants: a new token for each call."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.facts: dict[str, Any] = {"expires_at": NOW + timedelta(hours=1)}
+
+    async def access_token(self, **_: Any) -> AccessToken:
+        self.asked += 1
+        facts = {
+            "access_token": f"token-{self.asked}",
+            "scopes": ("r",),
+            "narrowed": True,
+            "grant_id": NAME,
+            "seq": 1,
+            "secret_version": 1,
+            "outcome": "success",
+        }
+        return AccessToken(**facts | self.facts)
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.clock = SettableClock(NOW)
+        self.refresher = Refresher()
+        self.provider = PROVIDER
+        self.grant = Grant(
+            grant_id=NAME,
+            tenant="acme",
+            subject="alice",
+            connection="crm",
+            provider="crm",
+            provider_class=RotationClass.STRICT,
+            secret_ver=1,
+            connected_at=NOW,
+        )
+        found = deployment()
+        desk = self
+
+        class Deployment:
+            broker = found.broker
+
+            def provider_of(self, _: object) -> Provider:
+                return desk.provider
+
+        self.tokens = DownstreamTokens(
+            cast(Any, Deployment()),
+            Grants(InMemoryDocuments()),
+            cast(Any, self.refresher),
+            cast(Any, None),
+            self.clock,
+            SystemRandomness(),
+        )
+
+    def kind(self, old_access_token: str, **changes: object) -> None:
+        rotation = PROVIDER.rotation.model_copy(update={"old_access_token": old_access_token})
+        self.provider = PROVIDER.model_copy(update={"rotation": rotation, **changes})
+
+    async def issue(self, *scopes: str) -> Issued:
+        return await self.tokens.issue(
+            CONNECTION, self.grant, cast(Any, Assertion()), subject_assertion="a", scopes=scopes or ("r",)
+        )
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def test_a_token_serves_until_its_renewal_and_not_a_moment_longer(desk: Desk) -> None:
+    desk.refresher.facts |= {"renew_at": NOW + timedelta(minutes=50)}
+    assert (await desk.issue()).token == "token-1"
+    desk.clock.advance(timedelta(minutes=50) - SECOND)
+    assert (await desk.issue()).token == "token-1"
+    desk.clock.advance(SECOND)
+    assert (await desk.issue()).token == "token-2"
+
+
+async def test_without_a_word_on_renewal_the_providers_margin_counts(desk: Desk) -> None:
+    """As an older refresh_grants answers, while both are being replaced."""
+    desk.kind("lives_on", refresh_margin_s=100)
+    await desk.issue()
+    desk.clock.advance(timedelta(seconds=3499))
+    assert (await desk.issue()).token == "token-1"
+    desk.clock.advance(SECOND)
+    assert (await desk.issue()).token == "token-2"
+
+
+@pytest.mark.parametrize(("configured", "life_s"), [(None, 300), (900, 900)])
+async def test_a_token_without_an_end_is_kept_and_promised_for_what_the_provider_is_known_to_give(
+    desk: Desk, configured: int | None, life_s: int
+) -> None:
+    desk.kind("lives_on", access_token_lifetime_s=configured)
+    desk.refresher.facts = {"expires_at": None}
+    assert (await desk.issue()).expires_at == NOW + timedelta(seconds=life_s)
+    desk.clock.advance(timedelta(days=1))
+    again = await desk.issue()
+    assert again.token == "token-1"
+    assert again.expires_at == NOW + timedelta(days=1, seconds=life_s)
+
+
+async def test_nothing_that_was_given_before_a_revocation_serves_after_it(desk: Desk) -> None:
+    await desk.issue()
+    desk.grant = desk.grant.model_copy(update={"revoke_epoch": 1})
+    assert (await desk.issue()).token == "token-2"
+    assert (await desk.issue()).token == "token-2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "token"), [("lives_on", "token-1"), ("dies_at_once", "token-2"), ("unknown", "token-2")]
+)
+async def test_after_a_refresh_an_older_token_serves_only_where_it_lives_on(desk: Desk, kind: str, token: str) -> None:
+    desk.kind(kind)
+    await desk.issue()
+    desk.grant = desk.grant.model_copy(update={"secret_ver": 2})
+    assert (await desk.issue()).token == token
+
+
+async def test_a_token_serves_nobody_who_asks_for_other_scopes(desk: Desk) -> None:
+    await desk.issue("r")
+    assert (await desk.issue("w")).token == "token-2"
+    assert (await desk.issue("r")).token == "token-1"
+
+
+async def test_what_is_promised_is_the_time_for_which_no_refresh_of_ours_ends_it(desk: Desk) -> None:
+    desk.kind("dies_at_once")
+    desk.refresher.facts |= {"works_until": NOW + timedelta(minutes=30)}
+    assert (await desk.issue()).expires_at == NOW + timedelta(minutes=30)
+
+
+async def test_a_grant_that_keeps_no_tokens_is_no_connection(desk: Desk) -> None:
+    for grant in (None, desk.grant.model_copy(update={"secret_ver": 0})):
+        with pytest.raises(BrokerError) as refused:
+            desk.tokens.check_servable(CONNECTION, grant)
+        assert refused.value.reason is Reason.GRANT_MISSING
+        assert refused.value.remedy.interaction_uri is not None
+    desk.tokens.check_servable(CONNECTION, desk.grant)
