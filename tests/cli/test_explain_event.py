@@ -135,6 +135,12 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
             "crm.note.create",
             intent={"parameters": '{"text":"[redacted]"}'},
         ),
+        "fingerprinted": decided(
+            story,
+            Outcome.ISSUED,
+            "crm.note.create",
+            intent={"parameters": json.dumps({"text": f"the key is {'0a1b2c3d' * 5}"})},
+        ),
         "permitted_then": decided(story, Outcome.ISSUED, "crm.opportunity.delete"),
         "expired": story.tell(
             EventType.EXCHANGE_DECIDED, Outcome.REFUSED, reason_code="subject_token_expired", actor=ASSISTANT
@@ -229,6 +235,14 @@ def test_what_is_not_recorded_is_said_and_not_guessed(events: dict[str, str]) ->
     assert "rules that look at them cannot be judged: text" in notes
     assert "age and strength of the login" in notes
     assert explained["granted"]["intent_hash"] == "sha-256:recorded"
+
+
+def test_what_is_judged_by_its_fingerprint_is_said(events: dict[str, str]) -> None:
+    explained = answer(events["fingerprinted"])
+    assert "0a1b2c3d" not in json.dumps(explained)
+    notes = [note for note in explained["notes"] if "fingerprint" in note]
+    assert notes == ["looked like a credential, so recorded and judged as its fingerprint: text"]
+    assert not any("fingerprint" in note for note in answer(events["issued"])["notes"])
 
 
 def test_an_exchange_that_was_refused_early_shows_how_far_it_came(events: dict[str, str]) -> None:

@@ -29,13 +29,17 @@ TOKENS = [
     RANDOM,
     b64encode(sha256(b"b").digest() * 2).decode(),
     PEM,
+    sha256(b"x").hexdigest(),
+    sha256(b"x").hexdigest().upper()[:40],
 ]
 ORDINARY = [
     "opportunity/0061",
     "7b575a84-e337-4c6a-9d2b-0123456789ab",
     "0015g00000XyZabAAB",
-    sha256(b"x").hexdigest(),
+    sha256(b"x").hexdigest()[:39],
+    "4111" * 10,
     "sha-256:" + RANDOM,
+    "sha-256:" + sha256(b"x").hexdigest(),
     "Customer_Onboarding_Checklist_For_Globex_2026_v2",
     "https://acme.my.salesforce.com/lightning/r/Account/0015g00000XyZabAAB/view",
     "please ask the sales desk-assistant about risk-averse customers",
@@ -43,7 +47,7 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("token", TOKENS)
-@pytest.mark.parametrize("around", ["{}", "see {} please", "a={}&b=1", "https://x.test/?t={}", "Bearer {}"])
+@pytest.mark.parametrize("around", ["{}", "see {} please", "a={}&b=1", "key:{}", "https://x.test/?t={}", "Bearer {}"])
 def test_a_token_is_replaced_wherever_it_stands(token: str, around: str) -> None:
     safe = without_tokens(around.format(token))
     assert token not in safe

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import unquote
 
+MARK: Final = "[token sha-256:"  # how every fingerprint begins
 _KNOWN: Final = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}(?:KEY|CERTIFICATE)[A-Z0-9 ]{0,20}-----[^\"]*?(?:-----END [A-Z0-9 ]{0,60}-----|\Z|(?=\"))"
     r"|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"  # JWS, JWE, or the beginning of one
@@ -18,7 +19,11 @@ _KNOWN: Final = re.compile(
     r"|shp(?:at|ca|pa|ss)_[A-Za-z0-9]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|hvs\.[\w-]{20,}|dop_v1_[a-f0-9]{32,}"
     r"|SG\.[\w-]{16,}\.[\w-]{16,}|ATATT[\w=-]{20,}|00D[A-Za-z0-9]{12,15}![\w.]{20,}|pat-[a-z]{2}\d-[a-f0-9-]{30,})"
 )
-_RUN: Final = re.compile(r"(?<![A-Za-z0-9_:-])[A-Za-z0-9_+/=-]{32,}")  # not what follows a name of ours: sha-256:...
+# Neither of these is what follows a name of ours: sha-256:...
+_RUN: Final = re.compile(r"(?<![A-Za-z0-9_-])(?<!sha-256:)[A-Za-z0-9_+/=-]{32,}")
+_HEX: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?<!sha-256:)(?=[0-9]*[A-Fa-f])(?=[A-Fa-f]*[0-9])[0-9A-Fa-f]{40,}(?![A-Za-z0-9])"
+)
 _ENCODED: Final = re.compile(r"[^\s\"'<>{}]*%[0-9A-Fa-f]{2}[^\s\"'<>{}]*")
 _PARTS: Final = re.compile(r"[A-Za-z0-9]+")
 # A random character is of another class (capital, small, digit) than its neighbour in 62 of 100 places; in names and ids
@@ -28,17 +33,18 @@ _RANDOM_FROM: Final = 0.36
 
 def fingerprint(text: str) -> str:
     """What stands for a credential: enough to find it again by whoever has it, nothing of it."""
-    return f"[token sha-256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}]"
+    return f"{MARK}{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}]"
 
 
 def without_tokens(text: str) -> str:
     """`text` with everything that looks like a credential replaced by its fingerprint; JSON text stays JSON.
 
-    Looks through percent-encoding, twice. UUIDs, record ids, hexadecimal digests and hashes of ours stay.
+    Looks through percent-encoding, twice. UUIDs, record ids and hashes of ours stay. Hexadecimal of 40 digits and more does
+    not: many systems' keys look like digests and commit ids do.
     """
     if len(text) < len("eyJ") + 8:
         return text
-    text = _KNOWN.sub(_replaced, text)
+    text = _HEX.sub(_replaced, _KNOWN.sub(_replaced, text))
     text = _RUN.sub(lambda run: _replaced(run) if _looks_random(run[0]) else run[0], text)
     return _ENCODED.sub(lambda run: _replaced(run) if _hides_token(run[0]) else run[0], text) if "%" in text else text
 
@@ -50,7 +56,7 @@ def _replaced(found: re.Match[str]) -> str:
 def _hides_token(encoded: str) -> bool:
     once = unquote(encoded)
     return any(
-        _KNOWN.search(decoded) or any(_looks_random(run[0]) for run in _RUN.finditer(decoded))
+        _KNOWN.search(decoded) or _HEX.search(decoded) or any(_looks_random(run[0]) for run in _RUN.finditer(decoded))
         for decoded in (once, unquote(once))
     )
 

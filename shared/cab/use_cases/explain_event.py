@@ -22,6 +22,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.groups import GroupsUnknown
 from cab.domain.intents import Intent, TaskComparison
 from cab.domain.tasks import Task
+from cab.domain.token_text import MARK
 from cab.ports import PolicyEngine
 from cab.protocol.assertions import Assertion, group_claims
 from cab.use_cases.explain_exchange import About, Explanation, Proof, Result, Stage, Step, decide
@@ -346,5 +347,9 @@ def _notes(event: AuditEvent, deployment: Deployment) -> list[str]:
     redacted = [name for name, value in facts.parameters.items() if value == REDACTED]
     if redacted:
         notes.append(f"not recorded, so rules that look at them cannot be judged: {', '.join(redacted)}")
+    written = {**facts.parameters, "identifier": facts.identifier, "reason": facts.reason}
+    fingerprinted = [name for name, value in written.items() if isinstance(value, str) and MARK in value]
+    if fingerprinted:
+        notes.append(f"looked like a credential, so recorded and judged as its fingerprint: {', '.join(fingerprinted)}")
     notes.append("age and strength of the login (auth_time, acr, amr) are not recorded: rules see them as unknown")
     return notes
