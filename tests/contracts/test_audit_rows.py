@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from google.cloud.bigquery import SchemaField, Table
 from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, create_table, row_of
+from cab.adapters.google_cloud.audit_schema import TABLE, columns, create_table, row_of
 from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
 from cab.domain.audit import (
     Actor,
@@ -112,6 +113,26 @@ async def test_a_row_is_written_whole(bench: Bench) -> None:
         "crm",
         "crm.opportunity.update",
     )
+
+
+async def test_a_table_before_its_upgrade_refuses_a_row_with_a_new_member_and_takes_it_afterwards(
+    bigquery_url: str, monkeypatch: pytest.MonkeyPatch, project: str
+) -> None:
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+    new = "why"
+    row = {"event_id": "e", "event_type": "request.refused", "occurred_at": NOW.isoformat(), "schema_version": 2}
+    for dataset, known, refused in (
+        ("before", [column for column in columns() if column["name"] != new], [0]),
+        ("after", columns(), []),
+    ):
+        with client(bigquery_url, project) as owner:
+            owner.create_dataset(dataset)
+            schema = [SchemaField.from_api_repr(column) for column in known]
+            owner.create_table(Table(f"{project}.{dataset}.{TABLE}", schema=schema))
+        adapter = BigQueryAuditRows(project, dataset, TABLE)
+        assert list(await adapter.insert([row | {new: "expired"}])) == refused
+        assert await adapter.insert([row]) == {}
+        await adapter.close()
 
 
 async def test_nothing_to_write_is_fine(bench: Bench) -> None:

@@ -186,6 +186,21 @@ async def test_an_event_of_a_newer_revision_is_not_lost(world: World) -> None:
     assert [(item.cause, item.data) for item in world.cloud.quarantine.messages] == [("not_an_event", data)]
 
 
+async def test_what_an_ingest_before_the_upgrade_kept_aside_becomes_a_row_when_it_comes_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = await real_event(world)
+    with monkeypatch.context() as before:
+        before.setattr("cab.use_cases.ingest_audit_event.KNOWN_SCHEMA_VERSIONS", frozenset({1}))
+        assert (await push(world, wrapped(data))).status == 204
+    kept = world.cloud.quarantine.messages
+    assert [(item.cause, item.data) for item in kept] == [("unknown_schema_version", data)]
+    assert world.cloud.audit_rows.rows == []
+
+    assert (await push(world, wrapped(kept[0].data))).status == 204
+    assert [row["event_json"] for row in world.cloud.audit_rows.rows] == [data.decode()]
+
+
 async def test_a_redelivered_event_is_written_again_under_the_same_id(world: World) -> None:
     body = wrapped(await real_event(world))
     for _ in range(5):
