@@ -347,8 +347,8 @@ def _notes(event: AuditEvent, deployment: Deployment) -> list[str]:
     redacted = [name for name, value in facts.parameters.items() if value == REDACTED]
     if redacted:
         notes.append(f"not recorded, so rules that look at them cannot be judged: {', '.join(redacted)}")
-    written = {**facts.parameters, "identifier": facts.identifier, "reason": facts.reason}
-    fingerprinted = [name for name, value in written.items() if isinstance(value, str) and MARK in value]
+    written = [*facts.parameters.items(), ("identifier", facts.identifier), ("reason", facts.reason)]
+    fingerprinted = [name for name, value in written if isinstance(value, str) and MARK in value]
     if fingerprinted:
         notes.append(f"looked like a credential, so recorded and judged as its fingerprint: {', '.join(fingerprinted)}")
     notes.append("age and strength of the login (auth_time, acr, amr) are not recorded: rules see them as unknown")
