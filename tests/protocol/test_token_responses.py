@@ -103,6 +103,19 @@ ODD_BUT_READABLE: dict[str, bytes] = {
     "a token repeated alike": AS_TEXT.replace("}", ',"access_token":"A2"}').encode(),
     "an unknown number": AS_TEXT.replace("}", ',"x":NaN}').encode(),
     "a lone surrogate elsewhere": AS_TEXT.replace("Zo\u00eb", "\\ud800").encode(),
+    "UTF-16, big end first, a sign that forms use": AS_TEXT.replace("Zo\u00eb", "a=b").encode("utf-16-be"),
+    "UTF-32 with byte order mark": AS_TEXT.encode("utf-32"),
+    "UTF-32, big end first": AS_TEXT.encode("utf-32-be"),
+    "deflate without a header": zlib.compress(AS_TEXT.encode())[2:-4],
+    "a line end inside a text": AS_TEXT.replace("Zo\u00eb", "a\nb").encode(),
+    "blanks around the tokens": AS_TEXT.replace('"A2"', '" A2"').replace('"R2"', '"R2\\n"').encode(),
+    "seconds as text with a point": AS_TEXT.replace("3600", '"3600.0"').encode(),
+    "seconds as text with blanks": AS_TEXT.replace("3600", '" 3600 "').encode(),
+    "half a character among the scopes": AS_TEXT.replace("}", ',"scope":"a \\ud800"}').encode(),
+    "error that is zero": orjson.dumps(ANSWER | {"error": 0}),
+    "a form in Latin-1": "access_token=A2&expires_in=3600&refresh_token=R2&user=Zo\u00eb".encode("latin-1"),
+    "a form with a byte order mark": b"\xef\xbb\xbfaccess_token=A2&expires_in=3600&refresh_token=R2",
+    "a form with empty members": b"error=&access_token=A2&expires_in=3600&refresh_token=R2&scope=&flag",
     "a form": b"access_token=A2&token_type=bearer&expires_in=3600&refresh_token=R2",
     "a form with a line end": b"access_token=A2&token_type=bearer&expires_in=3600&refresh_token=R2\n",
     "a form that repeats": b"access_token=A2&x=1&x=2&expires_in=3600&refresh_token=R2",
@@ -138,11 +151,23 @@ UNREADABLE_TODAY: dict[str, bytes] = {
     "another notation": b"<tokens><access_token>a</access_token></tokens>",
     "cut off": AS_TEXT.encode()[:-2],
     "packed as nobody here can unpack": b"\x0b\x02\x80\x00\x01abc\x03",
+    "a comma too many, and a sign that forms use": AS_TEXT.replace('A2"', 'A2="').replace("}", ",}").encode(),
+    "a guard in front": b")]}',\n" + AS_TEXT.replace("R2", "R2=").encode(),
+    "two different tokens with a sign that forms use": b'{"access_token":"a=","access_token":"b="}',
+    "other names": b'{"accessToken":"a","refreshToken":"r"}',
+    "tokens further inside": b'{"data":[{"access_token":"a"}]}',
+    "tokens beside an error": b'{"error":"partial_success","access_token":"a","refresh_token":"r"}',
+    "only a refresh token": b'{"access_token":null,"refresh_token":"r"}',
+    "a number for a token": b'{"access_token":7}',
     "gzip cut off": gzip.compress(AS_TEXT.encode())[:-9],
 }
 HOLDS_NONE: dict[str, bytes] = {
     "nothing": b"",
     "blanks": b" \n",
+    "a page that speaks of tokens": b"<!DOCTYPE html><script>let accessToken = 1</script>",
+    "a packed page": gzip.compress(b"<html>Back soon</html>"),
+    "an error that speaks of tokens": b'{"error":"x","error_description":"refresh_token is gone"}',
+    "tokens that are none": b'{"access_token":"","refresh_token":null,"id_token":false}',
     "a page": b"<html><body>Please log in</body></html>",
     "an error": b'{"error":"invalid_grant"}',
     "another object": b'{"ok":true}',
@@ -173,6 +198,7 @@ def test_what_holds_no_tokens_says_so_too(body: bytes) -> None:
         ({"errorCode": "invalid_refresh_token"}, "invalid_refresh_token"),
         ({"code": "token_revoked", "message": "gone"}, "token_revoked"),
         ({"message": "invalid_grant"}, "invalid_grant"),
+        ({"errors": [{"errorType": "invalid_grant", "message": "x"}], "success": False}, "invalid_grant"),
     ],
 )
 def test_a_code_is_found_wherever_providers_put_it(members: dict[str, Any], code: str) -> None:
@@ -195,6 +221,10 @@ def test_a_code_is_found_wherever_providers_put_it(members: dict[str, Any], code
         (34_560_001, None),
         ("soon", None),
         ("-5", None),
+        ("3600.5", 3600),
+        (" 60\n", 60),
+        ("1e3", None),
+        ("3600s", None),
         ("²", None),
         ("9" * 13, None),
         (None, None),
@@ -205,6 +235,18 @@ def test_an_absurd_lifetime_counts_as_not_said(value: Any, seconds: int | None) 
     assert parsed(expires_in=value).expires_in == (None if seconds is None else timedelta(seconds=seconds))
 
 
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999", "9" * 5000])
+def test_a_lifetime_that_is_no_number_of_seconds_breaks_nothing(value: str) -> None:
+    found = token_responses.parse(b'{"access_token":"a","expires_in":%s}' % value.encode())
+    assert not isinstance(found, Tokens) or found.expires_in is None
+
+
+def test_half_a_character_among_the_scopes_can_be_stored() -> None:
+    found = token_responses.parse(b'{"access_token":"a","scope":"a b\\ud800"}')
+    assert isinstance(found, Tokens)
+    assert "".join(found.scopes or ()).encode()
+
+
 def test_without_a_stated_life_a_refreshable_token_is_given_a_short_one() -> None:
     hour = timedelta(hours=1)
     assert parsed(expires_in=60).expires_at(NOW, default=hour) == NOW + timedelta(seconds=60)
@@ -213,9 +255,16 @@ def test_without_a_stated_life_a_refreshable_token_is_given_a_short_one() -> Non
     assert parsed().expires_at(NOW, default=None) is None
 
 
-@pytest.mark.parametrize("refresh_token", ["", None, 7, "a b", ["r"]])
+@pytest.mark.parametrize("refresh_token", ["", " ", None, False, True, 0, [], {}])
 def test_a_refresh_token_that_is_none_keeps_the_old_one(refresh_token: Any) -> None:
-    assert parsed(refresh_token=refresh_token).refresh_token is None
+    found = parsed(refresh_token=refresh_token)
+    assert (found.refresh_token, found.refresh_is_unread) == (None, False)
+
+
+@pytest.mark.parametrize("refresh_token", [7, "a b", "\u00e9", ["r"], {"value": "r"}, "r" * 16_385])
+def test_a_refresh_token_that_cannot_be_taken_is_not_mistaken_for_none(refresh_token: Any) -> None:
+    found = parsed(refresh_token=refresh_token)
+    assert (found.refresh_token, found.refresh_is_unread) == (None, True)
 
 
 @pytest.mark.parametrize(

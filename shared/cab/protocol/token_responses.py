@@ -8,6 +8,8 @@ written by others, and a rotated token that cannot be read is a lost grant.
 from __future__ import annotations
 
 import json
+import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,22 +22,39 @@ from urllib.parse import parse_qsl
 MAX_RESPONSE_BYTES: Final = 40 * 1024
 _MAX_UNPACKED_BYTES: Final = 256 * 1024
 _MAX_DEPTH: Final = 20
-_ENCODINGS: Final = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1")
+_ENCODINGS: Final = (
+    "utf-8-sig",
+    "utf-32",  # before UTF-16, whose byte order mark its own begins with
+    "utf-32-le",
+    "utf-32-be",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "latin-1",
+)
+# Without this rule a JSON document that cannot be read would pass for a form, once a token in it ends with "=".
+_FORM_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
+_TOKEN_NAME: Final = re.compile(rb"(?:access|refresh)[_-]?token", re.IGNORECASE)
+_LONGEST_TOKEN: Final = 16_384
 # Members that must not be guessed at when they are repeated with different values.
 _DECISIVE: Final = frozenset({"access_token", "refresh_token", "error"})
+_LONGEST_WORDS: Final = 2000
 # Where providers put their error codes, beside or instead of `error` (RFC 6749 section 5.2).
-_CODE_MEMBERS: Final = ("error", "error_code", "errorCode", "code", "status", "type", "message")
+_CODE_MEMBERS: Final = ("error", "error_code", "errorCode", "errorType", "code", "status", "type", "message", "errors")
 MAX_LIFETIME: Final = timedelta(days=400)
 UNKNOWN_LIFETIME: Final = timedelta(minutes=10)  # when neither the answer nor the provider's profile says
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
+    """`refresh_is_unread`: the answer brings a refresh token that this release does not know how to take."""
+
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     scopes: tuple[str, ...] | None  # None: the answer does not say, so as requested (RFC 6749 section 5.1)
     expires_in: timedelta | None
     members: dict[str, Any] = field(repr=False, default_factory=dict)
+    refresh_is_unread: bool = False
 
     def expires_at(self, received_at: datetime, *, default: timedelta | None) -> datetime | None:
         """When the access token ends. Without any statement, a token that can be refreshed is given a short life."""
@@ -51,6 +70,7 @@ class TokenError:
     """An error answer. `code` is the provider's `error` when it is a plausible code, else "unparsable".
 
     `codes` are all plausible codes in the answer, in lower case, wherever the provider puts them.
+    `words` is all text in it, in lower case and cut off: to judge by, never to be stored or shown.
     `is_challenge`: it carries `claims`, by which Microsoft Entra asks for more than the user has shown so far.
     `may_hold_tokens`: nobody here can read it, and it is not known to hold no tokens: a later release may read it.
     """
@@ -58,6 +78,7 @@ class TokenError:
     code: str
     is_challenge: bool = False
     codes: frozenset[str] = frozenset()
+    words: str = field(repr=False, default="")
     may_hold_tokens: bool = False
 
 
@@ -68,25 +89,27 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
     """`scope_claim` is where the provider lists the granted scopes when `scope` says nothing, see `member_at`."""
     members = _members(body)
     if members is None:
-        return TokenError(UNPARSABLE, may_hold_tokens=_may_hold_tokens(body))
+        return TokenError(UNPARSABLE, words=_words_of_text(body), may_hold_tokens=_may_hold_tokens(body))
     error = members.get("error")
-    access_token = members.get("access_token")
+    access_token = _trimmed(members.get("access_token"))
     if error or members.get("ok") is False or not _is_token(access_token):
         code = error if isinstance(error, str) and _is_code(error) else UNPARSABLE
         return TokenError(
             code,
             is_challenge="claims" in members,
             codes=frozenset(_codes(members)),
+            words=" ".join(_texts_in(members))[:_LONGEST_WORDS].lower(),
             # Too long, of another type or in another place: a token is there that this release does not know how to take.
-            may_hold_tokens=not error and bool(access_token) and isinstance(access_token, str | dict | list),
+            may_hold_tokens=_holds_tokens(members),
         )
-    refresh_token = members.get("refresh_token")
+    refresh_token = _trimmed(members.get("refresh_token"))
     return Tokens(
         access_token=access_token,
         refresh_token=refresh_token if _is_token(refresh_token) else None,
         scopes=_scopes(members.get("scope")) or _scopes(member_at(members, scope_claim)),
         expires_in=_lifetime(members.get("expires_in")),
         members=members,
+        refresh_is_unread=_is_something(refresh_token) and not _is_token(refresh_token),
     )
 
 
@@ -115,33 +138,27 @@ def _members(body: bytes) -> dict[str, Any] | None:
 
 
 def _texts(body: bytes) -> Iterator[str]:
-    """The body as text, by each encoding that it could be in. Only what then reads as members counts."""
-    data = _unpacked(body)
-    if data is None:
-        return
-    for encoding in _ENCODINGS:
-        try:
-            yield data.decode(encoding).lstrip("\ufeff")
-        except UnicodeDecodeError:
-            continue
+    """The body as text, by each way of packing and each encoding that it could be in. Only what then reads as members counts."""
+    for data in _unpacked(body):
+        for encoding in _ENCODINGS:
+            try:
+                yield data.decode(encoding).lstrip("\ufeff")
+            except UnicodeDecodeError:
+                continue
 
 
-def _unpacked(body: bytes) -> bytes | None:
-    """Without the compression that some servers apply although they were asked not to. None: not to be unpacked, or too large."""
-    if body[:2] == b"\x1f\x8b":
-        kinds = (zlib.MAX_WBITS | 16,)
-    elif body[:1] == b"\x78" and body[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda"):
-        kinds = (zlib.MAX_WBITS,)
-    else:
-        return body
-    for kind in kinds:
+def _unpacked(body: bytes) -> Iterator[bytes]:
+    """As it came, then without the compression that some servers apply although they were asked not to: gzip, zlib and the bare
+    deflate that some take for it (RFC 9110 section 8.4.1.2). What unpacks into something large is not unpacked."""
+    yield body
+    for kind in (zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS):
         unpacker = zlib.decompressobj(kind)
         try:
             data = unpacker.decompress(body, _MAX_UNPACKED_BYTES)
         except zlib.error:
             continue
-        return data if unpacker.eof else None
-    return None
+        if unpacker.eof and not unpacker.unused_data:
+            yield data
 
 
 def _json_members(text: str) -> dict[str, Any] | None:
@@ -164,7 +181,7 @@ def _last_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_last_of_each)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_last_of_each, strict=False)  # line ends inside texts are common
 
 
 def _too_deep(value: Any, depth: int = 0) -> bool:
@@ -175,20 +192,57 @@ def _too_deep(value: Any, depth: int = 0) -> bool:
 
 
 def _form_members(text: str) -> dict[str, Any] | None:
-    if not text.isascii():
+    if "=" not in text:
         return None
     try:
-        return _last_of_each(parse_qsl(text.strip(), strict_parsing=True, max_num_fields=50))
+        pairs = parse_qsl(text.strip(), keep_blank_values=True, max_num_fields=50)
+        members = _last_of_each(pairs)
     except ValueError:
         return None
+    return members if members and all(map(_FORM_NAME.fullmatch, members)) else None
+
+
+def _holds_tokens(value: Any) -> bool:
+    """Whether a member of this name, at any depth, has something in it."""
+    if isinstance(value, list):
+        return any(map(_holds_tokens, value))
+    return isinstance(value, dict) and any(
+        (_TOKEN_NAME.fullmatch(name.encode("utf-8", "replace")) is not None and _is_something(item))
+        or _holds_tokens(item)
+        for name, item in value.items()
+    )
+
+
+def _is_something(value: object) -> bool:
+    return bool(value) and not isinstance(value, bool)
 
 
 def _may_hold_tokens(body: bytes) -> bool:
     """Whether somebody who knows the form of this answer might find tokens in it. A page of HTML or an empty body holds none."""
-    if b"access_token" in body.replace(b"\x00", b""):
+    *_, unpacked = _unpacked(body)
+    data = unpacked.replace(b"\x00", b"").strip()
+    if data.lower().startswith((b"<!doctype html", b"<html")):
+        return False
+    if _TOKEN_NAME.search(data):
         return True
-    data = body.strip()
-    return bool(data) and any(byte < 9 or 14 <= byte < 32 for byte in data)  # packed or encrypted: no text at all
+    return any(byte < 9 or 14 <= byte < 32 for byte in data)  # packed or encrypted: no text at all
+
+
+def _words_of_text(body: bytes) -> str:
+    """What a body says that is neither members nor a page."""
+    text = body[:_LONGEST_WORDS].decode("utf-8", "replace").strip().lower()
+    return "" if text.startswith("<") else text
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value[:_LONGEST_WORDS]
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _is_code(text: str) -> bool:
@@ -197,16 +251,21 @@ def _is_code(text: str) -> bool:
 
 def _codes(members: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
     for name in _CODE_MEMBERS:
-        value = members.get(name)
-        if isinstance(value, str) and _is_code(value):
-            yield value.lower()
-        elif isinstance(value, Mapping) and depth < 2:
-            yield from _codes(value, depth + 1)
+        found = members.get(name)
+        for value in found[:10] if isinstance(found, list) else (found,):
+            if isinstance(value, str) and _is_code(value):
+                yield value.lower()
+            elif isinstance(value, Mapping) and depth < 2:
+                yield from _codes(value, depth + 1)
+
+
+def _trimmed(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _is_token(value: object) -> TypeGuard[str]:
     """Visible ASCII only (RFC 6750 section 2.1 is narrower, real providers are not)."""
-    return isinstance(value, str) and 0 < len(value) <= 16_384 and all("!" <= char <= "~" for char in value)
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TOKEN and all("!" <= char <= "~" for char in value)
 
 
 def _scopes(value: object) -> tuple[str, ...] | None:
@@ -215,14 +274,15 @@ def _scopes(value: object) -> tuple[str, ...] | None:
         value = " ".join(value)
     if not isinstance(value, str) or not value.strip():
         return None
-    return tuple(dict.fromkeys(value.replace(",", " ").split()))
+    storable = value.encode("utf-8", "replace").decode()  # JSON can name halves of characters, which no store takes
+    return tuple(dict.fromkeys(storable.replace(",", " ").split()))
 
 
 def _lifetime(value: object) -> timedelta | None:
-    """Seconds as a number or as text; anything absurd counts as not said."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Seconds as a number or as text, whole or not; anything absurd counts as not said."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     seconds = int(value)
     return timedelta(seconds=seconds) if 0 < seconds <= MAX_LIFETIME.total_seconds() else None
