@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.grants.fates import Fate, fated_worker
 from tests.grants.grant_world import EVERY_CLASS, FAMILY, LEEWAY, STATIC, STRICT, GrantWorld, Worker
+from tests.grants.test_store_faults import FailingAdds
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
@@ -222,9 +226,9 @@ NO_TOKEN = {
     "html": b"<!doctype html><title>Sorry</title>",
     "empty": b"",
     "empty object": b"{}",
-    "null token": b'{"access_token":null,"refresh_token":"r"}',
-    "empty token": b'{"access_token":"","refresh_token":"r"}',
-    "number for token": b'{"access_token":7,"refresh_token":"r"}',
+    "null token": b'{"access_token":null,"refresh_token":null}',
+    "empty token": b'{"access_token":"","refresh_token":""}',
+    "a lone sign that forms use": b"a=b",
     "form without token": b"error=temporarily_unavailable",
     "too large": b'{"access_token":"x","padding":"' + b"y" * 1024 * 1024 + b'"}',
 }
@@ -248,6 +252,12 @@ async def test_an_answer_without_a_token_changes_nothing(body: str, profile: str
 
 
 UNREADABLE = {
+    "null beside a new refresh token": b'{"access_token":null,"refresh_token":"r"}',
+    "number for token": b'{"access_token":7,"refresh_token":"r"}',
+    "refresh token of another type": b'{"access_token":"x","refresh_token":{"value":"r"}}',
+    "refresh token too long": b'{"access_token":"x","refresh_token":"' + b"r" * 20_000 + b'"}',
+    "a comma too many, and a sign that forms use": b'{"access_token":"x=","refresh_token":"r=",}',
+    "tokens beside an error": b'{"error":"partial","access_token":"x","refresh_token":"r"}',
     "list": b'[{"access_token":"x"}]',
     "line break in token": b'{"access_token":"a\\nb","refresh_token":"r"}',
     "token beyond ascii": '{"access_token":"tök","refresh_token":"r"}'.encode(),
@@ -259,8 +269,18 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT, FAMILY])
-@pytest.mark.parametrize("body", sorted(UNREADABLE))
+ODD_REFRESH_TOKEN = {"refresh token of another type", "refresh token too long"}  # beside an access token that is fine
+
+
+@pytest.mark.parametrize(
+    ("profile", "body"),
+    [
+        (profile, body)
+        for profile in (STATIC, LEEWAY, STRICT, FAMILY)
+        for body in sorted(UNREADABLE)
+        if not (profile == STATIC and body in ODD_REFRESH_TOKEN)
+    ],
+)
 @in_virtual_time
 async def test_while_an_answer_is_unread_the_spent_token_is_not_sent_again_where_that_ends_the_grant(
     body: str, profile: str
@@ -280,6 +300,87 @@ async def test_while_an_answer_is_unread_the_spent_token_is_not_sent_again_where
     assert (grant.status, grant.fail_cause) == (GrantStatus.RECOVERING, "unread answer")
     assert world.http.calls.count("/oauth/token") == 1
     assert world.events("grant.needs_reauth") == []
+
+
+@pytest.mark.parametrize("profile", [STRICT, FAMILY])
+@in_virtual_time
+async def test_killed_at_any_moment_around_an_unreadable_answer_the_spent_token_is_not_sent_again(profile: str) -> None:
+    """Once the answer is stored. Every point before and after every effect, with another process that takes over."""
+    points = 0
+    while True:
+        world = await GrantWorld(profile).open()
+        name, fate = await world.connect(), Fate(strikes_at=points)
+        world.http.answer_after = lambda answer: HttpAnswer(answer.status, {}, b"<access_token>" + answer.body)
+        dying = asyncio.create_task(ask(world, fated_worker(world, fate), name))
+        await asyncio.sleep(40)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        if fate.struck is None:
+            break
+        stored = world.versions(name) > 1
+        sent = world.http.calls.count("/oauth/token")
+        await world.drain(world.worker(), for_s=400)
+        if stored:
+            assert world.http.calls.count("/oauth/token") == sent == 1, fate.struck
+            assert (await world.grant(name)).fail_cause == "unread answer", fate.struck
+            assert world.events("grant.needs_reauth") == []
+        points += 1
+    assert points > 10
+
+
+@in_virtual_time
+async def test_an_unreadable_answer_that_the_vault_refused_is_kept_all_the_same() -> None:
+    world = await GrantWorld(STRICT).open()
+    vault = FailingAdds(world, failures=3)
+    worker, name = world.worker(vault=vault), await world.connect()
+    world.http.answer_instead = answered(b'{"access_token":"x","more":')
+    assert await ask(world, worker, name) in ("provider_unavailable", "store_unavailable")
+    world.http.answer_instead = lambda _: None
+    await world.drain(worker, for_s=600)
+    grant = await world.grant(name)
+    assert (grant.fail_cause, grant.escrow, world.versions(name)) == ("unread answer", None, 2)
+    assert world.http.calls.count("/oauth/token") == 1
+
+
+@in_virtual_time
+async def test_a_restored_document_does_not_make_us_spend_what_an_unread_answer_was_got_for() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    backup = (await world.grant(name)).model_dump(exclude={"fence"})
+    world.http.answer_instead = answered(b'{"access_token":"x","more":')
+    await ask(world, worker, name)
+    world.http.answer_instead = lambda _: None
+    await world.change(name, **backup)
+
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert world.http.calls.count("/oauth/token") == 1
+    assert (await world.grant(name)).fail_cause == "unread answer"
+
+
+@in_virtual_time
+async def test_a_lifetime_without_end_ends_no_attempt() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_after = lambda answer: HttpAnswer(
+        answer.status, {}, re.sub(rb'"expires_in":\s*[0-9]+', b'"expires_in":1e999', answer.body)
+    )
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+    await ends_well(world, worker, name)
+
+
+@in_virtual_time
+async def test_a_static_provider_with_an_odd_refresh_token_is_used_with_the_one_that_works() -> None:
+    world = await GrantWorld(STATIC).open()
+    worker, name = world.worker(), await world.connect()
+    before = await world.stored_refresh_token(name)
+    world.http.answer_after = lambda answer: HttpAnswer(
+        answer.status, {}, json.dumps(json.loads(answer.body) | {"refresh_token": {"value": "r"}}).encode()
+    )
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+    await world.expire(name)
+    assert await ask(world, worker, name) == Outcome.SUCCESS
+    world.http.answer_after = lambda answer: answer
+    assert before in world.usable()
 
 
 @in_virtual_time
@@ -317,6 +418,8 @@ DEAD = {
     "unauthorized": (401, b'{"error":"invalid_grant"}'),
     "nested": (400, b'{"error":{"code":"invalid_grant","message":"no"}}'),
     "in a 200": (200, b'{"error":"invalid_grant"}'),
+    "in a list": (400, b'{"success":false,"errors":[{"errorType":"invalid_grant","message":"Refresh token invalid"}]}'),
+    "with another status": (422, b'{"error":"invalid_grant"}'),
     "by message alone": (400, b'{"message":"invalid_grant"}'),
 }
 
@@ -339,6 +442,14 @@ UNKNOWN_WORDS = {
     "another code": (401, b'{"error":"invalid_token"}'),
     "no code": (400, b'{"message":"Your session is over, please start again"}'),
     "no words at all": (403, b""),
+    "401 with other members": (401, b'{"error":true,"reason":"That refresh token has expired"}'),
+    "401 as text": (401, b"Invalid refresh token"),
+    "401 at length": (401, b'{"message":"' + b"The refresh token that was sent is no longer valid here. " * 4 + b'"}'),
+    "a number": (400, b'{"errcode":40030,"errmsg":"invalid refresh_token"}'),
+    "not found": (404, b'{"message":"Refresh token not found"}'),
+    "a code in a 200": (200, b'{"error":"invalid_code"}'),
+    "a number in a 200": (200, b'{"errcode":40030,"errmsg":"invalid refresh_token"}'),
+    "success is false": (200, b'{"success":false}'),
 }
 
 
@@ -359,11 +470,63 @@ async def test_a_no_in_unknown_words_is_believed_when_it_lasts_for_days(said: st
 
 
 @in_virtual_time
+async def test_a_no_whose_text_differs_each_time_is_the_same_no() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    asked = 0
+
+    def answer(_: str) -> HttpAnswer:
+        nonlocal asked
+        asked += 1
+        text = f'{{"error":"odd_code","message":"Request {asked}: no","code":"req-{asked}","id":"{asked}"}}'
+        return HttpAnswer(400, {}, text.encode())
+
+    world.http.answer_instead = answer
+    for _ in range(13):
+        assert await ask(world, worker, name) == "provider_unavailable"
+        await asyncio.sleep(6 * 3600 - 60)
+    assert (await world.grant(name)).refused_as == "http 400 odd_code"
+    await asyncio.sleep(3600)
+    assert await ask(world, worker, name) == "grant_needs_reauth"
+
+
+BUSY = {
+    "408": (408, b'{"error":"invalid_request"}'),
+    "425": (425, b""),
+    "429": (429, b'{"error":"invalid_grant"}'),
+    "500 with a definite word": (500, b'{"error":"invalid_grant"}'),
+    "503": (503, b'{"error":"odd"}'),
+    "400 that is temporary": (400, b'{"error":"temporarily_unavailable"}'),
+    "400 of a broken server": (400, b'{"error":"server_error"}'),
+    "403 for a limit": (403, b'{"error":"rate_limit_exceeded"}'),
+    "200 for a limit": (200, b'{"ok":false,"error":"ratelimited"}'),
+    "200 of a broken server": (200, b'{"error":"internal_error"}'),
+    "200 without a no": (200, b'{"status":"maintenance"}'),
+}
+
+
+@pytest.mark.parametrize("profile", [STATIC, STRICT])
+@pytest.mark.parametrize("said", sorted(BUSY))
+@in_virtual_time
+async def test_an_outage_ends_no_grant_however_long_it_lasts(said: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    status, body = BUSY[said]
+    world.http.answer_instead = answered(body, status)
+    for _ in range(40):
+        assert await ask(world, worker, name) == "provider_unavailable"
+        await asyncio.sleep(6 * 3600)
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
+    assert world.events("grant.needs_reauth") == []
+
+
+@in_virtual_time
 async def test_a_no_that_changes_or_stops_begins_anew() -> None:
     world = await GrantWorld(STATIC).open()
     worker, name = world.worker(), await world.connect()
     for day in range(8):
-        world.http.answer_instead = answered(b'{"error":"odd_%d"}' % (day // 2), 400)
+        world.http.answer_instead = answered(b'{"error":"odd_%c"}' % (97 + day // 2), 400)
         for _ in range(4):
             assert await ask(world, worker, name) == "provider_unavailable"
             await asyncio.sleep(6 * 3600)
@@ -378,6 +541,23 @@ OUR_FAULTS = {
     "github's word": (200, b'{"error":"incorrect_client_credentials"}', {}),
     "a challenge": (401, b'{"error":"access_denied"}', {"www-authenticate": 'Basic realm="x"'}),
     "401 without a word": (401, b"", {}),
+    "401 with a page": (401, b"<html>Unauthorized client</html>", {}),
+    "another word": (400, b'{"error":"client_authentication_failed"}', {}),
+    "at length": (401, b'{"message":"Invalid client_id or client_secret"}', {}),
+    "a grant type that is not ours": (
+        400,
+        b'{"error":"unauthorized_client","error_description":"The client may not use the grant type refresh_token."}',
+        {},
+    ),
+    "an application that is unknown": (
+        400,
+        b'{"error":"unauthorized_client","error_description":"AADSTS700016: Application was not found in the directory."}',
+        {},
+    ),
+    "the wrong address": (404, b"<html>Not found</html>", {}),
+    "a method that is not served": (405, b"", {}),
+    "an address that has moved": (308, b"", {"location": "https://new.test/token"}),
+    "a redirect address": (400, b'{"error":"redirect_uri_mismatch"}', {}),
 }
 
 

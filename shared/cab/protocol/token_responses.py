@@ -41,6 +41,9 @@ _DECISIVE: Final = frozenset({"access_token", "refresh_token", "error"})
 _LONGEST_WORDS: Final = 2000
 # Where providers put their error codes, beside or instead of `error` (RFC 6749 section 5.2).
 _CODE_MEMBERS: Final = ("error", "error_code", "errorCode", "errorType", "code", "status", "type", "message", "errors")
+_A_NO: Final = re.compile(
+    r"invalid|error|fail|den(?:y|ied)|expired|revoked|bad|unauthori[sz]ed|refused|forbidden|missing|not"
+)
 MAX_LIFETIME: Final = timedelta(days=400)
 UNKNOWN_LIFETIME: Final = timedelta(minutes=10)  # when neither the answer nor the provider's profile says
 
@@ -72,6 +75,7 @@ class TokenError:
     `codes` are all plausible codes in the answer, in lower case, wherever the provider puts them.
     `words` is all text in it, in lower case and cut off: to judge by, never to be stored or shown.
     `is_challenge`: it carries `claims`, by which Microsoft Entra asks for more than the user has shown so far.
+    `says_no`: it holds a mistake by its own words, and is not merely empty or of another kind.
     `may_hold_tokens`: nobody here can read it, and it is not known to hold no tokens: a later release may read it.
     """
 
@@ -79,6 +83,7 @@ class TokenError:
     is_challenge: bool = False
     codes: frozenset[str] = frozenset()
     words: str = field(repr=False, default="")
+    says_no: bool = False
     may_hold_tokens: bool = False
 
 
@@ -94,11 +99,13 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
     access_token = _trimmed(members.get("access_token"))
     if error or members.get("ok") is False or not _is_token(access_token):
         code = error if isinstance(error, str) and _is_code(error) else UNPARSABLE
+        codes = frozenset(_codes(members))
         return TokenError(
             code,
             is_challenge="claims" in members,
-            codes=frozenset(_codes(members)),
+            codes=codes,
             words=" ".join(_texts_in(members))[:_LONGEST_WORDS].lower(),
+            says_no=_says_no(members) or any(map(_A_NO.search, codes)),
             # Too long, of another type or in another place: a token is there that this release does not know how to take.
             may_hold_tokens=_holds_tokens(members),
         )
@@ -257,6 +264,13 @@ def _codes(members: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
                 yield value.lower()
             elif isinstance(value, Mapping) and depth < 2:
                 yield from _codes(value, depth + 1)
+
+
+def _says_no(members: Mapping[str, Any]) -> bool:
+    return any(
+        (value is False) if name in ("ok", "success") else bool(value) and "err" in name.lower()
+        for name, value in members.items()
+    )
 
 
 def _trimmed(value: object) -> object:

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from cab.domain.connections import Provider
+from cab.domain.connections import Provider, RotationClass
 from cab.domain.grants import CarriedAccessToken, Grant, TokenSet, names_itself
 from cab.domain.recent import remember
 from cab.ports import NotFound, SecretVault
@@ -74,6 +74,14 @@ class Payload:
         return [self.newest, *carried]
 
 
+@dataclass(frozen=True, slots=True)
+class Successors:
+    """`newest` is the last token set of a chain; `unread`: what may be one more is stored, and nobody here can read it."""
+
+    newest: Payload | None
+    unread: bool
+
+
 def secret_id(grant_id: str) -> str:
     return f"cab-grant-{grant_id}"
 
@@ -124,42 +132,41 @@ class GrantPayloads:
 
         Raises: Unavailable.
         """
-        found: Payload | None = None
+        return (await self.successors(grant, base, provider)).newest
+
+    async def successors(self, grant: Grant, base: Payload, provider: Provider) -> Successors:
+        """What is stored of answers to the refresh token of `base`, and to those that came of it. Raises: Unavailable."""
+        newest: Payload | None = None
+        unread = False
         tokens = {base.refresh_sha256}
-        for _, payload in await self.following(grant, base.version, provider):
-            if payload is not None and payload.stored.predecessor_sha256 in tokens:
-                tokens.add(payload.refresh_sha256)
-                found = payload
-        return found
-
-    async def is_unread(self, grant: Grant, base: Payload, provider: Provider) -> bool:
-        """Whether an answer to the refresh token of `base` is stored that nobody here can read, and that may hold its successor.
-
-        Raises: Unavailable.
-        """
-        for version in range(base.version + 1, base.version + 1 + MAX_PROBES):
-            try:
-                await self.load(grant, version, provider)
-            except Garbage as found:
-                if found.unread and found.stored.predecessor_sha256 == base.refresh_sha256:
-                    return True
-            except CorruptPayload:
+        for _, found in await self._stored_after(grant, base.version, provider):
+            stored = found.stored if isinstance(found, Payload | Garbage) else None
+            if stored is None or stored.predecessor_sha256 not in tokens:
                 continue
-            except NotFound:
-                break
-        return False
+            if isinstance(found, Payload):
+                tokens.add(found.refresh_sha256)
+                newest, unread = found, False
+            elif isinstance(found, Garbage) and found.unread:
+                unread = True
+        return Successors(newest, unread)
 
     async def following(self, grant: Grant, after: int, provider: Provider) -> list[tuple[int, Payload | None]]:
         """Every version above `after`, by number until there is none; without its payload where that is garbage.
 
         Raises: Unavailable.
         """
-        found: list[tuple[int, Payload | None]] = []
+        stored = await self._stored_after(grant, after, provider)
+        return [(version, found if isinstance(found, Payload) else None) for version, found in stored]
+
+    async def _stored_after(
+        self, grant: Grant, after: int, provider: Provider
+    ) -> list[tuple[int, Payload | CorruptPayload]]:
+        found: list[tuple[int, Payload | CorruptPayload]] = []
         for version in range(after + 1, after + 1 + MAX_PROBES):
             try:
                 found.append((version, await self.load(grant, version, provider)))
-            except CorruptPayload:
-                found.append((version, None))
+            except CorruptPayload as garbage:
+                found.append((version, garbage))
             except NotFound:
                 break
         return found
@@ -222,6 +229,13 @@ def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> 
     tokens = token_responses.parse(body, scope_claim=provider.scope_claim)
     if not isinstance(tokens, Tokens):
         raise Garbage(stored, unread=tokens.may_hold_tokens)
+    if (
+        tokens.refresh_is_unread
+        and version != grant.secret_ver  # what was committed, was taken
+        and stored.predecessor_sha256 is not None
+        and provider.rotation.rotation_class is not RotationClass.STATIC
+    ):
+        raise Garbage(stored, unread=True)  # the token carried along is the one that was spent for it
     newest = Usable(
         tokens.access_token,
         tuple(stored.requested_scopes) if tokens.scopes is None else tokens.scopes,

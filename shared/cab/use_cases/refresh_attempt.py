@@ -20,7 +20,8 @@ from cab.domain.connections import Connection, Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, Outcome, Timings
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, NotFound, Randomness, SendFailed, Unavailable
-from cab.protocol import token_responses
+from cab.protocol import token_refusals, token_responses
+from cab.protocol.token_refusals import Meaning, Refusal
 from cab.protocol.token_responses import TokenError
 from cab.stores.grants import StoredGrant
 from cab.use_cases.escrow import Escrow, seal_token_set
@@ -30,6 +31,7 @@ from cab.use_cases.grant_payloads import (
     Garbage,
     GrantPayloads,
     Payload,
+    Successors,
     can_be_kept,
     new_token_set,
     read_payload,
@@ -41,45 +43,11 @@ from cab.use_cases.provider_calls import ProviderCalls
 _logger = logging.getLogger(__name__)
 
 FAULT_OF_OURS: Final = "secrets"  # `fail_cause` of attempts that ended because of our own stores
-SCOPE_REFUSED: Final = "invalid_scope"
+SCOPE_REFUSED: Final = token_refusals.INVALID_SCOPE
 UNREAD: Final = "unread answer"  # `fail_cause` while an answer is stored that this release cannot read
 CLIENT_REFUSED: Final = "our client is refused"  # `fail_cause` while the provider does not accept our own credentials
-# Codes that nobody uses for anything but a refresh token, or a user, that is needed anew. A preset may add its own.
-DEAD_EVERYWHERE: Final = frozenset(
-    {
-        "invalid_grant",
-        "bad_refresh_token",
-        "invalid_refresh_token",
-        "expired_refresh_token",
-        "refresh_token_expired",
-        "refresh_token_invalid",
-        "refresh_token_revoked",
-        "token_revoked",
-        "token_inactive",
-        "interaction_required",
-        "login_required",
-        "consent_required",
-        "account_selection_required",
-        "invalid_rapt",
-    }
-)
-# Codes that speak of our own registration at the provider: no user can mend them.
-OUR_FAULT: Final = frozenset(
-    {
-        "invalid_client",
-        "invalid_client_id",
-        "invalid_client_secret",
-        "invalid_client_credentials",
-        "incorrect_client_credentials",
-        "client_not_found",
-        "bad_client_secret",
-        "unsupported_grant_type",
-    }
-)
-# The provider looked at the request and refused it: the token was not spent. Of 5xx nobody knows.
-TOKEN_REFUSALS: Final = frozenset({400, 401, 403})  # with which providers refuse a refresh token
-_LONGEST_REFUSAL: Final = 200
-DEFINITE_REFUSALS: Final = frozenset({400, 401, 403, 404, 405, 413, 415, 429})
+# The provider looked at the request and refused it: the token was not spent. Of others nobody knows.
+UNSPENT: Final = frozenset({400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 421, 422, 429, 431})
 GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
@@ -248,10 +216,12 @@ class _Attempt:
 
     async def _recover(self, base: Payload) -> Committed | None:
         """An attempt was lost after its send. First look for what it stored; send again only past the hold-down."""
-        found = await self._successor(base) or await self._from_escrow()
+        escrowed = self._grant.escrow is not None
+        stored = await self._successors(base)
+        found = stored.newest or await self._from_escrow()
         if found is not None:
             return await self._commit(found, Outcome.RACE_RECOVERED)
-        if await self._is_unread(base):
+        if self._must_wait_for_a_reader(await self._successors(base) if escrowed else stored):
             await self._wait_for_a_reader()
             return None
         until = self._no_resend_before
@@ -278,18 +248,16 @@ class _Attempt:
         await self._parts.step("restored")
         return self._parts.payloads.remember(self._grant, version, raw, self._provider)
 
-    async def _successor(self, base: Payload) -> Payload | None:
-        return await self._reading(self._parts.payloads.successor(self._grant, base, self._provider))
+    async def _successors(self, base: Payload) -> Successors:
+        return await self._reading(self._parts.payloads.successors(self._grant, base, self._provider))
 
-    async def _is_unread(self, base: Payload) -> bool:
-        """Whether sending again would spend what a stored, unread answer may hold. Providers that forgive a resend do so now."""
+    def _must_wait_for_a_reader(self, stored: Successors) -> bool:
+        """Whether sending would spend again what an unread answer was got for. Providers that forgive a resend do so now."""
         grant = self._grant
-        if grant.provider_class is RotationClass.STATIC:
+        if not stored.unread or grant.provider_class is RotationClass.STATIC:
             return False
         forgiving_until = (grant.sent_at or self._now()) + timedelta(seconds=grant.leeway_s)
-        if grant.provider_class is RotationClass.LEEWAY and self._now() < forgiving_until:
-            return False
-        return await self._reading(self._parts.payloads.is_unread(grant, base, self._provider))
+        return grant.provider_class is not RotationClass.LEEWAY or self._now() >= forgiving_until
 
     async def _wait_for_a_reader(self) -> None:
         """The spent token is not sent again. A release that can read the answer goes on from it; the user may connect anew."""
@@ -337,9 +305,12 @@ class _Attempt:
         if self._grant.provider_class is not RotationClass.STATIC:
             # Where a spent token must not be sent: one read tells whether the vault is ahead of the document, be it by a
             # lost holder that stored late or by a restored backup.
-            found = await self._successor(base)
-            if found is not None:
-                return await self._commit(found, Outcome.RACE_RECOVERED)
+            stored = await self._successors(base)
+            if stored.newest is not None:
+                return await self._commit(stored.newest, Outcome.RACE_RECOVERED)
+            if self._must_wait_for_a_reader(stored):
+                await self._wait_for_a_reader()
+                return None
         await self._parts.step("before send")
         if self._stood_still():
             await self._put_back("stood still")  # nothing was sent
@@ -428,9 +399,12 @@ class _Attempt:
         tokens = token_responses.parse(answer.body)
         if isinstance(tokens, TokenError):
             return await self._garbage(base, tokens, answer)
-        return await self._commit(
-            self._parts.payloads.remember(self._grant, version, raw, self._provider), Outcome.SUCCESS
-        )
+        try:
+            payload = self._parts.payloads.remember(self._grant, version, raw, self._provider)
+        except Garbage:  # an access token, and a refresh token that cannot be taken
+            await self._wait_for_a_reader()
+            return None
+        return await self._commit(payload, Outcome.SUCCESS)
 
     async def _persist(self, raw: bytes) -> int | None:
         """Step 4. The one write that must not fail: the vault, else the escrow, by turns while the lease lasts.
@@ -490,64 +464,76 @@ class _Attempt:
     # --- refusals ---
 
     async def _refused(self, base: Payload, answer: HttpAnswer) -> Committed | None:
-        error = token_responses.parse(answer.body)
-        codes = error.codes if isinstance(error, TokenError) else frozenset()
-        if self._says_dead(codes, answer):
-            return await self._invalid_grant(base)
-        if SCOPE_REFUSED in codes and answer.status == 400:
-            await self._put_back(SCOPE_REFUSED)
-            raise BrokerError(
-                Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
-            )
-        if _is_our_fault(codes, answer):
-            await self._our_client_is_refused(answer)
-            return None
-        cause = f"http {answer.status}"
-        if answer.status in TOKEN_REFUSALS:
-            return await self._refused_once_more(base, f"{cause} {' '.join(sorted(codes))}".strip(), answer)
-        if answer.status in DEFINITE_REFUSALS:
-            await self._put_back(cause, asked=_retry_after(answer))
-        else:
-            await self._lose_sight(cause, in_flight=answer.status in GATEWAY_FAILURES, asked=_retry_after(answer))
+        refusal = self._judge(token_responses.parse(answer.body), answer)
+        match refusal.meaning:
+            case Meaning.DEAD:
+                return await self._invalid_grant(base)
+            case Meaning.SCOPE if answer.status in UNSPENT:
+                await self._put_back(SCOPE_REFUSED)
+                raise BrokerError(
+                    Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
+                )
+            case Meaning.OUR_FAULT:
+                await self._our_client_is_refused(refusal, answer)
+            case Meaning.NO:
+                return await self._refused_once_more(base, refusal, answer)
+            case _:
+                await self._end(f"http {answer.status}", answer)
         return None
 
-    async def _our_client_is_refused(self, answer: HttpAnswer) -> None:
+    def _judge(self, answered: token_responses.Tokens | TokenError, answer: HttpAnswer) -> Refusal:
+        return token_refusals.judge(
+            answered if isinstance(answered, TokenError) else TokenError(token_responses.UNPARSABLE),
+            status=answer.status,
+            headers=answer.headers,
+            dead_codes=self._provider.invalid_grant_errors,
+            dead_statuses=self._provider.invalid_grant_statuses,
+        )
+
+    async def _end(self, cause: str, answer: HttpAnswer, *, refusal: str | None = None) -> None:
+        """The end of an attempt that was answered without tokens: the token is unspent where the answer says so."""
+        in_success = self._provider.error_in_200 or cause == CLIENT_REFUSED
+        says_unspent = answer.status in UNSPENT or (answer.status < 300 and in_success)
+        if says_unspent:
+            await self._put_back(cause, asked=_retry_after(answer), refusal=refusal)
+        else:
+            in_flight = answer.status in GATEWAY_FAILURES
+            await self._lose_sight(cause, in_flight=in_flight, asked=_retry_after(answer), refusal=refusal)
+
+    async def _our_client_is_refused(self, refusal: Refusal, answer: HttpAnswer) -> None:
         """No user can help, and none is asked: the operator must (docs/runbooks/client-refused.md)."""
-        _logger.error("%s refuses our client, connection %s", self._provider.id, self._wanted.connection.id)
-        await self._put_back(CLIENT_REFUSED, asked=_retry_after(answer))
+        _logger.error(
+            "%s refuses our client, connection %s: %s", self._provider.id, self._wanted.connection.id, refusal.said
+        )
+        await self._end(CLIENT_REFUSED, answer)
 
-    def _says_dead(self, codes: frozenset[str], answer: HttpAnswer) -> bool:
-        """Whether the refresh token is dead for certain: by what is known of this provider, or of all."""
-        if codes & DEAD_EVERYWHERE and (answer.status == 200 or answer.status in TOKEN_REFUSALS):
-            return True
-        known = {code.lower() for code in self._provider.invalid_grant_errors}
-        return bool(codes & known) and answer.status in (*self._provider.invalid_grant_statuses, 200)
-
-    async def _refused_once_more(self, base: Payload, refusal: str, answer: HttpAnswer) -> Committed | None:
+    async def _refused_once_more(self, base: Payload, refusal: Refusal, answer: HttpAnswer) -> Committed | None:
         """A definite no in words that nobody here knows: the same for days means that the user must be asked."""
-        refusal = refusal[:_LONGEST_REFUSAL]
-        if grant_transitions.is_believed(self._grant, refusal, now=self._now(), timings=self._parts.timings):
+        if grant_transitions.is_believed(self._grant, refusal.said, now=self._now(), timings=self._parts.timings):
             return await self._invalid_grant(base)
-        await self._put_back(refusal, asked=_retry_after(answer), refusal=refusal)
+        await self._end(refusal.said, answer, refusal=refusal.said)
         return None
 
     async def _garbage(self, base: Payload, error: TokenError, answer: HttpAnswer) -> Committed | None:
         """2xx without tokens: an error body, an answer that cannot be read yet, or nobody knows what."""
-        if self._says_dead(error.codes, answer):
+        refusal = self._judge(error, answer)
+        if refusal.meaning is Meaning.DEAD:
             return await self._invalid_grant(base)
-        if error.codes & OUR_FAULT:
-            await self._our_client_is_refused(answer)
-        elif error.may_hold_tokens and self._grant.provider_class is not RotationClass.STATIC:
+        if error.may_hold_tokens and self._grant.provider_class is not RotationClass.STATIC:
             await self._wait_for_a_reader()
-        elif self._provider.error_in_200 and error.code != token_responses.UNPARSABLE:
-            await self._put_back("error in 200", asked=_retry_after(answer))
+        elif refusal.meaning is Meaning.OUR_FAULT:
+            await self._our_client_is_refused(refusal, answer)
+        elif refusal.meaning is Meaning.NO:
+            return await self._refused_once_more(base, refusal, answer)
+        elif error.code != token_responses.UNPARSABLE:
+            await self._end("error in 200", answer)
         else:
             await self._lose_sight("unusable answer")
         return None
 
     async def _invalid_grant(self, base: Payload) -> Committed | None:
         """The provider says the refresh token is dead: true only if nobody stored a newer one meanwhile."""
-        found = await self._successor(base)
+        found = (await self._successors(base)).newest
         if found is not None:
             committed = await self._commit(found, Outcome.RACE_RECOVERED)
             if committed is None:
@@ -642,14 +628,6 @@ class _Attempt:
 
     def _event(self, event_type: audit.EventType, grant: Grant, cause: str) -> dict[str, Any]:
         return grant_event(event_type, grant, cause=cause, now=self._now(), randomness=self._parts.randomness)
-
-
-def _is_our_fault(codes: frozenset[str], answer: HttpAnswer) -> bool:
-    """Whether the provider refuses us and not the token. RFC 6749 section 5.2 wants 401 and the scheme for that; without
-    any code nobody can tell, and a user must not pay for it."""
-    if codes & OUR_FAULT:
-        return True
-    return answer.status == 401 and (not codes or "basic" in answer.headers.get("www-authenticate", "").lower())
 
 
 def _retry_after(answer: HttpAnswer) -> timedelta | None:

@@ -1,0 +1,128 @@
+"""What it means when a token endpoint says no (RFC 6749 section 5.2), as providers really say it.
+
+Four things must be told apart: the token is dead and the user must be asked; our own registration is refused and only the operator
+can help; the provider is busy and will be asked again; and a no in words that nobody here knows, which is believed when it lasts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cab.protocol.token_responses import TokenError
+
+
+class Meaning(StrEnum):
+    DEAD = "dead"  # the refresh token, or the user's session behind it, is needed anew
+    SCOPE = "scope"  # not these scopes; others may be granted
+    OUR_FAULT = "our fault"  # our client, its secret, our request or the address: no user can mend it
+    BUSY = "busy"  # an outage, or too many requests
+    NO = "no"  # definite, in unknown words
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`said` reads the same each time that the provider says the same: the status and its codes, no free text, no identifiers."""
+
+    meaning: Meaning
+    said: str
+
+
+INVALID_SCOPE: Final = "invalid_scope"
+# Codes that nobody uses for anything but a refresh token, or a user, that is needed anew. A preset may add its own.
+DEAD_EVERYWHERE: Final = frozenset(
+    {
+        "invalid_grant",
+        "bad_refresh_token",
+        "invalid_refresh_token",
+        "expired_refresh_token",
+        "refresh_token_expired",
+        "refresh_token_invalid",
+        "refresh_token_revoked",
+        "token_revoked",
+        "token_inactive",
+        "interaction_required",
+        "login_required",
+        "consent_required",
+        "account_selection_required",
+        "invalid_rapt",
+    }
+)
+_OUR_FAULT: Final = frozenset(
+    {"invalid_client", "unsupported_grant_type", "redirect_uri_mismatch", "invalid_redirect_uri", "invalid_target"}
+)
+# "unauthorized_client" blames the client by its name, and many providers say it of a dead token: its words decide, or time.
+_SAID_OF_BOTH: Final = "unauthorized_client"
+_OF_CLIENTS: Final = re.compile(r"client|application\b|\bapp\b|redirect")
+_OF_REQUESTS: Final = re.compile(r"grant[ _-]?type")
+_OF_TOKENS: Final = re.compile(r"token|session|expired|revoked|(?:log|sign)[ _-]?in")
+_BUSY: Final = re.compile(
+    r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|time[d ]?[ _-]?out|server[ _-]?error|internal"
+    r"|maintenance|overload|try[ _-]?again|quota"
+)
+_BUSY_STATUSES: Final = frozenset({408, 425, 429})
+_WRONG_REQUEST: Final = frozenset({404, 405, 406, 410, 411, 413, 414, 415, 421, 431})
+_ADDRESS: Final = re.compile(r"https?://\S+")
+_CODE: Final = re.compile(r"[a-z][a-z_.-]*")  # without digits: these number requests, too
+_LONGEST_SAID: Final = 200
+
+
+def judge(
+    error: TokenError,
+    *,
+    status: int,
+    headers: Mapping[str, str],
+    dead_codes: Collection[str] = (),
+    dead_statuses: Collection[int] = (),
+) -> Refusal:
+    """`dead_codes` and `dead_statuses`: how this provider says that a refresh token is dead, beside what all mean by it.
+
+    `headers` with names in lower case.
+    """
+    codes = error.codes
+    known = sorted(code for code in codes if _CODE.fullmatch(code))
+    said = f"http {status} {' '.join(known)}".strip()[:_LONGEST_SAID]
+    return Refusal(_meaning(error, status, headers, {code.lower() for code in dead_codes}, dead_statuses), said)
+
+
+def _meaning(
+    error: TokenError, status: int, headers: Mapping[str, str], dead_codes: set[str], dead_statuses: Collection[int]
+) -> Meaning:
+    codes, in_success = error.codes, 200 <= status < 300
+    if status >= 500 or status in _BUSY_STATUSES:
+        return Meaning.BUSY
+    if not in_success and status < 400:
+        return Meaning.OUR_FAULT if status >= 300 else Meaning.UNCLEAR  # the endpoint is elsewhere
+    if codes & DEAD_EVERYWHERE or (codes & dead_codes and (in_success or status in dead_statuses)):
+        return Meaning.DEAD
+    if INVALID_SCOPE in codes:
+        return Meaning.SCOPE
+    if _is_our_fault(error, status, headers):
+        return Meaning.OUR_FAULT
+    if any(map(_BUSY.search, codes)):
+        return Meaning.BUSY
+    if in_success and not error.says_no:
+        return Meaning.UNCLEAR
+    return Meaning.NO
+
+
+def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) -> bool:
+    """Whether the provider refuses us, or our request, and not the token. In doubt a user must not pay for it, nor wait for ever:
+    what speaks of a token is about the token, what speaks of clients only is about us."""
+    if any(
+        code in _OUR_FAULT or ("client" in code and code != _SAID_OF_BOTH) for code in error.codes if " " not in code
+    ):
+        return True
+    # RFC 6749 section 5.2 wants 401 and the scheme where the client is refused. Without a word nobody can tell.
+    if status == 401 and (not error.words or "basic" in headers.get("www-authenticate", "").lower()):
+        return True
+    words = _ADDRESS.sub("", error.words.replace(_SAID_OF_BOTH, ""))
+    if _OF_REQUESTS.search(words):
+        return True
+    if _OF_TOKENS.search(words):
+        return False
+    return status in _WRONG_REQUEST or _OF_CLIENTS.search(words) is not None
