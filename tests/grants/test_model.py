@@ -22,7 +22,7 @@ from tests.grants.virtual_time import AT_THE_END, run
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import Unavailable
-from cab.use_cases.grant_payloads import GrantPayloads
+from cab.use_cases.grant_payloads import GrantPayloads, Successors
 from cab.use_cases.late_tokens import LateTokens
 from cab.use_cases.refresh_attempt import _Attempt
 from cab_dev.twins.oauth_provider import PROFILES
@@ -199,7 +199,7 @@ def test_the_exploration_finds_what_each_safeguard_is_there_for(left_out: str, m
         monkeypatch.setattr(_Attempt, "_stood_still", lambda _: False)
     else:
         monkeypatch.setattr("cab.domain.grant_transitions.no_resend_before", lambda *_: None)
-        monkeypatch.setattr(GrantPayloads, "successor", _find_nothing)
+        monkeypatch.setattr(GrantPayloads, "successors", _find_nothing)
     found: set[str] = set()
     for point, pause_s in single_fates():
         try:
@@ -213,5 +213,5 @@ async def _do_nothing(*_: object) -> None:
     return None
 
 
-async def _find_nothing(*_: object) -> None:
-    return None
+async def _find_nothing(*_: object) -> Successors:
+    return Successors(newest=None, unread=False)
