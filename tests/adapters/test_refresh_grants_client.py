@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.grants.virtual_time import in_virtual_time
 
 from cab.adapters.in_memory.service_tokens import InMemoryServiceTokens
-from cab.adapters.refresh_grants_client import RefreshGrantsClient
+from cab.adapters.refresh_grants_client import MOST_KEPT_OPEN, RefreshGrantsClient
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
 
@@ -157,3 +159,64 @@ async def test_a_revocation_tells_whether_upstream_confirmed(upstream: list[bool
     )
     assert await client(host).revoke(grant_id="g", cause="user", txn="t") is confirmed
     assert host.sent[0][1] == {"grant_id": "g", "cause": "user", "txn": "t"}
+
+
+class SlowHost(Host):
+    """Answers after `seconds`. `answered` counts the requests that were still listened to by then."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(answer(200, GOOD))
+        self._seconds = seconds
+        self.answered = 0
+
+    async def post_json(self, url: str, document: Any, *, headers: dict[str, str], **options: Any) -> HttpAnswer:
+        async with asyncio.timeout(options["timeout_s"]):
+            await asyncio.sleep(self._seconds)
+        self.answered += 1
+        return await super().post_json(url, document, headers=headers)
+
+
+async def ask_in_vain(asking: RefreshGrantsClient) -> float:
+    """After how many seconds the caller was told to come back."""
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(Unavailable):
+        await asking.access_token(subject_assertion="assertion", connection="crm", scopes=(), txn="t-1")
+    return asyncio.get_running_loop().time() - started
+
+
+@in_virtual_time
+async def test_while_refresh_grants_listens_to_a_slow_provider_the_line_stays_open_and_the_caller_is_answered() -> None:
+    host = SlowHost(28)
+    assert await ask_in_vain(client(host)) < 12
+    await asyncio.sleep(17)
+    assert host.answered == 1
+
+
+@in_virtual_time
+async def test_the_line_stays_open_when_the_caller_has_left() -> None:
+    host = SlowHost(28)
+    asking = asyncio.create_task(ask_in_vain(client(host)))
+    await asyncio.sleep(1)
+    asking.cancel()
+    await asyncio.sleep(28)
+    assert host.answered == 1
+
+
+@in_virtual_time
+async def test_no_line_stays_open_for_ever() -> None:
+    host = SlowHost(60)
+    await ask_in_vain(client(host))
+    await asyncio.sleep(60)
+    assert host.answered == 0
+
+
+@in_virtual_time
+async def test_of_many_lines_at_which_nobody_waits_only_some_stay_open() -> None:
+    host = SlowHost(28)
+    asking = client(host)
+    assert max(await asyncio.gather(*(ask_in_vain(asking) for _ in range(100)))) < 12
+    await asyncio.sleep(20)
+    assert host.answered == MOST_KEPT_OPEN
+    assert await ask_in_vain(asking) < 12
+    await asyncio.sleep(20)
+    assert host.answered == MOST_KEPT_OPEN + 1

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import HttpAnswer, SendFailed, Unavailable
 from cab.protocol import token_responses
+from cab.use_cases.serve_grant import ServeGrant
 
 FAULTS: dict[str, dict[str, Any]] = {
     "500": {"kind": "status", "status": 500},
@@ -125,6 +127,66 @@ async def test_a_provider_that_rotates_at_once_and_answers_late_costs_nothing(se
     assert world.book.accept(token.access_token) is not None
     await ends_well(world, worker, name)
     assert world.events("grant.needs_reauth") == []
+
+
+class Verifier:
+    async def verify(self, user: str) -> Any:
+        return SimpleNamespace(tenant="acme", subject=user)
+
+
+async def serve(world: GrantWorld, worker: Worker, user: str = "alice") -> str:
+    """As `POST /grants/token` does: the request ends when this returns."""
+    nobody: Any = None
+    verifier: Any = Verifier()
+    request = ServeGrant(world.deployment, verifier, worker.refresher, nobody, nobody)
+    try:
+        token = await request(subject_assertion=user, connection_id="twin", scopes=("read",))
+    except BrokerError as error:
+        return error.reason.value
+    return token.outcome
+
+
+@pytest.mark.parametrize("lives_on_s", [0, 40])
+@in_virtual_time
+async def test_the_request_that_began_an_attempt_ends_only_with_it_and_others_that_wait_are_answered(
+    lives_on_s: int,
+) -> None:
+    """On Cloud Run an instance without a request stands still. With seconds left of an old token, and without."""
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await asyncio.sleep(300 - lives_on_s)
+    world.fault(endpoint="token", count=1, after_commit=True, kind="slow", seconds=20)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    ended: list[tuple[float, str]] = []
+
+    async def request() -> None:
+        how = await serve(world, worker)
+        ended.append((loop.time() - started, how))
+
+    await asyncio.gather(*(request() for _ in range(5)))
+    *others, (last, _) = sorted(ended)
+    assert 20 <= last < 22
+    assert all(after < 12 for after, _ in others)
+    assert {how for _, how in others} == {Outcome.CACHED.value if lives_on_s else "provider_unavailable"}
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    assert world.refreshes() == 2
+
+
+@in_virtual_time
+async def test_a_caller_that_leaves_does_not_end_the_request_that_listens() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.fault(endpoint="token", count=1, after_commit=True, kind="slow", seconds=20)
+    request = asyncio.create_task(serve(world, worker))
+    await asyncio.sleep(2)
+    request.cancel()
+    await asyncio.sleep(15)
+    assert not request.done()
+    await asyncio.sleep(5)
+    assert request.done()
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
 
 
 @in_virtual_time

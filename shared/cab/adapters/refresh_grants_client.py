@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
 from cab.protocol import strict_json
 
-TIMEOUT_S = 11.5  # refresh_grants goes on listening to a slow provider; whoever waits here is told to come back
+ANSWERED_WITHIN_S: Final = 11.5  # whoever waits here is told to come back then
+# The line is kept open beyond that: refresh_grants may be listening to a slow provider, and must not be taken for idle meanwhile.
+# As long as its lease and what comes before it; and not for so many that no line is left for others.
+KEPT_OPEN_S: Final = 45.0
+MOST_KEPT_OPEN: Final = 40
 
 
 class RefreshGrantsClient:
@@ -17,6 +23,7 @@ class RefreshGrantsClient:
         self._url = url
         self._http = http
         self._identity = identity
+        self._kept_open: set[asyncio.Task[HttpAnswer]] = set()
 
     async def access_token(
         self,
@@ -39,8 +46,10 @@ class RefreshGrantsClient:
     async def _post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
         token = await self._identity.identity_token(self._url)
         try:
-            answer = await self._http.post_json(
-                f"{self._url}{path}", document, headers={"Authorization": f"Bearer {token}"}, timeout_s=TIMEOUT_S
+            answer = await self._in_time(
+                self._http.post_json(
+                    f"{self._url}{path}", document, headers={"Authorization": f"Bearer {token}"}, timeout_s=KEPT_OPEN_S
+                )
             )
             content = strict_json.load_object(answer.body)
         except (AnswerTooLarge, strict_json.InvalidJson) as error:
@@ -48,6 +57,30 @@ class RefreshGrantsClient:
         if answer.status != 200:
             raise _refusal(answer, content)
         return content
+
+    async def _in_time(self, sending: Coroutine[Any, Any, HttpAnswer]) -> HttpAnswer:
+        """The answer, if it comes in time; the request goes on although nobody waits for it. Raises: Unavailable; as the call."""
+        task = asyncio.create_task(sending)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=ANSWERED_WITHIN_S)
+        finally:
+            if not task.done():  # also when whoever waited has left
+                self._keep_open(task)
+        if done:
+            return task.result()
+        raise Unavailable("grants")
+
+    def _keep_open(self, task: asyncio.Task[HttpAnswer]) -> None:
+        if len(self._kept_open) >= MOST_KEPT_OPEN:
+            task.cancel()
+            return
+        self._kept_open.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[HttpAnswer]) -> None:
+        self._kept_open.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though nobody waits for it
 
 
 def _access_token(answer: dict[str, Any]) -> AccessToken:

@@ -99,6 +99,7 @@ class RefreshGrant:
             step=step,
         )
         self._under_way: dict[str, asyncio.Task[Committed | None]] = {}
+        self._began: dict[str, asyncio.Task[Any] | None] = {}  # whose request began the attempt under way
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
     # --- serving ---
@@ -192,20 +193,22 @@ class RefreshGrant:
         """The one attempt of this process at this grant. It goes on although its caller may leave."""
         name = stored.grant.grant_id
         task = asyncio.create_task(attempt(self._parts, stored, wanted))
-        self._under_way[name] = task
+        self._under_way[name], self._began[name] = task, asyncio.current_task()
         task.add_done_callback(lambda done: self._forget(name, done))
         return task
 
     async def until_settled(self, grant_id: str) -> None:
-        """Returns when no attempt of this process at the grant is under way.
+        """Returns when no attempt at the grant that the present request began is under way.
 
-        Where a process may stand still once it has answered, the request that began an attempt stays open that long.
+        Where a process may stand still once it has answered, the request that began an attempt stays open that long. Others
+        that wait for the same attempt need not.
         """
-        while (task := self._under_way.get(grant_id)) is not None:
+        task = self._under_way.get(grant_id)
+        if task is not None and self._began[grant_id] is asyncio.current_task():
             await asyncio.wait({task})
 
     def _forget(self, name: str, done: asyncio.Task[Committed | None]) -> None:
-        del self._under_way[name]
+        del self._under_way[name], self._began[name]
         if not done.cancelled():
             done.exception()  # seen, also when its caller has left
 

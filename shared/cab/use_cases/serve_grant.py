@@ -58,7 +58,7 @@ class ServeGrant:
         tokens = self._narrow_tokens if provider.narrows_by_exchange else self._refresher
         try:
             return await tokens.access_token(name, wanted)
-        except BrokerError:
-            # The caller has been told to come back, or has left: the instance must not stand still while an attempt listens.
+        finally:
+            # However this request ends, also with the last seconds of an old token, or because its caller has left: the instance
+            # must not stand still while the attempt that it began listens.
             await self._refresher.until_settled(name)
-            raise
