@@ -553,6 +553,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], int, Reason]] = {
     "other scopes": ({"access_token": "t", "scope": "write"}, 200, Reason.SCOPE_NOT_GRANTABLE),
     "our client": ({"error": "invalid_client"}, 401, Reason.PROVIDER_UNAVAILABLE),
     "our resource": ({"error": "invalid_target"}, 400, Reason.PROVIDER_UNAVAILABLE),
+    "scope, further inside": ({"error": {"code": "invalid_scope"}}, 400, Reason.SCOPE_NOT_GRANTABLE),
     "for a while": ({"error": "temporarily_unavailable"}, 400, Reason.PROVIDER_UNAVAILABLE),
     "busy": ({"error": "slow_down"}, 429, Reason.PROVIDER_UNAVAILABLE),
     "broken": ({"error": "invalid_grant"}, 503, Reason.PROVIDER_UNAVAILABLE),
@@ -588,12 +589,30 @@ async def test_every_refusal_has_its_reason_and_ends_nothing(
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("document", "status"),
+    [({"error": "invalid_client"}, 401), ({"message": "Invalid client secret"}, 400), ({}, 404)],
+    ids=["code", "words", "address"],
+)
+@in_virtual_time
+async def test_a_refusal_of_our_own_client_is_told_to_the_operator(
+    make: Any, document: dict[str, Any], status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await make().open()
+    await world.connect(expired=False)
+    world.answer = answers(document, status)
+    assert (await world.instance().refused()).reason is Reason.PROVIDER_UNAVAILABLE
+    assert "refuses our client, connection twin: http " in caplog.text
+
+
 CHALLENGE = {"error": "interaction_required", "claims": '{"access_token":{"polids":{"essential":true}}}'}
 CONSENT: dict[str, dict[str, Any]] = {
     "a log-in": CHALLENGE,
     "consent": {"error": "consent_required"},
     "consent, as invalid_grant": {"error": "invalid_grant", "suberror": "consent_required", "error_codes": [65001]},
     "more claims": {"error": "access_denied", "claims": "{}"},
+    "consent, further inside": {"error": {"code": "Consent_Required", "message": "no"}},
 }
 
 

@@ -64,11 +64,17 @@ _BUSY: Final = re.compile(
     r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|time[d ]?[ _-]?out|server[ _-]?error|internal"
     r"|maintenance|overload|try[ _-]?again|quota"
 )
+_BUSY_WORDS: Final = re.compile(r"too many requests|rate limit")
 _BUSY_STATUSES: Final = frozenset({408, 425, 429})
 _WRONG_REQUEST: Final = frozenset({404, 405, 406, 410, 411, 413, 414, 415, 421, 431})
 _ADDRESS: Final = re.compile(r"https?://\S+")
 _CODE: Final = re.compile(r"[a-z][a-z_.-]*")  # without digits: these number requests, too
 _LONGEST_SAID: Final = 200
+
+
+def is_busy(status: int) -> bool:
+    """Whether this status alone says that the server could not or would not look at the request now."""
+    return status >= 500 or status in _BUSY_STATUSES
 
 
 def judge(
@@ -93,7 +99,7 @@ def _meaning(
     error: TokenError, status: int, headers: Mapping[str, str], dead_codes: set[str], dead_statuses: Collection[int]
 ) -> Meaning:
     codes, in_success = error.codes, 200 <= status < 300
-    if status >= 500 or status in _BUSY_STATUSES:
+    if is_busy(status):
         return Meaning.BUSY
     if not in_success and status < 400:
         return Meaning.OUR_FAULT if status >= 300 else Meaning.UNCLEAR  # the endpoint is elsewhere
@@ -103,7 +109,7 @@ def _meaning(
         return Meaning.SCOPE
     if _is_our_fault(error, status, headers):
         return Meaning.OUR_FAULT
-    if any(map(_BUSY.search, codes)):
+    if any(map(_BUSY.search, codes)) or _BUSY_WORDS.search(error.words):
         return Meaning.BUSY
     if in_success and not error.says_no:
         return Meaning.UNCLEAR

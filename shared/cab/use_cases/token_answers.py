@@ -6,6 +6,7 @@ Nothing is kept of such an answer but the access token: a refresh token in it is
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,8 +16,11 @@ from cab.domain.connections import Connection, Provider
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.token_life import lone_token_life
 from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavailable
-from cab.protocol import names, token_responses
+from cab.protocol import names, token_refusals, token_responses
+from cab.protocol.token_refusals import Meaning
 from cab.protocol.token_responses import UNKNOWN_LIFETIME, TokenError
+
+_logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S: Final = 60
 _PAUSE_S: Final = 2
@@ -96,15 +100,26 @@ def read_answer(answer: HttpAnswer, wish: Wish, sent_at: datetime) -> Granted:
 
 
 def _refusal(error: TokenError, answer: HttpAnswer, wish: Wish) -> BrokerError | UserRefused:
-    """What an answer without a token means. Nobody is blamed for a server that is busy or broken."""
-    if answer.status == 429 or answer.status >= 500:
+    """What an answer without a token means. Nobody is blamed for a server that is busy or broken, nor for us."""
+    if token_refusals.is_busy(answer.status):
         return unavailable(answer)
-    if error.code in wish.refusals:
-        return UserRefused(error.code)
+    refused = [code for code in sorted(wish.refusals) if code.lower() in error.codes]
+    if refused:
+        return UserRefused(refused[0])
     if error.is_challenge:
         return UserRefused("claims")
-    if error.code == "invalid_scope":
-        return BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action.")
+    refusal = token_refusals.judge(error, status=answer.status, headers=answer.headers)
+    match refusal.meaning:
+        case Meaning.SCOPE:
+            return BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
+            )
+        case Meaning.OUR_FAULT:  # the operator must help (docs/runbooks/client-refused.md)
+            _logger.error(
+                "%s refuses our client, connection %s: %s", wish.provider.id, wish.connection.id, refusal.said
+            )
+        case _:
+            pass
     return unavailable(answer)
 
 

@@ -1,0 +1,99 @@
+"""What a refusal means: a dead token, our own fault, an outage, or a no in unknown words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.fuzz import fuzz
+
+from cab.protocol import token_refusals, token_responses
+from cab.protocol.token_refusals import Meaning, Refusal
+from cab.protocol.token_responses import TokenError
+
+
+def judged(status: int, body: Any, headers: dict[str, str] | None = None, **known: Any) -> Refusal:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    error = token_responses.parse(raw)
+    assert isinstance(error, TokenError)
+    return token_refusals.judge(error, status=status, headers=headers or {}, **known)
+
+
+MEANINGS: dict[str, tuple[int, Any, Meaning]] = {
+    "the standard's word": (400, {"error": "invalid_grant"}, Meaning.DEAD),
+    "in capitals under another name": (400, {"status": "BAD_REFRESH_TOKEN"}, Meaning.DEAD),
+    "a user who must log in": (400, {"error": "interaction_required", "claims": "{}"}, Meaning.DEAD),
+    "with any refusing status": (409, {"error": "invalid_grant"}, Meaning.DEAD),
+    "not with a server's trouble": (500, {"error": "invalid_grant"}, Meaning.BUSY),
+    "scopes": (400, {"error": "invalid_scope"}, Meaning.SCOPE),
+    "a client": (401, {"error": "invalid_client"}, Meaning.OUR_FAULT),
+    "a client, of a dead token": (403, {"error": "unauthorized_client"}, Meaning.NO),
+    "a client, and its token": (
+        403,
+        {"error": "unauthorized_client", "error_description": "refresh_token is invalid"},
+        Meaning.NO,
+    ),
+    "a client's token": (400, {"message": "The client's refresh token is invalid"}, Meaning.NO),
+    "a client, in a link only": (400, {"error": "odd", "error_uri": "https://x.test/client-errors"}, Meaning.NO),
+    "a missing client": (
+        400,
+        {"error": "invalid_request", "error_description": "client_id is missing"},
+        Meaning.OUR_FAULT,
+    ),
+    "an unknown word": (400, {"error": "odd"}, Meaning.NO),
+    "a number": (400, {"errcode": 40030}, Meaning.NO),
+    "limits in words": (400, {"error": "Access Denied", "error_description": "Too many requests"}, Meaning.BUSY),
+    "limits in a code": (403, {"error": "rate_limited"}, Meaning.BUSY),
+    "nothing there": (404, b"", Meaning.OUR_FAULT),
+    "elsewhere": (302, b"", Meaning.OUR_FAULT),
+    "success without a word": (200, {}, Meaning.UNCLEAR),
+    "success with a state": (200, {"status": "ok"}, Meaning.UNCLEAR),
+    "success with a no": (200, {"ok": False, "error": "odd"}, Meaning.NO),
+}
+
+
+@pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS.values(), ids=MEANINGS.keys())
+def test_a_refusal_means_what_its_words_say(status: int, body: Any, meaning: Meaning) -> None:
+    assert judged(status, body).meaning is meaning
+
+
+def test_what_a_preset_knows_counts_with_its_statuses_and_in_a_success() -> None:
+    known: dict[str, Any] = {"dead_codes": ("Invalid_Code",), "dead_statuses": (403,)}
+    assert judged(403, {"error": "invalid_code"}, **known).meaning is Meaning.DEAD
+    assert judged(200, {"error": "invalid_code"}, **known).meaning is Meaning.DEAD
+    assert judged(400, {"error": "invalid_code"}, **known).meaning is Meaning.NO
+    assert judged(403, {"error": "invalid_code"}).meaning is Meaning.NO
+
+
+def test_the_scheme_of_a_401_tells_whom_it_refuses() -> None:
+    assert judged(401, {"error": "odd"}).meaning is Meaning.NO
+    assert judged(401, {"error": "odd"}, {"www-authenticate": "Bearer"}).meaning is Meaning.NO
+    assert judged(401, {"error": "odd"}, {"www-authenticate": 'Basic realm="x"'}).meaning is Meaning.OUR_FAULT
+    assert judged(401, b"").meaning is Meaning.OUR_FAULT
+
+
+def test_the_same_no_reads_the_same_and_carries_no_text_of_others() -> None:
+    first = judged(400, {"error": "odd", "message": "request 1: token abc", "code": "req-1", "trace": "1"})
+    again = judged(400, {"error": "odd", "message": "request 2: token xyz", "code": "req-2", "trace": "2"})
+    assert first.said == again.said == "http 400 odd"
+    assert judged(403, {"error": "odd"}).said != first.said
+    assert judged(400, {"error": "other"}).said != first.said
+    assert len(judged(400, dict.fromkeys(("error", "code", "status", "type", "message"), "x" * 60)).said) <= 200
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, *range(500, 600)])
+def test_a_server_in_trouble_is_never_taken_for_a_no(status: int) -> None:
+    assert judged(
+        status, {"error": "invalid_grant"}, dead_codes=("invalid_grant",), dead_statuses=(status,)
+    ).meaning is (Meaning.BUSY)
+
+
+@given(st.binary(max_size=200), st.integers(100, 599))
+@fuzz(200)
+def test_every_answer_has_a_meaning(body: bytes, status: int) -> None:
+    error = token_responses.parse(body)
+    if isinstance(error, TokenError):
+        assert token_refusals.judge(error, status=status, headers={}).meaning in Meaning
