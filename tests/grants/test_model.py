@@ -214,4 +214,4 @@ async def _do_nothing(*_: object) -> None:
 
 
 async def _find_nothing(*_: object) -> Successors:
-    return Successors(newest=None, unread=False)
+    return Successors(newest=None, unread_since=None)

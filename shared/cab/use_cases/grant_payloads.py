@@ -76,10 +76,11 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Successors:
-    """`newest` is the last token set of a chain; `unread`: what may be one more is stored, and nobody here can read it."""
+    """`newest` is the last token set of a chain. `unread_since`: what may be one more is stored, and nobody here can read it; when
+    the token that it was got with was first sent."""
 
     newest: Payload | None
-    unread: bool
+    unread_since: datetime | None
 
 
 def secret_id(grant_id: str) -> str:
@@ -137,7 +138,7 @@ class GrantPayloads:
     async def successors(self, grant: Grant, base: Payload, provider: Provider) -> Successors:
         """What is stored of answers to the refresh token of `base`, and to those that came of it. Raises: Unavailable."""
         newest: Payload | None = None
-        unread = False
+        unread_since: datetime | None = None
         tokens = {base.refresh_sha256}
         for _, found in await self._stored_after(grant, base.version, provider):
             stored = found.stored if isinstance(found, Payload | Garbage) else None
@@ -145,10 +146,10 @@ class GrantPayloads:
                 continue
             if isinstance(found, Payload):
                 tokens.add(found.refresh_sha256)
-                newest, unread = found, False
+                newest, unread_since = found, None
             elif isinstance(found, Garbage) and found.unread:
-                unread = True
-        return Successors(newest, unread)
+                unread_since = unread_since or stored.received_at
+        return Successors(newest, unread_since)
 
     async def following(self, grant: Grant, after: int, provider: Provider) -> list[tuple[int, Payload | None]]:
         """Every version above `after`, by number until there is none; without its payload where that is garbage.

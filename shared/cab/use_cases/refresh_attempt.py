@@ -254,9 +254,9 @@ class _Attempt:
     def _must_wait_for_a_reader(self, stored: Successors) -> bool:
         """Whether sending would spend again what an unread answer was got for. Providers that forgive a resend do so now."""
         grant = self._grant
-        if not stored.unread or grant.provider_class is RotationClass.STATIC:
+        if stored.unread_since is None or grant.provider_class is RotationClass.STATIC:
             return False
-        forgiving_until = (grant.sent_at or self._now()) + timedelta(seconds=grant.leeway_s)
+        forgiving_until = stored.unread_since + timedelta(seconds=grant.leeway_s)
         return grant.provider_class is not RotationClass.LEEWAY or self._now() >= forgiving_until
 
     async def _wait_for_a_reader(self) -> None:
@@ -491,9 +491,9 @@ class _Attempt:
         )
 
     async def _end(self, cause: str, answer: HttpAnswer, *, refusal: str | None = None) -> None:
-        """The end of an attempt that was answered without tokens: the token is unspent where the answer says so."""
-        in_success = self._provider.error_in_200 or cause == CLIENT_REFUSED
-        says_unspent = answer.status in UNSPENT or (answer.status < 300 and in_success)
+        """The end of an attempt that was answered without tokens: it is unspent where the status says so, or a no in a success."""
+        says_no = refusal is not None or cause == CLIENT_REFUSED or self._provider.error_in_200
+        says_unspent = answer.status in UNSPENT or (answer.status < 300 and says_no)
         if says_unspent:
             await self._put_back(cause, asked=_retry_after(answer), refusal=refusal)
         else:
