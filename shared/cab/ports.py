@@ -171,7 +171,7 @@ class Signer(Protocol):
 
 class VerificationKeys(Protocol):
     async def find(self, issuer: str, kid: str | None, algorithm: str) -> Any:
-        """The public key of an allow-listed issuer for this kid and algorithm (a `cab.protocol.jwk.PublicKey`).
+        """The public key of an allow-listed issuer for this kid and algorithm, or those it may be (`jwk.VerificationKey`).
 
         Raises: NotFound when the issuer's current set has no such key; Unavailable when the set cannot be had.
         """

@@ -53,6 +53,10 @@ async def test_the_types_that_clients_really_send_are_accepted(world: World, typ
     assert (await mint(world, header={"typ": typ})).status == 200
 
 
+async def test_a_client_assertion_may_have_times_with_fractions(world: World) -> None:
+    assert (await ask(world, iat=world.now - 0.25, nbf=world.now - 0.25, exp=world.now + 59.75)).status == 200
+
+
 BAD: dict[str, dict[str, Any]] = {
     "audience of the other endpoint family": {"aud": EDGE},
     "the endpoint as audience": {"aud": f"{STS}/token"},
@@ -331,8 +335,8 @@ async def test_a_platforms_identity_token_made_for_us_authenticates_its_register
             "iss": SPIFFE,
             "sub": "spiffe://acme.test/pod",
             "aud": STS,
-            "iat": world.now,
-            "exp": world.now + 600,
+            "iat": world.now - 0.5,
+            "exp": world.now + 599.5,
         }
     )
     assert (await world.post("/oauth2/introspect", {"token": "unknown"} | workload(spiffe))).status == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.jose import claims_of
+from tests.support.jose import ABSENT, claims_of
 from tests.support.world import DROP, WAREHOUSE, WRITE, World, gather, intent, task, unique
 
 INVALID = (400, "invalid_grant", "assertion_invalid")
@@ -109,3 +109,9 @@ async def test_scopes_and_resources_that_an_id_jag_carries_bound_what_is_given(w
         world.id_jag(resource="http://127.0.0.1:1"), resource=WAREHOUSE, authorization_details=[READ]
     )
     assert away.json["reason_code"] == "target_not_allowed"
+
+
+async def test_an_id_jag_may_have_times_with_fractions_and_no_kid(world: World) -> None:
+    jag = world.id_jag(iat=world.now - 0.5, exp=world.now + 60.5, kid=ABSENT)
+    assert (await world.redeem(jag, authorization_details=[READ])).status == 200
+    assert (await world.redeem(jag, authorization_details=[READ])).refusal == INVALID  # once only, all the same

@@ -123,6 +123,33 @@ async def test_an_assertion_never_outlives_the_login(world: World, life_s: int, 
     assert claims_of(answer.json["access_token"])["exp"] == world.now + expires_in
 
 
+async def test_times_with_fractions_are_read_and_our_own_stay_whole(world: World) -> None:
+    login = world.id_token(
+        iat=world.now - 9.75, nbf=world.now - 9.75, auth_time=world.now - 20.25, exp=world.now + 60.5
+    )
+    answer = await world.mint(subject_token=login)
+    claims = claims_of(answer.json["access_token"])
+    assert [claims[name] for name in ("iat", "auth_time", "exp")] == [world.now, world.now - 21, world.now + 60]
+    assert all(type(claims[name]) is int for name in ("iat", "auth_time", "exp"))
+    assert answer.json["expires_in"] == 60
+    assert (await world.exchange(subject_token=answer.json["access_token"])).status == 200
+
+
+async def test_a_login_without_kid_is_accepted_from_any_of_several_keys_and_ends_with_its_own(world: World) -> None:
+    second = rsa_key("another")
+    world.idp.documents["/jwks"] = key_set(rsa_key("idp-key"), second)
+    login = world.id_token(key=second, header={"kid": ABSENT})
+    assert (await world.mint(subject_token=login)).status == 200
+    assert (await world.mint(subject_token=login)).status == 200  # remembered
+    forged = world.id_token(key=rsa_key("stranger"), header={"kid": ABSENT})
+    assert (await world.mint(subject_token=forged)).refusal == (400, "invalid_request", "subject_token_invalid")
+
+    world.idp.documents["/jwks"] = key_set(rsa_key("idp-key"), rsa_key("third"))
+    world.advance(301)
+    await world.mint()  # notices that the keys have aged, and has them fetched
+    assert (await world.mint(subject_token=login)).refusal == (400, "invalid_request", "subject_token_invalid")
+
+
 # --- parameters ---
 
 WRONG: list[tuple[str, Any, tuple[int, str, str]]] = [

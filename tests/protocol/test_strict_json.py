@@ -13,6 +13,18 @@ from tests.support.fuzz import fuzz
 
 from cab.protocol import strict_json
 
+
+@pytest.mark.parametrize("body", [b'\xef\xbb\xbf{"a":1}', b'\xef\xbb\xbf {"a":1}\r\n', b'{"a":1}'])
+def test_a_published_document_may_begin_with_a_byte_order_mark(body: bytes) -> None:
+    assert strict_json.load_document(body) == {"a": 1}
+
+
+@pytest.mark.parametrize("body", [b'\xef\xbb\xbf\xef\xbb\xbf{"a":1}', b'{"a":1}\xef\xbb\xbf', b"\xef\xbb\xbf", b"[]"])
+def test_a_published_document_has_no_other_mark(body: bytes) -> None:
+    with pytest.raises(strict_json.InvalidJson):
+        strict_json.load_document(body)
+
+
 REFUSED = [
     b"",
     b" ",

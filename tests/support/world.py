@@ -478,7 +478,13 @@ class World:
         )
 
     def id_jag(
-        self, *, agent: str = "assistant", key: Key = IDP_KEY, typ: str = "oauth-id-jag+jwt", **claims: Any
+        self,
+        *,
+        agent: str = "assistant",
+        key: Key = IDP_KEY,
+        typ: str = "oauth-id-jag+jwt",
+        kid: Any = None,
+        **claims: Any,
     ) -> str:
         """What the IdP issued to `agent` for a user (a new one when no `sub` is named), for the warehouse."""
         standard = {
@@ -493,7 +499,7 @@ class World:
             "groups": ["G-STAFF"],
             "resource": WAREHOUSE,
         }
-        return key.sign(present(standard | claims), {"typ": typ})
+        return key.sign(present(standard | claims), {"typ": typ, "kid": key.kid if kid is None else kid})
 
     async def redeem(self, jag: str, *, agent: str = "assistant", **changes: Any) -> Answer:
         form = {"grant_type": JWT_BEARER, "assertion": jag} | self.credentials(agent) | changes

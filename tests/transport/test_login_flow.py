@@ -218,7 +218,7 @@ CAUSES: dict[str, tuple[dict[str, str | None], dict[str, Any]]] = {
     "azp is another client": ({}, {"azp": "acme-web"}),
     "iss is not this identity provider": ({}, {"iss": "http://evil.example"}),
     "expired": ({}, {"exp": 1_000_000_000}),
-    "exp is not a whole number of seconds": ({}, {"exp": "1900000000"}),
+    "exp is not a number of seconds": ({}, {"exp": "1900000000"}),
     "iat is in the future": ({}, {"iat": 2_000_000_000}),
     "the configured subject claim is missing or no text": ({}, {"sub": None}),
     "a logout token is no ID token": ({}, {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),

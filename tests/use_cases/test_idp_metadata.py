@@ -22,9 +22,10 @@ class OneDocument:
     """Answers every GET with one discovery document."""
 
     document: dict[str, Any]
+    mark: bytes = b""
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None, **_: Any) -> HttpAnswer:
-        return HttpAnswer(200, {}, json.dumps(self.document).encode())
+        return HttpAnswer(200, {}, self.mark + json.dumps(self.document).encode())
 
     async def post_form(self, *_: Any, **__: Any) -> HttpAnswer:
         raise AssertionError("discovery posts nothing")
@@ -57,3 +58,9 @@ async def test_an_endpoint_on_a_configured_origin_is_accepted() -> None:
 async def test_an_origin_that_only_looks_configured_is_refused(url: str) -> None:
     with pytest.raises(Unavailable):
         await metadata(url, ELSEWHERE).endpoints(ISSUER)
+
+
+async def test_a_document_may_begin_with_a_byte_order_mark() -> None:
+    document = {"issuer": ISSUER, "authorization_endpoint": f"{ISSUER}/a", "token_endpoint": f"{ISSUER}/t"}
+    marked = IdpMetadata(OneDocument(document, mark=b"\xef\xbb\xbf"), SettableClock(), {ISSUER: ()})
+    assert (await marked.endpoints(ISSUER)).token_endpoint == f"{ISSUER}/t"

@@ -26,6 +26,7 @@ def private_key_jwt_rules(method: PrivateKeyJwt, *, client_id: str, issuer: str,
         audiences=frozenset({issuer, endpoint} if compatible else {issuer}),
         max_life=COMPATIBLE_LIFE if compatible else STRICT_LIFE,
         issued_at_required=False,  # optional in RFC 7523; the life is then counted from now
+        fractions=True,
     )
 
 
@@ -37,6 +38,7 @@ def federated_rules(issuer: str, algorithms: frozenset[str], *, audience: str) -
         issuer=issuer,
         audiences=frozenset({audience}),
         max_life=timedelta(hours=1),
+        fractions=True,
     )
 
 

@@ -38,6 +38,7 @@ def rules(provider: IdentityProvider, audience: str) -> Rules:
         audiences=frozenset({audience}),
         max_life=MAX_LIFE,
         one_element_audience=True,
+        fractions=True,
     )
 
 

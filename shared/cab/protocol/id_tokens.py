@@ -41,6 +41,7 @@ def rules(provider: IdentityProvider, client_id: str) -> Rules:
         audiences=frozenset({client_id}),
         max_life=timedelta(seconds=provider.id_token_max_life_s),
         several_audiences=True,
+        fractions=True,
     )
 
 
@@ -102,7 +103,7 @@ def _auth_time(verified: VerifiedClaims) -> int | None:
 
     It may be later than `iat`, which some providers set back by minutes.
     """
-    auth_time = verified.optional_time("auth_time")
+    auth_time = verified.optional_time("auth_time", fractions=True)
     now = verified.checked_at
     if auth_time is not None and now is not None and auth_time > (now + LEEWAY).timestamp():
         raise TokenRejected("auth_time is in the future")

@@ -43,6 +43,25 @@ class PublicKey:
         return bool(ALGORITHMS[self.algorithm].verify(signing_input, self.key, signature))
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Keys of one algorithm of which a token does not say whose it is (RFC 7515 section 4.1.4: `kid` is optional)."""
+
+    keys: tuple[PublicKey, ...]
+
+    @property
+    def kid(self) -> None:
+        return None
+
+    @property
+    def algorithm(self) -> str:
+        return self.keys[0].algorithm
+
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        return any(key.verifies(signing_input, signature) for key in self.keys)
+
+
+VerificationKey = PublicKey | OneOf
 KeySet = dict[str | int, PublicKey]
 
 
@@ -130,8 +149,9 @@ def parse_set(document: dict[str, Any]) -> KeySet:
 
 
 def parse_set_bytes(body: bytes) -> KeySet:
+    """As `parse_set`. A byte order mark at the start is ignored (RFC 8259 section 8.1)."""
     try:
-        return parse_set(strict_json.load_object(body))
+        return parse_set(strict_json.load_document(body))
     except strict_json.InvalidJson as error:
         raise InvalidKey("is not JSON") from error
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cab.domain.errors import Claimed
 from cab.domain.identifiers import base64url, is_printable
 from cab.protocol import strict_json
-from cab.protocol.jwk import ALGORITHMS, PublicKey
+from cab.protocol.jwk import ALGORITHMS, VerificationKey
 
 MAX_TOKEN_CHARS: Final = 16_384
 MAX_HEADER_CHARS: Final = 8192  # room for a certificate chain
@@ -89,9 +89,10 @@ class VerifiedClaims:
     def optional_text(self, name: str, *, max_length: int = 255) -> str | None:
         return None if self.claims.get(name) is None else self.text(name, max_length=max_length)
 
-    def optional_time(self, name: str) -> int | None:
+    def optional_time(self, name: str, *, fractions: bool = False) -> int | None:
+        """A NumericDate in whole seconds, rounded down where the kind of token may have `fractions`. Raises TokenRejected."""
         value = self.claims.get(name)
-        return None if value is None else _integer(value, name)
+        return None if value is None else int(_seconds(value, name, fractions=fractions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Rules:
     several_audiences: bool = False  # only identity providers put more than one into `aud`
     one_element_audience: bool = False  # ID-JAGs may carry their single audience as an array
     issued_at_required: bool = True
+    fractions: bool = False  # of seconds, as RFC 7519 section 2 allows; our own kinds have none
 
 
 def _decode(segment: str) -> bytes:
@@ -184,7 +186,7 @@ def claimed_by(token: str) -> Claimed:
     )
 
 
-def verify(token: UnverifiedToken, key: PublicKey, rules: Rules, *, now: datetime) -> VerifiedClaims:
+def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, *, now: datetime) -> VerifiedClaims:
     """Check type, algorithm, signature, issuer, audience and times. Raises TokenRejected; nothing is skippable."""
     typ = token.header.get("typ")
     if (typ.lower() if isinstance(typ, str) else typ) not in rules.typ:
@@ -215,25 +217,31 @@ def _check_audience(audience: object, rules: Rules) -> None:
         raise TokenRejected("aud is not us")
 
 
-def _integer(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or not 0 <= value < 2**53:
+def _seconds(value: object, name: str, *, fractions: bool) -> float:
+    """A NumericDate (RFC 7519 section 2) that a double holds exactly, whole ones as integers. JSON has no infinite one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+        raise TokenRejected(f"{name} is not a number of seconds")
+    whole = int(value)
+    if value == whole:
+        return whole
+    if not fractions:
         raise TokenRejected(f"{name} is not a whole number of seconds")
-    return int(value)
+    return value
 
 
 def _check_times(claims: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[datetime | None, datetime]:
-    expires_at = _instant(_integer(claims.get("exp", "absent"), "exp"), "exp")
+    expires_at = _instant(claims.get("exp"), "exp", rules)
     if expires_at <= now - LEEWAY:
         raise TokenRejected("expired", expired=True)
     if expires_at > now + rules.max_life + LEEWAY:
         raise TokenRejected("exp is too far away" if "iat" in claims else "lives too long")
-    if "nbf" in claims and _instant(_integer(claims["nbf"], "nbf"), "nbf") > now + LEEWAY:
+    if "nbf" in claims and _instant(claims["nbf"], "nbf", rules) > now + LEEWAY:
         raise TokenRejected("not valid yet")
     if "iat" not in claims:
         if rules.issued_at_required:
             raise TokenRejected("iat is missing")
         return None, expires_at
-    issued_at = _instant(_integer(claims["iat"], "iat"), "iat")
+    issued_at = _instant(claims["iat"], "iat", rules)
     if issued_at > now + LEEWAY:
         raise TokenRejected("iat is in the future")
     if expires_at <= issued_at or expires_at - issued_at > rules.max_life:
@@ -241,9 +249,9 @@ def _check_times(claims: Mapping[str, Any], rules: Rules, now: datetime) -> tupl
     return issued_at, expires_at
 
 
-def _instant(seconds: int, name: str) -> datetime:
+def _instant(value: object, name: str, rules: Rules) -> datetime:
     try:
-        return datetime.fromtimestamp(seconds, UTC)
+        return datetime.fromtimestamp(_seconds(value, name, fractions=rules.fractions), UTC)
     except (OverflowError, ValueError, OSError) as error:
         raise TokenRejected(f"{name} is out of range") from error
 

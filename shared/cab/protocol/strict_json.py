@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any, Final, NoReturn
 
@@ -80,6 +81,11 @@ def loads(data: bytes | str) -> Any:
         except UnicodeEncodeError as error:
             raise InvalidJson("a lone surrogate") from error
     return value
+
+
+def load_document(body: bytes) -> dict[str, Any]:
+    """An object that a server publishes. It may begin with a byte order mark, which RFC 8259 section 8.1 lets a reader ignore."""
+    return load_object(body.removeprefix(codecs.BOM_UTF8))
 
 
 def load_object(data: bytes | str) -> dict[str, Any]:

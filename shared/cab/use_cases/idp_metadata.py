@@ -64,7 +64,7 @@ class IdpMetadata:
             answer = await self._http.get(
                 f"{issuer.rstrip('/')}/.well-known/openid-configuration", timeout_s=FETCH_TIMEOUT_S
             )
-            document = strict_json.load_object(answer.body)
+            document = strict_json.load_document(answer.body)
         except (Unavailable, AnswerTooLarge, strict_json.InvalidJson) as error:
             raise Unavailable("identity_provider") from error
         if answer.status != 200 or document.get("issuer") != issuer:

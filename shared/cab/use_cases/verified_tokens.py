@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from cab.domain.recent import remember
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol import jws
-from cab.protocol.jwk import PublicKey
+from cab.protocol.jwk import VerificationKey
 
 REMEMBERED: Final = 2048  # tokens; by SHA-256, never the tokens themselves
 
@@ -28,7 +28,7 @@ class Verified(Generic[_Meaning]):
     meaning: _Meaning
     issuer: str
     expires_at: datetime
-    key: PublicKey
+    key: VerificationKey
 
 
 class VerifiedTokens(Generic[_Meaning]):
@@ -61,7 +61,7 @@ class VerifiedTokens(Generic[_Meaning]):
         if known.expires_at <= self._clock.now() - jws.LEEWAY:
             return False
         try:
-            key: PublicKey = await self._keys.find(known.issuer, known.key.kid, known.key.algorithm)
+            key: VerificationKey = await self._keys.find(known.issuer, known.key.kid, known.key.algorithm)
         except NotFound:
             return False
         return key == known.key

@@ -115,15 +115,41 @@ async def test_a_key_is_found_only_with_its_algorithm(bench: Bench) -> None:
         await bench.find("old", "RS256")
 
 
-async def test_without_kid_a_key_is_found_when_only_one_fits(bench: Bench) -> None:
-    bench.host.answers[JWKS] = key_set(OLD, NEW)
+async def test_without_kid_every_key_that_fits_is_tried_and_no_other(bench: Bench) -> None:
+    second, encrypts = ec_key("second"), ec_key("encrypts")
+    bench.host.answers[JWKS] = {"keys": [OLD.jwk, NEW.jwk, second.jwk, encrypts.jwk | {"use": "enc"}]}
+    meant = await bench.keys.find(ISSUER, None, "ES256")
+    assert (meant.kid, meant.algorithm) == (None, "ES256")
+    assert [meant.verifies(b"x", key.signature(b"x")) for key in (OLD, second)] == [True, True]
+    assert [meant.verifies(b"x", key.signature(b"x")) for key in (encrypts, ec_key("stranger"))] == [False, False]
+    assert not meant.verifies(b"y", second.signature(b"x"))
     assert await bench.find(None, "RS256") == "other"
-    bench.advance(seconds=31)
-    bench.host.answers[JWKS] = key_set(OLD, NEW, ec_key("second"))
     with pytest.raises(NotFound):
         await bench.find("unknown")
+
+
+async def test_without_kid_at_most_eight_keys_are_tried(bench: Bench) -> None:
+    eight = [ec_key(f"key {number}") for number in range(8)]
+    bench.host.answers[JWKS] = key_set(NEW, *eight)
+    meant = await bench.keys.find(ISSUER, None, "ES256")
+    assert meant.verifies(b"x", eight[-1].signature(b"x"))
+    bench.host.answers[JWKS] = key_set(*eight, OLD)
+    bench.advance(hours=25)
     with pytest.raises(NotFound):
-        await bench.find(None, "ES256")
+        await bench.find(None)
+
+
+async def test_several_keys_without_names_are_tried_for_a_name_that_none_has(bench: Bench) -> None:
+    nameless = [{name: value for name, value in key.jwk.items() if name != "kid"} for key in (OLD, ec_key("second"))]
+    bench.host.answers[JWKS] = {"keys": nameless}
+    meant = await bench.keys.find(ISSUER, "some-name", "ES256")
+    assert meant.verifies(b"x", OLD.signature(b"x"))
+
+
+async def test_discovery_and_key_set_may_begin_with_a_byte_order_mark(bench: Bench) -> None:
+    for url, document in list(bench.host.answers.items()):
+        bench.host.answers[url] = b"\xef\xbb\xbf" + json.dumps(document).encode()
+    assert await bench.find() == "old"
 
 
 # --- unknown keys ---

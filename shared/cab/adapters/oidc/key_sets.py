@@ -16,7 +16,7 @@ from typing import Final
 from cab.adapters.http.client import origin_of
 from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, VerificationKeys
 from cab.protocol import jwk, strict_json
-from cab.protocol.jwk import KeySet, PublicKey
+from cab.protocol.jwk import KeySet, OneOf, VerificationKey
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
 TRUSTED_FOR: Final = timedelta(hours=1)  # then a caller waits a moment for the fetch: a removed key should be gone
@@ -26,6 +26,7 @@ COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown key
 RETRY_WITHOUT_KEYS: Final = timedelta(seconds=5)  # after a failure, when nobody can log in meanwhile
 FETCH_TIMEOUT_S: Final = 4.0
 MAX_BYTES: Final = 1_048_576
+MOST_TRIED: Final = 8  # keys, for a token that names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class RemoteKeySets:
         self._clock = clock
         self._states: dict[str, _State] = {}
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+    async def find(self, issuer: str, kid: str | None, algorithm: str) -> VerificationKey:
         source = self._sources.get(issuer)
         if source is None:  # never a fetch for an unknown issuer
             raise NotFound(issuer)
@@ -78,7 +79,7 @@ class RemoteKeySets:
         except NotFound:
             return await self._look_again(source, state, kid, algorithm)
 
-    async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> PublicKey:
+    async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> VerificationKey:
         """The issuer may have published a new key: one forced fetch per cool-down, claimed before it starts."""
         now = self._clock.now()
         if state.forced_at is None or now - state.forced_at >= COOL_DOWN:
@@ -129,7 +130,7 @@ class RemoteKeySets:
         answer = await self._http.get(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
         if answer.status != 200:
             raise jwk.InvalidKey("was not answered")
-        document = strict_json.load_object(answer.body)
+        document = strict_json.load_document(answer.body)
         uri = document.get("jwks_uri")
         allowed = {origin_of(url) for url in (issuer, *origins)}
         if document.get("issuer") != issuer or not isinstance(uri, str) or origin_of(uri) not in allowed:
@@ -144,17 +145,20 @@ class KeyDirectory:
         self._own = own
         self._others = others
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+    async def find(self, issuer: str, kid: str | None, algorithm: str) -> VerificationKey:
         backend = self._own.get(issuer, self._others)
-        key: PublicKey = await backend.find(issuer, kid, algorithm)
+        key: VerificationKey = await backend.find(issuer, kid, algorithm)
         return key
 
 
-def _pick(keys: KeySet, kid: str | None, algorithm: str) -> PublicKey:
-    """The key that is named, or the only one that can be meant: where the token or the key set gives no names."""
+def _pick(keys: KeySet, kid: str | None, algorithm: str) -> VerificationKey:
+    """The key that is named, or those that can be meant: where the token or the key set gives no names.
+
+    More than MOST_TRIED of them would let a stranger's token cost us too many verifications: then none is meant.
+    """
     named = keys.get(kid) if kid is not None else None
     candidates = [key for key in keys.values() if kid is None or key.kid is None] if named is None else [named]
-    fitting = [key for key in candidates if key.algorithm == algorithm]
-    if len(fitting) != 1:
+    fitting = tuple(key for key in candidates if key.algorithm == algorithm)
+    if not 1 <= len(fitting) <= MOST_TRIED:
         raise NotFound("kid")
-    return fitting[0]
+    return fitting[0] if len(fitting) == 1 else OneOf(fitting)
