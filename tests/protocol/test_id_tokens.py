@@ -189,7 +189,7 @@ def test_a_subject_may_be_long_and_of_any_characters() -> None:
     assert login(sub="cn=Ünï, ou=people/" + "x" * 400).subject
 
 
-@pytest.mark.parametrize("moment", ["today", True, -1, 1.5, 1_795_262_400_000])
+@pytest.mark.parametrize("moment", ["today", True, -1, 1_795_262_400_000])
 def test_a_malformed_or_impossible_auth_time_is_refused(moment: Any) -> None:
     """Milliseconds where seconds belong would otherwise look like a login that is always fresh."""
     with pytest.raises(TokenRejected, match="auth_time"):
@@ -198,6 +198,7 @@ def test_a_malformed_or_impossible_auth_time_is_refused(moment: Any) -> None:
 
 def test_a_login_may_be_later_than_its_token_but_not_in_the_future() -> None:
     assert login(iat=SECONDS - 300, auth_time=SECONDS - 5).auth_time == SECONDS - 5
+    assert login(auth_time=SECONDS - 4.5).auth_time == SECONDS - 5
     assert login(auth_time=SECONDS + 30).auth_time == SECONDS + 30
     with pytest.raises(TokenRejected, match="auth_time"):
         login(auth_time=SECONDS + 31)
