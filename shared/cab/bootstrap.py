@@ -417,7 +417,7 @@ class _Parts(_Basics):
         self, *, clients: Mapping[str, FrontEnd | Agent], own: bool = False, users: bool = False
     ) -> VerificationKeys:
         """Every source this function trusts, and no other: its clients, our issuers, the IdPs, workload issuers."""
-        from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets
+        from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets, source_of
         from cab.protocol.jwk import parse_set
         from cab.stores.signing_keys import Issuer
         from cab.use_cases.authenticate_client import client_source
@@ -426,10 +426,7 @@ class _Parts(_Basics):
         sources = {self.settings.google_issuer: KeySource(jwks_uri=self.settings.google_jwks_uri)}
         sources |= {item.issuer: KeySource(jwks_uri=item.jwks_uri) for item in broker.federated_issuers}
         if users:
-            sources |= {
-                item.issuer: KeySource(jwks_uri=item.jwks_uri, issuer=item.issuer, origins=item.endpoint_origins)
-                for item in self.deployment.identity_providers
-            }
+            sources |= {item.issuer: source_of(item) for item in self.deployment.identity_providers}
         for client in clients.values():
             for method in client.authentication:
                 if isinstance(method, PrivateKeyJwt):

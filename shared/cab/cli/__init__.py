@@ -20,6 +20,7 @@ _SUBCOMMANDS = {
     "connection": _Subcommand(
         "cab.cli.connection", "connection_group", "Try a connection against the live system behind it."
     ),
+    "idp": _Subcommand("cab.cli.idp", "idp_group", "Try an identity provider, or a token of it, against the live one."),
     "explain": _Subcommand(
         "cab.cli.explain", "explain_command", "Show a decision and its rule without issuing anything."
     ),

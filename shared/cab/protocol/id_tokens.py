@@ -51,23 +51,31 @@ def read(verified: VerifiedClaims, provider: IdentityProvider, *, client_id: str
     With several audiences, or whenever `azp` is present, `azp` must be the registered client (section 3.1.3.7, 4 and 5).
     """
     claims = verified.claims
-    if "events" in claims:  # OpenID Connect Back-Channel Logout 1.0 section 2.4: otherwise much like an ID token
-        raise TokenRejected("a logout token is no ID token")
-    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
-    if (several or "azp" in claims) and claims.get("azp") != client_id:
-        raise TokenRejected("azp is another client")
+    check_no_logout(claims)
+    check_party(claims, client_id)
     if nonce is not None and claims.get("nonce") != nonce:
         raise TokenRejected("nonce does not match")
     return login_of(verified, provider)
 
 
+def check_no_logout(claims: Mapping[str, Any]) -> None:
+    """OpenID Connect Back-Channel Logout 1.0 section 2.4: much like an ID token but for `events`. Raises TokenRejected."""
+    if "events" in claims:
+        raise TokenRejected("a logout token is no ID token")
+
+
+def check_party(claims: Mapping[str, Any], client_id: str) -> None:
+    """OpenID Connect Core section 3.1.3.7, 4 and 5. Raises TokenRejected."""
+    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    if (several or "azp" in claims) and claims.get("azp") != client_id:
+        raise TokenRejected("azp is another client")
+
+
 def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
     """What any JWT of this IdP says about a user. Raises TokenRejected."""
     claims = verified.claims
-    idp_subject = claim(claims, provider.subject_claim)
-    if not isinstance(idp_subject, str) or not idp_subject:
-        raise TokenRejected("the configured subject claim is missing or no text")
-    groups, groups_unknown = _groups(claims, provider)
+    idp_subject = subject_of(claims, provider)
+    groups, groups_unknown = groups_of(claims, provider)
     return Login(
         tenant=provider.tenant,
         idp_issuer=provider.issuer,
@@ -81,6 +89,14 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         display_name=_display_name(claims),
         groups_unknown=groups_unknown,
     )
+
+
+def subject_of(claims: Mapping[str, Any], provider: IdentityProvider) -> str:
+    """Who the user is to the provider. Raises TokenRejected."""
+    idp_subject = claim(claims, provider.subject_claim)
+    if not isinstance(idp_subject, str) or not idp_subject:
+        raise TokenRejected("the configured subject claim is missing or no text")
+    return idp_subject
 
 
 def claim(claims: Mapping[str, Any], name: str) -> object:
@@ -110,7 +126,7 @@ def _auth_time(verified: VerifiedClaims) -> int | None:
     return auth_time
 
 
-def _groups(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:
+def groups_of(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:
     """Only groups the configuration maps, sorted: a user's hundreds of other groups never leave the edge.
 
     What the provider does not say is not "none" (OpenID Connect Core section 5.6.2 for `_claim_names`).

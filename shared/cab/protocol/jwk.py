@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109
 _ROCA_RESIDUES: Final = tuple(
     (prime, frozenset(pow(65537, power, prime) for power in range(prime))) for prime in _ROCA_PRIMES
 )
+ROCA: Final = "was made by a library whose keys can be factored (ROCA)"
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -96,7 +98,7 @@ def parse(jwk: dict[str, Any]) -> PublicKey:
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or key.public_numbers().e < 65537:
             raise InvalidKey("has an unacceptable RSA size or exponent")
         if all(key.public_numbers().n % prime in residues for prime, residues in _ROCA_RESIDUES):
-            raise InvalidKey("was made by a library whose keys can be factored (ROCA)")
+            raise InvalidKey(ROCA)
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         raise InvalidKey("is not a public key")
     return PublicKey(kid=kid, algorithm=algorithm, key=key)
@@ -115,34 +117,51 @@ def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSA
     return public.kid, key
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a key set: its key, or why it is none. `kid` only where it is text."""
+
+    kid: str | None
+    key: PublicKey | None
+    why_not: str = ""
+
+
+def members(document: dict[str, Any]) -> list[Member]:
+    """What each member of a set is, in its order. Raises InvalidKey: no key set, or a symmetric key, which makes it suspect."""
+    listed = document.get("keys")
+    if not isinstance(listed, list) or len(listed) > MAX_KEYS:
+        raise InvalidKey("is not a key set")
+    if any(isinstance(it, dict) and it.get("kty") == "oct" for it in listed):
+        raise InvalidKey("holds a symmetric key")
+    read = [_member(it) for it in listed]
+    repeated = {
+        kid for kid, times in Counter(it.key.kid for it in read if it.key).items() if kid is not None and times > 1
+    }
+    return [
+        Member(it.kid, None, "shares its kid with another key") if it.key and it.kid in repeated else it for it in read
+    ]
+
+
+def _member(value: object) -> Member:
+    if not isinstance(value, dict):
+        return Member(None, None, "is no object")
+    kid = value.get("kid")
+    name = kid if isinstance(kid, str) else None
+    try:
+        return Member(name, parse(value))
+    except InvalidKey as error:
+        return Member(name, None, str(error))
+
+
 def parse_set(document: dict[str, Any]) -> KeySet:
     """The usable keys by kid; those without one (RFC 7517 section 4.5: it is optional) by their position.
 
     A member that cannot be used is left out and never drops the good ones; a repeated kid makes both unusable; a symmetric
     key makes the whole set suspect. Raises InvalidKey when the set is refused or nothing usable is left.
     """
-    members = document.get("keys")
-    if not isinstance(members, list) or len(members) > MAX_KEYS:
-        raise InvalidKey("is not a key set")
-    usable: KeySet = {}
-    seen: set[str] = set()
-    for position, member in enumerate(members):
-        if not isinstance(member, dict):
-            continue
-        if member.get("kty") == "oct":
-            raise InvalidKey("holds a symmetric key")
-        try:
-            key = parse(member)
-        except InvalidKey:
-            continue
-        if key.kid is None:
-            usable[position] = key
-            continue
-        if key.kid in seen:
-            usable.pop(key.kid, None)
-            continue
-        seen.add(key.kid)
-        usable[key.kid] = key
+    usable: KeySet = {
+        position if it.kid is None else it.kid: it.key for position, it in enumerate(members(document)) if it.key
+    }
     if not usable:
         raise InvalidKey("has no usable key")
     return usable

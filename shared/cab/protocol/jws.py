@@ -188,23 +188,39 @@ def claimed_by(token: str) -> Claimed:
 
 def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, *, now: datetime) -> VerifiedClaims:
     """Check type, algorithm, signature, issuer, audience and times. Raises TokenRejected; nothing is skippable."""
-    typ = token.header.get("typ")
-    if (typ.lower() if isinstance(typ, str) else typ) not in rules.typ:
-        raise TokenRejected("typ is not of this kind of token")
-    if token.algorithm not in rules.algorithms or token.algorithm != key.algorithm:
-        raise TokenRejected("alg is not allowed for this key")
-    if not key.verifies(token.signing_input, token.signature):
-        raise TokenRejected("signature does not verify")
-    if token.claims.get("iss") != rules.issuer:
-        raise TokenRejected("iss is not the expected issuer")
-    _check_audience(token.claims.get("aud"), rules)
-    issued_at, expires_at = _check_times(token.claims, rules, now)
+    check_type(token, rules)
+    check_signature(token, key, rules)
+    check_issuer(token, rules)
+    check_audience(token, rules)
+    issued_at, expires_at = check_times(token, rules, now)
     return VerifiedClaims(
         claims=token.claims, issuer=rules.issuer, expires_at=expires_at, issued_at=issued_at, checked_at=now
     )
 
 
-def _check_audience(audience: object, rules: Rules) -> None:
+# The steps of `verify`, each by itself for `cab idp check`. Each raises TokenRejected.
+
+
+def check_type(token: UnverifiedToken, rules: Rules) -> None:
+    typ = token.header.get("typ")
+    if (typ.lower() if isinstance(typ, str) else typ) not in rules.typ:
+        raise TokenRejected("typ is not of this kind of token")
+
+
+def check_signature(token: UnverifiedToken, key: VerificationKey, rules: Rules) -> None:
+    if token.algorithm not in rules.algorithms or token.algorithm != key.algorithm:
+        raise TokenRejected("alg is not allowed for this key")
+    if not key.verifies(token.signing_input, token.signature):
+        raise TokenRejected("signature does not verify")
+
+
+def check_issuer(token: UnverifiedToken, rules: Rules) -> None:
+    if token.claims.get("iss") != rules.issuer:
+        raise TokenRejected("iss is not the expected issuer")
+
+
+def check_audience(token: UnverifiedToken, rules: Rules) -> None:
+    audience = token.claims.get("aud")
     values = [audience] if isinstance(audience, str) else audience
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_AUDIENCES:
         raise TokenRejected("aud is missing or malformed")
@@ -229,7 +245,9 @@ def _seconds(value: object, name: str, *, fractions: bool) -> float:
     return value
 
 
-def _check_times(claims: Mapping[str, Any], rules: Rules, now: datetime) -> tuple[datetime | None, datetime]:
+def check_times(token: UnverifiedToken, rules: Rules, now: datetime) -> tuple[datetime | None, datetime]:
+    """When the token was issued and when it ends."""
+    claims = token.claims
     expires_at = _instant(claims.get("exp"), "exp", rules)
     if expires_at <= now - LEEWAY:
         raise TokenRejected("expired", expired=True)

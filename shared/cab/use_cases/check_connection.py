@@ -148,17 +148,7 @@ class CheckConnection:
         else:
             here = Finding(names[0], Holds.YES, f"HTTP {answer.status}")
             client = _client(answer, code, provider) if self._calls else _not_tried(names[1])
-        return [here, client, self._compared_clock(answer)]
-
-    def _compared_clock(self, answer: HttpAnswer) -> Finding:
-        """RFC 9110 section 6.6.1. The broker's clock is this machine's here."""
-        try:
-            theirs = parsedate_to_datetime(answer.headers.get("date", ""))
-            apart = abs(theirs - self._clock.now())
-        except (TypeError, ValueError):
-            return Finding("clock", Holds.UNKNOWN, "the answer has no usable Date")
-        holds = Holds.YES if apart <= CLOCK_MAY_DIFFER else Holds.NO
-        return Finding("clock", holds, f"{int(apart.total_seconds())} s apart from this machine's")
+        return [here, client, compared_clock(answer, self._clock)]
 
     async def _userinfo(self, url: str) -> Finding:
         headers = {"Authorization": f"Bearer cab-connection-check-{self._randomness.token(16)}"}
@@ -190,17 +180,32 @@ class CheckConnection:
         return f"{self._deployment.broker.origin}/connect/callback/{connection.id}"
 
     async def _sent(self, sending: Awaitable[_Result]) -> _Result | str:
-        """The answer, or in words why there is none."""
-        try:
-            return await sending
-        except SendFailed as error:
-            return self._why(error)
-        except AnswerTooLarge:
-            return "the answer is too large"
-        except NotFound:
-            return "the client secret is not in Secret Manager under that name and version"
-        except Unavailable as error:
-            return f"{error.what} cannot be reached"
+        return await answer_or_words(sending, self._why)
+
+
+async def answer_or_words(sending: Awaitable[_Result], why: Why) -> _Result | str:
+    """The answer, or in words why there is none."""
+    try:
+        return await sending
+    except SendFailed as error:
+        return why(error)
+    except AnswerTooLarge:
+        return "the answer is too large"
+    except NotFound:
+        return "the client secret is not in Secret Manager under that name and version"
+    except Unavailable as error:
+        return f"{error.what} cannot be reached"
+
+
+def compared_clock(answer: HttpAnswer, clock: Clock) -> Finding:
+    """RFC 9110 section 6.6.1. The broker's clock is this machine's here."""
+    try:
+        theirs = parsedate_to_datetime(answer.headers.get("date", ""))
+        apart = abs(theirs - clock.now())
+    except (TypeError, ValueError):
+        return Finding("clock", Holds.UNKNOWN, "the answer has no usable Date")
+    holds = Holds.YES if apart <= CLOCK_MAY_DIFFER else Holds.NO
+    return Finding("clock", holds, f"{int(apart.total_seconds())} s apart from this machine's")
 
 
 def _metadata_urls(issuer: str) -> Iterator[str]:

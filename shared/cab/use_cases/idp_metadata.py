@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 from cab.ports import AnswerTooLarge, Clock, HttpClient, Unavailable
-from cab.protocol import strict_json
+from cab.protocol import discovery
 
 FRESH_FOR: Final = timedelta(hours=1)
 STALE_IF_ERROR: Final = timedelta(hours=24)
@@ -61,34 +60,17 @@ class IdpMetadata:
 
     async def _fetch(self, issuer: str) -> IdpEndpoints:
         try:
-            answer = await self._http.get(
-                f"{issuer.rstrip('/')}/.well-known/openid-configuration", timeout_s=FETCH_TIMEOUT_S
+            answer = await self._http.get(discovery.url_of(issuer), timeout_s=FETCH_TIMEOUT_S)
+            document = discovery.read(answer.status, answer.body, issuer=issuer)
+            allowed = discovery.origins((issuer, *self._origins.get(issuer, ())))
+            return IdpEndpoints(
+                authorization_endpoint=discovery.endpoint(document, "authorization_endpoint", allowed),
+                token_endpoint=discovery.endpoint(document, "token_endpoint", allowed),
+                posts_client_secret=_only_posts(document.get("token_endpoint_auth_methods_supported")),
+                sends_iss=document.get("authorization_response_iss_parameter_supported") is True,
             )
-            document = strict_json.load_document(answer.body)
-        except (Unavailable, AnswerTooLarge, strict_json.InvalidJson) as error:
+        except (Unavailable, AnswerTooLarge, discovery.NotBelieved) as error:
             raise Unavailable("identity_provider") from error
-        if answer.status != 200 or document.get("issuer") != issuer:
-            raise Unavailable("identity_provider")
-        allowed = frozenset(_origin(url) for url in (issuer, *self._origins.get(issuer, ())))
-        return IdpEndpoints(
-            authorization_endpoint=_endpoint(document, "authorization_endpoint", allowed),
-            token_endpoint=_endpoint(document, "token_endpoint", allowed),
-            posts_client_secret=_only_posts(document.get("token_endpoint_auth_methods_supported")),
-            sends_iss=document.get("authorization_response_iss_parameter_supported") is True,
-        )
-
-
-def _endpoint(document: Mapping[str, Any], name: str, allowed: frozenset[tuple[str, str]]) -> str:
-    """An endpoint on the issuer's own or a configured origin: a document may not send people or the secret elsewhere."""
-    value = document.get(name)
-    if not isinstance(value, str) or not value.isascii() or "#" in value or _origin(value) not in allowed:
-        raise Unavailable("identity_provider")
-    return value
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc
 
 
 def _only_posts(methods: object) -> bool:

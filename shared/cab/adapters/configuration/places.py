@@ -33,6 +33,15 @@ class Places:
         tree = self._trees.get("broker.yaml")
         return None if tree is None else (tree.file, tree.line(("rate_limits", int(position))))
 
+    def identity_provider(self, position: int) -> tuple[str, range] | None:
+        """The file, and the lines of the entry at this position."""
+        tree = self._trees.get("identity_providers.yaml")
+        if tree is None:
+            return None
+        entries = [tree.line(("identity_providers", it)) for it, _ in enumerate(_items(tree, ("identity_providers",)))]
+        end = entries[position + 1] if position + 1 < len(entries) else 2**31
+        return tree.file, range(entries[position], end)
+
     def _listed(self, file: str, place: tuple[str | int, ...], key: str, value: str) -> tuple[str, int] | None:
         tree = self._trees.get(file)
         for position, entry in enumerate(_items(tree, place)):

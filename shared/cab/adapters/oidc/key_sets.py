@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from cab.adapters.http.client import origin_of
+from cab.domain.deployment import IdentityProvider
 from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, VerificationKeys
-from cab.protocol import jwk, strict_json
+from cab.protocol import discovery, jwk
 from cab.protocol.jwk import KeySet, OneOf, VerificationKey
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
@@ -125,17 +125,13 @@ class RemoteKeySets:
         state.keys, state.fetched_at, state.failed_at = keys, self._clock.now(), None
 
     async def _discover(self, issuer: str, origins: tuple[str, ...]) -> str:
-        """OIDC Discovery 4.3: the document must name exactly this issuer; its keys must be on its own origin or a configured one."""
-        url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        answer = await self._http.get(url, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
-        if answer.status != 200:
-            raise jwk.InvalidKey("was not answered")
-        document = strict_json.load_document(answer.body)
-        uri = document.get("jwks_uri")
-        allowed = {origin_of(url) for url in (issuer, *origins)}
-        if document.get("issuer") != issuer or not isinstance(uri, str) or origin_of(uri) not in allowed:
-            raise jwk.InvalidKey("names another issuer or origin")
-        return uri
+        answer = await self._http.get(discovery.url_of(issuer), timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+        document = discovery.read(answer.status, answer.body, issuer=issuer)
+        return discovery.endpoint(document, "jwks_uri", discovery.origins((issuer, *origins)))
+
+
+def source_of(provider: IdentityProvider) -> KeySource:
+    return KeySource(jwks_uri=provider.jwks_uri, issuer=provider.issuer, origins=provider.endpoint_origins)
 
 
 class KeyDirectory:
