@@ -199,7 +199,7 @@ class World:
     """`cloud` is what the functions share. Functions are built when they are first called."""
 
     def __init__(self, config: Path = DEPLOYMENT, *, scratch: Path | None = None, **environment: str) -> None:
-        self._config = config
+        self.folder = config
         self.cloud = Cloud()
         self.environment = ENVIRONMENT | {"CAB_CONFIG_DIR": str(config)} | environment
         self.crm = Provider("crm")
@@ -593,7 +593,7 @@ class World:
         """A grant as the connect flow leaves it: consented, its access token already old. The grant's id."""
         subject = identifiers.subject_key(tenant, IDP, user)
         now = self.clock.now()
-        configured = deployment(self._config)
+        configured = deployment(self.folder)
         provider = configured.provider_of(configured.connection_by_id[connection])
         grant = Grant(
             grant_id=grant_id(tenant, subject, connection),
