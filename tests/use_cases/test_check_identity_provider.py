@@ -18,7 +18,7 @@ from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.protocol.test_jwk import ROCA, _rsa
 from tests.support.jose import ABSENT, ec_key, key_set, rsa_key
 from tests.support.web import Sent, WebClient, json_answer
-from tests.support.world import GLOBEX_IDP, IDP, World, deployment
+from tests.support.world import GLOBEX_IDP, IDP, START, World, deployment
 
 from cab.adapters.oidc.key_sets import RemoteKeySets, source_of
 from cab.cli import main
@@ -194,7 +194,7 @@ async def test_a_token_that_is_right_holds_in_every_check(world: World) -> None:
     assert those_that(found, YES) == set(found)
     assert list(found) == [
         *("form", "entry", "header", "signature", "issuer", "audience", "times", "no logout token", "subject claim"),
-        "groups",
+        *("groups", "auth_time"),
     ]
     assert found["groups"].says == "mapped: staff"
     assert found["audience"].says.startswith("for front end web; not for front end portal (aud is not us)")
@@ -209,7 +209,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, Holds, str]] = {
     "another client": ({"aud": "somebody"}, "audience", NO, "for nobody registered"),
     "another party": ({"azp": "somebody"}, "audience", NO, "front end web (azp is another client)"),
     "ended": ({"iat": 1_795_250_000, "exp": 1_795_260_000}, "times", NO, "expired"),
-    "from the future": ({"iat": 1_795_270_000}, "times", NO, "iat is in the future"),
+    "ended a moment ago": ({"iat": START - 600, "exp": START - 1}, "times", NO, "expired"),
+    "a login to come": ({"auth_time": START + 600}, "auth_time", NO, "auth_time is in the future"),
+    "from the future": ({"iat": 1_795_265_000, "auth_time": START}, "times", NO, "iat is in the future"),
     "a logout": ({"events": {}}, "no logout token", NO, "a logout token is no ID token"),
     "nobody": ({"sub": ABSENT}, "subject claim", NO, "missing or no text"),
     "no groups": ({"groups": ABSENT}, "groups", UNKNOWN, "missing: the identity provider did not send"),
@@ -250,6 +252,9 @@ async def test_an_id_jag_is_held_to_its_own_rules(world: World) -> None:
     assert those_that(found, YES) == set(found)
     assert found["audience"].says == "for agent assistant"
     assert (await of_token(world, world.id_jag(agent="reader"), accepting))["audience"].holds is NO
+    assert (await of_token(world, world.id_jag(jti=ABSENT), accepting))["other claims"].says.startswith(
+        "jti is missing"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "eyJhbGciOiJub25lIn0.e30."])

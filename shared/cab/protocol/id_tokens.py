@@ -83,7 +83,7 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
         groups=groups,
         expires_at=verified.expires_at,
-        auth_time=_auth_time(verified),
+        auth_time=auth_time_of(verified),
         acr=_acr(claims.get("acr")),
         amr=_amr(claims.get("amr")),
         display_name=_display_name(claims),
@@ -114,10 +114,10 @@ def claim(claims: Mapping[str, Any], name: str) -> object:
     return None
 
 
-def _auth_time(verified: VerifiedClaims) -> int | None:
+def auth_time_of(verified: VerifiedClaims) -> int | None:
     """A login yet to come (milliseconds for seconds, say) would count as fresh for ever, so it is refused.
 
-    It may be later than `iat`, which some providers set back by minutes.
+    It may be later than `iat`, which some providers set back by minutes. Raises TokenRejected.
     """
     auth_time = verified.optional_time("auth_time", fractions=True)
     now = verified.checked_at

@@ -18,7 +18,7 @@ from cab.domain.identifiers import is_printable
 from cab.ports import Clock, HttpAnswer, HttpClient, NotFound, Unavailable, VerificationKeys
 from cab.protocol import discovery, id_jag, id_tokens, jwk, jws, strict_json
 from cab.protocol.drafts import ID_JAG_TYP
-from cab.protocol.jws import Rules, TokenRejected, UnverifiedToken
+from cab.protocol.jws import Rules, TokenRejected, UnverifiedToken, VerifiedClaims
 from cab.use_cases.check_connection import Finding, Holds, Why, answer_or_words, compared_clock
 from cab.use_cases.login import CALLBACK_PATH
 
@@ -151,6 +151,12 @@ class CheckIdentityProvider:
         says = f"{provider.subject_claim} is there"
         found.append(_said("subject claim", says, lambda: id_tokens.subject_of(parsed.claims, provider)))
         found.append(_groups(parsed, provider))
+        now = self._clock.now()
+        as_if = VerifiedClaims(parsed.claims, provider.issuer, expires_at=now, issued_at=None, checked_at=now)
+        if is_jag:
+            found.append(_said("other claims", "readable", lambda: id_jag.read(as_if, provider)))
+        else:
+            found.append(_said("auth_time", "not in the future", lambda: id_tokens.auth_time_of(as_if)))
         return found
 
     async def _signature(self, parsed: UnverifiedToken, rules: Rules) -> Finding:
@@ -173,6 +179,8 @@ class CheckIdentityProvider:
             expires_at = jws.check_times(parsed, rules, now)[1]
         except TokenRejected as error:
             return Finding("times", Holds.NO, error.why)
+        if expires_at <= now:  # within the leeway: nothing is left that an assertion could live
+            return Finding("times", Holds.NO, "expired")
         return Finding("times", Holds.YES, f"ends in {int((expires_at - now).total_seconds())} s")
 
     # --- whom it may be for ---
