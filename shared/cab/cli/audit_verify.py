@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cab.adapters.google_cloud.audit_verification import CHAINS, Head, Verdict, verify
+from cab.adapters.google_cloud.audit_verification import Head, Verdict, verify
 from cab.cli.audit_access import tables_of
 from cab.cli.audit_options import Moment, dataset_option, since_option
 from cab.cli.cloud import json_option, project_option
@@ -65,7 +65,7 @@ def verify_chain(
         since = min(since, note.since)
     until = until or datetime.now(UTC)
     with tables_of(project, dataset) as tables:
-        verdict = verify(tables.ask(CHAINS, since=since, until=until), noted=note.heads if note else ())
+        verdict = verify(tables, since=since, until=until, noted=note.heads if note else ())
     click.echo(_as_json(verdict, since, until) if as_json else _as_text(verdict))
     if verdict.findings:
         raise SystemExit(1)

@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
-from tests.contracts.audit_story import Story
+from tests.contracts.audit_story import START, Story
+from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_verification import Head, Kind, verify
-from cab.domain.audit import EventType, Latency, Outcome, Scopes, event_hash
+from cab.adapters.google_cloud import audit_verification
+from cab.adapters.google_cloud.audit_questions import AuditTables, Parameter, Question, Row
+from cab.adapters.google_cloud.audit_schema import TABLE, create_table
+from cab.adapters.google_cloud.audit_verification import CHAINS, PLACES, UNVOUCHED, Head, Kind, Verdict
+from cab.domain.audit import EventType, IntentFacts, Latency, Outcome, Scopes, event_hash
+
+PROJECT = "demo-verification"
+PERIOD = {"since": START - timedelta(hours=1), "until": START + timedelta(hours=1)}
 
 Rows = list[dict[str, Any]]
+_datasets = count()
+
+
+class CountedTables(AuditTables):
+    """Notes which questions were asked, and how many rows came back for each."""
+
+    def __init__(self, client: Any, dataset: str) -> None:
+        super().__init__(client, dataset)
+        self.asked: list[Question] = []
+        self.read = 0
+
+    def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
+        self.asked.append(question)
+        for row in super().ask(question, **values):
+            self.read += 1
+            yield row
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bigquery(bigquery_url: str) -> Iterator[Any]:
+    global _bigquery
+    with client(bigquery_url, PROJECT) as _bigquery:
+        yield _bigquery
+
+
+_bigquery: Any = None
+
+
+def tables_with(rows: Rows) -> CountedTables:
+    """A dataset of its own with these rows, as they are."""
+    dataset = f"verified_{next(_datasets)}"
+    create_table(_bigquery, dataset)
+    table = f"{PROJECT}.{dataset}.{TABLE}"
+    assert _bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
+    return CountedTables(_bigquery, dataset)
+
+
+def verify(rows: Rows, *, noted: tuple[Head, ...] | list[Head] = ()) -> Verdict:
+    return audit_verification.verify(tables_with(rows), noted=noted, **PERIOD)
 
 
 @pytest.fixture

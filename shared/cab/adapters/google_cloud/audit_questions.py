@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 60.0
 _WHAT: Final = "audit tables"
 
 Row = dict[str, Any]
-Parameter = str | int | datetime | None
+Parameter = str | int | datetime | Sequence[str] | None
 _TYPES: Final[Mapping[type, str]] = {str: "STRING", int: "INT64", datetime: "TIMESTAMP"}
 
 
@@ -31,10 +31,14 @@ class QuestionRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Standard SQL over the views by bare name. Every parameter it uses is bound; absent ones are NULL of their type."""
+    """Standard SQL over the views by bare name. Every parameter it uses is bound; absent ones are NULL of their type.
+
+    Whoever asks waits `timeout_s` at most.
+    """
 
     sql: str
     parameters: tuple[str, ...] = ("since", "tenant", "limit")
+    timeout_s: float = TIMEOUT_S
 
 
 _PARAMETER_TYPES: Final[Mapping[str, type]] = {"since": datetime, "until": datetime, "limit": int}  # others are text
@@ -238,10 +242,7 @@ class AuditTables:
 
     def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
         """The rows of the answer, read page by page. Raises: QuestionRefused, Unavailable."""
-        parameters = [
-            bigquery.ScalarQueryParameter(name, _TYPES[_PARAMETER_TYPES.get(name, str)], values.get(name))
-            for name in question.parameters
-        ]
+        parameters = [_bound(name, values.get(name)) for name in question.parameters]
         config = bigquery.QueryJobConfig(query_parameters=parameters, default_dataset=self._dataset)
         with _errors(self._dataset):
             rows = self._client.query_and_wait(
@@ -249,11 +250,17 @@ class AuditTables:
                 job_config=config,
                 retry=None,
                 job_retry=None,
-                api_timeout=TIMEOUT_S,
-                wait_timeout=TIMEOUT_S,
+                api_timeout=question.timeout_s,
+                wait_timeout=question.timeout_s,
             )
             for row in rows:
                 yield dict(row.items())
+
+
+def _bound(name: str, value: Parameter) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return bigquery.ArrayQueryParameter(name, "STRING", list(value))
+    return bigquery.ScalarQueryParameter(name, _TYPES[_PARAMETER_TYPES.get(name, str)], value)
 
 
 @contextmanager

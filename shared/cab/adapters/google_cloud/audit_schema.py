@@ -54,10 +54,14 @@ _SCALARS: Final[Mapping[type, str]] = {
     str: "STRING",
     datetime: "TIMESTAMP",
 }
+# What the table is clustered by, and where it stands in the event.
+COPIES: Final[Mapping[str, str]] = {
+    "subject_key": "subject.key",
+    "connection": "tool.connection",
+    "action": "tool.action",
+}
 _ADDED: Final[tuple[tuple[str, str, str], ...]] = (
-    ("subject_key", "STRING", "subject.key, for clustering."),
-    ("connection", "STRING", "tool.connection, for clustering."),
-    ("action", "STRING", "tool.action, for clustering."),
+    *((name, "STRING", f"{source}, for clustering.") for name, source in COPIES.items()),
     ("received_at", "TIMESTAMP", "When ingest_audit wrote the row."),
     ("message_id", "STRING", "Pub/Sub's id of the delivery; one event may come in several."),
     ("event_json", "STRING", "The event as it was published, to the byte: what its chain.hash was made of."),
@@ -133,10 +137,10 @@ def schema_json() -> str:
 
 
 def _column(name: str, field: FieldInfo, *, top_level: bool = False) -> Column:
-    kind, repeated = _unwrapped(field.annotation)
+    kind, repeated = unwrapped(field.annotation)
     # A nested member is never REQUIRED: BigQuery can relax a column later, but never tighten one.
     mode = "REPEATED" if repeated else "REQUIRED" if top_level and field.is_required() else "NULLABLE"
-    column: Column = {"name": name, "type": _type_name(kind), "mode": mode}
+    column: Column = {"name": name, "type": type_name(kind), "mode": mode}
     if field.description:
         column["description"] = field.description
     if column["type"] == "RECORD":
@@ -144,18 +148,19 @@ def _column(name: str, field: FieldInfo, *, top_level: bool = False) -> Column:
     return column
 
 
-def _unwrapped(annotation: Any) -> tuple[Any, bool]:
+def unwrapped(annotation: Any) -> tuple[Any, bool]:
     """The type below `| None` and `list[...]`, and whether there was a list."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         (annotation,) = [choice for choice in typing.get_args(annotation) if choice is not types.NoneType]
-        return _unwrapped(annotation)
+        return unwrapped(annotation)
     if typing.get_origin(annotation) is list:
         (item,) = typing.get_args(annotation)
         return item, True
     return annotation, False
 
 
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
+    """The BigQuery type of a member of this type, which is unwrapped."""
     if typing.get_origin(kind) is Literal or issubclass(kind, StrEnum):
         return "STRING"
     return "RECORD" if issubclass(kind, BaseModel) else _SCALARS[kind]

@@ -1,8 +1,11 @@
-"""Is the record whole and unchanged? Recomputes every hash and follows every chain, from the rows as they are in the table.
+"""Is the record whole and unchanged? Makes every hash again and follows every chain, in BigQuery; findings come back, not rows.
 
-`chain_gaps` compares the hashes that the rows state, in SQL. Here each hash is made again from the published event, the
+`chain_gaps` compares the hashes that the rows state. Here each hash is made again from the published event, the
 columns are compared with that event, and heads noted at an earlier time must still be there: whoever rewrites a chain to
 its end, hashes included, cannot rewrite a note that was kept elsewhere.
+
+`CHAINS` reads the table once. Rows that it cannot vouch for are read by a second query and judged here, which finds what
+is wrong with them, or that nothing is: rows from before 2026-11-27 keep their event in another order.
 """
 
 from __future__ import annotations
@@ -11,31 +14,132 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
-from cab.adapters.google_cloud.audit_questions import Question, Row
-from cab.adapters.google_cloud.audit_schema import Column, columns, row_of
+from cab.adapters.google_cloud.audit_questions import Parameter, Question, Row
+from cab.adapters.google_cloud.audit_remade import remade_sql, vouched_sql
+from cab.adapters.google_cloud.audit_schema import CONTENT, COPIES, Column, columns, row_of
 from cab.domain.audit import AuditEvent, EventType, event_hash
 from cab.protocol import strict_json
 
-# Raw rows, duplicates included: two rows of one event must be the same. Chains are read from their start, which for a
-# process that lives longer than 30 days is not reached.
+MAX_JUDGED: Final = 50_000  # rows that are judged here, of some 2 KB each
+_PLACES_AT_ONCE: Final = 50_000  # noted heads in one query: BigQuery takes 10 MB
+_TIMEOUT_S: Final = 600.0
+
+# Chains are read from their start, which for a process that lives longer than 30 days is not reached.
+_READ: Final = "occurred_at >= TIMESTAMP_SUB(@since, INTERVAL 30 DAY)"
+_ASKED: Final = "occurred_at >= @since AND occurred_at < @until"
+_CHAINED: Final = "(chain.id IS NOT NULL AND chain.seq IS NOT NULL AND chain.`hash` IS NOT NULL)"
+_CONTENT_REMADE: Final = CONTENT.replace("event_json", "remade")
+
+# One row for each thing found and for the last event of each chain. Every CTE is named once: BigQuery runs one that is
+# named twice twice. Two rows of one event must be the same, but for their delivery: `said` is all that a row says.
 CHAINS: Final = Question(
-    """
-    SELECT *
-    FROM events_raw
-    WHERE occurred_at >= TIMESTAMP_SUB(@since, INTERVAL 30 DAY)
-      AND (
-        chain.id IS NULL
-        OR chain.id IN (SELECT chain.id FROM events_raw WHERE occurred_at >= @since AND occurred_at < @until)
-      )
-    ORDER BY chain.id, chain.seq, received_at, message_id
+    f"""
+    WITH
+    written AS (
+      SELECT *, {remade_sql()} AS remade
+      FROM events_raw
+      WHERE {_READ}
+    ),
+    compared AS (
+      SELECT *, {vouched_sql("remade")} AS vouched
+      FROM written
+    ),
+    judged AS (
+      SELECT
+        event_id, event_type, occurred_at, received_at, message_id, vouched,
+        service.function AS function_name,
+        IF({_CHAINED}, chain.id, NULL) AS chain_id,
+        chain.seq AS seq,
+        COALESCE(chain.prev_hash, '') AS prev_hash,
+        chain.`hash` AS stated_hash,
+        {_CONTENT_REMADE} AS content,
+        IF(
+          vouched,
+          chain.`hash`,
+          TO_HEX(SHA256(TO_JSON_STRING(STRUCT(remade AS a, event_json AS b, {", ".join(COPIES)}))))
+        ) AS said
+      FROM compared
+    ),
+    places AS (
+      SELECT
+        *,
+        FIRST_VALUE(content) OVER (PARTITION BY event_id ORDER BY received_at, message_id) AS first_content,
+        LOGICAL_OR({_ASKED}) OVER (PARTITION BY chain_id) AS touched
+      FROM judged
+      QUALIFY ROW_NUMBER() OVER (PARTITION BY chain_id, seq, said ORDER BY received_at, message_id) = 1
+    ),
+    links AS (
+      SELECT
+        *,
+        COALESCE(LAG(seq) OVER chain_order, 0) AS seq_before,
+        COALESCE(LAG(stated_hash) OVER chain_order, '') AS hash_before,
+        LEAD(seq) OVER chain_order IS NULL AS is_last,
+        COUNT(*) OVER (PARTITION BY chain_id) AS events,
+        COUNTIF(vouched) OVER (PARTITION BY chain_id) AS vouched_events
+      FROM places
+      WHERE touched OR chain_id IS NULL
+      WINDOW chain_order AS (PARTITION BY chain_id ORDER BY seq, received_at, message_id)
+    ),
+    found AS (
+      SELECT
+        *,
+        CASE
+          WHEN chain_id IS NULL THEN 'unchained'
+          WHEN seq > seq_before + 1 THEN 'missing'
+          WHEN seq = seq_before THEN 'forked'
+          WHEN prev_hash != hash_before THEN 'broken'
+        END AS gap,
+        content != first_content AS is_other_content
+      FROM links
+    )
+    SELECT
+      chain_id, seq, event_id, event_type, occurred_at, function_name, stated_hash, gap, seq_before, is_other_content,
+      is_last, events, vouched_events
+    FROM found
+    WHERE gap IS NOT NULL OR is_other_content OR is_last
     """,
     ("since", "until"),
+    timeout_s=_TIMEOUT_S,
 )
+
+# Raw rows, duplicates included.
+UNVOUCHED: Final = Question(
+    f"""
+    WITH written AS (
+      SELECT *, {remade_sql()} AS remade
+      FROM events_raw
+      WHERE {_READ}
+    )
+    SELECT * EXCEPT (remade)
+    FROM written
+    WHERE {_CHAINED}
+      AND NOT {vouched_sql("remade")}
+      AND chain.id IN (SELECT chain.id FROM events_raw WHERE {_ASKED})
+    ORDER BY chain.id, chain.seq, received_at, message_id
+    LIMIT @limit
+    """,
+    ("since", "until", "limit"),
+    timeout_s=_TIMEOUT_S,
+)
+
+# What stands where other heads were noted than the chains have now. `places` are `id seq`.
+PLACES: Final = Question(
+    f"""
+    SELECT chain.id AS chain_id, chain.seq AS seq, chain.`hash` AS stated_hash, event_id, occurred_at
+    FROM events_raw
+    WHERE {_READ} AND CONCAT(chain.id, ' ', CAST(chain.seq AS STRING)) IN UNNEST(@places)
+    """,
+    ("since", "places"),
+    timeout_s=_TIMEOUT_S,
+)
+
+
+class Tables(Protocol):
+    def ask(self, question: Question, **values: Parameter) -> Iterator[Row]: ...
 
 
 class Kind(StrEnum):
@@ -47,6 +151,8 @@ class Kind(StrEnum):
     UNREADABLE = "unreadable"  # what is kept as the published event is none
     UNCHAINED = "unchained"  # a row that no function of the broker wrote
     NOT_KEPT = "not_kept"  # a row from before published events were kept: nothing to recompute
+    OTHER_CONTENT = "other_content"  # an event that was received before has the same id and says something else
+    NOT_JUDGED = "not_judged"  # more rows than are judged here could not be vouched for by BigQuery
     HEAD_CHANGED = "head_changed"  # at the place of a noted head stands another event, or none
 
 
@@ -79,64 +185,92 @@ class Verdict:
     heads: list[Head] = field(default_factory=list)
 
 
-def verify(rows: Iterable[Row], *, noted: Sequence[Head] = ()) -> Verdict:
-    """Judge the rows of `CHAINS`, in their order. `noted` are heads of an earlier verdict, kept where the table's writers cannot write."""
+def verify(tables: Tables, *, since: datetime, until: datetime, noted: Sequence[Head] = ()) -> Verdict:
+    """Judge the chains that have an event in this period, each from its start.
+
+    `noted` are heads of an earlier verdict, kept where the table's writers cannot write. Raises: as `AuditTables.ask`.
+    """
     verdict = Verdict()
-    expected = {(head.chain_id, head.seq): head.hash for head in noted}
-    for chain_id, links in groupby(rows, key=lambda row: (row.get("chain") or {}).get("id")):
-        if chain_id is None:
-            verdict.findings += [_finding(Kind.UNCHAINED, row, "the row has no place in any chain") for row in links]
-            continue
-        _follow(chain_id, links, verdict, expected)
-    verdict.findings += [
-        Finding(Kind.HEAD_CHANGED, chain_id, seq, None, None, "the event that was noted as head is not there")
-        for chain_id, seq in expected
-    ]
+    unvouched = 0
+    for row in tables.ask(CHAINS, since=since, until=until):
+        verdict.findings += _findings(row)
+        if row["is_last"] and row["chain_id"] is not None:
+            verdict.heads.append(_head(row))
+            verdict.events += row["events"]
+            verdict.recomputed += row["vouched_events"]
+            unvouched += row["events"] - row["vouched_events"]
+    if unvouched:
+        rows = tables.ask(UNVOUCHED, since=since, until=until, limit=MAX_JUDGED)
+        _judge_unvouched(rows, unvouched, verdict)
+    verdict.findings += _changed_heads(tables, since, noted, verdict.heads)
+    verdict.findings.sort(key=lambda finding: (finding.chain_id or "", finding.seq or 0))
+    verdict.heads.sort(key=lambda head: head.chain_id)
     return verdict
 
 
-def _follow(chain_id: str, links: Iterable[Row], verdict: Verdict, expected: dict[tuple[str, int], str]) -> None:
+def _findings(row: Row) -> Iterator[Finding]:
+    """In the words of the view `chain_gaps`."""
+    if row["gap"] is not None:
+        yield _finding(Kind(row["gap"]), row, _detail(row))
+    if row["is_other_content"]:
+        yield _finding(Kind.OTHER_CONTENT, row, "an event received before has the same id and says something else")
+
+
+def _detail(row: Row) -> str:
+    if row["gap"] == Kind.MISSING:
+        missing = row["seq"] - row["seq_before"] - 1
+        return f"{missing} event{'' if missing == 1 else 's'} before this one not there"
+    return _DETAILS[row["gap"]]
+
+
+_DETAILS: Final[Mapping[str, str]] = {
+    Kind.UNCHAINED: "the row has no place in any chain",
+    Kind.FORKED: "another event has the same number",
+    Kind.BROKEN: "does not continue the event before it",
+}
+
+
+def _head(row: Row) -> Head:
+    closed = row["event_type"] == EventType.CHAIN_CLOSED
+    return Head(row["chain_id"], row["function_name"] or "unknown", row["seq"], row["stated_hash"], closed)
+
+
+def _judge_unvouched(rows: Iterable[Row], expected: int, verdict: Verdict) -> None:
     before: Row | None = None
-    for row in links:
-        if before is not None and _is_again(row, before):
-            continue
-        verdict.events += 1
-        verdict.findings += _judge_place(row, before)
+    judged = 0
+    for row in rows:
+        if before is not None and _stated(row) == _stated(before):
+            continue  # delivered twice: the same event to the byte, written a second time
         content = list(_judge_content(row))
         verdict.findings += content
         verdict.recomputed += not any(finding.kind in (Kind.NOT_KEPT, Kind.UNREADABLE) for finding in content)
-        noted = expected.pop((chain_id, row["chain"]["seq"]), None)
-        if noted is not None and noted != row["chain"]["hash"]:
-            verdict.findings.append(_finding(Kind.HEAD_CHANGED, row, "another event was noted as head here"))
+        judged += 1
         before = row
-    if before is not None:
-        chain = before["chain"]
-        function = (before.get("service") or {}).get("function") or "unknown"
-        closed = before["event_type"] == EventType.CHAIN_CLOSED
-        verdict.heads.append(Head(chain_id, function, chain["seq"], chain["hash"], closed))
-
-
-def _is_again(row: Row, before: Row) -> bool:
-    """Delivered twice: the same event to the byte, written a second time."""
-    return _stated(row) == _stated(before)
+    if judged < expected:
+        detail = f"{expected - judged} rows that BigQuery cannot vouch for were not judged: ask for a shorter period"
+        verdict.findings.append(Finding(Kind.NOT_JUDGED, None, None, None, None, detail))
 
 
 def _stated(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ("received_at", "message_id")}
 
 
-def _judge_place(row: Row, before: Row | None) -> Iterator[Finding]:
-    """The same words as the view `chain_gaps`."""
-    chain = row["chain"]
-    seq_before = before["chain"]["seq"] if before else 0
-    hash_before = before["chain"]["hash"] if before else ""
-    if chain["seq"] > seq_before + 1:
-        missing = chain["seq"] - seq_before - 1
-        yield _finding(Kind.MISSING, row, f"{missing} event{'' if missing == 1 else 's'} before this one not there")
-    elif chain["seq"] == seq_before:
-        yield _finding(Kind.FORKED, row, "another event has the same number")
-    elif (chain["prev_hash"] or "") != hash_before:
-        yield _finding(Kind.BROKEN, row, "does not continue the event before it")
+def _changed_heads(tables: Tables, since: datetime, noted: Sequence[Head], heads: Sequence[Head]) -> Iterator[Finding]:
+    """What was noted and is not the head of its chain now: the chain went on, or was changed."""
+    now = {(head.chain_id, head.seq, head.hash) for head in heads}
+    passed = [head for head in noted if (head.chain_id, head.seq, head.hash) not in now]
+    for start in range(0, len(passed), _PLACES_AT_ONCE):
+        some = passed[start : start + _PLACES_AT_ONCE]
+        found: dict[tuple[str, int], list[Row]] = {}
+        for row in tables.ask(PLACES, since=since, places=[f"{head.chain_id} {head.seq}" for head in some]):
+            found.setdefault((row["chain_id"], row["seq"]), []).append(row)
+        for head in some:
+            rows = found.get((head.chain_id, head.seq), [])
+            if not rows:
+                detail = "the event that was noted as head is not there"
+                yield Finding(Kind.HEAD_CHANGED, head.chain_id, head.seq, None, None, detail)
+            elif all(row["stated_hash"] != head.hash for row in rows):
+                yield _finding(Kind.HEAD_CHANGED, rows[0], "another event was noted as head here")
 
 
 def _judge_content(row: Row) -> Iterator[Finding]:
@@ -150,11 +284,18 @@ def _judge_content(row: Row) -> Iterator[Finding]:
     except (strict_json.InvalidJson, ValidationError):
         yield _finding(Kind.UNREADABLE, row, "event_json holds no event of this version")
         return
-    if event.chain is None or event_hash(document) != event.chain.hash:
+    if event.chain is None or not _has_its_hash(document, event.chain.hash):
         yield _finding(Kind.EDITED, row, "event_json does not have its hash")
     differing = _differing_columns(row, event, text)
     if differing:
         yield _finding(Kind.COLUMNS_DIFFER, row, f"event_json says something else in: {', '.join(differing)}")
+
+
+def _has_its_hash(document: dict[str, Any], stated: str) -> bool:
+    try:
+        return event_hash(document) == stated
+    except ValueError:  # a number RFC 8785 cannot write: no event of ours has one
+        return False
 
 
 def _differing_columns(row: Row, event: AuditEvent, text: str) -> list[str]:
@@ -184,5 +325,6 @@ def _canonical(value: Any, column: Column) -> Any:
 
 
 def _finding(kind: Kind, row: Row, detail: str) -> Finding:
-    chain: Mapping[str, Any] = row.get("chain") or {}
+    """`row` is one of the table, or one of an answer."""
+    chain: Mapping[str, Any] = row.get("chain") or {"id": row.get("chain_id"), "seq": row.get("seq")}
     return Finding(kind, chain.get("id"), chain.get("seq"), row.get("event_id"), row.get("occurred_at"), detail)
