@@ -101,7 +101,7 @@ CHAINS: Final = Question(
       is_last, events, vouched_events
     FROM found
     WHERE gap IS NOT NULL OR is_other_content OR is_last
-    """,
+    """,  # noqa: S608 - made of our own columns
     ("since", "until"),
     timeout_s=_TIMEOUT_S,
 )
@@ -121,7 +121,7 @@ UNVOUCHED: Final = Question(
       AND chain.id IN (SELECT chain.id FROM events_raw WHERE {_ASKED})
     ORDER BY chain.id, chain.seq, received_at, message_id
     LIMIT @limit
-    """,
+    """,  # noqa: S608 - made of our own columns
     ("since", "until", "limit"),
     timeout_s=_TIMEOUT_S,
 )
@@ -132,7 +132,7 @@ PLACES: Final = Question(
     SELECT chain.id AS chain_id, chain.seq AS seq, chain.`hash` AS stated_hash, event_id, occurred_at
     FROM events_raw
     WHERE {_READ} AND CONCAT(chain.id, ' ', CAST(chain.seq AS STRING)) IN UNNEST(@places)
-    """,
+    """,  # noqa: S608 - made of our own columns
     ("since", "places"),
     timeout_s=_TIMEOUT_S,
 )
