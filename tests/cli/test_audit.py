@@ -344,6 +344,7 @@ def test_the_report_shows_each_views_answer(page: str) -> None:
         "gaps in the record": "1",
     }
     assert "1 gap: events are missing, or were changed." in page
+    assert "1 event before this one not there" in page
     assert "sales-opportunity-delete" in page
 
 
@@ -373,5 +374,8 @@ def test_the_reports_numbers_come_as_json_without_a_file(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     numbers = json.loads(run("report", "--json").stdout)
     assert (numbers["mismatch_count"], numbers["people"]["agents"]) == (1, 2)
+    verdict = json.loads(run("verify-chain", "--json", status=1).stdout)
+    assert (numbers["gaps"], numbers["gap_count"]) == (verdict["findings"], len(verdict["findings"]))
+    assert (numbers["verified"], numbers["open_chains"]) == (verdict["recomputed"], 1)
     assert list(tmp_path.iterdir()) == []
     assert "must be before" in run("report", "--since", "1h", "--until", "2h", status=2).stderr

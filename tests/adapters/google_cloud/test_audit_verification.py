@@ -356,6 +356,12 @@ def test_a_published_event_that_was_changed_has_another_hash(record: Record, row
     assert record.findings(rows) == [(Kind.EDITED, 2)]
 
 
+def test_an_event_that_was_changed_in_text_and_columns_alike_has_another_hash(record: Record, rows: Rows) -> None:
+    document = json.loads(rows[1]["event_json"]) | {"outcome": "refused"}
+    rows[1] |= {"outcome": "refused", "event_json": rfc8785.dumps(document).decode()}
+    assert record.findings(rows) == [(Kind.EDITED, 2)]
+
+
 def _rewrite(row: dict[str, Any], prev_hash: str, **changes: Any) -> str:
     """Change an event as somebody would who knows how hashes are made. Returns the new hash."""
     document = json.loads(row["event_json"]) | changes

@@ -1,12 +1,16 @@
-"""What the report shows, asked of the same views that analysts use, in one period and, if wanted, for one tenant."""
+"""What the report shows, asked of the same views that analysts use, in one period and, if wanted, for one tenant.
+
+Whether the record is whole is asked as `cab audit verify-chain` asks it, and is of all tenants: chains belong to processes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
-from cab.adapters.google_cloud.audit_questions import GAPS, MISMATCHES, AuditTables, Question, Row
+from cab.adapters.google_cloud.audit_questions import MISMATCHES, AuditTables, Question, Row
+from cab.adapters.google_cloud.audit_verification import verify
 
 LISTED: Final = 25  # rows of a table in the report; what is cut is said
 _PERIOD: Final = ("since", "until", "tenant", "limit")
@@ -153,7 +157,10 @@ FRESHNESS: Final = Question(
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """Rows by question. `decisions` has `hour`, `kind` (issued, asked, refused, failed), `n`; empty hours have no row."""
+    """Rows by question. `decisions` has `hour`, `kind` (issued, asked, refused, failed), `n`; empty hours have no row.
+
+    `gaps` are the first `LISTED` of `gap_count` findings of `verify-chain`.
+    """
 
     since: datetime
     until: datetime
@@ -170,6 +177,9 @@ class ReportFacts:
     unused: list[Row]
     reach: list[Row]
     gaps: list[Row]
+    gap_count: int
+    verified: int  # events whose hash was made again
+    open_chains: int
     freshness: list[Row]
 
 
@@ -179,6 +189,7 @@ def gather(tables: AuditTables, *, since: datetime, until: datetime, tenant: str
     def ask(question: Question, limit: int = LISTED) -> list[Row]:
         return list(tables.ask(question, since=since, until=until, tenant=tenant, limit=limit))
 
+    verdict = verify(tables, since=since, until=until)
     return ReportFacts(
         since=since,
         until=until,
@@ -194,6 +205,9 @@ def gather(tables: AuditTables, *, since: datetime, until: datetime, tenant: str
         grants=ask(GRANTS),
         unused=ask(UNUSED),
         reach=ask(REACH),
-        gaps=ask(GAPS, 200),
+        gaps=[asdict(finding) for finding in verdict.findings[:LISTED]],
+        gap_count=len(verdict.findings),
+        verified=verdict.recomputed,
+        open_chains=sum(not head.closed for head in verdict.heads),
         freshness=ask(FRESHNESS),
     )
