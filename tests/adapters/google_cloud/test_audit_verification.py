@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import datetime, timedelta
@@ -115,6 +116,8 @@ def test_an_untouched_record_is_whole(record: Record, rows: Rows) -> None:
 def test_of_an_untouched_record_only_the_heads_are_read_and_the_table_once(record: Record, rows: Rows) -> None:
     verdict = record.verify(rows)
     assert (record.tables.asked, record.tables.read) == ([CHAINS], 2)
+    assert CHAINS.sql.count("events_raw") == 1
+    assert [CHAINS.sql.count(f"FROM {step}\n") for step in re.findall(r"(\w+) AS \(\n", CHAINS.sql)] == [1] * 6
     record.verify(rows, *verdict.heads)
     assert (record.tables.asked, record.tables.read) == ([CHAINS], 2)
     record.verify(rows, Head("chain-a", "a", 1, rows[0]["chain"]["hash"], closed=False))
