@@ -143,7 +143,7 @@ def publish_metadata(settings: PublishMetadataSettings) -> Handler:
     from cab.transport.metadata_http import MetadataEndpoints
 
     parts = _Parts(settings, "publish_metadata")
-    endpoints = MetadataEndpoints(parts.deployment, SigningKeys(parts.documents("keys")), parts.randomness)
+    endpoints = MetadataEndpoints(parts.deployment, SigningKeys(parts.documents("keys")), parts.clock, parts.randomness)
     return parts.handler(endpoints.handle)
 
 
@@ -290,6 +290,7 @@ class _Basics:
         self.clock = SystemClock()
         self.randomness = SystemRandomness()
         self.closers: list[Closer] = []
+        self.has_https_origin = False  # of what is not public
 
     def google_keys(self) -> VerificationKeys:
         from cab.adapters.http.client import AiohttpClient, origin_of
@@ -304,13 +305,18 @@ class _Basics:
 
     def handler(self, handle: Handler) -> Handler:
         """The function the framework serves: named as its target, closing what is open when the process stops."""
+        from cab.transport.requests import hardening
+
         closing: list[asyncio.Task[None]] = []
+        headers = hardening(https=self.has_https_origin)
 
         async def function(request: Request) -> Response:
             if not closing and self.closers:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
                 _let_the_loop_end()
-            return await handle(request)
+            answer = await handle(request)
+            answer.headers.update(headers)
+            return answer
 
         function.__name__ = function.__qualname__ = self.name
         return function
@@ -323,6 +329,7 @@ class _Parts(_Basics):
         super().__init__(settings, name)
         self._configured = settings
         self.deployment = _load(settings)
+        self.has_https_origin = self.deployment.broker.origin.startswith("https://")
         self._databases: dict[str, Any] = {}
         self._own: dict[Any, Any] = {}
         self._log: AuditLog | None = None

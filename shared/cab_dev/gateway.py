@@ -30,6 +30,7 @@ _CONNECT_WITHIN_S = 3.0  # with the answer on top still inside the contract's 5 
 _ANSWER_WITHIN_S = 30.0
 _KEEP_ALIVE_S = 1.0  # below the 2 s after which the functions' servers close an idle connection
 
+_OWN_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -154,7 +155,7 @@ def _refusal(error: BrokerError) -> web.Response:
     return web.json_response(
         error_body(error, txn=txn),
         status=status_of(error.reason),
-        headers={"CAB-Txn": txn, "Cache-Control": "no-store"},
+        headers=_OWN_HEADERS | {"CAB-Txn": txn},
     )
 
 
@@ -166,9 +167,7 @@ def _unreachable() -> web.Response:
         "error_description": "The service behind this path does not answer.",
         "txn": txn,
     }
-    return web.json_response(
-        body, status=503, headers={"CAB-Txn": txn, "Cache-Control": "no-store", "Retry-After": "2"}
-    )
+    return web.json_response(body, status=503, headers=_OWN_HEADERS | {"CAB-Txn": txn, "Retry-After": "2"})
 
 
 def application(routes: Sequence[Route]) -> web.Application:

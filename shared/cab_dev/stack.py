@@ -28,7 +28,7 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.adapters.configuration.variables import BROKER_FILE, declared_variables
 from cab.adapters.configuration.yaml_tree import read_yaml
-from cab.domain.clients import Agent, ClientSecretBasic, FrontEnd, PrivateKeyJwt
+from cab.domain.clients import Agent, ClientSecret, FrontEnd, PrivateKeyJwt
 from cab.domain.deployment import Deployment
 from cab.use_cases.rotate_keys import new_private_jwk
 from cab_dev import bigquery, control, gateway, local_cloud, stack_file
@@ -548,7 +548,7 @@ def _secret_names(deployment: Deployment) -> list[str]:
     references = [provider.login.client_secret for provider in deployment.identity_providers]
     references += [connection.client_secret for connection in deployment.connections if connection.client_secret]
     for agent in deployment.agents:
-        references += [method.secret for method in agent.authentication if isinstance(method, ClientSecretBasic)]
+        references += [method.secret for method in agent.authentication if isinstance(method, ClientSecret)]
     return sorted({reference.secret for reference in references})
 
 

@@ -15,7 +15,7 @@ from cab.adapters.own_keys import OwnKeys
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import NotFound, Unavailable
 from cab.protocol import jws
-from cab.stores.signing_keys import JWKS_MAX_AGE, Issuer, SigningKeys
+from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab.use_cases.rotate_keys import RotateKeys
 
 ISSUER = "https://cab.test/oauth2"
@@ -77,6 +77,30 @@ async def test_an_activated_key_signs_within_a_minute_and_the_old_one_still_veri
     assert header_of(new)["kid"] != header_of(old)["kid"]
     assert await bench.verifies(old)
     assert await bench.verifies(new)
+
+
+async def test_the_replaced_key_signs_until_every_published_set_has_the_new_one(bench: Bench) -> None:
+    old = header_of(await bench.sign())["kid"]
+    await bench.rotation.publish(Issuer.STS)
+    bench.clock.advance(JWKS_MAX_AGE)
+    await bench.rotation.activate(Issuer.STS)
+    fresh = OwnKeys(Issuer.STS, SigningKeys(bench.documents), bench.vault, bench.clock)
+
+    async def kid() -> str:
+        return str(header_of(await fresh.sign({"iss": ISSUER}, typ="at+jwt"))["kid"])
+
+    bench.clock.advance(JWKS_REMEMBERED - timedelta(seconds=1))
+    assert await kid() == old
+    bench.advance(seconds=1)
+    assert await kid() != old
+
+
+async def test_a_leaked_key_signs_nothing_from_the_moment_it_is_removed(bench: Bench) -> None:
+    leaked = header_of(await bench.sign())["kid"]
+    await bench.rotation.publish(Issuer.STS)
+    await bench.rotation.replace_leaked(Issuer.STS, leaked)
+    fresh = OwnKeys(Issuer.STS, SigningKeys(bench.documents), bench.vault, bench.clock)
+    assert header_of(await fresh.sign({"iss": ISSUER}, typ="at+jwt"))["kid"] != leaked
 
 
 async def test_a_key_another_instance_has_just_begun_to_use_is_found_within_seconds(bench: Bench) -> None:

@@ -253,8 +253,9 @@ async def test_the_mark_of_a_used_assertion_is_kept_past_every_clocks_leeway(wor
 async def test_the_compatibility_flag_is_for_its_own_client_only(world: World) -> None:
     for client, status in (("legacy", 200), ("assistant", 401)):
         assert (await ask(world, client, aud=f"{STS}/token", exp=world.now + 3600)).status == status
-    assert (await ask(world, "legacy", aud=STS)).status == 200
-    for audience in (f"{EDGE}/token", f"{STS}/introspect", [STS, f"{STS}/token"], ORIGIN):
+    for audience in (STS, [STS], [f"{STS}/token"]):
+        assert (await ask(world, "legacy", aud=audience)).status == 200
+    for audience in (f"{EDGE}/token", f"{STS}/introspect", [STS, f"{STS}/token"], [ORIGIN], [[STS]], [], ORIGIN):
         assert (await ask(world, "legacy", aud=audience)).refusal == FAILED
     assert (await ask(world, "legacy", exp=world.now + 3601)).refusal == FAILED
 
@@ -284,6 +285,56 @@ async def test_a_secret_is_accepted_only_where_the_entry_allows_it(world: World)
         assert answer.header("www-authenticate") == 'Basic realm="cab"'
 
 
+@pytest.mark.requirement("RFC6749-5.2-1")
+async def test_only_a_client_that_tried_basic_is_challenged_to_basic(shared_world: World) -> None:
+    """A browser or a library would take the challenge for the method it should use next."""
+    form = {"token": "unknown"}
+    for value in ("Basic", "basic eDp5", "BASIC !", "Basic " + "A" * 9000):
+        answer = await shared_world.post("/oauth2/introspect", form, headers=[("Authorization", value)])
+        assert (answer.status, answer.header("www-authenticate")) == (401, 'Basic realm="cab"')
+    tried = [
+        await shared_world.post("/oauth2/introspect", form),
+        await shared_world.post("/oauth2/introspect", form | secret_in_form("poster", "wrong")),
+        await shared_world.post("/oauth2/introspect", form, headers=[("Authorization", "Bearer abc")]),
+        await shared_world.post("/oauth2/introspect", form, headers=[("Authorization", "Basically")]),
+        await ask(shared_world, aud=EDGE),
+        await mint(shared_world, aud=STS),
+    ]
+    assert [(answer.status, answer.header("www-authenticate")) for answer in tried] == [(401, None)] * len(tried)
+
+
+def secret_in_form(client_id: str, secret: str) -> dict[str, str]:
+    return {"client_id": client_id, "client_secret": secret}
+
+
+@pytest.mark.requirement("RFC6749-2.3.1-1")
+@pytest.mark.parametrize("path", ["/oauth2/introspect", "/oauth2/revoke"])
+async def test_a_secret_in_the_form_is_accepted_only_where_the_entry_allows_it(world: World, path: str) -> None:
+    form = {"token": "unknown"}
+    assert (await world.post(path, form | secret_in_form("poster", SECRET_OF_READER))).status == 200
+    for client_id, secret in (
+        ("poster", "wrong"),
+        ("poster", SECRET_OF_READER + " "),
+        ("reader", SECRET_OF_READER),  # may send it in the header only
+        ("assistant", SECRET_OF_READER),
+        ("web", SECRET_OF_READER),
+        ("nobody", SECRET_OF_READER),
+        ("", SECRET_OF_READER),
+    ):
+        assert (await world.post(path, form | secret_in_form(client_id, secret))).refusal == FAILED
+    assert (await world.post(path, form, headers=basic("poster", SECRET_OF_READER))).refusal == FAILED
+
+
+async def test_a_secret_in_the_form_gets_a_token_and_stands_in_no_record(world: World) -> None:
+    subject = await world.assertion(agent="poster")
+    form = await world.exchange_form(subject_token=subject, client_assertion=ABSENT, client_assertion_type=ABSENT)
+    answer = await world.post("/oauth2/token", form | secret_in_form("poster", SECRET_OF_READER))
+    assert answer.status == 200
+    refused = await world.post("/oauth2/token", form | secret_in_form("poster", "wr0ng-" + SECRET_OF_READER))
+    assert refused.refusal == FAILED
+    assert all(SECRET_OF_READER not in event.model_dump_json() for event in world.events())
+
+
 async def test_no_front_end_may_use_a_secret(world: World) -> None:
     answer = await world.post(
         "/edge/token",
@@ -295,8 +346,14 @@ async def test_no_front_end_may_use_a_secret(world: World) -> None:
 
 @pytest.mark.requirement("RFC6749-2.3-1")
 async def test_two_methods_at_once_are_refused(world: World) -> None:
-    form = {"token": "unknown"} | world.credentials("reader")
-    assert (await world.post("/oauth2/introspect", form, headers=basic("reader", SECRET_OF_READER))).refusal == FAILED
+    path, form = "/oauth2/introspect", {"token": "unknown"}
+    signed, header = world.credentials("reader"), basic("reader", SECRET_OF_READER)
+    posted = secret_in_form("poster", SECRET_OF_READER)
+    assert (await world.post(path, form | signed, headers=header)).refusal == FAILED
+    assert (await world.post(path, form | signed | posted)).refusal == FAILED
+    assert (await world.post(path, form | posted, headers=header)).refusal == FAILED
+    assert (await world.post(path, form | posted, headers=basic("poster", SECRET_OF_READER))).refusal == FAILED
+    assert (await world.post(path, form | signed | posted, headers=header)).refusal == FAILED
 
 
 @pytest.mark.parametrize("value", ["Bearer abc", "Basic", "Basic !", "Digest x", "", "basic " + "A" * 9000])

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tests.support.jose import claims_of, header_of
-from tests.support.world import STS, WRITE, Answer, World, deployment, task
+from tests.support.world import STS, WRITE, Answer, World, deployment, gather, task
 
+from cab.ports import Replace
 from cab.protocol import metadata
 from cab.stores.signing_keys import Issuer
 
@@ -15,8 +16,9 @@ DOCUMENTS = sorted(metadata.METADATA_PATHS)
 KEY_SETS = ["/oauth2/jwks.json", "/edge/jwks.json"]
 
 
-async def get(world: World, path: str, method: str = "GET") -> Answer:
-    return await world.request(method, path, function="publish_metadata")
+async def get(world: World, path: str, method: str = "GET", **headers: str) -> Answer:
+    sent = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return await world.request(method, path, function="publish_metadata", headers=sent)
 
 
 @pytest.mark.requirement("RFC8414-3-1")
@@ -28,6 +30,7 @@ async def test_every_path_answers_the_same_document(world: World, path: str) -> 
     assert answer.header("content-type") == "application/json"
     assert answer.header("cache-control") == "public, max-age=300"
     assert answer.header("access-control-allow-origin") == "*"
+    assert answer.header("x-content-type-options") == "nosniff"
     assert answer.txn
     assert answer.json == metadata.document(deployment())
     assert answer.json["issuer"] == STS
@@ -108,6 +111,82 @@ async def test_what_is_not_published_is_404(world: World, path: str) -> None:
     answer = await get(world, path)
     assert answer.refusal == (404, "invalid_request", "not_found")
     assert answer.header("cache-control") == "no-store"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *KEY_SETS, "/oauth2/openapi.json", "/oauth2/authorization-details-types"])
+async def test_what_a_caller_has_already_is_not_sent_again(shared_world: World, path: str) -> None:
+    first = await get(shared_world, path)
+    tag = first.header("etag")
+    assert tag is not None
+    assert tag[0] == tag[-1] == '"'  # strong: the same tag is the same bytes
+    for known in (tag, f"W/{tag}", f'"other", {tag}', f'"other",W/{tag}', "*"):
+        answer = await get(shared_world, path, if_none_match=known)
+        assert (answer.status, answer.body, answer.header("etag")) == (304, b"", tag)
+        assert answer.header("cache-control") == first.header("cache-control")
+        assert answer.header("access-control-allow-origin") == "*"
+    for other in ('"other"', "", tag.strip('"'), f'"{tag}"', '"*"'):
+        answer = await get(shared_world, path, if_none_match=other)
+        assert (answer.status, answer.body) == (200, first.body)
+    assert (await get(shared_world, path, "HEAD")).header("etag") == tag
+
+
+@pytest.mark.parametrize("path", KEY_SETS)
+async def test_key_sets_are_the_same_bytes_at_every_instance_in_whatever_order_the_store_answers(
+    world: World, path: str
+) -> None:
+    first = await get(world, path)
+    documents = world.cloud.documents["keys"]
+    stored = await documents.read(f"signing_keys/{'sts' if 'oauth2' in path else 'edge'}")
+    assert stored is not None
+    turned = [
+        dict(reversed(key.items())) | {"jwk": dict(reversed(key["jwk"].items()))} for key in stored.fields["keys"]
+    ]
+    await documents.write(Replace(stored.path, {"keys": turned}, stored.version))
+    world.restart("publish_metadata")
+    second = await get(world, path)
+    assert (second.body, second.header("etag")) == (first.body, first.header("etag"))
+
+
+async def test_however_many_strangers_ask_the_store_is_read_once_in_half_a_minute(world: World) -> None:
+    await world.set_up()
+    calls = world.cloud.documents["keys"].calls
+    before = calls["read"]
+    await gather(*(get(world, KEY_SETS[0]) for _ in range(100)))
+    await gather(*(get(world, KEY_SETS[0], if_none_match="*") for _ in range(100)))
+    assert calls["read"] == before + 1
+    world.advance(29)
+    await get(world, KEY_SETS[0])
+    assert calls["read"] == before + 1
+    world.advance(1)
+    await gather(*(get(world, KEY_SETS[0]) for _ in range(100)))
+    assert calls["read"] == before + 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_strangers_do_not_hammer_a_store_that_is_away(world: World, known: bool) -> None:
+    await world.set_up()
+    if known:
+        await get(world, KEY_SETS[0])
+        world.advance(30)
+    calls = world.cloud.documents["keys"].calls
+    before = calls["read"]
+    world.break_documents("keys")
+    answers = await gather(*(get(world, KEY_SETS[0]) for _ in range(100)))
+    assert {answer.status for answer in answers} == {200 if known else 503}
+    assert calls["read"] == before + 1
+    world.mend_documents("keys")
+    world.advance(5)
+    assert (await get(world, KEY_SETS[0])).status == 200
+    assert calls["read"] == before + 2
+
+
+async def test_a_published_key_is_in_the_set_within_half_a_minute(world: World) -> None:
+    first = await get(world, KEY_SETS[0])
+    await world.rotation.publish(Issuer.STS)
+    world.advance(30)
+    later = await get(world, KEY_SETS[0], if_none_match=first.header("etag") or "")
+    assert later.status == 200
+    assert len(later.json["keys"]) == 2
 
 
 async def test_key_sets_are_served_while_the_store_is_away(world: World) -> None:

@@ -7,12 +7,35 @@ from urllib.parse import quote
 
 import pytest
 from tests.support.jose import ABSENT
-from tests.support.world import FORM, World, as_form, check_promises
+from tests.support.world import FORM, ORIGIN, World, as_form, check_promises
 
 
 @pytest.fixture
 def world(shared_world: World) -> World:
     return shared_world
+
+
+@pytest.mark.parametrize(
+    ("function", "paths"),
+    [
+        ("mint_assertion", ["/health", "/edge/token", "/nothing"]),
+        ("exchange_token", ["/health", "/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/nothing"]),
+        ("publish_metadata", ["/health", "/.well-known/openid-configuration", "/oauth2/jwks.json", "/nothing"]),
+        ("connect_account", ["/health", "/me", "/connect", "/nothing", "/login/callback?code=x&state=y"]),
+    ],
+)
+@pytest.mark.parametrize(("origin", "hsts"), [("https://cab.example", "max-age=31536000"), (ORIGIN, None)])
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+async def test_every_answer_says_nosniff_and_on_https_hsts(
+    function: str, paths: list[str], accept: str, origin: str, hsts: str | None
+) -> None:
+    world = World(CAB_ORIGIN=origin)
+    for path in paths:
+        for method in ("GET", "POST", "DELETE"):
+            name, _, query = path.partition("?")
+            answer = await world.request(method, name, function=function, query=query, headers=[("Accept", accept)])
+            assert answer.header("x-content-type-options") == "nosniff"
+            assert answer.header("strict-transport-security") == hsts
 
 
 ENDPOINTS = ["/edge/token", "/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"]

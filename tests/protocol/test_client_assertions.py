@@ -27,13 +27,15 @@ def test_the_issuer_is_the_only_audience_and_five_minutes_the_longest_life() -> 
     assert rules.max_life == timedelta(seconds=300)
     assert rules.issuer == "c"
     assert not rules.several_audiences
+    assert not rules.one_element_audience
 
 
-def test_the_compatibility_flag_adds_the_endpoint_and_an_hour() -> None:
+def test_the_compatibility_flag_adds_the_endpoint_an_hour_and_an_audience_in_an_array() -> None:
     rules = private_key_jwt_rules(method(audience_compatibility=True), client_id="c", issuer=ISSUER, endpoint=ENDPOINT)
     assert rules.audiences == {ISSUER, ENDPOINT}
     assert rules.max_life == timedelta(hours=1)
     assert not rules.several_audiences
+    assert rules.one_element_audience
 
 
 def basic(text: str) -> str:

@@ -27,11 +27,15 @@ def test_the_document_says_what_is_served_and_nothing_else() -> None:
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic", "client_secret_post"],
         "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
-        "introspection_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic"],
+        "introspection_endpoint_auth_methods_supported": [
+            "private_key_jwt",
+            "client_secret_basic",
+            "client_secret_post",
+        ],
         "introspection_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
-        "revocation_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic"],
+        "revocation_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_basic", "client_secret_post"],
         "revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
         "scopes_supported": [
             "contact.read",
@@ -81,6 +85,7 @@ def test_draft_features_are_advertised_only_while_enabled() -> None:
 def test_the_document_stands_under_every_path_a_client_may_build_from_the_issuer() -> None:
     assert {
         "/.well-known/oauth-authorization-server/oauth2",
+        "/oauth2/.well-known/oauth-authorization-server",
         "/oauth2/.well-known/openid-configuration",
         "/.well-known/openid-configuration/oauth2",
         "/.well-known/oauth-authorization-server",

@@ -53,10 +53,11 @@ def test_every_reason_has_exactly_one_entry() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_retry_after_goes_with_what_passes_by_itself_and_a_challenge_with_401(reason: Reason) -> None:
+def test_retry_after_goes_with_what_passes_by_itself_and_a_challenge_with_a_basic_401(reason: Reason) -> None:
     headers = error_headers(BrokerError(reason))
     assert ("Retry-After" in headers) == (status_of(reason) in (429, 503))
-    assert ("WWW-Authenticate" in headers) == (status_of(reason) == 401)
+    assert "WWW-Authenticate" not in headers
+    assert ("WWW-Authenticate" in error_headers(BrokerError(reason), tried_basic=True)) == (status_of(reason) == 401)
     assert all(value.isdigit() and int(value) > 0 for name, value in headers.items() if name == "Retry-After")
 
 

@@ -12,7 +12,15 @@ from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.ports import Conflict, NotFound
 from cab.protocol import jwk, strict_json
-from cab.stores.signing_keys import JWKS_MAX_AGE, LONGEST_TOKEN_LIFE, SECRET, Issuer, KeyState, SigningKeys
+from cab.stores.signing_keys import (
+    JWKS_MAX_AGE,
+    JWKS_REMEMBERED,
+    LONGEST_TOKEN_LIFE,
+    SECRET,
+    Issuer,
+    KeyState,
+    SigningKeys,
+)
 from cab.use_cases.rotate_keys import RotateKeys, TooEarly, new_private_jwk
 
 
@@ -65,7 +73,7 @@ async def test_a_leaked_key_is_gone_at_once_and_another_signs(bench: Bench, publ
     if published_before:
         await bench.rotate.publish(Issuer.STS)
     removed = await bench.rotate.replace_leaked(Issuer.STS, step.kid)
-    assert removed.ready_at == bench.clock.now() + JWKS_MAX_AGE
+    assert removed.ready_at == bench.clock.now() + JWKS_MAX_AGE + JWKS_REMEMBERED
     assert await bench.states() == [(2, KeyState.ACTIVE)]
     ring = await bench.store.ring(Issuer.STS)
     assert ring is not None

@@ -32,8 +32,7 @@ class OwnKeys:
         self._reading: asyncio.Lock = asyncio.Lock()
 
     async def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
-        ring = await self._current()
-        active = ring.active
+        active = (await self._current()).signing(self._clock.now())
         if active is None or self._secrets is None:
             raise BrokerError(Reason.STORE_UNAVAILABLE, "No signing key is active.")
         key = self._private.get(active.secret_version)

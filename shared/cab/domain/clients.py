@@ -25,7 +25,8 @@ class PrivateKeyJwt(StrictModel):
     algorithms: tuple[Literal["ES256", "RS256"], ...] = Field(default=("ES256",), description="Accepted signatures.")
     audience_compatibility: bool = Field(
         default=False,
-        description="Also accept the endpoint URL as audience and a life up to 3600 s, for older client libraries.",
+        description="Also accept the endpoint URL as audience, an audience alone in an array, and a life up to 3600 s, "
+        "for older client libraries.",
     )
 
     @model_validator(mode="after")
@@ -44,20 +45,31 @@ class FederatedJwt(StrictModel):
 
 
 class ClientSecretBasic(StrictModel):
-    """RFC 6749 section 2.3.1; only where the entry allows it. The secret lives in Secret Manager."""
+    """In the Authorization header (RFC 6749 section 2.3.1), only where the entry allows it. The secret lives in Secret Manager."""
 
     method: Literal["client_secret_basic"]
     secret: SecretReference = Field(description="Its secret, by name.")
 
 
-Authentication = Annotated[PrivateKeyJwt | FederatedJwt | ClientSecretBasic, Field(discriminator="method")]
+class ClientSecretPost(StrictModel):
+    """In the form (RFC 6749 section 2.3.1), for clients that can do nothing else: bodies are logged more often than headers."""
+
+    method: Literal["client_secret_post"]
+    secret: SecretReference = Field(description="Its secret, by name.")
+
+
+ClientSecret = ClientSecretBasic | ClientSecretPost
+Authentication = Annotated[PrivateKeyJwt | FederatedJwt | ClientSecret, Field(discriminator="method")]
 SignedAuthentication = Annotated[PrivateKeyJwt | FederatedJwt, Field(discriminator="method")]
 
 
-def _one_key_source(authentication: tuple[object, ...]) -> None:
-    """Keys rotate inside one set; two sets would leave open which of them counts."""
+def _one_source_each(authentication: tuple[object, ...]) -> None:
+    """Keys rotate inside one set, a secret by its version; two of a kind would leave open which of them counts."""
     if sum(isinstance(method, PrivateKeyJwt) for method in authentication) > 1:
         raise ValueError("give private_key_jwt once: rotate keys inside its key set")
+    for kind in (ClientSecretBasic, ClientSecretPost):
+        if sum(isinstance(method, kind) for method in authentication) > 1:
+            raise ValueError("give each way of sending a secret once")
 
 
 class FrontEnd(StrictModel):
@@ -75,7 +87,7 @@ class FrontEnd(StrictModel):
 
     @model_validator(mode="after")
     def _default_is_listed(self) -> FrontEnd:
-        _one_key_source(self.authentication)
+        _one_source_each(self.authentication)
         if self.default_agent is not None and self.default_agent not in self.agents:
             raise ValueError("default_agent must be one of agents")
         return self
@@ -122,5 +134,5 @@ class Agent(StrictModel):
 
     @model_validator(mode="after")
     def _keys_are_in_one_place(self) -> Agent:
-        _one_key_source(self.authentication)
+        _one_source_each(self.authentication)
         return self

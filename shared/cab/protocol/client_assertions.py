@@ -17,7 +17,8 @@ COMPATIBLE_LIFE: Final = timedelta(seconds=3600)  # what a popular client librar
 
 
 def private_key_jwt_rules(method: PrivateKeyJwt, *, client_id: str, issuer: str, endpoint: str) -> Rules:
-    """Audience is the issuer of the endpoint called, as a single string; the endpoint URL only with the client's compatibility flag."""
+    """Audience is the issuer of the endpoint called, as a single string. With the client's compatibility flag it may also be the
+    endpoint's URL, and stand alone in an array."""
     compatible = method.audience_compatibility
     return Rules(
         typ=frozenset({None, "jwt", CLIENT_AUTHENTICATION_TYP}),
@@ -25,6 +26,7 @@ def private_key_jwt_rules(method: PrivateKeyJwt, *, client_id: str, issuer: str,
         issuer=client_id,
         audiences=frozenset({issuer, endpoint} if compatible else {issuer}),
         max_life=COMPATIBLE_LIFE if compatible else STRICT_LIFE,
+        one_element_audience=compatible,
         issued_at_required=False,  # optional in RFC 7523; the life is then counted from now
         fractions=True,
     )

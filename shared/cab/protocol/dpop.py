@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from cab.protocol import jwk, jws
@@ -50,10 +50,8 @@ def verify(proof: str, *, method: str, url: str, now: datetime) -> Proof:
     htu = claims.get("htu")
     if not isinstance(htu, str) or htu.partition("#")[0].partition("?")[0] != url:
         raise InvalidProof("htu is another URL")
-    if (
-        isinstance(issued, bool)
-        or not isinstance(issued, int)
-        or abs(now.timestamp() - issued) > WINDOW.total_seconds()
-    ):
+    # Compared, never calculated with: JSON integers can be longer than a float can be large.
+    earliest, latest = (now - WINDOW).timestamp(), (now + WINDOW).timestamp()
+    if isinstance(issued, bool) or not isinstance(issued, int) or not earliest <= issued <= latest:
         raise InvalidProof("iat is out of the window")
-    return Proof(jwk.thumbprint(members), jti, datetime.fromtimestamp(issued, UTC) + WINDOW)
+    return Proof(jwk.thumbprint(members), jti, datetime.fromtimestamp(issued, now.tzinfo) + WINDOW)

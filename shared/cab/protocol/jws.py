@@ -105,7 +105,7 @@ class Rules:
     audiences: frozenset[str]
     max_life: timedelta
     several_audiences: bool = False  # only identity providers put more than one into `aud`
-    one_element_audience: bool = False  # ID-JAGs may carry their single audience as an array
+    one_element_audience: bool = False  # the single audience may stand in an array: ID-JAGs, older client libraries
     issued_at_required: bool = True
     fractions: bool = False  # of seconds, as RFC 7519 section 2 allows; our own kinds have none
 

@@ -11,6 +11,7 @@ JWKS_PATHS = {"sts": "/oauth2/jwks.json", "edge": "/edge/jwks.json"}
 METADATA_PATHS = frozenset(
     {
         "/.well-known/oauth-authorization-server/oauth2",
+        "/oauth2/.well-known/oauth-authorization-server",
         "/oauth2/.well-known/openid-configuration",
         "/.well-known/openid-configuration/oauth2",
         # aliases without the path, for clients that do not insert it
@@ -54,6 +55,10 @@ def _client_authentication(*endpoints: str) -> dict[str, Any]:
     """Said for each endpoint: left out, RFC 8414 section 2 would have clients assume client_secret_basic."""
     members: dict[str, Any] = {}
     for endpoint in endpoints:
-        members[f"{endpoint}_endpoint_auth_methods_supported"] = ["private_key_jwt", "client_secret_basic"]
+        members[f"{endpoint}_endpoint_auth_methods_supported"] = [
+            "private_key_jwt",
+            "client_secret_basic",
+            "client_secret_post",
+        ]
         members[f"{endpoint}_endpoint_auth_signing_alg_values_supported"] = ["ES256", "RS256"]
     return members

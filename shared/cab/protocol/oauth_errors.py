@@ -96,12 +96,15 @@ def error_body(error: BrokerError, *, txn: str) -> dict[str, Any]:
     return body | {name: value for name, value in members.items() if value is not None}
 
 
-def error_headers(error: BrokerError) -> dict[str, str]:
-    """`Retry-After` on everything that passes by itself, the RFC 6749 section 5.2 challenge, and the DPoP nonce."""
+def error_headers(error: BrokerError, *, tried_basic: bool = False) -> dict[str, str]:
+    """`Retry-After` on everything that passes by itself, the DPoP nonce, and the challenge of RFC 6749 section 5.2.
+
+    The challenge only answers a client that tried HTTP Basic: others would take it for what they should use instead.
+    """
     headers: dict[str, str] = {}
     if TABLE[error.reason][0] == UNAVAILABLE:
         headers["Retry-After"] = str(error.remedy.retry_after_s or DEFAULT_RETRY_AFTER_S)
-    if TABLE[error.reason][0] == "invalid_client":
+    if tried_basic and TABLE[error.reason][0] == "invalid_client":
         headers["WWW-Authenticate"] = 'Basic realm="cab"'
     if error.remedy.dpop_nonce is not None:
         headers["DPoP-Nonce"] = error.remedy.dpop_nonce

@@ -73,7 +73,8 @@ def document(origin: str) -> Json:
 
 _INTRODUCTION: Final = (
     "Clients authenticate with a signed JWT in `client_assertion` (RFC 7523 section 2.2, or a workload identity token of "
-    "a configured issuer) whose `aud` is the issuer of the endpoint called; some agents with HTTP Basic. Every error has "
+    "a configured issuer) whose `aud` is the issuer of the endpoint called; some agents with a secret, in HTTP Basic or in the "
+    "form, as their entry says. Every error has "
     "`error`, `reason_code` and `txn`. More reason codes may be added: treat one you do not know by its `error`."
 )
 
@@ -85,7 +86,11 @@ _HEADERS: Final[Json] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "RFC 6749 section 5.2.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {
+        "description": "Only where the client tried HTTP Basic (RFC 6749 section 5.2).",
+        "schema": {"type": "string"},
+    },
+    "ETag": {"description": "Of these bytes, at every instance (RFC 9110).", "schema": {"type": "string"}},
 }
 _DPOP: Final[Json] = {
     "name": "DPoP",
@@ -168,14 +173,22 @@ def _post(tag: str, operation: str, summary: str, *, request: str, success: Json
 
 
 def _get(operation: str, summary: str, schema: str, *, cacheable: bool = True) -> Json:
-    headers = {"Cache-Control": {"schema": {"type": "string"}, "description": "How long the answer may be kept."}}
+    headers = {
+        "Cache-Control": {"schema": {"type": "string"}, "description": "How long the answer may be kept."},
+        "ETag": _header("ETag"),
+    }
     success = {
         "description": summary,
         "headers": headers if cacheable else {},
         "content": {"application/json": {"schema": _ref(schema)}},
     }
     refusals = ("405", "503") if cacheable else ()
-    responses = {"200": success} | {status: {"$ref": f"#/components/responses/Error{status}"} for status in refusals}
+    unchanged = {"304": {"description": "What `If-None-Match` names is current.", "headers": headers}}
+    responses = (
+        {"200": success}
+        | (unchanged if cacheable else {})
+        | {status: {"$ref": f"#/components/responses/Error{status}"} for status in refusals}
+    )
     return {"get": {"tags": ["metadata"], "operationId": operation, "summary": summary, "responses": responses}}
 
 
@@ -225,7 +238,7 @@ def _error_response(status: int, errors: dict[str, list[str]]) -> Json:
     if status == 405:
         headers["Allow"] = _header("Allow")
     if status == 401:
-        headers["WWW-Authenticate"] = _header("WWW-Authenticate")
+        headers["WWW-Authenticate"] = _header("WWW-Authenticate", required=False)
     codes = ", ".join(sorted(errors))
     schema = {"allOf": [_ref("Error"), {"anyOf": pairs}]}
     return {"description": codes, "headers": headers, "content": {"application/json": {"schema": schema}}}
@@ -289,16 +302,17 @@ def _details(schema: str, description: str) -> Json:
     return _text(description) | {"contentMediaType": "application/json", "contentSchema": content}
 
 
-def _client_members() -> Json:
-    return {
-        "client_id": _text("Optional; must then be the client that authenticates."),
+def _client_members(*, secret: bool) -> Json:
+    posted = {"client_secret": _text("Only for agents whose entry says client_secret_post, and then the only method.")}
+    return (posted if secret else {}) | {
+        "client_id": _text("Optional, but for `client_secret`; must be the client that authenticates."),
         "client_assertion_type": {"const": names.CLIENT_ASSERTION_TYPE},
         "client_assertion": _text("A JWT signed by the client, or a workload identity token. Single use when signed."),
     }
 
 
-def _form(required: list[str], members: Json) -> Json:
-    return {"type": "object", "required": required, "properties": members | _client_members()}
+def _form(required: list[str], members: Json, *, secret: bool = True) -> Json:
+    return {"type": "object", "required": required, "properties": members | _client_members(secret=secret)}
 
 
 def _requests() -> Json:
@@ -326,6 +340,7 @@ def _requests() -> Json:
                 "may_act": _text("The agent that may use the assertion; optional when the front end has a default."),
                 "authorization_details": _details("Task", "What the user asked for."),
             },
+            secret=False,
         ),
         "TokenRequest": {
             "oneOf": [

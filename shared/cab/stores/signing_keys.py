@@ -14,6 +14,7 @@ from typing import Any
 from cab.ports import AlreadyExists, Conflict, Create, Documents, Replace
 
 JWKS_MAX_AGE = timedelta(seconds=300)  # Cache-Control of the key sets: how long verifiers may not know a new key
+JWKS_REMEMBERED = timedelta(seconds=30)  # beside that: how long an instance that publishes them does not look again
 LONGEST_TOKEN_LIFE = timedelta(seconds=3600)
 
 
@@ -48,6 +49,18 @@ class KeyRing:
     @property
     def active(self) -> SigningKey | None:
         return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
+
+    def signing(self, now: datetime) -> SigningKey | None:
+        """The key to sign with: the active one, but in its first moments the one that it replaced.
+
+        Keys are activated JWKS_MAX_AGE after they were published. A key set handed out just before an instance looked again
+        is older than that by as much as the instance remembers.
+        """
+        active = self.active
+        if active is None or now >= active.changed_at + JWKS_REMEMBERED:
+            return active
+        replaced = (key for key in self.keys if key.state is KeyState.RETIRED and key.changed_at == active.changed_at)
+        return next(replaced, active)
 
     def jwks(self) -> dict[str, Any]:
         return {"keys": [key.jwk for key in self.keys]}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import hashlib
+from datetime import datetime, timedelta
+from typing import Final
 
 import orjson
 from starlette.requests import Request
@@ -10,36 +13,87 @@ from starlette.responses import Response
 
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
+from cab.domain.identifiers import base64url
 from cab.domain.intents import DeclaredIntent
 from cab.domain.tasks import Task
-from cab.ports import Randomness, Unavailable
+from cab.ports import Clock, Randomness, Unavailable
 from cab.protocol import metadata, openapi
 from cab.protocol.json_schema import DIALECT, schema_of
 from cab.protocol.names import ACTION_TYPE, TASK_TYPE
-from cab.stores.signing_keys import JWKS_MAX_AGE, Issuer, KeyRing, SigningKeys
+from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import health
 
-CACHEABLE = {
+CACHEABLE: Final = {
     "Cache-Control": f"public, max-age={int(JWKS_MAX_AGE.total_seconds())}",
     "Access-Control-Allow-Origin": "*",
 }
+RETRY_AFTER: Final = timedelta(seconds=5)  # how long a store that failed is not asked again
+
+
+class Document:
+    """Bytes with their entity tag (RFC 9110 section 8.8.3): the same content has the same tag at every instance."""
+
+    def __init__(self, content: object) -> None:
+        # Sorted: a store may give members back in any order.
+        self.body = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        self.tag = f'"{base64url(hashlib.sha256(self.body).digest())}"'
+
+    def is_known(self, if_none_match: list[str]) -> bool:
+        """Whether the caller has it. Tags are compared weakly (RFC 9110 section 13.1.2): a proxy that compresses weakens them."""
+        tags = {tag.strip().removeprefix("W/") for header in if_none_match for tag in header.split(",")}
+        return self.tag in tags or "*" in tags
+
+
+class PublishedKeys:
+    """One issuer's key set as this instance remembers it: however many strangers ask, the store is read once in a while.
+
+    While the store is away the last set stays good: an outage must not fail verifications.
+    """
+
+    def __init__(self, issuer: Issuer, keys: SigningKeys, clock: Clock) -> None:
+        self._issuer = issuer
+        self._keys = keys
+        self._clock = clock
+        self._known: Document | None = None
+        self._look_again_at: datetime | None = None
+        self._looking = asyncio.Lock()
+
+    async def document(self) -> Document:
+        """Raises: BrokerError STORE_UNAVAILABLE while none was ever read."""
+        async with self._looking:
+            if self._look_again_at is None or self._clock.now() >= self._look_again_at:
+                pause = JWKS_REMEMBERED if await self._look() else RETRY_AFTER
+                self._look_again_at = self._clock.now() + pause
+        if self._known is None:
+            raise BrokerError(Reason.STORE_UNAVAILABLE, "No keys are known yet.")
+        return self._known
+
+    async def _look(self) -> bool:
+        try:
+            ring = await self._keys.ring(self._issuer)
+        except Unavailable:
+            return False
+        if ring is None:  # before `cab keys init`
+            return False
+        self._known = Document(ring.jwks())
+        return True
 
 
 class MetadataEndpoints:
-    def __init__(self, deployment: Deployment, keys: SigningKeys, randomness: Randomness) -> None:
-        self._document = orjson.dumps(metadata.document(deployment))
-        self._details_types = orjson.dumps(
-            {
-                ACTION_TYPE: {"schema": {"$schema": DIALECT} | schema_of(DeclaredIntent)},
-                TASK_TYPE: {"schema": {"$schema": DIALECT} | schema_of(Task)},
-            }
-        )
-        self._openapi = orjson.dumps(openapi.document(deployment.broker.origin))
-        self._keys = keys
+    def __init__(self, deployment: Deployment, keys: SigningKeys, clock: Clock, randomness: Randomness) -> None:
+        described = Document(metadata.document(deployment))
+        self._documents = dict.fromkeys(metadata.METADATA_PATHS, described) | {
+            metadata.DETAILS_METADATA_PATH: Document(
+                {
+                    ACTION_TYPE: {"schema": {"$schema": DIALECT} | schema_of(DeclaredIntent)},
+                    TASK_TYPE: {"schema": {"$schema": DIALECT} | schema_of(Task)},
+                }
+            ),
+            openapi.PATH: Document(openapi.document(deployment.broker.origin)),
+        }
+        self._key_sets = {path: PublishedKeys(Issuer(name), keys, clock) for name, path in metadata.JWKS_PATHS.items()}
         self._randomness = randomness
-        self._issuer_by_path = {path: Issuer(name) for name, path in metadata.JWKS_PATHS.items()}
-        self._last_good: dict[Issuer, KeyRing] = {}
 
     async def handle(self, request: Request) -> Response:
         path, txn = request.url.path, self._randomness.token(16)
@@ -48,35 +102,22 @@ class MetadataEndpoints:
         try:
             if request.method not in ("GET", "HEAD"):
                 raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use GET.")
-            headers = CACHEABLE | {"CAB-Txn": txn}
-            return Response(await self._content(path), media_type="application/json", headers=headers)
+            document = await self._document(path)
         except BrokerError as error:
             response = refusal_response(error, txn=txn)
             if error.reason is Reason.METHOD_NOT_ALLOWED:
                 response.headers["Allow"] = "GET, HEAD"
             return response
+        headers = CACHEABLE | {"CAB-Txn": txn, "ETag": document.tag}
+        if document.is_known(request.headers.getlist("if-none-match")):
+            return Response(status_code=304, headers=headers)
+        return Response(document.body, media_type="application/json", headers=headers)
 
-    async def _content(self, path: str) -> bytes:
-        if path in metadata.METADATA_PATHS:
-            return self._document
-        if path == metadata.DETAILS_METADATA_PATH:
-            return self._details_types
-        if path == openapi.PATH:
-            return self._openapi
-        issuer = self._issuer_by_path.get(path)
-        if issuer is None:
+    async def _document(self, path: str) -> Document:
+        key_set = self._key_sets.get(path)
+        if key_set is not None:
+            return await key_set.document()
+        document = self._documents.get(path)
+        if document is None:
             raise BrokerError(Reason.NOT_FOUND, "There is no such document.")
-        return orjson.dumps(await self._jwks(issuer))
-
-    async def _jwks(self, issuer: Issuer) -> dict[str, Any]:
-        """The current set; while the store is away, the last one this instance saw: an outage must not fail verifications."""
-        try:
-            ring = await self._keys.ring(issuer)
-        except Unavailable as error:
-            if issuer not in self._last_good:
-                raise BrokerError(Reason.STORE_UNAVAILABLE) from error
-        else:
-            if ring is None:
-                raise BrokerError(Reason.STORE_UNAVAILABLE, "No keys have been made yet.")
-            self._last_good[issuer] = ring
-        return self._last_good[issuer].jwks()
+        return document

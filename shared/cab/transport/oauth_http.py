@@ -63,24 +63,29 @@ class OAuthEndpoints:
                 client_assertion_type=form.get("client_assertion_type"),
                 client_assertion=form.get("client_assertion"),
                 client_id=form.get("client_id"),
+                client_secret=form.get("client_secret"),
                 dpop_proof=single_header(request, "dpop"),
             )
             return await route.endpoint(form, credentials, facts)
 
         answered = await self._auditor.run(route.event_type, context, work)
-        return render(answered, route)
+        return render(answered, route, tried_basic=_tried_basic(request))
 
 
-def render(answered: Answered[Any], route: Route) -> Response:
+def _tried_basic(request: Request) -> bool:
+    return any(value[:6].lower() in ("basic", "basic ") for value in request.headers.getlist("authorization"))
+
+
+def render(answered: Answered[Any], route: Route, *, tried_basic: bool) -> Response:
     if answered.refusal is not None:
-        return refusal_response(answered.refusal, txn=answered.txn)
+        return refusal_response(answered.refusal, txn=answered.txn, tried_basic=tried_basic)
     body = route.render(answered.answer)
     headers = NO_STORE | {"CAB-Txn": answered.txn}
     return Response(body, media_type="application/json" if body else None, headers=headers)
 
 
-def refusal_response(refusal: BrokerError, *, txn: str) -> Response:
-    headers = NO_STORE | {"CAB-Txn": txn} | error_headers(refusal)
+def refusal_response(refusal: BrokerError, *, txn: str, tried_basic: bool = False) -> Response:
+    headers = NO_STORE | {"CAB-Txn": txn} | error_headers(refusal, tried_basic=tried_basic)
     if refusal.reason is Reason.METHOD_NOT_ALLOWED:
         headers["Allow"] = "POST"
     return Response(

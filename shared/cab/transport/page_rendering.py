@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from cab.domain import display
 from cab.domain.actions import Effect
 from cab.ports import Clock
+from cab.transport.requests import hardening
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _EFFECT_WORDS: Final = {Effect.READ: "Looks only", Effect.WRITE: "Changes data", Effect.DESTRUCTIVE: "Deletes data"}
@@ -60,13 +61,10 @@ class PageRenderer:
         self._headers = {
             "Cache-Control": "no-store",
             "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Resource-Policy": "same-origin",
-        }
-        if https:
-            self._headers["Strict-Transport-Security"] = "max-age=31536000"
+        } | hardening(https=https)
 
     def page(
         self,

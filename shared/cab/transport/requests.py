@@ -77,6 +77,12 @@ def single_header(request: Request, name: str) -> str | None:
     return values[0]
 
 
+def hardening(*, https: bool) -> dict[str, str]:
+    """Headers that every answer has, JSON too. `https` is whether the public origin is: on http, HSTS must not be said."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return headers | {"Strict-Transport-Security": "max-age=31536000"} if https else headers
+
+
 def health(txn: str | None = None) -> Response:
     """No secrets, no details of dependencies."""
     headers = {"Cache-Control": "no-store"} | ({} if txn is None else {"CAB-Txn": txn})

@@ -8,9 +8,17 @@ import hmac
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from cab.domain.clients import Agent, ClientSecretBasic, FederatedJwt, FrontEnd, PrivateKeyJwt
+from cab.domain.clients import (
+    Agent,
+    ClientSecret,
+    ClientSecretBasic,
+    ClientSecretPost,
+    FederatedJwt,
+    FrontEnd,
+    PrivateKeyJwt,
+)
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import Clock, NotFound, SecretReader, VerificationKeys
 from cab.protocol import jws
@@ -23,6 +31,7 @@ from cab.use_cases.verified_tokens import Verified, VerifiedTokens
 _Client = TypeVar("_Client", bound=FrontEnd | Agent)
 _Answer = TypeVar("_Answer")
 _Spend = Coroutine[Any, Any, None]
+_WORDS: Final = {ClientSecretBasic: "a secret in the header", ClientSecretPost: "a secret in the form"}
 Spending = asyncio.Future[None]  # of a single use; done when it is on record
 
 
@@ -39,7 +48,16 @@ class Credentials:
     client_assertion_type: str | None
     client_assertion: str | None
     client_id: str | None
+    client_secret: str | None = None
     dpop_proof: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials()"
+
+    @property
+    def methods(self) -> int:
+        """How many ways of authenticating they use: exactly one is right (RFC 6749 section 2.3)."""
+        return sum(way is not None for way in (self.authorization, self.client_assertion, self.client_secret))
 
 
 def failed(
@@ -93,7 +111,7 @@ class ClientAuthenticator(Generic[_Client]):
 
         Raises: BrokerError CLIENT_AUTHENTICATION_FAILED; Unavailable.
         """
-        if offered.authorization is not None and offered.client_assertion is not None:
+        if offered.methods > 1:
             raise failed("two methods at once", "Use one method of client authentication.", client_id=offered.client_id)
         if offered.client_assertion is not None:
             if offered.client_assertion_type != CLIENT_ASSERTION_TYPE:
@@ -104,7 +122,10 @@ class ClientAuthenticator(Generic[_Client]):
                 )
             client, spend = await self._by_jwt(offered.client_assertion)
         elif offered.authorization is not None:
-            client, spend = await self._by_secret(offered.authorization), None
+            client, spend = await self._by_basic(offered.authorization), None
+        elif offered.client_secret is not None:
+            client = await self._by_secret(offered.client_id or "", offered.client_secret, ClientSecretPost)
+            spend = None
         else:
             raise failed("no client authentication", "Client authentication is missing.", client_id=offered.client_id)
         if offered.client_id is not None and offered.client_id != client.client_id:
@@ -183,17 +204,20 @@ class ClientAuthenticator(Generic[_Client]):
             raise jws.TokenRejected("sub is no workload of a client of this endpoint")
         return Verified(client, verified.issuer, verified.expires_at, key)
 
-    async def _by_secret(self, authorization: str) -> _Client:
+    async def _by_basic(self, authorization: str) -> _Client:
         offered = basic_credentials(authorization)
         if offered is None:
             raise failed("Authorization is not well-formed Basic")
-        client_id, secret = offered
+        return await self._by_secret(*offered, ClientSecretBasic)
+
+    async def _by_secret(self, client_id: str, secret: str, kind: type[ClientSecret]) -> _Client:
+        """`kind` is how the secret was sent: the entry allows each way by itself."""
         client = self._clients.get(client_id)
-        method = next((m for m in client.authentication if isinstance(m, ClientSecretBasic)), None) if client else None
+        method = next((m for m in client.authentication if isinstance(m, kind)), None) if client else None
         if client is None:
             raise failed("no such client at this endpoint", client_id=client_id)
         if method is None:
-            raise failed("the client is not registered for a secret", client_id=client_id)
+            raise failed(f"the client is not registered for {_WORDS[kind]}", client_id=client_id)
         try:
             expected = await self._secrets.access(method.secret.secret, method.secret.version)
         except NotFound as error:

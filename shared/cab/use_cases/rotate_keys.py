@@ -14,6 +14,7 @@ from cab.ports import Clock, Conflict, SecretVault
 from cab.protocol import jwk
 from cab.stores.signing_keys import (
     JWKS_MAX_AGE,
+    JWKS_REMEMBERED,
     LONGEST_TOKEN_LIFE,
     SECRET,
     Issuer,
@@ -123,7 +124,7 @@ class RotateKeys:
                 keys[keys.index(waiting)] = replace(waiting, state=KeyState.ACTIVE, changed_at=now)
         await self._save(issuer, tuple(keys), ring)
         await self._vault.destroy(SECRET[issuer], leaked.secret_version)
-        return Step("removed", kid, "forgotten by every verifier", now + JWKS_MAX_AGE)
+        return Step("removed", kid, "forgotten by every verifier", now + JWKS_MAX_AGE + JWKS_REMEMBERED)
 
     async def _ring(self, issuer: Issuer) -> KeyRing:
         ring = await self._store.ring(issuer)
