@@ -51,6 +51,19 @@ async def test_somebody_who_is_told_to_wait_waits_at_least_a_second(guards: InMe
     assert waits[1].wait_s == 1
 
 
+async def test_around_the_end_of_a_window_twice_the_limit_passes_and_no_more(guards: InMemoryDocuments) -> None:
+    """Windows are fixed, as docs/configuration.md and docs/api.md say; a limit is written with that in mind."""
+    limits = RateLimits(guards, (READS,))
+    end = NOW.replace(second=59)
+    within = [
+        counted.wait_s is None
+        for now in (end, end + timedelta(seconds=1))
+        for counted in [await limits.count(**WHO, action=an_action(), now=now) for _ in range(5)]
+        if counted
+    ]
+    assert within == [True, True, False, False, False] * 2
+
+
 async def test_a_new_window_starts_at_nothing(guards: InMemoryDocuments) -> None:
     limits = RateLimits(guards, (READS,))
     for _ in range(3):

@@ -29,14 +29,16 @@ class Tenant(StrictModel):
 
 
 class RateLimit(StrictModel):
-    """At most `limit` counted requests per `window_s` for each user and agent, over all actions that the entry names."""
+    """At most `limit` counted requests in each fixed window of `window_s` for each user and agent, over all actions that the
+    entry names. Windows begin at whole multiples of their length since 1970: around the end of one, up to twice the limit may
+    pass within `window_s`."""
 
     effects: tuple[Effect, ...] = Field(default=(), description="Counts all actions of these effects.")
     actions: tuple[Pattern, ...] = Field(
         default=(), description="Instead of effects: counts these actions, by id or pattern."
     )
-    limit: int = Field(ge=1, le=1_000_000, description="Requests per window.")
-    window_s: int = Field(ge=1, le=86_400, description="Length of the window in seconds.")
+    limit: int = Field(ge=1, le=1_000_000, description="Counted requests in one window.")
+    window_s: int = Field(ge=1, le=86_400, description="Length of a window in seconds. Windows are fixed, not sliding.")
 
     @model_validator(mode="after")
     def _names_one_kind(self) -> RateLimit:

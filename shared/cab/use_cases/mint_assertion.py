@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -66,7 +66,8 @@ class MintAssertion:
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
         """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores cannot be had."""
-        front_end, spending = await self._authenticator.authenticate(credentials)
+        # No front end has a secret, so `client_secret` is like any parameter that nobody knows here: ignored.
+        front_end, spending = await self._authenticator.authenticate(replace(credentials, client_secret=None))
         facts.client_authenticated = True
         facts.tenant = front_end.tenant
         facts.actor = audit.Actor(client_id=front_end.client_id)
