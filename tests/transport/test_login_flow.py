@@ -127,8 +127,13 @@ def test_nobody_is_logged_in_by_somebody_elses_callback(acme: AcmePages) -> None
 def test_a_login_is_finished_once(acme: AcmePages) -> None:
     browser, callback = begun(acme)
     browser.get(callback)
+    cookie = browser.http.cookies["cab_session"]
 
-    assert browser.get(callback).status_code == 400
+    again = browser.get(callback)
+    assert (again.status_code, again.headers["location"]) == (303, "/me")
+    assert "set-cookie" not in again.headers
+    assert browser.http.cookies["cab_session"] == cookie
+    assert Browser(acme.browser(), "thief").get(callback).status_code == 400
     assert len(sessions(acme)) == 1
 
 
@@ -151,8 +156,11 @@ def test_a_login_is_finished_within_ten_minutes(acme: AcmePages) -> None:
         ({"iss": CRM}, "issuer_mismatch"),
         ({"code": None}, "login_failed"),
         ({"code": "another"}, "login_failed"),
-        ({"code": None, "error": "access_denied"}, "login_failed"),
-        ({"error": "access_denied"}, "login_failed"),
+        ({"code": None, "error": "access_denied"}, "login_cancelled"),
+        ({"error": "access_denied"}, "login_cancelled"),
+        ({"error": "invalid_scope"}, "client_misconfigured"),
+        ({"error": "login_required"}, "login_failed"),
+        ({"error": "nobody knows this"}, "login_failed"),
     ],
 )
 def test_a_changed_callback_logs_nobody_in(acme: AcmePages, changes: dict[str, str | None], reason: str) -> None:

@@ -1,9 +1,14 @@
-"""Form bodies (application/x-www-form-urlencoded) the way OAuth needs them: each name once, UTF-8, bounded (RFC 6749 section 3.2)."""
+"""Form bodies (application/x-www-form-urlencoded) the way OAuth needs them: each name once, UTF-8, bounded (RFC 6749 section 3.2).
+
+And the queries of addresses, which others write: strict only about what is read of them.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
 
@@ -62,6 +67,36 @@ def _decoded(text: bytes) -> str:
         return text.decode("ascii")
     escaped = text.replace(b"\\", b"\\\\").replace(b"%", b"\\x").decode("unicode_escape")
     return escaped.encode("latin-1").decode("utf-8")
+
+
+def parse_query(query: bytes, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The wanted parameters of an address, and the names of all that stand in it. An empty value counts as omitted.
+
+    Whatever else an identity provider or a system adds, and however it writes that, is left alone: repeated or empty parts,
+    brackets, escapes that are none. Raises: BrokerError PARAMETER_REPEATED, PARAMETER_INVALID for the wanted ones.
+    """
+    found: dict[str, str] = {}
+    names = set()
+    for part in query.split(b"&"):
+        name_bytes, _, value_bytes = part.partition(b"=")
+        name = _as_browsers_do(name_bytes).decode(errors="replace")
+        names.add(name)
+        if name not in wanted:
+            continue
+        if name in found:
+            raise BrokerError(Reason.PARAMETER_REPEATED, "A parameter stands twice.", remedy=Remedy(member=name))
+        try:
+            found[name] = _as_browsers_do(value_bytes).decode()
+        except UnicodeDecodeError as error:
+            raise invalid_parameter(name) from error
+        if "\x00" in found[name]:
+            raise invalid_parameter(name)
+    return {name: value for name, value in found.items() if value}, frozenset(names)
+
+
+def _as_browsers_do(text: bytes) -> bytes:
+    """URL Standard, section 5.1: what begins no escape stands for itself."""
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 def _malformed() -> BrokerError:

@@ -60,10 +60,15 @@ TABLE: Final[dict[Reason, tuple[str, int]]] = {
     # The pages people see; the codes serve callers that ask for JSON
     Reason.CSRF_INVALID: (INVALID_REQUEST, 403),
     Reason.STATE_INVALID: (INVALID_REQUEST, 400),
+    Reason.STATE_OVER: (INVALID_REQUEST, 400),
+    Reason.STATE_USED: (INVALID_REQUEST, 400),
     Reason.ISSUER_MISMATCH: (INVALID_REQUEST, 400),
     Reason.LOGIN_FAILED: ("access_denied", 403),
+    Reason.LOGIN_CANCELLED: ("access_denied", 403),
     Reason.CONSENT_REFUSED: ("access_denied", 400),
     Reason.AUTHORIZATION_FAILED: (INVALID_REQUEST, 400),
+    Reason.CLIENT_MISCONFIGURED: (INVALID_REQUEST, 400),
+    Reason.NO_AUTHORIZATION_CODE_GRANT: ("unsupported_response_type", 400),  # RFC 6749 section 4.1.2.1
     Reason.RATE_LIMITED: (UNAVAILABLE, 429),
     Reason.AUDIT_UNAVAILABLE: (UNAVAILABLE, 503),
     Reason.STORE_UNAVAILABLE: (UNAVAILABLE, 503),

@@ -24,10 +24,15 @@ PAGE_REASONS: Final = frozenset(
     {
         Reason.CSRF_INVALID,
         Reason.STATE_INVALID,
+        Reason.STATE_OVER,
+        Reason.STATE_USED,
         Reason.ISSUER_MISMATCH,
         Reason.LOGIN_FAILED,
+        Reason.LOGIN_CANCELLED,
         Reason.CONSENT_REFUSED,
         Reason.AUTHORIZATION_FAILED,
+        Reason.CLIENT_MISCONFIGURED,
+        Reason.NO_AUTHORIZATION_CODE_GRANT,
     }
 )
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
 from cab.domain.identifiers import digest
-from cab.ports import Conflict, Create, Delete, Documents
+from cab.ports import Conflict, Create, Delete, Documents, Replace, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A person logged in at the IdP in one browser."""
+    """A person logged in at the IdP in one browser.
+
+    `csrf` stays the same while one person logs in again and again in one browser: forms of other tabs, and what was begun in
+    them, outlive a new login. It is also what such a chain of sessions is known by.
+    """
 
     tenant: str
     subject: str
@@ -51,7 +56,7 @@ class ConnectState:
     tenant: str
     subject: str
     connection: str
-    session: str  # digest of the session cookie
+    session: str  # digest of what its chain of sessions is known by
     code_verifier: str
     replaces: str | None  # the upstream account that the person agreed to replace
     expires_at: datetime
@@ -64,18 +69,36 @@ class AccountQuestion:
     tenant: str
     subject: str
     connection: str
-    session: str  # digest of the session cookie
+    session: str  # digest of what its chain of sessions is known by
     replaces: str
     expires_at: datetime
 
 
+OneTime = LoginState | ConnectState | AccountQuestion
 _Stored = TypeVar("_Stored", Session, LoginState, ConnectState, AccountQuestion)
+_OneTime = TypeVar("_OneTime", LoginState, ConnectState, AccountQuestion)
+_OF_NO_USE_AFTERWARDS = ("nonce", "code_verifier")
 _COLLECTIONS: dict[type, str] = {
     Session: "sessions",
     LoginState: "login_states",
     ConnectState: "connect_states",
     AccountQuestion: "account_questions",
 }
+
+
+class Standing(StrEnum):
+    FIRST = "first"  # for exactly one of all who present it
+    AGAIN = "again"  # it was presented before
+    OVER = "over"  # it came too late
+
+
+@dataclass(frozen=True, slots=True)
+class Presented(Generic[_OneTime]):
+    """A one-time secret that somebody presented. `outcome` is what came of it the first time, once that is known."""
+
+    value: _OneTime
+    standing: Standing
+    outcome: dict[str, Any] | None = None
 
 
 class BrowserStates:
@@ -93,20 +116,44 @@ class BrowserStates:
             return None  # the TTL policy may lag by a day
         return _restore(kind, document.fields)
 
-    async def take(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
-        """Read and spend. Of concurrent takes exactly one gets the value."""
+    async def take(self, kind: type[_OneTime], secret: str, *, now: datetime) -> Presented[_OneTime] | None:
+        """Read and spend. Of concurrent takes exactly one is FIRST. None: there is no such secret, or no longer.
+
+        What was spent is kept to its end, so that a second delivery can be told what came of the first.
+        """
         path = _path(kind, secret)
         document = await self._documents.read(path)
+        if document is not None and "spent_at" not in document.fields:
+            value = _restore(kind, document.fields)
+            if value.expires_at <= now:
+                return Presented(value, Standing.OVER)
+            try:
+                await self._documents.write(
+                    Replace(path, _spent(value, now), document.version, expires_at=value.expires_at)
+                )
+            except Conflict:
+                document = await self._documents.read(path)  # another took it first
+            else:
+                return Presented(value, Standing.FIRST)
         if document is None:
             return None
+        return Presented(_restore(kind, document.fields), Standing.AGAIN, document.fields.get("outcome"))
+
+    async def note(self, secret: str, value: OneTime, outcome: dict[str, Any], *, now: datetime) -> None:
+        """What came of a secret that was FIRST. Best effort: without it, a second delivery learns less."""
+        fields = _spent(value, now) | {"outcome": outcome}
         try:
-            await self._documents.write(Delete(path, document.version))
-        except Conflict:
-            return None  # another took it first
-        return None if document.fields["expires_at"] <= now else _restore(kind, document.fields)
+            await self._documents.write(Replace(_path(type(value), secret), fields, None, expires_at=value.expires_at))
+        except Unavailable:
+            return
 
     async def end(self, kind: type[_Stored], secret: str) -> None:
         await self._documents.write(Delete(_path(kind, secret)))
+
+
+def _spent(value: OneTime, now: datetime) -> dict[str, Any]:
+    stored = asdict(value)
+    return stored | {name: "" for name in _OF_NO_USE_AFTERWARDS if name in stored} | {"spent_at": now}
 
 
 def _path(kind: type, secret: str) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
-from cab.protocol.forms import parse_form
+from cab.ports import Randomness
+from cab.protocol.forms import parse_form, parse_query
 from cab.protocol.names import FORM_MEDIA_TYPE
 from cab.stores.sessions import Session
 from cab.transport.requests import read_body
@@ -25,23 +26,31 @@ _COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(slots=True)
 class Visit:
-    """One request on its way. `session` and `cookie` are both there or both absent."""
+    """One request on its way. `query` holds what the page reads, `names` the name of everything that stands in the address.
+
+    `session` and `cookie` are both there or both absent.
+    """
 
     request: Request
     context: RequestContext
     facts: Facts
-    query: Mapping[str, str]
     name: str  # the last part of the path, where a route has one
+    query: Mapping[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
     session: Session | None = None
     cookie: str | None = None
 
     @property
     def visitor(self) -> Visitor | None:
-        return None if self.session is None or self.cookie is None else Visitor.of(self.session, self.cookie)
+        return None if self.session is None else Visitor.of(self.session)
 
 
 class Cookies:
-    """The two cookies: one binds a login on its way to its browser, one is the session. Only ever compared as hashes."""
+    """The two kinds of cookies: one binds logins on their way to their browser, one is the session. Only ever compared as hashes.
+
+    Tabs that are opened at once each begin a login before any answer has set a cookie: each then gets a binding under a name of
+    its own, or the last one would undo the others. Where there is a binding already, it is used again.
+    """
 
     def __init__(self, *, https: bool) -> None:
         self._https = https
@@ -56,6 +65,19 @@ class Cookies:
         values = [value.strip() for key, _, value in pairs if key.strip() == name]
         return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
 
+    def bindings(self, request: Request) -> dict[str, str]:
+        """What binds logins to this browser, by cookie name; more than one after logins that began at once."""
+        named = {
+            part.partition("=")[0].strip() for header in request.headers.getlist("cookie") for part in header.split(";")
+        }
+        found = {name: self.read(request, name) for name in sorted(named) if name.startswith(self.login)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def binding(self, request: Request, randomness: Randomness) -> tuple[str, str]:
+        """Name and value of the cookie for a login that begins."""
+        known = self.bindings(request)
+        return next(iter(known.items()), (f"{self.login}_{randomness.token(6)}", randomness.token(32)))
+
     def put(self, answer: Response, name: str, value: str, *, max_age_s: int) -> None:
         # Lax: the answers of identity and other providers arrive by links from their sites.
         answer.set_cookie(name, value, max_age=max_age_s, path="/", secure=self._https, httponly=True, samesite="lax")
@@ -64,12 +86,12 @@ class Cookies:
         answer.delete_cookie(name, path="/", secure=self._https, httponly=True, samesite="lax")
 
 
-def read_query(request: Request) -> dict[str, str]:
-    """The query's parameters, each once. Raises: BrokerError as `parse_form`; PARAMETER_INVALID when it is too long."""
+def read_query(request: Request, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """As `parse_query`. Raises: BrokerError as that does; PARAMETER_INVALID when it is too long."""
     raw = request.scope.get("query_string", b"")
     if len(raw) > MAX_QUERY_BYTES:
         raise invalid_parameter("query")
-    return parse_form(raw)
+    return parse_query(raw, wanted)
 
 
 async def read_own_form(visit: Visit, *, origin: str, way_on: str) -> dict[str, str]:

@@ -6,7 +6,8 @@ Rules are in the use cases; here is which address leads to which of them, and wh
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -44,7 +45,7 @@ from cab.use_cases.auditing import Auditor, Facts
 from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Visitor
 from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation
 from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, Login, LoginDemand, return_path
+from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, FinishedBefore, Login, LoginDemand, return_path
 from cab.use_cases.my_account import MyAccount
 from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
@@ -52,7 +53,24 @@ from cab.use_cases.provider_calls import ProviderCalls
 _CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
+# What each page reads of its address; the rest was written by others, and is nobody's business here.
+_NOTHING: Final = frozenset[str]()
+_CONNECT: Final = frozenset({"connection"})
+_CALLBACK: Final = frozenset({"code", "state", "error", "iss"})
+_LOGIN: Final = frozenset({"to", "idp"})
+# Of an authorization request (RFC 6749 section 4.1.1, RFC 7636, RFC 9101, RFC 9126): nobody who means our page sends one.
+_OF_A_CODE_GRANT: Final = frozenset(
+    {"response_type", "client_id", "redirect_uri", "code_challenge", "request", "request_uri"}
+)
+
 Handler = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    path: re.Pattern[str]
+    reads: frozenset[str]
+    handlers: Mapping[str, Handler]
 
 
 class Pages:
@@ -82,17 +100,20 @@ class Pages:
         self._renderer = PageRenderer(clock, https=https)
         self._tenant_titles = {tenant.id: tenant.title for tenant in deployment.broker.tenants}
         self._cookies = Cookies(https=https)
-        self._routes: tuple[tuple[re.Pattern[str], dict[str, Handler]], ...] = (
-            (re.compile(r"/connect"), {"GET": self._show_consent, "POST": self._start_connecting}),
-            (re.compile(r"/connect/callback/([^/]+)"), {"GET": self._finish_connecting}),
-            (re.compile(r"/connect/account"), {"POST": self._answer_account}),
-            (re.compile(r"/connect/done/([^/]+)"), {"GET": self._show_connected}),
-            (re.compile(r"/approvals/([^/]+)"), {"GET": self._show_approval, "POST": self._decide}),
-            (re.compile(r"/me"), {"GET": self._show_account}),
-            (re.compile(r"/me/disconnect"), {"POST": self._disconnect}),
-            (re.compile(r"/login"), {"GET": self._begin_login}),
-            (re.compile(re.escape(CALLBACK_PATH)), {"GET": self._finish_login}),
-            (re.compile(r"/logout"), {"GET": self._show_logout, "POST": self._end_session}),
+        self._routes = tuple(
+            Route(re.compile(path), reads, handlers)
+            for path, reads, handlers in (
+                (r"/connect", _CONNECT, {"GET": self._show_consent, "POST": self._start_connecting}),
+                (r"/connect/callback/([^/]+)", _CALLBACK, {"GET": self._finish_connecting}),
+                (r"/connect/account", _NOTHING, {"POST": self._answer_account}),
+                (r"/connect/done/([^/]+)", _NOTHING, {"GET": self._show_connected}),
+                (r"/approvals/([^/]+)", _NOTHING, {"GET": self._show_approval, "POST": self._decide}),
+                (r"/me", _NOTHING, {"GET": self._show_account}),
+                (r"/me/disconnect", _NOTHING, {"POST": self._disconnect}),
+                (r"/login", _LOGIN, {"GET": self._begin_login}),
+                (re.escape(CALLBACK_PATH), _CALLBACK, {"GET": self._finish_login}),
+                (r"/logout", _NOTHING, {"GET": self._show_logout, "POST": self._end_session}),
+            )
         )
 
     async def handle(self, request: Request) -> Response:
@@ -101,19 +122,20 @@ class Pages:
         if path == "/health":
             return health()
         context = context_of(request, self._randomness)
-        handlers, name = self._find(path)
-        handler = handlers.get(request.method)
-        if handler is None:
-            reason = Reason.METHOD_NOT_ALLOWED if handlers else Reason.NOT_FOUND
+        route, name = self._find(path)
+        handler = None if route is None else route.handlers.get(request.method)
+        if route is None or handler is None:
+            reason = Reason.NOT_FOUND if route is None else Reason.METHOD_NOT_ALLOWED
             answer = self._problem(request, BrokerError(reason), txn=context.txn, session=None)
-            if handlers:
-                answer.headers["Allow"] = ", ".join(handlers)
+            if route is not None:
+                answer.headers["Allow"] = ", ".join(route.handlers)
             return answer
         seen: list[Visit] = []
 
         async def work(facts: Facts) -> Response:
-            visit = Visit(request, context, facts, read_query(request), name)
+            visit = Visit(request, context, facts, name)
             seen.append(visit)
+            visit.query, visit.names = read_query(request, route.reads)
             await self._recognise(visit)
             return await handler(visit)
 
@@ -122,15 +144,21 @@ class Pages:
         if answered.answer is not None:
             return answered.answer
         refusal = answered.refusal or BrokerError(Reason.INTERNAL_ERROR)
-        return self._problem(request, refusal, txn=context.txn, session=seen[0].session if seen else None)
+        if refusal.remedy.interaction_uri is None and path.startswith(("/connect/callback/", "/connect/done/")):
+            refusal = with_way_on(refusal, self._connect_uri(name))
+        return self._problem(request, refusal, txn=context.txn, session=seen[0].session)
 
-    def _find(self, path: str) -> tuple[dict[str, Handler], str]:
-        """The handlers of a path by method, and the path's last part. None of them for an unknown path."""
-        for pattern, handlers in self._routes:
-            match = pattern.fullmatch(path)
+    def _find(self, path: str) -> tuple[Route | None, str]:
+        """The route of a path, and the path's last part. None for an unknown path."""
+        for route in self._routes:
+            match = route.path.fullmatch(path)
             if match is not None:
-                return handlers, match[1] if match.groups() else ""
-        return {}, ""
+                return route, match[1] if match.groups() else ""
+        return None, ""
+
+    def _connect_uri(self, connection_id: str) -> str:
+        known = connection_id in self._deployment.connection_by_id
+        return f"{self._origin}/connect?connection={connection_id}" if known else self._origin + HOME
 
     async def _recognise(self, visit: Visit) -> None:
         cookie = Cookies.read(visit.request, self._cookies.session)
@@ -181,19 +209,25 @@ class Pages:
         return self._page(visit, "login_choice.html", choices=choices)
 
     async def _to_idp(self, visit: Visit, issuer: str, return_to: str, demand: LoginDemand) -> Response:
-        browser = Cookies.read(visit.request, self._cookies.login) or self._randomness.token(32)
+        cookie, browser = self._cookies.binding(visit.request, self._randomness)
         url = await self._login.begin(issuer, browser=browser, return_to=return_to, demand=demand)
         answer = self._redirect(visit, url)
-        self._cookies.put(answer, self._cookies.login, browser, max_age_s=int(STATE_LIFE.total_seconds()))
+        self._cookies.put(answer, cookie, browser, max_age_s=int(STATE_LIFE.total_seconds()))
         return answer
 
     async def _finish_login(self, visit: Visit) -> Response:
         done = await self._login.finish(
             visit.query,
-            browser=Cookies.read(visit.request, self._cookies.login),
-            old_session=visit.cookie,
+            browsers=self._cookies.bindings(visit.request).values(),
+            before=visit.session,
+            cookie_before=visit.cookie,
             facts=visit.facts,
         )
+        if isinstance(done, FinishedBefore):
+            if visit.session is not None:
+                return self._redirect(visit, done.return_to)
+            # The first answer never reached this browser, or its session is over: the identity provider still knows who it is.
+            return await self._to_idp(visit, done.idp_issuer, done.return_to, self._demand_for(done.return_to))
         answer = self._redirect(visit, done.return_to)
         self._cookies.put(
             answer, self._cookies.session, done.cookie, max_age_s=self._deployment.broker.lifetimes.session_s
@@ -204,9 +238,10 @@ class Pages:
         return self._page(visit, "logout.html")
 
     async def _end_session(self, visit: Visit) -> Response:
-        await self._read_form(visit, way_on="/logout")
-        await self._login.end(visit.cookie or "")
-        visit.session = visit.cookie = None
+        if visit.session is not None:  # else there is nothing to protect: it was sent twice, or in another tab
+            await self._read_form(visit, way_on="/logout")
+            await self._login.end(visit.cookie or "")
+            visit.session = visit.cookie = None
         answer = self._page(visit, "logout.html")
         self._cookies.drop(answer, self._cookies.session)
         return answer
@@ -214,6 +249,11 @@ class Pages:
     # --- connecting ---
 
     async def _show_consent(self, visit: Visit) -> Response:
+        if visit.names & _OF_A_CODE_GRANT:
+            raise BrokerError(
+                Reason.NO_AUTHORIZATION_CODE_GRANT,
+                "There is no authorization code grant here: exchange an assertion at the token endpoint.",
+            )
         wanted = _connection_id(required(dict(visit.query), "connection"))
         if visit.visitor is None:
             return await self._to_login(visit, f"/connect?connection={wanted}", LoginDemand())
@@ -238,16 +278,14 @@ class Pages:
 
     async def _finish_connecting(self, visit: Visit) -> Response:
         connection_id = _connection_id(visit.name)
-        try:
-            outcome = await self._connect.finish(visit.visitor, connection_id, visit.query, visit.facts)
-        except BrokerError as error:
-            raise with_way_on(error, f"{self._origin}/connect?connection={connection_id}") from error
+        outcome = await self._connect.finish(visit.visitor, connection_id, visit.query, visit.facts)
         if isinstance(outcome, AnotherAccount):
             provider = self._deployment.provider_of(outcome.connection)
             targets = _redirect_targets(provider.authorization_endpoint)
             return self._page(visit, "another_account.html", form_targets=targets, asked=outcome)
         # Away from the callback's address, which holds a spent code and state.
-        return self._redirect(visit, f"/connect/done/{outcome.connection.id}")
+        again = "?again" if outcome.before else ""
+        return self._redirect(visit, f"/connect/done/{outcome.connection.id}{again}")
 
     async def _answer_account(self, visit: Visit) -> Response:
         form = await self._read_form(visit, way_on=HOME)
@@ -262,7 +300,7 @@ class Pages:
         if visit.visitor is None:
             return await self._to_login(visit, HOME, LoginDemand())
         result = await self._connect.result(visit.visitor, _connection_id(visit.name))
-        return self._page(visit, "connected.html", result=result)
+        return self._page(visit, "connected.html", result=result, again="again" in visit.names)
 
     # --- approvals ---
 

@@ -11,26 +11,27 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from cab.domain import audit
 from cab.domain.connections import Connection, GrantKind, Provider
 from cab.domain.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import SERVABLE, Grant, grant_id
 from cab.domain.identifiers import digest
 from cab.ports import AnswerTooLarge, Clock, NotFound, Randomness, Unavailable
+from cab.protocol import authorization_errors
 from cab.protocol.pkce import code_challenge
 from cab.stores.grants import Grants
-from cab.stores.sessions import AccountQuestion, BrowserStates, ConnectState, Session
+from cab.stores.sessions import AccountQuestion, BrowserStates, ConnectState, Session, Standing
 from cab.use_cases.auditing import Facts
 from cab.use_cases.consented_grant import (
-    Account,
     ConsentedGrant,
     ConsentWriter,
     OtherAccount,
     Redeemed,
     refuse_while_revoking,
+    refused_code,
 )
 from cab.use_cases.enabled_actions import EnabledAction, enabled_actions
 from cab.use_cases.grant_payloads import GrantPayloads
@@ -42,14 +43,15 @@ STATE_LIFE: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """The person as this browser knows them. `browser` is the digest of the session cookie."""
+    """The person as this browser knows them. `browser` is the digest of what their chain of sessions is known by: what was begun
+    in one tab outlives a new login of the same person in another."""
 
     session: Session
     browser: str
 
     @classmethod
-    def of(cls, session: Session, cookie: str) -> Visitor:
-        return cls(session, digest("cab-connect-browser", cookie))
+    def of(cls, session: Session) -> Visitor:
+        return cls(session, digest("cab-connect-browser", session.csrf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,10 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
+    """`before`: the same answer came once more, reloaded or sent twice, and changed nothing."""
+
     connection: Connection
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,7 @@ class AnotherAccount:
     """The consent was given for another upstream account than the grant has. `question` is the secret of the answer's form."""
 
     connection: Connection
-    previous: Account
-    chosen: Account
-    ended_upstream: bool
+    account: OtherAccount
     question: str
 
 
@@ -164,20 +167,66 @@ class ConnectAccount:
     ) -> Connected | AnotherAccount:
         """Turn the provider's answer (the callback's query) into a grant. The state is spent whatever comes of it.
 
-        Raises: BrokerError STATE_INVALID, ISSUER_MISMATCH, CONSENT_REFUSED, AUTHORIZATION_FAILED, GRANT_REVOKED; Unavailable.
+        Raises: BrokerError STATE_INVALID, STATE_OVER, STATE_USED, ISSUER_MISMATCH, CONSENT_REFUSED, AUTHORIZATION_FAILED,
+        CLIENT_MISCONFIGURED, GRANT_REVOKED; Unavailable.
         """
-        state = await self._states.take(ConnectState, answer.get("state", ""), now=self._clock.now())
-        if visitor is None or state is None or not _belongs(state, visitor) or state.connection != connection_id:
+        now = self._clock.now()
+        presented = await self._states.take(ConnectState, answer.get("state", ""), now=now)
+        state = None if presented is None else presented.value
+        if (
+            visitor is None
+            or presented is None
+            or state is None
+            or not _belongs(state, visitor)
+            or state.connection != connection_id
+        ):
             raise BrokerError(Reason.STATE_INVALID, "This was not begun in this browser by you, or it is over.")
         connection = self._connection(visitor, connection_id)
+        if presented.standing is Standing.OVER:
+            raise BrokerError(Reason.STATE_OVER, "Connecting took too long.")
+        if presented.standing is Standing.AGAIN:
+            return await self._once_more(visitor, connection, presented.outcome or {})
+        try:
+            outcome = await self._finish(visitor, connection, state, answer, facts)
+        except BrokerError as error:
+            await self._states.note(answer["state"], state, {"refused": error.reason.value}, now=now)
+            raise
+        noted: dict[str, Any] = (
+            {"connected": True} if isinstance(outcome, Connected) else {"asked": outcome.account.as_noted()}
+        )
+        await self._states.note(answer["state"], state, noted, now=now)
+        return outcome
+
+    async def _once_more(
+        self, visitor: Visitor, connection: Connection, outcome: dict[str, Any]
+    ) -> Connected | AnotherAccount:
+        """The answer to a second delivery: what came of the first one, as far as it still holds."""
+        if "refused" in outcome:
+            raise BrokerError(Reason(outcome["refused"]), "This was refused before.")
+        stored = await self._store.read(self._grant_id(visitor, connection))
+        grant = None if stored is None else stored.grant
+        if "connected" in outcome and grant is not None and grant.keeps_tokens and grant.status in SERVABLE:
+            return Connected(connection, before=True)
+        if "asked" in outcome:
+            asked = OtherAccount.noted(outcome["asked"])
+            if grant is not None and grant.upstream_account == asked.replaces:
+                return await self._ask(visitor, connection, asked)
+        raise BrokerError(Reason.STATE_USED, "This answer was received before.")
+
+    async def _finish(
+        self, visitor: Visitor, connection: Connection, state: ConnectState, answer: Mapping[str, str], facts: Facts
+    ) -> Connected | AnotherAccount:
         provider = self._deployment.provider_of(connection)
         self._note(facts, visitor, connection)
         _check_issuer(answer.get("iss"), provider)
         if "error" in answer:
-            reason = Reason.CONSENT_REFUSED if answer["error"] == "access_denied" else Reason.AUTHORIZATION_FAILED
-            raise BrokerError(reason, "The connected system did not give access.")
+            raise _refused_consent(answer["error"])
         if "code" not in answer:
-            raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system did not give access.")
+            raise BrokerError(
+                Reason.AUTHORIZATION_FAILED,
+                "The connected system did not give access.",
+                why="the callback brings no code",
+            )
         stored = await self._store.read(self._grant_id(visitor, connection))
         refuse_while_revoking(stored)
         consent = ConsentedGrant(
@@ -212,7 +261,7 @@ class ConnectAccount:
         if answer.status >= 500 or answer.status == 429:
             raise Unavailable("provider")
         if not 200 <= answer.status < 300:
-            raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system did not accept its own code.")
+            raise refused_code(consent, answer)
         return Redeemed(answer, self._clock.now())
 
     # --- another account ---
@@ -230,12 +279,12 @@ class ConnectAccount:
                 expires_at=self._clock.now() + STATE_LIFE,
             ),
         )
-        return AnotherAccount(connection, account.connected, account.chosen, account.ended_upstream, question)
+        return AnotherAccount(connection, account, question)
 
     async def replace_account(self, visitor: Visitor, question: str, facts: Facts) -> str:
         """The person means to replace the account: the provider's URL, for a consent that may be given with any account.
 
-        Raises: BrokerError STATE_INVALID, GRANT_REVOKED; Unavailable.
+        Raises: BrokerError STATE_INVALID, STATE_OVER, STATE_USED, GRANT_REVOKED; Unavailable.
         """
         asked = await self._answered(visitor, question)
         return await self._start(visitor, self._connection(visitor, asked.connection), facts, replaces=asked.replaces)
@@ -245,10 +294,17 @@ class ConnectAccount:
         await self._answered(visitor, question)
 
     async def _answered(self, visitor: Visitor, question: str) -> AccountQuestion:
-        asked = await self._states.take(AccountQuestion, question, now=self._clock.now())
-        if asked is None or not _belongs(asked, visitor):
+        presented = await self._states.take(AccountQuestion, question, now=self._clock.now())
+        if presented is None or not _belongs(presented.value, visitor):
             raise BrokerError(Reason.STATE_INVALID, "This question was not put to you in this browser, or it is over.")
-        return asked
+        way_on = Remedy(
+            interaction_uri=f"{self._deployment.broker.origin}/connect?connection={presented.value.connection}"
+        )
+        if presented.standing is Standing.OVER:
+            raise BrokerError(Reason.STATE_OVER, "The question is too old.", remedy=way_on)
+        if presented.standing is Standing.AGAIN:
+            raise BrokerError(Reason.STATE_USED, "This question was answered before.", remedy=way_on)
+        return presented.value
 
     # --- the result ---
 
@@ -314,6 +370,20 @@ def _belongs(state: ConnectState | AccountQuestion, visitor: Visitor) -> bool:
         and state.subject == visitor.session.subject
         and state.tenant == visitor.session.tenant
     )
+
+
+def _refused_consent(error: str) -> BrokerError:
+    """The system sent the browser back with an `error`. Raises: Unavailable where it is away itself."""
+    why = f"the callback brings {authorization_errors.named(error)}"
+    match authorization_errors.meaning_of(error):
+        case authorization_errors.Meaning.CANCELLED:
+            return BrokerError(Reason.CONSENT_REFUSED, "The connected system did not give access.", why=why)
+        case authorization_errors.Meaning.OUR_FAULT:
+            return BrokerError(Reason.CLIENT_MISCONFIGURED, "The connected system refuses our request.", why=why)
+        case authorization_errors.Meaning.BUSY:
+            raise Unavailable("provider")
+        case _:
+            return BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system did not give access.", why=why)
 
 
 def _check_issuer(iss: str | None, provider: Provider) -> None:

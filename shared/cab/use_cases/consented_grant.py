@@ -7,8 +7,9 @@ again: nothing looks connected that is not, and a payload without its document i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import ENDED, NO_TOKENS, Grant, GrantStatus
 from cab.domain.identifiers import is_printable
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
-from cab.protocol import strict_json, token_responses
-from cab.protocol.token_responses import Tokens
+from cab.protocol import strict_json, token_refusals, token_responses
+from cab.protocol.token_refusals import Meaning
+from cab.protocol.token_responses import TokenError, Tokens
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.auditing import Facts
 from cab.use_cases.grant_payloads import GrantPayloads, default_lifetime, new_token_set
@@ -28,6 +30,7 @@ from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
 from cab.use_cases.revoke_upstream import RevokeUpstream, Upstream
 
+_logger = logging.getLogger(__name__)
 SAVE_ATTEMPTS: Final = 3
 COMMIT_ATTEMPTS: Final = 5
 _USUAL_NAMES: Final = ("email", "preferred_username", "login", "username", "name")
@@ -68,6 +71,15 @@ class OtherAccount:
     connected: Account
     chosen: Account
     ended_upstream: bool  # whether the provider confirmed that it took back what it had just given
+
+    def as_noted(self) -> dict[str, Any]:
+        """For a second delivery of the same answer, which must ask the same."""
+        return asdict(self)
+
+    @classmethod
+    def noted(cls, fields: dict[str, Any]) -> OtherAccount:
+        accounts = {name: Account(**fields[name]) for name in ("connected", "chosen")}
+        return cls(**fields | accounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,7 @@ class ConsentWriter:
         version = None if must_match is not None else await self._save(consent, redeemed)
         tokens = token_responses.parse(redeemed.answer.body, scope_claim=consent.provider.scope_claim)
         if not isinstance(tokens, Tokens):
-            raise BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.")
+            raise refused_code(consent, redeemed.answer)
         account = await self._upstream_account(consent.provider, tokens)
         if must_match is not None and must_match not in (account.id, consent.replaces):
             connected = Account(must_match, consent.draft.upstream_account_name)
@@ -267,6 +279,26 @@ class ConsentWriter:
 def _account_to_match(grant: Grant) -> str | None:
     """The account that a new consent must be for. A grant that its user ended says nothing about what they want next."""
     return None if grant.status is GrantStatus.REVOKED else grant.upstream_account
+
+
+def refused_code(consent: ConsentedGrant, answer: HttpAnswer) -> BrokerError:
+    """The refusal behind an answer without tokens: our registration there is wrong, which is the operator's to mend, or this
+    one code was no good. Raises: Unavailable where the system says that it is busy.
+    """
+    read = token_responses.parse(answer.body)
+    error = read if isinstance(read, TokenError) else TokenError(token_responses.UNPARSABLE)
+    refusal = token_refusals.judge(error, status=answer.status, headers=answer.headers)
+    why = f"the code was refused: {refusal.said}"
+    match refusal.meaning:
+        case Meaning.BUSY:
+            raise Unavailable("provider")
+        case Meaning.OUR_FAULT | Meaning.SCOPE:  # docs/runbooks/client-refused.md
+            _logger.error(
+                "%s refuses our client, connection %s: %s", consent.provider.id, consent.connection.id, refusal.said
+            )
+            return BrokerError(Reason.CLIENT_MISCONFIGURED, "The connected system refuses our client.", why=why)
+        case _:
+            return BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.", why=why)
 
 
 def refuse_while_revoking(stored: StoredGrant | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -17,11 +17,12 @@ from urllib.parse import quote, urlencode
 
 from cab.domain import audit
 from cab.domain.deployment import Deployment, IdentityProvider
-from cab.domain.errors import BrokerError, Claimed, Reason
+from cab.domain.errors import BrokerError, Claimed, Reason, Remedy
 from cab.domain.identifiers import digest
 from cab.ports import (
     AnswerTooLarge,
     Clock,
+    HttpAnswer,
     HttpClient,
     NotFound,
     Randomness,
@@ -29,9 +30,9 @@ from cab.ports import (
     Unavailable,
     VerificationKeys,
 )
-from cab.protocol import id_tokens, jws, strict_json
+from cab.protocol import authorization_errors, id_tokens, jws, strict_json, token_refusals, token_responses
 from cab.protocol.pkce import code_challenge
-from cab.stores.sessions import BrowserStates, LoginState, Session
+from cab.stores.sessions import BrowserStates, LoginState, Session, Standing
 from cab.use_cases.auditing import Facts
 from cab.use_cases.idp_metadata import IdpEndpoints, IdpMetadata
 from cab.use_cases.refused_credentials import credential_refused
@@ -70,6 +71,14 @@ class LoggedIn:
 
     def __repr__(self) -> str:
         return "LoggedIn()"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedBefore:
+    """The same answer came once more: reloaded, gone back to, or sent twice. It changed nothing."""
+
+    idp_issuer: str
+    return_to: str
 
 
 class Login:
@@ -134,24 +143,45 @@ class Login:
         return f"{endpoints.authorization_endpoint}{separator}{urlencode(query)}"
 
     async def finish(
-        self, answer: Mapping[str, str], *, browser: str | None, old_session: str | None, facts: Facts
-    ) -> LoggedIn:
+        self,
+        answer: Mapping[str, str],
+        *,
+        browsers: Collection[str],
+        before: Session | None,
+        cookie_before: str | None,
+        facts: Facts,
+    ) -> LoggedIn | FinishedBefore:
         """Turn the provider's answer (the callback's query) into a session. The state is spent whatever comes of it.
 
-        Raises: BrokerError STATE_INVALID, ISSUER_MISMATCH, LOGIN_FAILED, STEP_UP_REQUIRED, with the page the login was for
-        where that is known; Unavailable.
+        `browsers` are the binding cookies, `before` and `cookie_before` the session that the browser has, which ends.
+
+        Raises: BrokerError STATE_INVALID, STATE_OVER, ISSUER_MISMATCH, LOGIN_CANCELLED, LOGIN_FAILED, CLIENT_MISCONFIGURED,
+        STEP_UP_REQUIRED, with the page the login was for where that is known; Unavailable.
         """
-        state = await self._states.take(LoginState, answer.get("state", ""), now=self._clock.now())
-        if state is None or browser is None or not hmac.compare_digest(state.browser, _browser_digest(browser)):
-            raise BrokerError(Reason.STATE_INVALID, "This login was not begun in this browser, or it is over.")
-        provider = self._deployment.identity_provider_by_issuer.get(state.idp_issuer)
-        if provider is None:  # a new configuration since
+        presented = await self._states.take(LoginState, answer.get("state", ""), now=self._clock.now())
+        state = None if presented is None else presented.value
+        provider = None if state is None else self._deployment.identity_provider_by_issuer.get(state.idp_issuer)
+        if (
+            presented is None
+            or state is None
+            or provider is None  # a new configuration since
+            or not any(hmac.compare_digest(state.browser, _browser_digest(browser)) for browser in browsers)
+        ):
             raise BrokerError(Reason.STATE_INVALID, "This login was not begun in this browser, or it is over.")
         facts.tenant = provider.tenant
+        way_on = Remedy(interaction_uri=self._deployment.broker.origin + state.return_to)
+        if presented.standing is Standing.OVER:
+            raise BrokerError(Reason.STATE_OVER, "The login took too long.", remedy=way_on)
+        if presented.standing is Standing.AGAIN:
+            refused = (presented.outcome or {}).get("refused")
+            if refused is not None:
+                raise BrokerError(Reason(refused), "The login was refused before.", remedy=way_on)
+            return FinishedBefore(state.idp_issuer, state.return_to)
         try:
             login = await self._login(provider, state, answer)
         except BrokerError as error:
-            error.remedy = replace(error.remedy, interaction_uri=self._deployment.broker.origin + state.return_to)
+            error.remedy = replace(error.remedy, interaction_uri=way_on.interaction_uri)
+            await self._states.note(answer["state"], state, {"refused": error.reason.value}, now=self._clock.now())
             raise
         facts.subject = audit.Subject(
             key=login.subject,
@@ -171,13 +201,13 @@ class Login:
             acr=login.acr,
             amr=list(login.amr),
             display_name=login.display_name,
-            csrf=self._randomness.token(32),
+            csrf=_kept_csrf(before, login) or self._randomness.token(32),
             expires_at=now + timedelta(seconds=self._deployment.broker.lifetimes.session_s),
         )
         cookie = self._randomness.token(32)  # always a new one: no value known before the login outlives it
         await self._states.put(cookie, session)
-        if old_session is not None:
-            await self._states.end(Session, old_session)
+        if cookie_before is not None:
+            await self._states.end(Session, cookie_before)
         return LoggedIn(session, cookie, state.return_to)
 
     async def end(self, cookie: str) -> None:
@@ -191,7 +221,9 @@ class Login:
     async def _login(self, provider: IdentityProvider, state: LoginState, answer: Mapping[str, str]) -> id_tokens.Login:
         endpoints = await self._metadata.endpoints(provider.issuer)
         _check_issuer(answer.get("iss"), provider, endpoints)
-        if "code" not in answer or "error" in answer:
+        if "error" in answer:
+            raise _refused_login(answer["error"])
+        if "code" not in answer:
             raise BrokerError(
                 Reason.LOGIN_FAILED,
                 "The identity provider did not log you in.",
@@ -232,11 +264,7 @@ class Login:
             raise Unavailable("identity_provider")
         id_token = members.get("id_token")
         if not isinstance(id_token, str):
-            raise BrokerError(
-                Reason.LOGIN_FAILED,
-                "The identity provider did not log you in.",
-                why=f"the token endpoint answered {answer.status} without an ID token",
-            )
+            raise _without_id_token(answer)
         return id_token
 
     async def _verify(self, id_token: str, provider: IdentityProvider, nonce: str) -> id_tokens.Login:
@@ -253,6 +281,40 @@ class Login:
             raise credential_refused(
                 Reason.LOGIN_FAILED, "The identity provider's answer cannot be trusted.", error, token=id_token
             ) from error
+
+
+def _refused_login(error: str) -> BrokerError:
+    """The identity provider sent the browser back with an `error`. Raises: Unavailable where it is away itself."""
+    why = f"the callback brings {authorization_errors.named(error)}"
+    match authorization_errors.meaning_of(error):
+        case authorization_errors.Meaning.CANCELLED:
+            return BrokerError(Reason.LOGIN_CANCELLED, "The login was cancelled or not allowed.", why=why)
+        case authorization_errors.Meaning.OUR_FAULT:
+            return BrokerError(Reason.CLIENT_MISCONFIGURED, "The identity provider refuses our request.", why=why)
+        case authorization_errors.Meaning.BUSY:
+            raise Unavailable("identity_provider")
+        case _:
+            return BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.", why=why)
+
+
+def _without_id_token(answer: HttpAnswer) -> BrokerError:
+    """What a token endpoint means that gave none: our registration there is wrong, or this one login failed."""
+    why = f"the token endpoint answered {answer.status} without an ID token"
+    read = token_responses.parse(answer.body)
+    if isinstance(read, token_responses.TokenError):
+        refusal = token_refusals.judge(read, status=answer.status, headers=answer.headers)
+        if refusal.meaning in (token_refusals.Meaning.OUR_FAULT, token_refusals.Meaning.SCOPE):
+            return BrokerError(
+                Reason.CLIENT_MISCONFIGURED, "The identity provider refuses our client.", why=f"{why}: {refusal.said}"
+            )
+    return BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.", why=why)
+
+
+def _kept_csrf(before: Session | None, login: id_tokens.Login) -> str | None:
+    """The token of the forms that the same person has open in other tabs."""
+    if before is None or (before.tenant, before.subject) != (login.tenant, login.subject):
+        return None
+    return before.csrf
 
 
 def _browser_digest(browser: str) -> str:
