@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
 from cab.domain.errors import BrokerError, Reason
-from cab.protocol.forms import parse_form, required
+from cab.protocol.forms import parse_form, parse_query, required
 
 
 def refused(body: bytes) -> tuple[Reason, str | None]:
@@ -130,3 +130,60 @@ def test_arbitrary_bodies_are_parameters_or_refused(body: bytes) -> None:
         return
     assert all(value and "\x00" not in value for value in form.values())
     assert parse_form(urlencode(form).encode()) == form
+
+
+# --- the queries of addresses, which others write ---
+
+WANTED = frozenset({"code", "state", "error", "iss"})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"code=a%2Fb&state=s",
+        b"code=a%2Fb&state=s&",
+        b"&&code=a%2Fb&&state=s&&",
+        b"c%6Fde=a%2fb&stat%65=s",
+        b"code=a%2Fb&state=s&error=&iss",
+        b"code=a%2Fb&state=s&location=us&accounts-server=x&session_state=y.z",
+        b"code=a%2Fb&state=s&extra[0]=1&extra[0]=2&extra%5B%5D",
+        b"code=a%2Fb&state=s&scope=a+b&scope=a+b&a+b=c",
+        b"code=a%2Fb&state=s&n=%zz&%=%&m=100%",
+        b"code=a%2Fb&state=s&\xff\xfe=\xff&%ff=%00&\xc3\xa9=\xc3",
+        b"code=a%2Fb&state=s&" + b"&".join(b"p=1" for _ in range(2000)),
+        b"=x&code=a%2Fb&state=s&CODE=x&code[]=x&%20code=x",
+    ],
+)
+def test_what_is_not_read_of_an_address_may_look_as_it_likes(query: bytes) -> None:
+    found, _ = parse_query(query, WANTED)
+    assert found == {"code": "a/b", "state": "s"}
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [(b"code=a+b", "a b"), (b"code=a%2Bb", "a+b"), (b"code=100%", "100%"), (b"code=%zz", "%zz"), (b"code=a=b", "a=b")],
+)
+def test_what_begins_no_escape_stands_for_itself(query: bytes, value: str) -> None:
+    assert parse_query(query, WANTED)[0] == {"code": value}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [b"code=a&code=a", b"code&code=a", b"code=&code=a", b"c%6fde=a&code=a", b"code=%ff", b"code=\xff", b"code=%00"],
+)
+def test_what_is_read_of_an_address_stands_once_and_is_text(query: bytes) -> None:
+    with pytest.raises(BrokerError) as refused:
+        parse_query(query + b"&state=s", WANTED)
+    assert refused.value.reason in (Reason.PARAMETER_REPEATED, Reason.PARAMETER_INVALID)
+    assert refused.value.remedy.member == "code"
+
+
+@given(st.binary(max_size=200))
+@fuzz(300)
+def test_any_address_is_read_or_refused(query: bytes) -> None:
+    try:
+        found, names = parse_query(query, WANTED)
+    except BrokerError as error:
+        found, names = {}, frozenset({error.remedy.member or ""}) & WANTED
+        assert names
+    assert found.keys() <= WANTED & names

@@ -71,12 +71,14 @@ def _two_keys() -> tuple[RSAPrivateKey, RSAPrivateKey]:
 
 
 class AppClient:
-    """`HttpClient` that reaches applications of this process by origin. `down` holds origins that refuse connections."""
+    """`HttpClient` that reaches applications of this process by origin. `down` holds origins that refuse connections, `instead`
+    what is answered to POST requests instead of what the application would answer."""
 
     def __init__(self, apps: Mapping[str, ASGIApp], *, what: str) -> None:
         self._apps = apps
         self._what = what
         self.down: set[str] = set()
+        self.instead: HttpAnswer | None = None
         self.requests: list[tuple[str, str]] = []
 
     async def get(
@@ -105,6 +107,8 @@ class AppClient:
         self.requests.append((method, url))
         if origin in self.down or origin not in self._apps:
             raise SendFailed(self._what, may_have_arrived=False)
+        if method == "POST" and self.instead is not None:
+            return self.instead
         headers["Host"] = parts.netloc
         status, answer_headers, content = await _call(
             self._apps[origin], method, parts.path, parts.query, headers, body
@@ -336,6 +340,12 @@ class Browser:
 
     def get(self, url: str, **arguments: Any) -> requests.Response:
         return self.http.get(absolute(url), allow_redirects=False, **arguments)
+
+    def get_as_it_stands(self, url: str) -> requests.Response:
+        """A GET of an odd address: the session would write it anew. What no URL can hold is escaped on the way all the same."""
+        request = self.http.prepare_request(requests.Request("GET", absolute(url).partition("?")[0]))
+        request.url = absolute(url)
+        return self.http.send(request, allow_redirects=False)
 
     def post(self, url: str, form: Mapping[str, str], **arguments: Any) -> requests.Response:
         return self.http.post(absolute(url), data=dict(form), allow_redirects=False, **arguments)
