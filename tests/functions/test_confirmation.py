@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -291,6 +292,85 @@ async def test_a_yes_outlives_an_outage_of_the_provider(world: World) -> None:
     assert (await ask(world, UPDATE, **DEALS)).refusal[2] == "provider_unavailable"
     world.web.down.clear()
     assert (await ask(world, UPDATE, **DEALS)).status == 200
+    assert (await ask(world, UPDATE, **DEALS)).refusal == REQUIRED
+
+
+# --- a yes is for the account that was connected ---
+
+REPLACED = {"upstream_account": "another-at-crm", "revoke_epoch": 1, "secret_ver": 1}
+
+
+@pytest.mark.parametrize("completion", [{}, {"completion_mode": "deferred"}])
+@pytest.mark.parametrize(
+    ("then", "after", "counts"),
+    [
+        ({"upstream_account": "alice-at-crm"}, REPLACED, False),
+        ({"upstream_account": "alice-at-crm"}, REPLACED | {"upstream_account": None}, False),
+        ({"upstream_account": None}, REPLACED, False),
+        # Where the provider does not say whose account it is, every consent may be another's.
+        ({"upstream_account": None}, {"upstream_account": None, "revoke_epoch": 1}, False),
+        ({"upstream_account": "alice-at-crm"}, REPLACED | {"upstream_account": "alice-at-crm"}, True),
+        ({"upstream_account": None}, {"last_used_at": None}, True),
+    ],
+)
+async def test_a_yes_is_void_when_the_account_behind_the_connection_was_replaced(
+    world: World, then: dict[str, Any], after: dict[str, Any], counts: bool, completion: dict[str, str]
+) -> None:
+    world = confirming(world)
+    grant = await world.connect("alice", "crm", *CRM_SCOPES)
+    await world.set_grant(grant, **then)
+    asked = await ask(world, UPDATE, **DEALS, **completion)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    await world.set_grant(grant, **after)
+
+    if completion:
+        answer = await world.poll(asked.json["deferral_code"])
+        assert answer.refusal == EXPIRED if not counts else answer.status == 200
+    else:
+        answer = await ask(world, UPDATE, **DEALS)
+        assert answer.refusal == REQUIRED if not counts else answer.status == 200
+    if not counts:
+        again = await ask(world, UPDATE, **DEALS)
+        assert again.refusal == REQUIRED
+        assert again.json["interaction_uri"] != asked.json["interaction_uri"]
+        assert world.crm.refreshes == []  # nothing was fetched with the new account's rights
+        await world.decide(again.json["interaction_uri"], approved=True)
+        assert (await ask(world, UPDATE, **DEALS)).status == 200
+
+
+async def test_a_yes_is_void_also_when_the_account_is_replaced_while_the_token_is_fetched(world: World) -> None:
+    world = confirming(world)
+    grant = await world.connect("alice", "crm", *CRM_SCOPES)
+    await world.set_grant(grant, upstream_account="alice-at-crm")
+    asked = await ask(world, UPDATE, **DEALS)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    fetch = world.web.hosts[REFRESH_GRANTS]
+
+    async def replace_then_fetch(sent: Any) -> HttpAnswer:
+        await world.set_grant(grant, upstream_account="another-at-crm")
+        answer: HttpAnswer = await fetch(sent)
+        return answer
+
+    world.web.hosts[REFRESH_GRANTS] = replace_then_fetch
+    answer = await ask(world, UPDATE, **DEALS)
+
+    assert answer.refusal == REQUIRED
+    assert answer.json["interaction_uri"] != asked.json["interaction_uri"]
+
+
+async def test_a_yes_is_compared_with_the_account_of_now_however_long_an_operator_lets_a_grants_status_stand(
+    tmp_path: Path,
+) -> None:
+    folder = World(scratch=tmp_path).write_policies(_CONFIRM_WRITES)
+    broker = folder / "broker.yaml"
+    broker.write_text(broker.read_text("utf-8") + "\ngrant_status_cache_s: 60\n", "utf-8")
+    world = World(folder, scratch=tmp_path)
+    grant = await world.connect("alice", "crm", *CRM_SCOPES)
+    await world.set_grant(grant, upstream_account="alice-at-crm")
+    asked = await ask(world, UPDATE, **DEALS)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    await world.set_grant(grant, **REPLACED)
+
     assert (await ask(world, UPDATE, **DEALS)).refusal == REQUIRED
 
 

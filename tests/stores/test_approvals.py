@@ -137,7 +137,7 @@ async def test_requests_and_pointers_are_kept_an_hour_beyond_the_wait(
     assert pointer.fields[EXPIRY_FIELD] == kept_until
 
 
-async def test_the_list_is_of_what_still_waits_for_this_user_the_newest_first(requests: ApprovalRequests) -> None:
+async def test_the_list_is_of_what_still_waits_for_this_user_the_most_urgent_first(requests: ApprovalRequests) -> None:
     for number, waits in enumerate([timedelta(0), SECOND, 2 * SECOND]):
         binding = replace(BINDING, intent_hash=f"h{number}")
         await requests.open(a_request(f"r{number}", binding=binding, waits=waits), instead_of=None)
@@ -146,18 +146,42 @@ async def test_the_list_is_of_what_still_waits_for_this_user_the_newest_first(re
         ("globexs", replace(BINDING, tenant="globex")),
     ):
         await requests.open(a_request(name, binding=binding), instead_of=None)
-    waiting = await requests.waiting_for("acme", "alice", now=NOW)
-    assert [request.id for request in waiting] == ["r2", "r1"]
-    assert await requests.waiting_for("acme", "alice", now=NOW + 2 * SECOND) == []
+    waiting = await requests.waiting_for("acme", "alice", agents=["bot"], now=NOW)
+    assert [request.id for request in waiting] == ["r1", "r2"]
+    assert await requests.waiting_for("acme", "alice", agents=["bot"], now=NOW + 2 * SECOND) == []
+
+
+async def flood(requests: ApprovalRequests, agent: str, count: int, *, first_ends_in_s: int = 1) -> None:
+    for number in range(count):
+        binding = replace(BINDING, agent=agent, intent_hash=f"h{number}")
+        waits = timedelta(seconds=first_ends_in_s + number)
+        await requests.open(a_request(f"{agent}-{number}", binding=binding, waits=waits), instead_of=None)
 
 
 async def test_of_a_flood_the_fifty_newest_are_listed(requests: ApprovalRequests) -> None:
-    for number in range(52):
-        binding = replace(BINDING, intent_hash=f"h{number}")
-        waits = timedelta(seconds=number + 1)
-        await requests.open(a_request(f"r{number}", binding=binding, waits=waits), instead_of=None)
-    waiting = await requests.waiting_for("acme", "alice", now=NOW)
-    assert [request.id for request in waiting] == [f"r{number}" for number in range(51, 1, -1)]
+    await flood(requests, "bot", 52)
+    waiting = await requests.waiting_for("acme", "alice", agents=["bot"], now=NOW)
+    assert [request.id for request in waiting] == [f"bot-{number}" for number in range(2, 52)]
+
+
+@pytest.mark.parametrize("quiet_ends_in_s", [1, 50, 10_000])
+async def test_a_flood_of_one_agent_hides_no_question_of_another(
+    requests: ApprovalRequests, quiet_ends_in_s: int
+) -> None:
+    await flood(requests, "quiet", 1, first_ends_in_s=quiet_ends_in_s)
+    await flood(requests, "loud", 300, first_ends_in_s=20)
+    await flood(requests, "louder", 400, first_ends_in_s=20)
+    waiting = await requests.waiting_for("acme", "alice", agents=["loud", "louder", "quiet"], now=NOW)
+    assert "quiet-0" in {request.id for request in waiting}
+    assert len(waiting) == 101
+    assert [request.waits_until for request in waiting] == sorted(request.waits_until for request in waiting)
+
+
+async def test_without_a_flood_the_list_costs_one_query(requests: ApprovalRequests, guards: InMemoryDocuments) -> None:
+    await flood(requests, "bot", 49)
+    before = guards.calls["find"]
+    await requests.waiting_for("acme", "alice", agents=[f"agent-{number}" for number in range(20)], now=NOW)
+    assert guards.calls["find"] == before + 1
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from tests.support.web import Documents, Sent, json_answer
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.in_memory.documents import Outage
 from cab.domain import identifiers
+from cab.domain.accounts import account_behind
 from cab.domain.audit import AuditEvent
 from cab.domain.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
@@ -584,7 +585,17 @@ class World:
         guards = self.cloud.documents["guards"]
         request = await ApprovalRequests(guards, SingleUse(guards)).read(approval_id)
         assert request is not None
-        decision = ApprovalDecision(approved=approved, decided_at=self.clock.now(), binding=request.binding.key())
+        binding = request.binding
+        stored = await Grants(self.cloud.documents["grants"]).read(
+            grant_id(binding.tenant, binding.subject, request.connection)
+        )
+        configured = deployment(self.folder).connection_by_id.get(request.connection)
+        decision = ApprovalDecision(
+            approved=approved,
+            decided_at=self.clock.now(),
+            binding=binding.key(),
+            account=account_behind(configured, stored.grant if stored else None),
+        )
         recorded = await ApprovalDecisions(self.cloud.documents["approvals"]).record(
             approval_id, decision, by="the user", expires_at=self.clock.now() + timedelta(hours=1)
         )

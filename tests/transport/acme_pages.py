@@ -313,7 +313,7 @@ class AcmePages:
             binding=Binding(
                 tenant="acme",
                 subject=self.subject(login),
-                agent="sales-assistant",
+                agent=changes.pop("agent", "sales-assistant"),
                 intent_hash=details_hash([detail]),
                 policy_version=self.deployment.policy_version,
                 task_id="t-81",

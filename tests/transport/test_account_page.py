@@ -112,6 +112,51 @@ def test_what_waits_for_a_decision_is_listed_until_it_is_decided(acme: AcmePages
     assert request.id not in browser.get("/me").text
 
 
+def question_from(acme: AcmePages, agent: str, number: int) -> str:
+    """A question of an agent, each about another opportunity; the link to it."""
+    request = acme.ask_approval(id=f"{agent}-{number:04}", agent=agent, identifier=f"opportunity/{number:04}")
+    return f'href="/approvals/{request.id}"'
+
+
+@pytest.mark.parametrize("flood", [3, 40, 120])
+@pytest.mark.parametrize("first", ["quiet", "loud"])
+def test_a_flood_of_one_agents_questions_neither_hides_nor_pushes_down_anothers(
+    acme: AcmePages, flood: int, first: str
+) -> None:
+    if first == "quiet":
+        link = question_from(acme, "ops-bot", 9999)
+        acme.wait(seconds=1)
+    for number in range(flood):
+        question_from(acme, "sales-assistant", number)
+    if first == "loud":
+        acme.wait(seconds=1)
+        link = question_from(acme, "ops-bot", 9999)
+
+    page = acme.logged_in("alice").get("/me").text
+
+    pending = page.partition('id="pending"')[2].partition("</section>")[0]
+    quiet, _, loud = pending.partition("Sales assistant <span")
+    assert link in quiet
+    assert "Operations bot" in quiet
+    assert "asks 1 thing<" in quiet or "asks 1 thing" in quiet
+    at_once, _, folded = loud.partition("<details>")
+    assert at_once.count('href="/approvals/') == min(flood, 5)
+    assert ("asks about more than 50 things" if flood > 50 else f"asks {flood} things") in at_once
+    assert folded.count('href="/approvals/') == min(flood, 50) - min(flood, 5)
+
+
+def test_questions_are_counted_without_those_that_are_decided(acme: AcmePages) -> None:
+    for number in range(8):
+        question_from(acme, "sales-assistant", number)
+    browser = acme.logged_in("alice")
+    browser.post("/approvals/sales-assistant-0000", {"csrf": browser.csrf(), "decision": "refuse"})
+
+    page = browser.get("/me").text
+
+    assert "asks 7 things" in page
+    assert "2 more of Sales assistant" in page
+
+
 def test_nobody_sees_what_waits_for_another_person(acme: AcmePages) -> None:
     request = acme.ask_approval("alice")
 

@@ -13,6 +13,7 @@ from tests.examples.acme_in_process import IDP
 from tests.transport.acme_pages import AcmePages, Browser
 
 from cab.adapters.in_memory.documents import Outage
+from cab.domain.accounts import account_behind
 from cab.domain.audit import EventType
 from cab.domain.deployment import Deployment
 from cab.stores.approvals import ApprovalDecision
@@ -36,6 +37,66 @@ def decision(acme: AcmePages, approval_id: str = "A" * 22) -> bool | None:
 def decide(browser: Browser, word: str, approval_id: str = "A" * 22, **arguments: Any) -> requests.Response:
     path = f"/approvals/{approval_id}"
     return browser.post(path, {"csrf": browser.csrf(path), "decision": word}, **arguments)
+
+
+# --- the account behind the connection ---
+
+
+def test_the_page_names_the_account_that_would_act(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", upstream_account_name="alice@crm.example")
+
+    page = browser.get(f"/approvals/{acme.ask_approval().id}").text
+
+    assert "With your account" in page
+    assert "alice@crm.example" in page
+
+
+def test_a_decision_on_a_page_that_names_another_account_decides_nothing(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    path = f"/approvals/{acme.ask_approval().id}"
+    page = browser.get(path).text
+    form = {"csrf": browser.csrf(path), "decision": "approve", "account": account_of(page)}
+    acme.change_grant("alice", upstream_account="crm-40019")
+
+    answer = browser.post(path, form)
+
+    assert "Nothing was decided" in answer.text
+    assert decision(acme) is None
+    assert browser.post(path, form | {"account": account_of(answer.text)}).status_code == 200
+    assert decision(acme) is True
+
+
+def test_an_approval_whose_account_was_replaced_says_that_it_counts_no_more(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    request = acme.ask_approval()
+    assert "You approved this" in decide(browser, "approve").text
+    acme.change_grant("alice", upstream_account="crm-40019")
+
+    assert "This approval counts no more" in browser.get(f"/approvals/{request.id}").text
+
+
+def test_a_decision_is_bound_to_the_account_of_its_moment(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.ask_approval()
+    decide(browser, "approve")
+
+    found = acme.run(_decision(acme, "A" * 22))
+
+    grant = acme.grant("alice")
+    assert found is not None
+    assert grant is not None
+    assert found.account == account_behind(acme.deployment.connection_by_id["crm"], grant)
+    assert grant.upstream_account is not None
+    assert grant.upstream_account not in (found.account or "")
+
+
+def account_of(html: str) -> str:
+    return html.partition('name="account" value="')[2].partition('"')[0]
 
 
 # --- the page ---

@@ -20,6 +20,7 @@ from cab.use_cases.confirm import Agreed, Confirmations, Waiting
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+ACCOUNT = "the account that was connected then"
 BINDING = Binding(tenant="acme", subject="alice", agent="bot", intent_hash="h", policy_version="p", task_id=None)
 
 
@@ -49,7 +50,7 @@ class Desk:
         return waiting.request
 
     async def answer(self, request: ApprovalRequest, *, approved: bool, at: datetime = NOW) -> None:
-        decision = ApprovalDecision(approved=approved, decided_at=at, binding=request.binding.key())
+        decision = ApprovalDecision(approved=approved, decided_at=at, binding=request.binding.key(), account=ACCOUNT)
         await self.decisions.record(request.id, decision, by="alice", expires_at=at + timedelta(days=1))
 
 
@@ -66,8 +67,8 @@ async def test_a_request_waits_for_as_long_as_the_configuration_says(desk: Desk)
     request = await desk.ask(a_question())
     assert request.waits_until == NOW + desk.waits
     last = request.waits_until - SECOND
-    assert isinstance(await desk.confirmations.answer_to(request, a_question(), now=last), Waiting)
-    assert await desk.confirmations.answer_to(request, a_question(), now=request.waits_until) is None
+    assert isinstance(await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=last), Waiting)
+    assert await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=request.waits_until) is None
 
 
 async def test_a_yes_counts_from_when_it_was_given_also_when_the_wait_is_over(desk: Desk) -> None:
@@ -75,28 +76,28 @@ async def test_a_yes_counts_from_when_it_was_given_also_when_the_wait_is_over(de
     given = request.waits_until - SECOND
     await desk.answer(request, approved=True, at=given)
     last = given + desk.valid - SECOND
-    assert isinstance(await desk.confirmations.answer_to(request, a_question(), now=last), Agreed)
-    assert await desk.confirmations.answer_to(request, a_question(), now=given + desk.valid) is None
+    assert isinstance(await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=last), Agreed)
+    assert await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=given + desk.valid) is None
 
 
 async def test_a_no_stands_until_the_wait_is_over(desk: Desk) -> None:
     request = await desk.ask(a_question())
     await desk.answer(request, approved=False)
     with pytest.raises(BrokerError) as refused:
-        await desk.confirmations.answer_to(request, a_question(), now=request.waits_until - SECOND)
+        await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=request.waits_until - SECOND)
     assert refused.value.reason is Reason.CONFIRMATION_REFUSED
-    assert await desk.confirmations.answer_to(request, a_question(), now=request.waits_until) is None
+    assert await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=request.waits_until) is None
 
 
 async def test_what_was_spent_is_remembered_beyond_the_last_moment_at_which_it_could_count(desk: Desk) -> None:
     """A yes may be given at the end of the wait, and counts from there."""
     request = await desk.ask(a_question())
     await desk.answer(request, approved=True)
-    agreed = await desk.confirmations.answer_to(request, a_question(), now=NOW)
+    agreed = await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=NOW)
     assert isinstance(agreed, Agreed)
     assert await desk.confirmations.spend(agreed) is True
     assert await desk.confirmations.spend(agreed) is False
-    assert await desk.confirmations.answer_to(request, a_question(), now=NOW) is None
+    assert await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=NOW) is None
     mark = await desk.guards.read(f"single_use/{digest('acme', Kind.APPROVAL.value, 'cab', request.id)}")
     assert mark is not None
     assert mark.fields[EXPIRY_FIELD] == request.waits_until + desk.valid + LEEWAY
@@ -116,24 +117,42 @@ async def test_an_answer_after_a_weaker_login_than_policy_wants_now_does_not_cou
     desk: Desk, asked: str | None, wanted: str | None, good_enough: bool
 ) -> None:
     request = await desk.ask(a_question(asked))
-    found = await desk.confirmations.answer_to(request, a_question(wanted), now=NOW)
+    found = await desk.confirmations.answer_to(request, a_question(wanted), account=ACCOUNT, now=NOW)
     assert (found is not None) is good_enough
     await desk.answer(request, approved=True)
-    found = await desk.confirmations.answer_to(request, a_question(wanted), now=NOW)
+    found = await desk.confirmations.answer_to(request, a_question(wanted), account=ACCOUNT, now=NOW)
     assert (found is not None) is good_enough
 
 
 async def test_a_yes_counts_also_where_policy_would_not_ask_any_more(desk: Desk) -> None:
     request = await desk.ask(a_question())
     await desk.answer(request, approved=True)
-    assert isinstance(await desk.confirmations.answer_to(request, Permit(rules=()), now=NOW), Agreed)
+    assert isinstance(await desk.confirmations.answer_to(request, Permit(rules=()), account=ACCOUNT, now=NOW), Agreed)
+
+
+async def test_a_yes_for_one_account_is_none_for_another_and_a_no_stays_a_no(desk: Desk) -> None:
+    request = await desk.ask(a_question())
+    await desk.answer(request, approved=True)
+    assert await desk.confirmations.answer_to(request, a_question(), account="another", now=NOW) is None
+    assert isinstance(await desk.confirmations.answer_to(request, a_question(), account=ACCOUNT, now=NOW), Agreed)
+    ended = await desk.confirmations.ended(request, account="another")
+    assert (ended.reason, ended.detail) == (
+        Reason.DEFERRAL_EXPIRED,
+        "The user agreed with another account than is connected now.",
+    )
+    other = Desk()
+    request = await other.ask(a_question())
+    await other.answer(request, approved=False)
+    with pytest.raises(BrokerError) as refused:
+        await other.confirmations.answer_to(request, a_question(), account="another", now=NOW)
+    assert refused.value.reason is Reason.CONFIRMATION_REFUSED
 
 
 async def test_why_a_request_can_come_to_nothing_any_more(desk: Desk) -> None:
     request = await desk.ask(a_question())
-    assert (await desk.confirmations.ended(request)).reason is Reason.DEFERRAL_EXPIRED
+    assert (await desk.confirmations.ended(request, account=ACCOUNT)).reason is Reason.DEFERRAL_EXPIRED
     await desk.requests.use(request, until=NOW)
-    assert (await desk.confirmations.ended(request)).reason is Reason.DEFERRAL_CODE_INVALID
+    assert (await desk.confirmations.ended(request, account=ACCOUNT)).reason is Reason.DEFERRAL_CODE_INVALID
 
 
 async def test_the_user_is_sent_to_the_page_of_the_request(desk: Desk) -> None:

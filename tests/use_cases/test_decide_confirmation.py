@@ -46,6 +46,7 @@ class Desk:
             self.acme.deployment,
             requests=self.acme.requests,
             decisions=self.acme.decisions,
+            grants=self.acme.grants,
             audit_log=self.log,
             clock=self.acme.clock,
         )
@@ -67,7 +68,9 @@ class Desk:
 
     async def decide(self, *, approved: bool) -> ApprovalView | LoginDemand:
         facts = Facts(audit.EventType.REQUEST_REFUSED, RequestContext("txn"), self.acme.clock.now())
-        return await self.confirmations.decide(self.session(), self.request.id, approved=approved, facts=facts)
+        return await self.confirmations.decide(
+            self.session(), self.request.id, approved=approved, account=None, facts=facts
+        )
 
 
 @pytest.fixture

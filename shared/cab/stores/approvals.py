@@ -6,15 +6,20 @@ Three places with three writers, so that no internet-facing function can approve
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
 import orjson
 
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Documents, Replace
 from cab.stores.single_use import Kind, SingleUse
+
+MANY: Final = 50  # open questions of one user, or of one agent to them, that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,15 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """`binding` is the key of what the person was shown: a request that is rewritten afterwards has no decision."""
+    """`binding` is the key of what the person was shown: a request that is rewritten afterwards has no decision.
+
+    `account` names the upstream account that was connected then (`cab.domain.accounts`): with another one it is void.
+    """
 
     approved: bool
     decided_at: datetime
     binding: str | None
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +139,32 @@ class ApprovalRequests:
         winner = await self.current(request.binding)
         return winner or request
 
-    async def waiting_for(self, tenant: str, subject: str, *, now: datetime) -> list[ApprovalRequest]:
-        """Requests of one user that still wait, the newest first."""
-        found = await self._guards.find(
+    async def waiting_for(
+        self, tenant: str, subject: str, *, agents: Collection[str], now: datetime
+    ) -> list[ApprovalRequest]:
+        """Requests of one user that still wait, those that end soonest first; of a flood, the MANY newest of each agent.
+
+        One query, and only where that does not bring all of them, one for each of the `agents`: however many questions one of
+        them asks, those of the others are found.
+        """
+        found = await self._waiting("owner", digest(tenant, subject), now=now)
+        if len(found) >= MANY:
+            of_each = await asyncio.gather(
+                *(self._waiting("asker", _asker(tenant, subject, agent), now=now) for agent in agents)
+            )
+            found = list({request.id: request for request in chain(found, *of_each)}.values())
+        return sorted(found, key=lambda request: request.waits_until)
+
+    async def _waiting(self, field: str, value: str, *, now: datetime) -> list[ApprovalRequest]:
+        documents = await self._guards.find(
             "approval_requests",
-            Condition("owner", "==", digest(tenant, subject)),
+            Condition(field, "==", value),
             Condition("waits_until", ">", now),
             order_by="waits_until",
             descending=True,
-            limit=50,
+            limit=MANY,
         )
-        return [_load(document.fields) for document in found]
+        return [_load(document.fields) for document in documents]
 
     async def use(self, request: ApprovalRequest, *, until: datetime) -> bool:
         """Spend the approval. True exactly once."""
@@ -166,7 +190,10 @@ class ApprovalDecisions:
             return None
         fields = document.fields
         return ApprovalDecision(
-            approved=fields["approved"], decided_at=fields["decided_at"], binding=fields.get("binding")
+            approved=fields["approved"],
+            decided_at=fields["decided_at"],
+            binding=fields.get("binding"),
+            account=fields.get("account"),
         )
 
     async def record(self, approval_id: str, decision: ApprovalDecision, *, by: str, expires_at: datetime) -> bool:
@@ -185,8 +212,14 @@ def _dump(request: ApprovalRequest) -> dict[str, Any]:
     # The detail travels as text: what was hashed must come back byte for byte, and field names are not ours to index.
     fields["detail"] = orjson.dumps(request.detail).decode()
     fields["prompts"] = list(request.prompts)
-    fields["owner"] = digest(request.binding.tenant, request.binding.subject)
+    binding = request.binding
+    fields["owner"] = digest(binding.tenant, binding.subject)
+    fields["asker"] = _asker(binding.tenant, binding.subject, binding.agent)
     return fields
+
+
+def _asker(tenant: str, subject: str, agent: str) -> str:
+    return digest("cab-asker", tenant, subject, agent)
 
 
 def _load(fields: dict[str, Any]) -> ApprovalRequest:

@@ -50,6 +50,7 @@ from cab.use_cases.my_account import MyAccount
 from cab.use_cases.outbox import Outbox
 from cab.use_cases.provider_calls import ProviderCalls
 
+SHOWN_AT_ONCE: Final = 5  # open questions of one agent; the rest folds away
 _CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
@@ -320,7 +321,11 @@ class Pages:
         if decision not in ("approve", "refuse"):
             raise invalid_parameter("decision")
         view = await self._confirmations.decide(
-            self._needed(visit).session, visit.name, approved=decision == "approve", facts=visit.facts
+            self._needed(visit).session,
+            visit.name,
+            approved=decision == "approve",
+            account=form.get("account"),
+            facts=visit.facts,
         )
         if isinstance(view, LoginDemand):
             raise login_needed(self._origin + path)
@@ -342,6 +347,7 @@ class Pages:
             "me.html",
             account=account,
             health_of=health_of,
+            shown_at_once=SHOWN_AT_ONCE,
             groups_unknown=None if unknown is None else GroupsUnknown(unknown),
         )
 
@@ -470,7 +476,12 @@ def pages_app(
         randomness=randomness,
     )
     confirmations = DecideConfirmation(
-        deployment, requests=approval_requests, decisions=approval_decisions, audit_log=audit_log, clock=clock
+        deployment,
+        requests=approval_requests,
+        decisions=approval_decisions,
+        grants=grants,
+        audit_log=audit_log,
+        clock=clock,
     )
     my_account = MyAccount(
         deployment,

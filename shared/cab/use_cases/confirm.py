@@ -76,10 +76,11 @@ class Confirmations:
         return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
 
     async def answer_to(
-        self, request: ApprovalRequest, decision: Decision, *, now: datetime
+        self, request: ApprovalRequest, decision: Decision, *, account: str, now: datetime
     ) -> Waiting | Agreed | None:
-        """What became of a request: still waiting, agreed to and not spent, or None when it ended without effect, or asks for
-        a weaker login than the `decision` of today does. Changes nothing.
+        """What became of a request: still waiting, agreed to and not spent, or None when it ended without effect, asks for
+        a weaker login than the `decision` of today does, or was agreed to with another upstream account than `account`.
+        Changes nothing.
 
         Raises: BrokerError CONFIRMATION_REFUSED while the refusal stands.
         """
@@ -93,7 +94,8 @@ class Confirmations:
             if now < request.waits_until:
                 raise BrokerError(Reason.CONFIRMATION_REFUSED, "The user refused this action.")
             return None
-        return Agreed(request) if strong and state.is_usable(now, self._valid_for) else None
+        same_account = state.decision.account == account
+        return Agreed(request) if strong and same_account and state.is_usable(now, self._valid_for) else None
 
     async def spend(self, agreed: Agreed) -> bool:
         """Spend the user's yes. True exactly once.
@@ -116,11 +118,13 @@ class Confirmations:
     async def find(self, approval_id: str) -> ApprovalRequest | None:
         return await self._requests.read(approval_id)
 
-    async def ended(self, request: ApprovalRequest) -> BrokerError:
+    async def ended(self, request: ApprovalRequest, *, account: str) -> BrokerError:
         """Why a deferral can no longer come to anything: its approval was spent, or nobody answered in time."""
         state = await self.state(request)
         if state.used:
             return BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code was redeemed before.")
+        if state.decision is not None and state.decision.approved and state.decision.account != account:
+            return BrokerError(Reason.DEFERRAL_EXPIRED, "The user agreed with another account than is connected now.")
         return BrokerError(Reason.DEFERRAL_EXPIRED, "The request for confirmation has expired.")
 
 

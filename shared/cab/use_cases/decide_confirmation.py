@@ -5,22 +5,26 @@ Security design X7 to X10: the approval is bound to the exact canonical intent, 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
 from cab.domain import audit
+from cab.domain.accounts import account_behind
 from cab.domain.actions import Action
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
 from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import ENDED, grant_id
 from cab.ports import AuditLog, Clock
 from cab.protocol.authorization_details import details_hash, parameters_digest
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests
+from cab.stores.grants import Grants
 from cab.stores.sessions import Session
 from cab.use_cases.auditing import Facts
 from cab.use_cases.login import LoginDemand
@@ -31,19 +35,27 @@ KEPT_AFTER: Final = timedelta(hours=1)  # a decision outlives everything that ma
 class Standing(StrEnum):
     WAITING = "waiting"
     APPROVED = "approved"
+    VOID = "void"  # approved, with another upstream account than is connected now
     REFUSED = "refused"
     EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalView:
-    """Everything the page shows. `agent`, `connection` and `action` are None when the configuration no longer has them."""
+    """Everything the page shows. `agent`, `connection` and `action` are None when the configuration no longer has them.
+
+    `account` names the upstream account that would act, `account_shown` in the words of people; `account_changed` says that it is
+    another one than on the page that was answered, which therefore decided nothing.
+    """
 
     request: ApprovalRequest
     standing: Standing
     agent: Agent | None
     connection: Connection | None
     action: Action | None
+    account: str
+    account_shown: str | None
+    account_changed: bool = False
 
 
 class DecideConfirmation:
@@ -53,9 +65,11 @@ class DecideConfirmation:
         *,
         requests: ApprovalRequests,
         decisions: ApprovalDecisions,
+        grants: Grants,
         audit_log: AuditLog,
         clock: Clock,
     ) -> None:
+        self._grants = grants
         self._deployment = deployment
         self._requests = requests
         self._decisions = decisions
@@ -73,9 +87,9 @@ class DecideConfirmation:
         return self._demand(session, request) or await self._view(request)
 
     async def decide(
-        self, session: Session, approval_id: str, *, approved: bool, facts: Facts
+        self, session: Session, approval_id: str, *, approved: bool, account: str | None, facts: Facts
     ) -> ApprovalView | LoginDemand:
-        """Decide once; a second decision changes nothing and gets the first one back.
+        """Decide once; a second decision changes nothing and gets the first one back. `account` is the one that the page named.
 
         Raises: BrokerError NOT_FOUND; Unavailable when the decision could not be recorded in audit: it then has no effect.
         """
@@ -87,6 +101,8 @@ class DecideConfirmation:
         before = await self._view(request)
         if before.standing is not Standing.WAITING:
             return before
+        if account not in (None, before.account):
+            return replace(before, account_changed=True)
         now = self._clock.now()
         # The event goes first: were the decision written first, it would be usable while nothing durable says who gave it.
         # The price is an event whose decision failed to be written; nothing was issued then, and the person sees an error
@@ -103,7 +119,7 @@ class DecideConfirmation:
         await self._audit_log.publish(event)
         await self._decisions.record(
             request.id,
-            ApprovalDecision(approved=approved, decided_at=now, binding=request.binding.key()),
+            ApprovalDecision(approved=approved, decided_at=now, binding=request.binding.key(), account=before.account),
             by=session.subject,
             expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
         )
@@ -133,18 +149,27 @@ class DecideConfirmation:
     async def _view(self, request: ApprovalRequest) -> ApprovalView:
         connection = self._deployment.connection_by_id.get(request.connection)
         action_id = request.detail["actions"][0]
+        stored, decision = await asyncio.gather(
+            self._grants.read(grant_id(request.binding.tenant, request.binding.subject, request.connection)),
+            self._decisions.read(request.id),
+        )
+        grant = stored.grant if stored is not None else None
+        account = account_behind(connection, grant)
         return ApprovalView(
             request,
-            await self._standing(request),
+            self._standing(request, decision, account),
             self._deployment.agent_by_id.get(request.binding.agent),
             connection,
             connection.action_by_id.get(action_id) if connection else None,
+            account,
+            grant.account_shown if grant is not None and grant.status not in ENDED else None,
         )
 
-    async def _standing(self, request: ApprovalRequest) -> Standing:
-        decision = await self._decisions.read(request.id)
+    def _standing(self, request: ApprovalRequest, decision: ApprovalDecision | None, account: str) -> Standing:
+        if decision is not None and decision.approved:
+            return Standing.APPROVED if decision.account == account else Standing.VOID
         if decision is not None:
-            return Standing.APPROVED if decision.approved else Standing.REFUSED
+            return Standing.REFUSED
         return Standing.WAITING if self._clock.now() < request.waits_until else Standing.EXPIRED
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 import orjson
 
 from cab.domain import audit
+from cab.domain.accounts import account_behind
 from cab.domain.clients import Agent
 from cab.domain.connections import Connection
 from cab.domain.decisions import Confirm, Permit
@@ -342,7 +343,10 @@ class ExchangeToken:
         try:
             # Whoever must connect first is not asked, and no yes is spent on nothing.
             self._check_servable(exchange, standing)
-            answer = await self._confirmations.answer_to(current, decision, now=now) if current else None
+            account = account_behind(exchange.connection, standing.grant)
+            answer = (
+                await self._confirmations.answer_to(current, decision, account=account, now=now) if current else None
+            )
         except BrokerError:  # a refusal is counted, as everywhere
             await self._count(exchange, intent, facts, now)
             raise
@@ -426,15 +430,16 @@ class ExchangeToken:
             return Standing(None, task_is_limited=False)
         task = asyncio.create_task(self._is_limited(exchange.assertion)) if exchange.assertion.task else None
         try:
-            grant = await self._read_grant(exchange)
+            # A confirmation is bound to the account: an answer of some seconds ago does not do.
+            grant = await self._read_grant(exchange, fresh=isinstance(assessment.decision, Confirm))
         finally:
             task_is_limited = await task if task else False
         return Standing(grant, task_is_limited)
 
-    async def _read_grant(self, exchange: Exchange) -> Grant | None:
+    async def _read_grant(self, exchange: Exchange, *, fresh: bool) -> Grant | None:
         if is_broker_jwt(exchange.connection):
             return None
-        return await self._downstream_tokens.read_grant(exchange.connection, exchange.assertion)
+        return await self._downstream_tokens.read_grant(exchange.connection, exchange.assertion, fresh=fresh)
 
     async def _is_limited(self, assertion: Assertion) -> bool:
         return assertion.task is not None and await self._budgets.is_limited(
@@ -465,17 +470,26 @@ class ExchangeToken:
         standing: Standing,
         facts: Facts,
     ) -> dict[str, Any] | None:
-        """The same for what the user agreed to; None when another request has spent that.
+        """The same for what the user agreed to; None when another request has spent that, or the account was just replaced.
 
         The yes is spent when the token is there: a provider that is away, or a grant that turns out to have ended, costs
         the user no second click.
         """
         self._check_servable(exchange, standing)
         issued = await self._token(exchange, details, scopes, standing, facts)
+        if await self._is_of_another_account(issued, exchange, standing):
+            return None
         if not await self._confirmations.spend(agreed):
             return None
         await self._spend_use(exchange.assertion, standing)
         return self._answer(exchange, issued, details, facts)
+
+    async def _is_of_another_account(self, issued: Issued, exchange: Exchange, standing: Standing) -> bool:
+        """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
+        if standing.grant is None or issued.secret_version in (None, standing.grant.secret_ver):
+            return False
+        now = await self._downstream_tokens.read_grant(exchange.connection, exchange.assertion, fresh=True)
+        return account_behind(exchange.connection, now) != account_behind(exchange.connection, standing.grant)
 
     def _answer(
         self, exchange: Exchange, issued: Issued, details: list[dict[str, Any]], facts: Facts
@@ -684,15 +698,16 @@ class ExchangeToken:
         raise_refusal(assessment.decision)
         if request.binding.policy_version != self._deployment.policy_version:
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
-        answer = await self._confirmations.answer_to(request, assessment.decision, now=now)
+        standing = await self._read_standing(exchange, assessment)
+        account = account_behind(exchange.connection, standing.grant)
+        answer = await self._confirmations.answer_to(request, assessment.decision, account=account, now=now)
         if isinstance(answer, Waiting):
             raise self._pending(code, answer, now)
         if answer is not None:
-            standing = await self._read_standing(exchange, assessment)
             given = await self._issue_agreed(answer, exchange, details, scopes, standing, facts)
             if given is not None:
                 return given
-        raise await self._confirmations.ended(request)
+        raise await self._confirmations.ended(request, account=account)
 
     # --- delegation to another agent ---
 

@@ -120,12 +120,15 @@ class DownstreamTokens:
     def connect_uri(self, connection: Connection) -> str:
         return f"{self._deployment.broker.origin}/connect?connection={connection.id}"
 
-    async def read_grant(self, connection: Connection, assertion: Assertion) -> Grant | None:
-        """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two."""
+    async def read_grant(self, connection: Connection, assertion: Assertion, *, fresh: bool = False) -> Grant | None:
+        """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two.
+
+        `fresh`: not one that an operator lets stand for a while.
+        """
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
         now = self._clock.now()
         known = self._statuses.get(name)
-        if known is not None and now - known[0] < self._status_life:
+        if known is not None and not fresh and now - known[0] < self._status_life:
             return known[1]
         stored = await self._grants.read(name)
         if stored is not None and self._status_life:

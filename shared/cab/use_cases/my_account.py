@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -15,7 +16,7 @@ from cab.domain.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, grant_id
 from cab.ports import Clock, GrantTokens
-from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests
+from cab.stores.approvals import MANY, ApprovalDecisions, ApprovalRequest, ApprovalRequests
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.sessions import Session
@@ -57,14 +58,23 @@ class Deed:
 @dataclass(frozen=True, slots=True)
 class Pending:
     request: ApprovalRequest
-    agent: Agent | None
     action: Action | None
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What one agent waits for, that which ends soonest first. `more` says that it asked still more than was read."""
+
+    agent: Agent | None
+    agent_id: str
+    pending: tuple[Pending, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     connections: tuple[ConnectionHealth, ...]
-    pending: tuple[Pending, ...]
+    questions: tuple[Questions, ...]
     deeds: tuple[Deed, ...]
 
 
@@ -91,9 +101,9 @@ class MyAccount:
     async def view(self, session: Session) -> Account:
         """Raises: Unavailable."""
         offered = [item for item in self._deployment.connections if session.tenant in item.tenants]
-        issued, pending, grants = await asyncio.gather(
+        issued, questions, grants = await asyncio.gather(
             self._issued_tokens.of_user(session.tenant, session.subject, limit=RECENT),
-            self._pending(session),
+            self._questions(session),
             asyncio.gather(*(self._grant(session, connection) for connection in offered)),
         )
         return Account(
@@ -101,7 +111,7 @@ class MyAccount:
                 self._health(session, connection, grant, issued)
                 for connection, grant in zip(offered, grants, strict=True)
             ),
-            pending,
+            questions,
             tuple(self._deed(token) for token in issued),
         )
 
@@ -124,13 +134,21 @@ class MyAccount:
         stored = await self._store.read(grant_id(session.tenant, session.subject, connection.id))
         return None if stored is None else stored.grant
 
-    async def _pending(self, session: Session) -> tuple[Pending, ...]:
-        requests = await self._requests.waiting_for(session.tenant, session.subject, now=self._clock.now())
+    async def _questions(self, session: Session) -> tuple[Questions, ...]:
+        """What waits for the person, by agent; whoever asks least stands first, so that no flood pushes anybody down."""
+        agents = [agent.client_id for agent in self._deployment.agents if agent.tenant == session.tenant]
+        requests = await self._requests.waiting_for(
+            session.tenant, session.subject, agents=agents, now=self._clock.now()
+        )
+        asked = Counter(request.binding.agent for request in requests)
         decided = await asyncio.gather(*(self._decisions.read(request.id) for request in requests))
+        waiting: dict[str, list[Pending]] = {}
+        for request, decision in zip(requests, decided, strict=True):
+            if decision is None:
+                waiting.setdefault(request.binding.agent, []).append(Pending(request, self._action(request)))
         return tuple(
-            Pending(request, self._deployment.agent_by_id.get(request.binding.agent), self._action(request))
-            for request, decision in zip(requests, decided, strict=True)
-            if decision is None
+            Questions(self._deployment.agent_by_id.get(agent), agent, tuple(pending), more=asked[agent] >= MANY)
+            for agent, pending in sorted(waiting.items(), key=lambda item: (len(item[1]), item[0]))
         )
 
     def _action(self, request: ApprovalRequest) -> Action | None:
