@@ -144,7 +144,8 @@ def test_a_system_that_says_no_is_understood(acme: AcmePages, error: str) -> Non
     assert answer.headers["cab-txn"] in answer.text
     assert "555-0100" not in answer.text
     assert "<script>" not in answer.text
-    assert 'href="/connect?connection=crm"' in answer.text
+    assert ('href="/connect?connection=crm"' in answer.text) == ("settings" not in words)  # no use to try that again
+    assert 'href="/me"' in answer.text
     assert acme.grant("alice") is None
 
 

@@ -114,6 +114,10 @@ _SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
 }
 
 
+# What the same person can repeat as often as they like: no button invites to it.
+NOT_TO_BE_REPEATED: Final = frozenset({Reason.CLIENT_MISCONFIGURED, Reason.NO_AUTHORIZATION_CODE_GRANT})
+
+
 def words_for(refusal: BrokerError) -> tuple[str, str]:
     """Title and sentence."""
     return _SENTENCES.get(refusal.reason, _BROKEN)

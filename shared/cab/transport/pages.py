@@ -38,7 +38,7 @@ from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.sessions import BrowserStates, Session
 from cab.transport.browser_requests import Cookies, Visit, login_needed, read_own_form, read_query, with_way_on
 from cab.transport.grant_health import health_of
-from cab.transport.page_problems import words_for
+from cab.transport.page_problems import NOT_TO_BE_REPEATED, words_for
 from cab.transport.page_rendering import PageRenderer
 from cab.transport.requests import context_of, health
 from cab.use_cases.auditing import Auditor, Facts
@@ -394,7 +394,7 @@ class Pages:
             return Response(body, status_code=status_of(refusal.reason), media_type="application/json", headers=headers)
         title, sentence = words_for(refusal)
         ways = [("My connections and requests", HOME)]
-        if refusal.remedy.interaction_uri is not None:
+        if refusal.remedy.interaction_uri is not None and refusal.reason not in NOT_TO_BE_REPEATED:
             parts = urlsplit(refusal.remedy.interaction_uri)
             again = parts.path + (f"?{parts.query}" if parts.query else "")
             ways = [("Try again", again), *(ways if again != HOME else [])]
