@@ -51,7 +51,7 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_broker_and_not_the_local_stack(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"cab"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cab", "cab_ops"}
 
 
 def test_the_wheel_names_what_the_broker_imports(wheel: Path) -> None:

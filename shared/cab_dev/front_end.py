@@ -75,8 +75,10 @@ class FrontEndSession:
         try:
             return person.id_token(idp_issuer=idp.issuer, client_id=idp.client_id)
         except (StuckError, KeyError, requests.RequestException) as exc:
-            hint = "" if user in PEOPLE else f" At the stack's own identity providers there are: {', '.join(PEOPLE)}."
-            raise FrontEndFailed(f"The login of {user} at {idp.issuer} failed ({type(exc).__name__}).{hint}") from exc
+            own = {service.url for service in self.stack.services.values()}
+            if user not in PEOPLE and idp.issuer in own:
+                raise FrontEndFailed(f"There is nobody called {user}. Choose from: {', '.join(PEOPLE)}.") from exc
+            raise FrontEndFailed(f"The login of {user} at {idp.issuer} failed ({type(exc).__name__}).") from exc
         finally:
             person.close()
 

@@ -241,12 +241,3 @@ run "a_network_range_too_small_for_the_instances_is_refused" {
   }
   expect_failures = [var.network_range]
 }
-
-run "every_alert_has_its_runbook" {
-  command = plan
-
-  assert {
-    condition     = alltrue([for name in concat(keys(local.alerts), keys(local.said)) : fileexists("${path.root}/../docs/runbooks/${name}.md")])
-    error_message = "An alert without a runbook wakes somebody who does not know what to do."
-  }
-}

@@ -42,7 +42,7 @@ def cab(stack: Stack, *arguments: str, standard_input: str = "") -> subprocess.C
 def test_the_stack_file_has_the_members_that_the_contract_names(stack: Stack) -> None:
     content = json.loads((stack.state_dir / "stack.json").read_text())
     assert set(content) == {
-        *("origin", "issuer", "edge_issuer", "project_id", "idp", "front_end", "agents", "connections"),
+        *("origin", "issuer", "edge_issuer", "project_id", "idp", "front_end", "front_ends", "agents", "connections"),
         *("emulators", "audit", "services"),
     }
     assert content["issuer"] == content["origin"] + "/oauth2"

@@ -137,6 +137,10 @@ class AcmeWithGuests(AcmeOrganisation):
     """Acme, and the MCP server of the notes."""
 
     @property
+    def variables(self) -> dict[str, str]:
+        return super().variables | {"ACME_NOTES_ORIGIN": self._origin("notes")}
+
+    @property
     def accounts(self) -> tuple[str, ...]:
         return (WORKLOAD_ACCOUNT, FRONT_END_ACCOUNT)
 
