@@ -93,4 +93,4 @@ browser-ready:
 
 # Without Python 3.13 this says so in one line; the tests then go without BigQuery, except in CI.
 bigquery-ready: $(DEV)
-	@$(PYTHON) -m cab_dev.bigquery install || test -z "$$CAB_REQUIRE_OFFICIAL"
+	@$(PYTHON) -m cab_dev.services.bigquery install || test -z "$$CAB_REQUIRE_OFFICIAL"

@@ -14,8 +14,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from benchmarks.load import Post
 from cab.domain.identifiers import subject_key
-from cab.protocol import jws, names
-from cab.protocol.jwk import public_jwk
+from cab.protocol import names
+from cab.protocol.jose import jws
+from cab.protocol.jose.jwk import public_jwk
 
 FRONT_END = "acme-web"
 AGENT = "sales-assistant"

@@ -23,18 +23,19 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 
 from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider
 from benchmarks.processes import HOST, ROOT, Function, Server
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.domain.connections import RotationClass
+from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, grant_id
-from cab.protocol import strict_json
-from cab.protocol.jwk import ALGORITHMS
+from cab.encoding import strict_json
+from cab.protocol.jose.jwk import ALGORITHMS
 from cab.stores.grants import Grants
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
-from cab_dev import google_identity, loopback
-from cab_dev.emulators import Emulators, running
+from cab_dev import loopback
 from cab_dev.local_cloud import AUDIT_TOPIC, create_signing_keys
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
+from cab_dev.services import google_identity
+from gcp_emulators import Emulators, running
 
 ORIGIN = "http://127.0.0.1:8080"  # only ever compared: the functions are called where they listen
 RESOURCES = {  # nobody calls them

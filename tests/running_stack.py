@@ -16,9 +16,9 @@ import pytest
 from examples.acme.agent.broker_client import BrokerClient
 
 from cab_dev import control
-from cab_dev.emulators.official import NotInstalled, find_jar, find_java
 from cab_dev.front_end import FrontEndSession
 from cab_dev.stack_file import StackFile
+from gcp_emulators.official import NotInstalled, find_jar, find_java
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_WITHIN_S = 110.0
@@ -81,7 +81,18 @@ def running_stack(state_dir: Path, *arguments: str) -> Iterator[Stack]:
     output = state_dir / "output.txt"
     state_dir.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT)))}
-    command = [sys.executable, "-m", "cab.cli", "dev", "up", "--port", "0", "--state-dir", str(state_dir), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "cab_ops.cli",
+        "dev",
+        "up",
+        "--port",
+        "0",
+        "--state-dir",
+        str(state_dir),
+        *arguments,
+    ]
     with output.open("wb") as stream:
         process = subprocess.Popen(
             [*command, "--stop-at-eof"],  # it stops even when this test run is killed

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from tests.support.locks import Declared, entries, gaps, installed, machines, read_input, read_lock
 from tests.support.wheels import next_version, write_wheel
 
-from cab_dev.emulators.testing import official_is_required
+from gcp_emulators.testing import official_is_required
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _STOP_WITHIN_S = 20.0
 @contextlib.contextmanager
 def own_stack(state_dir: Path) -> Iterator[StackFile]:
     """A stack on free ports for as long as the block lasts; its progress is shown."""
-    command = [sys.executable, "-m", "cab.cli", "dev", "up", "--port", "0", "--state-dir", str(state_dir)]
+    command = [sys.executable, "-m", "cab_ops.cli", "dev", "up", "--port", "0", "--state-dir", str(state_dir)]
     (state_dir / "stack.json").unlink(missing_ok=True)  # of a stack that was killed
     with subprocess.Popen([*command, "--stop-at-eof"], stdin=subprocess.PIPE, cwd=ROOT) as process:
         try:

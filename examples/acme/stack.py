@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from cab.domain.connections import GrantKind
-from cab.domain.deployment import Deployment
+from cab.domain.configured.connections import GrantKind
+from cab.domain.configured.deployment import Deployment
+from cab_dev.processes.supervisor import Service, StartFailed
 from cab_dev.stack_file import write_private
-from cab_dev.supervisor import Service, StartFailed
 from cab_dev.trust import connections_at, trust_of
 from examples.acme import services
 from examples.acme.person import Person, StuckError

@@ -25,8 +25,8 @@ from starlette.responses import Response
 
 from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.audit import EventType
-from cab.domain.clients import Agent, FrontEnd, PrivateKeyJwt
-from cab.domain.deployment import Deployment
+from cab.domain.configured.clients import Agent, FrontEnd, PrivateKeyJwt
+from cab.domain.configured.deployment import Deployment
 from cab.ports import AuditLog, HttpClient, PolicyEngine, SecretVault, VerificationKeys
 from cab.settings import (
     AuditingSettings,
@@ -51,8 +51,8 @@ Closer = Callable[[], Awaitable[None]]
 def mint_assertion(settings: MintAssertionSettings) -> Handler:
     from cab.stores.signing_keys import Issuer
     from cab.transport.oauth_http import OAuthEndpoints, Route, json_body
-    from cab.use_cases.mint_assertion import MintAssertion
-    from cab.use_cases.verify_dpop import DpopVerifier
+    from cab.use_cases.edge.mint_assertion import MintAssertion
+    from cab.use_cases.identity.verify_dpop import DpopVerifier
 
     parts = _Parts(settings, "mint_assertion")
     deployment = parts.deployment
@@ -81,13 +81,13 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
     from cab.stores.limits import RateLimits, TaskBudgets
     from cab.stores.signing_keys import Issuer
     from cab.transport.oauth_http import OAuthEndpoints, Route, empty_body, json_body
-    from cab.use_cases.confirm import Confirmations
-    from cab.use_cases.exchange_token import ExchangeToken
-    from cab.use_cases.inspect_token import IntrospectToken, RevokeToken
-    from cab.use_cases.issue_token import BrokerTokens, DownstreamTokens
-    from cab.use_cases.redeem_id_jag import RedeemIdJag
-    from cab.use_cases.verify_dpop import DpopVerifier
-    from cab.use_cases.verify_subject import AssertionVerifier
+    from cab.use_cases.exchange.confirm import Confirmations
+    from cab.use_cases.exchange.endpoint import ExchangeToken
+    from cab.use_cases.exchange.id_jag import RedeemIdJag
+    from cab.use_cases.exchange.inspect import IntrospectToken, RevokeToken
+    from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens
+    from cab.use_cases.identity.verify_assertion import AssertionVerifier
+    from cab.use_cases.identity.verify_dpop import DpopVerifier
 
     parts = _Parts(settings, "exchange_token")
     deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
@@ -148,20 +148,20 @@ def publish_metadata(settings: PublishMetadataSettings) -> Handler:
 
 
 def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
-    from cab.adapters.google_cloud.pubsub import Message, PubSubPublisher
+    from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
     from cab.adapters.store_clock import StoreClock
+    from cab.stores.grant_payloads import GrantPayloads
     from cab.stores.grants import Grants
     from cab.transport.grants_http import Callers, GrantEndpoints
-    from cab.use_cases.allow_again import AllowAgain
-    from cab.use_cases.authenticate_service import ServiceAuthenticator
-    from cab.use_cases.grant_payloads import GrantPayloads
-    from cab.use_cases.narrow_tokens import NarrowTokens
-    from cab.use_cases.refresh_grant import RefreshGrant
-    from cab.use_cases.revoke_grants import RevokeGrants
-    from cab.use_cases.serve_grant import ServeGrant
-    from cab.use_cases.sweep_grants import SweepGrants
-    from cab.use_cases.trusted_tokens import TrustedTokens
-    from cab.use_cases.verify_subject import AssertionVerifier
+    from cab.use_cases.grants.narrow import NarrowTokens
+    from cab.use_cases.grants.refresh.caller import RefreshGrant
+    from cab.use_cases.grants.reinstate import AllowAgain
+    from cab.use_cases.grants.revoke import RevokeGrants
+    from cab.use_cases.grants.serve import ServeGrant
+    from cab.use_cases.grants.sweep import SweepGrants
+    from cab.use_cases.grants.trusted.tokens import TrustedTokens
+    from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
+    from cab.use_cases.identity.verify_assertion import AssertionVerifier
 
     parts = _Parts(settings, "refresh_grants")
     deployment, randomness = parts.deployment, parts.randomness
@@ -212,11 +212,11 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
 def connect_account(settings: ConnectAccountSettings) -> Handler:
     from cab.adapters.cedar.checks import never_permitted
     from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+    from cab.stores.grant_payloads import GrantPayloads
     from cab.stores.grants import Grants
     from cab.stores.issued_tokens import IssuedTokens
     from cab.stores.sessions import BrowserStates
     from cab.transport.pages import pages_app
-    from cab.use_cases.grant_payloads import GrantPayloads
 
     parts = _Parts(settings, "connect_account")
     guards = parts.documents("guards")
@@ -249,13 +249,13 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
 
 
 def ingest_audit(settings: IngestAuditSettings) -> Handler:
-    from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-    from cab.adapters.google_cloud.audit_schema import row_of
-    from cab.adapters.google_cloud.quarantine import PubSubQuarantine
+    from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+    from cab.adapters.google_cloud.bigquery.audit_schema import row_of
+    from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
     from cab.adapters.rows_file import RowsFile
     from cab.transport.audit_push import AuditPush
-    from cab.use_cases.authenticate_service import ServiceAuthenticator
-    from cab.use_cases.ingest_audit_event import IngestAuditEvent
+    from cab.use_cases.audit.ingest import IngestAuditEvent
+    from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
     parts = _Basics(settings, "ingest_audit")
     quarantine = PubSubQuarantine(settings.project, settings.quarantine_topic)
@@ -294,7 +294,7 @@ class _Basics:
 
     def google_keys(self) -> VerificationKeys:
         from cab.adapters.http.client import AiohttpClient, origin_of
-        from cab.adapters.oidc.key_sets import KeySource, RemoteKeySets
+        from cab.adapters.keys.key_sets import KeySource, RemoteKeySets
 
         uri = self.settings.google_jwks_uri
         # http only ever passes for loopback, and only where the local stack's own signer is configured.
@@ -338,7 +338,7 @@ class _Parts(_Basics):
         self._secrets: Any = None
 
     def documents(self, database: str) -> Any:
-        from cab.adapters.google_cloud.documents import FirestoreDocuments
+        from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 
         if database not in self._databases:
             opened = self._databases[database] = FirestoreDocuments(self.settings.project, database)
@@ -366,7 +366,7 @@ class _Parts(_Basics):
     @property
     def secrets(self) -> Any:
         """Keys and client secrets: few, read again and again, immutable by version."""
-        from cab.adapters.cached_secrets import CachedSecretReader
+        from cab.adapters.keys.cached_secrets import CachedSecretReader
 
         if self._secrets is None:
             self._secrets = CachedSecretReader(self.vault)
@@ -385,7 +385,7 @@ class _Parts(_Basics):
 
     @property
     def audit_log(self) -> AuditLog:
-        from cab.adapters.google_cloud.audit_log import PubSubAuditLog
+        from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 
         if self._log is None:
             settings = self.settings
@@ -405,7 +405,7 @@ class _Parts(_Basics):
 
     @property
     def auditor(self) -> Any:
-        from cab.use_cases.auditing import Auditor
+        from cab.use_cases.audit.auditor import Auditor
 
         if self._auditor is None:
             self._auditor = Auditor(self.audit_log, self.clock, self.randomness)
@@ -413,7 +413,7 @@ class _Parts(_Basics):
         return self._auditor
 
     def own_keys(self, issuer: Any) -> Any:
-        from cab.adapters.own_keys import OwnKeys
+        from cab.adapters.keys.own_keys import OwnKeys
         from cab.stores.signing_keys import SigningKeys
 
         if issuer not in self._own:
@@ -424,10 +424,10 @@ class _Parts(_Basics):
         self, *, clients: Mapping[str, FrontEnd | Agent], own: bool = False, users: bool = False
     ) -> VerificationKeys:
         """Every source this function trusts, and no other: its clients, our issuers, the IdPs, workload issuers."""
-        from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets, source_of
-        from cab.protocol.jwk import parse_set
+        from cab.adapters.keys.key_sets import KeyDirectory, KeySource, RemoteKeySets, source_of
+        from cab.protocol.jose.jwk import parse_set
         from cab.stores.signing_keys import Issuer
-        from cab.use_cases.authenticate_client import client_source
+        from cab.use_cases.identity.authenticate_client import client_source
 
         broker = self.deployment.broker
         sources = {self.settings.google_issuer: KeySource(jwks_uri=self.settings.google_jwks_uri)}
@@ -445,7 +445,7 @@ class _Parts(_Basics):
         return KeyDirectory(rings if own else {}, RemoteKeySets(sources, http, self.clock))
 
     def authenticator(self, clients: Mapping[str, Any], *, issuer: str, endpoint: str, keys: VerificationKeys) -> Any:
-        from cab.use_cases.authenticate_client import ClientAuthenticator
+        from cab.use_cases.identity.authenticate_client import ClientAuthenticator
 
         federated = {self.settings.google_issuer: frozenset({"RS256"})}
         federated |= {item.issuer: frozenset(item.algorithms) for item in self.deployment.broker.federated_issuers}
@@ -467,7 +467,7 @@ class _Parts(_Basics):
         return RefreshGrantsClient(url, self.http({url}, what="grants"), GoogleServiceTokens(self.clock))
 
     def provider_calls(self) -> Any:
-        from cab.use_cases.provider_calls import ProviderCalls
+        from cab.use_cases.upstream.provider_client import ProviderCalls
 
         providers = [self.deployment.provider_of(connection) for connection in self.deployment.connections]
         urls = {url for provider in providers for url in provider.endpoints}

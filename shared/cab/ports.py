@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from cab.domain.audit import AuditEvent
+from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Decision
-from cab.domain.deployment import Deployment
 
 
 class Unavailable(Exception):

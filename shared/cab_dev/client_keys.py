@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cab.use_cases.rotate_keys import new_private_jwk
 from cab_dev.stack_file import write_private
+from cab_ops.rotate_keys import new_private_jwk
 
 
 def write_client_key(folder: Path, client_id: str) -> Path:

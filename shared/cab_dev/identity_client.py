@@ -1,4 +1,4 @@
-"""Gets OIDC tokens from the stack's identity service (`cab_dev.google_identity`)."""
+"""Gets OIDC tokens from the stack's identity service (`cab_dev.services.google_identity`)."""
 
 from __future__ import annotations
 

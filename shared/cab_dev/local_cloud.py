@@ -109,9 +109,9 @@ async def store_secrets(project: str, secrets: Mapping[str, str]) -> str:
 
 async def create_signing_keys(project: str) -> str:
     """What `cab keys init` makes. Returns a few words for people."""
-    from cab.cli.cloud import open_cloud
-    from cab.cli.keys import make_keys
     from cab.ports import Unavailable
+    from cab_ops.cli.cloud import open_cloud
+    from cab_ops.cli.keys import make_keys
 
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
@@ -136,7 +136,7 @@ def bigquery_client(project: str, url: str) -> Any:
 
 def create_audit_tables(project: str, dataset: str, url: str) -> str:
     """The audit dataset with its table and views. Blocking: run it in a thread. Returns a few words for people."""
-    from cab.adapters.google_cloud.audit_schema import VIEWS, create_dataset
+    from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS, create_dataset
 
     client = bigquery_client(project, url)
     try:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from cab_dev.ports import HOST
+from cab_dev.processes.ports import HOST
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler

@@ -28,15 +28,15 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.adapters.configuration.variables import BROKER_FILE, declared_variables
 from cab.adapters.configuration.yaml_tree import read_yaml
-from cab.domain.clients import Agent, ClientSecret, FrontEnd, PrivateKeyJwt
-from cab.domain.deployment import Deployment
-from cab.use_cases.rotate_keys import new_private_jwk
-from cab_dev import bigquery, control, gateway, local_cloud, stack_file
+from cab.domain.configured.clients import Agent, ClientSecret, FrontEnd, PrivateKeyJwt
+from cab.domain.configured.deployment import Deployment
+from cab_dev import control, local_cloud, stack_file
 from cab_dev.client_keys import write_client_key
-from cab_dev.emulators.official import NotInstalled, official_emulator
 from cab_dev.local_cloud import PushTarget
-from cab_dev.ports import PortLeases, PortTaken
-from cab_dev.progress import Progress
+from cab_dev.processes.ports import PortLeases, PortTaken
+from cab_dev.processes.progress import Progress
+from cab_dev.processes.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
+from cab_dev.services import bigquery, gateway
 from cab_dev.stack_file import (
     AuditEntry,
     ClientEntry,
@@ -48,7 +48,8 @@ from cab_dev.stack_file import (
     StackFile,
     write_private,
 )
-from cab_dev.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
+from cab_ops.rotate_keys import new_private_jwk
+from gcp_emulators.official import NotInstalled, official_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "demo-cab"
@@ -280,7 +281,7 @@ class Stack:
         accounts |= dict.fromkeys((account("pubsub_push"), account("scheduler"), *self.organisation.accounts))
         port = str(self.ports["google_identity"])
         arguments = ("--port", port, "--issuer", self.url("google_identity"), "--accounts", json.dumps(accounts))
-        return self._python("google_identity", "cab_dev.google_identity", *arguments)
+        return self._python("google_identity", "cab_dev.services.google_identity", *arguments)
 
     def _emulators(self) -> list[Part]:
         if self.options.emulators == "embedded":
@@ -312,7 +313,7 @@ class Stack:
         return Service(
             name=name,
             command=(
-                *(sys.executable, "-m", "cab_dev.emulators"),
+                *(sys.executable, "-m", "gcp_emulators"),
                 *(f"--{name.replace('_', '-')}-port", str(self.ports[name]), "--control-port", str(control_port)),
                 *("--data-dir", str(self.state / "data" / name), "--identity-url", self.url("google_identity")),
             ),
@@ -355,7 +356,7 @@ class Stack:
         }
         port = str(self.ports["push_proxy"])
         arguments = ("--port", port, "--identity-url", self.url("google_identity"), "--routes", json.dumps(routes))
-        return self._python("push_proxy", "cab_dev.push_proxy", *arguments)
+        return self._python("push_proxy", "cab_dev.services.push_proxy", *arguments)
 
     def _filling(self) -> list[Part]:
         tables = Step(name="audit_tables", run=self._create_audit_tables, needs=("bigquery",))
@@ -424,14 +425,16 @@ class Stack:
     def _gateway(self) -> Service:
         routes = gateway.public_routes({name: self.url(name) for name in FUNCTIONS})
         arguments = [f"--route={route.path}={route.origin}" for route in routes]
-        return self._python("gateway", "cab_dev.gateway", "--port", str(self.ports["gateway"]), *arguments, ready=None)
+        return self._python(
+            "gateway", "cab_dev.services.gateway", "--port", str(self.ports["gateway"]), *arguments, ready=None
+        )
 
     def _scheduler(self) -> Service:
         refresh = self.url("refresh_grants")
         return Service(
             name="scheduler",
             command=(
-                *(sys.executable, "-m", "cab_dev.scheduler"),
+                *(sys.executable, "-m", "cab_dev.services.scheduler"),
                 *("--url", f"{refresh}/grants/sweep", "--audience", refresh, "--account", account("scheduler")),
                 *("--identity-url", self.url("google_identity"), "--every", str(SWEEP_EVERY_S)),
             ),

@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cab.domain.connections import Connection, GrantKind, Provider
-from cab.domain.deployment import Deployment
-from cab.protocol.jwk import public_jwk
+from cab.domain.configured.connections import Connection, GrantKind, Provider
+from cab.domain.configured.deployment import Deployment
+from cab.protocol.jose.jwk import public_jwk
 from cab.protocol.metadata import JWKS_PATHS
 
 
@@ -25,7 +25,7 @@ def connections_at(deployment: Deployment, origin: str) -> list[Connection]:
 
 
 def trust_of(deployment: Deployment, origin: str, secrets: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One entry per issuer, for `cab_dev.twins.oauth_provider.load_trusted_issuers`. `secrets`: Secret Manager's ids to values."""
+    """One entry per issuer, for `cab_dev.doubles.oauth_provider.load_trusted_issuers`. `secrets`: Secret Manager's ids to values."""
     entries: dict[str, dict[str, Any]] = {}
     for connection in connections_at(deployment, origin):
         if not connection.grant_kind.is_trusted:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from cab.adapters.audit_chain import AuditChain, canonical
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain, canonical
 from cab.domain.audit import AuditEvent, EventType, IntentFacts, Latency, Service, Subject, event_hash
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from cab.adapters.cached_secrets import CachedSecretReader
-from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.adapters.keys.cached_secrets import CachedSecretReader
 from cab.ports import NotFound, Unavailable
+from cab_dev.fakes.secrets import InMemoryVault
 
 
 @pytest.fixture

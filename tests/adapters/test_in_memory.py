@@ -10,17 +10,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments, Outage
-from cab.adapters.in_memory.quarantine import InMemoryQuarantine
-from cab.adapters.in_memory.randomness import PredictableRandomness
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.adapters.in_memory.service_tokens import InMemoryServiceTokens
 from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.audit import AuditEvent, EventType
 from cab.ports import AlreadyExists, Create, NotFound, Tally, Unavailable
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.audit_rows import InMemoryAuditRows
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
+from cab_dev.fakes.quarantine import InMemoryQuarantine
+from cab_dev.fakes.randomness import PredictableRandomness
+from cab_dev.fakes.secrets import InMemoryVault
+from cab_dev.fakes.service_tokens import InMemoryServiceTokens
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 TWINS = [
@@ -36,11 +36,11 @@ TWINS = [
 
 
 def test_twins_warn_when_they_are_built_outside_tests() -> None:
-    program = "import warnings, importlib\nfrom cab.adapters.in_memory.twins import TwinInUse\n"
+    program = "import warnings, importlib\nfrom cab_dev.fakes.twins import TwinInUse\n"
     for twin in TWINS:
         module, name = twin.split(".")
         program += (
-            f"twin = importlib.import_module('cab.adapters.in_memory.{module}').{name}\n"
+            f"twin = importlib.import_module('cab_dev.fakes.{module}').{name}\n"
             "with warnings.catch_warnings(record=True) as caught:\n"
             "    warnings.simplefilter('always')\n"
             "    twin()\n"

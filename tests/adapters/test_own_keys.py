@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from tests.support.jose import header_of
 
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments, Outage
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.adapters.own_keys import OwnKeys
+from cab.adapters.keys.own_keys import OwnKeys
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import NotFound, Unavailable
-from cab.protocol import jws
+from cab.protocol.jose import jws
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
-from cab.use_cases.rotate_keys import RotateKeys
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
+from cab_dev.fakes.secrets import InMemoryVault
+from cab_ops.rotate_keys import RotateKeys
 
 ISSUER = "https://cab.test/oauth2"
 ALWAYS = frozenset({"read", "write", "tally", "find"})

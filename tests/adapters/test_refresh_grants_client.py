@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.grants.virtual_time import in_virtual_time
 
-from cab.adapters.in_memory.service_tokens import InMemoryServiceTokens
 from cab.adapters.refresh_grants_client import MOST_KEPT_OPEN, RefreshGrantsClient
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
+from cab_dev.fakes.service_tokens import InMemoryServiceTokens
 
 URL = "https://refresh-grants.test"
 GOOD = {

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from cab.adapters.in_memory.documents import InMemoryDocuments, Outage
-from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.ports import NotFound, Replace, Unavailable
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
+from cab_dev.fakes.secrets import InMemoryVault
 
 PAYLOAD = b'{"refresh_token":"canary-of-a-refresh-token"}'
 

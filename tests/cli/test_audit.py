@@ -17,9 +17,8 @@ from click.testing import CliRunner, Result
 from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
-from cab.cli import main
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import (
     Actor,
     EventType,
@@ -31,6 +30,7 @@ from cab.domain.audit import (
     TokenFacts,
     Tool,
 )
+from cab_ops.cli import main
 
 PROJECT = "demo-cli-audit"
 INJECTED = "note\x1b[2J says \u202eso"

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cab.cli.report.charts import WIDTH, Bar, Column, Part, bars, lines, stacked_columns
+from cab_ops.cli.audit.html.charts import WIDTH, Bar, Column, Part, bars, lines, stacked_columns
 
 PARTS = (Part("issued", "issued"), Part("refused", "refused"))
 HOSTILE = '<script>alert("1")</script>'

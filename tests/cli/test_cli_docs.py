@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_questions import open_tables
-from cab.adapters.google_cloud.audit_schema import VIEWS, create_dataset
-from cab.cli import main
-from cab.cli.explain import explain_command
+from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS, create_dataset
+from cab_ops.audit.questions import open_tables
+from cab_ops.cli import main
+from cab_ops.cli.explain.command import explain_command
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CLI = (DOCS / "cli.md").read_text("utf-8")

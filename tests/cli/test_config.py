@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, ENVIRONMENT, replaced, write_folder
 
-from cab.cli.config import config_group
+from cab_ops.cli.config import config_group
 
 
 @pytest.fixture

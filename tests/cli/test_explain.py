@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cab.cli.explain import explain_command
+from cab_ops.cli.explain.command import explain_command
 
 ACME = Path(__file__).resolve().parents[2] / "examples" / "acme"
 ORIGIN = "http://127.0.0.1:8080"

@@ -16,10 +16,8 @@ from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.contracts.audit_story import Story
 from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, create_dataset
-from cab.cli import main
-from cab.cli.explain import explain_command
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import (
     Actor,
     AuditEvent,
@@ -32,6 +30,8 @@ from cab.domain.audit import (
     TokenFacts,
     Tool,
 )
+from cab_ops.cli import main
+from cab_ops.cli.explain.command import explain_command
 
 PROJECT = "demo-explain-event"
 NUMBERS = itertools.count(1)
@@ -309,7 +309,7 @@ def test_every_reason_with_a_place_is_explained_at_that_place() -> None:
     """A refusal before the decision is explained from its reason alone, whatever else the event lacks."""
     from cab.adapters.cedar.engine import CedarPolicyEngine
     from cab.adapters.configuration.loader import inspect_folder
-    from cab.use_cases.explain_event import STAGE_OF_REASON, explain_event
+    from cab_ops.explain.event import STAGE_OF_REASON, explain_event
 
     deployment = inspect_folder(ACME, ENVIRONMENT).deployment
     assert deployment is not None

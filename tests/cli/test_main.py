@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cab.cli import main
+from cab_ops.cli import main
 
 
 @pytest.mark.parametrize("name", main.list_commands(click.Context(main)))
@@ -28,7 +28,7 @@ def test_help_lists_all_subcommands_and_imports_none() -> None:
     program = (
         "import sys\n"
         "from click.testing import CliRunner\n"
-        "from cab.cli import main\n"
+        "from cab_ops.cli import main\n"
         "print(CliRunner().invoke(main, ['--help']).output)\n"
         "heavy = [name for name in ('pydantic', 'google.api_core', 'grpc', 'cab_dev', 'cab.domain') if name in sys.modules]\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import cab.cli.cloud
-import cab.cli.grants
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.cli import main
-from cab.cli.cloud import Cloud
+import cab_ops.cli.cloud
+import cab_ops.cli.grants
 from cab.stores.signing_keys import Issuer, SigningKeys
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.secrets import InMemoryVault
+from cab_ops.cli import main
+from cab_ops.cli.cloud import Cloud
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Cloud:
     async def opened(_project: str) -> AsyncIterator[Cloud]:
         yield stores
 
-    monkeypatch.setattr(cab.cli.cloud, "open_cloud", opened)
+    monkeypatch.setattr(cab_ops.cli.cloud, "open_cloud", opened)
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "demo-cab")
     return stores  # type: ignore[no-any-return]
 
@@ -60,7 +60,7 @@ def test_revoking_what_matches_no_grant_fails(monkeypatch: pytest.MonkeyPatch, o
     async def nobody(_url: str, _what: str, _document: dict[str, Any]) -> dict[str, Any]:
         return {"revoked": []}
 
-    monkeypatch.setattr(cab.cli.grants, "_ask", nobody)
+    monkeypatch.setattr(cab_ops.cli.grants, "_ask", nobody)
     result = cab_command("grants", "revoke", "--url", "https://refresh.test", "--tenant", "acne", *output)
     assert result.exit_code == 1
     assert "No grant matches tenant acne." in result.output

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cab.adapters.audit_chain import AuditChain
-from cab.adapters.google_cloud.audit_schema import row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import row_of
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import Actor, AuditEvent, EventType, GrantFacts, Outcome, Service, Subject, Tool, withheld
 
 START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)

@@ -16,9 +16,9 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from cab_dev import bigquery as local
-from cab_dev.emulators.testing import official_is_required
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
+from cab_dev.services import bigquery as local
+from gcp_emulators.testing import official_is_required
 
 _READY_WITHIN_S = 60.0
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.testing import running_for_tests
+from gcp_emulators import Emulators
+from gcp_emulators.testing import running_for_tests
 
 
 @pytest.fixture(scope="session")

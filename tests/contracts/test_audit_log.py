@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tests.contracts.subscription import Subscription
 
-from cab.adapters.google_cloud.audit_log import PubSubAuditLog
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.domain.audit import AuditEvent, EventType, Latency, Subject, event_hash
 from cab.ports import AuditLog
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.randomness import PredictableRandomness
 
 TOPIC = "cab-audit"
 

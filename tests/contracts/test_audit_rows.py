@@ -12,9 +12,8 @@ import pytest
 from google.cloud.bigquery import SchemaField, Table
 from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, columns, create_table, row_of
-from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table, row_of
 from cab.domain.audit import (
     Actor,
     AuditEvent,
@@ -29,6 +28,7 @@ from cab.domain.audit import (
     Tool,
 )
 from cab.ports import AuditRows
+from cab_dev.fakes.audit_rows import InMemoryAuditRows
 
 NOW = datetime.now(UTC)
 

@@ -12,8 +12,8 @@ from google.api_core.exceptions import BadRequest
 from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import client
 
-from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.audit_schema import TABLE, VIEWS, create_dataset, create_views
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, create_views
 from cab.domain.audit import (
     EventType,
     IntentFacts,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from cab.adapters.document_indexes import CompositeIndex
-from cab.adapters.google_cloud.documents import FirestoreDocuments
-from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Documents, Replace, Tally
+from cab_dev.fakes.documents import InMemoryDocuments
 
 INDEXES = {CompositeIndex("people", frozenset({"team"}), "age", descending=False)}
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 from tests.contracts.subscription import Subscription
 
-from cab.adapters.google_cloud.quarantine import PubSubQuarantine
-from cab.adapters.in_memory.quarantine import InMemoryQuarantine
+from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
 from cab.ports import Quarantine
+from cab_dev.fakes.quarantine import InMemoryQuarantine
 
 
 @dataclass

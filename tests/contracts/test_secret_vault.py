@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.ports import NotFound, SecretVault, Unavailable
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.secrets import InMemoryVault
 
 
 @pytest.fixture(params=["memory", "embedded", "sealed-memory", "sealed-embedded"])

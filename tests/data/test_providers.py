@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cab.adapters.configuration.checks.urls import url_mistake
 from cab.adapters.configuration.loader import shipped_providers
-from cab.adapters.configuration.provider_table import presets, with_provider_table
-from cab.adapters.configuration.urls import url_mistake
-from cab.cli.config import config_group
-from cab.domain.connections import GrantKind, Provider, RotationClass
-from cab.domain.provider_parameters import placeholders
+from cab.domain.configured.connections import GrantKind, Provider, RotationClass
+from cab.domain.configured.provider_parameters import placeholders
+from cab_ops.cli.config import config_group
+from cab_ops.configuration.provider_table import presets, with_provider_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDERS = {provider.id: provider for provider in presets()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cab_dev import bigquery
+from cab_dev.services import bigquery
 
 
 def prepared(root: Path) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from aiohttp import ClientSession, web
 from yarl import URL
 
-from cab_dev import gateway
-from cab_dev.gateway import Route, public_routes
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
+from cab_dev.services import gateway
+from cab_dev.services.gateway import Route, public_routes
 
 
 async def echo(request: web.Request) -> web.Response:

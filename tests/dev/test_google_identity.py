@@ -16,9 +16,9 @@ import jwt
 import pytest
 
 import cab_dev
-from cab_dev import google_identity
-from cab_dev.google_identity import DUMMY_ACCESS_TOKEN, Listening, project_of, unique_id
 from cab_dev.identity_client import IdentityClient, TokenUnavailable
+from cab_dev.services import google_identity
+from cab_dev.services.google_identity import DUMMY_ACCESS_TOKEN, Listening, project_of, unique_id
 
 ISSUER = "https://accounts.google.test"
 EXCHANGE = "exchange-token@demo-cab.iam.gserviceaccount.com"
@@ -175,7 +175,7 @@ print(token, project, credentials.service_account_email, credentials.token)
 
 def test_google_auth_works_unmodified_against_the_metadata_server() -> None:
     environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}
-    command = [sys.executable, "-m", "cab_dev.google_identity", "--port", "0", "--issuer", ISSUER]
+    command = [sys.executable, "-m", "cab_dev.services.google_identity", "--port", "0", "--issuer", ISSUER]
     command += ["--accounts", json.dumps({EXCHANGE: 0})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as service:
         assert service.stdout is not None

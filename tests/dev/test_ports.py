@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cab_dev.ports import FIRST_FREE_PORT, LAST_FREE_PORT, PortLeases, PortTaken
+from cab_dev.processes.ports import FIRST_FREE_PORT, LAST_FREE_PORT, PortLeases, PortTaken
 
 
 def test_a_leased_port_is_refused_to_another_stack_until_it_is_given_back(tmp_path: Path) -> None:

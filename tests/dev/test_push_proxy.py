@@ -13,8 +13,9 @@ import jwt
 import pytest
 from aiohttp import web
 
-from cab_dev import google_identity, loopback, push_proxy
-from cab_dev.push_proxy import Route
+from cab_dev import loopback
+from cab_dev.services import google_identity, push_proxy
+from cab_dev.services.push_proxy import Route
 
 PUSH = "pubsub-push@demo-cab.iam.gserviceaccount.com"
 SOURCE_ROOT = Path(loopback.__file__).parents[1]
@@ -102,7 +103,15 @@ async def test_a_path_without_a_route_is_not_found(proxy_url: str) -> None:
 
 
 def test_routes_that_make_no_sense_are_refused_with_the_reason() -> None:
-    command = [sys.executable, "-m", "cab_dev.push_proxy", "--port", "0", "--identity-url", "http://127.0.0.1:1"]
+    command = [
+        sys.executable,
+        "-m",
+        "cab_dev.services.push_proxy",
+        "--port",
+        "0",
+        "--identity-url",
+        "http://127.0.0.1:1",
+    ]
     command += ["--routes", '{"/a": {"target": "http://127.0.0.1:1"}}']
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, cwd=SOURCE_ROOT)
     assert ended.returncode == 2

@@ -9,9 +9,9 @@ import jwt
 import pytest
 from aiohttp import web
 
-from cab_dev import google_identity
-from cab_dev.ports import PortLeases
-from cab_dev.scheduler import call_once
+from cab_dev.processes.ports import PortLeases
+from cab_dev.services import google_identity
+from cab_dev.services.scheduler import call_once
 
 ACCOUNT = "scheduler@demo-cab.iam.gserviceaccount.com"
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cab_dev import bigquery, stack_file
-from cab_dev.emulators.official import OfficialEmulator
-from cab_dev.ports import PortLeases
-from cab_dev.progress import Progress
+from cab_dev import stack_file
+from cab_dev.processes.ports import PortLeases
+from cab_dev.processes.progress import Progress
+from cab_dev.processes.supervisor import Service, StartFailed, Supervisor
+from cab_dev.services import bigquery
 from cab_dev.stack import FUNCTIONS, ROOT, EmulatorKind, Stack, StackOptions, account, run_stack
 from cab_dev.stack_file import NoStack, StackFile
-from cab_dev.supervisor import Service, StartFailed, Supervisor
+from gcp_emulators.official import OfficialEmulator
 
 ACME = ROOT / "examples" / "acme"
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from cab_dev import supervisor as supervisor_module
-from cab_dev.ports import PortLeases
-from cab_dev.progress import Progress
-from cab_dev.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
+from cab_dev.processes import supervisor as supervisor_module
+from cab_dev.processes.ports import PortLeases
+from cab_dev.processes.progress import Progress
+from cab_dev.processes.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
 
 FAKE = Path(__file__).with_name("fake_service.py")
 
@@ -307,8 +307,8 @@ def test_nothing_survives_a_supervisor_that_is_killed(tmp_path: Path, port: int)
         textwrap.dedent(f"""
         import asyncio, sys
         from pathlib import Path
-        from cab_dev.progress import Progress
-        from cab_dev.supervisor import Service, Supervisor, inherited_environment
+        from cab_dev.processes.progress import Progress
+        from cab_dev.processes.supervisor import Service, Supervisor, inherited_environment
 
         async def main():
             service = Service(name="store", command=(sys.executable, {str(FAKE)!r}, "--port", "{port}"),

@@ -8,10 +8,10 @@ from typing import Any
 
 from tests.support.world import ACME, CRM, STS, deployment
 
-from cab.domain.connections import GrantKind, SecretReference
-from cab.domain.deployment import Deployment
-from cab.use_cases.rotate_keys import new_private_jwk
+from cab.domain.configured.connections import GrantKind, SecretReference
+from cab.domain.configured.deployment import Deployment
 from cab_dev.trust import connections_at, trust_of
+from cab_ops.rotate_keys import new_private_jwk
 
 KEYS = {name: json.dumps(new_private_jwk()) for name in ("cab-assertion-one", "cab-assertion-two")}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cab.domain.actions import Action, Parameter
+from cab.domain.configured.actions import Action, Parameter
 
 
 def action(**changes: Any) -> Action:

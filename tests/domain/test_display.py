@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cab.domain import display
-from cab.domain.display import Segment, plain, segments
+from cab.domain.text import safe as display
+from cab.domain.text.safe import Segment, plain, segments
 
 CYRILLIC_A = "\u0430"
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.domain.actions import Action, Effect
+from cab.domain.configured.actions import Action, Effect
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import (
     DeclaredIntent,
@@ -20,8 +20,8 @@ from cab.domain.intents import (
     check_against_catalog,
     compare_with_task,
 )
-from cab.domain.patterns import covered_by_any
 from cab.domain.tasks import Task
+from cab.domain.text.patterns import covered_by_any
 
 RESOURCE = "https://crm.test"
 UPDATE = Action.model_validate(

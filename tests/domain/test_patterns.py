@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.domain.patterns import all_covered, covered_by_any, covers
+from cab.domain.text.patterns import all_covered, covered_by_any, covers
 
 words = st.text(alphabet="ab./", max_size=6)
 patterns = words | words.map(lambda word: word + "*")

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cab.adapters.configuration.provider_table import presets
-from cab.domain.connections import Provider, Revocation
-from cab.domain.provider_parameters import ParameterKind, ProviderParameter
+from cab.domain.configured.connections import Provider, Revocation
+from cab.domain.configured.provider_parameters import ParameterKind, ProviderParameter
+from cab_ops.configuration.provider_table import presets
 
 SUBDOMAIN = ProviderParameter(kind=ParameterKind.SUBDOMAIN, description="Instance.", example="acme")
 HOST = ProviderParameter(kind=ParameterKind.HOST, description="Host.", example="git.acme.example", default="gitlab.com")

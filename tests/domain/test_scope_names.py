@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cab.adapters.configuration.provider_table import presets
-from cab.domain.scope_names import ScopeNames
+from cab.domain.configured.scope_names import ScopeNames
+from cab_ops.configuration.provider_table import presets
 
 NAMES = {provider.id: provider.scope_names for provider in presets()}
 CASE = Path(__file__).resolve().parents[1] / "data" / "scope_names.json"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.domain.patterns import covered_by_any
 from cab.domain.tasks import Task, TaskLimits
+from cab.domain.text.patterns import covered_by_any
 
 
 def task(**changes: Any) -> Task:

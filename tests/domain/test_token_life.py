@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cab.domain.connections import Provider, Rotation
+from cab.domain.configured.connections import Provider, Rotation
 from cab.domain.token_life import handed_out_until, lone_token_life, spares_tokens, token_life
 
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)

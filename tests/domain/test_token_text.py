@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cab.domain.token_text import without_tokens
+from cab.domain.text.token_like import without_tokens
 
 JWT = ".".join(
     urlsafe_b64encode(part).decode().rstrip("=") for part in (b'{"alg":"none"}', b'{"sub":"x"}', b"signature")

@@ -14,7 +14,7 @@ from tests.running_stack import ROOT, Stack
 
 from cab.domain.errors import Reason
 from cab.protocol.oauth_errors import TABLE
-from cab.protocol.openapi import PAGE_REASONS
+from cab.transport.openapi import PAGE_REASONS
 
 DOCUMENT = ROOT / "docs" / "api.md"
 

@@ -13,7 +13,7 @@ from tests.e2e.audit_rows import TODAY, eventually, publish, pull, query
 from tests.e2e.caller import Caller
 from tests.running_stack import Stack
 
-from cab.adapters.audit_chain import AuditChain
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.system import SystemRandomness
 from cab.domain.audit import AuditEvent, EventType, Outcome, Service
 from cab_dev.local_cloud import AUDIT_SUBSCRIPTION

@@ -14,7 +14,7 @@ from tests.e2e.caller import Answer, Caller
 from tests.e2e.test_zz_canary import canaries, forms_of
 from tests.running_stack import ROOT, Stack, running_stack
 
-from cab_dev.twins.oauth_provider import token_sha256
+from cab_dev.doubles.oauth_provider import token_sha256
 
 pytestmark = pytest.mark.stack
 ACME = ROOT / "examples" / "acme"

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.e2e.caller import Caller
 from tests.running_stack import Stack
 
-from cab.protocol import openapi
+from cab.transport import openapi
 
 pytestmark = pytest.mark.stack
 CHECKS = [

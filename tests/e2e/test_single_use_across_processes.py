@@ -21,7 +21,7 @@ from tests.e2e.caller import Caller
 from tests.running_stack import ROOT, Stack
 
 from cab.protocol.drafts import DEFERRED_GRANT_TYPE
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
 
 pytestmark = pytest.mark.stack
 PARALLEL = 200

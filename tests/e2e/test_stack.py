@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], bool], *, within_s: float = 30) -> None:
 
 def cab(stack: Stack, *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cab.cli", "dev", *arguments, "--state-dir", str(stack.state_dir)],
+        [sys.executable, "-m", "cab_ops.cli", "dev", *arguments, "--state-dir", str(stack.state_dir)],
         input=standard_input,
         capture_output=True,
         text=True,

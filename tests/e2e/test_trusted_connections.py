@@ -58,7 +58,7 @@ def vouchers(stack: Stack) -> list[dict[str, Any]]:
 def operator(stack: Stack, command: str, *arguments: str) -> str:
     """What `cab grants COMMAND` says to somebody who may end grants and allow them again."""
     done = subprocess.run(
-        [sys.executable, "-m", "cab.cli", "grants", command, *arguments],
+        [sys.executable, "-m", "cab_ops.cli", "grants", command, *arguments],
         env=os.environ | stack_file.read_environment(stack.state_dir),
         capture_output=True,
         text=True,

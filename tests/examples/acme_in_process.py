@@ -9,9 +9,9 @@ from examples.acme.services.tracker import SCOPES as TRACKER_SCOPES
 from examples.acme.services.tracker import create_tracker
 from tests.dev.twins.in_process import client_of
 
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import s256
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import s256
 
 IDP = "http://127.0.0.1:8081"
 CRM = "http://127.0.0.1:8082"

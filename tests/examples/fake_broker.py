@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from tests.examples.acme_in_process import BROKER, CRM, IDP
 
-from cab_dev.twins.oauth_provider import s256
+from cab_dev.doubles.oauth_provider import s256
 
 _CONSENT = (
     '<title>x</title><form method="post" action="/connect/start"><input type="hidden" name="csrf" value="c">'

@@ -11,10 +11,10 @@ import pytest
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
-from cab.domain.actions import Effect
-from cab.domain.connections import GrantKind, RotationClass
+from cab.domain.configured.actions import Effect
+from cab.domain.configured.connections import GrantKind, RotationClass
+from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Decision, Deny, Permit
-from cab.domain.deployment import Deployment
 from cab.domain.errors import Reason
 from cab.ports import PolicyRequest
 

@@ -11,8 +11,8 @@ from tests.dev.twins.in_process import client_of
 from tests.examples.acme_in_process import BROKER, IDP, VERIFIER, fixed_clock
 from tests.examples.test_idp import log_in
 
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.clock import MovableClock
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clock import MovableClock
 
 AUDIENCE = f"{BROKER}/oauth2"
 RESOURCE = "http://127.0.0.1:8085/mcp"

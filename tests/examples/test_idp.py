@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from tests.dev.twins.in_process import client_of
 from tests.examples.acme_in_process import BROKER, IDP, SECRET, VERIFIER, fixed_clock, idp_client
 
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import s256
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import s256
 
 CALLBACK = "http://127.0.0.1:53123/cb"
 

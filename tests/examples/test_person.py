@@ -9,7 +9,7 @@ from tests.dev.twins.in_process import browser_session
 from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, fixed_clock, provider_clients
 from tests.examples.fake_broker import FakeBroker
 
-from cab_dev.twins.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider import PROFILES
 
 
 def apps(broker: FakeBroker) -> dict[str, object]:

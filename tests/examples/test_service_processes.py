@@ -14,8 +14,8 @@ import pytest
 import requests
 from examples.acme.person import Person
 
-from cab_dev.ports import PortLeases
-from cab_dev.twins.oauth_provider import s256
+from cab_dev.doubles.oauth_provider import s256
+from cab_dev.processes.ports import PortLeases
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 20

@@ -10,8 +10,8 @@ import pytest
 from tests.support.jose import claims_of
 from tests.support.world import DROP, Answer, World, intent, task
 
-from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.domain.identifiers import digest
+from cab_dev.fakes.documents import InMemoryDocuments
 
 REQUIRED = (400, "interaction_required", "confirmation_required")
 BOUNDS = task("warehouse.*", task_id="t-81")

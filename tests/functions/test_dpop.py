@@ -8,7 +8,7 @@ import pytest
 from tests.support.jose import ABSENT, Key, claims_of, ec_key, present
 from tests.support.world import EDGE, STS, Answer, World, gather, intent, task, unique
 
-from cab.protocol.jwk import thumbprint
+from cab.protocol.jose.jwk import thumbprint
 
 INVALID = (400, "invalid_dpop_proof", "dpop_proof_invalid")
 KEY, OTHER = ec_key("dpop"), ec_key("another-dpop")

@@ -22,10 +22,10 @@ from tests.contracts.subscription import Subscription
 from tests.support.functions import ROOT
 from tests.support.world import World
 
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.faults import CallFault
-from cab_dev.emulators.testing import running_for_tests
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
+from gcp_emulators import Emulators
+from gcp_emulators.faults import CallFault
+from gcp_emulators.testing import running_for_tests
 
 TOPIC = "cab-audit"
 READY_WITHIN_S = 60.0

@@ -12,8 +12,8 @@ from tests.support.world import DROP, WAREHOUSE, WRITE, World, deployment, inten
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.protocol.oauth_errors import error_body
-from cab.use_cases.explain_event import explain_event
-from cab.use_cases.explain_exchange import Explanation, Question, explain
+from cab_ops.explain.event import explain_event
+from cab_ops.explain.exchange import Explanation, Question, explain
 
 CASES: dict[str, dict[str, Any]] = {
     "a read without a task": {},

@@ -32,10 +32,10 @@ from tests.support.world import (
 )
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
-from cab.cli.explain import explain_command
 from cab.ports import HttpAnswer
-from cab.use_cases.explain_event import explain_event
-from cab.use_cases.explain_exchange import Question, Stage, explain
+from cab_ops.cli.explain.command import explain_command
+from cab_ops.explain.event import explain_event
+from cab_ops.explain.exchange import Question, Stage, explain
 
 DENIED = (400, "invalid_authorization_details", "policy_denied")
 CONTRACTORS = "0c9e6f54-33d2-4a55-8b8c-9a1f3a7b2d22"

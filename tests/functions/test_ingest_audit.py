@@ -191,7 +191,7 @@ async def test_what_an_ingest_before_the_upgrade_kept_aside_becomes_a_row_when_i
 ) -> None:
     data = await real_event(world)
     with monkeypatch.context() as before:
-        before.setattr("cab.use_cases.ingest_audit_event.KNOWN_SCHEMA_VERSIONS", frozenset({1}))
+        before.setattr("cab.use_cases.audit.ingest.KNOWN_SCHEMA_VERSIONS", frozenset({1}))
         assert (await push(world, wrapped(data))).status == 204
     kept = world.cloud.quarantine.messages
     assert [(item.cause, item.data) for item in kept] == [("unknown_schema_version", data)]

@@ -27,7 +27,7 @@ from tests.support.world import (
     intent,
 )
 
-from cab.cli.explain import explain_command
+from cab_ops.cli.explain.command import explain_command
 
 WRONG_TOKENS: dict[str, dict[str, Any]] = {
     "another audience": {"aud": "https://other.test"},
@@ -58,7 +58,7 @@ class OneRow:
 def explained(world: World, monkeypatch: pytest.MonkeyPatch, name: str = "exchange_token") -> str:
     """What `cab explain --event` prints of the last event: the line with the cause."""
     data = world.cloud.audit_logs[name].messages[-1].data
-    monkeypatch.setattr("cab.cli.audit_access.tables_of", lambda *_: nullcontext(OneRow(data)))
+    monkeypatch.setattr("cab_ops.cli.audit.access.tables_of", lambda *_: nullcontext(OneRow(data)))
     arguments = ["--event", json.loads(data)["event_id"], "--project", "p", "--config", str(ACME), "--json"]
     result = CliRunner().invoke(explain_command, arguments, env=ENVIRONMENT)
     assert result.exit_code == 0, result.output

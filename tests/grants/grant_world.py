@@ -17,26 +17,26 @@ from tests.grants.history import History, RecordingDocuments
 from tests.grants.twin_http import TwinHttp
 from tests.grants.virtual_time import AT_THE_END, START, VirtualClock
 
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.randomness import PredictableRandomness
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.domain.actions import Action
-from cab.domain.connections import Connection, Provider, Revocation, Rotation
-from cab.domain.deployment import Broker, Deployment, Tenant
+from cab.domain.configured.actions import Action
+from cab.domain.configured.connections import Connection, Provider, Revocation, Rotation
+from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
+from cab.stores.grant_payloads import GrantPayloads, new_token_set, secret_id, sha256_or_none
 from cab.stores.grants import Grants
-from cab.use_cases.escrow import ESCROW_SECRET
-from cab.use_cases.grant_payloads import GrantPayloads, new_token_set, secret_id, sha256_or_none
-from cab.use_cases.provider_calls import ProviderCalls
-from cab.use_cases.refresh_attempt import Step, Wanted, no_step
-from cab.use_cases.refresh_grant import RefreshGrant
-from cab.use_cases.revoke_grants import RevokeGrants
-from cab.use_cases.sweep_grants import SweepGrants
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, create_provider_app, s256
+from cab.use_cases.grants.refresh.attempt import Step, Wanted, no_step
+from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab.use_cases.grants.revoke import RevokeGrants
+from cab.use_cases.grants.sweep import SweepGrants
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, create_provider_app, s256
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.randomness import PredictableRandomness
+from cab_dev.fakes.secrets import InMemoryVault
 
 ISSUER = "http://127.0.0.1:9000"
 CLIENT = TwinClient(client_id="cab", redirect_uris=("http://127.0.0.1:8080/connect/callback/twin",))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from cab.adapters.in_memory.documents import InMemoryDocuments
+from cab_dev.fakes.documents import InMemoryDocuments
 
 
 @dataclass

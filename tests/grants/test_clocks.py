@@ -9,10 +9,10 @@ import pytest
 from tests.grants.grant_world import EVERY_CLASS, LEEWAY, STRICT, GrantWorld, Worker
 from tests.grants.virtual_time import START, VirtualClock, in_virtual_time
 
-from cab.adapters.in_memory.documents import InMemoryDocuments, Outage
 from cab.adapters.store_clock import StoreClock
 from cab.domain.grants import GrantStatus
 from cab.ports import Unavailable
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
 
 MINUTE = timedelta(seconds=60)
 SKEWS = (-MINUTE, timedelta(0), MINUTE)

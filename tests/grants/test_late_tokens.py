@@ -9,12 +9,12 @@ import pytest
 from tests.grants.grant_world import FAMILY, LEEWAY, READ, STATIC, STRICT, GrantWorld, Worker
 from tests.grants.virtual_time import in_virtual_time
 
-from cab.adapters.in_memory.documents import Outage
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import SendFailed, Unavailable
-from cab_dev.twins.oauth_provider import PROFILES
-from cab_dev.twins.oauth_provider.profiles import RevocationRadius
+from cab_dev.doubles.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
+from cab_dev.fakes.documents import Outage
 
 
 def paused_at(world: GrantWorld, where: str, seconds: float) -> Worker:

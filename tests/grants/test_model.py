@@ -22,11 +22,11 @@ from tests.grants.virtual_time import AT_THE_END, run
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import Unavailable
-from cab.use_cases.grant_payloads import GrantPayloads, Successors
-from cab.use_cases.late_tokens import LateTokens
-from cab.use_cases.refresh_attempt import _Attempt
-from cab_dev.twins.oauth_provider import PROFILES
-from cab_dev.twins.oauth_provider.profiles import RevocationRadius
+from cab.stores.grant_payloads import GrantPayloads, Successors
+from cab.use_cases.grants.refresh.attempt import _Attempt
+from cab.use_cases.grants.refresh.orphaned_tokens import LateTokens
+from cab_dev.doubles.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 
 LONG_LEEWAY = "jira-like"  # 600 s: two deaths one after the other fit into it
 PAUSES = (20.0, 35.0, 50.0, 120.0)  # within the lease; beyond it; beyond the hold-down; beyond everything

@@ -14,16 +14,16 @@ import pytest
 from tests.grants.grant_world import CLIENT, ISSUER, READ, WRITE, GrantWorld, Worker
 from tests.grants.virtual_time import START, in_virtual_time
 
-from cab.domain.connections import SecretReference
+from cab.domain.configured.connections import SecretReference
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus
 from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import names
-from cab.protocol.assertions import Assertion
-from cab.use_cases.narrow_tokens import NarrowTokens
-from cab.use_cases.provider_calls import ProviderCalls
-from cab.use_cases.serve_grant import ServeGrant
-from cab_dev.twins.oauth_provider import PROFILES, Exchange, ProviderProfile, token_sha256
+from cab.protocol.tokens.assertions import Assertion
+from cab.use_cases.grants.narrow import NarrowTokens
+from cab.use_cases.grants.serve import ServeGrant
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab_dev.doubles.oauth_provider import PROFILES, Exchange, ProviderProfile, token_sha256
 
 EXCHANGES = (names.TOKEN_EXCHANGE, names.JWT_BEARER)
 SECRET = "s3cret-of-cab"

@@ -20,7 +20,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import HttpAnswer, SendFailed, Unavailable
 from cab.protocol import token_responses
-from cab.use_cases.serve_grant import ServeGrant
+from cab.use_cases.grants.serve import ServeGrant
 
 FAULTS: dict[str, dict[str, Any]] = {
     "500": {"kind": "status", "status": 500},

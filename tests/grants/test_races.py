@@ -14,8 +14,8 @@ from tests.grants.virtual_time import in_virtual_time
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import AccessToken, Unavailable
-from cab_dev.twins.oauth_provider import PROFILES
-from cab_dev.twins.oauth_provider.profiles import RevocationRadius
+from cab_dev.doubles.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 
 
 def outcomes(workers: list[Worker]) -> Counter[Outcome]:

@@ -11,8 +11,8 @@ from tests.grants.virtual_time import in_virtual_time
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
-from cab_dev.twins.oauth_provider import PROFILES
-from cab_dev.twins.oauth_provider.profiles import OldAccessToken
+from cab_dev.doubles.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider.profiles import OldAccessToken
 
 
 @pytest.mark.parametrize("profile", [*EVERY_CLASS, "jira-like", "github-like", "slack-like", "microsoft-like"])

@@ -13,11 +13,11 @@ import pytest
 from tests.grants.grant_world import EVERY_CLASS, FAMILY, LEEWAY, READ, STATIC, STRICT, GrantWorld, Worker
 from tests.grants.virtual_time import in_virtual_time
 
-from cab.adapters.in_memory.documents import Outage
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, Outcome
 from cab.ports import AccessToken, Unavailable
-from cab.use_cases.escrow import ESCROW_SECRET
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab_dev.fakes.documents import Outage
 
 REFRESH = "/oauth/token"
 

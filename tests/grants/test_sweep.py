@@ -14,10 +14,10 @@ import pytest
 from tests.grants.grant_world import EVERY_CLASS, LEEWAY, STATIC, STRICT, GrantWorld
 from tests.grants.virtual_time import in_virtual_time
 
-from cab.adapters.in_memory.documents import Outage
 from cab.domain.grants import GrantStatus
 from cab.ports import Unavailable
-from cab_dev.twins.oauth_provider import PROFILES
+from cab_dev.doubles.oauth_provider import PROFILES
+from cab_dev.fakes.documents import Outage
 
 
 def alive(world: GrantWorld, name: str) -> list[int]:

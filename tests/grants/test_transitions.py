@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cab.domain import grant_transitions as to
-from cab.domain.connections import RotationClass
+from cab.domain.configured.connections import RotationClass
 from cab.domain.grant_transitions import IllegalTransition
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, grant_id, names_itself
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.jose import ABSENT, present
 
 from cab.domain.tasks import Task
-from cab.protocol import assertions
-from cab.protocol.assertions import Assertion
-from cab.protocol.jws import TokenRejected, VerifiedClaims
+from cab.protocol.jose.jws import TokenRejected, VerifiedClaims
+from cab.protocol.tokens import assertions
+from cab.protocol.tokens.assertions import Assertion
 
 ISSUED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 STS = "https://cab.test/oauth2"

@@ -9,7 +9,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cab.protocol.canonical_json import canonical
+from cab.encoding.canonical_json import canonical
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.characters(max_codepoint=127))
 INTEGERS = st.integers(-(2**53) + 1, 2**53 - 1)

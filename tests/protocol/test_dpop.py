@@ -13,7 +13,9 @@ from tests.support.jose import ABSENT, Key, ec_key, present, rsa_key
 from tests.support.vectors import NOW, SECONDS
 from tests.support.world import deployment
 
-from cab.protocol import dpop, jwk, metadata
+from cab.protocol import metadata
+from cab.protocol.jose import jwk
+from cab.protocol.tokens import dpop
 
 URL = "https://cab.test/oauth2/token"
 KEY = ec_key("dpop")

@@ -9,11 +9,11 @@ import pytest
 from tests.support.jose import ABSENT, rsa_key
 from tests.support.vectors import ISSUER, NOW, SECONDS, token, verify
 
-from cab.domain.connections import SecretReference
-from cab.domain.deployment import BrowserLogin, IdentityProvider
+from cab.domain.configured.connections import SecretReference
+from cab.domain.configured.deployment import BrowserLogin, IdentityProvider
 from cab.domain.groups import GroupsUnknown
-from cab.protocol import id_tokens
-from cab.protocol.jws import TokenRejected
+from cab.protocol.jose.jws import TokenRejected
+from cab.protocol.tokens import id_tokens
 
 PROVIDER = IdentityProvider(
     issuer=ISSUER,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 from tests.support.jose import ABSENT, b64, ec_key, key_set, present, rsa_key
 
-from cab.protocol import jwk
+from cab.protocol.jose import jwk
 
 EC = ec_key("a").jwk
 RSA = rsa_key("other").jwk

@@ -28,7 +28,7 @@ from tests.support.vectors import (
     why_rejected,
 )
 
-from cab.protocol import jwk, jws
+from cab.protocol.jose import jwk, jws
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

@@ -12,7 +12,7 @@ from tests.support.fuzz import fuzz
 from tests.support.jose import b64
 from tests.support.vectors import KEY, NOW, RULES, claims, token
 
-from cab.protocol import jwk, jws
+from cab.protocol.jose import jwk, jws
 
 PUBLIC = jwk.parse(KEY.jwk)
 GOOD = token()

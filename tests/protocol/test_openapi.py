@@ -9,10 +9,11 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from cab.cli.openapi import EXAMPLE_ORIGIN, document_text
 from cab.domain.errors import Reason
-from cab.protocol import metadata, openapi
+from cab.protocol import metadata
 from cab.protocol.oauth_errors import TABLE
+from cab.transport import openapi
+from cab_ops.cli.openapi import EXAMPLE_ORIGIN, document_text
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 DOCUMENT = openapi.document(EXAMPLE_ORIGIN)

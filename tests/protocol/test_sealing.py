@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.protocol.sealing import CannotOpen, seal, unseal
+from cab.encoding.sealing import CannotOpen, seal, unseal
 
 KEY = b"k" * 32
 

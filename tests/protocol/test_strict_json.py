@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
-from cab.protocol import strict_json
+from cab.encoding import strict_json
 
 
 @pytest.mark.parametrize("body", [b'\xef\xbb\xbf{"a":1}', b'\xef\xbb\xbf {"a":1}\r\n', b'{"a":1}'])

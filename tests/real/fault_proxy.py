@@ -2,7 +2,7 @@
 
     python -m tests.real.fault_proxy --port 8090 --upstream http://127.0.0.1:8091
 
-`POST /_control/faults` takes faults as the doubles do (cab_dev/twins/faults.py), `GET /_control/count` tells how many requests
+`POST /_control/faults` takes faults as the doubles do (cab_dev/doubles/faults.py), `GET /_control/count` tells how many requests
 of each grant type came.
 """
 
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.faults import FaultBoard
+from cab_dev.doubles.faults import FaultBoard
 
 PASSED_ON = ("content-type", "authorization", "accept")
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cab.adapters.document_rules import EXPIRY_FIELD
-from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.domain.identifiers import digest
 from cab.ports import Create
 from cab.stores.approvals import (
@@ -20,6 +19,7 @@ from cab.stores.approvals import (
     Binding,
 )
 from cab.stores.single_use import SingleUse
+from cab_dev.fakes.documents import InMemoryDocuments
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

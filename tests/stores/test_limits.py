@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cab.adapters.document_rules import EXPIRY_FIELD
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.domain.actions import Action, Effect
-from cab.domain.deployment import RateLimit
+from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.deployment import RateLimit
 from cab.domain.identifiers import digest
 from cab.domain.tasks import MAX_USES, Task
 from cab.stores.limits import TASK_MEMORY, RateLimits, TaskBudgets
+from cab_dev.fakes.documents import InMemoryDocuments
 
 NOW = datetime(2026, 11, 21, 12, 0, 40, tzinfo=UTC)
 WHO = {"tenant": "acme", "subject": "alice", "agent": "bot"}

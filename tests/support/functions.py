@@ -16,15 +16,15 @@ from tests.support.web import Web, WebClient
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import FolderConfiguration
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.audit_rows import InMemoryAuditRows
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.quarantine import InMemoryQuarantine
-from cab.adapters.in_memory.secrets import InMemoryVault
 from cab.adapters.store_clock import StoreClock
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.ports import Clock, Documents, ServiceTokens
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.audit_rows import InMemoryAuditRows
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.quarantine import InMemoryQuarantine
+from cab_dev.fakes.secrets import InMemoryVault
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,12 +105,12 @@ class Cloud:
             patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
             patch("cab.bootstrap.SystemClock", lambda: self.clock),
             patch("cab.adapters.store_clock.StoreClock", store_clock),
-            patch(f"{google}.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
+            patch(f"{google}.firestore.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
             patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),
-            patch(f"{google}.audit_log.PubSubAuditLog", audit_log),
-            patch(f"{google}.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
-            patch(f"{google}.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
-            patch(f"{google}.pubsub.PubSubPublisher", lambda *_, **__: self.publisher),
+            patch(f"{google}.pubsub.audit_log.PubSubAuditLog", audit_log),
+            patch(f"{google}.bigquery.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
+            patch(f"{google}.pubsub.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
+            patch(f"{google}.pubsub.publisher.PubSubPublisher", lambda *_, **__: self.publisher),
             patch(f"{google}.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]),
             patch("cab.adapters.http.client.AiohttpClient", http),
         ):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.jose import Key, ec_key, present
 
-from cab.protocol import jwk, jws
+from cab.protocol.jose import jwk, jws
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())

@@ -27,19 +27,19 @@ from tests.support.jose import Key, ec_key, key_set, present, rsa_key, unb64
 from tests.support.web import Documents, Sent, json_answer
 
 from cab.adapters.configuration.loader import FolderConfiguration
-from cab.adapters.in_memory.documents import Outage
 from cab.domain import identifiers
 from cab.domain.accounts import account_behind
 from cab.domain.audit import AuditEvent
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.ports import HttpAnswer, Replace
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequests
+from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
 from cab.stores.single_use import SingleUse
-from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.rotate_keys import RotateKeys, TooEarly
+from cab_dev.fakes.documents import Outage
+from cab_ops.rotate_keys import RotateKeys, TooEarly
 
 DEPLOYMENT = Path(__file__).with_name("deployment")
 ACME = ROOT / "examples" / "acme"

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from cab_dev.gateway import public_routes
+from cab_dev.services.gateway import public_routes
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = ROOT.parent / "shared" / "terraform" / "terraform-offline"

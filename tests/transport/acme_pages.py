@@ -28,29 +28,29 @@ from tests.dev.twins.in_process import browser_session
 from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, SECRET, TRACKER, provider_clients
 
 from cab.adapters.configuration.loader import FolderConfiguration
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.randomness import PredictableRandomness
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.adapters.oidc.key_sets import KeySource, RemoteKeySets
+from cab.adapters.keys.key_sets import KeySource, RemoteKeySets
 from cab.domain.audit import AuditEvent, EventType
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.domain.identifiers import subject_key
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
 from cab.protocol.authorization_details import details_hash
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
+from cab.stores.grant_payloads import GrantPayloads, secret_id
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.sessions import BrowserStates
 from cab.stores.single_use import SingleUse
 from cab.transport.pages import pages_app
-from cab.use_cases.auditing import Auditor
-from cab.use_cases.grant_payloads import GrantPayloads, secret_id
-from cab.use_cases.provider_calls import ProviderCalls
-from cab_dev.twins.clock import MovableClock
+from cab.use_cases.audit.auditor import Auditor
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.randomness import PredictableRandomness
+from cab_dev.fakes.secrets import InMemoryVault
 
 _Result = TypeVar("_Result")
 START = datetime.fromisoformat("2027-01-15T08:00:00+00:00")

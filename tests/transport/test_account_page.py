@@ -11,11 +11,11 @@ import pytest
 from tests.examples.acme_in_process import CRM
 from tests.transport.acme_pages import AcmePages, Browser
 
-from cab.adapters.in_memory.documents import Outage
-from cab.domain.connections import GrantKind, RotationClass
-from cab.domain.deployment import Deployment
+from cab.domain.configured.connections import GrantKind, RotationClass
+from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import NO_TOKENS, Grant, GrantStatus, grant_id
 from cab.stores.issued_tokens import IssuedToken
+from cab_dev.fakes.documents import Outage
 
 
 @pytest.fixture

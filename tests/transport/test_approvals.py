@@ -12,11 +12,11 @@ import requests
 from tests.examples.acme_in_process import IDP
 from tests.transport.acme_pages import AcmePages, Browser
 
-from cab.adapters.in_memory.documents import Outage
 from cab.domain.accounts import account_behind
 from cab.domain.audit import EventType
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.stores.approvals import ApprovalDecision
+from cab_dev.fakes.documents import Outage
 
 
 @pytest.fixture

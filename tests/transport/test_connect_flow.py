@@ -12,13 +12,13 @@ import requests
 from tests.examples.acme_in_process import BROKER, CRM, IDP, TRACKER
 from tests.transport.acme_pages import AcmePages, Browser, change_connection, csrf_of, query_of, with_query
 
-from cab.adapters.in_memory.documents import Outage
 from cab.domain.audit import EventType
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
+from cab.domain.configured.scope_names import ScopeNames
 from cab.domain.grant_transitions import revoking
 from cab.domain.grants import GrantStatus, grant_id
-from cab.domain.scope_names import ScopeNames
-from cab.use_cases.grant_payloads import GrantPayloads
+from cab.stores.grant_payloads import GrantPayloads
+from cab_dev.fakes.documents import Outage
 
 
 @pytest.fixture

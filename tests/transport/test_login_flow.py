@@ -11,7 +11,7 @@ from tests.examples.acme_in_process import BROKER, CRM, IDP
 from tests.transport.acme_pages import AcmePages, Browser, query_of, with_query
 
 from cab.domain.audit import EventType
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 
 
 @pytest.fixture

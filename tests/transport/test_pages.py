@@ -13,11 +13,11 @@ import requests
 from tests.examples.acme_in_process import BROKER, CRM, IDP
 from tests.transport.acme_pages import AcmePages, Browser, change_connection
 
-from cab.adapters.in_memory.documents import Outage
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.oauth_errors import TABLE
 from cab.transport.page_problems import words_for
+from cab_dev.fakes.documents import Outage
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

@@ -9,20 +9,20 @@ import pytest
 from tests.examples.acme_in_process import BROKER, CRM
 from tests.transport.acme_pages import AcmePages, Browser, change_connection
 
-from cab.adapters.in_memory.randomness import PredictableRandomness
 from cab.domain.audit import EventType
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, Unavailable
-from cab.use_cases.escrow import ESCROW_SECRET
-from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.provider_calls import ProviderCalls
-from cab.use_cases.refresh_attempt import Wanted
-from cab.use_cases.refresh_grant import RefreshGrant
-from cab.use_cases.revoke_grants import RevokeGrants
-from cab.use_cases.revoke_upstream import RevokeUpstream, Upstream
-from cab.use_cases.sweep_grants import SweepGrants
+from cab.stores.grant_payloads import GrantPayloads
+from cab.use_cases.grants.refresh.attempt import Wanted
+from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab.use_cases.grants.revoke import RevokeGrants
+from cab.use_cases.grants.sweep import SweepGrants
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
+from cab_dev.fakes.randomness import PredictableRandomness
 
 DONE = f"{BROKER}/connect/done/crm"
 

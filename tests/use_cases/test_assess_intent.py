@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 from tests.support.world import WAREHOUSE, deployment
 
-from cab.domain.actions import Effect
+from cab.domain.configured.actions import Effect
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import DeclaredIntent, TaskComparison
-from cab.domain.patterns import covered_by_any
 from cab.domain.tasks import Task
+from cab.domain.text.patterns import covered_by_any
 from cab.ports import PolicyRequest, PolicyVerdict
-from cab.protocol.assertions import Assertion
-from cab.use_cases.assess_intent import Assessment, assess, describe, policy_request, raise_refusal, read_intent
+from cab.protocol.tokens.assertions import Assertion
+from cab.use_cases.exchange.decide import Assessment, assess, describe, policy_request, raise_refusal, read_intent
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DEPLOYMENT = deployment()

@@ -9,14 +9,14 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.randomness import PredictableRandomness
 from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Unavailable
-from cab.use_cases.auditing import TRACKED_SOURCES, Auditor, Facts, RequestContext
+from cab.use_cases.audit.auditor import TRACKED_SOURCES, Auditor, Facts, RequestContext
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.randomness import PredictableRandomness
 
 
 class Bench:

@@ -14,12 +14,12 @@ from tests.examples.acme_in_process import CRM, SECRET
 from tests.transport.acme_pages import AcmePages, change_connection
 
 from cab.adapters.http.client import AiohttpClient, why_failed
-from cab.adapters.in_memory.randomness import PredictableRandomness
-from cab.cli import main
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.ports import HttpAnswer, SendFailed
-from cab.use_cases.check_connection import CheckConnection, Finding, Holds
-from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab_dev.fakes.randomness import PredictableRandomness
+from cab_ops.check_connection import CheckConnection, Finding, Holds
+from cab_ops.cli import main
 
 
 def findings(acme: AcmePages, *, http: Any = None, with_secret: bool = True) -> dict[str, Finding]:

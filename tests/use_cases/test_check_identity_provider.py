@@ -20,12 +20,12 @@ from tests.support.jose import ABSENT, ec_key, key_set, rsa_key
 from tests.support.web import Sent, WebClient, json_answer
 from tests.support.world import GLOBEX_IDP, IDP, START, World, deployment
 
-from cab.adapters.oidc.key_sets import RemoteKeySets, source_of
-from cab.cli import main
-from cab.domain.deployment import Deployment
+from cab.adapters.keys.key_sets import RemoteKeySets, source_of
+from cab.domain.configured.deployment import Deployment
 from cab.ports import HttpAnswer
-from cab.use_cases.check_connection import Finding, Holds
-from cab.use_cases.check_identity_provider import CheckIdentityProvider
+from cab_ops.check_connection import Finding, Holds
+from cab_ops.check_identity_provider import CheckIdentityProvider
+from cab_ops.cli import main
 
 DISCOVERY: dict[str, Any] = {
     "issuer": IDP,

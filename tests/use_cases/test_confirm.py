@@ -8,7 +8,6 @@ import pytest
 from tests.support.world import deployment
 
 from cab.adapters.document_rules import EXPIRY_FIELD
-from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.system import SystemRandomness
 from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason
@@ -16,7 +15,8 @@ from cab.domain.identifiers import digest
 from cab.domain.intents import Intent
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
 from cab.stores.single_use import LEEWAY, Kind, SingleUse
-from cab.use_cases.confirm import Agreed, Confirmations, Waiting
+from cab.use_cases.exchange.confirm import Agreed, Confirmations, Waiting
+from cab_dev.fakes.documents import InMemoryDocuments
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -9,16 +9,16 @@ from datetime import timedelta
 import pytest
 from tests.transport.acme_pages import AcmePages
 
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
 from cab.domain import audit
 from cab.domain.errors import BrokerError
 from cab.domain.identifiers import digest
 from cab.ports import Replace, Unavailable
 from cab.stores.approvals import ApprovalRequest
 from cab.stores.sessions import Session
-from cab.use_cases.auditing import Facts, RequestContext
-from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation, Standing
-from cab.use_cases.login import LoginDemand
+from cab.use_cases.audit.auditor import Facts, RequestContext
+from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation, Standing
+from cab.use_cases.people.login import LoginDemand
+from cab_dev.fakes.audit_log import InMemoryAuditLog
 
 
 class OrderedLog(InMemoryAuditLog):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cab.adapters.in_memory.clock import SettableClock
 from cab.ports import HttpAnswer, Unavailable
-from cab.use_cases.idp_metadata import IdpMetadata
+from cab.use_cases.people.idp_metadata import IdpMetadata
+from cab_dev.fakes.clock import SettableClock
 
 ISSUER = "https://accounts.example.com"
 ELSEWHERE = "https://oauth2.example.net"

@@ -8,15 +8,15 @@ from typing import Any, cast
 import pytest
 from tests.support.world import deployment
 
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments
 from cab.adapters.system import SystemRandomness
-from cab.domain.connections import Provider, RotationClass
+from cab.domain.configured.connections import Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, grant_id
 from cab.ports import AccessToken
 from cab.stores.grants import Grants
-from cab.use_cases.issue_token import DownstreamTokens, Issued
+from cab.use_cases.exchange.issue import DownstreamTokens, Issued
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

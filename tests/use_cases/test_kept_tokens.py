@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from cab.adapters.in_memory.clock import SettableClock
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import Outcome
-from cab.use_cases import kept_tokens
-from cab.use_cases.kept_tokens import KeptTokens
-from cab.use_cases.token_answers import Granted
+from cab.use_cases.grants import kept_tokens
+from cab.use_cases.grants.kept_tokens import KeptTokens
+from cab.use_cases.upstream.answers import Granted
+from cab_dev.fakes.clock import SettableClock
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)

@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from tests.support.web import Sent, Web, WebClient, json_answer
 
-from cab.adapters.configuration.provider_table import presets
-from cab.domain.actions import Action, Effect
-from cab.domain.connections import Connection, Provider, SecretReference
+from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.connections import Connection, Provider, SecretReference
 from cab.ports import HttpAnswer
-from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab_ops.configuration.provider_table import presets
 
 PRESETS = {provider.id: provider for provider in presets()}
 READ = Action(id="x.read", title="Read", effect=Effect.READ, scopes=("a", "b"), identifier="x/{id}")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.adapters.configuration.deployment_folder import deployment_of
 
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.protocol.assertions import Assertion
-from cab.use_cases.read_request import (
+from cab.protocol.tokens.assertions import Assertion
+from cab.use_cases.exchange.request import (
     check_may_act,
     check_mode,
     check_tenant,

@@ -7,11 +7,9 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.secrets import InMemoryVault
+from cab.encoding import strict_json
 from cab.ports import Conflict, NotFound
-from cab.protocol import jwk, strict_json
+from cab.protocol.jose import jwk
 from cab.stores.signing_keys import (
     JWKS_MAX_AGE,
     JWKS_REMEMBERED,
@@ -21,7 +19,10 @@ from cab.stores.signing_keys import (
     KeyState,
     SigningKeys,
 )
-from cab.use_cases.rotate_keys import RotateKeys, TooEarly, new_private_jwk
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.secrets import InMemoryVault
+from cab_ops.rotate_keys import RotateKeys, TooEarly, new_private_jwk
 
 
 class Bench:

@@ -18,30 +18,30 @@ from tests.dev.twins.provider_client import ISSUER, SECRET, ProviderUnderTest
 from tests.support.jose import Key, ec_key, key_set, rsa_key
 from tests.support.web import Sent, Web, WebClient, json_answer
 
-from cab.adapters.configuration.provider_table import presets
-from cab.adapters.in_memory.audit_log import InMemoryAuditLog
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.documents import InMemoryDocuments
-from cab.adapters.in_memory.randomness import PredictableRandomness
-from cab.adapters.in_memory.secrets import InMemoryVault
-from cab.domain.actions import Action
-from cab.domain.connections import Connection, GrantKind, Provider, Revocation, SecretReference
-from cab.domain.deployment import Broker, Deployment, Tenant
+from cab.domain.configured.actions import Action
+from cab.domain.configured.connections import Connection, GrantKind, Provider, Revocation, SecretReference
+from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, HttpAnswer, NotFound, Unavailable
-from cab.protocol import subject_tokens
-from cab.protocol.assertions import Assertion
-from cab.protocol.jwk import PublicKey
+from cab.protocol.jose.jwk import PublicKey
+from cab.protocol.tokens import subject_tokens
+from cab.protocol.tokens.assertions import Assertion
+from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
-from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.provider_calls import ProviderCalls
-from cab.use_cases.refresh_grant import RefreshGrant
-from cab.use_cases.revoke_grants import RevokeGrants
-from cab.use_cases.sweep_grants import SweepGrants
-from cab.use_cases.trusted_tokens import TrustedTokens
-from cab.use_cases.upstream_users import statement_about
-from cab_dev.twins.oauth_provider import TrustedIssuer
+from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.revoke import RevokeGrants
+from cab.use_cases.grants.sweep import SweepGrants
+from cab.use_cases.grants.trusted.tokens import TrustedTokens
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.users import statement_about
+from cab_dev.doubles.oauth_provider import TrustedIssuer
+from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
+from cab_dev.fakes.randomness import PredictableRandomness
+from cab_dev.fakes.secrets import InMemoryVault
+from cab_ops.configuration.provider_table import presets
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)
 STS = "https://cab.test/oauth2"

@@ -9,12 +9,12 @@ import pytest
 from tests.support.jose import Key, ec_key
 from tests.support.world import EDGE, STS, deployment
 
-from cab.adapters.in_memory.clock import SettableClock
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import NotFound, Unavailable
-from cab.protocol import jwk
-from cab.use_cases import verified_tokens
-from cab.use_cases.verify_subject import AssertionVerifier
+from cab.protocol.jose import jwk
+from cab.use_cases.identity import verified_before as verified_tokens
+from cab.use_cases.identity.verify_assertion import AssertionVerifier
+from cab_dev.fakes.clock import SettableClock
 
 KEY = ec_key("edge")
 

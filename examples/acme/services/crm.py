@@ -17,9 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.clients import TwinClient, load_clients
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import (
+from cab_dev.doubles.clients import TwinClient, load_clients
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import (
     PROFILES,
     Account,
     OAuthProvider,
@@ -28,8 +28,8 @@ from cab_dev.twins.oauth_provider import (
     TrustedIssuer,
     load_trusted_issuers,
 )
-from cab_dev.twins.service import create_app, origin_of, serve, service_arguments
-from cab_dev.twins.strict_input import BadRequest, read_json_object, read_query
+from cab_dev.doubles.service import create_app, origin_of, serve, service_arguments
+from cab_dev.doubles.strict_input import BadRequest, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.fields import calendar_day, text_of
 from examples.acme.services.user_api import UserApi

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Any
 
-from cab_dev.twins.strict_input import BadRequest
+from cab_dev.doubles.strict_input import BadRequest
 
 
 def text_of(value: Any, name: str, limit: int) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import jwt
 
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.strict_input import BadRequest
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.strict_input import BadRequest
 from examples.acme.services.idp_keys import SigningKeys
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"

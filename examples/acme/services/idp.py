@@ -21,16 +21,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.authorization_answer import RefusedToClient, back_to_client
-from cab_dev.twins.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
-from cab_dev.twins.clients import TwinClient, authenticate_client, load_clients
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.control import control_routes
-from cab_dev.twins.faults import Fault, FaultBoard
-from cab_dev.twins.oauth_provider import s256, token_sha256
-from cab_dev.twins.pages import Pages
-from cab_dev.twins.service import Handler, create_app, origin_of, serve, service_arguments
-from cab_dev.twins.strict_input import BadRequest, read_form, read_json_object, read_query
+from cab_dev.doubles.authorization_answer import RefusedToClient, back_to_client
+from cab_dev.doubles.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
+from cab_dev.doubles.clients import TwinClient, authenticate_client, load_clients
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.control import control_routes
+from cab_dev.doubles.faults import Fault, FaultBoard
+from cab_dev.doubles.oauth_provider import s256, token_sha256
+from cab_dev.doubles.pages import Pages
+from cab_dev.doubles.service import Handler, create_app, origin_of, serve, service_arguments
+from cab_dev.doubles.strict_input import BadRequest, read_form, read_json_object, read_query
 from examples.acme.people import PEOPLE
 from examples.acme.services.id_jags import ID_JAG_TOKEN_TYPE, TOKEN_EXCHANGE, id_jag_answer
 from examples.acme.services.idp_keys import SigningKeys

@@ -3,7 +3,7 @@
 import secrets
 from dataclasses import dataclass
 
-from cab_dev.twins.clock import Clock
+from cab_dev.doubles.clock import Clock
 from examples.acme.people import PEOPLE, AcmePerson
 
 SESSION_LIFE_S = 8 * 3600

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.oauth_provider import OAuthProvider
-from cab_dev.twins.strict_input import BadRequest
+from cab_dev.doubles.oauth_provider import OAuthProvider
+from cab_dev.doubles.strict_input import BadRequest
 
 UserHandler = Callable[[Request, str], Awaitable[Response]]
 """Gets the request and the login of the user whose token it carries."""

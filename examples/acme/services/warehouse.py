@@ -25,8 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.twins.service import create_app, origin_of, read_json_file, serve, service_arguments
-from cab_dev.twins.strict_input import BadRequest, read_json_object
+from cab_dev.doubles.service import create_app, origin_of, read_json_file, serve, service_arguments
+from cab_dev.doubles.strict_input import BadRequest, read_json_object
 from examples.acme.services.dpop import ProofVerifier
 from examples.acme.services.token_verifier import (
     FetchJson,

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.encoding import strict_json
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
-from cab.protocol import strict_json
 
 ANSWERED_WITHIN_S: Final = 11.5  # whoever waits here is told to come back then
 # The line is kept open beyond that: refresh_grants may be listening to a slow provider, and must not be taken for idle meanwhile.

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from cab.adapters.secret_names import MAX_PAYLOAD_BYTES, checked_secret, checked_version
+from cab.encoding import sealing
 from cab.ports import AlreadyExists, Conflict, Create, Document, Documents, NotFound, Replace, SecretReader, Unavailable
-from cab.protocol import sealing
 
 DATA_KEY_SECRET: Final = "cab-grant-data-key"
 _MAX_RACERS: Final = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cab.domain.connections import Connection, GrantKind
+from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.grants import Grant
 from cab.domain.identifiers import digest
 

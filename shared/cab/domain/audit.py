@@ -13,7 +13,7 @@ from typing import Any, Literal
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
-from cab.domain.token_text import without_tokens
+from cab.domain.text.token_like import without_tokens
 
 SCHEMA_VERSION = 2
 KNOWN_SCHEMA_VERSIONS = frozenset({1, 2})  # 1 has no `why` and no `unverified`

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from cab.domain.connections import RotationClass
+from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 
 Event = dict[str, Any]  # an audit event as JSON, written together with the state change it tells of

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cab.domain.connections import RotationClass
+from cab.domain.configured.connections import RotationClass
 from cab.domain.identifiers import digest
 
 

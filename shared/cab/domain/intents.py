@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from cab.domain.actions import Action, Effect, StrictModel
+from cab.domain.configured.actions import Action, Effect, StrictModel
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import ACTION_ID, TASK_ID
-from cab.domain.patterns import covered_by_any
 from cab.domain.tasks import Task
+from cab.domain.text.patterns import covered_by_any
 
 MAX_PARAMETERS_BYTES = 2048
 

@@ -6,9 +6,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from cab.domain.actions import StrictModel
+from cab.domain.configured.actions import StrictModel
 from cab.domain.identifiers import TASK_ID
-from cab.domain.patterns import all_covered
+from cab.domain.text.patterns import all_covered
 
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~/:-]*\*?\Z", min_length=1, max_length=200)]
 Trigger = Literal["user_turn", "schedule", "event"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from cab.domain.connections import Provider
+from cab.domain.configured.connections import Provider
 
 PROMISE: Final = timedelta(seconds=240)  # life that a token is handed out with, where tokens live longer than that
 FIRST_USE: Final = timedelta(

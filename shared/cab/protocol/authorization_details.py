@@ -13,8 +13,8 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import base64url, digest
 from cab.domain.intents import MAX_PARAMETERS_BYTES, DeclaredIntent
 from cab.domain.tasks import Task
-from cab.protocol import strict_json
-from cab.protocol.canonical_json import canonical
+from cab.encoding import strict_json
+from cab.encoding.canonical_json import canonical
 
 PARAMETER: Final = "authorization_details"
 _Detail = TypeVar("_Detail", bound=BaseModel)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cab.protocol import strict_json
+from cab.encoding import strict_json
 
 Origin = tuple[str, str]  # scheme, host and port as written
 

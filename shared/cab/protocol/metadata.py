@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.protocol import drafts, names
 
 JWKS_PATHS = {"sts": "/oauth2/jwks.json", "edge": "/edge/jwks.json"}

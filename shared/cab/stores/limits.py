@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cab.domain.actions import Action
-from cab.domain.deployment import RateLimit, limit_of
+from cab.domain.configured.actions import Action
+from cab.domain.configured.deployment import RateLimit, limit_of
 from cab.domain.identifiers import digest
 from cab.domain.tasks import MAX_USES, Task
 from cab.ports import Documents, Tally

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Create, Documents
-from cab.protocol.jws import LEEWAY
+from cab.protocol.jose.jws import LEEWAY
 
 
 class Kind(StrEnum):

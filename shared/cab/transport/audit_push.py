@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError
+from cab.encoding import strict_json
 from cab.ports import Randomness, Unavailable
-from cab.protocol import strict_json
 from cab.protocol.oauth_errors import status_of
 from cab.transport.requests import health, single_header
-from cab.use_cases.auditing import log_bug, log_refusal
-from cab.use_cases.authenticate_service import ServiceAuthenticator
-from cab.use_cases.ingest_audit_event import IngestAuditEvent, PushedMessage
+from cab.use_cases.audit.auditor import log_bug, log_refusal
+from cab.use_cases.audit.ingest import IngestAuditEvent, PushedMessage
+from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
 MAX_PUSH_BYTES: Final = 262_144  # base64 and wrapping around an event of at most 64 KiB, with room
 

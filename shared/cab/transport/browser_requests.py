@@ -17,8 +17,8 @@ from cab.protocol.forms import parse_form, parse_query
 from cab.protocol.names import FORM_MEDIA_TYPE
 from cab.stores.sessions import Session
 from cab.transport.requests import read_body
-from cab.use_cases.auditing import Facts, RequestContext
-from cab.use_cases.connect_account import Visitor
+from cab.use_cases.audit.auditor import Facts, RequestContext
+from cab.use_cases.people.connect import Visitor
 
 MAX_QUERY_BYTES: Final = 8192
 _COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cab.domain.connections import GrantKind
+from cab.domain.configured.connections import GrantKind
 from cab.domain.grants import ENDED, SERVABLE, GrantStatus
-from cab.use_cases.my_account import ConnectionHealth
+from cab.use_cases.people.account import ConnectionHealth
 
 
 @dataclass(frozen=True, slots=True)

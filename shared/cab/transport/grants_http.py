@@ -16,16 +16,16 @@ from starlette.responses import Response
 from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
+from cab.encoding import strict_json
 from cab.ports import Randomness
-from cab.protocol import strict_json
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
-from cab.use_cases.allow_again import AllowAgain
-from cab.use_cases.auditing import Auditor, Facts, RequestContext
-from cab.use_cases.authenticate_service import ServiceAuthenticator
-from cab.use_cases.revoke_grants import RevokeGrants
-from cab.use_cases.serve_grant import ServeGrant
-from cab.use_cases.sweep_grants import FanOut, SweepGrants
+from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
+from cab.use_cases.grants.reinstate import AllowAgain
+from cab.use_cases.grants.revoke import RevokeGrants
+from cab.use_cases.grants.serve import ServeGrant
+from cab.use_cases.grants.sweep import FanOut, SweepGrants
+from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
 Endpoint = Callable[[bytes, Facts], Awaitable[dict[str, Any]]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]

@@ -11,16 +11,17 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import base64url
 from cab.domain.intents import DeclaredIntent
 from cab.domain.tasks import Task
+from cab.encoding.json_schema import DIALECT, schema_of
 from cab.ports import Clock, Randomness, Unavailable
-from cab.protocol import metadata, openapi
-from cab.protocol.json_schema import DIALECT, schema_of
+from cab.protocol import metadata
 from cab.protocol.names import ACTION_TYPE, TASK_TYPE
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
+from cab.transport import openapi
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import health
 

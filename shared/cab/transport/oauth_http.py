@@ -17,8 +17,8 @@ from cab.protocol.forms import parse_form
 from cab.protocol.names import FORM_MEDIA_TYPE
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
-from cab.use_cases.auditing import Answered, Auditor, Facts
-from cab.use_cases.authenticate_client import Credentials
+from cab.use_cases.audit.auditor import Answered, Auditor, Facts
+from cab.use_cases.identity.authenticate_client import Credentials
 
 Endpoint = Callable[[dict[str, str], Credentials, Facts], Awaitable[Any]]
 Handler = Callable[[Request], Awaitable[Response]]

@@ -16,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, Response
 
-from cab.domain import display
-from cab.domain.actions import Effect
+from cab.domain.configured.actions import Effect
+from cab.domain.text import safe as display
 from cab.ports import Clock
 from cab.transport.requests import hardening
 

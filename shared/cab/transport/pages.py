@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from cab.domain import audit
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.grants import SERVABLE, GrantStatus
 from cab.domain.groups import GroupsUnknown
@@ -33,6 +33,7 @@ from cab.ports import (
 from cab.protocol.forms import required
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.sessions import BrowserStates, Session
@@ -41,14 +42,13 @@ from cab.transport.grant_health import health_of
 from cab.transport.page_problems import NOT_TO_BE_REPEATED, words_for
 from cab.transport.page_rendering import PageRenderer
 from cab.transport.requests import context_of, health
-from cab.use_cases.auditing import Auditor, Facts
-from cab.use_cases.connect_account import AnotherAccount, ConnectAccount, Visitor
-from cab.use_cases.decide_confirmation import ApprovalView, DecideConfirmation
-from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.login import CALLBACK_PATH, HOME, STATE_LIFE, FinishedBefore, Login, LoginDemand, return_path
-from cab.use_cases.my_account import MyAccount
-from cab.use_cases.outbox import Outbox
-from cab.use_cases.provider_calls import ProviderCalls
+from cab.use_cases.audit.auditor import Auditor, Facts
+from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.people.account import MyAccount
+from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation
+from cab.use_cases.people.connect import AnotherAccount, ConnectAccount, Visitor
+from cab.use_cases.people.login import CALLBACK_PATH, HOME, STATE_LIFE, FinishedBefore, Login, LoginDemand, return_path
+from cab.use_cases.upstream.provider_client import ProviderCalls
 
 SHOWN_AT_ONCE: Final = 5  # open questions of one agent; the rest folds away
 _CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")

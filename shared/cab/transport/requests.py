@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness
-from cab.use_cases.auditing import RequestContext
+from cab.use_cases.audit.auditor import RequestContext
 
 MAX_BODY_BYTES: Final = 65_536
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}

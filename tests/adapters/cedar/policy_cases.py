@@ -12,7 +12,7 @@ from typing import Any
 from tests.adapters.configuration.deployment_folder import deployment_of
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 from cab.ports import PolicyRequest
 
 PLAIN = '@id("plain") permit (principal, action, resource);'

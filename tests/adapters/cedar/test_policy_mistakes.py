@@ -15,7 +15,7 @@ from cab.adapters.cedar.rules import statements
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem
 from cab.domain.decisions import Deny
-from cab.use_cases.enabled_actions import enabled_actions
+from cab.use_cases.people.enabled_actions import enabled_actions
 
 ANY = "(principal, action, resource)"
 

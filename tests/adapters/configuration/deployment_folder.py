@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cab.adapters.configuration.loader import Inspection, inspect_folder
 from cab.adapters.configuration.problems import Problem
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
 
 BROKER = """\
 origin: https://cab.test

@@ -10,8 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from cab.adapters.configuration.files import MODELS
-from cab.adapters.configuration.reference import with_reference
-from cab.adapters.configuration.schemas import json_schemas, schema_text
+from cab_ops.configuration.reference import with_reference
+from cab_ops.configuration.schemas import json_schemas, schema_text
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -11,7 +11,7 @@ import yaml
 from tests.adapters.configuration.deployment_folder import ENVIRONMENT, IDENTITY_PROVIDERS, write_folder
 
 from cab.adapters.configuration.loader import inspect_folder
-from cab.use_cases.login import CALLBACK_PATH
+from cab.use_cases.people.login import CALLBACK_PATH
 
 PAGE = (Path(__file__).parents[3] / "docs" / "identity-providers.md").read_text("utf-8")
 ENTRIES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]

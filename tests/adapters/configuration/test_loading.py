@@ -26,7 +26,7 @@ from cab.adapters.configuration.folder import digest_of
 from cab.adapters.configuration.loader import FolderConfiguration, shipped_providers
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.adapters.configuration.yaml_tree import read_yaml
-from cab.domain.connections import Provider, RotationClass
+from cab.domain.configured.connections import Provider, RotationClass
 
 
 def load(root: Path, environment: dict[str, str] | None = None) -> FolderConfiguration:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cab_dev.emulators import Emulators, running
-from cab_dev.emulators.control_client import ControlClient
+from gcp_emulators import Emulators, running
+from gcp_emulators.control_client import ControlClient
 
 VARIABLES = ("FIRESTORE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "SECRET_MANAGER_EMULATOR_HOST")
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from string import Template
 
-from cab.adapters.google_cloud.audit_schema import (
+from cab.adapters.google_cloud.bigquery.audit_schema import (
     CLUSTERING,
     CONTENT,
     PARTITION_COLUMN,
@@ -25,7 +25,7 @@ NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 def test_the_committed_schema_is_the_one_that_the_event_model_gives() -> None:
     committed = files("cab").joinpath("data", "audit_events.schema.json").read_text(encoding="utf-8")
     assert committed == schema_json(), (
-        "Run: python -m cab.adapters.google_cloud.audit_schema > shared/cab/data/audit_events.schema.json"
+        "Run: python -m cab.adapters.google_cloud.bigquery.audit_schema > shared/cab/data/audit_events.schema.json"
     )
 
 

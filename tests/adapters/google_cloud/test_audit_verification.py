@@ -15,11 +15,8 @@ import rfc8785
 from tests.contracts.audit_story import START, UPDATE, Story
 from tests.contracts.bigquery import client
 
-from cab.adapters.audit_chain import AuditChain
-from cab.adapters.google_cloud import audit_verification
-from cab.adapters.google_cloud.audit_questions import AuditTables, Parameter, Question, Row
-from cab.adapters.google_cloud.audit_schema import TABLE, columns, create_table, row_of
-from cab.adapters.google_cloud.audit_verification import CHAINS, PLACES, UNVOUCHED, Head, Kind, Verdict, verify
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table, row_of
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
     Actor,
     AuditEvent,
@@ -38,6 +35,9 @@ from cab.domain.audit import (
     Unverified,
     event_hash,
 )
+from cab_ops.audit import verification as audit_verification
+from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
+from cab_ops.audit.verification import CHAINS, PLACES, UNVOUCHED, Head, Kind, Verdict, verify
 
 PROJECT = "demo-verification"
 PERIOD = {"since": START - timedelta(hours=1), "until": START + timedelta(hours=1)}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cab.adapters.google_cloud import batches
-from cab.adapters.google_cloud.batches import Asked, Batches
+from cab.adapters.google_cloud.firestore import batches
+from cab.adapters.google_cloud.firestore.batches import Asked, Batches
 
 
 @dataclass

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from tests.contracts.subscription import Received, Subscription
 
-from cab.adapters.google_cloud import audit_log
-from cab.adapters.google_cloud.audit_log import PubSubAuditLog
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.randomness import PredictableRandomness
+from cab.adapters.google_cloud.pubsub import audit_log
+from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.domain.audit import AuditEvent, EventType, IntentFacts
 from cab.ports import Unavailable
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.control_client import ControlClient
-from cab_dev.emulators.faults import CallFault
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.randomness import PredictableRandomness
+from gcp_emulators import Emulators
+from gcp_emulators.control_client import ControlClient
+from gcp_emulators.faults import CallFault
 
 TOPIC = "cab-audit"
 CANARY = "canary-3f9a"

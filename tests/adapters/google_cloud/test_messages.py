@@ -8,7 +8,9 @@ import sys
 import pytest
 
 ADAPTERS = (
-    "from cab.adapters.google_cloud import audit_log, documents, secrets\n"
+    "from cab.adapters.google_cloud import secrets\n"
+    "from cab.adapters.google_cloud.firestore import documents\n"
+    "from cab.adapters.google_cloud.pubsub import audit_log\n"
     "import sys\n"
     "clients = [name for name in sys.modules if name.startswith('google.') and name.endswith('.client')]\n"
     "assert not clients, clients\n"
@@ -21,10 +23,11 @@ CLIENTS = (
     "assert firestore.AsyncClient and secretmanager.SecretManagerServiceAsyncClient and PublisherAsyncClient\n"
 )
 SAME = (
-    "from cab.adapters.google_cloud import documents, pubsub\n"
+    "from cab.adapters.google_cloud.firestore import documents\n"
+    "from cab.adapters.google_cloud.pubsub import publisher\n"
     "assert document.Document.pb() is documents._Document\n"
     "assert requests.CommitRequest.pb() is documents._CommitRequest\n"
-    "assert PublishRequest.pb() is pubsub._PublishRequest\n"
+    "assert PublishRequest.pb() is publisher._PublishRequest\n"
 )
 
 

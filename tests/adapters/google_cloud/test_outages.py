@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from cab.adapters.google_cloud.audit_log import PubSubAuditLog
-from cab.adapters.google_cloud.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.documents import FirestoreDocuments
-from cab.adapters.google_cloud.quarantine import PubSubQuarantine
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
+from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
+from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.in_memory.randomness import PredictableRandomness
 from cab.domain.audit import AuditEvent, EventType
 from cab.ports import Create, Tally, Unavailable
-from cab_dev.emulators import running
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.randomness import PredictableRandomness
+from gcp_emulators import running
 
 EVENT = AuditEvent(event_id="e", event_type=EventType.EXCHANGE_DECIDED, occurred_at=datetime(2026, 11, 21, tzinfo=UTC))
 ROW = {"event_id": "e"}

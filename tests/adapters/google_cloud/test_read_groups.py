@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.ports import Create, Unavailable
-from cab_dev.emulators.control_client import ControlClient
-from cab_dev.emulators.faults import CallFault
+from gcp_emulators.control_client import ControlClient
+from gcp_emulators.faults import CallFault
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.ports import AlreadyExists, Create, Delete, NotFound, Tally, Unavailable
-from cab_dev.emulators.control_client import ControlClient
-from cab_dev.emulators.faults import CallFault
+from gcp_emulators.control_client import ControlClient
+from gcp_emulators.faults import CallFault
 
 CANARY = "canary-3f9a"
 

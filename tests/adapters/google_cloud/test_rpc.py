@@ -26,7 +26,7 @@ from cab.adapters.google_cloud import access_tokens
 from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
 from cab.adapters.google_cloud.rpc import GoogleApi, Method
 from cab.ports import Unavailable
-from cab_dev import google_identity
+from cab_dev.services import google_identity
 
 ACCOUNT = "exchange-token@demo-cab.iam.gserviceaccount.com"
 WHO_AM_I = Method("/test.Service/WhoAmI", StringValue)

@@ -11,7 +11,7 @@ from grpc import insecure_channel
 
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.settings import ConnectAccountSettings, load
-from cab_dev.emulators import Emulators
+from gcp_emulators import Emulators
 
 KEY = "projects/p/locations/europe-west6/keyRings/cab/cryptoKeys/cab"
 

@@ -16,9 +16,9 @@ import pytest
 
 from cab.adapters.google_cloud import service_tokens
 from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
-from cab.adapters.in_memory.clock import SettableClock
 from cab.ports import Unavailable
-from cab_dev import google_identity
+from cab_dev.fakes.clock import SettableClock
+from cab_dev.services import google_identity
 
 ACCOUNT = "exchange-token@demo-cab.iam.gserviceaccount.com"
 AUDIENCE = "http://127.0.0.1:8080/refresh"

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.ports import AlreadyExists, Conflict, Create, Delete, Replace, Tally, Unavailable
-from cab_dev.emulators.control_client import ControlClient
-from cab_dev.emulators.faults import CallFault
+from gcp_emulators.control_client import ControlClient
+from gcp_emulators.faults import CallFault
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.support.jose import ec_key, key_set, rsa_key
 
-from cab.adapters.in_memory.clock import SettableClock
-from cab.adapters.oidc.key_sets import KeyDirectory, KeySource, RemoteKeySets
+from cab.adapters.keys.key_sets import KeyDirectory, KeySource, RemoteKeySets
 from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavailable
-from cab.protocol import jwk
+from cab.protocol.jose import jwk
+from cab_dev.fakes.clock import SettableClock
 
 ISSUER = "https://idp.test"
 DISCOVERY = f"{ISSUER}/.well-known/openid-configuration"

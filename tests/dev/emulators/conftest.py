@@ -11,8 +11,8 @@ from google.cloud import secretmanager
 from google.cloud.secretmanager_v1.services.secret_manager_service import transports
 from tests.dev.emulators.receiver import Receiver, receiving
 
-from cab_dev.emulators import Emulators, running
-from cab_dev.emulators.testing import running_for_tests
+from gcp_emulators import Emulators, running
+from gcp_emulators.testing import running_for_tests
 
 BOTH = [pytest.param("embedded"), pytest.param("official", marks=pytest.mark.emulators)]
 

@@ -23,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.dev.emulators.receiver import Receiver
 
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.firestore.values import get_field, set_field, sort_key, split_path
-from cab_dev.emulators.pubsub.leases import backoff_s
+from gcp_emulators import Emulators
+from gcp_emulators.firestore.values import get_field, set_field, sort_key, split_path
+from gcp_emulators.pubsub.leases import backoff_s
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from tests.dev.emulators.receiver import Receiver
 
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.control_client import ControlClient, ControlRefused
-from cab_dev.emulators.faults import CallFault, FaultBook, PushFault, StaleFault
+from gcp_emulators import Emulators
+from gcp_emulators.control_client import ControlClient, ControlRefused
+from gcp_emulators.faults import CallFault, FaultBook, PushFault, StaleFault
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cab_dev.emulators.official import NotInstalled, OfficialService, find_jar, find_java, official_emulator
-from cab_dev.emulators.testing import official_is_required
+from gcp_emulators.official import NotInstalled, OfficialService, find_jar, find_java, official_emulator
+from gcp_emulators.testing import official_is_required
 
 FIRESTORE_JAR = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 PUBSUB_JAR = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-0.8.20-all.jar"

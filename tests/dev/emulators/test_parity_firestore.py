@@ -20,7 +20,7 @@ from google.api_core.exceptions import (
 from google.cloud import firestore
 from google.cloud.firestore import And, AsyncClient, Client, FieldFilter, Or
 
-from cab_dev.emulators import Emulators
+from gcp_emulators import Emulators
 
 ClientFactory = Callable[[str], Client]
 

@@ -19,8 +19,8 @@ from google.cloud.firestore import And, Client, FieldFilter, Or
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cab_dev.emulators import Emulators
-from cab_dev.emulators.testing import running_for_tests
+from gcp_emulators import Emulators
+from gcp_emulators.testing import running_for_tests
 
 pytestmark = pytest.mark.emulators
 

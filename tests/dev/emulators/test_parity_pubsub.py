@@ -17,7 +17,7 @@ from google.pubsub_v1 import PublisherAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from tests.dev.emulators.receiver import Receiver
 
-from cab_dev.emulators import Emulators
+from gcp_emulators import Emulators
 
 SOURCE = "CloudPubSubDeadLetterSource"
 

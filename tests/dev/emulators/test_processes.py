@@ -21,10 +21,10 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from tests.dev.emulators.receiver import Receiver
 
 import cab_dev
-from cab_dev.emulators import EmulatorFailed, Emulators, running
-from cab_dev.emulators.embedded import in_background
-from cab_dev.emulators.processes import EmbeddedProcess
-from cab_dev.ports import PortLeases
+from cab_dev.processes.ports import PortLeases
+from gcp_emulators import EmulatorFailed, Emulators, running
+from gcp_emulators.embedded import in_background
+from gcp_emulators.processes import EmbeddedProcess
 
 SOURCE_ROOT = Path(cab_dev.__file__).parents[1]
 TOPIC = "projects/demo-cab/topics/cab-audit"
@@ -187,7 +187,7 @@ def test_a_process_that_cannot_start_is_reported(tmp_path: Path) -> None:
 
 
 def run_emulators(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cab_dev.emulators", *options]
+    command = [sys.executable, "-m", "gcp_emulators", *options]
     # Google's libraries say on standard error when this Python nears its end: not what is asked about here.
     environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT), "PYTHONWARNINGS": "ignore::FutureWarning"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
@@ -196,7 +196,7 @@ def run_emulators(*options: str) -> subprocess.CompletedProcess[str]:
 def test_no_emulator_outlives_a_test_run_that_was_killed() -> None:
     program = """
 import signal
-from cab_dev.emulators import running
+from gcp_emulators import running
 with running(services=["secret_manager"]) as emulators:
     print(emulators.process("secret_manager").pid, flush=True)
     signal.pause()

@@ -15,11 +15,11 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 from tests.dev.emulators.receiver import Receiver
 
-from cab_dev import google_identity, push_proxy
-from cab_dev.emulators import Emulators, running
-from cab_dev.emulators.testing import running_for_tests
-from cab_dev.google_identity import Listening
-from cab_dev.push_proxy import Route
+from cab_dev.services import google_identity, push_proxy
+from cab_dev.services.google_identity import Listening
+from cab_dev.services.push_proxy import Route
+from gcp_emulators import Emulators, running
+from gcp_emulators.testing import running_for_tests
 
 PUSH = "pubsub-push@demo-cab.iam.gserviceaccount.com"
 AUDIENCE = "http://ingest-audit.test"

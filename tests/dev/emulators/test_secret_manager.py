@@ -17,7 +17,7 @@ from google.cloud.secretmanager_v1.services.secret_manager_service import transp
 from google.cloud.secretmanager_v1.types import SecretVersion
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from cab_dev.emulators import Emulators
+from gcp_emulators import Emulators
 
 State = SecretVersion.State
 AUTOMATIC = {"replication": {"automatic": {}}}

@@ -6,9 +6,9 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.testclient import TestClient
 from tests.dev.twins.in_process import client_of
 
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import ProviderProfile, create_provider_app, s256
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import ProviderProfile, create_provider_app, s256
 
 ISSUER = "http://127.0.0.1:9000"
 CALLBACK = "http://127.0.0.1:8080/connect/callback/twin"

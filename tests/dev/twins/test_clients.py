@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cab_dev.twins.clients import TwinClient, load_clients
+from cab_dev.doubles.clients import TwinClient, load_clients
 
 
 def write(folder: Path, document: Any) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.dev.twins.provider_client import ProviderUnderTest
 
-from cab_dev.twins.oauth_provider import PROFILES, Exchange, token_sha256
+from cab_dev.doubles.oauth_provider import PROFILES, Exchange, token_sha256
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"

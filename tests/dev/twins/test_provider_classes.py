@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from tests.dev.twins.provider_client import ProviderUnderTest
 
-from cab_dev.twins.oauth_provider import PROFILES, Narrowing, RevocationRadius, token_sha256
+from cab_dev.doubles.oauth_provider import PROFILES, Narrowing, RevocationRadius, token_sha256
 
 
 def test_a_strict_provider_kills_the_refresh_token_at_its_first_use() -> None:

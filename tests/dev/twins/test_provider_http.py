@@ -7,7 +7,7 @@ import pytest
 from tests.dev.twins.in_process import client_of
 from tests.dev.twins.provider_client import CALLBACK, ISSUER, SECRET, VERIFIER, ProviderUnderTest
 
-from cab_dev.twins.oauth_provider import s256
+from cab_dev.doubles.oauth_provider import s256
 
 
 def test_the_metadata_names_the_issuer_exactly_and_offers_only_s256() -> None:

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from cab_dev.twins.clock import MovableClock
-from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, RefreshClass, TokenBook, s256, token_sha256
-from cab_dev.twins.oauth_provider.token_book import GrantRefused
+from cab_dev.doubles.clock import MovableClock
+from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, RefreshClass, TokenBook, s256, token_sha256
+from cab_dev.doubles.oauth_provider.token_book import GrantRefused
 
 VERIFIER = "v" * 43
 CLIENT = "cab"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cab_dev.twins.oauth_provider import Account, load_trusted_issuers
-from cab_dev.twins.oauth_provider.trust_file import PublishedKeys
+from cab_dev.doubles.oauth_provider import Account, load_trusted_issuers
+from cab_dev.doubles.oauth_provider.trust_file import PublishedKeys
 
 ALICE = Account(login="alice", account_id="crm-1", name="Alice", email="alice@acme.example")
 KEYS = {"keys": [{"kty": "EC", "kid": "k1"}]}

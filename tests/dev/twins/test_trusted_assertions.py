@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.dev.twins.provider_client import ISSUER, ProviderUnderTest
 
-from cab_dev.twins.oauth_provider import TrustedIssuer
+from cab_dev.doubles.oauth_provider import TrustedIssuer
 
 BROKER = "http://127.0.0.1:8080/oauth2"
 KEY = ec.generate_private_key(ec.SECP256R1())

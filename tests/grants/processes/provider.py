@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvicorn
 
-from cab_dev.twins.clients import TwinClient
-from cab_dev.twins.oauth_provider import PROFILES, ProviderProfile, create_provider_app
+from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, create_provider_app
 
 CALLBACK = "http://127.0.0.1:8080/connect/callback/twin"
 CLIENT = TwinClient(client_id="cab", redirect_uris=(CALLBACK,))

@@ -21,18 +21,18 @@ from typing import Any
 
 from tests.grants.processes.provider import CALLBACK, PROVIDERS
 
-from cab.adapters.google_cloud.documents import FirestoreDocuments
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.domain.connections import RotationClass
+from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import NotFound
+from cab.stores.grant_payloads import secret_id
 from cab.stores.grants import Grants
-from cab.use_cases.escrow import ESCROW_SECRET
-from cab.use_cases.grant_payloads import secret_id
-from cab_dev.emulators import Emulators, running
-from cab_dev.ports import PortLeases
-from cab_dev.twins.oauth_provider import s256
-from cab_dev.twins.oauth_provider.token_book import TokenBook, token_sha256
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab_dev.doubles.oauth_provider import s256
+from cab_dev.doubles.oauth_provider.token_book import TokenBook, token_sha256
+from cab_dev.processes.ports import PortLeases
+from gcp_emulators import Emulators, running
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

@@ -28,19 +28,19 @@ from pathlib import Path
 from typing import Any
 
 from cab import bootstrap
-from cab.adapters.google_cloud import audit_log, documents, pubsub, secrets  # noqa: F401 - imported before the fork
+from cab.adapters.google_cloud.pubsub import publisher as pubsub  # noqa: F401 - imported before the fork
 from cab.adapters.http import client  # noqa: F401
 from cab.adapters.store_clock import StoreClock
 from cab.domain.errors import BrokerError
 from cab.domain.grants import PRODUCTION_TIMINGS, Timings
 from cab.ports import Unavailable
 from cab.settings import RefreshGrantsSettings, load
+from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
-from cab.use_cases.grant_payloads import GrantPayloads
-from cab.use_cases.refresh_attempt import Wanted
-from cab.use_cases.refresh_grant import RefreshGrant
-from cab.use_cases.revoke_grants import RevokeGrants
-from cab.use_cases.sweep_grants import SweepGrants
+from cab.use_cases.grants.refresh.attempt import Wanted
+from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.revoke import RevokeGrants
+from cab.use_cases.grants.sweep import SweepGrants
 
 TIMINGS = Timings(
     lease=timedelta(seconds=4),

@@ -11,9 +11,9 @@ from typing import Any
 from tests.real import keycloak
 from tests.real.keycloak import Admin
 
-from cab.domain.deployment import Deployment
+from cab.domain.configured.deployment import Deployment
+from cab_dev.processes.supervisor import Service
 from cab_dev.stack_file import write_private
-from cab_dev.supervisor import Service
 
 PASSWORD = "correct horse"
 WIDE_CLAIMS = 35  # of 300 characters each: a token of 16,000 characters, of the 16,384 that fit

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from examples.acme.stack import DEFAULT_PORTS, ROOT, AcmeOrganisation
 
-from cab.domain.deployment import Deployment
-from cab_dev.google_identity import unique_id
+from cab.domain.configured.deployment import Deployment
+from cab_dev.processes.supervisor import Service
+from cab_dev.services.google_identity import unique_id
 from cab_dev.stack_file import write_private
-from cab_dev.supervisor import Service
 
 WORKLOAD_ACCOUNT = "workload-tool@demo-cab.iam.gserviceaccount.com"
 FRONT_END_ACCOUNT = "acme-web@demo-cab.iam.gserviceaccount.com"

@@ -14,10 +14,10 @@ from cab.adapters.cedar.literals import mistaken_literals
 from cab.adapters.cedar.rules import Rule, read_rules
 from cab.adapters.cedar.schema import ACTION, action_groups, cedar_schema, known_groups
 from cab.adapters.cedar.vocabulary import mentions
-from cab.adapters.configuration.findings import CONNECTIONS, IDENTITY_PROVIDERS
+from cab.adapters.configuration.checks.findings import CONNECTIONS, IDENTITY_PROVIDERS
 from cab.adapters.configuration.problems import Problem, choose_from, errors_among
-from cab.domain.actions import Action, Effect
-from cab.domain.deployment import Deployment
+from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.deployment import Deployment
 
 TASK = ("context", "task")
 UNKNOWN_ACTION = "unrecognized action"

@@ -20,11 +20,11 @@ from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import ACTION, RESOURCE, USER
 from cab.adapters.cedar.worlds import group_worlds
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
-from cab.domain.actions import Action
+from cab.domain.configured.actions import Action
+from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
-from cab.domain.deployment import Deployment
 from cab.domain.errors import Reason
-from cab.domain.recent import remember
+from cab.domain.lru import remember
 from cab.ports import PolicyRequest, PolicyVerdict
 
 USERS_REMEMBERED: Final = 1024

@@ -12,7 +12,7 @@ from cedarpy import pst
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import ACTION, CONNECTION, GROUP, RESOURCE, USER, action_groups
 from cab.adapters.cedar.vocabulary import paths_read
-from cab.domain.actions import Action
+from cab.domain.configured.actions import Action
 
 _USER_ATTRIBUTES = frozenset({"tenant"})
 _RESOURCE_ATTRIBUTES = frozenset({"identifier", "connection"})

@@ -12,10 +12,10 @@ from cedarpy import pst
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import CONNECTION, NAMESPACE, RESOURCE, USER, cedar_schema
 from cab.adapters.cedar.vocabulary import WEEKDAYS, Comparison, Path, comparisons, presences, shown, type_tests
-from cab.adapters.configuration.findings import AGENTS, BROKER
+from cab.adapters.configuration.checks.findings import AGENTS, BROKER
 from cab.adapters.configuration.problems import choose_from
-from cab.domain.actions import IDENTIFIER_CHARACTER, MAX_INTEGER, Action
-from cab.domain.deployment import Deployment
+from cab.domain.configured.actions import IDENTIFIER_CHARACTER, MAX_INTEGER, Action
+from cab.domain.configured.deployment import Deployment
 from cab.domain.identifiers import SUBJECT_KEY
 from cab.domain.intents import TaskComparison
 from cab.domain.tasks import Trigger

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cab.domain.actions import Action, Effect, Parameter
-from cab.domain.deployment import Deployment
+from cab.domain.configured.actions import Action, Effect, Parameter
+from cab.domain.configured.deployment import Deployment
 
 NAMESPACE = "CAB"
 USER, GROUP, RESOURCE, CONNECTION, ACTION = (

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from cab.adapters.configuration.cross_checks import cross_checks
+from cab.adapters.configuration.checks.references import cross_checks
 from cab.adapters.configuration.files import (
     MODELS,
     AgentsFile,
@@ -25,8 +25,8 @@ from cab.adapters.configuration.model_errors import validate
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem, choose_from, errors_among
 from cab.adapters.configuration.variables import BROKER_FILE, about_declarations, declared_variables, fill
 from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
-from cab.domain.connections import Provider
-from cab.domain.deployment import Broker, Deployment, Tenant
+from cab.domain.configured.connections import Provider
+from cab.domain.configured.deployment import Broker, Deployment, Tenant
 
 CONNECTIONS_FILE = "connections.yaml"
 # In the place of a file that cannot be read, so that the others can still be checked for everything that does not depend on it.

@@ -10,7 +10,7 @@ import google_crc32c
 from google.iam.v1 import iam_policy_pb2
 from grpc import StatusCode
 
-from cab.adapters.google_cloud.messages import load
+from cab.adapters.google_cloud.pubsub.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
 from cab.adapters.secret_names import checked_secret, checked_version
 from cab.ports import NotFound, Unavailable

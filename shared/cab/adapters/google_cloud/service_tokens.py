@@ -16,7 +16,7 @@ import google.auth.exceptions
 
 from cab.adapters.google_cloud import metadata_server
 from cab.ports import Clock, Unavailable
-from cab.protocol import jws
+from cab.protocol.jose import jws
 
 _logger = logging.getLogger(__name__)
 

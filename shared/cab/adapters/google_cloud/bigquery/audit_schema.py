@@ -1,0 +1,172 @@
+"""The audit table in BigQuery: its columns, generated from `AuditEvent`, and its views.
+
+The table takes rows twice when a message is delivered twice; the view `events` shows each event once, and every other
+view is made of `events`. The SQL of the views is in `cab/data/views`, one file each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from importlib.resources import files
+from string import Template
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cab.domain.audit import AuditEvent
+
+TABLE: Final = "events_raw"
+PARTITION_COLUMN: Final = "occurred_at"
+# BigQuery clusters by top-level columns only, so these repeat what stands inside the records.
+CLUSTERING: Final = ("tenant", "subject_key", "connection", "action")
+# In the order in which they must be created.
+VIEWS: Final = (
+    "events",
+    "actions_by_user_and_agent",
+    "refusals",
+    "intent_mismatches",
+    "confirmations",
+    "grant_health",
+    "issued_without_outcome",
+    "chain_gaps",
+    "freshness",
+    "who_could_have",
+)
+# What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
+# as it stands here.
+CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{}]*[}],?', ''))"""
+
+_CALL: Final[Mapping[str, Any]] = {"retry": None, "timeout": 30}  # the library's default retries for ten minutes
+
+Column = dict[str, Any]  # as in BigQuery's REST API and in Terraform: name, type, mode, description, fields
+
+_SCALARS: Final[Mapping[type, str]] = {
+    bool: "BOOLEAN",
+    int: "INTEGER",
+    float: "FLOAT",
+    str: "STRING",
+    datetime: "TIMESTAMP",
+}
+# What the table is clustered by, and where it stands in the event.
+COPIES: Final[Mapping[str, str]] = {
+    "subject_key": "subject.key",
+    "connection": "tool.connection",
+    "action": "tool.action",
+}
+_ADDED: Final[tuple[tuple[str, str, str], ...]] = (
+    *((name, "STRING", f"{source}, for clustering.") for name, source in COPIES.items()),
+    ("received_at", "TIMESTAMP", "When ingest_audit wrote the row."),
+    ("message_id", "STRING", "Pub/Sub's id of the delivery; one event may come in several."),
+    ("event_json", "STRING", "The event as it was published, to the byte: what its chain.hash was made of."),
+)
+
+
+def columns() -> list[Column]:
+    """All columns of the table, in order."""
+    added = [
+        {"name": name, "type": kind, "mode": "NULLABLE", "description": description}
+        for name, kind, description in _ADDED
+    ]
+    return [_column(name, field, top_level=True) for name, field in AuditEvent.model_fields.items()] + added
+
+
+def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
+    """The event as one row: JSON values, instants as RFC 3339, absent members left out. `data` is the event as published."""
+    row = event.model_dump(mode="json", exclude_none=True)
+    added = {
+        "subject_key": event.subject and event.subject.key,
+        "connection": event.tool and event.tool.connection,
+        "action": event.tool and event.tool.action,
+        "received_at": received_at.isoformat(),
+        "message_id": message_id,
+        "event_json": data.decode(),
+    }
+    return row | {name: value for name, value in added.items() if value is not None}
+
+
+def view_sql(name: str, *, project: str, dataset: str, retention_days: int = 400) -> str:
+    """The query of one view. Terraform fills the same placeholders with `templatefile`."""
+    text = files("cab").joinpath("data", "views", f"{name}.sql").read_text(encoding="utf-8")
+    return Template(text).substitute(project=project, dataset=dataset, retention_days=retention_days)
+
+
+def create_table(client: Any, dataset: str) -> None:
+    """Create dataset and table where they are missing, as Terraform does in a real project. Blocking.
+
+    `client` is a `google.cloud.bigquery.Client`. An existing table stays as it is.
+    """
+    from google.cloud import bigquery  # noqa: PLC0415 - only the local stack and the tests create tables
+
+    client.create_dataset(bigquery.Dataset(f"{client.project}.{dataset}"), exists_ok=True, **_CALL)
+    schema = [bigquery.SchemaField.from_api_repr(column) for column in columns()]
+    table = bigquery.Table(f"{client.project}.{dataset}.{TABLE}", schema=schema)
+    table.time_partitioning = bigquery.TimePartitioning(type_="DAY", field=PARTITION_COLUMN)
+    table.require_partition_filter = True
+    table.clustering_fields = list(CLUSTERING)
+    client.create_table(table, exists_ok=True, **_CALL)
+
+
+def create_views(client: Any, dataset: str, *, retention_days: int = 400) -> None:
+    """Create the views, and bring existing ones up to date. The table must be there. Blocking."""
+    from google.cloud import bigquery  # noqa: PLC0415 - as above
+
+    for name in VIEWS:
+        view = bigquery.Table(f"{client.project}.{dataset}.{name}")
+        view.view_query = view_sql(name, project=client.project, dataset=dataset, retention_days=retention_days)
+        found = client.create_table(view, exists_ok=True, **_CALL)
+        if found.view_query != view.view_query:
+            client.update_table(view, ["view_query"], **_CALL)
+
+
+def create_dataset(client: Any, dataset: str, *, retention_days: int = 400) -> None:
+    """Everything that audit needs in BigQuery. Idempotent. Blocking."""
+    create_table(client, dataset)
+    create_views(client, dataset, retention_days=retention_days)
+
+
+def schema_json() -> str:
+    """The text of `cab/data/audit_events.schema.json`, which Terraform creates the table from."""
+    return json.dumps(columns(), indent=2) + "\n"
+
+
+def _column(name: str, field: FieldInfo, *, top_level: bool = False) -> Column:
+    kind, repeated = unwrapped(field.annotation)
+    # A nested member is never REQUIRED: BigQuery can relax a column later, but never tighten one.
+    mode = "REPEATED" if repeated else "REQUIRED" if top_level and field.is_required() else "NULLABLE"
+    column: Column = {"name": name, "type": type_name(kind), "mode": mode}
+    if field.description:
+        column["description"] = field.description
+    if column["type"] == "RECORD":
+        column["fields"] = [_column(member, inner) for member, inner in kind.model_fields.items()]
+    return column
+
+
+def unwrapped(annotation: Any) -> tuple[Any, bool]:
+    """The type below `| None` and `list[...]`, and whether there was a list."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        (annotation,) = [choice for choice in typing.get_args(annotation) if choice is not types.NoneType]
+        return unwrapped(annotation)
+    if typing.get_origin(annotation) is list:
+        (item,) = typing.get_args(annotation)
+        return item, True
+    return annotation, False
+
+
+def type_name(kind: Any) -> str:
+    """The BigQuery type of a member of this type, which is unwrapped."""
+    if typing.get_origin(kind) is Literal or issubclass(kind, StrEnum):
+        return "STRING"
+    return "RECORD" if issubclass(kind, BaseModel) else _SCALARS[kind]
+
+
+if (
+    __name__ == "__main__"
+):  # python -m cab.adapters.google_cloud.bigquery.audit_schema > shared/cab/data/audit_events.schema.json
+    sys.stdout.write(schema_json())

@@ -1,0 +1,1 @@
+"""Notations that no protocol owns: strict JSON, canonical JSON (RFC 8785), JSON Schema, sealing."""

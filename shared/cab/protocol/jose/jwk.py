@@ -1,0 +1,187 @@
+"""Public keys of JSON Web Key Sets (RFC 7517), read strictly: a doubtful key is no key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
+
+from cab.domain.identifiers import base64url
+from cab.encoding import strict_json
+
+ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
+MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192  # a larger modulus only burns our CPU
+MAX_KEYS: Final = 1000
+# Primes for which 65537 generates a proper subgroup: every modulus of the flawed Infineon library lies in it for each of them
+# (Nemec et al., "The Return of Coppersmith's Attack", CCS 2017, section 2.3). A sound key does so once in 2^27.
+_ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+_ROCA_RESIDUES: Final = tuple(
+    (prime, frozenset(pow(65537, power, prime) for power in range(prime))) for prime in _ROCA_PRIMES
+)
+ROCA: Final = "was made by a library whose keys can be factored (ROCA)"
+PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class InvalidKey(ValueError):
+    """The key or the set must not be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A verification key bound to exactly one algorithm."""
+
+    kid: str | None
+    algorithm: str
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        return bool(ALGORITHMS[self.algorithm].verify(signing_input, self.key, signature))
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Keys of one algorithm of which a token does not say whose it is (RFC 7515 section 4.1.4: `kid` is optional)."""
+
+    keys: tuple[PublicKey, ...]
+
+    @property
+    def kid(self) -> None:
+        return None
+
+    @property
+    def algorithm(self) -> str:
+        return self.keys[0].algorithm
+
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        return any(key.verifies(signing_input, signature) for key in self.keys)
+
+
+VerificationKey = PublicKey | OneOf
+KeySet = dict[str | int, PublicKey]
+
+
+def parse(jwk: dict[str, Any]) -> PublicKey:
+    """One public signature key. Raises InvalidKey: wrong type, curve, size, use, algorithm, or with private parts.
+
+    A member that is null counts as absent: some serializers write out what they do not have.
+    """
+    jwk = {name: value for name, value in jwk.items() if value is not None}
+    if PRIVATE_MEMBERS & jwk.keys():
+        raise InvalidKey("holds private or symmetric key material")
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        raise InvalidKey("is not for signatures")
+    kid = jwk.get("kid")
+    if kid is not None and not isinstance(kid, str):  # any string: RFC 7517 section 4.5
+        raise InvalidKey("has a malformed kid")
+    kind = (jwk.get("kty"), jwk.get("crv"))
+    if kind == ("EC", "P-256"):
+        algorithm = "ES256"
+    elif kind == ("RSA", None):
+        algorithm = "RS256"
+    else:
+        raise InvalidKey("has an unsupported type or curve")
+    if jwk.get("alg", algorithm) != algorithm:
+        raise InvalidKey("names another algorithm than its type allows")
+    try:
+        key = ALGORITHMS[algorithm].from_jwk(jwk)
+    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        raise InvalidKey("is malformed") from error
+    if isinstance(key, rsa.RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or key.public_numbers().e < 65537:
+            raise InvalidKey("has an unacceptable RSA size or exponent")
+        if all(key.public_numbers().n % prime in residues for prime, residues in _ROCA_RESIDUES):
+            raise InvalidKey(ROCA)
+    elif not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidKey("is not a public key")
+    return PublicKey(kid=kid, algorithm=algorithm, key=key)
+
+
+def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
+    """A signing key of our own in JSON, with its kid. Raises InvalidKey: as `parse`, or without kid or private part."""
+    try:
+        members = strict_json.load_object(raw)
+        public = parse({name: value for name, value in members.items() if name not in PRIVATE_MEMBERS | {"key_ops"}})
+        key = ALGORITHMS[public.algorithm].from_jwk(members)
+    except (strict_json.InvalidJson, InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        raise InvalidKey("is no usable signing key") from error
+    if public.kid is None or not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidKey("has no kid or no private part")
+    return public.kid, key
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a key set: its key, or why it is none. `kid` only where it is text."""
+
+    kid: str | None
+    key: PublicKey | None
+    why_not: str = ""
+
+
+def members(document: dict[str, Any]) -> list[Member]:
+    """What each member of a set is, in its order. Raises InvalidKey: no key set, or a symmetric key, which makes it suspect."""
+    listed = document.get("keys")
+    if not isinstance(listed, list) or len(listed) > MAX_KEYS:
+        raise InvalidKey("is not a key set")
+    if any(isinstance(it, dict) and it.get("kty") == "oct" for it in listed):
+        raise InvalidKey("holds a symmetric key")
+    read = [_member(it) for it in listed]
+    repeated = {
+        kid for kid, times in Counter(it.key.kid for it in read if it.key).items() if kid is not None and times > 1
+    }
+    return [
+        Member(it.kid, None, "shares its kid with another key") if it.key and it.kid in repeated else it for it in read
+    ]
+
+
+def _member(value: object) -> Member:
+    if not isinstance(value, dict):
+        return Member(None, None, "is no object")
+    kid = value.get("kid")
+    name = kid if isinstance(kid, str) else None
+    try:
+        return Member(name, parse(value))
+    except InvalidKey as error:
+        return Member(name, None, str(error))
+
+
+def parse_set(document: dict[str, Any]) -> KeySet:
+    """The usable keys by kid; those without one (RFC 7517 section 4.5: it is optional) by their position.
+
+    A member that cannot be used is left out and never drops the good ones; a repeated kid makes both unusable; a symmetric
+    key makes the whole set suspect. Raises InvalidKey when the set is refused or nothing usable is left.
+    """
+    usable: KeySet = {
+        position if it.kid is None else it.kid: it.key for position, it in enumerate(members(document)) if it.key
+    }
+    if not usable:
+        raise InvalidKey("has no usable key")
+    return usable
+
+
+def parse_set_bytes(body: bytes) -> KeySet:
+    """As `parse_set`. A byte order mark at the start is ignored (RFC 8259 section 8.1)."""
+    try:
+        return parse_set(strict_json.load_document(body))
+    except strict_json.InvalidJson as error:
+        raise InvalidKey("is not JSON") from error
+
+
+def public_jwk(private_jwk: dict[str, Any]) -> dict[str, Any]:
+    """The publishable half of an EC key, with `use` and `alg` (RFC 7517 section 4)."""
+    return {name: private_jwk[name] for name in ("kty", "crv", "x", "y", "kid")} | {"use": "sig", "alg": "ES256"}
+
+
+def thumbprint(jwk: dict[str, Any]) -> str:
+    """RFC 7638, SHA-256, base64url: the `jkt` of RFC 9449."""
+    names = ("crv", "kty", "x", "y") if jwk.get("kty") == "EC" else ("e", "kty", "n")
+    canonical = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"), sort_keys=True)
+    return base64url(hashlib.sha256(canonical.encode()).digest())

@@ -1,0 +1,176 @@
+"""ID tokens of the enterprise IdP (OpenID Connect Core 1.0 section 2), as subject tokens at the edge and from our own login."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cab.domain.configured.deployment import IdentityProvider
+from cab.domain.groups import GroupsUnknown
+from cab.domain.identifiers import digest, is_printable, subject_key
+from cab.protocol.jose.jws import LEEWAY, Rules, TokenRejected, VerifiedClaims
+
+ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 section 4.1.9 lets the prefix stand
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who logged in, how and when, as the IdP says and the configuration maps it."""
+
+    tenant: str
+    idp_issuer: str
+    subject: str
+    idp_subject_hash: str
+    groups: tuple[str, ...]
+    expires_at: datetime
+    auth_time: int | None
+    acr: str | None
+    amr: tuple[str, ...]
+    display_name: str | None  # for the person's own pages only, never stored in audit
+    groups_unknown: GroupsUnknown | None = None  # why `groups` says nothing about the user
+
+
+def rules(provider: IdentityProvider, client_id: str) -> Rules:
+    return Rules(
+        typ=ID_TOKEN_TYPES,
+        algorithms=frozenset(provider.algorithms),
+        issuer=provider.issuer,
+        audiences=frozenset({client_id}),
+        max_life=timedelta(seconds=provider.id_token_max_life_s),
+        several_audiences=True,
+        fractions=True,
+    )
+
+
+def read(verified: VerifiedClaims, provider: IdentityProvider, *, client_id: str, nonce: str | None = None) -> Login:
+    """The login behind a verified ID token. Raises TokenRejected.
+
+    With several audiences, or whenever `azp` is present, `azp` must be the registered client (section 3.1.3.7, 4 and 5).
+    """
+    claims = verified.claims
+    check_no_logout(claims)
+    check_party(claims, client_id)
+    if nonce is not None and claims.get("nonce") != nonce:
+        raise TokenRejected("nonce does not match")
+    return login_of(verified, provider)
+
+
+def check_no_logout(claims: Mapping[str, Any]) -> None:
+    """OpenID Connect Back-Channel Logout 1.0 section 2.4: much like an ID token but for `events`. Raises TokenRejected."""
+    if "events" in claims:
+        raise TokenRejected("a logout token is no ID token")
+
+
+def check_party(claims: Mapping[str, Any], client_id: str) -> None:
+    """OpenID Connect Core section 3.1.3.7, 4 and 5. Raises TokenRejected."""
+    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    if (several or "azp" in claims) and claims.get("azp") != client_id:
+        raise TokenRejected("azp is another client")
+
+
+def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
+    """What any JWT of this IdP says about a user. Raises TokenRejected."""
+    claims = verified.claims
+    idp_subject = subject_of(claims, provider)
+    groups, groups_unknown = groups_of(claims, provider)
+    return Login(
+        tenant=provider.tenant,
+        idp_issuer=provider.issuer,
+        subject=subject_key(provider.tenant, provider.issuer, idp_subject),
+        idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
+        groups=groups,
+        expires_at=verified.expires_at,
+        auth_time=auth_time_of(verified),
+        acr=_acr(claims.get("acr")),
+        amr=_amr(claims.get("amr")),
+        display_name=_display_name(claims),
+        groups_unknown=groups_unknown,
+    )
+
+
+def subject_of(claims: Mapping[str, Any], provider: IdentityProvider) -> str:
+    """Who the user is to the provider. Raises TokenRejected."""
+    idp_subject = claim(claims, provider.subject_claim)
+    if not isinstance(idp_subject, str) or not idp_subject:
+        raise TokenRejected("the configured subject claim is missing or no text")
+    return idp_subject
+
+
+def claim(claims: Mapping[str, Any], name: str) -> object:
+    """The value of a claim, None where there is none. A name that no claim has leads into objects at its dots.
+
+    Names may hold dots themselves (`https://acme.example/roles`, the client ids in Keycloak's `resource_access`): at every
+    level the shortest name that leads to a value is taken, the whole name before any part of it.
+    """
+    if name in claims:
+        return claims[name]
+    for end, char in enumerate(name):
+        inner = claims.get(name[:end]) if char == "." else None
+        if isinstance(inner, Mapping) and (found := claim(inner, name[end + 1 :])) is not None:
+            return found
+    return None
+
+
+def auth_time_of(verified: VerifiedClaims) -> int | None:
+    """A login yet to come (milliseconds for seconds, say) would count as fresh for ever, so it is refused.
+
+    It may be later than `iat`, which some providers set back by minutes. Raises TokenRejected.
+    """
+    auth_time = verified.optional_time("auth_time", fractions=True)
+    now = verified.checked_at
+    if auth_time is not None and now is not None and auth_time > (now + LEEWAY).timestamp():
+        raise TokenRejected("auth_time is in the future")
+    return auth_time
+
+
+def groups_of(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:
+    """Only groups the configuration maps, sorted: a user's hundreds of other groups never leave the edge.
+
+    What the provider does not say is not "none" (OpenID Connect Core section 5.6.2 for `_claim_names`).
+    """
+    if not provider.groups:
+        return (), None
+    name = provider.groups_claim
+    value = claim(claims, name)
+    elsewhere = claims.get("_claim_names")
+    if isinstance(elsewhere, Mapping) and (name in elsewhere or name.split(".")[0] in elsewhere):
+        return (), GroupsUnknown.LEFT_OUT
+    if name == "groups" and claims.get("hasgroups") not in (None, False, 0, "false", "False", "0"):
+        return (), GroupsUnknown.LEFT_OUT
+    if value is None:
+        return (), GroupsUnknown.MISSING
+    items = [value] if isinstance(value, str) else value  # one value often comes without its array
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        return (), GroupsUnknown.UNREADABLE
+    if isinstance(value, str) and value not in provider.groups and _joined(value) & provider.groups.keys():
+        return (), GroupsUnknown.UNREADABLE
+    return tuple(sorted({provider.groups[item] for item in items if item in provider.groups})), None
+
+
+def _joined(text: str) -> set[str]:
+    """The values that one text may stand for, should it be a list in disguise."""
+    return {part.strip("\"' ") for part in re.split(r"[,;\[\]]", text)} | set(text.split())
+
+
+def _acr(value: object) -> str | None:
+    """An unusable level is no level: policy then asks for a stronger login."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and is_printable(text) else None
+
+
+def _amr(value: object) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list):
+        return ()
+    return tuple(item for item in items[:20] if isinstance(item, str) and is_printable(item, max_length=64))
+
+
+def _display_name(claims: Mapping[str, Any]) -> str | None:
+    for name in ("name", "preferred_username", "email"):
+        value = claims.get(name)
+        if isinstance(value, str) and is_printable(value, max_length=120):
+            return value
+    return None

@@ -1,0 +1,91 @@
+"""The audit events that travel with a grant: written together with a state change, published right after, then taken off."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cab.domain import audit, grant_transitions
+from cab.domain.configured.deployment import Deployment
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
+from cab.ports import AuditLog, Clock, Randomness, Unavailable
+from cab.stores.grants import Grants, StoredGrant
+
+APPROVED: Final = "approved by the organisation"  # why there is a grant that no user consented to
+
+
+class Outbox:
+    def __init__(
+        self,
+        deployment: Deployment,
+        store: Grants,
+        log: AuditLog,
+        clock: Clock,
+        *,
+        timings: Timings = PRODUCTION_TIMINGS,
+    ) -> None:
+        self._deployment = deployment
+        self._store = store
+        self._log = log
+        self._clock = clock
+        self._timings = timings
+
+    async def flush(self, stored: StoredGrant) -> StoredGrant:
+        """Publish the events that came with a change, then take them off. What fails stays, for the sweeper."""
+        if not stored.grant.outbox:
+            return stored
+        try:
+            for event in stored.grant.outbox:
+                await self._log.publish(audit.AuditEvent.model_validate(event))
+            delivered = grant_transitions.delivered(
+                stored.grant,
+                keepalive=keepalive_of(stored.grant, self._deployment),
+                now=self._clock.now(),
+                timings=self._timings,
+            )
+            done = await self._store.replace(stored, delivered)
+        except Unavailable:
+            return stored
+        return done or stored
+
+
+def keepalive_of(grant: Grant, deployment: Deployment) -> timedelta | None:
+    """How long the provider lets a refresh token lie unused; None where it never idles out, or where there is none."""
+    if not grant.keeps_tokens or not grant.lasts:
+        return None
+    provider = deployment.provider_by_id.get(grant.provider)
+    return None if provider is None or provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+
+
+def grant_event(
+    event_type: audit.EventType,
+    grant: Grant,
+    *,
+    cause: str,
+    now: datetime,
+    randomness: Randomness,
+    txn: str | None = None,
+    by: str | None = None,
+    upstream_revoked: bool | None = None,
+) -> dict[str, Any]:
+    """The event of a state change, as `grant` stands after it. `by` names the service or operator that asked for it."""
+    failures = (audit.EventType.GRANT_NEEDS_REAUTH, audit.EventType.GRANT_QUARANTINED)
+    event = audit.AuditEvent(
+        event_id=randomness.event_id(),
+        event_type=event_type,
+        occurred_at=now,
+        tenant=grant.tenant,
+        subject=audit.Subject(key=grant.subject),
+        actor=None if by is None else audit.Actor(client_id=by),
+        tool=audit.Tool(connection=grant.connection, provider=grant.provider),
+        grant=audit.GrantFacts(
+            id=grant.grant_id,
+            seq=grant.seq,
+            secret_version=grant.secret_ver,
+            cause=cause,
+            upstream_revoked=upstream_revoked,
+        ),
+        outcome=audit.Outcome.FAILED if event_type in failures else audit.Outcome.EXECUTED,
+        txn=txn,
+    )
+    return event.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,175 @@
+"""Edge minting: an IdP login in, a short-lived assertion out. The IdP token stops here (RFC 8693 token exchange)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from cab.domain import audit
+from cab.domain.configured.clients import FrontEnd
+from cab.domain.configured.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, invalid_parameter
+from cab.domain.identifiers import token_sha256
+from cab.ports import Clock, NotFound, Randomness, Signer, VerificationKeys
+from cab.protocol import names
+from cab.protocol.authorization_details import parse_task, task_digest
+from cab.protocol.forms import required
+from cab.protocol.jose import jws
+from cab.protocol.tokens import assertions, id_tokens
+from cab.protocol.tokens.assertions import Assertion, whole_seconds_until
+from cab.protocol.tokens.id_tokens import Login
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
+from cab.use_cases.identity.verify_dpop import DpopVerifier
+
+_NO_LOGIN: Final = "The subject token is not an acceptable ID token."
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """An assertion and the answer that carries it (RFC 8693 section 2.2.1)."""
+
+    token: str
+    assertion: Assertion
+    now: datetime
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "access_token": self.token,
+            "issued_token_type": names.JWT_TYPE,
+            "token_type": names.NOT_AN_ACCESS_TOKEN,
+            "expires_in": whole_seconds_until(self.assertion.expires_at, self.now),
+            "txn": self.assertion.txn,
+        }
+
+
+class MintAssertion:
+    def __init__(
+        self,
+        deployment: Deployment,
+        authenticator: ClientAuthenticator[FrontEnd],
+        keys: VerificationKeys,
+        signer: Signer,
+        dpop: DpopVerifier,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._deployment = deployment
+        self._authenticator = authenticator
+        self._keys = keys
+        self._signer = signer
+        self._dpop = dpop
+        self._clock = clock
+        self._randomness = randomness
+        self._logins = {name: VerifiedTokens[Login](keys, clock) for name in deployment.front_end_by_id}
+
+    async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
+        """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores cannot be had."""
+        # No front end has a secret, so `client_secret` is like any parameter that nobody knows here: ignored.
+        front_end, spending = await self._authenticator.authenticate(replace(credentials, client_secret=None))
+        facts.client_authenticated = True
+        facts.tenant = front_end.tenant
+        facts.actor = audit.Actor(client_id=front_end.client_id)
+        return await after_spending(spending, self._mint(form, front_end, credentials, facts))
+
+    async def _mint(self, form: dict[str, str], front_end: FrontEnd, credentials: Credentials, facts: Facts) -> Minted:
+        jkt = await self._dpop.key_of(credentials.dpop_proof, tenant=front_end.tenant)
+        self._check_parameters(form)
+        agent = self._may_act(form, front_end)
+        facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
+        task = parse_task(form["authorization_details"]) if "authorization_details" in form else None
+        login = await self._login(required(form, "subject_token"), front_end)
+        facts.subject = audit.Subject(
+            key=login.subject,
+            idp_issuer=login.idp_issuer,
+            groups=list(login.groups),
+            groups_unknown=login.groups_unknown,
+        )
+        facts.task = audit.TaskFacts(bounds_digest=task_digest(task)) if task else None
+        facts.intent = audit.IntentFacts(trigger=task.trigger, task_id=task.task_id) if task else None
+        now = self._clock.now()
+        assertion = Assertion(
+            issuer=self._deployment.broker.edge_issuer,
+            subject=login.subject,
+            tenant=login.tenant,
+            idp_issuer=login.idp_issuer,
+            idp_subject_hash=login.idp_subject_hash,
+            groups=login.groups,
+            groups_unknown=login.groups_unknown,
+            front_end=front_end.client_id,
+            may_act=agent,
+            txn=facts.context.txn,
+            jti=self._randomness.token(16),
+            issued_at=now,
+            expires_at=assertions.expiry(
+                now, lifetime_s=self._deployment.broker.lifetimes.assertion_s, not_after=login.expires_at
+            ),
+            task=task,
+            auth_time=login.auth_time,
+            acr=login.acr,
+            amr=login.amr,
+            jkt=jkt,
+        )
+        sts_issuer = self._deployment.broker.sts_issuer
+        token = await self._signer.sign(
+            assertion.claims(audience=sts_issuer, sts_issuer=sts_issuer), typ=names.ASSERTION_TYP
+        )
+        facts.token = audit.TokenFacts(
+            kind="assertion", jti=assertion.jti, sha256=token_sha256(token), expires_at=assertion.expires_at
+        )
+        return Minted(token, assertion, now)
+
+    def _check_parameters(self, form: dict[str, str]) -> None:
+        grant_type = required(form, "grant_type")
+        if grant_type != names.TOKEN_EXCHANGE:
+            raise BrokerError(Reason.GRANT_TYPE_UNKNOWN, "Only token exchange is offered here.")
+        if required(form, "subject_token_type") != names.ID_TOKEN_TYPE:
+            raise invalid_parameter("subject_token_type")
+        if required(form, "requested_token_type") != names.JWT_TYPE:
+            raise invalid_parameter("requested_token_type")
+        if "audience" not in form and "resource" not in form:
+            raise BrokerError(Reason.TARGET_MISSING, "audience must be the issuer of the token endpoint.")
+        if form.get("audience") != self._deployment.broker.sts_issuer or "resource" in form:
+            raise BrokerError(Reason.TARGET_UNKNOWN, "audience must be the issuer of the token endpoint.")
+        for name in ("actor_token", "actor_token_type", "scope"):
+            if name in form:
+                raise invalid_parameter(name, f"The parameter {name} has no meaning here.")
+
+    @staticmethod
+    def _may_act(form: dict[str, str], front_end: FrontEnd) -> str:
+        agent = form.get("may_act") or front_end.default_agent
+        if agent is None:
+            return required(form, "may_act")
+        if agent not in front_end.agents:
+            raise BrokerError(Reason.MAY_ACT_VIOLATED, "may_act names an agent that this front end may not use.")
+        return agent
+
+    async def _login(self, token: str, front_end: FrontEnd) -> Login:
+        """Who logged in. Front ends mint for every turn of a conversation from one ID token: it is remembered."""
+        remembered = self._logins[front_end.client_id]
+        try:
+            login = await remembered.recall(token)
+            if login is None:
+                login = remembered.remember(token, await self._verify_id_token(token, front_end))
+            if login.expires_at <= self._clock.now():  # within the leeway: nothing left that an assertion could live
+                raise jws.TokenRejected("expired", expired=True)
+        except jws.TokenRejected as error:
+            reason = Reason.SUBJECT_TOKEN_EXPIRED if error.expired else Reason.SUBJECT_TOKEN_INVALID
+            raise credential_refused(reason, _NO_LOGIN, error, token=token) from error
+        except NotFound as error:
+            raise credential_refused(Reason.SUBJECT_TOKEN_INVALID, _NO_LOGIN, error, token=token) from error
+        return login
+
+    async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:
+        provider = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
+        unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
+        if unverified.unverified_issuer != provider.issuer:
+            raise jws.TokenRejected("iss is not this front end's identity provider")
+        key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
+        rules = id_tokens.rules(provider, front_end.idp_client_id)
+        claims = jws.verify(unverified, key, rules, now=self._clock.now())
+        login = id_tokens.read(claims, provider, client_id=front_end.idp_client_id)
+        return Verified(login, claims.issuer, claims.expires_at, key)

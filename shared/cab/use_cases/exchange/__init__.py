@@ -1,0 +1,8 @@
+"""Intent in, short-lived narrow token out (RFC 8693). In running order:
+
+`endpoint` authenticates the agent and picks the flow; `request` reads what is asked; `identify` verifies on whose
+behalf; `steps` tells the rest on one page, with `decide` (the checks), `confirm` (the user's yes), `issue` (the
+token) and `record` (what the audit learns). The other flows share those steps: `id_jag` (the IdP's word instead
+of an assertion), `deferral` (polling while a person decides), `delegate` (a narrower assertion for the next
+agent). `inspect` answers introspection and revocation.
+"""

@@ -1,0 +1,222 @@
+"""The last step of an exchange: the platform's own token for that user, or a JWT of ours that the resource can verify."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cab.domain.configured.clients import Agent
+from cab.domain.configured.connections import Connection, GrantKind, Provider
+from cab.domain.configured.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
+from cab.domain.lru import remember
+from cab.domain.token_life import handed_out_until
+from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
+from cab.protocol import names
+from cab.protocol.tokens import access_tokens, subject_tokens
+from cab.protocol.tokens.assertions import Assertion
+from cab.protocol.tokens.subject_tokens import Statement
+from cab.stores.grants import Grants
+from cab.use_cases.upstream.users import refuse_ended, statement_about
+
+CACHE_SIZE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token on its way out. `sha256`/`jti` are computed by the caller for audit; the token itself goes nowhere else."""
+
+    token: str
+    kind: str  # "downstream" or "broker_jwt"
+    expires_at: datetime
+    scopes: tuple[str, ...]
+    narrowed: bool | None
+    jti: str | None = None
+    grant_id: str | None = None
+    grant_seq: int | None = None
+    secret_version: int | None = None
+    jkt: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Issued(kind={self.kind!r})"
+
+
+class BrokerTokens:
+    """RFC 9068 tokens for connections that trust our JWKS."""
+
+    def __init__(self, deployment: Deployment, signer: Signer, clock: Clock, randomness: Randomness) -> None:
+        self._deployment = deployment
+        self._signer = signer
+        self._clock = clock
+        self._randomness = randomness
+
+    async def issue(
+        self,
+        connection: Connection,
+        assertion: Assertion,
+        agent: Agent,
+        *,
+        scopes: tuple[str, ...],
+        details: list[dict[str, Any]],
+        txn: str,
+        jkt: str | None,
+    ) -> Issued:
+        now = self._clock.now()
+        # Not shortened by the assertion's own end: the decision was made now, and clients need at least 240 s.
+        expires_at = now.replace(microsecond=0) + timedelta(seconds=self._deployment.broker.lifetimes.token_s)
+        jti = self._randomness.token(16)
+        claims = access_tokens.claims(
+            assertion,
+            issuer=self._deployment.broker.sts_issuer,
+            audience=connection.resource,
+            subject=connection.user_map.get(assertion.subject, assertion.subject),
+            agent=agent.client_id,
+            scope=" ".join(scopes),
+            details=details,
+            txn=txn,
+            jti=jti,
+            now=now,
+            expires_at=expires_at,
+            jkt=jkt,
+        )
+        token = await self._signer.sign(claims, typ=names.ACCESS_TOKEN_TYP)
+        return Issued(token, "broker_jwt", expires_at, scopes, narrowed=True, jti=jti, jkt=jkt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    token: AccessToken
+    revoke_epoch: int
+
+
+class DownstreamTokens:
+    """The platform's own tokens. Grant secrets stay with refresh_grants; here live only access tokens, in memory.
+
+    A remembered token is handed out only behind the grant's status in Firestore (read on every exchange; an operator may
+    let that answer stand for `grant_status_cache_s`).
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        grants: Grants,
+        refresher: GrantTokens,
+        signer: Signer,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._deployment = deployment
+        self._grants = grants
+        self._refresher = refresher
+        self._signer = signer
+        self._clock = clock
+        self._randomness = randomness
+        self._tokens: OrderedDict[tuple[str, tuple[str, ...], str], _Remembered] = OrderedDict()
+        self._statuses: OrderedDict[str, tuple[datetime, Grant]] = OrderedDict()
+        self._status_life = timedelta(seconds=deployment.broker.grant_status_cache_s)
+
+    def connect_uri(self, connection: Connection) -> str:
+        return f"{self._deployment.broker.origin}/connect?connection={connection.id}"
+
+    async def read_grant(self, connection: Connection, assertion: Assertion, *, fresh: bool = False) -> Grant | None:
+        """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two.
+
+        `fresh`: not one that an operator lets stand for a while.
+        """
+        name = grant_id(assertion.tenant, assertion.subject, connection.id)
+        now = self._clock.now()
+        known = self._statuses.get(name)
+        if known is not None and not fresh and now - known[0] < self._status_life:
+            return known[1]
+        stored = await self._grants.read(name)
+        if stored is not None and self._status_life:
+            remember(self._statuses, name, (now, stored.grant), most=CACHE_SIZE)
+        return None if stored is None else stored.grant
+
+    async def issue(
+        self,
+        connection: Connection,
+        grant: Grant | None,
+        assertion: Assertion,
+        *,
+        subject_assertion: str,
+        scopes: tuple[str, ...],
+    ) -> Issued:
+        """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
+        provider = self._deployment.provider_of(connection)
+        self.check_servable(connection, grant)
+        issuer = self._deployment.broker.sts_issuer
+        statement = statement_about(connection, provider, assertion, scopes, issuer=issuer)
+        about = statement.about if statement else ""  # e.g. groups: the token is not for the same user with others
+        key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, about)
+        remembered = self._tokens.get(key)
+        if remembered is None or grant is None or not self._still_good(remembered, grant, provider):
+            token = await self._refresher.access_token(
+                subject_assertion=subject_assertion,
+                connection=connection.id,
+                scopes=scopes,
+                txn=assertion.txn,
+                provider_subject_token=None if statement is None else await self._signed(statement),
+            )
+            remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
+            remember(self._tokens, key, remembered, most=CACHE_SIZE)
+        token = remembered.token
+        return Issued(
+            token.access_token,
+            "downstream",
+            self._handed_out_until(token, provider),
+            token.scopes,
+            narrowed=token.narrowed,
+            grant_id=token.grant_id,
+            grant_seq=token.seq,
+            secret_version=token.secret_version,
+        )
+
+    async def _signed(self, statement: Statement) -> str:
+        """Our word on who the user is, for one provider alone: the key that signs it is only here."""
+        claims = subject_tokens.claims(statement, jti=self._randomness.token(16), now=self._clock.now())
+        return await self._signer.sign(claims, typ=statement.typ)
+
+    def check_servable(self, connection: Connection, grant: Grant | None) -> None:
+        """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED."""
+        if connection.grant_kind.is_trusted:
+            if grant is not None:
+                refuse_ended(grant)
+            return  # no consent to wait for: refresh_grants makes the document at first use
+        remedy = Remedy(interaction_uri=self.connect_uri(connection))
+        if grant is None or not grant.keeps_tokens:
+            raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
+        if grant.status is GrantStatus.NEEDS_REAUTH:
+            raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
+        if grant.status in ENDED:
+            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+
+    def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider) -> bool:
+        token = remembered.token
+        if remembered.revoke_epoch != grant.revoke_epoch:
+            return False
+        # Where a refresh may end older access tokens, only the newest one is handed out.
+        if token.secret_version != grant.secret_ver and provider.rotation.old_access_token != "lives_on":
+            return False
+        renew_at = token.renew_at or _planned_renewal(token, provider)
+        return renew_at is None or self._clock.now() < renew_at
+
+    def _handed_out_until(self, token: AccessToken, provider: Provider) -> datetime:
+        """Not past the token's end, nor past a refresh of ours that may end it: see `cab.domain.token_life`."""
+        now = self._clock.now()
+        if token.expires_at is None:
+            return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
+        works_until = token.works_until or _planned_renewal(token, provider) or token.expires_at
+        return handed_out_until(provider, works_until, token.expires_at, now)
+
+
+def _planned_renewal(token: AccessToken, provider: Provider) -> datetime | None:
+    """Of a token whose giver did not say when it renews it."""
+    return None if token.expires_at is None else token.expires_at - timedelta(seconds=provider.refresh_margin_s)
+
+
+def is_broker_jwt(connection: Connection) -> bool:
+    return connection.grant_kind is GrantKind.BROKER_JWT

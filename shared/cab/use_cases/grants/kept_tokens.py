@@ -1,0 +1,69 @@
+"""Tokens of providers in memory: each is asked for once, however many want it, and kept until shortly before its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from datetime import datetime, timedelta
+from typing import Final, Generic, TypeVar
+
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.grants import Outcome
+from cab.domain.lru import remember
+from cab.ports import Clock
+from cab.use_cases.upstream.answers import Granted
+
+CACHE_SIZE: Final = 4096
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class KeptTokens(Generic[_Key]):
+    """A key names everything that a token depends on. What is kept says nothing about whether it may still be handed out."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens: OrderedDict[_Key, Granted] = OrderedDict()
+        self._pauses: OrderedDict[_Key, datetime] = OrderedDict()
+        self._under_way: dict[_Key, asyncio.Task[Granted]] = {}
+
+    def get(self, key: _Key) -> Granted | None:
+        kept = self._tokens.get(key)
+        return kept if kept is not None and self._clock.now() < kept.usable_until else None
+
+    async def fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> tuple[Granted, Outcome]:
+        """A new token by one `request`, which goes on although its caller may leave. Raises: BrokerError PROVIDER_UNAVAILABLE
+        while the provider wants to be left alone; what `request` raises.
+        """
+        task = self._under_way.get(key)
+        outcome = Outcome.SUCCESS if task is None else Outcome.JOINED
+        if task is None:
+            task = asyncio.create_task(self._fetch(key, request))
+            self._under_way[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task), outcome
+
+    def _forget(self, key: _Key, done: asyncio.Task[Granted]) -> None:
+        del self._under_way[key]
+        if not done.cancelled():
+            done.exception()  # seen, also when its caller has left
+
+    async def _fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> Granted:
+        now = self._clock.now()
+        until = self._pauses.get(key, now)
+        if now < until:
+            raise BrokerError(
+                Reason.PROVIDER_UNAVAILABLE,
+                "The system behind this connection does not answer.",
+                remedy=Remedy(retry_after_s=int((until - now).total_seconds()) + 1),
+            )
+        try:
+            granted = await request()
+        except BrokerError as error:
+            if error.remedy.retry_after_s is not None:
+                until = self._clock.now() + timedelta(seconds=error.remedy.retry_after_s)
+                remember(self._pauses, key, until, most=CACHE_SIZE)
+            raise
+        remember(self._tokens, key, granted, most=CACHE_SIZE)
+        return granted

@@ -1,0 +1,413 @@
+"""Access tokens of grants: exactly one upstream refresh however many ask, and no token lost by a crash of ours.
+
+Here is the caller's side: serve what is committed, join whoever refreshes, or start an attempt (`refresh_attempt`).
+docs/grants.md explains the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cab.domain import audit, grant_transitions
+from cab.domain.configured.connections import Connection, Provider
+from cab.domain.configured.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, Outcome, Timings
+from cab.domain.token_life import TokenLife, token_life
+from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
+from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
+from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.audit.outbox import Outbox, grant_event, keepalive_of
+from cab.use_cases.grants.refresh.attempt import (
+    FAULT_OF_OURS,
+    AttemptParts,
+    Committed,
+    Step,
+    Wanted,
+    WriteProof,
+    attempt,
+    no_step,
+)
+from cab.use_cases.grants.refresh.escrow import Escrow
+from cab.use_cases.grants.refresh.fence import FencedWrites
+from cab.use_cases.grants.refresh.orphaned_tokens import LateTokens
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.revoke import RevokeUpstream
+
+_logger = logging.getLogger(__name__)
+
+_POLL_FIRST_S: Final = 0.05
+_POLL_LONGEST_S: Final = 0.5
+_LAST_MARGIN: Final = timedelta(seconds=5)  # life that a token must have left when no better one can be had
+_STALE_AFTER: Final = timedelta(
+    milliseconds=500
+)  # a status read longer ago than this is read again before a token leaves
+
+Observe = Callable[[Outcome], None]
+
+
+def _log_outcome(outcome: Outcome) -> None:
+    _logger.info("grant request: %s", outcome.value)
+
+
+class RefreshGrant:
+    def __init__(
+        self,
+        deployment: Deployment,
+        store: Grants,
+        payloads: GrantPayloads,
+        calls: ProviderCalls,
+        escrow_keys: SecretReader,
+        log: AuditLog,
+        clock: Clock,
+        randomness: Randomness,
+        *,
+        timings: Timings = PRODUCTION_TIMINGS,
+        step: Step = no_step,
+        observe: Observe = _log_outcome,
+    ) -> None:
+        """`observe` is told the outcome of every request for a token that was answered, once."""
+        self._deployment = deployment
+        self._store = store
+        self._payloads = payloads
+        self._clock = clock
+        self._randomness = randomness
+        self._timings = timings
+        self._observe = observe
+        self.outbox = Outbox(deployment, store, log, clock, timings=timings)
+        self.escrow = Escrow(escrow_keys)
+        self.revoke_upstream = RevokeUpstream(calls)
+        self._late = LateTokens(
+            store, payloads, self.escrow, calls, self.revoke_upstream, self.outbox, clock, randomness
+        )
+        self._parts = AttemptParts(
+            writes=FencedWrites(store, timings),
+            payloads=payloads,
+            escrow=self.escrow,
+            calls=calls,
+            late=self._late,
+            outbox=self.outbox,
+            write_proof=WriteProof(timings),
+            clock=clock,
+            randomness=randomness,
+            timings=timings,
+            step=step,
+        )
+        self._under_way: dict[str, asyncio.Task[Committed | None]] = {}
+        self._began: dict[str, asyncio.Task[Any] | None] = {}  # whose request began the attempt under way
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+
+    # --- serving ---
+
+    async def access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
+        """A token with at least the wanted scopes, and with life left beyond the provider's refresh margin.
+
+        Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED, PROVIDER_UNAVAILABLE, SCOPE_NOT_GRANTABLE;
+        Unavailable.
+        """
+        outcome: Outcome | None = Outcome.BUG
+        try:
+            token = await self._access_token(grant_id, wanted)
+            outcome = Outcome(token.outcome)
+        except asyncio.CancelledError:
+            outcome = None  # the caller left; nothing was answered
+            raise
+        except BrokerError as error:
+            outcome = await self._outcome_of_refusal(error.reason, grant_id)
+            raise
+        except Unavailable:
+            outcome = Outcome.PERSIST_TRANSIENT
+            raise
+        finally:
+            if outcome is not None:
+                self._observe(outcome)
+        return token
+
+    async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
+        deadline = self._clock.now() + self._timings.answer_within
+        how = Outcome.CACHED
+        while True:
+            read_at = self._clock.now()
+            stored = self._servable(await self._store.read(grant_id), wanted)
+            payload = await self._committed_payload(stored, wanted.provider)
+            now = self._clock.now()
+            if payload is not None:
+                token = self._fresh_token(payload, stored.grant, wanted, now, how)
+                if token is not None and now - read_at <= _STALE_AFTER:
+                    return token
+                if token is not None:
+                    continue
+            if grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
+                if now >= deadline:
+                    return self._last_resort(stored.grant, payload, wanted, now)
+                how = Outcome.JOINED
+                await self._wait_for_holder(grant_id, longest_s=(deadline - now).total_seconds())
+                continue
+            waits = stored.grant.next_try_at is not None and now < stored.grant.next_try_at
+            if waits or deadline - now < self._timings.shortest_send:
+                return self._last_resort(stored.grant, payload, wanted, now)
+            if payload is not None and _lives_without_renewal(stored.grant, payload, now):
+                raise BrokerError(
+                    Reason.SCOPE_NOT_GRANTABLE,
+                    "The connected system gave no refresh token, so the token that there is cannot be narrowed.",
+                )
+            started = self._start_attempt(stored, wanted)
+            done, _ = await asyncio.wait({started}, timeout=(deadline - self._clock.now()).total_seconds())
+            committed = started.result() if done else None
+            if committed is None:  # the document says why, or will: the attempt goes on listening
+                continue
+            how = committed.outcome
+            if self._clock.now() - committed.at <= _STALE_AFTER and committed.is_current:
+                token = await self._committed_token(committed, wanted)
+                if token is not None:
+                    return token
+
+    async def _wait_for_holder(self, grant_id: str, *, longest_s: float) -> None:
+        """Until the attempt of this process ends, or that of another, which one watcher looks out for on behalf of all."""
+        task: asyncio.Task[Any] | None = self._under_way.get(grant_id) or self._watchers.get(grant_id)
+        if task is None:
+            task = self._watchers[grant_id] = asyncio.create_task(self._watch(grant_id))
+            task.add_done_callback(lambda _: self._watchers.pop(grant_id))
+        await asyncio.wait({task}, timeout=longest_s)
+
+    async def _watch(self, grant_id: str) -> None:
+        """Returns when the grant is held no longer, or cannot be read: whoever waits will see for themselves."""
+        until = self._clock.now() + self._timings.answer_within
+        pause_s = _POLL_FIRST_S
+        while self._clock.now() < until:
+            await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+            pause_s = min(pause_s * 1.6, _POLL_LONGEST_S)
+            try:
+                stored = await self._store.read(grant_id)
+            except Unavailable:
+                return
+            if stored is None or not grant_transitions.is_held(stored.grant, self._clock.now()):
+                return
+
+    def _start_attempt(self, stored: StoredGrant, wanted: Wanted) -> asyncio.Task[Committed | None]:
+        """The one attempt of this process at this grant. It goes on although its caller may leave."""
+        name = stored.grant.grant_id
+        task = asyncio.create_task(attempt(self._parts, stored, wanted))
+        self._under_way[name], self._began[name] = task, asyncio.current_task()
+        task.add_done_callback(lambda done: self._forget(name, done))
+        return task
+
+    async def until_settled(self, grant_id: str) -> None:
+        """Returns when no attempt at the grant that the present request began is under way.
+
+        Where a process may stand still once it has answered, the request that began an attempt stays open that long. Others
+        that wait for the same attempt need not.
+        """
+        task = self._under_way.get(grant_id)
+        if task is not None and self._began[grant_id] is asyncio.current_task():
+            await asyncio.wait({task})
+
+    def _forget(self, name: str, done: asyncio.Task[Committed | None]) -> None:
+        del self._under_way[name], self._began[name]
+        if not done.cancelled():
+            done.exception()  # seen, also when its caller has left
+
+    def _servable(self, stored: StoredGrant | None, wanted: Wanted) -> StoredGrant:
+        remedy = Remedy(interaction_uri=f"{self._deployment.broker.origin}/connect?connection={wanted.connection.id}")
+        if stored is None or not stored.grant.keeps_tokens:
+            raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
+        if stored.grant.status is GrantStatus.NEEDS_REAUTH:
+            raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
+        if stored.grant.status in ENDED:
+            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+        if stored.grant.scopes and wanted.provider.scope_names.missing(wanted.scopes, stored.grant.scopes):
+            # No refresh can bring what the user did not grant: asking would only spend a token.
+            raise BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE, "The user has not granted the scopes of this action to the broker."
+            )
+        extra = wanted.beyond(stored.grant.scopes)
+        narrows = wanted.provider.narrows_at_refresh or wanted.provider.narrows_by_exchange
+        if extra and not narrows and not wanted.connection.allow_unnarrowed:
+            raise BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE,
+                "This system cannot narrow tokens, and the connection does not accept wide ones.",
+            )
+        return stored
+
+    async def _committed_payload(self, stored: StoredGrant, provider: Provider) -> Payload | None:
+        """Step 0. None when its tokens may be dead, or its version is gone: an attempt will find out."""
+        if stored.grant.suspect_since is not None:
+            return None
+        try:
+            return await self._payloads.load(stored.grant, stored.grant.secret_ver, provider)
+        except CorruptPayload:
+            await self._quarantine(stored)
+            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.") from None
+        except NotFound:
+            return None
+
+    def _fresh_token(
+        self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: Outcome
+    ) -> AccessToken | None:
+        # What cannot be renewed is good to its end.
+        margin = None if grant.lasts else _LAST_MARGIN
+        usable = _choose(payload, grant, wanted, now, margin)
+        if usable is None:
+            return None
+        return _access_token(grant, payload, usable, wanted, how)
+
+    async def _committed_token(self, committed: Committed, wanted: Wanted) -> AccessToken | None:
+        """The token that this attempt brought. However short its life, the provider gives no better one."""
+        grant = committed.stored.grant
+        payload = await self._payloads.load(grant, grant.secret_ver, wanted.provider)
+        usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
+        if usable is not None:
+            return _access_token(grant, payload, usable, wanted, committed.outcome)
+        if committed.outcome is Outcome.SUCCESS:
+            raise BrokerError(
+                Reason.SCOPE_NOT_GRANTABLE, "The connected system did not grant exactly the scopes this action needs."
+            )
+        return None
+
+    def _last_resort(self, grant: Grant, payload: Payload | None, wanted: Wanted, now: datetime) -> AccessToken:
+        """No refresh now. A committed token that still lives, though inside the margin, is better than an error."""
+        usable = None if payload is None else _choose(payload, grant, wanted, now, _LAST_MARGIN)
+        if payload is not None and usable is not None:
+            return _access_token(grant, payload, usable, wanted, Outcome.CACHED)
+        if grant.fail_cause == FAULT_OF_OURS:
+            raise Unavailable("secrets")
+        wait_s = 2 if grant.next_try_at is None else max(1, int((grant.next_try_at - now).total_seconds()) + 1)
+        raise BrokerError(
+            Reason.PROVIDER_UNAVAILABLE,
+            "The system behind this connection does not answer.",
+            remedy=Remedy(retry_after_s=min(wait_s, 60)),
+        )
+
+    async def _quarantine(self, stored: StoredGrant) -> None:
+        now = self._clock.now()
+        cause = "payload does not fit its grant"
+        event = grant_event(
+            audit.EventType.GRANT_QUARANTINED, stored.grant, cause=cause, now=now, randomness=self._randomness
+        )
+        done = await self._store.replace(
+            stored, grant_transitions.quarantined(stored.grant, cause=cause, now=now, event=event)
+        )
+        if done is not None:
+            await self.outbox.flush(done)
+
+    async def _outcome_of_refusal(self, reason: Reason, grant_id: str) -> Outcome:
+        match reason:
+            case Reason.PROVIDER_UNAVAILABLE:
+                return Outcome.UPSTREAM_TRANSIENT
+            case Reason.GRANT_REVOKED:
+                return Outcome.REVOKED
+            case Reason.GRANT_NEEDS_REAUTH:
+                try:
+                    stored = await self._store.read(grant_id)
+                except Unavailable:
+                    stored = None
+                lost = stored is not None and stored.grant.fail_cause == Outcome.LOST_IN_WINDOW.value
+                return Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED
+            case _:
+                return Outcome.REFUSED
+
+    # --- the sweeper ---
+
+    async def attend(self, grant_id: str, connection: Connection, provider: Provider) -> None:
+        """Drive a lapsed lease to an end state, refresh what would idle out, look once more for what came late.
+
+        Raises: Unavailable.
+        """
+        stored = await self._store.read(grant_id)
+        now = self._clock.now()
+        if stored is None or grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
+            return
+        grant = stored.grant
+        if not grant.keeps_tokens:
+            return
+        if grant.status is GrantStatus.NEEDS_REAUTH:
+            await self._look_once_more(stored, provider, now)
+            return
+        if grant.next_try_at is not None and now < grant.next_try_at:
+            return
+        lapsed = grant.status in (GrantStatus.REFRESHING, GrantStatus.RECOVERING)
+        ended = grant.ends_at is not None and grant.ends_at <= now  # an attempt will find that nothing can renew it
+        doubtful = ended or grant.suspect_since is not None or _idles(grant, provider, now)
+        if lapsed or (grant.status is GrantStatus.ACTIVE and doubtful):
+            try:
+                await asyncio.shield(self._start_attempt(stored, Wanted((), connection, provider)))
+            except BrokerError:
+                return  # recorded on the grant; the next visit is scheduled there
+
+    async def _look_once_more(self, stored: StoredGrant, provider: Provider, now: datetime) -> None:
+        grant = stored.grant
+        if await self._late.look(stored, provider) is not None:
+            return
+        if grant.next_try_at is not None and now >= grant.next_try_at:
+            keepalive = keepalive_of(grant, self._deployment)
+            await self._store.replace(
+                stored,
+                grant_transitions.looked_once_more(grant, keepalive=keepalive, now=now, timings=self._timings),
+            )
+
+
+def _choose(payload: Payload, grant: Grant, wanted: Wanted, now: datetime, margin: timedelta | None) -> Usable | None:
+    """The first token of the payload that fits the action and lives beyond the margin; without one: that need not be renewed."""
+    for usable in payload.all_usable():
+        if not _fits(usable, wanted):
+            continue
+        life = _life(payload, usable, grant, wanted.provider)
+        if life is None or usable.expires_at is None:
+            return usable
+        if now < (life.renew_at if margin is None else usable.expires_at - margin):
+            return usable
+    return None
+
+
+def _life(payload: Payload, usable: Usable, grant: Grant, provider: Provider) -> TokenLife | None:
+    """None for a token without an end. What is carried along was given at an earlier refresh, and lives as long."""
+    if usable.expires_at is None:
+        return None
+    received_at = payload.stored.received_at
+    if usable is not payload.newest and payload.newest.expires_at is not None:
+        received_at = usable.expires_at - (payload.newest.expires_at - received_at)
+    if not grant.lasts:  # nothing will be refreshed
+        return TokenLife(usable.expires_at - _LAST_MARGIN, usable.expires_at)
+    idle = None if provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+    kept_alive_at = None if idle is None else (grant.refreshed_at or grant.connected_at) + idle
+    return token_life(provider, received_at=received_at, expires_at=usable.expires_at, kept_alive_at=kept_alive_at)
+
+
+def _fits(usable: Usable, wanted: Wanted) -> bool:
+    """Wide enough for the action; and no wider where a refresh can narrow, unless that does no harm."""
+    if wanted.provider.scope_names.missing(wanted.scopes, usable.scopes):
+        return False
+    return wanted.may_be_wide or not wanted.beyond(usable.scopes)
+
+
+def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: Outcome) -> AccessToken:
+    extra = wanted.beyond(usable.scopes)
+    life = _life(payload, usable, grant, wanted.provider)
+    return AccessToken(
+        access_token=usable.access_token,
+        expires_at=usable.expires_at,
+        scopes=tuple(dict.fromkeys((*wanted.scopes, *extra))),
+        narrowed=not extra,
+        grant_id=grant.grant_id,
+        seq=grant.seq,
+        secret_version=payload.version,
+        outcome=outcome.value,
+        renew_at=None if life is None else life.renew_at,
+        works_until=None if life is None else life.works_until,
+    )
+
+
+def _lives_without_renewal(grant: Grant, payload: Payload, now: datetime) -> bool:
+    """Whether an attempt could only end a grant whose token still works for other actions."""
+    ends_at = payload.newest.expires_at
+    return not grant.lasts and (ends_at is None or now < ends_at - _LAST_MARGIN)
+
+
+def _idles(grant: Grant, provider: Provider, now: datetime) -> bool:
+    last = grant.refreshed_at or grant.connected_at
+    return grant.lasts and provider.keepalive_s is not None and now >= last + timedelta(seconds=provider.keepalive_s)

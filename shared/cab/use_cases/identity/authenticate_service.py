@@ -1,0 +1,54 @@
+"""Which of our own services calls a private function: a Google-signed ID token for us, of one of the listed accounts.
+
+On Cloud Run the platform checked the same token before; this check also holds where it did not.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cab.domain.errors import BrokerError, Reason
+from cab.ports import Clock, NotFound, VerificationKeys
+from cab.protocol.jose import jws
+from cab.use_cases.identity.refused_credentials import credential_refused
+
+MAX_LIFE = timedelta(hours=1)
+
+
+class ServiceAuthenticator:
+    def __init__(self, *, issuer: str, audience: str, keys: VerificationKeys, clock: Clock) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._keys = keys
+        self._clock = clock
+
+    async def authenticate(self, authorization: str | None, *, allowed: frozenset[str]) -> str:
+        """The caller's account. Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, the same for every failure; Unavailable."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise _refused("no bearer token")
+        rules = jws.Rules(
+            typ=frozenset({None, "jwt"}),
+            algorithms=frozenset({"RS256"}),
+            issuer=self._issuer,
+            audiences=frozenset({self._audience}),
+            max_life=MAX_LIFE,
+        )
+        try:
+            unverified = jws.parse(token)
+            key = await self._keys.find(self._issuer, unverified.kid, unverified.algorithm)
+            verified = jws.verify(unverified, key, rules, now=self._clock.now())
+            email = verified.text("email")
+        except (jws.TokenRejected, NotFound) as error:
+            raise _refused(error, token) from error
+        if verified.claims.get("email_verified") is not True:
+            raise _refused("email is not verified", token)
+        if email not in allowed:
+            raise _refused("the account may not call this", token)
+        return email
+
+
+def _refused(cause: Exception | str, token: str | None = None) -> BrokerError:
+    return credential_refused(
+        Reason.CLIENT_AUTHENTICATION_FAILED, "This function answers known services only.", cause, token=token
+    )

@@ -1,0 +1,194 @@
+"""A person's decision on one pending action: shown complete, made once, by its own user, after a fresh login.
+
+Security design X7 to X10: the approval is bound to the exact canonical intent, and an agent can reach none of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+from cab.domain import audit
+from cab.domain.accounts import account_behind
+from cab.domain.configured.actions import Action
+from cab.domain.configured.clients import Agent
+from cab.domain.configured.connections import Connection
+from cab.domain.configured.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grants import ENDED, grant_id
+from cab.ports import AuditLog, Clock
+from cab.protocol.authorization_details import details_hash, parameters_digest
+from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests
+from cab.stores.grants import Grants
+from cab.stores.sessions import Session
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.people.login import LoginDemand
+
+KEPT_AFTER: Final = timedelta(hours=1)  # a decision outlives everything that may ask for it
+
+
+class Standing(StrEnum):
+    WAITING = "waiting"
+    APPROVED = "approved"
+    VOID = "void"  # approved, with another upstream account than is connected now
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalView:
+    """Everything the page shows. `agent`, `connection` and `action` are None when the configuration no longer has them.
+
+    `account` names the upstream account that would act, `account_shown` in the words of people; `account_changed` says that it is
+    another one than on the page that was answered, which therefore decided nothing.
+    """
+
+    request: ApprovalRequest
+    standing: Standing
+    agent: Agent | None
+    connection: Connection | None
+    action: Action | None
+    account: str
+    account_shown: str | None
+    account_changed: bool = False
+
+
+class DecideConfirmation:
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        requests: ApprovalRequests,
+        decisions: ApprovalDecisions,
+        grants: Grants,
+        audit_log: AuditLog,
+        clock: Clock,
+    ) -> None:
+        self._grants = grants
+        self._deployment = deployment
+        self._requests = requests
+        self._decisions = decisions
+        self._audit_log = audit_log
+        self._clock = clock
+        self._lifetimes = deployment.broker.lifetimes
+
+    def freshness(self) -> LoginDemand:
+        """What a login must be at least before it may look at an approval."""
+        return LoginDemand(max_age_s=self._lifetimes.fresh_login_s)
+
+    async def view(self, session: Session, approval_id: str) -> ApprovalView | LoginDemand:
+        """The approval, or the login it needs first. Raises: BrokerError NOT_FOUND, the same for missing and not yours."""
+        request = await self._own_request(session, approval_id)
+        return self._demand(session, request) or await self._view(request)
+
+    async def decide(
+        self, session: Session, approval_id: str, *, approved: bool, account: str | None, facts: Facts
+    ) -> ApprovalView | LoginDemand:
+        """Decide once; a second decision changes nothing and gets the first one back. `account` is the one that the page named.
+
+        Raises: BrokerError NOT_FOUND; Unavailable when the decision could not be recorded in audit: it then has no effect.
+        """
+        request = await self._own_request(session, approval_id)
+        _note(facts, request)
+        demand = self._demand(session, request)
+        if demand is not None:
+            return demand
+        before = await self._view(request)
+        if before.standing is not Standing.WAITING:
+            return before
+        if account not in (None, before.account):
+            return replace(before, account_changed=True)
+        now = self._clock.now()
+        # The event goes first: were the decision written first, it would be usable while nothing durable says who gave it.
+        # The price is an event whose decision failed to be written; nothing was issued then, and the person sees an error
+        # and repeats. The id depends on the approval and the answer alone, so every repetition is the same row in audit.
+        event = facts.event(
+            event_id=_event_id(request, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
+        ).model_copy(
+            update={
+                "event_type": audit.EventType.CONFIRMATION_DECIDED,
+                "decision": "permit" if approved else "deny",
+                "confirmation_id": request.id,
+            }
+        )
+        await self._audit_log.publish(event)
+        await self._decisions.record(
+            request.id,
+            ApprovalDecision(approved=approved, decided_at=now, binding=request.binding.key(), account=before.account),
+            by=session.subject,
+            expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
+        )
+        return await self._view(request)  # of two tabs that answered at once, both show the answer that stands
+
+    async def _own_request(self, session: Session, approval_id: str) -> ApprovalRequest:
+        request = await self._requests.read(approval_id)
+        if (
+            request is None
+            or request.binding.subject != session.subject
+            or request.binding.tenant != session.tenant
+            # Shown is the detail, agreed to is the hash: with one that does not fit the other there is nothing to ask.
+            or details_hash([request.detail]) != request.binding.intent_hash
+        ):
+            raise BrokerError(Reason.NOT_FOUND, "There is no such request.")
+        return request
+
+    def _demand(self, session: Session, request: ApprovalRequest) -> LoginDemand | None:
+        """The login that is missing: too old, or too weak (RFC 9470)."""
+        fresh = timedelta(seconds=self._lifetimes.fresh_login_s)
+        stale = self._clock.now() - session.auth_time > fresh
+        weak = request.acr_values is not None and session.acr not in request.acr_values.split()
+        if not stale and not weak:
+            return None
+        return LoginDemand(max_age_s=self._lifetimes.fresh_login_s, renew=stale, acr_values=request.acr_values)
+
+    async def _view(self, request: ApprovalRequest) -> ApprovalView:
+        connection = self._deployment.connection_by_id.get(request.connection)
+        action_id = request.detail["actions"][0]
+        stored, decision = await asyncio.gather(
+            self._grants.read(grant_id(request.binding.tenant, request.binding.subject, request.connection)),
+            self._decisions.read(request.id),
+        )
+        grant = stored.grant if stored is not None else None
+        account = account_behind(connection, grant)
+        return ApprovalView(
+            request,
+            self._standing(request, decision, account),
+            self._deployment.agent_by_id.get(request.binding.agent),
+            connection,
+            connection.action_by_id.get(action_id) if connection else None,
+            account,
+            grant.account_shown if grant is not None and grant.status not in ENDED else None,
+        )
+
+    def _standing(self, request: ApprovalRequest, decision: ApprovalDecision | None, account: str) -> Standing:
+        if decision is not None and decision.approved:
+            return Standing.APPROVED if decision.account == account else Standing.VOID
+        if decision is not None:
+            return Standing.REFUSED
+        return Standing.WAITING if self._clock.now() < request.waits_until else Standing.EXPIRED
+
+
+def _note(facts: Facts, request: ApprovalRequest) -> None:
+    facts.txn = request.txn
+    facts.actor = audit.Actor(agent_id=request.binding.agent, client_id=request.binding.agent)
+    facts.tool = audit.Tool(connection=request.connection, action=request.detail["actions"][0])
+    facts.intent = audit.IntentFacts(
+        identifier=request.detail["identifier"],
+        parameters_digest=parameters_digest(request.detail["parameters"]),
+        task_id=request.binding.task_id,
+        intent_hash=request.binding.intent_hash,
+    )
+    facts.policy = audit.PolicyFacts(version=request.binding.policy_version)
+
+
+def _event_id(request: ApprovalRequest, *, approved: bool) -> str:
+    """A UUIDv7 of the request's own time, with a hash in place of randomness (RFC 9562 section 5.7)."""
+    milliseconds = int(request.requested_at.timestamp() * 1000)
+    hashed = hashlib.sha256(f"cab-decision {request.id} {approved}".encode()).digest()
+    high, low = int.from_bytes(hashed[:2]) >> 4, int.from_bytes(hashed[2:10]) >> 2
+    return str(uuid.UUID(int=milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low))

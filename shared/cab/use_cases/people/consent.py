@@ -1,0 +1,338 @@
+"""From a user's consent to a grant: the tokens into the vault, the document by create or compare-and-set, the event with it.
+
+Payload first, then the document that points to it. When the process dies in between, the user sees an error and connects
+again: nothing looks connected that is not, and a payload without its document is never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from cab.domain import audit
+from cab.domain.configured.connections import Connection, Provider
+from cab.domain.errors import BrokerError, Reason
+from cab.domain.grant_transitions import reconnected
+from cab.domain.grants import ENDED, NO_TOKENS, Grant, GrantStatus
+from cab.domain.identifiers import is_printable
+from cab.encoding import strict_json
+from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
+from cab.protocol import token_refusals, token_responses
+from cab.protocol.token_refusals import Meaning
+from cab.protocol.token_responses import TokenError, Tokens
+from cab.stores.grant_payloads import GrantPayloads, default_lifetime, new_token_set
+from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
+
+_logger = logging.getLogger(__name__)
+SAVE_ATTEMPTS: Final = 3
+COMMIT_ATTEMPTS: Final = 5
+_USUAL_NAMES: Final = ("email", "preferred_username", "login", "username", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentedGrant:
+    """What the user agreed to. `draft` is the grant as it was read, or a new one; `replaces` the account that may change."""
+
+    draft: Grant
+    connection: Connection
+    provider: Provider
+    scopes: tuple[str, ...]
+    replaces: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """The provider's answer to the code, unread."""
+
+    answer: HttpAnswer
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The upstream account as the provider names it: `id` is what it is, `name` what people call it."""
+
+    id: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAccount:
+    """The consent was given with another upstream account than is connected, and nobody agreed to that."""
+
+    replaces: str  # the id of the connected one
+    connected: Account
+    chosen: Account
+    ended_upstream: bool  # whether the provider confirmed that it took back what it had just given
+
+    def as_noted(self) -> dict[str, Any]:
+        """For a second delivery of the same answer, which must ask the same."""
+        return asdict(self)
+
+    @classmethod
+    def noted(cls, fields: dict[str, Any]) -> OtherAccount:
+        accounts = {name: Account(**fields[name]) for name in ("connected", "chosen")}
+        return cls(**fields | accounts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A payload in the vault that waits to become the truth."""
+
+    version: int
+    scopes: list[str]
+    account: Account
+    has_refresh_token: bool
+    access_expires_at: datetime | None
+
+
+class ConsentWriter:
+    """Creates and adds grant secrets; has no way to read one."""
+
+    def __init__(
+        self,
+        store: Grants,
+        payloads: GrantPayloads,
+        calls: ProviderCalls,
+        outbox: Outbox,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._store = store
+        self._payloads = payloads
+        self._calls = calls
+        self._revoke_upstream = RevokeUpstream(calls)
+        self._outbox = outbox
+        self._clock = clock
+        self._randomness = randomness
+
+    async def settle(self, consent: ConsentedGrant, redeemed: Redeemed, facts: Facts) -> OtherAccount | None:
+        """Make the tokens the grant. With another account than the connected one, nothing is kept and the user is asked.
+
+        Raises: BrokerError AUTHORIZATION_FAILED, STATE_INVALID, GRANT_REVOKED; Unavailable.
+        """
+        # Saved before anything else is done with them, but for a grant that knows its account: somebody else's tokens must
+        # not lie in this user's vault, not even unused.
+        must_match = _account_to_match(consent.draft)
+        version = None if must_match is not None else await self._save(consent, redeemed)
+        tokens = token_responses.parse(redeemed.answer.body, scope_claim=consent.provider.scope_claim)
+        if not isinstance(tokens, Tokens):
+            raise refused_code(consent, redeemed.answer)
+        account = await self._upstream_account(consent.provider, tokens)
+        if must_match is not None and must_match not in (account.id, consent.replaces):
+            connected = Account(must_match, consent.draft.upstream_account_name)
+            return OtherAccount(must_match, connected, account, await self._given_back(consent, tokens, account))
+        if version is None:
+            version = await self._save(consent, redeemed)
+        saved = _Saved(
+            version,
+            list(consent.scopes if tokens.scopes is None else tokens.scopes),
+            account,
+            tokens.refresh_token is not None,
+            tokens.expires_at(redeemed.received_at, default=default_lifetime(consent.provider)),
+        )
+        facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
+        try:
+            await self._commit(consent, saved, facts)
+        except BrokerError:
+            await self._given_back(consent, tokens, account)  # the user sees the refusal, whatever comes of this
+            raise
+        return None
+
+    async def _given_back(self, consent: ConsentedGrant, tokens: Tokens, account: Account) -> bool:
+        """Revoke tokens that are not kept. Not where the account is unknown: they could be those of the connected one.
+
+        Best effort, in the one moment in which they are at hand: another account's tokens are never stored.
+        """
+        connected = consent.draft.upstream_account
+        if account.id is None or account.id == connected:
+            return False
+        token, hint = (
+            (tokens.access_token, "access_token")
+            if tokens.refresh_token is None
+            else (tokens.refresh_token, "refresh_token")
+        )
+        result = await self._revoke_upstream.token(token, hint, consent.connection, consent.provider)
+        return result is Upstream.CONFIRMED
+
+    async def _save(self, consent: ConsentedGrant, redeemed: Redeemed) -> int:
+        token_set = new_token_set(
+            consent.draft.model_copy(update={"attempt_id": None}),
+            body=redeemed.answer.body,
+            status=redeemed.answer.status,
+            received_at=redeemed.received_at,
+            requested_scopes=consent.scopes,
+            base=None,
+            provider=consent.provider,
+        )
+        for attempt in range(1, SAVE_ATTEMPTS):
+            try:
+                return await self._payloads.add(consent.draft.grant_id, token_set)
+            except Unavailable:
+                await asyncio.sleep(0.1 * attempt)
+        return await self._payloads.add(consent.draft.grant_id, token_set)
+
+    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> Account:
+        """The provider's own id of the account and its name, from the token answer or userinfo. None: it does not say."""
+        own_name = provider.account_name_claim
+        account = _account(tokens.members, provider, () if own_name is None else (own_name,))
+        if provider.userinfo_endpoint is None or (account.id is not None and account.name is not None):
+            return account
+        try:
+            answer = await self._calls.userinfo(provider, access_token=tokens.access_token)
+            if answer.status != 200:
+                return account
+            members = strict_json.load_object(answer.body)
+        except (Unavailable, AnswerTooLarge, strict_json.InvalidJson):
+            return account
+        there = _account(members, provider, _USUAL_NAMES if own_name is None else (own_name,))
+        if account.id is None:
+            return there
+        same = there.id in (None, account.id)  # a name is only that of the account it stands beside
+        return replace(account, name=account.name or there.name) if same else account
+
+    async def _commit(self, consent: ConsentedGrant, saved: _Saved, facts: Facts) -> None:
+        """The document and its audit event in one write. A lost answer is looked up, not written twice."""
+        for _ in range(COMMIT_ATTEMPTS):
+            stored = await self._store.read(consent.draft.grant_id)
+            refuse_while_revoking(stored)
+            if stored is not None and stored.grant.secret_ver == saved.version:
+                await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
+                return
+            must_match = _account_to_match(stored.grant) if stored else None
+            if must_match is not None and must_match not in (saved.account.id, consent.replaces):
+                raise BrokerError(Reason.STATE_INVALID, "The connection has changed meanwhile.")
+            try:
+                done = await self._write(consent, stored, saved, facts)
+            except Unavailable:
+                continue
+            if done is not None:
+                await self._outbox.flush(done)
+                return
+        raise Unavailable("documents")
+
+    async def _write(
+        self, consent: ConsentedGrant, stored: StoredGrant | None, saved: _Saved, facts: Facts
+    ) -> StoredGrant | None:
+        now = self._clock.now()
+        if stored is None:
+            first = consent.draft.model_copy(
+                update={
+                    "secret_ver": saved.version,
+                    "scopes": saved.scopes,
+                    "upstream_account": saved.account.id,
+                    "upstream_account_name": saved.account.name,
+                    "refresh_ver": None if saved.has_refresh_token else NO_TOKENS,
+                    "access_expires_at": saved.access_expires_at,
+                    "refreshed_at": now,
+                    # Versions below are of consents that this process or another did not finish.
+                    "clean_below": saved.version if saved.version > 1 else None,
+                    "replaced_below": saved.version if saved.version > 1 else None,
+                    "due_at": now,
+                }
+            )
+            event = self._event(facts, first, cause=_cause("connected", first))
+            return await self._store.create(first.model_copy(update={"outbox": [event]}))
+        rotation = consent.provider.rotation
+        again = stored.grant.model_copy(
+            update={
+                "provider": consent.provider.id,
+                "provider_class": rotation.rotation_class,
+                "leeway_s": rotation.leeway_s,
+            }
+        )
+        before = stored.grant
+        changed = before.upstream_account not in (None, saved.account.id)
+        refresh_ver = _refresh_version(before, consent.provider, saved)
+        after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version, "refresh_ver": refresh_ver})
+        event = self._event(facts, after, cause=_cause("account replaced" if changed else "reconnected", after))
+        same_account = before.upstream_account is not None and not changed
+        return await self._store.replace(
+            stored,
+            reconnected(
+                again,
+                version=saved.version,
+                scopes=saved.scopes,
+                upstream_account=saved.account.id,
+                upstream_account_name=saved.account.name or (before.upstream_account_name if same_account else None),
+                refresh_ver=refresh_ver,
+                access_expires_at=saved.access_expires_at,
+                now=now,
+                event=event,
+            ),
+        )
+
+    def _event(self, facts: Facts, grant: Grant, *, cause: str) -> dict[str, Any]:
+        facts.grant = audit.GrantFacts(id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_ver, cause=cause)
+        event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.EXECUTED, reason=None)
+        connected = event.model_copy(update={"event_type": audit.EventType.GRANT_CONNECTED})
+        return connected.model_dump(mode="json", exclude_none=True)
+
+
+def _account_to_match(grant: Grant) -> str | None:
+    """The account that a new consent must be for. A grant that its user ended says nothing about what they want next."""
+    return None if grant.status is GrantStatus.REVOKED else grant.upstream_account
+
+
+def refused_code(consent: ConsentedGrant, answer: HttpAnswer) -> BrokerError:
+    """The refusal behind an answer without tokens: our registration there is wrong, which is the operator's to mend, or this
+    one code was no good. Raises: Unavailable where the system says that it is busy.
+    """
+    read = token_responses.parse(answer.body)
+    error = read if isinstance(read, TokenError) else TokenError(token_responses.UNPARSABLE)
+    refusal = token_refusals.judge(error, status=answer.status, headers=answer.headers)
+    why = f"the code was refused: {refusal.said}"
+    match refusal.meaning:
+        case Meaning.BUSY:
+            raise Unavailable("provider")
+        case Meaning.OUR_FAULT | Meaning.SCOPE:  # docs/runbooks/client-refused.md
+            _logger.error(
+                "%s refuses our client, connection %s: %s", consent.provider.id, consent.connection.id, refusal.said
+            )
+            return BrokerError(Reason.CLIENT_MISCONFIGURED, "The connected system refuses our client.", why=why)
+        case _:
+            return BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.", why=why)
+
+
+def refuse_while_revoking(stored: StoredGrant | None) -> None:
+    """The revocation under way looks for the newest tokens to revoke upstream: it must not find the new ones."""
+    if stored is not None and stored.grant.status is GrantStatus.REVOKING:
+        raise BrokerError(Reason.GRANT_REVOKED, "The account is still being disconnected.")
+
+
+def _refresh_version(before: Grant, provider: Provider, saved: _Saved) -> int | None:
+    """As `Grant.refresh_ver`. A new answer without a refresh token says nothing about the one that the same account gave
+    before (RFC 6749 section 5.1: it is optional); one of an unnamed or other account, or one that has ended, is not used.
+    """
+    if saved.has_refresh_token:
+        return None
+    same = (before.upstream_account, before.provider) == (saved.account.id, provider.id)
+    if not same or saved.account.id is None or before.status in ENDED or before.status is GrantStatus.NEEDS_REAUTH:
+        return NO_TOKENS
+    return before.secret_ver if before.refresh_ver is None else before.refresh_ver
+
+
+def _cause(what: str, grant: Grant) -> str:
+    return what if grant.lasts else f"{what}, without a refresh token"
+
+
+def _account(members: Mapping[str, Any], provider: Provider, names: tuple[str, ...]) -> Account:
+    found = (_text(token_responses.member_at(members, name)) for name in names)
+    return Account(
+        _text(token_responses.member_at(members, provider.account_claim)),
+        next((name for name in found if name is not None), None),
+    )
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and is_printable(value) else None

@@ -1,7 +1,0 @@
-"""Firestore, embedded: `FirestoreService` says what it does and what it does not."""
-
-from __future__ import annotations
-
-from cab_dev.emulators.firestore.service import FirestoreService
-
-__all__ = ["FirestoreService"]

@@ -1,7 +1,0 @@
-"""Pub/Sub, embedded: `PubSubService` says what it does and what it does not."""
-
-from __future__ import annotations
-
-from cab_dev.emulators.pubsub.service import PubSubService
-
-__all__ = ["PubSubService"]

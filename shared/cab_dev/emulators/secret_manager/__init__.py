@@ -1,7 +1,0 @@
-"""Secret Manager, embedded: `SecretManagerService` says what it does and what it does not."""
-
-from __future__ import annotations
-
-from cab_dev.emulators.secret_manager.service import SecretManagerService
-
-__all__ = ["SecretManagerService"]

@@ -1,0 +1,53 @@
+"""`AuditLog` as a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain, SealedEvent
+from cab.domain.audit import AuditEvent, Service
+from cab.ports import Unavailable
+from cab_dev.fakes.twins import warn_of_twin
+
+
+class InMemoryAuditLog:
+    """`events` holds what was acknowledged, in order; `messages` the same as published, with service and chain.
+
+    `is_down` makes `publish` fail: the event then stays unsent and goes ahead of the next one.
+    `loses_answers` makes it fail although the event was taken; the retry is then a duplicate.
+    """
+
+    def __init__(self, *, service: str = "test", revision: str = "test-1", delay_s: float = 0.0) -> None:
+        warn_of_twin(self)
+        self.delay_s = delay_s
+        self.is_down = False
+        self.loses_answers = False
+        self.events: list[AuditEvent] = []
+        self.messages: list[SealedEvent] = []
+        self._unsent: deque[SealedEvent] = deque()
+        self._chain = AuditChain(f"chain-of-{service}", Service(function=service, revision=revision))
+
+    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
+        self._unsent.append(self._chain.seal(event))
+        try:
+            await self._send()
+        except (Unavailable, asyncio.CancelledError):
+            if if_withheld is not None:
+                self._unsent.append(self._chain.seal(if_withheld()))
+            raise
+
+    async def _send(self) -> None:
+        await asyncio.sleep(self.delay_s)
+        if self.is_down:
+            raise Unavailable("audit")
+        taken = list(self._unsent)
+        self.messages += taken
+        self.events += [AuditEvent.model_validate_json(sealed.data) for sealed in taken]
+        if self.loses_answers:
+            raise Unavailable("audit")
+        self._unsent.clear()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,225 @@
+"""One origin in front of the functions, as the HTTPS load balancer of a deployment: routes by path, adds forwarding headers.
+
+    python -m cab_dev.services.gateway --port 8080 --route /edge/token=http://127.0.0.1:20001 --route '/connect/*=http://127.0.0.1:20002'
+
+Paths and headers go through as they came, but for what belongs to one connection (RFC 9110 section 7.6.1). Bodies are
+passed whole, at most 1 MiB; the functions' own limit is lower. A function that cannot be reached is answered for with
+the broker's standard JSON error. Private functions (refresh_grants, ingest_audit) simply have no route.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from multidict import CIMultiDict
+from yarl import URL
+
+from cab.domain.errors import BrokerError, Reason
+from cab.protocol.oauth_errors import error_body, status_of
+from cab_dev.processes.ports import HOST
+
+MAX_BODY_BYTES = 1024 * 1024
+_MAX_HEADER_BYTES = 32 * 1024
+_CONNECT_WITHIN_S = 3.0  # with the answer on top still inside the contract's 5 s for what is down
+_ANSWER_WITHIN_S = 30.0
+_KEEP_ALIVE_S = 1.0  # below the 2 s after which the functions' servers close an idle connection
+
+_OWN_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    """`path` matches exactly; with `/*` at its end, the path before that and everything below it."""
+
+    path: str
+    origin: str
+
+    def matches(self, path: str) -> bool:
+        if self.path.endswith("/*"):
+            folder = self.path.removesuffix("/*")
+            return path == folder or path.startswith(folder + "/")
+        return path == self.path
+
+
+def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
+    """Who answers which path of the origin, given each public function's own origin. The first match wins."""
+    mint, exchange = functions["mint_assertion"], functions["exchange_token"]
+    metadata, pages = functions["publish_metadata"], functions["connect_account"]
+    return (
+        Route("/edge/token", mint),
+        Route("/oauth2/token", exchange),
+        Route("/oauth2/introspect", exchange),
+        Route("/oauth2/revoke", exchange),
+        Route("/oauth2/jwks.json", metadata),
+        Route("/oauth2/authorization-details-types", metadata),
+        Route("/oauth2/openapi.json", metadata),
+        Route("/edge/jwks.json", metadata),
+        Route("/.well-known/*", metadata),
+        Route("/oauth2/.well-known/*", metadata),
+        Route("/edge/.well-known/*", metadata),
+        Route("/health", metadata),
+        Route("/connect/*", pages),
+        Route("/approvals/*", pages),
+        Route("/me/*", pages),
+        Route("/login/*", pages),
+        Route("/logout", pages),
+    )
+
+
+class Gateway:
+    """The forwarding handler and the connections it keeps."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = tuple(routes)
+        self._session: ClientSession | None = None
+
+    async def connections(self, _: web.Application) -> AsyncIterator[None]:
+        """Context of the server's life (aiohttp's `cleanup_ctx`)."""
+        async with ClientSession(
+            connector=TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            timeout=ClientTimeout(total=_ANSWER_WITHIN_S, sock_connect=_CONNECT_WITHIN_S),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+        ) as self._session:
+            yield
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if self._session is None:
+            raise RuntimeError("the gateway is not running")
+        path, _, _ = request.raw_path.partition("?")
+        route = next((route for route in self._routes if route.matches(path)), None)
+        if route is None:
+            return _refusal(BrokerError(Reason.NOT_FOUND, "There is nothing at this path."))
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 1 MiB."))
+        try:
+            async with self._session.request(
+                request.method,
+                URL(route.origin + request.raw_path, encoded=True),
+                headers=_forwarded_headers(request),
+                data=body or None,
+                allow_redirects=False,
+            ) as answer:
+                return web.Response(
+                    status=answer.status,
+                    reason=answer.reason,
+                    headers=_end_to_end(answer.headers),
+                    body=await answer.read(),
+                )
+        except (ClientError, TimeoutError, ValueError):  # ValueError: a request target that no URL can carry
+            return _unreachable()
+
+
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The headers without those of the connection, also those that `Connection` names."""
+    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    dropped = _HOP_BY_HOP | named | {"content-length"}  # the length is set anew
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+
+
+def _forwarded_headers(request: web.Request) -> CIMultiDict[str]:
+    """As a Google load balancer sends them on: the caller's address and the balancer's own appended to X-Forwarded-For."""
+    headers = _end_to_end(request.headers)
+    seen_before = ", ".join(request.headers.getall("X-Forwarded-For", []))
+    headers["X-Forwarded-For"] = ", ".join(part for part in (seen_before, request.remote or "", HOST) if part)
+    headers["X-Forwarded-Proto"] = "http"
+    headers["Via"] = "1.1 google"
+    headers.setdefault("X-Cloud-Trace-Context", f"{secrets.token_hex(16)}/{secrets.randbits(63)};o=0")
+    return headers
+
+
+def _refusal(error: BrokerError) -> web.Response:
+    txn = secrets.token_urlsafe(16)
+    return web.json_response(
+        error_body(error, txn=txn),
+        status=status_of(error.reason),
+        headers=_OWN_HEADERS | {"CAB-Txn": txn},
+    )
+
+
+def _unreachable() -> web.Response:
+    txn = secrets.token_urlsafe(16)
+    body = {
+        "error": "temporarily_unavailable",
+        "reason_code": "service_unavailable",
+        "error_description": "The service behind this path does not answer.",
+        "txn": txn,
+    }
+    return web.json_response(body, status=503, headers=_OWN_HEADERS | {"CAB-Txn": txn, "Retry-After": "2"})
+
+
+def application(routes: Sequence[Route]) -> web.Application:
+    gateway = Gateway(routes)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.cleanup_ctx.append(gateway.connections)
+    app.router.add_route("*", r"/{anything:[\s\S]*}", gateway.handle)
+    return app
+
+
+async def serve(routes: Sequence[Route], port: int) -> web.AppRunner:
+    """Listen on 127.0.0.1; the caller cleans the runner up. Raises: OSError when the port is taken."""
+    runner = web.AppRunner(
+        application(routes),
+        access_log=None,
+        auto_decompress=False,  # an encoded body goes through as it is
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
+        shutdown_timeout=2.0,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+def _route(text: str) -> Route:
+    path, separator, origin = text.partition("=")
+    if not separator or not path.startswith("/") or not origin.startswith("http://"):
+        raise argparse.ArgumentTypeError("expected /path=http://host:port")
+    return Route(path, origin)
+
+
+async def _run(routes: Sequence[Route], port: int) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = await serve(routes, port)
+    await stop.wait()
+    await runner.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The local stack's origin. Binds 127.0.0.1 only.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--route", type=_route, action="append", required=True, metavar="PATH=ORIGIN")
+    arguments = parser.parse_args()
+    asyncio.run(_run(arguments.route, arguments.port))
+
+
+if __name__ == "__main__":
+    main()

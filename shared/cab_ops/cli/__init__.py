@@ -1,0 +1,62 @@
+"""The command `cab`. Each subcommand lives in a module of its own and is imported only when it is called, so help is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+
+class _Subcommand(NamedTuple):
+    module: str
+    attribute: str
+    summary: str
+
+
+_SUBCOMMANDS = {
+    "dev": _Subcommand("cab_ops.cli.dev", "dev_group", "Run the local stack, and get tokens of it to try things with."),
+    "config": _Subcommand("cab_ops.cli.config", "config_group", "Check a deployment's configuration folder."),
+    "connection": _Subcommand(
+        "cab_ops.cli.connection", "connection_group", "Try a connection against the live system behind it."
+    ),
+    "idp": _Subcommand(
+        "cab_ops.cli.idp", "idp_group", "Try an identity provider, or a token of it, against the live one."
+    ),
+    "explain": _Subcommand(
+        "cab_ops.cli.explain.command", "explain_command", "Show a decision and its rule without issuing anything."
+    ),
+    "audit": _Subcommand(
+        "cab_ops.cli.audit.commands", "audit_group", "Ask the audit tables: who did what for whom, and why."
+    ),
+    "grants": _Subcommand("cab_ops.cli.grants", "grants_group", "List, inspect and revoke grants."),
+    "keys": _Subcommand("cab_ops.cli.keys", "keys_group", "Create, rotate and list the broker's signing keys."),
+    "openapi": _Subcommand(
+        "cab_ops.cli.openapi", "openapi_command", "Print the OpenAPI document of the public HTTP API."
+    ),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        subcommand = _SUBCOMMANDS[cmd_name]
+        command = getattr(import_module(subcommand.module), subcommand.attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{subcommand.module}.{subcommand.attribute} is no command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table: click's own would import every module."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, subcommand.summary) for name, subcommand in _SUBCOMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cab", prog_name="cab")
+def main() -> None:
+    """CAB, the Credential Access Broker: AI agents act as one user and never hold that user's credentials."""

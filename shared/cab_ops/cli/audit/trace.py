@@ -1,0 +1,139 @@
+"""The events of one transaction as a story, one paragraph each, in the order in which things happened."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from cab.domain.audit import EventType
+from cab_ops.audit.questions import Row
+from cab_ops.cli.tables import WIDTH, text_of
+
+_INDENT: Final = " " * 14  # as wide as the time before each sentence
+
+
+def story(txn: str, rows: Sequence[Row]) -> str:
+    """What happened under `txn`. Text that agents wrote is quoted, with everything invisible in it spelled out."""
+    first = rows[0]
+    subject = next((row["subject_key"] for row in rows if row["subject_key"]), None)
+    lines = [
+        f"transaction {txn}, {first['occurred_at'].astimezone(UTC):%Y-%m-%d} (UTC), tenant {first['tenant'] or 'unknown'}"
+    ]
+    if subject:
+        groups: list[str] = next(
+            (row["subject"]["groups"] for row in rows if row["subject"] and row["subject"]["groups"]), []
+        )
+        lines.append(f"user {text_of(subject)}" + (f", groups {text_of(groups)}" if groups else ""))
+    lines.append("")
+    for row in rows:
+        told, *details = _told(row)
+        at: datetime = row["occurred_at"].astimezone(UTC)
+        lead = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+        elsewhere = "" if row["txn"] == txn else f" (in transaction {text_of(row['txn'])})"
+        lines += textwrap.wrap(f"{lead}  {told}{elsewhere}", WIDTH, subsequent_indent=_INDENT, break_on_hyphens=False)
+        for detail in details:
+            lines += textwrap.wrap(
+                detail, WIDTH, initial_indent=_INDENT, subsequent_indent=f"{_INDENT}  ", break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
+def _told(row: Row) -> list[str]:
+    teller = _TELLERS.get(row["event_type"], _other)
+    sentences = [_ended(row, teller(row))]
+    if row["decision"] and row["event_type"] == EventType.EXCHANGE_DECIDED:
+        sentences.append(_decided(row))
+    return [*sentences, *_particulars(row)]
+
+
+def _ended(row: Row, sentence: str) -> str:
+    outcome = row["outcome"]
+    if outcome in ("refused", "failed"):
+        return f"{sentence}: {outcome}, {text_of(row['reason_code']) or 'no reason given'}"
+    return f"{sentence}: {outcome}" if outcome else sentence
+
+
+def _decided(row: Row) -> str:
+    policy = row["policy"] or {}
+    rules = text_of(policy.get("determining_rules")) or "no rule"
+    compared = (row["task"] or {}).get("comparison")
+    shadow = policy.get("shadow_decision")
+    return (
+        f"decision {row['decision']} by {rules}"
+        + (f"; compared with the task: {compared.replace('_', ' ')}" if compared else "")
+        + (f"; candidate policies: {shadow}" if shadow else "")
+    )
+
+
+def _particulars(row: Row) -> list[str]:
+    """What else is known, only where it says something."""
+    intent, token, scopes = row["intent"] or {}, row["token"] or {}, row["scopes"] or {}
+    lines = []
+    if intent.get("parameters") not in (None, "{}"):
+        lines.append(f"parameters {text_of(intent['parameters'])}")
+    if intent.get("reason"):
+        lines.append(f"the agent says (untrusted): {text_of(intent['reason'])}")
+    if row["outcome"] == "issued" and scopes.get("granted"):
+        lines.append(f"scopes {text_of(scopes['granted'])}" + ("" if scopes.get("narrowed") else ", not narrowed"))
+    if row["outcome"] == "issued" and token.get("expires_at"):
+        lines.append(f"{text_of(token['kind'])} token until {text_of(token['expires_at'])}")
+    if row["confirmation_id"]:
+        lines.append(f"confirmation {text_of(row['confirmation_id'])}")
+    service = row["service"] or {}
+    lines.append(f"event {text_of(row['event_id'])} by {text_of(service.get('function')) or 'an unknown function'}")
+    return lines
+
+
+def _of(row: Row, record: str, member: str) -> str:
+    return text_of((row[record] or {}).get(member)) or "?"
+
+
+def _minted(row: Row) -> str:
+    task = (row["intent"] or {}).get("task_id")
+    bounds = f"for task {text_of(task)} ({_of(row, 'intent', 'trigger')})" if task else "without a task"
+    return f"{_of(row, 'actor', 'client_id')} logged the user in; {_of(row, 'actor', 'agent_id')} may act, {bounds}"
+
+
+def _exchanged(row: Row) -> str:
+    if (row["tool"] or {}).get("action") is None:
+        return f"{_of(row, 'actor', 'agent_id')} asked for a credential"
+    identifier = (row["intent"] or {}).get("identifier")
+    on = f" on {text_of(identifier)}" if identifier else ""
+    return f"{_of(row, 'actor', 'agent_id')} asked for {_of(row, 'tool', 'action')}{on} at {_of(row, 'tool', 'connection')}"
+
+
+def _confirmation(row: Row) -> str:
+    answers = {"permit": "approved", "deny": "refused"}
+    if row["event_type"] == EventType.CONFIRMATION_REQUESTED:
+        return f"the user was asked to confirm {_of(row, 'tool', 'action')}"
+    return f"the user {answers.get(row['decision'], 'answered')} {_of(row, 'tool', 'action')}"
+
+
+def _grant(row: Row) -> str:
+    seq = (row["grant"] or {}).get("seq")
+    cause = (row["grant"] or {}).get("cause")
+    return (
+        f"{row['event_type']}: the user's grant at {_of(row, 'tool', 'connection')}"
+        + (f", sequence {seq}" if seq is not None else "")
+        + (f", {text_of(cause)}" if cause else "")
+    )
+
+
+def _executed(row: Row) -> str:
+    return f"{_of(row, 'tool', 'action')} was called"
+
+
+def _other(row: Row) -> str:
+    return text_of(row["event_type"])
+
+
+_TELLERS: Final[Mapping[str, Callable[[Row], str]]] = {
+    EventType.ASSERTION_MINTED: _minted,
+    EventType.EXCHANGE_DECIDED: _exchanged,
+    EventType.CONFIRMATION_REQUESTED: _confirmation,
+    EventType.CONFIRMATION_DECIDED: _confirmation,
+    EventType.TOOL_EXECUTED: _executed,
+    **dict.fromkeys((kind for kind in EventType if kind.startswith("grant.")), _grant),
+}

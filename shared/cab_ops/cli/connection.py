@@ -1,0 +1,104 @@
+"""`cab connection`: try a connection against the live system, without a user."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import click
+
+from cab.adapters.configuration.loader import FolderConfiguration
+from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.domain.configured.connections import Connection
+from cab.domain.configured.deployment import Deployment
+from cab.ports import SecretReader
+from cab_ops.check_connection import CheckConnection, Finding, Holds
+from cab_ops.cli.cloud import json_option, open_cloud
+
+
+@click.group("connection")
+def connection_group() -> None:
+    """Try connections against the live systems behind them."""
+
+
+@connection_group.command("check")
+@click.argument("connection_id", metavar="ID")
+@click.option(
+    "--config",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    show_default=True,
+    help="The deployment's folder.",
+)
+@click.option(
+    "--project",
+    envvar="GOOGLE_CLOUD_PROJECT",
+    show_envvar=True,
+    help="Where the client secret is. Without it, client authentication is not tried.",
+)
+@json_option
+def check(connection_id: str, *, folder: Path, project: str | None, as_json: bool) -> None:
+    """Say check by check whether the connection ID can work: published metadata, authorization request, token endpoint,
+    client authentication, clock, userinfo, revocation.
+
+    Shows the provider made-up tokens only, and prints no secret. Exits with 1 when a check does not hold, with 2 when the
+    configuration cannot be read.
+    """
+    try:
+        deployment = FolderConfiguration(folder, os.environ).load()
+    except ConfigurationRefused as error:
+        raise click.UsageError(f"{folder} is no usable configuration: run `cab config validate {folder}`.") from error
+    connection = deployment.connection_by_id.get(connection_id)
+    if connection is None:
+        known = ", ".join(sorted(deployment.connection_by_id))
+        raise click.UsageError(f"There is no connection {connection_id}. There are: {known}.")
+    if deployment.provider_of(connection).token_endpoint is None:
+        raise click.UsageError(f"{connection_id} trusts the broker's own tokens: no provider is asked for any.")
+    findings = asyncio.run(_check(deployment, connection, project))
+    redirect_uri = f"{deployment.broker.origin}/connect/callback/{connection.id}"
+    if as_json:
+        answer = {
+            "connection": connection.id,
+            "redirect_uri": redirect_uri,
+            "checks": [{"check": it.check, "result": it.holds.value, "says": it.says} for it in findings],
+        }
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        for it in findings:
+            click.echo(f"{it.holds.value:<14} {it.check:<34} {it.says}")
+        click.echo(f"redirect URI to register there: {redirect_uri}")
+    if any(it.holds is Holds.NO for it in findings):
+        raise SystemExit(1)
+
+
+async def _check(deployment: Deployment, connection: Connection, project: str | None) -> list[Finding]:
+    if project is None:
+        return await _findings(deployment, connection, None)
+    async with open_cloud(project) as cloud:
+        return await _findings(deployment, connection, cloud.vault)
+
+
+async def _findings(deployment: Deployment, connection: Connection, secrets: SecretReader | None) -> list[Finding]:
+    from cab.adapters.http.client import AiohttpClient, origin_of, why_failed
+    from cab.adapters.system import SystemClock, SystemRandomness
+    from cab.use_cases.upstream.provider_client import ProviderCalls
+
+    provider = deployment.provider_of(connection)
+    urls = [*provider.endpoints, provider.authorization_endpoint, provider.issuer]
+    http = AiohttpClient(
+        {origin_of(url) for url in urls if url is not None},
+        what="provider",
+        allow_loopback_http=deployment.broker.allow_loopback_http,
+        private_hosts=deployment.broker.private_hosts,
+        keep_alive=False,
+    )
+    calls = None if secrets is None else ProviderCalls(http, secrets)
+    try:
+        return await CheckConnection(deployment, http, calls, SystemClock(), SystemRandomness(), why=why_failed)(
+            connection
+        )
+    finally:
+        await http.close()

@@ -1,0 +1,148 @@
+"""`cab keys`: make and rotate the broker's own keys. Private keys go from memory to Secret Manager and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable
+from typing import Any
+
+import click
+
+from cab.adapters.sealed_documents import DATA_KEY_SECRET
+from cab.adapters.system import SystemClock
+from cab.encoding.sealing import KEY_BYTES
+from cab.ports import Conflict, NotFound, SecretVault
+from cab.stores.signing_keys import Issuer, SigningKeys
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab_ops.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
+from cab_ops.rotate_keys import RotateKeys, Step, TooEarly
+
+issuer_option = click.option(
+    "--issuer", type=click.Choice([item.value for item in Issuer]), required=True, help="Whose keys."
+)
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Create, rotate and list the broker's signing keys."""
+
+
+@keys_group.command("init")
+@project_option
+def init(project: str) -> None:
+    """Make the first keys of a new deployment. Safe to repeat: what exists is left alone."""
+    for line in run(project, make_keys):
+        click.echo(line)
+
+
+async def make_keys(cloud: Cloud) -> list[str]:
+    """Signing keys of both issuers and the two data keys. Returns what was made."""
+    rotation = RotateKeys(SigningKeys(cloud.keys), cloud.vault, SystemClock())
+    made = [
+        f"{issuer.value}: signing key {step.kid} is active"
+        for issuer in Issuer
+        if (step := await rotation.init(issuer)) is not None
+    ]
+    made += [
+        f"{secret}: version 1 made"
+        for secret in (ESCROW_SECRET, DATA_KEY_SECRET)
+        if await _make_data_key(cloud.vault, secret)
+    ]
+    return made or ["all keys exist already"]
+
+
+async def _make_data_key(vault: SecretVault, secret: str) -> bool:
+    await vault.create(secret)
+    try:
+        await vault.access(secret, 1)
+    except NotFound:
+        await vault.add(secret, os.urandom(KEY_BYTES))
+        return True
+    return False
+
+
+@keys_group.command("list")
+@project_option
+@json_option
+def list_keys(project: str, *, as_json: bool) -> None:
+    """Show every key: kid, state, since when."""
+
+    async def read(cloud: Cloud) -> list[dict[str, Any]]:
+        store = SigningKeys(cloud.keys)
+        rings = [(issuer, await store.ring(issuer)) for issuer in Issuer]
+        return [
+            {
+                "issuer": issuer.value,
+                "kid": key.kid,
+                "state": key.state.value,
+                "since": key.changed_at.isoformat(timespec="seconds"),
+                "secret_version": key.secret_version,
+            }
+            for issuer, ring in rings
+            for key in (ring.keys if ring else ())
+        ]
+
+    rows = run(project, read)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['issuer']:<5} {row['state']:<10} {row['since']}  {row['kid']}")
+
+
+@keys_group.group("rotate")
+def rotate() -> None:
+    """Replace a signing key without one failed verification: publish, wait, activate, wait, retire."""
+
+
+def _step(name: str, summary: str) -> None:
+    @rotate.command(name, help=summary)
+    @project_option
+    @issuer_option
+    @json_option
+    def command(project: str, issuer: str, *, as_json: bool) -> None:
+        def work(cloud: Cloud) -> Awaitable[Step]:
+            rotation = RotateKeys(SigningKeys(cloud.keys), cloud.vault, SystemClock())
+            step: Awaitable[Step] = getattr(rotation, name)(Issuer(issuer))
+            return step
+
+        try:
+            done = run(project, work)
+        except (TooEarly, LookupError, Conflict) as error:
+            raise click.ClickException(str(error)) from error
+        ready = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
+        if as_json:
+            click.echo(json.dumps({"done": done.done, "kid": done.kid, "next": done.next, "ready_at": ready}))
+            return
+        click.echo(f"{done.done} {done.kid}" + (f"; next: {done.next}, not before {ready}" if done.next else ""))
+
+
+@keys_group.command("remove-leaked", context_settings=TAKES_AN_ID)
+@project_option
+@issuer_option
+@json_option
+@click.argument("kid")
+def remove_leaked(project: str, issuer: str, kid: str, *, as_json: bool) -> None:
+    """Emergency: take the key KID off the set now and destroy it; if it signs, a new key does so from now on.
+
+    Everything it signed fails at once where keys are read anew. docs/runbooks/leaked-signing-key.md says what to do around it.
+    """
+
+    def work(cloud: Cloud) -> Awaitable[Step]:
+        return RotateKeys(SigningKeys(cloud.keys), cloud.vault, SystemClock()).replace_leaked(Issuer(issuer), kid)
+
+    try:
+        done = run(project, work)
+    except (LookupError, Conflict) as error:
+        raise click.ClickException(str(error)) from error
+    until = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
+    if as_json:
+        click.echo(json.dumps({"done": done.done, "kid": done.kid, "forgotten_at": until}))
+        return
+    click.echo(f"removed {done.kid}; verifiers that remember key sets forget it by {until}")
+
+
+_step("publish", "Add a new key that verifies but does not sign yet.")
+_step("activate", "Sign with the published key, once every verifier can know it.")
+_step("retire", "Take retired keys off the set, once no token they signed can live.")

@@ -1,0 +1,183 @@
+"""gRPC without generated stubs: message classes come from Google's client packages, methods from a plain table.
+
+Every call of every emulated service passes through `Gateway`, which writes the call log and applies faults, so a
+servicer holds nothing but the behaviour of its API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from cab_dev.processes.ports import HOST, is_bound
+
+if TYPE_CHECKING:
+    from gcp_emulators.call_log import CallLog
+    from gcp_emulators.faults import CallFault, FaultBook, Service
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # Firestore and Pub/Sub accept 10 MiB; the gRPC default is 4 MiB
+_STOP_GRACE_S = 0.3
+
+
+class RpcError(Exception):
+    """A call that ends with a gRPC status other than OK."""
+
+    def __init__(self, status: grpc.StatusCode, details: str) -> None:
+        super().__init__(status, details)
+        self.status = status
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How one message class is read from and written to the wire."""
+
+    decode: Callable[[bytes], Any]
+    encode: Callable[[Any], bytes]
+
+
+def proto_plus(message_class: Any) -> Codec:
+    """For classes such as `pubsub_v1.types.Topic`: handlers receive and return the wrapped message."""
+    return Codec(message_class.deserialize, message_class.serialize)
+
+
+def protobuf(message_class: Any) -> Codec:
+    """For plain protobuf classes, `some_proto_plus_class.pb()` included: handlers see the bare message."""
+    return Codec(message_class.FromString, message_class.SerializeToString)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One RPC method: its codecs, its behaviour and the resource names that a request touches.
+
+    `call` may be a plain or an async function. It returns the response; with `streams_responses` a list of them,
+    complete before the first is sent; with `streams_requests` it takes the first request and an iterator of the
+    others, and is itself an async iterator of responses. With `knows_deadline` it also takes the seconds that the
+    client still waits, or None.
+    """
+
+    name: str
+    request: Codec
+    response: Codec
+    call: Callable[..., Any]
+    resources: Callable[[Any], Sequence[str]]
+    streams_requests: bool = False
+    streams_responses: bool = False
+    knows_deadline: bool = False
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What every call of one service passes: first the call log, then the faults, then the method itself."""
+
+    service: Service
+    faults: FaultBook
+    calls: CallLog
+
+    def handlers(self, full_name: str, methods: Iterable[Method]) -> grpc.GenericRpcHandler[Any, Any]:
+        """The handlers of one gRPC service, such as `google.pubsub.v1.Publisher`."""
+        return grpc.method_handlers_generic_handler(full_name, {m.name: self._handler(m) for m in methods})
+
+    def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+        async def answer_one(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await self._guarded(method, request, context)
+
+        async def answer_many(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            for response in await self._guarded(method, request, context):
+                yield response
+
+        async def converse(
+            requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            first = await anext(requests)
+            async with self._logged(method, first, context):
+                async for response in method.call(first, requests):
+                    yield response
+
+        codecs = method.request.decode, method.response.encode
+        if method.streams_requests:
+            return grpc.stream_stream_rpc_method_handler(converse, *codecs)
+        if method.streams_responses:
+            return grpc.unary_stream_rpc_method_handler(answer_many, *codecs)
+        return grpc.unary_unary_rpc_method_handler(answer_one, *codecs)
+
+    async def _guarded(self, method: Method, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async with self._logged(method, request, context):
+            deadline = (context.time_remaining(),) if method.knows_deadline else ()
+            response = method.call(request, *deadline)
+            if inspect.isawaitable(response):
+                response = await response
+        return response
+
+    @asynccontextmanager
+    async def _logged(
+        self, method: Method, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[None]:
+        """Log the call and apply faults around the work, which is the body of the `async with`."""
+        resources = tuple(method.resources(request))
+        call = self.calls.started(self.service, method.name, resources)
+        try:
+            fault = self.faults.for_call(self.service, method.name, resources)
+            if fault is not None and fault.when == "before":
+                await _suffer(fault)
+            yield
+            if fault is not None and fault.when == "after":
+                await _suffer(fault)
+        except RpcError as error:
+            call.finished(error.status.name)
+            await context.abort(error.status, error.details)
+        except asyncio.CancelledError:
+            call.finished("CANCELLED")
+            raise
+        except Exception:
+            call.finished("INTERNAL")
+            raise
+        else:
+            call.finished("OK")
+
+
+async def _suffer(fault: CallFault) -> None:
+    if fault.latency_s:
+        await asyncio.sleep(fault.latency_s)
+    if fault.status is not None:
+        raise RpcError(grpc.StatusCode[fault.status], fault.details)
+
+
+async def serve(
+    port: int, handlers: Iterable[grpc.GenericRpcHandler[Any, Any]]
+) -> tuple[Callable[[], Awaitable[None]], int]:
+    """Serve on 127.0.0.1 without TLS. Port 0 takes a free one. Returns the function that stops it, and the port.
+
+    Raises: OSError when the port is taken; without this, gRPC would quietly share it with the other process.
+    """
+    if port and is_bound(port):  # asked first, because gRPC writes a line of its own to standard error
+        raise OSError(f"port {port} on {HOST} is taken")
+    server = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        )
+    )
+    server.add_generic_rpc_handlers(tuple(handlers))
+    try:
+        bound = server.add_insecure_port(f"{HOST}:{port}")
+    except RuntimeError as exc:
+        raise OSError(f"port {port} on {HOST} is taken") from exc
+
+    async def stop() -> None:
+        await server.stop(_STOP_GRACE_S)
+
+    try:
+        await server.start()
+    except BaseException:  # a cancelled start too: gRPC's own threads must not outlive it
+        await stop()
+        raise
+    return stop, bound
