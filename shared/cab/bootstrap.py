@@ -82,10 +82,14 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
     from cab.stores.signing_keys import Issuer
     from cab.transport.oauth_http import OAuthEndpoints, Route, empty_body, json_body
     from cab.use_cases.exchange.confirm import Confirmations
+    from cab.use_cases.exchange.deferral import Defer, Poll
+    from cab.use_cases.exchange.delegate import Delegate
     from cab.use_cases.exchange.endpoint import ExchangeToken
     from cab.use_cases.exchange.id_jag import RedeemIdJag
+    from cab.use_cases.exchange.identify import Subjects
     from cab.use_cases.exchange.inspect import IntrospectToken, RevokeToken
     from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens
+    from cab.use_cases.exchange.steps import Steps
     from cab.use_cases.identity.verify_assertion import AssertionVerifier
     from cab.use_cases.identity.verify_dpop import DpopVerifier
 
@@ -99,21 +103,21 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         deployment.agent_by_id, issuer=broker.sts_issuer, endpoint=f"{broker.origin}/oauth2/token", keys=keys
     )
     issued_tokens = IssuedTokens(guards)
-    exchange = ExchangeToken(
+    policies = _policies(settings, deployment)
+    deferrals = Deferrals(guards)
+    confirmations = Confirmations(
+        broker,
+        ApprovalRequests(guards, parts.single_use),
+        ApprovalDecisions(parts.documents("approvals")),
+        randomness,
+    )
+    defer = Defer(deployment, confirmations, deferrals, randomness)
+    steps = Steps(
         deployment,
-        authenticator=authenticator,
-        verifier=AssertionVerifier(broker, keys, clock),
-        policies=_policies(settings, deployment),
+        policies=policies,
         rate_limits=RateLimits(guards, broker.rate_limits),
         budgets=TaskBudgets(guards),
-        confirmations=Confirmations(
-            broker,
-            ApprovalRequests(guards, parts.single_use),
-            ApprovalDecisions(parts.documents("approvals")),
-            randomness,
-        ),
-        deferrals=Deferrals(guards),
-        issued_tokens=issued_tokens,
+        confirmations=confirmations,
         broker_tokens=BrokerTokens(deployment, signer, clock, randomness),
         downstream_tokens=DownstreamTokens(
             deployment,
@@ -123,11 +127,29 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
             clock,
             randomness,
         ),
+        issued_tokens=issued_tokens,
         signer=signer,
-        dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
-        redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
+        defer=defer,
         clock=clock,
         randomness=randomness,
+    )
+    exchange = ExchangeToken(
+        authenticator=authenticator,
+        dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
+        subjects=Subjects(authenticator, AssertionVerifier(broker, keys, clock)),
+        redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
+        steps=steps,
+        delegate=Delegate(deployment, signer, clock, randomness),
+        poll=Poll(
+            deployment,
+            policies=policies,
+            confirmations=confirmations,
+            deferrals=deferrals,
+            defer=defer,
+            steps=steps,
+            clock=clock,
+        ),
+        clock=clock,
     )
     inspected = (deployment, authenticator, keys, issued_tokens, clock)
     routes = {

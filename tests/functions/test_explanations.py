@@ -12,6 +12,7 @@ from tests.support.world import DROP, WAREHOUSE, WRITE, World, deployment, inten
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.protocol.oauth_errors import error_body
+from cab.use_cases.exchange.request import Asked
 from cab_ops.explain.event import explain_event
 from cab_ops.explain.exchange import Explanation, Question, explain
 
@@ -75,9 +76,10 @@ async def test_what_is_explained_before_is_answered_and_recorded(case: dict[str,
     login = {name: case.pop(name) for name in ("groups", "acr") if name in case}
     assertion = await world.assertion(agent, unique("explained"), case.pop("task", None), **login)
     form = await world.exchange_form(declared, agent=agent, subject_token=assertion, **case)
-    asked = {name: form[name] for name in ("resource", "audience", "scope", "authorization_details") if name in form}
-    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in present(asked).items()}
-    question = Question(agent, claims_of(assertion), written, world.clock.now())
+    sent = present({name: form.get(name, ABSENT) for name in ("resource", "audience", "scope")})
+    details = form.get("authorization_details", ABSENT)
+    written = None if details is ABSENT else details if isinstance(details, str) else json.dumps(details)
+    question = Question(agent, claims_of(assertion), Asked(**sent, details=written), world.clock.now())
     explanation = explain(question, deployment(), engine())
 
     answer = await world.post("/oauth2/token", form)

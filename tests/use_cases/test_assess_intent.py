@@ -20,7 +20,9 @@ from cab.domain.tasks import Task
 from cab.domain.text.patterns import covered_by_any
 from cab.ports import PolicyRequest, PolicyVerdict
 from cab.protocol.tokens.assertions import Assertion
-from cab.use_cases.exchange.decide import Assessment, assess, describe, policy_request, raise_refusal, read_intent
+from cab.use_cases.exchange.decide import Case, Judgement, decide_again, policy_request, raise_refusal, read_intent
+from cab.use_cases.exchange.request import Asked
+from cab_ops.explain.exchange import describe
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DEPLOYMENT = deployment()
@@ -81,14 +83,14 @@ def assessed(
     bounds: Task | None = None,
     agent: str = "assistant",
     task_id: str | None = None,
-) -> Assessment:
+) -> Judgement:
     action, identifier = ACTIONS[effect]
     declared = DeclaredIntent(
         type="cab_action", actions=(action,), locations=(WAREHOUSE,), identifier=identifier, task_id=task_id
     )
     assertion = replace(ASSERTION, task=bounds)
-    intent = read_intent(declared, WAREHOUSE_CONNECTION, assertion)
-    return assess(intent, assertion, DEPLOYMENT.agent_by_id[agent], policies, now=NOW)
+    case = Case(DEPLOYMENT.agent_by_id[agent], assertion, Asked(), NOW)
+    return decide_again(case, WAREHOUSE_CONNECTION, declared, policies)
 
 
 @pytest.mark.parametrize("effect", Effect)

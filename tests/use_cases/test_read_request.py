@@ -13,6 +13,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.exchange.request import (
+    Asked,
     check_may_act,
     check_mode,
     check_tenant,
@@ -68,31 +69,29 @@ def test_an_agent_in_call_mode_gets_no_token(deployment: Deployment) -> None:
     assert refused.value.reason is Reason.GRANT_TYPE_NOT_ALLOWED
 
 
-@pytest.mark.parametrize("form", [{"resource": CRM}, {"audience": "crm"}])
-def test_a_target_is_found_by_its_resource_or_by_its_audience(form: dict[str, str], deployment: Deployment) -> None:
-    assert find_target(form, ASSERTION, deployment).id == "crm"
+@pytest.mark.parametrize("asked", [Asked(resource=CRM), Asked(audience="crm")])
+def test_a_target_is_found_by_its_resource_or_by_its_audience(asked: Asked, deployment: Deployment) -> None:
+    assert find_target(asked, ASSERTION, deployment).id == "crm"
 
 
 @pytest.mark.parametrize(
-    ("form", "reason"),
+    ("asked", "reason"),
     [
-        ({}, Reason.TARGET_MISSING),
-        ({"resource": CRM, "audience": "crm"}, Reason.TARGET_REPEATED),
-        ({"resource": f"{CRM}/"}, Reason.TARGET_UNKNOWN),
-        ({"audience": ""}, Reason.TARGET_UNKNOWN),
+        (Asked(), Reason.TARGET_MISSING),
+        (Asked(resource=CRM, audience="crm"), Reason.TARGET_REPEATED),
+        (Asked(resource=f"{CRM}/"), Reason.TARGET_UNKNOWN),
+        (Asked(audience=""), Reason.TARGET_UNKNOWN),
     ],
 )
-def test_anything_but_one_registered_target_is_refused(
-    form: dict[str, str], reason: Reason, deployment: Deployment
-) -> None:
+def test_anything_but_one_registered_target_is_refused(asked: Asked, reason: Reason, deployment: Deployment) -> None:
     with pytest.raises(BrokerError) as refused:
-        find_target(form, ASSERTION, deployment)
+        find_target(asked, ASSERTION, deployment)
     assert refused.value.reason is reason
 
 
 def test_a_target_of_another_tenant_is_as_unknown_as_one_that_is_not_there(deployment: Deployment) -> None:
     with pytest.raises(BrokerError) as refused:
-        find_target({"audience": "crm"}, replace(ASSERTION, tenant="globex"), deployment)
+        find_target(Asked(audience="crm"), replace(ASSERTION, tenant="globex"), deployment)
     assert refused.value.reason is Reason.TARGET_UNKNOWN
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from cab.domain.audit import AuditEvent, EventType
+from cab.domain.configured.actions import Action
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
@@ -25,7 +26,9 @@ from cab.domain.tasks import Task
 from cab.domain.text.token_like import MARK
 from cab.ports import PolicyEngine
 from cab.protocol.tokens.assertions import Assertion, group_claims
-from cab_ops.explain.exchange import About, Explanation, Proof, Result, Stage, Step, decide
+from cab.use_cases.exchange.decide import Case, Judgement, weigh
+from cab.use_cases.exchange.request import Asked
+from cab_ops.explain.exchange import About, Explanation, Result, Stage, Step, concluded, told
 
 REDACTED: Final = "[redacted]"
 
@@ -54,6 +57,11 @@ STAGE_OF_REASON: Final[Mapping[Reason, Stage]] = {
     Reason.GRANT_REVOKED: Stage.GRANT,
 }
 _BEFORE_DECISION: Final = tuple(Stage)[: tuple(Stage).index(Stage.TASK)]
+_GONE: Final = {
+    Stage.CLIENT: Reason.CLIENT_AUTHENTICATION_FAILED,
+    Stage.TARGET: Reason.TARGET_UNKNOWN,
+    Stage.CATALOG: Reason.INTENT_MALFORMED,
+}
 _ELSEWHERE: Final = "elsewhere"  # a task id or pattern that no real one is compared with
 
 
@@ -74,66 +82,62 @@ def explain_event(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     """Raises: NotExplainable for events of other types."""
     if event.why is not None and event.decision is None:
         reason = Reason(event.reason_code) if event.reason_code in set(Reason) else None
-        return ExplainedEvent(_never_decided(event, reason, Proof()), None, _of_refused_credential(event))
+        return ExplainedEvent(_never_decided(event, reason), None, _of_refused_credential(event))
     if event.event_type is not EventType.EXCHANGE_DECIDED:
         raise NotExplainable(f"the event is of type {event.event_type.value}, not a decision on an exchange")
     if event.token is not None and event.token.kind == "assertion":
         raise NotExplainable("the event is a delegation to another agent: there was no intent to decide on")
     reason = Reason(event.reason_code) if event.reason_code in set(Reason) else None
-    proof = Proof()
     if event.decision is None:
-        explanation = _never_decided(event, reason, proof)
+        explanation = _never_decided(event, reason)
         return ExplainedEvent(explanation, None, ("the exchange was refused before anything was decided",))
     notes = list(_notes(event, deployment))
-    try:
-        _judge_again(event, deployment, policies, proof)
-    except BrokerError as refusal:
-        explanation = proof.concluded(refusal)
-    else:
-        explanation = proof.concluded(None)
+    explanation = _judged_again(event, deployment, policies)
     explanation = _with_recorded_refusal(explanation, event, reason)
     return ExplainedEvent(explanation, _agrees(explanation, event), tuple(notes))
 
 
-def _judge_again(event: AuditEvent, deployment: Deployment, policies: PolicyEngine, proof: Proof) -> None:
+def _judged_again(event: AuditEvent, deployment: Deployment, policies: PolicyEngine) -> Explanation:
     facts = _Recorded(event)
-    with proof.checking(Stage.CLIENT, {"agent": facts.agent}) as found:
-        agent = deployment.agent_by_id.get(facts.agent)
-        if agent is None:
-            raise BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, "The agent is not registered any more.")
-        found.result, found.text, found.about = Result.RECORDED, "authenticated", About("agent", agent.client_id)
-    proof.note(
-        Step(
-            Stage.ASSERTION,
-            Result.RECORDED,
-            "verified",
-            {"sub": facts.subject, **group_claims(facts.groups, facts.groups_unknown), "idp": facts.idp_issuer},
-        )
-    )
-    proof.note(Step(Stage.TENANT, Result.RECORDED, "of one tenant", {"tenant": event.tenant}))
-    proof.note(Step(Stage.MAY_ACT, Result.RECORDED, "named this agent", {"may_act": facts.agent}))
-    with proof.checking(Stage.TARGET, {"connection": facts.connection}) as found:
-        connection = deployment.connection_by_id.get(facts.connection)
-        if connection is None:
-            raise BrokerError(Reason.TARGET_UNKNOWN, "The connection is not configured any more.")
-        found.result, found.text, found.about = Result.RECORDED, "registered", About("connection", connection.id)
-    proof.note(Step(Stage.MODE, Result.RECORDED, "allowed to hold tokens"))
-    intent = _intent(facts, connection, proof)
-    requested = event.scopes.requested if event.scopes else []
-    proof.note(Step(Stage.SCOPES, Result.RECORDED, "grantable", {"requested": requested}))
-    scopes = tuple(scope for scope in intent.action.scopes if not requested or scope in requested)
-    assertion = facts.assertion(intent, agent)
-    decide(intent, assertion, agent, deployment, policies, proof, scopes=scopes, now=event.occurred_at)
-
-
-def _intent(facts: _Recorded, connection: Connection, proof: Proof) -> Intent:
+    steps: list[Step] = []
+    agent = deployment.agent_by_id.get(facts.agent)
+    if agent is None:
+        return _gone(steps, Stage.CLIENT, "The agent is not registered any more.", {"agent": facts.agent})
+    about = About("agent", agent.client_id)
+    steps.append(Step(Stage.CLIENT, Result.RECORDED, "authenticated", {"agent": facts.agent}, about))
+    who = {"sub": facts.subject, **group_claims(facts.groups, facts.groups_unknown), "idp": facts.idp_issuer}
+    steps.append(Step(Stage.ASSERTION, Result.RECORDED, "verified", who))
+    steps.append(Step(Stage.TENANT, Result.RECORDED, "of one tenant", {"tenant": event.tenant}))
+    steps.append(Step(Stage.MAY_ACT, Result.RECORDED, "named this agent", {"may_act": facts.agent}))
+    connection = deployment.connection_by_id.get(facts.connection)
+    where = {"connection": facts.connection}
+    if connection is None:
+        return _gone(steps, Stage.TARGET, "The connection is not configured any more.", where)
+    steps.append(Step(Stage.TARGET, Result.RECORDED, "registered", where, About("connection", connection.id)))
+    steps.append(Step(Stage.MODE, Result.RECORDED, "allowed to hold tokens"))
     inputs = {"action": facts.action, "identifier": facts.identifier, "parameters": facts.parameters}
-    proof.note(Step(Stage.INTENT, Result.RECORDED, "declared", inputs))
-    with proof.checking(Stage.CATALOG, {}, About("action", facts.action)) as found:
-        action = connection.action_by_id.get(facts.action)
-        if action is None:
-            raise BrokerError(Reason.INTENT_MALFORMED, "The action is not in the catalog any more.")
-        found.result, found.text = Result.RECORDED, f"fitted the catalog entry, effect {action.effect.value}"
+    steps.append(Step(Stage.INTENT, Result.RECORDED, "declared", inputs))
+    action = connection.action_by_id.get(facts.action)
+    if action is None:
+        return _gone(steps, Stage.CATALOG, "The action is not in the catalog any more.", {})
+    fitted = f"fitted the catalog entry, effect {action.effect.value}"
+    steps.append(Step(Stage.CATALOG, Result.RECORDED, fitted, about=About("action", facts.action)))
+    requested = event.scopes.requested if event.scopes else []
+    steps.append(Step(Stage.SCOPES, Result.RECORDED, "grantable", {"requested": requested}))
+    intent = _intent(facts, action, connection)
+    case = Case(agent, facts.assertion(intent, agent), Asked(), event.occurred_at)
+    scopes = tuple(scope for scope in action.scopes if not requested or scope in requested)
+    judgement = Judgement(case, connection=connection, intent=intent, scopes=scopes)
+    weigh(judgement, intent, policies)
+    return told(steps, judgement, deployment)
+
+
+def _gone(steps: list[Step], stage: Stage, sentence: str, inputs: dict[str, Any]) -> Explanation:
+    """What the exchange was about is not in today's configuration: it cannot be judged again."""
+    return concluded([*steps, Step(stage, Result.FAILED, sentence, inputs)], BrokerError(_GONE[stage], sentence))
+
+
+def _intent(facts: _Recorded, action: Action, connection: Connection) -> Intent:
     return Intent(
         action=action,
         connection=connection.id,
@@ -210,13 +214,14 @@ class _Recorded:
         )
 
 
-def _never_decided(event: AuditEvent, reason: Reason | None, proof: Proof) -> Explanation:
+def _never_decided(event: AuditEvent, reason: Reason | None) -> Explanation:
     """The event stops before a decision: what it says of the way there, and nothing else."""
     failed = STAGE_OF_REASON.get(reason) if reason else None
+    steps: list[Step] = []
     for stage in _BEFORE_DECISION:
         if failed is None or stage is failed:
             break
-        proof.note(Step(stage, Result.RECORDED, "passed: a later step was refused"))
+        steps.append(Step(stage, Result.RECORDED, "passed: a later step was refused"))
     if failed is not None and reason is not None:
         facts = _Recorded(event)
         inputs = {
@@ -225,15 +230,9 @@ def _never_decided(event: AuditEvent, reason: Reason | None, proof: Proof) -> Ex
             "connection": facts.connection,
             "action": facts.action,
         }
-        proof.note(
-            Step(
-                failed,
-                Result.FAILED,
-                f"recorded: {reason.value}{f': {event.why}' if event.why else ''}",
-                {k: v for k, v in inputs.items() if v},
-            )
-        )
-    return proof.concluded(BrokerError(reason) if reason else None)
+        because = f"recorded: {reason.value}" + (f": {event.why}" if event.why else "")
+        steps.append(Step(failed, Result.FAILED, because, {k: v for k, v in inputs.items() if v}))
+    return concluded(steps, BrokerError(reason) if reason else None)
 
 
 def _of_refused_credential(event: AuditEvent) -> tuple[str, ...]:
@@ -273,10 +272,10 @@ _STAGES: Final = tuple(Stage)
 
 def _turns_on_login(explanation: Explanation, event: AuditEvent) -> bool:
     """Rules ask for a login of some age or strength, which is not recorded, and the record says that it was good enough."""
-    assessed = explanation.assessment
+    judgement = explanation.judgement
     return (
-        assessed is not None
-        and isinstance(assessed.decision, StepUp)
+        judgement is not None
+        and isinstance(judgement.decision, StepUp)
         and event.reason_code != Reason.STEP_UP_REQUIRED.value
     )
 
@@ -323,7 +322,7 @@ def _agrees(explanation: Explanation, event: AuditEvent) -> bool | None:
     refusal = explanation.refusal
     if _turns_on_login(explanation, event):
         return None
-    if explanation.assessment is None:
+    if explanation.judgement is None or explanation.judgement.decision is None:
         return False
     if event.outcome == "issued":
         return explanation.decision == "permit"

@@ -1,4 +1,4 @@
-"""Why an exchange would be answered as it would: the same checks in the same order, written down, with nothing issued or counted.
+"""Why an exchange would be answered as it would: the exchange's own checks, run on its own code, and told in words.
 
 Pure but for one throw-away signature: claims are signed with a key made on the spot, so that the assertion goes through the
 verifier of the exchange. What only a running broker knows (is the grant alive, are uses left) is named as open, never guessed.
@@ -6,8 +6,7 @@ verifier of the exchange. What only a running broker knows (is the grant alive, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -18,47 +17,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment, limit_of
-from cab.domain.decisions import Confirm, StepUp
+from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import Intent, TaskComparison
 from cab.ports import PolicyEngine
 from cab.protocol import names
-from cab.protocol.authorization_details import PARAMETER, details_hash, parse_intent
+from cab.protocol.authorization_details import details_hash
 from cab.protocol.jose import jws
 from cab.protocol.jose.jwk import PublicKey
 from cab.protocol.tokens import assertions
 from cab.protocol.tokens.assertions import Assertion, group_claims
-from cab.use_cases.exchange.decide import Assessment, assess, describe, raise_refusal, read_intent
+from cab.use_cases.exchange.decide import Case, Judgement, Stage, decide, raise_refusal
 from cab.use_cases.exchange.issue import is_broker_jwt
-from cab.use_cases.exchange.request import (
-    check_may_act,
-    check_mode,
-    check_tenant,
-    default_intent,
-    find_target,
-    scopes_for,
-)
+from cab.use_cases.exchange.request import Asked
 
-
-class Stage(StrEnum):
-    """Every step of an exchange, in order."""
-
-    CLIENT = "client authentication"
-    ASSERTION = "assertion"
-    TENANT = "tenant"
-    MAY_ACT = "may_act"
-    TARGET = "target"
-    MODE = "agent mode"
-    INTENT = "intent"
-    CATALOG = "action catalog"
-    SCOPES = "scopes"
-    TASK = "task bounds"
-    ALLOW_LIST = "agent allow-list"
-    POLICY = "policy"
-    RATE_LIMIT = "rate limit"
-    CONFIRMATION = "confirmation"
-    USES = "task uses"
-    GRANT = "grant"
+__all__ = ["Stage"]
 
 
 class Result(StrEnum):
@@ -89,11 +62,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One exchange to explain: the agent, the decoded claims of its assertion, the form it would send, and when."""
+    """One exchange to explain: the agent, the decoded claims of its assertion, what it would ask for, and when."""
 
     agent: str
     claims: Mapping[str, Any]
-    form: Mapping[str, str]
+    asked: Asked
     at: datetime
 
 
@@ -115,7 +88,7 @@ class Explanation:
     steps: tuple[Step, ...]
     decision: Literal["permit", "deny", "confirm"]
     refusal: BrokerError | None
-    assessment: Assessment | None
+    judgement: Judgement | None
     granted: Granted | None
 
     @property
@@ -139,215 +112,180 @@ def explain(question: Question, deployment: Deployment, policies: PolicyEngine) 
 
     Raises: Unreadable when the claims have not the shape of an assertion's at all.
     """
-    proof = Proof()
+    steps: list[Step] = []
     try:
-        _walk(question, deployment, policies, proof)
+        agent = _agent(question, deployment, steps)
+        assertion = _assertion(question, deployment, steps)
     except BrokerError as refusal:
-        return proof.concluded(refusal)
-    return proof.concluded(None)
+        return concluded(steps, refusal)
+    judgement = decide(Case(agent, assertion, question.asked, question.at), deployment, policies)
+    return told(steps, judgement, deployment)
 
 
-class Proof:
-    """The steps so far. A refusal inside a step is that step's finding."""
-
-    def __init__(self) -> None:
-        self._steps: list[Step] = []
-        self.assessment: Assessment | None = None
-        self.granted: Granted | None = None
-
-    def note(self, step: Step) -> None:
-        self._steps.append(step)
-
-    @contextmanager
-    def checking(self, check: Stage, inputs: Mapping[str, Any], about: About | None = None) -> Iterator[Finding]:
-        found = Finding(inputs=dict(inputs), about=about)
-        try:
-            yield found
-        except BrokerError as refusal:
-            self.note(Step(check, Result.FAILED, refusal.detail, found.inputs, found.about))
-            raise
-        self.note(Step(check, found.result, found.text, found.inputs, found.about))
-
-    def concluded(self, refusal: BrokerError | None) -> Explanation:
-        reached = {step.check for step in self._steps}
-        rest = (Step(check, Result.NOT_REACHED, "") for check in Stage if check not in reached)
-        decision: Literal["permit", "deny", "confirm"] = "permit"
-        if refusal is not None:
-            decision = "confirm" if refusal.reason is Reason.CONFIRMATION_REQUIRED else "deny"
-        return Explanation((*self._steps, *rest), decision, refusal, self.assessment, self.granted)
+def told(steps: list[Step], judgement: Judgement, deployment: Deployment) -> Explanation:
+    """What a judgement found, in words, and what would follow from it."""
+    steps = [*steps, *(_told(stage, judgement, deployment) for stage in judgement.trail)]
+    if judgement.intent is None or judgement.decision is None or judgement.connection is None:
+        return concluded(steps, judgement.refusal, judgement)
+    steps.append(_rate_limit(judgement.intent, deployment))
+    try:
+        raise_refusal(judgement.decision)
+    except BrokerError as refusal:
+        return concluded(steps, refusal, judgement)
+    steps += [
+        _confirmation(judgement.decision, deployment),
+        _uses(judgement.case.assertion),
+        _grant(judgement.connection),
+    ]
+    asks = isinstance(judgement.decision, Confirm)
+    question = BrokerError(Reason.CONFIRMATION_REQUIRED, "The user must confirm this action in a browser.")
+    granted = _granted(judgement.intent, judgement.scopes, judgement.connection, deployment)
+    return concluded(steps, question if asks else None, judgement, granted)
 
 
-@dataclass
-class Finding:
-    """Filled in while a step is being checked."""
-
-    inputs: dict[str, Any]
-    about: About | None
-    result: Result = Result.PASSED
-    text: str = ""
-
-
-def _walk(question: Question, deployment: Deployment, policies: PolicyEngine, proof: Proof) -> None:
-    form = question.form
-    agent = _agent(question, deployment, proof)
-    assertion = _assertion(question, deployment, proof)
-    with proof.checking(Stage.TENANT, {"assertion": assertion.tenant, "agent": agent.tenant}) as found:
-        check_tenant(assertion, agent)
-        found.text = "the assertion and the agent are of one tenant"
-    with proof.checking(Stage.MAY_ACT, {"may_act": assertion.may_act, "agent": agent.client_id}) as found:
-        check_may_act(assertion, agent)
-        found.text = "the assertion names this agent"
-    targets = {name: form[name] for name in ("resource", "audience") if name in form}
-    with proof.checking(Stage.TARGET, targets) as found:
-        connection = find_target(form, assertion, deployment)
-        found.about = About("connection", connection.id)
-        found.text = f"this is connection {connection.id}, open to tenant {assertion.tenant}"
-    with proof.checking(Stage.MODE, {"mode": agent.mode}, About("agent", agent.client_id)) as found:
-        check_mode(agent)
-        found.text = "the agent may hold tokens"
-    intent, scopes = _intent(form, assertion, agent, connection, proof)
-    decide(intent, assertion, agent, deployment, policies, proof, scopes=scopes, now=question.at)
+def concluded(
+    steps: list[Step],
+    refusal: BrokerError | None,
+    judgement: Judgement | None = None,
+    granted: Granted | None = None,
+) -> Explanation:
+    """An explanation with every stage in it: those that were not reached come last."""
+    reached = {step.check for step in steps}
+    rest = (Step(check, Result.NOT_REACHED, "") for check in Stage if check not in reached)
+    decision: Literal["permit", "deny", "confirm"] = "permit"
+    if refusal is not None:
+        decision = "confirm" if refusal.reason is Reason.CONFIRMATION_REQUIRED else "deny"
+    return Explanation((*steps, *rest), decision, refusal, judgement, granted)
 
 
-def _agent(question: Question, deployment: Deployment, proof: Proof) -> Agent:
-    with proof.checking(Stage.CLIENT, {"agent": question.agent}) as found:
-        agent = deployment.agent_by_id.get(question.agent)
-        if agent is None:
-            raise BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, "No agent of this name is registered.")
-        found.result = Result.ASSUMED
-        found.about = About("agent", agent.client_id)
-        methods = ", ".join(dict.fromkeys(entry.method for entry in agent.authentication))
-        found.text = f"registered; taken to have authenticated by {methods}"
+def _agent(question: Question, deployment: Deployment, steps: list[Step]) -> Agent:
+    agent = deployment.agent_by_id.get(question.agent)
+    inputs = {"agent": question.agent}
+    if agent is None:
+        refusal = BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, "No agent of this name is registered.")
+        steps.append(Step(Stage.CLIENT, Result.FAILED, refusal.detail, inputs))
+        raise refusal
+    methods = ", ".join(dict.fromkeys(entry.method for entry in agent.authentication))
+    finding = f"registered; taken to have authenticated by {methods}"
+    steps.append(Step(Stage.CLIENT, Result.ASSUMED, finding, inputs, About("agent", agent.client_id)))
     return agent
 
 
-def _assertion(question: Question, deployment: Deployment, proof: Proof) -> Assertion:
+def _assertion(question: Question, deployment: Deployment, steps: list[Step]) -> Assertion:
     """The claims through the verifier of the exchange, under a signature made for the occasion."""
+    inputs = {name: question.claims.get(name) for name in ("iss", "aud", "sub", "groups", "groups_unknown", "exp")}
+    try:
+        verified = _verified(question, deployment)
+    except BrokerError as refusal:
+        steps.append(Step(Stage.ASSERTION, Result.FAILED, refusal.detail, inputs))
+        raise
+    finding = "issuer, audience and times are right; the signature is taken to be ours"
+    steps.append(Step(Stage.ASSERTION, Result.ASSUMED, finding, inputs))
+    try:
+        return assertions.read(verified)
+    except jws.TokenRejected as error:
+        raise Unreadable(error.why) from error
+
+
+def _verified(question: Question, deployment: Deployment) -> jws.VerifiedClaims:
     broker = deployment.broker
     private_key = ec.generate_private_key(ec.SECP256R1())
     issuer = question.claims.get("iss")
-    with proof.checking(
-        Stage.ASSERTION,
-        {name: question.claims.get(name) for name in ("iss", "aud", "sub", "groups", "groups_unknown", "exp")},
-    ) as found:
-        if issuer not in (broker.edge_issuer, broker.sts_issuer):
-            raise BrokerError(
-                Reason.SUBJECT_TOKEN_INVALID,
-                f"iss is neither {broker.edge_issuer} nor {broker.sts_issuer}.",
+    if issuer not in (broker.edge_issuer, broker.sts_issuer):
+        raise BrokerError(Reason.SUBJECT_TOKEN_INVALID, f"iss is neither {broker.edge_issuer} nor {broker.sts_issuer}.")
+    token = jws.sign(question.claims, typ=names.ASSERTION_TYP, kid=_ASSUMED_KEY, private_key=private_key)
+    key = PublicKey(kid=_ASSUMED_KEY, algorithm="ES256", key=private_key.public_key())
+    try:
+        rules = assertions.rules(issuer, broker.sts_issuer)
+        return jws.verify(jws.parse(token), key, rules, now=question.at)
+    except jws.TokenRejected as error:
+        reason = Reason.SUBJECT_TOKEN_EXPIRED if error.expired else Reason.SUBJECT_TOKEN_INVALID
+        raise BrokerError(reason, f"The assertion is refused: {error.why}.") from error
+
+
+# --- a step of the judgement, told ---
+
+
+def _told(stage: Stage, judgement: Judgement, deployment: Deployment) -> Step:
+    if judgement.refusal is not None and stage is judgement.trail[-1]:
+        inputs, about = _looked_at(stage, judgement)
+        return Step(stage, Result.FAILED, judgement.refusal.detail, inputs, about)
+    return _TELLERS[stage](judgement)
+
+
+def _looked_at(stage: Stage, judgement: Judgement) -> tuple[dict[str, Any], About | None]:
+    """The inputs of a check, as far as it could read them, and the place in the configuration that it is about."""
+    case, declared, intent = judgement.case, judgement.declared, judgement.intent
+    agent, assertion, asked = case.agent, case.assertion, case.asked
+    match stage:
+        case Stage.TENANT:
+            return {"assertion": assertion.tenant, "agent": agent.tenant}, None
+        case Stage.MAY_ACT:
+            return {"may_act": assertion.may_act, "agent": agent.client_id}, None
+        case Stage.TARGET:
+            named = {"resource": asked.resource, "audience": asked.audience}
+            found = judgement.connection
+            return (
+                {name: value for name, value in named.items() if value is not None},
+                About("connection", found.id) if found else None,
             )
-        token = jws.sign(question.claims, typ=names.ASSERTION_TYP, kid=_ASSUMED_KEY, private_key=private_key)
-        key = PublicKey(kid=_ASSUMED_KEY, algorithm="ES256", key=private_key.public_key())
-        try:
-            rules = assertions.rules(issuer, broker.sts_issuer)
-            verified = jws.verify(jws.parse(token), key, rules, now=question.at)
-        except jws.TokenRejected as error:
-            reason = Reason.SUBJECT_TOKEN_EXPIRED if error.expired else Reason.SUBJECT_TOKEN_INVALID
-            raise BrokerError(reason, f"The assertion is refused: {error.why}.") from error
-        found.result = Result.ASSUMED
-        found.text = "issuer, audience and times are right; the signature is taken to be ours"
-        try:
-            return assertions.read(verified)
-        except jws.TokenRejected as error:
-            raise Unreadable(error.why) from error
+        case Stage.MODE:
+            return {"mode": agent.mode}, About("agent", agent.client_id)
+        case Stage.INTENT if declared is not None:
+            return declared.model_dump(mode="json", exclude_none=True, exclude={"type"}), None
+        case Stage.CATALOG if declared is not None and judgement.connection is not None:
+            action = declared.actions[0]
+            known = action in judgement.connection.action_by_id
+            return (
+                {"action": action, "identifier": declared.identifier, "parameters": declared.parameters},
+                About("action", action) if known else None,
+            )
+        case Stage.SCOPES if intent is not None:
+            catalog = list(intent.action.scopes)
+            return {"requested": asked.scope, "catalog": catalog}, About("action", intent.action.id)
+    return {}, None
 
 
-def _intent(
-    form: Mapping[str, str], assertion: Assertion, agent: Agent, connection: Connection, proof: Proof
-) -> tuple[Intent, tuple[str, ...]]:
-    with proof.checking(Stage.INTENT, {}) as found:
-        declared = None if PARAMETER in form else default_intent(agent, connection, form.get("scope"))
-        found.text = "declared by the agent" if declared is None else "the agent's registered default intent"
-        declared = declared or parse_intent(form.get(PARAMETER))
-        found.inputs = declared.model_dump(mode="json", exclude_none=True, exclude={"type"})
-    with proof.checking(
-        Stage.CATALOG,
-        {"action": declared.actions[0], "identifier": declared.identifier, "parameters": declared.parameters},
-    ) as found:
-        if declared.actions[0] in connection.action_by_id:
-            found.about = About("action", declared.actions[0])
-        intent = read_intent(declared, connection, assertion)
-        filled = {name: value for name, value in intent.parameters.items() if name not in declared.parameters}
-        found.text = f"fits the catalog entry, effect {intent.action.effect.value}" + (
-            f"; filled in: {', '.join(f'{name}={value}' for name, value in filled.items())}" if filled else ""
-        )
-    with proof.checking(
-        Stage.SCOPES,
-        {"requested": form.get("scope"), "catalog": list(intent.action.scopes)},
-        About("action", intent.action.id),
-    ) as found:
-        scopes = scopes_for(form.get("scope"), intent.action)
-        found.text = f"{' '.join(scopes) or 'no scope'}: what was asked for and the action needs"
-    return intent, scopes
+def _told_tenant(judgement: Judgement) -> Step:
+    return _passed(Stage.TENANT, judgement, "the assertion and the agent are of one tenant")
 
 
-def decide(
-    intent: Intent,
-    assertion: Assertion,
-    agent: Agent,
-    deployment: Deployment,
-    policies: PolicyEngine,
-    proof: Proof,
-    *,
-    scopes: tuple[str, ...],
-    now: datetime,
-) -> None:
-    """From the intent on: assess, and what follows from that. Raises: BrokerError, noted in the proof."""
-    assessment = proof.assessment = assess(intent, assertion, agent, policies, now=now)
-    _note_assessment(assessment, assertion, agent, proof)
-    limited = limit_of(deployment.broker.rate_limits, intent.action)
-    if limited is None:
-        proof.note(Step(Stage.RATE_LIMIT, Result.PASSED, f"no limit on {intent.action.id}"))
-    else:
-        position, limit = limited
-        finding = f"counts against {limit.limit} requests in {limit.window_s} s of this user and agent"
-        counts: dict[str, Any] = {"effects": list(limit.effects)} if limit.effects else {"actions": list(limit.actions)}
-        proof.note(Step(Stage.RATE_LIMIT, Result.OPEN, finding, counts, About("rate_limit", str(position))))
-    raise_refusal(assessment.decision)
-    connection = deployment.connection_by_id[intent.connection]
-    details = [intent.as_authorization_detail()]
-    proof.granted = Granted(
-        kind="broker_jwt" if is_broker_jwt(connection) else "downstream",
-        scopes=scopes,
-        authorization_details=details,
-        intent_hash=details_hash(details),
-        lifetime=f"{deployment.broker.lifetimes.token_s} s"
-        if is_broker_jwt(connection)
-        else "what is left of the platform's token",
-    )
-    _note_confirmation(assessment, deployment, proof)
-    _note_uses(assertion, proof)
-    _note_grant(connection, proof)
-    if isinstance(assessment.decision, Confirm):
-        raise BrokerError(Reason.CONFIRMATION_REQUIRED, "The user must confirm this action in a browser.")
+def _told_may_act(judgement: Judgement) -> Step:
+    return _passed(Stage.MAY_ACT, judgement, "the assertion names this agent")
 
 
-def _note_assessment(assessment: Assessment, assertion: Assertion, agent: Agent, proof: Proof) -> None:
-    passed = {check.name: check.passed for check in assessment.checks}
-    decision = assessment.decision
-    proof.note(_task_step(assessment, assertion, agent, passed=passed[Stage.TASK]))
-    if Stage.ALLOW_LIST in passed:
-        finding = "on the agent's list" if passed[Stage.ALLOW_LIST] else "not on the agent's list"
-        inputs = {"actions": list(agent.actions), "effects": [effect.value for effect in agent.effects]}
-        result = Result.PASSED if passed[Stage.ALLOW_LIST] else Result.FAILED
-        proof.note(Step(Stage.ALLOW_LIST, result, finding, inputs, About("agent", agent.client_id)))
-    if Stage.POLICY in passed:
-        task = assertion.task
-        facts = {
-            **group_claims(assertion.groups, assertion.groups_unknown),
-            "agent": agent.client_id,
-            "trust_zone": agent.trust_zone,
-            "trigger": task.trigger if task else "unknown",
-            "comparison": assessment.comparison.value,
-            "auth_time": assertion.auth_time,
-            "acr": assertion.acr,
-        }
-        finding = next(check.detail for check in assessment.checks if check.name == Stage.POLICY)
-        result = Result.PASSED if passed[Stage.POLICY] else Result.FAILED
-        if isinstance(decision, Confirm):
-            result = Result.ASKS
-        elif isinstance(decision, StepUp):
-            result = Result.FAILED
-        proof.note(Step(Stage.POLICY, result, finding, facts))
+def _told_target(judgement: Judgement) -> Step:
+    connection = judgement.connection.id if judgement.connection else ""
+    finding = f"this is connection {connection}, open to tenant {judgement.case.assertion.tenant}"
+    return _passed(Stage.TARGET, judgement, finding)
+
+
+def _told_mode(judgement: Judgement) -> Step:
+    return _passed(Stage.MODE, judgement, "the agent may hold tokens")
+
+
+def _told_intent(judgement: Judgement) -> Step:
+    own = judgement.case.asked.details is not None
+    return _passed(Stage.INTENT, judgement, "declared by the agent" if own else "the agent's registered default intent")
+
+
+def _told_catalog(judgement: Judgement) -> Step:
+    intent, declared = judgement.intent, judgement.declared
+    if intent is None or declared is None:
+        return _passed(Stage.CATALOG, judgement, "")
+    filled = [f"{name}={value}" for name, value in intent.parameters.items() if name not in declared.parameters]
+    finding = f"fits the catalog entry, effect {intent.action.effect.value}"
+    return _passed(Stage.CATALOG, judgement, finding + (f"; filled in: {', '.join(filled)}" if filled else ""))
+
+
+def _told_scopes(judgement: Judgement) -> Step:
+    scopes = " ".join(judgement.scopes) or "no scope"
+    return _passed(Stage.SCOPES, judgement, f"{scopes}: what was asked for and the action needs")
+
+
+def _passed(stage: Stage, judgement: Judgement, finding: str) -> Step:
+    inputs, about = _looked_at(stage, judgement)
+    return Step(stage, Result.PASSED, finding, inputs, about)
 
 
 _COMPARED: Final[Mapping[TaskComparison, str]] = {
@@ -359,17 +297,21 @@ _COMPARED: Final[Mapping[TaskComparison, str]] = {
 }
 
 
-def _task_step(assessment: Assessment, assertion: Assertion, agent: Agent, *, passed: bool) -> Step:
-    """`passed` is what bounds alone say; a question to the user may lift them, and a task id without a task never passes."""
-    intent, task = assessment.intent, assertion.task
-    finding = _COMPARED[assessment.comparison]
-    result = Result.PASSED if passed else Result.FAILED
-    if assessment.comparison is TaskComparison.OTHER_TASK and task is None:
+def _told_task(judgement: Judgement) -> Step:
+    """What bounds alone say; a question to the user may lift them, and a task id without a task never passes."""
+    assertion, agent, intent = judgement.case.assertion, judgement.case.agent, judgement.intent
+    comparison = judgement.comparison
+    if intent is None or comparison is None:
+        raise ValueError("the task is compared with an intent that could be read")
+    task = assertion.task
+    finding = _COMPARED[comparison]
+    result = Result.FAILED if Stage.TASK in judgement.failed else Result.PASSED
+    if comparison is TaskComparison.OTHER_TASK and task is None:
         result, finding = Result.FAILED, "the intent names a task and the assertion carries none"
-    elif assessment.comparison is TaskComparison.NO_TASK:
+    elif comparison is TaskComparison.NO_TASK:
         needs = "a task is required of this agent" if agent.task == "required" else "only reads need none"
         finding = f"{finding}; {needs}, and this is a {intent.action.effect.value}"
-    if result is Result.FAILED and isinstance(assessment.decision, Confirm):
+    if result is Result.FAILED and isinstance(judgement.decision, Confirm):
         result, finding = Result.ASKS, f"{finding}; policy asks the user instead"
     bounds = task and {
         "task_id": task.task_id,
@@ -382,47 +324,125 @@ def _task_step(assessment: Assessment, assertion: Assertion, agent: Agent, *, pa
         "identifier": intent.identifier,
         "task_id": intent.task_id,
         "task": bounds,
-        "comparison": assessment.comparison.value,
+        "comparison": comparison.value,
     }
     return Step(Stage.TASK, result, finding, inputs)
 
 
-def _note_confirmation(assessment: Assessment, deployment: Deployment, proof: Proof) -> None:
-    decision = assessment.decision
+def _told_allow_list(judgement: Judgement) -> Step:
+    agent = judgement.case.agent
+    inputs = {"actions": list(agent.actions), "effects": [effect.value for effect in agent.effects]}
+    about = About("agent", agent.client_id)
+    if Stage.ALLOW_LIST in judgement.failed:
+        return Step(Stage.ALLOW_LIST, Result.FAILED, "not on the agent's list", inputs, about)
+    return Step(Stage.ALLOW_LIST, Result.PASSED, "on the agent's list", inputs, about)
+
+
+def _told_policy(judgement: Judgement) -> Step:
+    assertion, agent = judgement.case.assertion, judgement.case.agent
+    task = assertion.task
+    inputs = {
+        **group_claims(assertion.groups, assertion.groups_unknown),
+        "agent": agent.client_id,
+        "trust_zone": agent.trust_zone,
+        "trigger": task.trigger if task else "unknown",
+        "comparison": judgement.comparison.value if judgement.comparison else None,
+        "auth_time": assertion.auth_time,
+        "acr": assertion.acr,
+    }
+    result = Result.FAILED if Stage.POLICY in judgement.failed else Result.PASSED
+    if isinstance(judgement.decision, Confirm):
+        result = Result.ASKS
+    elif isinstance(judgement.decision, StepUp):
+        result = Result.FAILED
+    return Step(Stage.POLICY, result, describe(judgement.verdict) if judgement.verdict else "", inputs)
+
+
+_TELLERS: Final[Mapping[Stage, Callable[[Judgement], Step]]] = {
+    Stage.TENANT: _told_tenant,
+    Stage.MAY_ACT: _told_may_act,
+    Stage.TARGET: _told_target,
+    Stage.MODE: _told_mode,
+    Stage.INTENT: _told_intent,
+    Stage.CATALOG: _told_catalog,
+    Stage.SCOPES: _told_scopes,
+    Stage.TASK: _told_task,
+    Stage.ALLOW_LIST: _told_allow_list,
+    Stage.POLICY: _told_policy,
+}
+
+
+# --- what would follow ---
+
+
+def _rate_limit(intent: Intent, deployment: Deployment) -> Step:
+    limited = limit_of(deployment.broker.rate_limits, intent.action)
+    if limited is None:
+        return Step(Stage.RATE_LIMIT, Result.PASSED, f"no limit on {intent.action.id}")
+    position, limit = limited
+    finding = f"counts against {limit.limit} requests in {limit.window_s} s of this user and agent"
+    counts: dict[str, Any] = {"effects": list(limit.effects)} if limit.effects else {"actions": list(limit.actions)}
+    return Step(Stage.RATE_LIMIT, Result.OPEN, finding, counts, About("rate_limit", str(position)))
+
+
+def _granted(intent: Intent, scopes: tuple[str, ...], connection: Connection, deployment: Deployment) -> Granted:
+    details = [intent.as_authorization_detail()]
+    ours = is_broker_jwt(connection)
+    return Granted(
+        kind="broker_jwt" if ours else "downstream",
+        scopes=scopes,
+        authorization_details=details,
+        intent_hash=details_hash(details),
+        lifetime=f"{deployment.broker.lifetimes.token_s} s" if ours else "what is left of the platform's token",
+    )
+
+
+def _confirmation(decision: Decision, deployment: Deployment) -> Step:
     if not isinstance(decision, Confirm):
-        proof.note(Step(Stage.CONFIRMATION, Result.PASSED, "nobody has to be asked"))
-        return
+        return Step(Stage.CONFIRMATION, Result.PASSED, "nobody has to be asked")
     lifetimes = deployment.broker.lifetimes
     finding = (
         f"the user is asked, waits {lifetimes.approval_wait_s} s for the answer, which is then good for one exchange "
         f"within {lifetimes.approval_valid_s} s; an approval already given is not looked up here"
     )
-    proof.note(Step(Stage.CONFIRMATION, Result.ASKS, finding, {"prompts": list(decision.prompts)}))
+    return Step(Stage.CONFIRMATION, Result.ASKS, finding, {"prompts": list(decision.prompts)})
 
 
-def _note_uses(assertion: Assertion, proof: Proof) -> None:
+def _uses(assertion: Assertion) -> Step:
     task = assertion.task
     if task is None or task.max_uses is None:
-        proof.note(Step(Stage.USES, Result.PASSED, "no bound on the number of uses"))
-        return
+        return Step(Stage.USES, Result.PASSED, "no bound on the number of uses")
     finding = f"spends one of the {task.max_uses} uses of task {task.task_id}; how many are left is not looked up here"
-    proof.note(Step(Stage.USES, Result.OPEN, finding, {"max_uses": task.max_uses}))
+    return Step(Stage.USES, Result.OPEN, finding, {"max_uses": task.max_uses})
 
 
-def _note_grant(connection: Connection, proof: Proof) -> None:
+def _grant(connection: Connection) -> Step:
     about = About("connection", connection.id)
+    inputs = {"grant_kind": connection.grant_kind.value}
     if is_broker_jwt(connection):
         finding = "none needed: the resource trusts tokens that the broker signs"
-        proof.note(Step(Stage.GRANT, Result.PASSED, finding, {"grant_kind": connection.grant_kind.value}, about))
-        return
+        return Step(Stage.GRANT, Result.PASSED, finding, inputs, about)
     finding = f"the user's own grant at {connection.id} must be alive; its status is not looked up here"
     if connection.grant_kind.is_trusted:
         finding = (
             "the organisation's approval is enough, unless the user's access was ended; that is not looked up here"
         )
-    proof.note(Step(Stage.GRANT, Result.OPEN, finding, {"grant_kind": connection.grant_kind.value}, about))
+    return Step(Stage.GRANT, Result.OPEN, finding, inputs, about)
 
 
-def describe_shadow(assessment: Assessment | None) -> str | None:
+def describe(decision: Decision) -> str:
+    rules = ", ".join(decision.rules) or "no rule"
+    match decision:
+        case Permit():
+            return f"permit by {rules}"
+        case Deny(reason=reason):
+            return f"deny ({reason.value}) by {rules}"
+        case Confirm():
+            return f"confirm by {rules}"
+        case StepUp():
+            return f"a fresher or stronger login by {rules}"
+
+
+def describe_shadow(judgement: Judgement | None) -> str | None:
     """What the candidate policies would have decided, where that differs."""
-    return None if assessment is None or assessment.shadow is None else describe(assessment.shadow)
+    return None if judgement is None or judgement.shadow is None else describe(judgement.shadow)

@@ -1,16 +1,20 @@
-"""From a declared intent to a decision: catalog, task bounds, allow-list, policy. Pure: no I/O, no clock of its own.
+"""Deciding, as one sequence of checks over one case. Pure: no I/O, no clock. The exchange and `cab explain` run the same one.
 
-The same path serves the exchange and `cab explain`; every step leaves a `Check` with its inputs and result.
+The order is the rule: what cannot be read is refused first, then what the user did not ask for, then what this agent may not
+do, and only then is policy asked. `Judgement` keeps what each check found and how far the sequence came; texts about it are
+made by explain alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
-from cab.domain.decisions import Check, Confirm, Decision, Deny, Permit, StepUp
+from cab.domain.configured.deployment import Deployment
+from cab.domain.decisions import Confirm, Decision, Deny, StepUp
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.intents import (
     DeclaredIntent,
@@ -24,6 +28,38 @@ from cab.domain.intents import (
 from cab.domain.text.patterns import covered_by_any
 from cab.ports import PolicyEngine, PolicyRequest
 from cab.protocol.tokens.assertions import Assertion
+from cab.protocol.tokens.id_jag import IdJag
+from cab.use_cases.exchange.request import (
+    Asked,
+    check_may_act,
+    check_mode,
+    check_tenant,
+    declared_intent,
+    find_target,
+    scopes_for,
+)
+
+
+class Stage(StrEnum):
+    """Every step of an exchange, in order. `decide` goes from TENANT to POLICY; the others need tokens or stores."""
+
+    CLIENT = "client authentication"
+    ASSERTION = "assertion"
+    TENANT = "tenant"
+    MAY_ACT = "may_act"
+    TARGET = "target"
+    MODE = "agent mode"
+    INTENT = "intent"
+    CATALOG = "action catalog"
+    SCOPES = "scopes"
+    TASK = "task bounds"
+    ALLOW_LIST = "agent allow-list"
+    POLICY = "policy"
+    RATE_LIMIT = "rate limit"
+    CONFIRMATION = "confirmation"
+    USES = "task uses"
+    GRANT = "grant"
+
 
 SENTENCES = {
     Reason.INTENT_OUTSIDE_TASK: "The intent is not within what the user asked for.",
@@ -38,23 +74,130 @@ NEVER_CONFIRMED = frozenset({TaskComparison.NO_TASK, TaskComparison.OTHER_TASK})
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
-    """What was decided about one intent, and how. `decision` is never a permit unless every check passed."""
+class Case:
+    """What is decided on: who asks, for whom, for what, when. `bounds` is what an ID-JAG carries and nothing may exceed."""
 
+    agent: Agent
+    assertion: Assertion
+    asked: Asked
+    at: datetime
+    bounds: IdJag | None = None
+
+
+@dataclass(slots=True)
+class Judgement:
+    """How far the checks came and what each found. With a `refusal` the stage that `trail` ends with has raised it.
+
+    A `decision` is there when the intent could be read, and is never a permit unless every check passed.
+    """
+
+    case: Case
+    trail: list[Stage] = field(default_factory=list)
+    connection: Connection | None = None
+    declared: DeclaredIntent | None = None
+    intent: Intent | None = None
+    scopes: tuple[str, ...] = ()
+    comparison: TaskComparison | None = None
+    verdict: Decision | None = None  # what policy alone says
+    decision: Decision | None = None
+    shadow: Decision | None = None
+    refusal: BrokerError | None = None
+    failed: set[Stage] = field(default_factory=set)  # checks that did not pass without ending the sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A judgement that came to a decision, with what that took."""
+
+    judgement: Judgement
+    connection: Connection
+    declared: DeclaredIntent
     intent: Intent
-    comparison: TaskComparison
+    scopes: tuple[str, ...]
     decision: Decision
-    shadow: Decision | None
-    checks: tuple[Check, ...]
 
 
-@dataclass
-class _Path:
-    checks: list[Check] = field(default_factory=list)
+def decide(case: Case, deployment: Deployment, policies: PolicyEngine) -> Judgement:
+    """All checks of a new request."""
+    found = Judgement(case)
+    agent, assertion, asked = case.agent, case.assertion, case.asked
+    try:
+        found.trail.append(Stage.TENANT)
+        check_tenant(assertion, agent)
+        found.trail.append(Stage.MAY_ACT)
+        check_may_act(assertion, agent)
+        found.trail.append(Stage.TARGET)
+        connection = found.connection = find_target(asked, assertion, deployment, bounds=case.bounds)
+        found.trail.append(Stage.MODE)
+        check_mode(agent)
+        found.trail.append(Stage.INTENT)
+        declared = found.declared = declared_intent(asked, agent, connection, bounds=case.bounds)
+        _decide_intent(found, connection, declared, policies)
+    except BrokerError as refusal:
+        found.refusal = refusal
+    return found
 
-    def note(self, name: str, passed: bool, detail: str) -> bool:  # noqa: FBT001
-        self.checks.append(Check(name, passed, detail))
-        return passed
+
+def decide_again(case: Case, connection: Connection, declared: DeclaredIntent, policies: PolicyEngine) -> Judgement:
+    """The checks from the catalog on, for a request that was read and bound before: rules may have changed since."""
+    found = Judgement(case, connection=connection, declared=declared)
+    try:
+        _decide_intent(found, connection, declared, policies)
+    except BrokerError as refusal:
+        found.refusal = refusal
+    return found
+
+
+def _decide_intent(found: Judgement, connection: Connection, declared: DeclaredIntent, policies: PolicyEngine) -> None:
+    case = found.case
+    found.trail.append(Stage.CATALOG)
+    intent = read_intent(declared, connection, case.assertion)
+    found.intent = intent
+    found.trail.append(Stage.SCOPES)
+    found.scopes = scopes_for(case.asked.scope, intent.action, bounds=case.bounds)
+    weigh(found, intent, policies)
+
+
+def weigh(found: Judgement, intent: Intent, policies: PolicyEngine) -> None:
+    """Decide on an intent that could be read: task, allow-list, policy. `found.decision` is set afterwards."""
+    case = found.case
+    agent = case.agent
+    comparison = found.comparison = compare_with_task(intent, case.assertion.task)
+    effect = intent.action.effect
+    found.trail.append(Stage.TASK)
+    within = allowed_without_confirmation(comparison, effect, task_required=agent.task == "required")
+    if not within:
+        found.failed.add(Stage.TASK)
+        if comparison in NEVER_CONFIRMED:
+            found.decision = Deny(Reason.INTENT_OUTSIDE_TASK)
+            return
+    found.trail.append(Stage.ALLOW_LIST)
+    if not (covered_by_any(agent.actions, intent.action.id) and effect in agent.effects):
+        found.failed.add(Stage.ALLOW_LIST)
+        found.decision = Deny(Reason.ACTION_NOT_ALLOWED_FOR_AGENT if within else Reason.INTENT_OUTSIDE_TASK)
+        return
+    found.trail.append(Stage.POLICY)
+    verdict = policies.evaluate(policy_request(intent, comparison, case.assertion, agent, now=case.at))
+    decision = found.verdict = verdict.decision
+    if isinstance(decision, Deny):
+        found.failed.add(Stage.POLICY)
+    if not within and not isinstance(decision, Confirm | StepUp):
+        # Policy may turn "outside the task" into a question to the user, never into a permit.
+        broken = isinstance(decision, Deny) and decision.reason is Reason.POLICY_ERROR
+        decision = Deny(Reason.POLICY_ERROR if broken else Reason.INTENT_OUTSIDE_TASK, decision.rules)
+    found.decision, found.shadow = decision, verdict.shadow
+
+
+def decided(found: Judgement) -> Decided:
+    """What the rest of an exchange goes on with. Raises: BrokerError when a check could not read the request.
+
+    A decision to refuse is still to be counted, and raised by `raise_refusal` after that.
+    """
+    if found.refusal is not None:
+        raise found.refusal
+    if found.connection is None or found.declared is None or found.intent is None or found.decision is None:
+        raise ValueError("the checks were not run to their end")
+    return Decided(found, found.connection, found.declared, found.intent, found.scopes, found.decision)
 
 
 def read_intent(declared: DeclaredIntent, connection: Connection, assertion: Assertion) -> Intent:
@@ -65,34 +208,6 @@ def read_intent(declared: DeclaredIntent, connection: Connection, assertion: Ass
     return check_against_catalog(
         declared, action, connection=connection.id, resource=connection.resource, task=assertion.task
     )
-
-
-def assess(intent: Intent, assertion: Assertion, agent: Agent, policies: PolicyEngine, *, now: datetime) -> Assessment:
-    """Decide. Order matters: what the user did not ask for is refused before anybody looks at what policy would allow."""
-    path = _Path()
-    comparison = compare_with_task(intent, assertion.task)
-    effect = intent.action.effect
-    within = allowed_without_confirmation(comparison, effect, task_required=agent.task == "required")
-    path.note("task bounds", within, f"the intent is {comparison.value} the task, effect {effect.value}")
-    if not within and comparison in NEVER_CONFIRMED:
-        return _denied(intent, comparison, Reason.INTENT_OUTSIDE_TASK, path)
-    on_list = covered_by_any(agent.actions, intent.action.id) and effect in agent.effects
-    if not path.note("agent allow-list", on_list, f"{agent.client_id} may use {', '.join(agent.actions) or 'nothing'}"):
-        reason = Reason.ACTION_NOT_ALLOWED_FOR_AGENT if within else Reason.INTENT_OUTSIDE_TASK
-        return _denied(intent, comparison, reason, path)
-    verdict = policies.evaluate(policy_request(intent, comparison, assertion, agent, now=now))
-    decision = verdict.decision
-    path.note("policy", not isinstance(decision, Deny), describe(decision))
-    if not within and not isinstance(decision, Confirm | StepUp):
-        # Policy may turn "outside the task" into a question to the user, never into a permit.
-        rules = decision.rules
-        decision = Deny(
-            Reason.POLICY_ERROR
-            if isinstance(decision, Deny) and decision.reason is Reason.POLICY_ERROR
-            else Reason.INTENT_OUTSIDE_TASK,
-            rules,
-        )
-    return Assessment(intent, comparison, decision, verdict.shadow, tuple(path.checks))
 
 
 def policy_request(
@@ -122,23 +237,6 @@ def policy_request(
         now=now,
         groups_unknown=assertion.groups_unknown is not None,
     )
-
-
-def describe(decision: Decision) -> str:
-    rules = ", ".join(decision.rules) or "no rule"
-    match decision:
-        case Permit():
-            return f"permit by {rules}"
-        case Deny(reason=reason):
-            return f"deny ({reason.value}) by {rules}"
-        case Confirm():
-            return f"confirm by {rules}"
-        case StepUp():
-            return f"a fresher or stronger login by {rules}"
-
-
-def _denied(intent: Intent, comparison: TaskComparison, reason: Reason, path: _Path) -> Assessment:
-    return Assessment(intent, comparison, Deny(reason), None, tuple(path.checks))
 
 
 def raise_refusal(decision: Decision) -> None:

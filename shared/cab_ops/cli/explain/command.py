@@ -53,23 +53,25 @@ class Configured:
     unset: tuple[str, ...]
 
     def rules_of(self, explanation: Explanation) -> tuple[Rule, ...]:
-        decision = explanation.assessment.decision if explanation.assessment else None
+        decision = explanation.judgement.decision if explanation.judgement else None
         return tuple(self.engine.rule(name) for name in decision.rules) if decision else ()
 
     def candidate_rules_of(self, explanation: Explanation) -> tuple[Rule, ...]:
-        shadow = explanation.assessment.shadow if explanation.assessment else None
-        if shadow is None or explanation.assessment is None:
+        shadow = explanation.judgement.shadow if explanation.judgement else None
+        judgement = explanation.judgement
+        if shadow is None or judgement is None or judgement.intent is None:
             return ()
         decided = tuple(self.engine.rule(name, candidate=True) for name in shadow.rules)
         # Where none of them matched, those that might have are what one wants to read.
-        return decided or self.engine.rules_about(explanation.assessment.intent.action.id, candidate=True)
+        return decided or self.engine.rules_about(judgement.intent.action.id, candidate=True)
 
     def unmatched_rules_of(self, explanation: Explanation) -> tuple[Rule, ...]:
         """The rules that speak of the action and did not decide."""
-        if explanation.assessment is None:
+        judgement = explanation.judgement
+        if judgement is None or judgement.decision is None or judgement.intent is None:
             return ()
-        decided = explanation.assessment.decision.rules
-        about = self.engine.rules_about(explanation.assessment.intent.action.id)
+        decided = judgement.decision.rules
+        about = self.engine.rules_about(judgement.intent.action.id)
         return tuple(rule for rule in about if rule.id not in decided)
 
 

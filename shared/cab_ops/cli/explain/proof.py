@@ -137,7 +137,7 @@ def _policy_lines(explanation: Explanation, sources: Sources) -> list[str]:
     if others:
         named = ", ".join(f"{rule.id} ({rule.file}:{rule.line})" for rule in others)
         lines += _wrapped(f"did not decide: {named}")
-    if shadow := describe_shadow(explanation.assessment):
+    if shadow := describe_shadow(explanation.judgement):
         lines += _wrapped(f"candidate policies differ: {shadow}")
         for rule in sources.candidate_rules_of(explanation):
             lines += _rule_lines("candidate", rule)
@@ -225,7 +225,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _candidate(explanation: Explanation, sources: Sources) -> dict[str, Any] | None:
-    shadow = describe_shadow(explanation.assessment)
+    shadow = describe_shadow(explanation.judgement)
     if shadow is None:
         return None
     return {"decision": shadow, "rules": [_rule(rule) for rule in sources.candidate_rules_of(explanation)]}

@@ -22,6 +22,7 @@ from cab.encoding import strict_json
 from cab.protocol import names
 from cab.protocol.authorization_details import PARAMETER, validate_detail
 from cab.protocol.tokens.assertions import MAX_LIFE, actor_claim, group_claims
+from cab.use_cases.exchange.request import Asked
 from cab_ops.explain.exchange import Question
 
 MAX_BYTES = 65_536
@@ -84,13 +85,13 @@ def read_question(data: bytes, deployment: Deployment, environment: Mapping[str,
     elif PARAMETER in claims:
         _check_task(claims[PARAMETER], f"assertion.{PARAMETER}")
     details = request.authorization_details
-    form = {
-        "resource": request.resource,
-        "audience": request.audience,
-        "scope": request.scope,
-        PARAMETER: details if details is None or isinstance(details, str) else json.dumps(details),
-    }
-    return Question(request.agent, claims, {name: value for name, value in form.items() if value is not None}, at)
+    asked = Asked(
+        resource=request.resource,
+        audience=request.audience,
+        scope=request.scope,
+        details=details if details is None or isinstance(details, str) else json.dumps(details),
+    )
+    return Question(request.agent, claims, asked, at)
 
 
 def _filled(document: dict[str, Any], deployment: Deployment, environment: Mapping[str, str]) -> tuple[Any, Any, Any]:

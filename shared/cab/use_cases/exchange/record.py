@@ -1,0 +1,107 @@
+"""What an exchange leaves in the audit: facts taken from what was verified, judged and issued, as far as each came."""
+
+from __future__ import annotations
+
+import orjson
+
+from cab.domain import audit
+from cab.domain.configured.clients import Agent
+from cab.domain.configured.connections import Connection
+from cab.domain.decisions import Confirm, Permit
+from cab.domain.identifiers import token_sha256
+from cab.domain.intents import Intent, TaskComparison
+from cab.protocol.authorization_details import details_hash, parameters_digest, task_digest
+from cab.protocol.tokens.assertions import Assertion
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.exchange.decide import Judgement
+from cab.use_cases.exchange.issue import Issued
+
+
+def note_agent(facts: Facts, agent: Agent) -> None:
+    facts.client_authenticated = True
+    facts.tenant = agent.tenant
+    facts.actor = audit.Actor(agent_id=agent.client_id, client_id=agent.client_id, trust_zone=agent.trust_zone)
+
+
+def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
+    facts.txn = assertion.txn
+    facts.subject = audit.Subject(
+        key=assertion.subject,
+        idp_issuer=assertion.idp_issuer,
+        groups=list(assertion.groups),
+        groups_unknown=assertion.groups_unknown,
+    )
+    facts.actor = audit.Actor(
+        agent_id=agent.client_id,
+        chain=[agent.client_id, *assertion.chain],
+        client_id=assertion.front_end,
+        trust_zone=agent.trust_zone,
+    )
+
+
+def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -> None:
+    """What was asked and how it was judged, up to where the checks came."""
+    case, declared, intent = judgement.case, judgement.declared, judgement.intent
+    if judgement.connection is None or declared is None:
+        return
+    facts.tool = _tool(judgement.connection, declared.actions[0], case.agent)
+    if intent is None:
+        return
+    facts.tool = facts.tool.model_copy(update={"effect": intent.action.effect.value})
+    facts.intent = _intent(intent, case.assertion)
+    requested = case.asked.scope.split() if case.asked.scope else []
+    facts.scopes = audit.Scopes(requested=requested, granted=[])
+    decision = judgement.decision
+    if decision is None:
+        return
+    facts.decision = (
+        "permit" if isinstance(decision, Permit) else "confirm" if isinstance(decision, Confirm) else "deny"
+    )
+    facts.policy = audit.PolicyFacts(
+        version=policy_version,
+        determining_rules=list(decision.rules),
+        shadow_decision=type(judgement.shadow).__name__.lower() if judgement.shadow else None,
+    )
+    facts.task = audit.TaskFacts(
+        bounds_digest=task_digest(case.assertion.task) if case.assertion.task else None,
+        within=judgement.comparison is TaskComparison.WITHIN,
+        comparison=judgement.comparison.value if judgement.comparison else None,
+    )
+
+
+def note_issued(facts: Facts, issued: Issued) -> None:
+    facts.decision = "permit"
+    facts.token = audit.TokenFacts(
+        kind="broker_jwt" if issued.jti else "downstream",
+        jti=issued.jti,
+        sha256=token_sha256(issued.token),
+        expires_at=issued.expires_at,
+    )
+    facts.scopes = audit.Scopes(
+        requested=facts.scopes.requested if facts.scopes else [],
+        granted=list(issued.scopes),
+        narrowed=issued.narrowed,
+    )
+    if issued.grant_id is not None:
+        facts.grant = audit.GrantFacts(id=issued.grant_id, seq=issued.grant_seq, secret_version=issued.secret_version)
+
+
+def _tool(connection: Connection, action: str, agent: Agent) -> audit.Tool:
+    return audit.Tool(connection=connection.id, provider=connection.provider, action=action, mode=agent.mode)
+
+
+def _intent(intent: Intent, assertion: Assertion) -> audit.IntentFacts:
+    """What was declared, redacted as the catalog says; the digest covers all of it."""
+    action = intent.action
+    shown = {
+        name: "[redacted]" if action.parameters[name].redact else value for name, value in intent.parameters.items()
+    }
+    return audit.IntentFacts(
+        identifier=intent.identifier,
+        parameters_digest=parameters_digest(intent.parameters),
+        parameters=orjson.dumps(shown).decode(),
+        reason=intent.reason,
+        trigger=assertion.task.trigger if assertion.task else None,
+        task_id=intent.task_id,
+        intent_hash=details_hash([intent.as_authorization_detail()]),
+    )

@@ -1,0 +1,364 @@
+"""One exchange, top to bottom: decide, count, confirm, issue, record, answer. Every flow that ends in a token goes through `run`.
+
+What can run side by side does; nothing is issued before all of it is known. The event is published by the auditor around it:
+no answer leaves before that is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final, TypeVar, cast
+
+from cab.domain.accounts import account_behind
+from cab.domain.configured.connections import Connection
+from cab.domain.configured.deployment import Deployment
+from cab.domain.decisions import Confirm, Permit
+from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.grants import Grant
+from cab.domain.identifiers import token_sha256
+from cab.ports import Clock, PolicyEngine, Randomness, Signer
+from cab.protocol import names
+from cab.protocol.authorization_details import details_hash
+from cab.protocol.drafts import SUB_PROFILE_AI_AGENT
+from cab.protocol.tokens.assertions import Assertion, actor_claim, whole_seconds_until
+from cab.stores.approvals import ApprovalRequest, Binding
+from cab.stores.issued_tokens import IssuedToken, IssuedTokens
+from cab.stores.limits import RateLimits, TaskBudgets
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.exchange.confirm import Agreed, Confirmations, Waiting
+from cab.use_cases.exchange.decide import Case, Decided, Judgement, decide, decided, raise_refusal
+from cab.use_cases.exchange.identify import Caller
+from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
+from cab.use_cases.exchange.record import note_issued, note_judgement
+
+_F = TypeVar("_F")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+STAND_IN_LIFE: Final = timedelta(seconds=60)
+
+Deferrer = Callable[[Decided, Caller, Waiting], Awaitable[BrokerError]]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the stores say of the user's side: the grant, if one was asked for, and whether the task's uses are counted."""
+
+    grant: Grant | None
+    task_is_limited: bool
+
+
+class Steps:
+    """The steps that token exchange, ID-JAG and deferral share. Built in bootstrap; holds no state of a request."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        policies: PolicyEngine,
+        rate_limits: RateLimits,
+        budgets: TaskBudgets,
+        confirmations: Confirmations,
+        broker_tokens: BrokerTokens,
+        downstream_tokens: DownstreamTokens,
+        issued_tokens: IssuedTokens,
+        signer: Signer,
+        defer: Deferrer,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._deployment = deployment
+        self._policies = policies
+        self._rate_limits = rate_limits
+        self._budgets = budgets
+        self._confirmations = confirmations
+        self._broker_tokens = broker_tokens
+        self._downstream_tokens = downstream_tokens
+        self._issued_tokens = issued_tokens
+        self._signer = signer
+        self._defer = defer
+        self._clock = clock
+        self._randomness = randomness
+
+    async def run(self, case: Case, caller: Caller, facts: Facts, *, subject_token: str | None) -> dict[str, Any]:
+        """The JSON body of a success. `subject_token` is None where no assertion of ours was presented (ID-JAG).
+
+        Raises: BrokerError; Unavailable.
+        """
+        asked_for = self.judge(lambda: decide(case, self._deployment, self._policies), facts)
+        if isinstance(asked_for.decision, Confirm):
+            return await self._confirm(asked_for, asked_for.decision, caller, facts, subject_token=subject_token)
+        # A refusal costs the caller its rate limit too: probing is not free. Policy ran before the grant is read: a denied
+        # agent never learns whether there is one.
+        standing, _, _ = await all_of(self.read_standing(asked_for), self._count(asked_for, facts), caller.spending)
+        raise_refusal(asked_for.decision)
+        self._check_servable(asked_for, standing)  # a missing grant costs the task no use
+        await self._spend_use(asked_for, standing)
+        issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
+        return self._answer(asked_for, issued, caller, facts)
+
+    def judge(self, judge: Callable[[], Judgement], facts: Facts) -> Decided:
+        """Run the checks and note what they found. Raises: BrokerError when the request could not be read."""
+        started = time.perf_counter()
+        judgement = judge()
+        facts.latency["policy"] = (time.perf_counter() - started) * 1000
+        note_judgement(facts, judgement, policy_version=self._deployment.policy_version)
+        return decided(judgement)
+
+    # --- count, and read what issuing needs ---
+
+    async def _count(self, asked_for: Decided, facts: Facts) -> None:
+        """Count the request, unless it fails through us. Raises: BrokerError RATE_LIMITED; Unavailable."""
+        case = asked_for.judgement.case
+        counted = await self._rate_limits.count(
+            tenant=case.assertion.tenant,
+            subject=case.assertion.subject,
+            agent=case.agent.client_id,
+            action=asked_for.intent.action,
+            now=case.at,
+        )
+        if counted is None:
+            return
+        facts.undo.append(lambda: self._rate_limits.take_back(counted))
+        if counted.wait_s is not None:
+            raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=counted.wait_s))
+
+    async def read_standing(self, asked_for: Decided) -> Standing:
+        assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
+        if not isinstance(asked_for.decision, Permit | Confirm):
+            return Standing(None, task_is_limited=False)
+        limited = asyncio.create_task(self._is_limited(assertion)) if assertion.task else None
+        try:
+            grant = None
+            if not is_broker_jwt(connection):
+                # A confirmation is bound to the account: an answer of some seconds ago does not do.
+                fresh = isinstance(asked_for.decision, Confirm)
+                grant = await self._downstream_tokens.read_grant(connection, assertion, fresh=fresh)
+        finally:
+            task_is_limited = await limited if limited else False
+        return Standing(grant, task_is_limited)
+
+    # --- confirm ---
+
+    async def _confirm(
+        self, asked_for: Decided, decision: Confirm, caller: Caller, facts: Facts, *, subject_token: str | None
+    ) -> dict[str, Any]:
+        """The answer that the user agreed to. Raises: BrokerError with the question while it waits; as `run`.
+
+        The question is what the rate limit counts, once: asking again while it waits and fetching what was agreed to are the
+        same action of the same person.
+        """
+        case = asked_for.judgement.case
+        binding = self._binding(asked_for)
+        standing, current, _ = await all_of(
+            self.read_standing(asked_for), self._confirmations.current(binding), caller.spending
+        )
+        try:
+            # Whoever must connect first is not asked, and no yes is spent on nothing.
+            self._check_servable(asked_for, standing)
+            account = account_behind(asked_for.connection, standing.grant)
+            answer = (
+                await self._confirmations.answer_to(current, decision, account=account, now=case.at)
+                if current
+                else None
+            )
+        except BrokerError:  # a refusal is counted, as everywhere
+            await self._count(asked_for, facts)
+            raise
+        if isinstance(answer, Agreed):
+            facts.confirmation_id = answer.request.id
+            given = await self.issue_agreed(answer, asked_for, standing, caller, facts, subject_token=subject_token)
+            if given is not None:
+                return given
+            answer = None  # another request was faster
+        waiting = answer or await self._ask(asked_for, decision, binding, current, facts)
+        facts.decision, facts.confirmation_id = "confirm", waiting.request.id
+        if case.asked.deferred:
+            raise await self._defer(asked_for, caller, waiting)
+        raise self._confirmations.refusal(waiting)
+
+    def _binding(self, asked_for: Decided) -> Binding:
+        """What a yes is for: this, and nothing else."""
+        case, intent = asked_for.judgement.case, asked_for.intent
+        return Binding(
+            tenant=case.assertion.tenant,
+            subject=case.assertion.subject,
+            agent=case.agent.client_id,
+            intent_hash=details_hash([intent.as_authorization_detail()]),
+            policy_version=self._deployment.policy_version,
+            task_id=intent.task_id,
+        )
+
+    async def _ask(
+        self, asked_for: Decided, decision: Confirm, binding: Binding, ended: ApprovalRequest | None, facts: Facts
+    ) -> Waiting:
+        await self._count(asked_for, facts)
+        case = asked_for.judgement.case
+        return await self._confirmations.ask(
+            binding,
+            asked_for.intent,
+            decision,
+            instead_of=ended,
+            detail=asked_for.intent.as_authorization_detail(),
+            txn=case.assertion.txn,
+            now=case.at,
+        )
+
+    async def issue_agreed(
+        self,
+        agreed: Agreed,
+        asked_for: Decided,
+        standing: Standing,
+        caller: Caller,
+        facts: Facts,
+        *,
+        subject_token: str | None,
+    ) -> dict[str, Any] | None:
+        """The answer to what the user agreed to; None when another request has spent that, or the account was just replaced.
+
+        The yes is spent when the token is there: a provider that is away, or a grant that turns out to have ended, costs
+        the user no second click.
+        """
+        self._check_servable(asked_for, standing)
+        issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
+        if await self._is_of_another_account(issued, asked_for, standing):
+            return None
+        if not await self._confirmations.spend(agreed):
+            return None
+        await self._spend_use(asked_for, standing)
+        return self._answer(asked_for, issued, caller, facts)
+
+    async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: Standing) -> bool:
+        """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
+        if standing.grant is None or issued.secret_version in (None, standing.grant.secret_ver):
+            return False
+        connection, assertion = asked_for.connection, asked_for.judgement.case.assertion
+        now = await self._downstream_tokens.read_grant(connection, assertion, fresh=True)
+        return account_behind(connection, now) != account_behind(connection, standing.grant)
+
+    # --- issue ---
+
+    def _check_servable(self, asked_for: Decided, standing: Standing) -> None:
+        if not is_broker_jwt(asked_for.connection):
+            self._downstream_tokens.check_servable(asked_for.connection, standing.grant)
+
+    async def _issue(
+        self, asked_for: Decided, standing: Standing, caller: Caller, facts: Facts, *, subject_token: str | None
+    ) -> Issued:
+        assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
+        started = time.perf_counter()
+        if is_broker_jwt(connection):
+            issued = await self._broker_tokens.issue(
+                connection,
+                assertion,
+                caller.agent,
+                scopes=asked_for.scopes,
+                details=[asked_for.intent.as_authorization_detail()],
+                txn=assertion.txn,
+                jkt=caller.jkt,
+            )
+        else:
+            issued = await self._downstream_tokens.issue(
+                connection,
+                standing.grant,
+                assertion,
+                subject_assertion=subject_token or await self._vouch(assertion),
+                scopes=asked_for.scopes,
+            )
+        facts.latency["grant"] = (time.perf_counter() - started) * 1000
+        return issued
+
+    # --- record, and answer ---
+
+    def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
+        assertion = asked_for.judgement.case.assertion
+        details = [asked_for.intent.as_authorization_detail()]
+        note_issued(facts, issued)
+        if issued.grant_id is not None:
+            facts.beside.append(self._remember(asked_for.connection, assertion, caller, issued, details))
+        body = {
+            "access_token": issued.token,
+            "issued_token_type": names.ACCESS_TOKEN_TYPE,
+            "token_type": "DPoP" if issued.jkt else "Bearer",
+            "expires_in": whole_seconds_until(issued.expires_at, self._clock.now()),
+            "scope": " ".join(issued.scopes),
+            "authorization_details": details,
+            "txn": assertion.txn,
+        }
+        return body if issued.narrowed is not False else body | {"narrowed": False}
+
+    async def _is_limited(self, assertion: Assertion) -> bool:
+        return assertion.task is not None and await self._budgets.is_limited(
+            assertion.task, tenant=assertion.tenant, front_end=assertion.front_end, subject=assertion.subject
+        )
+
+    async def _spend_use(self, asked_for: Decided, standing: Standing) -> None:
+        """Raises: BrokerError TASK_EXHAUSTED; Unavailable."""
+        assertion = asked_for.judgement.case.assertion
+        if not standing.task_is_limited or assertion.task is None:
+            return
+        left = await self._budgets.spend(
+            assertion.task,
+            tenant=assertion.tenant,
+            front_end=assertion.front_end,
+            subject=assertion.subject,
+            not_after=assertion.expires_at,
+        )
+        if not left:
+            raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
+
+    async def _vouch(self, assertion: Assertion) -> str:
+        """A deferral may outlive its assertion; refresh_grants still wants one. Same subject, this agent, one minute, no task."""
+        now = self._clock.now()
+        sts_issuer = self._deployment.broker.sts_issuer
+        stand_in = replace(
+            assertion,
+            issuer=sts_issuer,
+            jti=self._randomness.token(16),
+            issued_at=now,
+            expires_at=(now + STAND_IN_LIFE).replace(microsecond=0),
+        )
+        claims = stand_in.claims(audience=sts_issuer, sts_issuer=sts_issuer)
+        return await self._signer.sign(claims, typ=names.ASSERTION_TYP)
+
+    async def _remember(
+        self,
+        connection: Connection,
+        assertion: Assertion,
+        caller: Caller,
+        issued: Issued,
+        details: list[dict[str, Any]],
+    ) -> None:
+        """For introspection and revocation of a token that is not ours: whose it is and what it was for."""
+        await self._issued_tokens.remember(
+            token_sha256(issued.token),
+            IssuedToken(
+                tenant=assertion.tenant,
+                subject=assertion.subject,
+                client_id=caller.agent.client_id,
+                connection=connection.id,
+                grant_id=issued.grant_id or "",
+                scope=" ".join(issued.scopes),
+                details=details,
+                act=actor_claim(
+                    (caller.agent.client_id, *assertion.chain),
+                    self._deployment.broker.sts_issuer,
+                    sub_profile=SUB_PROFILE_AI_AGENT,
+                ),
+                txn=assertion.txn,
+                issued_at=self._clock.now(),
+                expires_at=issued.expires_at,
+            ),
+        )
+
+
+async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T]) -> tuple[_F, _S, _T]:
+    """All results, side by side. Each has its end before anything is raised; the last one's error counts before the others'."""
+    outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+    for outcome in reversed(outcomes):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return cast(tuple[_F, _S, _T], tuple(outcomes))
