@@ -2,8 +2,7 @@
 
 import functions_framework.aio
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import connect_account as build
 
-connect_account = functions_framework.aio.http(
-    bootstrap.connect_account(settings.load(settings.ConnectAccountSettings))
-)
+connect_account = functions_framework.aio.http(build.connect_account(settings.load(settings.ConnectAccountSettings)))

@@ -2,6 +2,7 @@
 
 import functions_framework.aio
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import ingest_audit as build
 
-ingest_audit = functions_framework.aio.http(bootstrap.ingest_audit(settings.load(settings.IngestAuditSettings)))
+ingest_audit = functions_framework.aio.http(build.ingest_audit(settings.load(settings.IngestAuditSettings)))

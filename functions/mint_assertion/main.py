@@ -2,6 +2,7 @@
 
 import functions_framework.aio
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import mint_assertion as build
 
-mint_assertion = functions_framework.aio.http(bootstrap.mint_assertion(settings.load(settings.MintAssertionSettings)))
+mint_assertion = functions_framework.aio.http(build.mint_assertion(settings.load(settings.MintAssertionSettings)))

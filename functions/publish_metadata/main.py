@@ -2,8 +2,7 @@
 
 import functions_framework.aio
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import publish_metadata as build
 
-publish_metadata = functions_framework.aio.http(
-    bootstrap.publish_metadata(settings.load(settings.PublishMetadataSettings))
-)
+publish_metadata = functions_framework.aio.http(build.publish_metadata(settings.load(settings.PublishMetadataSettings)))

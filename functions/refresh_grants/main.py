@@ -5,6 +5,7 @@ Wiring only: the rules are in cab.use_cases.
 
 import functions_framework.aio
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import refresh_grants as build
 
-refresh_grants = functions_framework.aio.http(bootstrap.refresh_grants(settings.load(settings.RefreshGrantsSettings)))
+refresh_grants = functions_framework.aio.http(build.refresh_grants(settings.load(settings.RefreshGrantsSettings)))

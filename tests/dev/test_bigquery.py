@@ -59,7 +59,7 @@ def test_the_server_stays_on_loopback_and_in_the_checkout(tmp_path: Path) -> Non
 
 
 def test_the_server_is_not_offered_before_it_is_installed(tmp_path: Path) -> None:
-    with pytest.raises(bigquery.NotInstallable, match=r"python -m cab_dev\.bigquery install"):
+    with pytest.raises(bigquery.NotInstallable, match=r"python -m cab_dev\.services\.bigquery install"):
         bigquery.server(port=1, grpc_port=2, data_dir=tmp_path, root=prepared(tmp_path))
 
 

@@ -21,7 +21,7 @@ from cab.domain.configured.actions import Action
 from cab.domain.configured.connections import Connection, Provider, Revocation, Rotation
 from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.domain.grant_transitions import reconnected
-from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
 from cab.stores.grant_payloads import GrantPayloads, new_token_set, secret_id, sha256_or_none
 from cab.stores.grants import Grants
@@ -121,7 +121,7 @@ class Worker:
     provider: Provider
     clock: Clock
     history: History
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[RefreshOutcome] = field(default_factory=Counter)
 
     async def token(self, name: str, scopes: tuple[str, ...] = READ) -> AccessToken:
         token = await self.refresher.access_token(name, Wanted(scopes, self.connection, self.provider))
@@ -204,7 +204,7 @@ class GrantWorld:
         vault = vault or self.grant_vault
         randomness = PredictableRandomness(f"worker {self._workers}")
         payloads = GrantPayloads(vault)
-        outcomes: Counter[Outcome] = Counter()
+        outcomes: Counter[RefreshOutcome] = Counter()
         refresher = RefreshGrant(
             self.deployment,
             store,

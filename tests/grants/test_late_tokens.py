@@ -10,7 +10,7 @@ from tests.grants.grant_world import FAMILY, LEEWAY, READ, STATIC, STRICT, Grant
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import SendFailed, Unavailable
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
@@ -77,7 +77,7 @@ async def test_a_late_token_set_of_a_family_that_was_revoked_is_not_believed() -
     name = await world.connect()
     await run_beside_a_sweeper(world, paused_at(world, "after send", 60), name)
     grant = await world.grant(name)
-    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, RefreshOutcome.LOST_IN_WINDOW.value)
     assert grant.due_at is None
 
 
@@ -276,7 +276,7 @@ async def test_after_a_token_was_spent_twice_nothing_is_served_until_a_refresh_h
     with pytest.raises(BrokerError) as refused:
         await awake.token(name)
     assert refused.value.reason is Reason.GRANT_NEEDS_REAUTH
-    assert (await world.grant(name)).fail_cause == Outcome.LOST_IN_WINDOW.value
+    assert (await world.grant(name)).fail_cause == RefreshOutcome.LOST_IN_WINDOW.value
 
 
 class DeafHttp(SleepingHttp):
@@ -325,7 +325,7 @@ async def test_who_wakes_and_sends_too_late_warns_also_without_an_answer(
     await world.drain(awake, for_s=60, every_s=3)
     assert [entry["event"] for entry in world.book.ledger()].count("refused") > 0  # the family is revoked
     grant = await world.grant(name)
-    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, RefreshOutcome.LOST_IN_WINDOW.value)
 
 
 @in_virtual_time

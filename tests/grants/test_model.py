@@ -20,7 +20,7 @@ from tests.grants.grant_world import FAMILY, LEEWAY, STATIC, STRICT, GrantWorld,
 from tests.grants.virtual_time import AT_THE_END, run
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import Unavailable
 from cab.stores.grant_payloads import GrantPayloads, Successors
 from cab.use_cases.grants.refresh.attempt import _Attempt
@@ -53,7 +53,7 @@ class Plan:
 @dataclass
 class End:
     status: GrantStatus
-    outcomes: Counter[Outcome]
+    outcomes: Counter[RefreshOutcome]
     struck: list[str | None]
 
 
@@ -122,7 +122,7 @@ async def verify(world: GrantWorld, plan: Plan, fates: list[Fate], name: str) ->
     if grant.status is GrantStatus.NEEDS_REAUTH:
         assert PROFILES[plan.profile].refresh_class.value.startswith("strict"), "lost where loss is avoidable"
         assert truth & stored == set(), "given up although a live token is stored"
-        assert grant.fail_cause == Outcome.LOST_IN_WINDOW.value
+        assert grant.fail_cause == RefreshOutcome.LOST_IN_WINDOW.value
         assert any(_in_the_window(fate, plan.profile) for fate in fates), "lost outside the window"
         assert len(world.events("grant.needs_reauth")) >= 1
     assert plan.revoke_after_s is None or grant.status is GrantStatus.REVOKED
@@ -167,7 +167,7 @@ def test_one_instance_that_dies_or_stands_still_at_any_moment_costs_nothing_but_
     assert statuses[GrantStatus.ACTIVE] + lost == len(ends)
     # Killed after the answer, and killed before the write: two points. With families, also by two long pauses at three.
     assert lost == {STATIC: 0, LEEWAY: 0, STRICT: 2, FAMILY: 2 + 2 * 3}[profile]
-    assert sum((end.outcomes for end in ends), Counter())[Outcome.BUG] == 0
+    assert sum((end.outcomes for end in ends), Counter())[RefreshOutcome.BUG] == 0
 
 
 @pytest.mark.parametrize("profile", [STATIC, LONG_LEEWAY, STRICT, FAMILY])

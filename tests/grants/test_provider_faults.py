@@ -17,7 +17,7 @@ from tests.grants.test_store_faults import FailingAdds
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import HttpAnswer, SendFailed, Unavailable
 from cab.protocol import token_responses
 from cab.use_cases.grants.serve import ServeGrant
@@ -97,7 +97,7 @@ async def test_an_answer_lost_after_the_rotation_costs_the_grant_only_where_noth
         return
     await world.drain(worker, for_s=120)
     grant = await world.grant(name)
-    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, RefreshOutcome.LOST_IN_WINDOW.value)
     (event,) = world.events("grant.needs_reauth")
     assert event.grant.cause == "lost_in_window"
 
@@ -108,7 +108,7 @@ async def test_a_slow_provider_that_had_not_begun_loses_nothing(profile: str) ->
     world = await GrantWorld(profile).open()
     worker, name = world.worker(), await world.connect()
     world.fault(endpoint="token", count=1, kind="slow", seconds=4)
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
     await ends_well(world, worker, name)
 
 
@@ -169,7 +169,7 @@ async def test_the_request_that_began_an_attempt_ends_only_with_it_and_others_th
     *others, (last, _) = sorted(ended)
     assert 20 <= last < 22
     assert all(after < 12 for after, _ in others)
-    assert {how for _, how in others} == {Outcome.CACHED.value if lives_on_s else "provider_unavailable"}
+    assert {how for _, how in others} == {RefreshOutcome.CACHED.value if lives_on_s else "provider_unavailable"}
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
     assert world.refreshes() == 2
 
@@ -227,7 +227,7 @@ async def test_where_nothing_was_sent_the_token_is_simply_unspent(profile: str) 
     assert (grant.status, grant.sent_at, grant.fail_cause) == (GrantStatus.ACTIVE, None, "cannot connect")
     http.is_broken = False
     await asyncio.sleep(3)
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
 
 
 @in_virtual_time
@@ -242,7 +242,7 @@ async def test_retry_after_is_honoured_and_told() -> None:
     assert await ask(world, worker, name) == "provider_unavailable"
     assert world.http.calls.count("/oauth/token") == 1
     await asyncio.sleep(3)
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
 
 
 @in_virtual_time
@@ -252,7 +252,7 @@ async def test_a_token_inside_the_margin_is_better_than_an_error() -> None:
     await worker.token(name)
     await asyncio.sleep(300 - 30)  # half a minute before its end, with a margin of one
     world.fault(endpoint="token", kind="status", status=500)
-    assert await ask(world, worker, name) == Outcome.CACHED
+    assert await ask(world, worker, name) == RefreshOutcome.CACHED
     await asyncio.sleep(26)
     assert await ask(world, worker, name) == "provider_unavailable"
 
@@ -269,7 +269,7 @@ async def test_what_the_user_withdrew_at_the_provider_needs_a_new_consent(profil
     assert world.http.calls.count("/oauth/token") == 1
     (event,) = world.events("grant.needs_reauth")
     assert event.grant.cause == "needs_reauth_confirmed"
-    assert worker.outcomes == {Outcome.NEEDS_REAUTH_CONFIRMED: 2}
+    assert worker.outcomes == {RefreshOutcome.NEEDS_REAUTH_CONFIRMED: 2}
     await world.drain(worker)
     grant = await world.grant(name)
     assert (grant.status, grant.due_at) == (GrantStatus.NEEDS_REAUTH, None)
@@ -442,7 +442,7 @@ async def test_a_lifetime_without_end_ends_no_attempt() -> None:
     world.http.answer_after = lambda answer: HttpAnswer(
         answer.status, {}, re.sub(rb'"expires_in":\s*[0-9]+', b'"expires_in":1e999', answer.body)
     )
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
     await ends_well(world, worker, name)
 
 
@@ -454,9 +454,9 @@ async def test_a_static_provider_with_an_odd_refresh_token_is_used_with_the_one_
     world.http.answer_after = lambda answer: HttpAnswer(
         answer.status, {}, json.dumps(json.loads(answer.body) | {"refresh_token": {"value": "r"}}).encode()
     )
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
     await world.expire(name)
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
     world.http.answer_after = lambda answer: answer
     assert before in world.usable()
 
@@ -724,7 +724,7 @@ async def test_a_refused_scope_does_not_hold_up_callers_with_other_scopes() -> N
     world.http.answer_instead = answered(b'{"error":"invalid_scope"}', 400)
     assert await ask(world, worker, name) == "scope_not_grantable"
     world.http.answer_instead = lambda _: None
-    assert await ask(world, worker, name) == Outcome.SUCCESS
+    assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
 
 
 @in_virtual_time

@@ -12,13 +12,13 @@ from tests.grants.grant_world import EVERY_CLASS, LEEWAY, READ, STATIC, STRICT, 
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import AccessToken, Unavailable
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 
 
-def outcomes(workers: list[Worker]) -> Counter[Outcome]:
+def outcomes(workers: list[Worker]) -> Counter[RefreshOutcome]:
     return sum((worker.outcomes for worker in workers), Counter())
 
 
@@ -33,7 +33,7 @@ async def test_200_callers_over_4_instances_cause_one_refresh_and_get_one_token(
 
     assert world.refreshes() == 1
     assert len({token.access_token for token in tokens}) == 1
-    assert outcomes(workers) == {Outcome.SUCCESS: 1, Outcome.JOINED: 199}
+    assert outcomes(workers) == {RefreshOutcome.SUCCESS: 1, RefreshOutcome.JOINED: 199}
 
 
 @in_virtual_time
@@ -106,7 +106,7 @@ async def test_a_caller_who_leaves_does_not_take_the_refresh_with_him() -> None:
     assert world.refreshes() == 1
     assert token.seq == 2
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
-    assert worker.outcomes == {Outcome.JOINED: 1}
+    assert worker.outcomes == {RefreshOutcome.JOINED: 1}
 
 
 @pytest.mark.parametrize("profile", [STATIC, STRICT])

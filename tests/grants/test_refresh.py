@@ -10,7 +10,7 @@ from tests.grants.virtual_time import in_virtual_time
 
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import OldAccessToken
 
@@ -24,8 +24,8 @@ async def test_an_expired_token_is_refreshed_once_and_then_served_from_the_store
     first = await worker.token(name)
     second = await world.worker().token(name)
 
-    assert first.outcome == Outcome.SUCCESS
-    assert second.outcome == Outcome.CACHED
+    assert first.outcome == RefreshOutcome.SUCCESS
+    assert second.outcome == RefreshOutcome.CACHED
     assert first.access_token == second.access_token
     assert world.book.accept(first.access_token) is not None
     assert world.refreshes() == 1

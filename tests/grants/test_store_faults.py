@@ -14,7 +14,7 @@ from tests.grants.grant_world import EVERY_CLASS, FAMILY, LEEWAY, READ, STATIC, 
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, Outcome
+from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import AccessToken, Unavailable
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_dev.fakes.documents import Outage
@@ -73,7 +73,7 @@ async def test_a_token_whose_successor_could_not_be_saved_is_not_spent(how: str,
     if how == "forbidden":
         world.vault.forbidden.clear()
         await asyncio.sleep(3)
-        assert await outcome(worker, name) == Outcome.SUCCESS
+        assert await outcome(worker, name) == RefreshOutcome.SUCCESS
 
 
 @in_virtual_time
@@ -82,7 +82,7 @@ async def test_after_a_failed_write_nothing_is_spent_for_a_while_although_permis
     vault = FailingAdds(world, failures=1)
     worker = world.worker(vault=vault)
     first, second = await world.connect("alice"), await world.connect("bob")
-    assert await outcome(worker, first) == Outcome.RACE_RECOVERED  # through escrow
+    assert await outcome(worker, first) == RefreshOutcome.RACE_RECOVERED  # through escrow
     vault.failures = 1_000
     await asyncio.sleep(300)
     assert await outcome(worker, first) in ("secrets unavailable", "provider_unavailable")
@@ -210,7 +210,7 @@ async def test_a_write_whose_answer_was_lost_is_looked_up_and_the_refresh_goes_o
     world = await GrantWorld(STRICT).open()
     worker, name = world.worker(), await world.connect()
     world.documents.outage = Outage(frozenset({"write"}), after=True, skip=skip, times=1)
-    assert await outcome(worker, name) == Outcome.SUCCESS
+    assert await outcome(worker, name) == RefreshOutcome.SUCCESS
     assert world.documents.calls["write"] <= 1 + 5
 
 
@@ -274,7 +274,7 @@ async def test_with_both_stores_down_after_the_send_a_loss_is_never_silent(
         return
     await world.drain(worker, for_s=90)
     grant = await world.grant(name)
-    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, Outcome.LOST_IN_WINDOW.value)
+    assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, RefreshOutcome.LOST_IN_WINDOW.value)
     assert len(world.events("grant.needs_reauth")) == 1
 
 
@@ -485,7 +485,7 @@ async def test_a_storm_beyond_the_write_quota_is_weathered_without_a_loss(profil
 
     async def insist(number: int, name: str) -> None:
         while name not in served:
-            if (await outcome(workers[number % 4], name)) in set(Outcome):
+            if (await outcome(workers[number % 4], name)) in set(RefreshOutcome):
                 served.add(name)
             await asyncio.sleep(5)
 

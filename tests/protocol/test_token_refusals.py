@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
 from cab.protocol import token_refusals, token_responses
-from cab.protocol.token_refusals import Meaning, Refusal
+from cab.protocol.token_refusals import Refusal, RefusalMeaning
 from cab.protocol.token_responses import TokenError
 
 
@@ -22,57 +22,57 @@ def judged(status: int, body: Any, headers: dict[str, str] | None = None, **know
     return token_refusals.judge(error, status=status, headers=headers or {}, **known)
 
 
-MEANINGS: dict[str, tuple[int, Any, Meaning]] = {
-    "the standard's word": (400, {"error": "invalid_grant"}, Meaning.DEAD),
-    "in capitals under another name": (400, {"status": "BAD_REFRESH_TOKEN"}, Meaning.DEAD),
-    "a user who must log in": (400, {"error": "interaction_required", "claims": "{}"}, Meaning.DEAD),
-    "with any refusing status": (409, {"error": "invalid_grant"}, Meaning.DEAD),
-    "not with a server's trouble": (500, {"error": "invalid_grant"}, Meaning.BUSY),
-    "scopes": (400, {"error": "invalid_scope"}, Meaning.SCOPE),
-    "a client": (401, {"error": "invalid_client"}, Meaning.OUR_FAULT),
-    "a client, of a dead token": (403, {"error": "unauthorized_client"}, Meaning.NO),
+MEANINGS: dict[str, tuple[int, Any, RefusalMeaning]] = {
+    "the standard's word": (400, {"error": "invalid_grant"}, RefusalMeaning.DEAD),
+    "in capitals under another name": (400, {"status": "BAD_REFRESH_TOKEN"}, RefusalMeaning.DEAD),
+    "a user who must log in": (400, {"error": "interaction_required", "claims": "{}"}, RefusalMeaning.DEAD),
+    "with any refusing status": (409, {"error": "invalid_grant"}, RefusalMeaning.DEAD),
+    "not with a server's trouble": (500, {"error": "invalid_grant"}, RefusalMeaning.BUSY),
+    "scopes": (400, {"error": "invalid_scope"}, RefusalMeaning.SCOPE),
+    "a client": (401, {"error": "invalid_client"}, RefusalMeaning.OUR_FAULT),
+    "a client, of a dead token": (403, {"error": "unauthorized_client"}, RefusalMeaning.NO),
     "a client, and its token": (
         403,
         {"error": "unauthorized_client", "error_description": "refresh_token is invalid"},
-        Meaning.NO,
+        RefusalMeaning.NO,
     ),
-    "a client's token": (400, {"message": "The client's refresh token is invalid"}, Meaning.NO),
-    "a client, in a link only": (400, {"error": "odd", "error_uri": "https://x.test/client-errors"}, Meaning.NO),
+    "a client's token": (400, {"message": "The client's refresh token is invalid"}, RefusalMeaning.NO),
+    "a client, in a link only": (400, {"error": "odd", "error_uri": "https://x.test/client-errors"}, RefusalMeaning.NO),
     "a missing client": (
         400,
         {"error": "invalid_request", "error_description": "client_id is missing"},
-        Meaning.OUR_FAULT,
+        RefusalMeaning.OUR_FAULT,
     ),
-    "an unknown word": (400, {"error": "odd"}, Meaning.NO),
-    "a number": (400, {"errcode": 40030}, Meaning.NO),
-    "limits in words": (400, {"error": "Access Denied", "error_description": "Too many requests"}, Meaning.BUSY),
-    "limits in a code": (403, {"error": "rate_limited"}, Meaning.BUSY),
-    "nothing there": (404, b"", Meaning.OUR_FAULT),
-    "elsewhere": (302, b"", Meaning.OUR_FAULT),
-    "success without a word": (200, {}, Meaning.UNCLEAR),
-    "success with a state": (200, {"status": "ok"}, Meaning.UNCLEAR),
-    "success with a no": (200, {"ok": False, "error": "odd"}, Meaning.NO),
+    "an unknown word": (400, {"error": "odd"}, RefusalMeaning.NO),
+    "a number": (400, {"errcode": 40030}, RefusalMeaning.NO),
+    "limits in words": (400, {"error": "Access Denied", "error_description": "Too many requests"}, RefusalMeaning.BUSY),
+    "limits in a code": (403, {"error": "rate_limited"}, RefusalMeaning.BUSY),
+    "nothing there": (404, b"", RefusalMeaning.OUR_FAULT),
+    "elsewhere": (302, b"", RefusalMeaning.OUR_FAULT),
+    "success without a word": (200, {}, RefusalMeaning.UNCLEAR),
+    "success with a state": (200, {"status": "ok"}, RefusalMeaning.UNCLEAR),
+    "success with a no": (200, {"ok": False, "error": "odd"}, RefusalMeaning.NO),
 }
 
 
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS.values(), ids=MEANINGS.keys())
-def test_a_refusal_means_what_its_words_say(status: int, body: Any, meaning: Meaning) -> None:
+def test_a_refusal_means_what_its_words_say(status: int, body: Any, meaning: RefusalMeaning) -> None:
     assert judged(status, body).meaning is meaning
 
 
 def test_what_a_preset_knows_counts_with_its_statuses_and_in_a_success() -> None:
     known: dict[str, Any] = {"dead_codes": ("Invalid_Code",), "dead_statuses": (403,)}
-    assert judged(403, {"error": "invalid_code"}, **known).meaning is Meaning.DEAD
-    assert judged(200, {"error": "invalid_code"}, **known).meaning is Meaning.DEAD
-    assert judged(400, {"error": "invalid_code"}, **known).meaning is Meaning.NO
-    assert judged(403, {"error": "invalid_code"}).meaning is Meaning.NO
+    assert judged(403, {"error": "invalid_code"}, **known).meaning is RefusalMeaning.DEAD
+    assert judged(200, {"error": "invalid_code"}, **known).meaning is RefusalMeaning.DEAD
+    assert judged(400, {"error": "invalid_code"}, **known).meaning is RefusalMeaning.NO
+    assert judged(403, {"error": "invalid_code"}).meaning is RefusalMeaning.NO
 
 
 def test_the_scheme_of_a_401_tells_whom_it_refuses() -> None:
-    assert judged(401, {"error": "odd"}).meaning is Meaning.NO
-    assert judged(401, {"error": "odd"}, {"www-authenticate": "Bearer"}).meaning is Meaning.NO
-    assert judged(401, {"error": "odd"}, {"www-authenticate": 'Basic realm="x"'}).meaning is Meaning.OUR_FAULT
-    assert judged(401, b"").meaning is Meaning.OUR_FAULT
+    assert judged(401, {"error": "odd"}).meaning is RefusalMeaning.NO
+    assert judged(401, {"error": "odd"}, {"www-authenticate": "Bearer"}).meaning is RefusalMeaning.NO
+    assert judged(401, {"error": "odd"}, {"www-authenticate": 'Basic realm="x"'}).meaning is RefusalMeaning.OUR_FAULT
+    assert judged(401, b"").meaning is RefusalMeaning.OUR_FAULT
 
 
 def test_the_same_no_reads_the_same_and_carries_no_text_of_others() -> None:
@@ -88,7 +88,7 @@ def test_the_same_no_reads_the_same_and_carries_no_text_of_others() -> None:
 def test_a_server_in_trouble_is_never_taken_for_a_no(status: int) -> None:
     assert judged(
         status, {"error": "invalid_grant"}, dead_codes=("invalid_grant",), dead_statuses=(status,)
-    ).meaning is (Meaning.BUSY)
+    ).meaning is (RefusalMeaning.BUSY)
 
 
 @given(st.binary(max_size=200), st.integers(100, 599))
@@ -96,4 +96,4 @@ def test_a_server_in_trouble_is_never_taken_for_a_no(status: int) -> None:
 def test_every_answer_has_a_meaning(body: bytes, status: int) -> None:
     error = token_responses.parse(body)
     if isinstance(error, TokenError):
-        assert token_refusals.judge(error, status=status, headers={}).meaning in Meaning
+        assert token_refusals.judge(error, status=status, headers={}).meaning in RefusalMeaning

@@ -103,7 +103,7 @@ class Cloud:
             patch("cab.transport.logs.configure_logging", lambda: None),  # it would take pytest's own handlers away
             patch("cab.adapters.configuration.loader.FolderConfiguration", RememberedConfiguration),
             patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
-            patch("cab.bootstrap.SystemClock", lambda: self.clock),
+            patch("cab.bootstrap.shared.SystemClock", lambda: self.clock),
             patch("cab.adapters.store_clock.StoreClock", store_clock),
             patch(f"{google}.firestore.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
             patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),

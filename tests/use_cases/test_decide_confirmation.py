@@ -16,7 +16,7 @@ from cab.ports import Replace, Unavailable
 from cab.stores.approvals import ApprovalRequest
 from cab.stores.sessions import Session
 from cab.use_cases.audit.auditor import Facts, RequestContext
-from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation, Standing
+from cab.use_cases.people.approvals import ApprovalStanding, ApprovalView, DecideConfirmation
 from cab.use_cases.people.login import LoginDemand
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 
@@ -90,7 +90,7 @@ async def test_of_a_hundred_decisions_at_once_exactly_one_stands(desk: Desk) -> 
 
     stands = await desk.acme.decisions.read(desk.request.id)
     assert stands is not None
-    expected = Standing.APPROVED if stands.approved else Standing.REFUSED
+    expected = ApprovalStanding.APPROVED if stands.approved else ApprovalStanding.REFUSED
     assert all(isinstance(view, ApprovalView) and view.standing is expected for view in views)
 
 

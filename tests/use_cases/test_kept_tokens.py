@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import Outcome
+from cab.domain.grants import RefreshOutcome
 from cab.use_cases.grants import kept_tokens
 from cab.use_cases.grants.kept_tokens import KeptTokens
 from cab.use_cases.upstream.answers import Granted
@@ -56,7 +56,7 @@ async def test_a_token_is_kept_until_its_margin_begins(
     kept: KeptTokens[str], provider: Provider, clock: SettableClock
 ) -> None:
     granted, outcome = await kept.fetch("k", provider)
-    assert outcome is Outcome.SUCCESS
+    assert outcome is RefreshOutcome.SUCCESS
     assert kept.get("k") == granted
     clock.advance(5 * MINUTE - SECOND)
     assert kept.get("k") == granted
@@ -73,7 +73,7 @@ async def test_who_asks_while_another_asks_gets_the_same_answer(kept: KeptTokens
     provider.may_answer.set()
     (one, how_one), (two, how_two) = await asyncio.gather(first, second)
     assert one is two
-    assert (how_one, how_two) == (Outcome.SUCCESS, Outcome.JOINED)
+    assert (how_one, how_two) == (RefreshOutcome.SUCCESS, RefreshOutcome.JOINED)
     assert provider.asked == 1
     assert (await kept.fetch("k", provider))[0].access_token == "token-2", "the request before is over"
 

@@ -3,6 +3,7 @@
 import functions_framework.aio
 from google.cloud import firestore, pubsub_v1, secretmanager  # noqa: F401
 
-from cab import bootstrap, settings
+from cab import settings
+from cab.bootstrap import exchange_token as build
 
-exchange_token = functions_framework.aio.http(bootstrap.exchange_token(settings.load(settings.ExchangeTokenSettings)))
+exchange_token = functions_framework.aio.http(build.exchange_token(settings.load(settings.ExchangeTokenSettings)))

@@ -31,7 +31,7 @@ SERVABLE = frozenset({GrantStatus.ACTIVE, GrantStatus.REFRESHING, GrantStatus.RE
 ENDED = frozenset({GrantStatus.REVOKING, GrantStatus.REVOKED, GrantStatus.QUARANTINED})
 
 
-class Outcome(StrEnum):
+class RefreshOutcome(StrEnum):
     """What one request for a token came to. Every request ends in exactly one of these."""
 
     SUCCESS = "success"  # refreshed by this request

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 
-class Meaning(StrEnum):
+class AuthorizationFailure(StrEnum):
     CANCELLED = "cancelled"  # by the person, or by rules that do not let them: the codes do not tell these apart
     OUR_FAULT = "our fault"  # what we asked for, or are registered for: no user can mend it
     BUSY = "busy"
@@ -17,7 +17,7 @@ class Meaning(StrEnum):
 
 
 _MEANINGS: Final = {
-    Meaning.CANCELLED: frozenset(
+    AuthorizationFailure.CANCELLED: frozenset(
         {
             "access_denied",
             "authorization_declined",
@@ -26,7 +26,7 @@ _MEANINGS: Final = {
             "user_denied",
         }
     ),
-    Meaning.OUR_FAULT: frozenset(
+    AuthorizationFailure.OUR_FAULT: frozenset(
         {
             "application_suspended",
             "bad_redirect_uri",
@@ -50,13 +50,13 @@ _MEANINGS: Final = {
             "unsupported_response_type",
         }
     ),
-    Meaning.BUSY: frozenset({"server_error", "temporarily_unavailable"}),
+    AuthorizationFailure.BUSY: frozenset({"server_error", "temporarily_unavailable"}),
 }
 _BY_CODE: Final = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
 
 
-def meaning_of(error: str) -> Meaning:
-    return _BY_CODE.get(error.lower(), Meaning.OTHER)
+def meaning_of(error: str) -> AuthorizationFailure:
+    return _BY_CODE.get(error.lower(), AuthorizationFailure.OTHER)
 
 
 def named(error: str) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from cab.protocol.token_responses import TokenError
 
 
-class Meaning(StrEnum):
+class RefusalMeaning(StrEnum):
     DEAD = "dead"  # the refresh token, or the user's session behind it, is needed anew
     SCOPE = "scope"  # not these scopes; others may be granted
     OUR_FAULT = "our fault"  # our client, its secret, our request or the address: no user can mend it
@@ -28,7 +28,7 @@ class Meaning(StrEnum):
 class Refusal:
     """`said` reads the same each time that the provider says the same: the status and its codes, no free text, no identifiers."""
 
-    meaning: Meaning
+    meaning: RefusalMeaning
     said: str
 
 
@@ -97,23 +97,23 @@ def judge(
 
 def _meaning(
     error: TokenError, status: int, headers: Mapping[str, str], dead_codes: set[str], dead_statuses: Collection[int]
-) -> Meaning:
+) -> RefusalMeaning:
     codes, in_success = error.codes, 200 <= status < 300
     if is_busy(status):
-        return Meaning.BUSY
+        return RefusalMeaning.BUSY
     if not in_success and status < 400:
-        return Meaning.OUR_FAULT if status >= 300 else Meaning.UNCLEAR  # the endpoint is elsewhere
+        return RefusalMeaning.OUR_FAULT if status >= 300 else RefusalMeaning.UNCLEAR  # the endpoint is elsewhere
     if codes & DEAD_EVERYWHERE or (codes & dead_codes and (in_success or status in dead_statuses)):
-        return Meaning.DEAD
+        return RefusalMeaning.DEAD
     if INVALID_SCOPE in codes:
-        return Meaning.SCOPE
+        return RefusalMeaning.SCOPE
     if _is_our_fault(error, status, headers):
-        return Meaning.OUR_FAULT
+        return RefusalMeaning.OUR_FAULT
     if any(map(_BUSY.search, codes)) or _BUSY_WORDS.search(error.words):
-        return Meaning.BUSY
+        return RefusalMeaning.BUSY
     if in_success and not error.says_no:
-        return Meaning.UNCLEAR
-    return Meaning.NO
+        return RefusalMeaning.UNCLEAR
+    return RefusalMeaning.NO
 
 
 def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) -> bool:

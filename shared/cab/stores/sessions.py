@@ -86,7 +86,7 @@ _COLLECTIONS: dict[type, str] = {
 }
 
 
-class Standing(StrEnum):
+class ReturnStanding(StrEnum):
     FIRST = "first"  # for exactly one of all who present it
     AGAIN = "again"  # it was presented before
     OVER = "over"  # it came too late
@@ -97,7 +97,7 @@ class Presented(Generic[_OneTime]):
     """A one-time secret that somebody presented. `outcome` is what came of it the first time, once that is known."""
 
     value: _OneTime
-    standing: Standing
+    standing: ReturnStanding
     outcome: dict[str, Any] | None = None
 
 
@@ -126,7 +126,7 @@ class BrowserStates:
         if document is not None and "spent_at" not in document.fields:
             value = _restore(kind, document.fields)
             if value.expires_at <= now:
-                return Presented(value, Standing.OVER)
+                return Presented(value, ReturnStanding.OVER)
             try:
                 await self._documents.write(
                     Replace(path, _spent(value, now), document.version, expires_at=value.expires_at)
@@ -134,10 +134,10 @@ class BrowserStates:
             except Conflict:
                 document = await self._documents.read(path)  # another took it first
             else:
-                return Presented(value, Standing.FIRST)
+                return Presented(value, ReturnStanding.FIRST)
         if document is None:
             return None
-        return Presented(_restore(kind, document.fields), Standing.AGAIN, document.fields.get("outcome"))
+        return Presented(_restore(kind, document.fields), ReturnStanding.AGAIN, document.fields.get("outcome"))
 
     async def note(self, secret: str, value: OneTime, outcome: dict[str, Any], *, now: datetime) -> None:
         """What came of a secret that was FIRST. Best effort: without it, a second delivery learns less."""

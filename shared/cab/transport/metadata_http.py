@@ -32,7 +32,7 @@ CACHEABLE: Final = {
 RETRY_AFTER: Final = timedelta(seconds=5)  # how long a store that failed is not asked again
 
 
-class Document:
+class PublishedDocument:
     """Bytes with their entity tag (RFC 9110 section 8.8.3): the same content has the same tag at every instance."""
 
     def __init__(self, content: object) -> None:
@@ -56,11 +56,11 @@ class PublishedKeys:
         self._issuer = issuer
         self._keys = keys
         self._clock = clock
-        self._known: Document | None = None
+        self._known: PublishedDocument | None = None
         self._look_again_at: datetime | None = None
         self._looking = asyncio.Lock()
 
-    async def document(self) -> Document:
+    async def document(self) -> PublishedDocument:
         """Raises: BrokerError STORE_UNAVAILABLE while none was ever read."""
         async with self._looking:
             if self._look_again_at is None or self._clock.now() >= self._look_again_at:
@@ -77,21 +77,21 @@ class PublishedKeys:
             return False
         if ring is None:  # before `cab keys init`
             return False
-        self._known = Document(ring.jwks())
+        self._known = PublishedDocument(ring.jwks())
         return True
 
 
 class MetadataEndpoints:
     def __init__(self, deployment: Deployment, keys: SigningKeys, clock: Clock, randomness: Randomness) -> None:
-        described = Document(metadata.document(deployment))
+        described = PublishedDocument(metadata.document(deployment))
         self._documents = dict.fromkeys(metadata.METADATA_PATHS, described) | {
-            metadata.DETAILS_METADATA_PATH: Document(
+            metadata.DETAILS_METADATA_PATH: PublishedDocument(
                 {
                     ACTION_TYPE: {"schema": {"$schema": DIALECT} | schema_of(DeclaredIntent)},
                     TASK_TYPE: {"schema": {"$schema": DIALECT} | schema_of(Task)},
                 }
             ),
-            openapi.PATH: Document(openapi.document(deployment.broker.origin)),
+            openapi.PATH: PublishedDocument(openapi.document(deployment.broker.origin)),
         }
         self._key_sets = {path: PublishedKeys(Issuer(name), keys, clock) for name, path in metadata.JWKS_PATHS.items()}
         self._randomness = randomness
@@ -114,7 +114,7 @@ class MetadataEndpoints:
             return Response(status_code=304, headers=headers)
         return Response(document.body, media_type="application/json", headers=headers)
 
-    async def _document(self, path: str) -> Document:
+    async def _document(self, path: str) -> PublishedDocument:
         key_set = self._key_sets.get(path)
         if key_set is not None:
             return await key_set.document()

@@ -25,7 +25,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class OAuthRoute:
     endpoint: Endpoint
     event_type: EventType
     render: Callable[[Any], bytes]
@@ -42,7 +42,7 @@ def empty_body(_: Any) -> bytes:
 class OAuthEndpoints:
     """The handler of one function: its form endpoints by path."""
 
-    def __init__(self, routes: Mapping[str, Route], auditor: Auditor, randomness: Randomness) -> None:
+    def __init__(self, routes: Mapping[str, OAuthRoute], auditor: Auditor, randomness: Randomness) -> None:
         self._routes = routes
         self._auditor = auditor
         self._randomness = randomness
@@ -76,7 +76,7 @@ def _tried_basic(request: Request) -> bool:
     return any(value[:6].lower() in ("basic", "basic ") for value in request.headers.getlist("authorization"))
 
 
-def render(answered: Answered[Any], route: Route, *, tried_basic: bool) -> Response:
+def render(answered: Answered[Any], route: OAuthRoute, *, tried_basic: bool) -> Response:
     if answered.refusal is not None:
         return refusal_response(answered.refusal, txn=answered.txn, tried_basic=tried_basic)
     body = route.render(answered.answer)

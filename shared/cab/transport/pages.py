@@ -47,7 +47,15 @@ from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.people.account import MyAccount
 from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation
 from cab.use_cases.people.connect import AnotherAccount, ConnectAccount, Visitor
-from cab.use_cases.people.login import CALLBACK_PATH, HOME, STATE_LIFE, FinishedBefore, Login, LoginDemand, return_path
+from cab.use_cases.people.login import (
+    CALLBACK_PATH,
+    HOME,
+    STATE_LIFE,
+    FinishedBefore,
+    LoginDemand,
+    LoginFlow,
+    return_path,
+)
 from cab.use_cases.upstream.provider_client import ProviderCalls
 
 SHOWN_AT_ONCE: Final = 5  # open questions of one agent; the rest folds away
@@ -68,7 +76,7 @@ Handler = Callable[[Visit], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class PageRoute:
     path: re.Pattern[str]
     reads: frozenset[str]
     handlers: Mapping[str, Handler]
@@ -81,7 +89,7 @@ class Pages:
         self,
         deployment: Deployment,
         *,
-        login: Login,
+        login: LoginFlow,
         connect: ConnectAccount,
         confirmations: DecideConfirmation,
         my_account: MyAccount,
@@ -102,7 +110,7 @@ class Pages:
         self._tenant_titles = {tenant.id: tenant.title for tenant in deployment.broker.tenants}
         self._cookies = Cookies(https=https)
         self._routes = tuple(
-            Route(re.compile(path), reads, handlers)
+            PageRoute(re.compile(path), reads, handlers)
             for path, reads, handlers in (
                 (r"/connect", _CONNECT, {"GET": self._show_consent, "POST": self._start_connecting}),
                 (r"/connect/callback/([^/]+)", _CALLBACK, {"GET": self._finish_connecting}),
@@ -149,7 +157,7 @@ class Pages:
             refusal = with_way_on(refusal, self._connect_uri(name))
         return self._problem(request, refusal, txn=context.txn, session=seen[0].session)
 
-    def _find(self, path: str) -> tuple[Route | None, str]:
+    def _find(self, path: str) -> tuple[PageRoute | None, str]:
         """The route of a path, and the path's last part. None for an unknown path."""
         for route in self._routes:
             match = route.path.fullmatch(path)
@@ -456,7 +464,7 @@ def pages_app(
     `states` must be over the `approvals` database, which only this function writes; `payloads` is used to create and add;
     `idp_http` reaches the identity providers' origins.
     """
-    login = Login(
+    login = LoginFlow(
         deployment,
         states=states,
         http=idp_http,

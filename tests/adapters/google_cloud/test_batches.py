@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cab.adapters.google_cloud.firestore import batches
-from cab.adapters.google_cloud.firestore.batches import Asked, Batches
+from cab.adapters.google_cloud.firestore.batches import Batches, Waiter
 
 
 @dataclass
@@ -21,12 +21,12 @@ class Api:
     budgets: list[float] = field(default_factory=list)
     ends: list[asyncio.Event] = field(default_factory=list)
 
-    def take(self, waiting: list[Asked[str]]) -> list[Asked[str]]:
+    def take(self, waiting: list[Waiter[str]]) -> list[Waiter[str]]:
         batch = waiting[: self.most]
         del waiting[: self.most]
         return batch
 
-    async def send(self, batch: list[Asked[str]], budget_s: float) -> None:
+    async def send(self, batch: list[Waiter[str]], budget_s: float) -> None:
         self.calls.append([asked.what for asked in batch])
         self.budgets.append(budget_s)
         self.ends.append(end := asyncio.Event())
@@ -151,7 +151,7 @@ async def test_a_caller_that_leaves_disturbs_nobody() -> None:
 async def test_a_call_that_ends_without_answers_leaves_nobody_waiting(mistake: BaseException) -> None:
     api = Api(most=2)
 
-    async def fail(batch: list[Asked[str]], budget_s: float) -> None:
+    async def fail(batch: list[Waiter[str]], budget_s: float) -> None:
         if batch[0].what == "a":
             raise mistake
         await api.send(batch, budget_s)

@@ -27,10 +27,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from cab import bootstrap
 from cab.adapters.google_cloud.pubsub import publisher as pubsub  # noqa: F401 - imported before the fork
 from cab.adapters.http import client  # noqa: F401
 from cab.adapters.store_clock import StoreClock
+from cab.bootstrap.shared import Parts
 from cab.domain.errors import BrokerError
 from cab.domain.grants import PRODUCTION_TIMINGS, Timings
 from cab.ports import Unavailable
@@ -61,7 +61,7 @@ class Process:
     """One instance of refresh_grants. Built before the fork; connects when it first needs to, after it."""
 
     def __init__(self, timings: Timings = TIMINGS) -> None:
-        self._parts = parts = bootstrap._Parts(load(RefreshGrantsSettings), "refresh_grants")
+        self._parts = parts = Parts(load(RefreshGrantsSettings), "refresh_grants")
         self.deployment = parts.deployment
         self.clock = StoreClock(parts.documents("grants"), parts.clock)
         self._store = Grants(parts.documents("grants"))

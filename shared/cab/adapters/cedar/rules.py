@@ -25,7 +25,7 @@ _TOKEN = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;|\n|[^\S\n]+|[^\s;"/]+|.', re.
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class PolicyStatement:
     """The text of one policy, from its first token to its `;`, and the line of its first token."""
 
     text: str
@@ -50,7 +50,7 @@ class Rule:
         return self.form.effect == "permit"
 
 
-def statements(text: str) -> Iterator[Statement]:
+def statements(text: str) -> Iterator[PolicyStatement]:
     """Cut Cedar text at every `;` that stands outside strings and comments. A last policy without `;` is yielded as it is."""
     line, start, start_line = 1, None, 1
     for token in _TOKEN.finditer(text):
@@ -58,11 +58,11 @@ def statements(text: str) -> Iterator[Statement]:
         if start is None and not word.isspace() and not word.startswith("//"):
             start, start_line = token.start(), line
         if word == ";" and start is not None:
-            yield Statement(text[start : token.end()], start_line)
+            yield PolicyStatement(text[start : token.end()], start_line)
             start = None
         line += word.count("\n")
     if start is not None:
-        yield Statement(text[start:], start_line)
+        yield PolicyStatement(text[start:], start_line)
 
 
 def read_rules(files: Iterable[tuple[str, str]]) -> tuple[list[Rule], list[Problem]]:
@@ -103,7 +103,7 @@ def _syntax_error(text: str) -> str | None:
     return None
 
 
-def _line_of_syntax_error(statement: Statement, message: str) -> int:
+def _line_of_syntax_error(statement: PolicyStatement, message: str) -> int:
     """The first line at which the parser already says the same: Cedar gives no position of its own."""
     lines = statement.text.split("\n")
     if message == "unexpected end of input":
@@ -116,7 +116,7 @@ def _line_of_syntax_error(statement: Statement, message: str) -> int:
     return statement.line
 
 
-def _read_rule(file: str, statement: Statement) -> tuple[Rule | None, list[Problem]]:
+def _read_rule(file: str, statement: PolicyStatement) -> tuple[Rule | None, list[Problem]]:
     try:
         parsed = cedarpy.policies_to_pst(statement.text)
     except ValueError as exc:

@@ -44,7 +44,7 @@ Deferrer = Callable[[Decided, Caller, Waiting], Awaitable[BrokerError]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class GrantStanding:
     """What the stores say of the user's side: the grant, if one was asked for, and whether the task's uses are counted."""
 
     grant: Grant | None
@@ -126,10 +126,10 @@ class Steps:
         if counted.wait_s is not None:
             raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=counted.wait_s))
 
-    async def read_standing(self, asked_for: Decided) -> Standing:
+    async def read_standing(self, asked_for: Decided) -> GrantStanding:
         assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
         if not isinstance(asked_for.decision, Permit | Confirm):
-            return Standing(None, task_is_limited=False)
+            return GrantStanding(None, task_is_limited=False)
         limited = asyncio.create_task(self._is_limited(assertion)) if assertion.task else None
         try:
             grant = None
@@ -139,7 +139,7 @@ class Steps:
                 grant = await self._downstream_tokens.read_grant(connection, assertion, fresh=fresh)
         finally:
             task_is_limited = await limited if limited else False
-        return Standing(grant, task_is_limited)
+        return GrantStanding(grant, task_is_limited)
 
     # --- confirm ---
 
@@ -211,7 +211,7 @@ class Steps:
         self,
         agreed: Agreed,
         asked_for: Decided,
-        standing: Standing,
+        standing: GrantStanding,
         caller: Caller,
         facts: Facts,
         *,
@@ -231,7 +231,7 @@ class Steps:
         await self._spend_use(asked_for, standing)
         return self._answer(asked_for, issued, caller, facts)
 
-    async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: Standing) -> bool:
+    async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: GrantStanding) -> bool:
         """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
         if standing.grant is None or issued.secret_version in (None, standing.grant.secret_ver):
             return False
@@ -241,12 +241,12 @@ class Steps:
 
     # --- issue ---
 
-    def _check_servable(self, asked_for: Decided, standing: Standing) -> None:
+    def _check_servable(self, asked_for: Decided, standing: GrantStanding) -> None:
         if not is_broker_jwt(asked_for.connection):
             self._downstream_tokens.check_servable(asked_for.connection, standing.grant)
 
     async def _issue(
-        self, asked_for: Decided, standing: Standing, caller: Caller, facts: Facts, *, subject_token: str | None
+        self, asked_for: Decided, standing: GrantStanding, caller: Caller, facts: Facts, *, subject_token: str | None
     ) -> Issued:
         assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
         started = time.perf_counter()
@@ -295,7 +295,7 @@ class Steps:
             assertion.task, tenant=assertion.tenant, front_end=assertion.front_end, subject=assertion.subject
         )
 
-    async def _spend_use(self, asked_for: Decided, standing: Standing) -> None:
+    async def _spend_use(self, asked_for: Decided, standing: GrantStanding) -> None:
         """Raises: BrokerError TASK_EXHAUSTED; Unavailable."""
         assertion = asked_for.judgement.case.assertion
         if not standing.task_is_limited or assertion.task is None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final, Generic, TypeVar
 
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import Outcome
+from cab.domain.grants import RefreshOutcome
 from cab.domain.lru import remember
 from cab.ports import Clock
 from cab.use_cases.upstream.answers import Granted
@@ -32,12 +32,12 @@ class KeptTokens(Generic[_Key]):
         kept = self._tokens.get(key)
         return kept if kept is not None and self._clock.now() < kept.usable_until else None
 
-    async def fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> tuple[Granted, Outcome]:
+    async def fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> tuple[Granted, RefreshOutcome]:
         """A new token by one `request`, which goes on although its caller may leave. Raises: BrokerError PROVIDER_UNAVAILABLE
         while the provider wants to be left alone; what `request` raises.
         """
         task = self._under_way.get(key)
-        outcome = Outcome.SUCCESS if task is None else Outcome.JOINED
+        outcome = RefreshOutcome.SUCCESS if task is None else RefreshOutcome.JOINED
         if task is None:
             task = asyncio.create_task(self._fetch(key, request))
             self._under_way[key] = task

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from cab.domain.configured.deployment import Broker
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Outcome, Timings
+from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, RefreshOutcome, Timings
 from cab.ports import AccessToken, Clock
 from cab.protocol import names
 from cab.stores.grants import Grants
@@ -97,10 +97,10 @@ class NarrowTokens:
 
     async def _granted(
         self, key: _Key, wide_token: str, wanted: Wanted, answer_by: datetime
-    ) -> tuple[Granted, Outcome]:
+    ) -> tuple[Granted, RefreshOutcome]:
         granted = self._tokens.get(key)
         if granted is not None:
-            return granted, Outcome.CACHED
+            return granted, RefreshOutcome.CACHED
         granted, outcome = await self._tokens.fetch(key, lambda: self._ask(wide_token, wanted, answer_by))
         await self._check_again(key, wanted)
         return granted, outcome
@@ -167,7 +167,7 @@ def _scope(wanted: Wanted) -> dict[str, str]:
     return {"scope": wanted.provider.scope_separator.join(wanted.scopes)} if wanted.scopes else {}
 
 
-def _narrow(wide: AccessToken, granted: Granted, wanted: Wanted, outcome: Outcome) -> AccessToken:
+def _narrow(wide: AccessToken, granted: Granted, wanted: Wanted, outcome: RefreshOutcome) -> AccessToken:
     silent = set(wanted.provider.base_scopes) - set(wanted.scopes)
     return AccessToken(
         access_token=granted.access_token,

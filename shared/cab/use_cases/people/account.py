@@ -72,7 +72,7 @@ class Questions:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class AccountPage:
     connections: tuple[ConnectionHealth, ...]
     questions: tuple[Questions, ...]
     deeds: tuple[Deed, ...]
@@ -98,7 +98,7 @@ class MyAccount:
         self._grant_tokens = grant_tokens
         self._clock = clock
 
-    async def view(self, session: Session) -> Account:
+    async def view(self, session: Session) -> AccountPage:
         """Raises: Unavailable."""
         offered = [item for item in self._deployment.connections if session.tenant in item.tenants]
         issued, questions, grants = await asyncio.gather(
@@ -106,7 +106,7 @@ class MyAccount:
             self._questions(session),
             asyncio.gather(*(self._grant(session, connection) for connection in offered)),
         )
-        return Account(
+        return AccountPage(
             tuple(
                 self._health(session, connection, grant, issued)
                 for connection, grant in zip(offered, grants, strict=True)

@@ -32,7 +32,7 @@ from cab.use_cases.people.login import LoginDemand
 KEPT_AFTER: Final = timedelta(hours=1)  # a decision outlives everything that may ask for it
 
 
-class Standing(StrEnum):
+class ApprovalStanding(StrEnum):
     WAITING = "waiting"
     APPROVED = "approved"
     VOID = "void"  # approved, with another upstream account than is connected now
@@ -49,7 +49,7 @@ class ApprovalView:
     """
 
     request: ApprovalRequest
-    standing: Standing
+    standing: ApprovalStanding
     agent: Agent | None
     connection: Connection | None
     action: Action | None
@@ -99,7 +99,7 @@ class DecideConfirmation:
         if demand is not None:
             return demand
         before = await self._view(request)
-        if before.standing is not Standing.WAITING:
+        if before.standing is not ApprovalStanding.WAITING:
             return before
         if account not in (None, before.account):
             return replace(before, account_changed=True)
@@ -165,12 +165,12 @@ class DecideConfirmation:
             grant.account_shown if grant is not None and grant.status not in ENDED else None,
         )
 
-    def _standing(self, request: ApprovalRequest, decision: ApprovalDecision | None, account: str) -> Standing:
+    def _standing(self, request: ApprovalRequest, decision: ApprovalDecision | None, account: str) -> ApprovalStanding:
         if decision is not None and decision.approved:
-            return Standing.APPROVED if decision.account == account else Standing.VOID
+            return ApprovalStanding.APPROVED if decision.account == account else ApprovalStanding.VOID
         if decision is not None:
-            return Standing.REFUSED
-        return Standing.WAITING if self._clock.now() < request.waits_until else Standing.EXPIRED
+            return ApprovalStanding.REFUSED
+        return ApprovalStanding.WAITING if self._clock.now() < request.waits_until else ApprovalStanding.EXPIRED
 
 
 def _note(facts: Facts, request: ApprovalRequest) -> None:

@@ -24,14 +24,14 @@ from cab.protocol import authorization_errors
 from cab.protocol.pkce import code_challenge
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
-from cab.stores.sessions import AccountQuestion, BrowserStates, ConnectState, Session, Standing
+from cab.stores.sessions import AccountQuestion, BrowserStates, ConnectState, ReturnStanding, Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.people.consent import (
     ConsentedGrant,
     ConsentWriter,
     OtherAccount,
-    Redeemed,
+    RedeemedCode,
     refuse_while_revoking,
     refused_code,
 )
@@ -182,9 +182,9 @@ class ConnectAccount:
         ):
             raise BrokerError(Reason.STATE_INVALID, "This was not begun in this browser by you, or it is over.")
         connection = self._connection(visitor, connection_id)
-        if presented.standing is Standing.OVER:
+        if presented.standing is ReturnStanding.OVER:
             raise BrokerError(Reason.STATE_OVER, "Connecting took too long.")
-        if presented.standing is Standing.AGAIN:
+        if presented.standing is ReturnStanding.AGAIN:
             return await self._once_more(visitor, connection, presented.outcome or {})
         try:
             outcome = await self._finish(visitor, connection, state, answer, facts)
@@ -242,7 +242,7 @@ class ConnectAccount:
             return await self._ask(visitor, connection, account)
         return Connected(connection)
 
-    async def _redeem(self, connection: Connection, consent: ConsentedGrant, code: str, verifier: str) -> Redeemed:
+    async def _redeem(self, connection: Connection, consent: ConsentedGrant, code: str, verifier: str) -> RedeemedCode:
         """Code to tokens. The secret is made first: a code is never spent for tokens that cannot be kept."""
         await self._payloads.create(consent.draft.grant_id)
         try:
@@ -262,7 +262,7 @@ class ConnectAccount:
             raise Unavailable("provider")
         if not 200 <= answer.status < 300:
             raise refused_code(consent, answer)
-        return Redeemed(answer, self._clock.now())
+        return RedeemedCode(answer, self._clock.now())
 
     # --- another account ---
 
@@ -300,9 +300,9 @@ class ConnectAccount:
         way_on = Remedy(
             interaction_uri=f"{self._deployment.broker.origin}/connect?connection={presented.value.connection}"
         )
-        if presented.standing is Standing.OVER:
+        if presented.standing is ReturnStanding.OVER:
             raise BrokerError(Reason.STATE_OVER, "The question is too old.", remedy=way_on)
-        if presented.standing is Standing.AGAIN:
+        if presented.standing is ReturnStanding.AGAIN:
             raise BrokerError(Reason.STATE_USED, "This question was answered before.", remedy=way_on)
         return presented.value
 
@@ -376,11 +376,11 @@ def _refused_consent(error: str) -> BrokerError:
     """The system sent the browser back with an `error`. Raises: Unavailable where it is away itself."""
     why = f"the callback brings {authorization_errors.named(error)}"
     match authorization_errors.meaning_of(error):
-        case authorization_errors.Meaning.CANCELLED:
+        case authorization_errors.AuthorizationFailure.CANCELLED:
             return BrokerError(Reason.CONSENT_REFUSED, "The connected system did not give access.", why=why)
-        case authorization_errors.Meaning.OUR_FAULT:
+        case authorization_errors.AuthorizationFailure.OUR_FAULT:
             return BrokerError(Reason.CLIENT_MISCONFIGURED, "The connected system refuses our request.", why=why)
-        case authorization_errors.Meaning.BUSY:
+        case authorization_errors.AuthorizationFailure.BUSY:
             raise Unavailable("provider")
         case _:
             return BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system did not give access.", why=why)

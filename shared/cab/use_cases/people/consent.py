@@ -22,7 +22,7 @@ from cab.domain.identifiers import is_printable
 from cab.encoding import strict_json
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
 from cab.protocol import token_refusals, token_responses
-from cab.protocol.token_refusals import Meaning
+from cab.protocol.token_refusals import RefusalMeaning
 from cab.protocol.token_responses import TokenError, Tokens
 from cab.stores.grant_payloads import GrantPayloads, default_lifetime, new_token_set
 from cab.stores.grants import Grants, StoredGrant
@@ -49,7 +49,7 @@ class ConsentedGrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Redeemed:
+class RedeemedCode:
     """The provider's answer to the code, unread."""
 
     answer: HttpAnswer
@@ -57,7 +57,7 @@ class Redeemed:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class UpstreamAccount:
     """The upstream account as the provider names it: `id` is what it is, `name` what people call it."""
 
     id: str | None
@@ -69,8 +69,8 @@ class OtherAccount:
     """The consent was given with another upstream account than is connected, and nobody agreed to that."""
 
     replaces: str  # the id of the connected one
-    connected: Account
-    chosen: Account
+    connected: UpstreamAccount
+    chosen: UpstreamAccount
     ended_upstream: bool  # whether the provider confirmed that it took back what it had just given
 
     def as_noted(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class OtherAccount:
 
     @classmethod
     def noted(cls, fields: dict[str, Any]) -> OtherAccount:
-        accounts = {name: Account(**fields[name]) for name in ("connected", "chosen")}
+        accounts = {name: UpstreamAccount(**fields[name]) for name in ("connected", "chosen")}
         return cls(**fields | accounts)
 
 
@@ -89,7 +89,7 @@ class _Saved:
 
     version: int
     scopes: list[str]
-    account: Account
+    account: UpstreamAccount
     has_refresh_token: bool
     access_expires_at: datetime | None
 
@@ -114,7 +114,7 @@ class ConsentWriter:
         self._clock = clock
         self._randomness = randomness
 
-    async def settle(self, consent: ConsentedGrant, redeemed: Redeemed, facts: Facts) -> OtherAccount | None:
+    async def settle(self, consent: ConsentedGrant, redeemed: RedeemedCode, facts: Facts) -> OtherAccount | None:
         """Make the tokens the grant. With another account than the connected one, nothing is kept and the user is asked.
 
         Raises: BrokerError AUTHORIZATION_FAILED, STATE_INVALID, GRANT_REVOKED; Unavailable.
@@ -128,7 +128,7 @@ class ConsentWriter:
             raise refused_code(consent, redeemed.answer)
         account = await self._upstream_account(consent.provider, tokens)
         if must_match is not None and must_match not in (account.id, consent.replaces):
-            connected = Account(must_match, consent.draft.upstream_account_name)
+            connected = UpstreamAccount(must_match, consent.draft.upstream_account_name)
             return OtherAccount(must_match, connected, account, await self._given_back(consent, tokens, account))
         if version is None:
             version = await self._save(consent, redeemed)
@@ -147,7 +147,7 @@ class ConsentWriter:
             raise
         return None
 
-    async def _given_back(self, consent: ConsentedGrant, tokens: Tokens, account: Account) -> bool:
+    async def _given_back(self, consent: ConsentedGrant, tokens: Tokens, account: UpstreamAccount) -> bool:
         """Revoke tokens that are not kept. Not where the account is unknown: they could be those of the connected one.
 
         Best effort, in the one moment in which they are at hand: another account's tokens are never stored.
@@ -163,7 +163,7 @@ class ConsentWriter:
         result = await self._revoke_upstream.token(token, hint, consent.connection, consent.provider)
         return result is Upstream.CONFIRMED
 
-    async def _save(self, consent: ConsentedGrant, redeemed: Redeemed) -> int:
+    async def _save(self, consent: ConsentedGrant, redeemed: RedeemedCode) -> int:
         token_set = new_token_set(
             consent.draft.model_copy(update={"attempt_id": None}),
             body=redeemed.answer.body,
@@ -180,7 +180,7 @@ class ConsentWriter:
                 await asyncio.sleep(0.1 * attempt)
         return await self._payloads.add(consent.draft.grant_id, token_set)
 
-    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> Account:
+    async def _upstream_account(self, provider: Provider, tokens: Tokens) -> UpstreamAccount:
         """The provider's own id of the account and its name, from the token answer or userinfo. None: it does not say."""
         own_name = provider.account_name_claim
         account = _account(tokens.members, provider, () if own_name is None else (own_name,))
@@ -291,9 +291,9 @@ def refused_code(consent: ConsentedGrant, answer: HttpAnswer) -> BrokerError:
     refusal = token_refusals.judge(error, status=answer.status, headers=answer.headers)
     why = f"the code was refused: {refusal.said}"
     match refusal.meaning:
-        case Meaning.BUSY:
+        case RefusalMeaning.BUSY:
             raise Unavailable("provider")
-        case Meaning.OUR_FAULT | Meaning.SCOPE:  # docs/runbooks/client-refused.md
+        case RefusalMeaning.OUR_FAULT | RefusalMeaning.SCOPE:  # docs/runbooks/client-refused.md
             _logger.error(
                 "%s refuses our client, connection %s: %s", consent.provider.id, consent.connection.id, refusal.said
             )
@@ -324,9 +324,9 @@ def _cause(what: str, grant: Grant) -> str:
     return what if grant.lasts else f"{what}, without a refresh token"
 
 
-def _account(members: Mapping[str, Any], provider: Provider, names: tuple[str, ...]) -> Account:
+def _account(members: Mapping[str, Any], provider: Provider, names: tuple[str, ...]) -> UpstreamAccount:
     found = (_text(token_responses.member_at(members, name)) for name in names)
-    return Account(
+    return UpstreamAccount(
         _text(token_responses.member_at(members, provider.account_claim)),
         next((name for name in found if name is not None), None),
     )

@@ -35,7 +35,7 @@ from cab.protocol import authorization_errors, token_refusals, token_responses
 from cab.protocol.jose import jws
 from cab.protocol.pkce import code_challenge
 from cab.protocol.tokens import id_tokens
-from cab.stores.sessions import BrowserStates, LoginState, Session, Standing
+from cab.stores.sessions import BrowserStates, LoginState, ReturnStanding, Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.people.idp_metadata import IdpEndpoints, IdpMetadata
@@ -84,7 +84,7 @@ class FinishedBefore:
     return_to: str
 
 
-class Login:
+class LoginFlow:
     def __init__(
         self,
         deployment: Deployment,
@@ -173,9 +173,9 @@ class Login:
             raise BrokerError(Reason.STATE_INVALID, "This login was not begun in this browser, or it is over.")
         facts.tenant = provider.tenant
         way_on = Remedy(interaction_uri=self._deployment.broker.origin + state.return_to)
-        if presented.standing is Standing.OVER:
+        if presented.standing is ReturnStanding.OVER:
             raise BrokerError(Reason.STATE_OVER, "The login took too long.", remedy=way_on)
-        if presented.standing is Standing.AGAIN:
+        if presented.standing is ReturnStanding.AGAIN:
             refused = (presented.outcome or {}).get("refused")
             if refused is not None:
                 raise BrokerError(Reason(refused), "The login was refused before.", remedy=way_on)
@@ -290,11 +290,11 @@ def _refused_login(error: str) -> BrokerError:
     """The identity provider sent the browser back with an `error`. Raises: Unavailable where it is away itself."""
     why = f"the callback brings {authorization_errors.named(error)}"
     match authorization_errors.meaning_of(error):
-        case authorization_errors.Meaning.CANCELLED:
+        case authorization_errors.AuthorizationFailure.CANCELLED:
             return BrokerError(Reason.LOGIN_CANCELLED, "The login was cancelled or not allowed.", why=why)
-        case authorization_errors.Meaning.OUR_FAULT:
+        case authorization_errors.AuthorizationFailure.OUR_FAULT:
             return BrokerError(Reason.CLIENT_MISCONFIGURED, "The identity provider refuses our request.", why=why)
-        case authorization_errors.Meaning.BUSY:
+        case authorization_errors.AuthorizationFailure.BUSY:
             raise Unavailable("identity_provider")
         case _:
             return BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.", why=why)
@@ -306,7 +306,7 @@ def _without_id_token(answer: HttpAnswer) -> BrokerError:
     read = token_responses.parse(answer.body)
     if isinstance(read, token_responses.TokenError):
         refusal = token_refusals.judge(read, status=answer.status, headers=answer.headers)
-        if refusal.meaning in (token_refusals.Meaning.OUR_FAULT, token_refusals.Meaning.SCOPE):
+        if refusal.meaning in (token_refusals.RefusalMeaning.OUR_FAULT, token_refusals.RefusalMeaning.SCOPE):
             return BrokerError(
                 Reason.CLIENT_MISCONFIGURED, "The identity provider refuses our client.", why=f"{why}: {refusal.said}"
             )

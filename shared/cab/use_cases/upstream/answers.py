@@ -17,7 +17,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.token_life import lone_token_life
 from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavailable
 from cab.protocol import names, token_refusals, token_responses
-from cab.protocol.token_refusals import Meaning
+from cab.protocol.token_refusals import RefusalMeaning
 from cab.protocol.token_responses import UNKNOWN_LIFETIME, TokenError
 
 _logger = logging.getLogger(__name__)
@@ -110,11 +110,11 @@ def _refusal(error: TokenError, answer: HttpAnswer, wish: Wish) -> BrokerError |
         return UserRefused("claims")
     refusal = token_refusals.judge(error, status=answer.status, headers=answer.headers)
     match refusal.meaning:
-        case Meaning.SCOPE:
+        case RefusalMeaning.SCOPE:
             return BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
             )
-        case Meaning.OUR_FAULT:  # the operator must help (docs/runbooks/client-refused.md)
+        case RefusalMeaning.OUR_FAULT:  # the operator must help (docs/runbooks/client-refused.md)
             _logger.error(
                 "%s refuses our client, connection %s: %s", wish.provider.id, wish.connection.id, refusal.said
             )

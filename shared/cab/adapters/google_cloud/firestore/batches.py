@@ -19,7 +19,7 @@ _What = TypeVar("_What")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked(Generic[_What]):
+class Waiter(Generic[_What]):
     """One request, when it was made (the loop's seconds), and the future that its caller waits on."""
 
     what: _What
@@ -44,21 +44,21 @@ class Batches(Generic[_What]):
 
     def __init__(
         self,
-        take: Callable[[list[Asked[_What]]], list[Asked[_What]]],
-        send: Callable[[list[Asked[_What]], float], Awaitable[None]],
+        take: Callable[[list[Waiter[_What]]], list[Waiter[_What]]],
+        send: Callable[[list[Waiter[_What]], float], Awaitable[None]],
         *,
         budget_s: float,
     ) -> None:
         self._take = take
         self._send = send
         self._budget_s = budget_s
-        self._waiting: list[Asked[_What]] = []
+        self._waiting: list[Waiter[_What]] = []
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def ask(self, what: _What) -> Any:
         """The answer to one request; what `send` fails it with is raised. A caller that goes away does not stop it."""
         loop = asyncio.get_running_loop()
-        asked = Asked(what, loop.time(), loop.create_future())
+        asked = Waiter(what, loop.time(), loop.create_future())
         if not self._waiting:
             loop.call_soon(self._start)
         self._waiting.append(asked)
@@ -70,7 +70,7 @@ class Batches(Generic[_What]):
             self._start()
             await asyncio.wait(self._under_way)
 
-    def remaining_s(self, asked: Asked[_What]) -> float:
+    def remaining_s(self, asked: Waiter[_What]) -> float:
         """What is left of a request's time: waiting for its turn counts."""
         return max(_LEAST_BUDGET_S, asked.at + self._budget_s - asyncio.get_running_loop().time())
 
@@ -81,7 +81,7 @@ class Batches(Generic[_What]):
             self._under_way.add(call)
             call.add_done_callback(self._ended)
 
-    async def _call(self, batch: list[Asked[_What]]) -> None:
+    async def _call(self, batch: list[Waiter[_What]]) -> None:
         try:
             await self._send(batch, self.remaining_s(batch[0]))
         except Exception as error:  # noqa: BLE001 - a mistake of ours; nobody else is there to be told

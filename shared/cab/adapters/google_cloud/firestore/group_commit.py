@@ -13,7 +13,7 @@ from typing import Any
 
 from grpc import StatusCode
 
-from cab.adapters.google_cloud.firestore.batches import Asked, Batches
+from cab.adapters.google_cloud.firestore.batches import Batches, Waiter
 from cab.adapters.google_cloud.rpc import Refused
 from cab.ports import Unavailable
 
@@ -54,7 +54,7 @@ class GroupCommit:
         """Wait for the writes under way."""
         await self._batches.close()
 
-    async def _commit_together(self, group: list[Asked[_Write]], budget_s: float) -> None:
+    async def _commit_together(self, group: list[Waiter[_Write]], budget_s: float) -> None:
         try:
             results = await self._commit(
                 [asked.what.message for asked in group],
@@ -73,7 +73,7 @@ class GroupCommit:
             for asked, result in zip(group, results, strict=True):
                 asked.succeed(result)
 
-    async def _commit_alone(self, asked: Asked[_Write]) -> None:
+    async def _commit_alone(self, asked: Waiter[_Write]) -> None:
         try:
             (result,) = await self._commit([asked.what.message], self._batches.remaining_s(asked), asked.what.expected)
         except (Refused, Unavailable) as error:
@@ -82,10 +82,10 @@ class GroupCommit:
             asked.succeed(result)
 
 
-def _take(waiting: list[Asked[_Write]]) -> list[Asked[_Write]]:
+def _take(waiting: list[Waiter[_Write]]) -> list[Waiter[_Write]]:
     """Writes that may share a commit. A conditional write has its document for itself, or it would see its neighbour."""
-    group: list[Asked[_Write]] = []
-    rest: list[Asked[_Write]] = []
+    group: list[Waiter[_Write]] = []
+    rest: list[Waiter[_Write]] = []
     conditional: dict[str, bool] = {}
     for asked in waiting:
         write = asked.what

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from cab.adapters.google_cloud.firestore.batches import Asked, Batches
+from cab.adapters.google_cloud.firestore.batches import Batches, Waiter
 from cab.ports import Unavailable
 
 _MAX_READS = 100
@@ -30,7 +30,7 @@ class GroupRead:
         """Wait for the reads under way."""
         await self._batches.close()
 
-    async def _read_together(self, group: list[Asked[str]], budget_s: float) -> None:
+    async def _read_together(self, group: list[Waiter[str]], budget_s: float) -> None:
         try:
             found = await self._read(list(dict.fromkeys(asked.what for asked in group)), budget_s)
         except Unavailable as unavailable:
@@ -41,7 +41,7 @@ class GroupRead:
                 asked.succeed(found.get(asked.what))
 
 
-def _take(waiting: list[Asked[str]]) -> list[Asked[str]]:
+def _take(waiting: list[Waiter[str]]) -> list[Waiter[str]]:
     group = waiting[:_MAX_READS]
     del waiting[:_MAX_READS]
     return group

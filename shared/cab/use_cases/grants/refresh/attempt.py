@@ -18,10 +18,10 @@ from typing import Any, Final, TypeVar
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import Grant, GrantStatus, Outcome, Timings
+from cab.domain.grants import Grant, GrantStatus, RefreshOutcome, Timings
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, NotFound, Randomness, SendFailed, Unavailable
 from cab.protocol import token_refusals, token_responses
-from cab.protocol.token_refusals import Meaning, Refusal
+from cab.protocol.token_refusals import Refusal, RefusalMeaning
 from cab.protocol.token_responses import TokenError
 from cab.stores.grant_payloads import (
     CorruptPayload,
@@ -84,7 +84,7 @@ class Committed:
     """A token set that became the truth by this attempt, at `at`. `is_current`: nobody changed the grant when it was last seen."""
 
     stored: StoredGrant
-    outcome: Outcome
+    outcome: RefreshOutcome
     at: datetime
     is_current: bool
 
@@ -212,7 +212,7 @@ class _Attempt:
         if found is None:
             await self._quarantine("payload is gone")
             return None
-        return await self._commit(found, Outcome.RACE_RECOVERED)
+        return await self._commit(found, RefreshOutcome.RACE_RECOVERED)
 
     async def _recover(self, base: Payload) -> Committed | None:
         """An attempt was lost after its send. First look for what it stored; send again only past the hold-down."""
@@ -220,7 +220,7 @@ class _Attempt:
         stored = await self._successors(base)
         found = stored.newest or await self._from_escrow()
         if found is not None:
-            return await self._commit(found, Outcome.RACE_RECOVERED)
+            return await self._commit(found, RefreshOutcome.RACE_RECOVERED)
         if self._must_wait_for_a_reader(await self._successors(base) if escrowed else stored):
             await self._wait_for_a_reader()
             return None
@@ -307,7 +307,7 @@ class _Attempt:
             # lost holder that stored late or by a restored backup.
             stored = await self._successors(base)
             if stored.newest is not None:
-                return await self._commit(stored.newest, Outcome.RACE_RECOVERED)
+                return await self._commit(stored.newest, RefreshOutcome.RACE_RECOVERED)
             if self._must_wait_for_a_reader(stored):
                 await self._wait_for_a_reader()
                 return None
@@ -404,7 +404,7 @@ class _Attempt:
         except Garbage:  # an access token, and a refresh token that cannot be taken
             await self._wait_for_a_reader()
             return None
-        return await self._commit(payload, Outcome.SUCCESS)
+        return await self._commit(payload, RefreshOutcome.SUCCESS)
 
     async def _persist(self, raw: bytes) -> int | None:
         """Step 4. The one write that must not fail: the vault, else the escrow, by turns while the lease lasts.
@@ -442,7 +442,7 @@ class _Attempt:
             return await self._parts.late.hand_over(self._grant, raw, sealed, self._wanted.connection, self._provider)
         return True
 
-    async def _commit(self, payload: Payload, outcome: Outcome) -> Committed | None:
+    async def _commit(self, payload: Payload, outcome: RefreshOutcome) -> Committed | None:
         """Step 5. On a lost fence the token set is not dropped."""
         now = self._now()
         facts = self._grant.model_copy(update={"seq": self._grant.seq + 1, "secret_ver": payload.version})
@@ -466,16 +466,16 @@ class _Attempt:
     async def _refused(self, base: Payload, answer: HttpAnswer) -> Committed | None:
         refusal = self._judge(token_responses.parse(answer.body), answer)
         match refusal.meaning:
-            case Meaning.DEAD:
+            case RefusalMeaning.DEAD:
                 return await self._invalid_grant(base)
-            case Meaning.SCOPE if answer.status in UNSPENT:
+            case RefusalMeaning.SCOPE if answer.status in UNSPENT:
                 await self._put_back(SCOPE_REFUSED)
                 raise BrokerError(
                     Reason.SCOPE_NOT_GRANTABLE, "The connected system does not grant the scopes of this action."
                 )
-            case Meaning.OUR_FAULT:
+            case RefusalMeaning.OUR_FAULT:
                 await self._our_client_is_refused(refusal, answer)
-            case Meaning.NO:
+            case RefusalMeaning.NO:
                 return await self._refused_once_more(base, refusal, answer)
             case _:
                 await self._end(f"http {answer.status}", answer)
@@ -517,13 +517,13 @@ class _Attempt:
     async def _garbage(self, base: Payload, error: TokenError, answer: HttpAnswer) -> Committed | None:
         """2xx without tokens: an error body, an answer that cannot be read yet, or nobody knows what."""
         refusal = self._judge(error, answer)
-        if refusal.meaning is Meaning.DEAD:
+        if refusal.meaning is RefusalMeaning.DEAD:
             return await self._invalid_grant(base)
         if error.may_hold_tokens and self._grant.provider_class is not RotationClass.STATIC:
             await self._wait_for_a_reader()
-        elif refusal.meaning is Meaning.OUR_FAULT:
+        elif refusal.meaning is RefusalMeaning.OUR_FAULT:
             await self._our_client_is_refused(refusal, answer)
-        elif refusal.meaning is Meaning.NO:
+        elif refusal.meaning is RefusalMeaning.NO:
             return await self._refused_once_more(base, refusal, answer)
         elif error.code != token_responses.UNPARSABLE:
             await self._end("error in 200", answer)
@@ -535,13 +535,13 @@ class _Attempt:
         """The provider says the refresh token is dead: true only if nobody stored a newer one meanwhile."""
         found = (await self._successors(base)).newest
         if found is not None:
-            committed = await self._commit(found, Outcome.RACE_RECOVERED)
+            committed = await self._commit(found, RefreshOutcome.RACE_RECOVERED)
             if committed is None:
                 await self._warn()
             return committed
         sent_before = self._recovers and self._grant.provider_class is not RotationClass.STATIC
         lost = sent_before or self._grant.suspect_since is not None
-        await self._give_up((Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED).value)
+        await self._give_up((RefreshOutcome.LOST_IN_WINDOW if lost else RefreshOutcome.NEEDS_REAUTH_CONFIRMED).value)
         return None
 
     async def _warn(self) -> None:

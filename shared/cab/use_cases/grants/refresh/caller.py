@@ -17,7 +17,7 @@ from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, Outcome, Timings
+from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.domain.token_life import TokenLife, token_life
 from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
@@ -48,10 +48,10 @@ _STALE_AFTER: Final = timedelta(
     milliseconds=500
 )  # a status read longer ago than this is read again before a token leaves
 
-Observe = Callable[[Outcome], None]
+Observe = Callable[[RefreshOutcome], None]
 
 
-def _log_outcome(outcome: Outcome) -> None:
+def _log_outcome(outcome: RefreshOutcome) -> None:
     _logger.info("grant request: %s", outcome.value)
 
 
@@ -110,10 +110,10 @@ class RefreshGrant:
         Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED, PROVIDER_UNAVAILABLE, SCOPE_NOT_GRANTABLE;
         Unavailable.
         """
-        outcome: Outcome | None = Outcome.BUG
+        outcome: RefreshOutcome | None = RefreshOutcome.BUG
         try:
             token = await self._access_token(grant_id, wanted)
-            outcome = Outcome(token.outcome)
+            outcome = RefreshOutcome(token.outcome)
         except asyncio.CancelledError:
             outcome = None  # the caller left; nothing was answered
             raise
@@ -121,7 +121,7 @@ class RefreshGrant:
             outcome = await self._outcome_of_refusal(error.reason, grant_id)
             raise
         except Unavailable:
-            outcome = Outcome.PERSIST_TRANSIENT
+            outcome = RefreshOutcome.PERSIST_TRANSIENT
             raise
         finally:
             if outcome is not None:
@@ -130,7 +130,7 @@ class RefreshGrant:
 
     async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
         deadline = self._clock.now() + self._timings.answer_within
-        how = Outcome.CACHED
+        how = RefreshOutcome.CACHED
         while True:
             read_at = self._clock.now()
             stored = self._servable(await self._store.read(grant_id), wanted)
@@ -145,7 +145,7 @@ class RefreshGrant:
             if grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
                 if now >= deadline:
                     return self._last_resort(stored.grant, payload, wanted, now)
-                how = Outcome.JOINED
+                how = RefreshOutcome.JOINED
                 await self._wait_for_holder(grant_id, longest_s=(deadline - now).total_seconds())
                 continue
             waits = stored.grant.next_try_at is not None and now < stored.grant.next_try_at
@@ -247,7 +247,7 @@ class RefreshGrant:
             return None
 
     def _fresh_token(
-        self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: Outcome
+        self, payload: Payload, grant: Grant, wanted: Wanted, now: datetime, how: RefreshOutcome
     ) -> AccessToken | None:
         # What cannot be renewed is good to its end.
         margin = None if grant.lasts else _LAST_MARGIN
@@ -263,7 +263,7 @@ class RefreshGrant:
         usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
         if usable is not None:
             return _access_token(grant, payload, usable, wanted, committed.outcome)
-        if committed.outcome is Outcome.SUCCESS:
+        if committed.outcome is RefreshOutcome.SUCCESS:
             raise BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE, "The connected system did not grant exactly the scopes this action needs."
             )
@@ -273,7 +273,7 @@ class RefreshGrant:
         """No refresh now. A committed token that still lives, though inside the margin, is better than an error."""
         usable = None if payload is None else _choose(payload, grant, wanted, now, _LAST_MARGIN)
         if payload is not None and usable is not None:
-            return _access_token(grant, payload, usable, wanted, Outcome.CACHED)
+            return _access_token(grant, payload, usable, wanted, RefreshOutcome.CACHED)
         if grant.fail_cause == FAULT_OF_OURS:
             raise Unavailable("secrets")
         wait_s = 2 if grant.next_try_at is None else max(1, int((grant.next_try_at - now).total_seconds()) + 1)
@@ -295,21 +295,21 @@ class RefreshGrant:
         if done is not None:
             await self.outbox.flush(done)
 
-    async def _outcome_of_refusal(self, reason: Reason, grant_id: str) -> Outcome:
+    async def _outcome_of_refusal(self, reason: Reason, grant_id: str) -> RefreshOutcome:
         match reason:
             case Reason.PROVIDER_UNAVAILABLE:
-                return Outcome.UPSTREAM_TRANSIENT
+                return RefreshOutcome.UPSTREAM_TRANSIENT
             case Reason.GRANT_REVOKED:
-                return Outcome.REVOKED
+                return RefreshOutcome.REVOKED
             case Reason.GRANT_NEEDS_REAUTH:
                 try:
                     stored = await self._store.read(grant_id)
                 except Unavailable:
                     stored = None
-                lost = stored is not None and stored.grant.fail_cause == Outcome.LOST_IN_WINDOW.value
-                return Outcome.LOST_IN_WINDOW if lost else Outcome.NEEDS_REAUTH_CONFIRMED
+                lost = stored is not None and stored.grant.fail_cause == RefreshOutcome.LOST_IN_WINDOW.value
+                return RefreshOutcome.LOST_IN_WINDOW if lost else RefreshOutcome.NEEDS_REAUTH_CONFIRMED
             case _:
-                return Outcome.REFUSED
+                return RefreshOutcome.REFUSED
 
     # --- the sweeper ---
 
@@ -385,7 +385,9 @@ def _fits(usable: Usable, wanted: Wanted) -> bool:
     return wanted.may_be_wide or not wanted.beyond(usable.scopes)
 
 
-def _access_token(grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: Outcome) -> AccessToken:
+def _access_token(
+    grant: Grant, payload: Payload, usable: Usable, wanted: Wanted, outcome: RefreshOutcome
+) -> AccessToken:
     extra = wanted.beyond(usable.scopes)
     life = _life(payload, usable, grant, wanted.provider)
     return AccessToken(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider
-from cab.domain.grants import SERVABLE, Grant, GrantStatus, Outcome
+from cab.domain.grants import SERVABLE, Grant, GrantStatus, RefreshOutcome
 from cab.ports import AnswerTooLarge, Clock, NotFound, Randomness, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
 from cab.stores.grants import Grants, StoredGrant
@@ -114,7 +114,7 @@ class LateTokens:
         event = grant_event(
             audit.EventType.GRANT_REFRESHED,
             facts,
-            cause=Outcome.RACE_RECOVERED.value,
+            cause=RefreshOutcome.RACE_RECOVERED.value,
             now=now,
             randomness=self._randomness,
         )

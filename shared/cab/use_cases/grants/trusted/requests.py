@@ -27,7 +27,7 @@ _SUBJECT_TOKEN_REFUSED: Final = "invalid_request"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TrustedRequest:
     """What one request is about: the user as the provider knows them, and where our STS vouches the JWT that says so."""
 
     connection: Connection
@@ -59,7 +59,7 @@ class TrustedRequests:
         self._randomness = randomness
         self._timings = timings
 
-    async def __call__(self, asked: Asked) -> Granted:
+    async def __call__(self, asked: TrustedRequest) -> Granted:
         """Raises: BrokerError GRANT_NEEDS_REAUTH, SCOPE_NOT_GRANTABLE, PROVIDER_UNAVAILABLE; Unavailable."""
         sent_at = self._clock.now()
         answer = await sent_in_time(self._send(asked), longest=self._timings.provider_timeout)
@@ -71,7 +71,7 @@ class TrustedRequests:
                 "The connected system does not accept this user; the organisation must allow it.",
             ) from None
 
-    async def _send(self, asked: Asked) -> HttpAnswer:
+    async def _send(self, asked: TrustedRequest) -> HttpAnswer:
         try:
             form = await self._form(asked)
         except jwk.InvalidKey as error:
@@ -85,7 +85,7 @@ class TrustedRequests:
             timeout_s=self._timings.provider_timeout.total_seconds(),
         )
 
-    async def _form(self, asked: Asked) -> dict[str, str]:
+    async def _form(self, asked: TrustedRequest) -> dict[str, str]:
         kind = asked.connection.grant_kind
         match kind:
             case GrantKind.JWT_BEARER:
@@ -98,7 +98,7 @@ class TrustedRequests:
             form["scope"] = _scope(asked)
         return form
 
-    async def _bearer_form(self, asked: Asked) -> dict[str, str]:
+    async def _bearer_form(self, asked: TrustedRequest) -> dict[str, str]:
         connection, provider = asked.connection, asked.provider
         reference = connection.assertion_key
         if reference is None:
@@ -121,14 +121,14 @@ class TrustedRequests:
         }
 
 
-def _id_jag_form(asked: Asked) -> dict[str, str]:
+def _id_jag_form(asked: TrustedRequest) -> dict[str, str]:
     """The server must know its client, which the ID-JAG names: where no secret does it, the request says who asks."""
     connection = asked.connection
     form = {"grant_type": names.JWT_BEARER, "assertion": asked.subject_token or ""}
     return form if connection.client_secret else form | {"client_id": connection.client_id or ""}
 
 
-def _exchange_form(asked: Asked) -> dict[str, str]:
+def _exchange_form(asked: TrustedRequest) -> dict[str, str]:
     provider = asked.provider
     form = {
         "grant_type": names.TOKEN_EXCHANGE,
@@ -143,5 +143,5 @@ def _exchange_form(asked: Asked) -> dict[str, str]:
     return form
 
 
-def _scope(asked: Asked) -> str:
+def _scope(asked: TrustedRequest) -> str:
     return asked.provider.scope_separator.join(asked.named_scopes)

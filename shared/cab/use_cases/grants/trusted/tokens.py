@@ -12,7 +12,7 @@ from cab.domain import audit
 from cab.domain.configured.connections import Connection, Provider, RotationClass
 from cab.domain.configured.deployment import Broker
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, Outcome, Timings, grant_id
+from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, NotFound, Randomness, SecretReader, Unavailable, VerificationKeys
 from cab.protocol.jose import jws
 from cab.protocol.tokens import subject_tokens
@@ -21,7 +21,7 @@ from cab.protocol.tokens.subject_tokens import Statement
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.outbox import APPROVED, Outbox, grant_event
 from cab.use_cases.grants.kept_tokens import KeptTokens
-from cab.use_cases.grants.trusted.requests import Asked, TrustedRequests
+from cab.use_cases.grants.trusted.requests import TrustedRequest, TrustedRequests
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab.use_cases.upstream.users import refuse_ended, statement_about, upstream_user
@@ -81,9 +81,11 @@ class TrustedTokens:
         grant = await self._grant(assertion, connection, provider)
         about = "" if statement is None else statement.about
         key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), about)
-        granted, outcome = self._tokens.get(key), Outcome.CACHED
+        granted, outcome = self._tokens.get(key), RefreshOutcome.CACHED
         if granted is None:
-            asked = Asked(connection, provider, user, scopes, None if statement is None else provider_subject_token)
+            asked = TrustedRequest(
+                connection, provider, user, scopes, None if statement is None else provider_subject_token
+            )
             granted, outcome = await self._tokens.fetch(key, lambda: self._request(asked))
             await self._check_again(key)
         return AccessToken(

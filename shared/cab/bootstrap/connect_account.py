@@ -1,0 +1,49 @@
+"""Builds connect_account: the pages people see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cab.bootstrap.shared import Handler, Parts
+from cab.settings import (
+    ConnectAccountSettings,
+)
+from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+from cab.stores.grant_payloads import GrantPayloads
+from cab.stores.grants import Grants
+from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.sessions import BrowserStates
+from cab.transport.pages import pages_app
+
+
+def connect_account(settings: ConnectAccountSettings) -> Handler:
+    from cab.adapters.cedar.checks import never_permitted
+
+    parts = Parts(settings, "connect_account")
+    guards = parts.documents("guards")
+    # Sessions beside the decisions, in the database that this function alone writes: whoever could write a session
+    # could approve in its name.
+    approvals = parts.documents("approvals")
+    pages = pages_app(
+        replace(parts.deployment, never_permitted=never_permitted(parts.deployment)),
+        states=BrowserStates(approvals),
+        grants=Grants(parts.documents("grants")),
+        payloads=GrantPayloads(parts.grant_vault),
+        provider_calls=parts.provider_calls(),
+        idp_http=parts.http(
+            {url for idp in parts.deployment.identity_providers for url in (idp.issuer, *idp.endpoint_origins)},
+            what="identity_provider",
+            keep_alive=False,
+        ),
+        keys=parts.keys(clients={}, users=True),
+        client_secrets=parts.secrets,
+        approval_requests=ApprovalRequests(guards, parts.single_use),
+        approval_decisions=ApprovalDecisions(approvals),
+        issued_tokens=IssuedTokens(guards),
+        grant_tokens=parts.refresh_grants(settings.refresh_grants_url),
+        audit_log=parts.audit_log,
+        auditor=parts.auditor,
+        clock=parts.clock,
+        randomness=parts.randomness,
+    )
+    return parts.handler(pages)

@@ -1,0 +1,96 @@
+"""Builds exchange_token: intent in, a narrow token out; introspection and revocation."""
+
+from __future__ import annotations
+
+from cab.bootstrap.shared import Handler, Parts, policies_of
+from cab.domain.audit import EventType
+from cab.settings import (
+    ExchangeTokenSettings,
+)
+from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+from cab.stores.deferrals import Deferrals
+from cab.stores.grants import Grants
+from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.limits import RateLimits, TaskBudgets
+from cab.stores.signing_keys import Issuer
+from cab.transport.oauth_http import OAuthEndpoints, OAuthRoute, empty_body, json_body
+from cab.use_cases.exchange.confirm import Confirmations
+from cab.use_cases.exchange.deferral import Defer, Poll
+from cab.use_cases.exchange.delegate import Delegate
+from cab.use_cases.exchange.endpoint import ExchangeToken
+from cab.use_cases.exchange.id_jag import RedeemIdJag
+from cab.use_cases.exchange.identify import Subjects
+from cab.use_cases.exchange.inspect import IntrospectToken, RevokeToken
+from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens
+from cab.use_cases.exchange.steps import Steps
+from cab.use_cases.identity.verify_assertion import AssertionVerifier
+from cab.use_cases.identity.verify_dpop import DpopVerifier
+
+
+def exchange_token(settings: ExchangeTokenSettings) -> Handler:
+
+    parts = Parts(settings, "exchange_token")
+    deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
+    broker = deployment.broker
+    guards = parts.documents("guards")
+    keys = parts.keys(clients=deployment.agent_by_id, own=True, users=True)
+    signer = parts.own_keys(Issuer.STS)
+    authenticator = parts.authenticator(
+        deployment.agent_by_id, issuer=broker.sts_issuer, endpoint=f"{broker.origin}/oauth2/token", keys=keys
+    )
+    issued_tokens = IssuedTokens(guards)
+    policies = policies_of(settings, deployment)
+    deferrals = Deferrals(guards)
+    confirmations = Confirmations(
+        broker,
+        ApprovalRequests(guards, parts.single_use),
+        ApprovalDecisions(parts.documents("approvals")),
+        randomness,
+    )
+    defer = Defer(deployment, confirmations, deferrals, randomness)
+    steps = Steps(
+        deployment,
+        policies=policies,
+        rate_limits=RateLimits(guards, broker.rate_limits),
+        budgets=TaskBudgets(guards),
+        confirmations=confirmations,
+        broker_tokens=BrokerTokens(deployment, signer, clock, randomness),
+        downstream_tokens=DownstreamTokens(
+            deployment,
+            Grants(parts.documents("grants")),
+            parts.refresh_grants(settings.refresh_grants_url),
+            signer,
+            clock,
+            randomness,
+        ),
+        issued_tokens=issued_tokens,
+        signer=signer,
+        defer=defer,
+        clock=clock,
+        randomness=randomness,
+    )
+    exchange = ExchangeToken(
+        authenticator=authenticator,
+        dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
+        subjects=Subjects(authenticator, AssertionVerifier(broker, keys, clock)),
+        redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
+        steps=steps,
+        delegate=Delegate(deployment, signer, clock, randomness),
+        poll=Poll(
+            deployment,
+            policies=policies,
+            confirmations=confirmations,
+            deferrals=deferrals,
+            defer=defer,
+            steps=steps,
+            clock=clock,
+        ),
+        clock=clock,
+    )
+    inspected = (deployment, authenticator, keys, issued_tokens, clock)
+    routes = {
+        "/oauth2/token": OAuthRoute(exchange, EventType.EXCHANGE_DECIDED, json_body),
+        "/oauth2/introspect": OAuthRoute(IntrospectToken(*inspected), EventType.TOKEN_INTROSPECTED, json_body),
+        "/oauth2/revoke": OAuthRoute(RevokeToken(*inspected), EventType.TOKEN_REVOKED, empty_body),
+    }
+    return parts.handler(OAuthEndpoints(routes, parts.auditor, randomness).handle)

@@ -1,0 +1,89 @@
+"""The house: what docs/architecture.md says of folders, files and who builds what, held by looking at the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT / "shared"
+ROOMS = sorted(path for path in (SHARED / "cab" / "use_cases").rglob("__init__.py") if path.parent.name != "use_cases")
+PACKAGES = ("cab", "cab_ops", "cab_dev", "gcp_emulators")
+MOST_FILES = 12
+
+
+@cache
+def reached() -> set[str]:
+    """Every module that some function imports, at once or when it builds its parts."""
+    graph = grimp.build_graph("cab")
+    found: set[str] = set()
+    waiting = {module for module in graph.modules if re.match(r"cab\.(bootstrap|settings)\b", module)}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= graph.find_modules_directly_imported_by(module) - found
+    return found
+
+
+def test_the_archive_holds_only_what_the_functions_reach(tmp_path: Path) -> None:
+    packed = subprocess.run(
+        [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    with zipfile.ZipFile(packed) as archive:
+        code = {Path(name) for name in archive.namelist() if name.startswith("shared/") and name.endswith(".py")}
+    modules = {".".join(path.with_suffix("").parts[1:]).removesuffix(".__init__"): path for path in code}
+    packages = {module.rpartition(".")[0] for module in modules}
+    told_only = packages | {"cab.data"}  # `__init__` files, and files that are read, not imported
+    assert {module for module in modules if module not in told_only} <= reached()
+    assert set(modules) >= {module for module in reached() if module != "cab"}
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: str(path.parent.relative_to(SHARED / "cab" / "use_cases")))
+def test_a_room_names_its_files_in_running_order(room: Path) -> None:
+    told = ast.get_docstring(ast.parse(room.read_text("utf-8"))) or ""
+    files = {path.stem for path in room.parent.glob("*.py")} - {"__init__"}
+    rooms = {path.name for path in room.parent.iterdir() if (path / "__init__.py").is_file()}
+    assert set(re.findall(r"`(\w+)`", told)) >= files | rooms
+
+
+def test_nobody_looks_into_a_form_below_the_request() -> None:
+    for path in (SHARED / "cab" / "use_cases" / "exchange").glob("*.py"):
+        if path.name != "request.py":
+            assert not re.search(r"\bform\b(\[|\.get| in\b)", path.read_text("utf-8")), path.name
+
+
+@pytest.mark.parametrize("path", sorted((SHARED / "cab" / "bootstrap").glob("*.py")), ids=lambda path: path.stem)
+def test_wiring_is_typed(path: Path) -> None:
+    assert not re.search(r"\bAny\b", path.read_text("utf-8"))
+
+
+def test_no_folder_is_a_drawer() -> None:
+    folders = Counter(
+        path.parent.relative_to(SHARED)
+        for package in PACKAGES
+        for path in (SHARED / package).rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert {str(folder): n for folder, n in folders.items() if n > MOST_FILES} == {}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    names = Counter(
+        node.name
+        for path in (SHARED / "cab").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name: n for name, n in names.items() if n > 1} == {}
