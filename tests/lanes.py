@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 LANES = {
     "stack": (
-        "tests/browser/test_pages_in_chromium.py",
+        "tests/browser/",
         "tests/e2e/test_api_document.py",
         "tests/e2e/test_audit_pipeline.py",
         "tests/e2e/test_bad_input.py",
@@ -23,6 +23,7 @@ LANES = {
         "tests/e2e/test_zz_canary.py",
     ),
     "bigquery_url": (
+        "tests/adapters/google_cloud/test_audit_verification.py",
         "tests/cli/test_audit.py",
         "tests/cli/test_cli_docs.py",
         "tests/cli/test_explain_event.py",

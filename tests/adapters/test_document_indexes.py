@@ -34,6 +34,7 @@ def test_equalities_with_an_order_need_an_index_of_that_order() -> None:
 def test_the_list_holds_what_the_stores_ask() -> None:
     assert listed_indexes() == {
         CompositeIndex("approval_requests", frozenset({"owner"}), "waits_until", descending=True),
+        CompositeIndex("approval_requests", frozenset({"asker"}), "waits_until", descending=True),
         CompositeIndex("issued_tokens", frozenset({"owner"}), "issued_at", descending=True),
         CompositeIndex("issued_tokens", frozenset({"sha256"}), "issued_at", descending=True),
     }

@@ -33,6 +33,7 @@ from tests.support.world import (
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.ports import HttpAnswer
+from cab.use_cases.exchange.request import Asked
 from cab_ops.cli.explain.command import explain_command
 from cab_ops.explain.event import explain_event
 from cab_ops.explain.exchange import Question, Stage, explain
@@ -140,7 +141,7 @@ async def test_the_request_and_its_event_are_explained_with_why_groups_are_not_k
     world = contractors
     assertion = await world.assertion(**claims)
     form = await world.exchange_form(subject_token=assertion)
-    asked = {"resource": form["resource"], "authorization_details": json.dumps(form["authorization_details"])}
+    asked = Asked(resource=form["resource"], details=json.dumps(form["authorization_details"]))
     configured = deployment(world.folder)
     engine = CedarPolicyEngine(configured)
 
@@ -150,8 +151,8 @@ async def test_the_request_and_its_event_are_explained_with_why_groups_are_not_k
 
     assert after.agrees is True
     for explanation in (before, after.explanation):
-        assert explanation.assessment is not None
-        assert explanation.assessment.decision.rules == ("contractors-never",)
+        assert explanation.judgement is not None
+        assert explanation.judgement.decision.rules == ("contractors-never",)
         verified = next(step for step in explanation.steps if step.check is Stage.ASSERTION)
         assert verified.inputs["groups_unknown"] == why
         assert not verified.inputs.get("groups")
