@@ -261,7 +261,11 @@ class HttpAnswer:
 
 
 class AnswerTooLarge(Exception):
-    """The other side sent more than the caller allows."""
+    """The other side sent more than the caller allows. `size` is what it said beforehand, in bytes; None when it did not say."""
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__("the answer is too large")
+        self.size = size
 
 
 class SendFailed(Unavailable):
@@ -303,6 +307,25 @@ class HttpClient(Protocol):
         timeout_s: float = 10,
         max_bytes: int = 102_400,
     ) -> HttpAnswer: ...
+
+
+class HttpSender(Protocol):
+    """Any request to configured origins, under the rules of `HttpClient`; what is sent is sent once."""
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int,
+    ) -> HttpAnswer:
+        """The answer, whatever its status. `timeout_s` covers everything from the name's lookup to the last byte.
+
+        Raises: SendFailed, AnswerTooLarge.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -11,6 +13,7 @@ import aiohttp
 import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
 from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 from cab.adapters.http.deadline import within
@@ -49,10 +52,18 @@ class _AllowedAddresses(AbstractResolver):
         await self._resolver.close()
 
 
+@dataclass(slots=True)
+class _Sending:
+    """How far one request got. `once`: a second connection is not tried with it, as aiohttp would for what it calls idempotent."""
+
+    once: bool
+    begun: bool = False
+
+
 class AiohttpClient:
     """`what` names the dependency in `Unavailable`. `keep_alive=False` opens a connection per call, so that a POST is never
     lost on a connection the other side had already closed (its outcome would be unknown). `private_hosts` are the hosts,
-    written exactly so, that may have addresses inside the organisation's network."""
+    written exactly so, that may have addresses inside the organisation's network. `connections` is how many are open at most."""
 
     def __init__(
         self,
@@ -62,12 +73,14 @@ class AiohttpClient:
         allow_loopback_http: bool = False,
         keep_alive: bool = True,
         private_hosts: Iterable[str] = (),
+        connections: int = 100,
     ) -> None:
         self._origins = frozenset(origins)
         self._what = what
         self._loopback_allowed = allow_loopback_http
         self._keep_alive = keep_alive
         self._private_hosts = frozenset(private_hosts)
+        self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 
     async def get(
@@ -104,35 +117,58 @@ class AiohttpClient:
         sent = {"Content-Type": "application/json"} | dict(headers or {})
         return await self._send("POST", url, orjson.dumps(document), sent, timeout_s, max_bytes)
 
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int,
+    ) -> HttpAnswer:
+        return await self._send(method, url, body, dict(headers), timeout_s, max_bytes, _Sending(once=True))
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     async def _send(
-        self, method: str, url: str, body: bytes | None, headers: dict[str, str], timeout_s: float, max_bytes: int
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout_s: float,
+        max_bytes: int,
+        sending: _Sending | None = None,
     ) -> HttpAnswer:
         self._check(url)
-        connected = False
+        sending = sending or _Sending(once=False)
         try:
             async with (
                 within(timeout_s),
-                self._open().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
+                self._open().request(
+                    # A URL that is sent as it is: what was agreed to must not be written in another way on its way out.
+                    method,
+                    URL(url, encoded=sending.once),
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    trace_request_ctx=sending,
+                ) as response,
             ):
-                connected = True
                 content = await self._read(response, max_bytes)
                 lowered = {name.lower(): value for name, value in response.headers.items()}
                 return HttpAnswer(response.status, lowered, content)
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.InvalidURL,
-        ) as error:  # DNS, refused, TLS: nothing of the request left
-            raise SendFailed(self._what, may_have_arrived=False) from error
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            never_sent = isinstance(error, aiohttp.ConnectionTimeoutError) and not connected
-            raise SendFailed(self._what, may_have_arrived=not never_sent) from error
+            raise SendFailed(self._what, may_have_arrived=sending.begun) from error
 
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        declared = response.content_length
+        if declared is not None and declared > max_bytes and response.method != "HEAD":
+            raise AnswerTooLarge(declared)
         content = bytearray()
         async for chunk in response.content.iter_any():
             content += chunk
@@ -163,10 +199,13 @@ class AiohttpClient:
             connector = aiohttp.TCPConnector(
                 resolver=_AllowedAddresses(loopback_allowed=self._loopback_allowed, private_hosts=self._private_hosts),
                 force_close=not self._keep_alive,
-                limit=100,
+                limit=self._connections,
             )
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(_begin)
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                trace_configs=[trace],
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
                 # No compression: a small answer could unpack into a large one.
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
@@ -175,6 +214,14 @@ class AiohttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+async def _begin(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams) -> None:
+    """Called before a request's first byte is written: until then, nothing of it can have arrived."""
+    sending: _Sending = context.trace_request_ctx
+    if sending.once and sending.begun:
+        raise aiohttp.ClientConnectionError("the connection was closed, and the request may have arrived there")
+    sending.begun = True
 
 
 def why_failed(error: SendFailed) -> str:
