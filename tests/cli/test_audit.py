@@ -21,6 +21,7 @@ from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import (
     Actor,
+    CallFacts,
     EventType,
     IntentFacts,
     Outcome,
@@ -35,6 +36,7 @@ from cab_ops.cli import main
 PROJECT = "demo-cli-audit"
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
+CALLED = "cab_audit_called"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,8 @@ def rows(bigquery_url: str, story: Story) -> Iterator[None]:
         yield
 
 
-async def _write(rows: list[dict[str, Any]]) -> None:
-    adapter = BigQueryAuditRows(PROJECT, "cab_audit", TABLE)
+async def _write(rows: list[dict[str, Any]], dataset: str = "cab_audit") -> None:
+    adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
     assert await adapter.insert(rows) == {}
     await adapter.close()
 
@@ -196,6 +198,55 @@ def test_gaps_freshness_and_who_could_have_answer_from_their_views() -> None:
         (BOB, "ops-bot", 1),
     ]
     assert answer("who-could-have", "--connection", "tracker") == []
+
+
+@pytest.fixture(scope="module")
+def called(bigquery_url: str, rows: None) -> str:
+    """A dataset in which the broker made three calls and an agent says what came of a token."""
+    story = Story()
+    for call, outcome in (("call-1", "done"), ("call-2", None), ("call-3", "unknown")):
+        story.attempt(call, txn="txn-calls", intent=IntentFacts(identifier="opportunity/0061"), decision="permit")
+        if outcome == "done":
+            story.outcome(call, "done", txn="txn-calls")
+        elif outcome == "unknown":
+            story.outcome(call, "unknown", txn="txn-calls", cause="interrupted")
+    story.exchange(Outcome.ISSUED, txn="txn-calls", token=TokenFacts(kind="downstream", sha256="0a"))
+    story.report("0a", "rejected", txn="txn-calls", call=CallFacts(outcome="rejected", upstream_status=404))
+    with client(bigquery_url, PROJECT) as tables:
+        create_dataset(tables, CALLED)
+    asyncio.run(_write(story.rows, CALLED))
+    return CALLED
+
+
+def test_calls_tell_what_came_of_each(called: str) -> None:
+    rows = answer("calls", "--dataset", called)
+    assert [(row["call_id"], row["outcome"], row["cause"]) for row in rows] == [
+        ("call-3", "unknown", "interrupted"),
+        ("call-2", "unknown", "no_outcome"),
+        ("call-1", "done", None),
+    ]
+    assert [row["call_id"] for row in answer("calls", "--dataset", called, "--outcome", "done")] == ["call-1"]
+    assert max(map(len, run("calls", "--dataset", called).stdout.splitlines())) <= 120
+
+
+def test_a_trace_tells_attempt_and_outcome_and_whose_word_it_is(called: str) -> None:
+    told = " ".join(run("trace", "txn-calls", "--dataset", called).stdout.split())
+    sentences = [
+        f"asked for {UPDATE} on opportunity/0061 at crm, to be called by the broker: issued",
+        "call call-1",
+        "PATCH crm /opportunities/{id}",
+        "request digest sha-256:d",
+        f"the broker called {UPDATE} for sales-assistant: executed",
+        "outcome done",
+        f"the broker called {UPDATE} for sales-assistant: unknown",
+        "outcome unknown, because interrupted",
+        f"sales-assistant says what came of its token for {UPDATE}: failed",
+        "outcome rejected, status 404",
+        f"No outcome of call call-2 is on record: after 120 seconds it counts as unknown, and the platform may have done {UPDATE}.",
+    ]
+    places = [told.index(sentence) for sentence in sentences]
+    assert places == sorted(places)
+    assert told.count("No outcome of call") == 1
 
 
 @pytest.mark.parametrize("name", [*TABLES, "who-could-have"])

@@ -7,7 +7,21 @@ from typing import Any
 
 from cab.adapters.google_cloud.bigquery.audit_schema import row_of
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
-from cab.domain.audit import Actor, AuditEvent, EventType, GrantFacts, Outcome, Service, Subject, Tool, withheld
+from cab.domain.audit import (
+    OUTCOME_OF_CALL,
+    Actor,
+    AuditEvent,
+    CallFacts,
+    CallOutcome,
+    EventType,
+    GrantFacts,
+    Outcome,
+    Service,
+    Subject,
+    TokenFacts,
+    Tool,
+    withheld,
+)
 
 START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
 ALICE, BOB = "subject-alice", "subject-bob"
@@ -82,6 +96,50 @@ class Story:
             actor=Actor(agent_id=agent, client_id=agent),
             tool=Tool(connection="crm", action=action, effect="write"),
             **members,
+        )
+
+    def attempt(
+        self, call_id: str, *, outcome: Outcome = Outcome.ISSUED, digest: str = "sha-256:d", **members: Any
+    ) -> Any:
+        """The decision of a call that the broker makes, before any token moves."""
+        facts = CallFacts(
+            id=call_id, method="PATCH", host="crm", path_template="/opportunities/{id}", request_digest=digest
+        )
+        return self.exchange(outcome, call=facts, **members)
+
+    def outcome(
+        self,
+        call_id: str,
+        outcome: CallOutcome,
+        *,
+        agent: str = "sales-assistant",
+        digest: str = "sha-256:d",
+        cause: str | None = None,
+        **members: Any,
+    ) -> dict[str, Any]:
+        """What came of it, as the broker saw it."""
+        return self.tell(
+            EventType.TOOL_EXECUTED,
+            OUTCOME_OF_CALL[outcome],
+            actor=Actor(agent_id=agent, client_id=agent),
+            tool=Tool(connection="crm", action=UPDATE, effect="write", mode="call"),
+            call=CallFacts(id=call_id, request_digest=digest, outcome=outcome, cause=cause, attempts=1),
+            observed_by="broker",
+            **members,
+        )
+
+    def report(
+        self, token_sha256: str, outcome: CallOutcome, *, agent: str = "sales-assistant", **members: Any
+    ) -> dict[str, Any]:
+        """What the client that had a token says came of it."""
+        facts: dict[str, Any] = {"call": CallFacts(outcome=outcome), "observed_by": "agent"} | members
+        return self.tell(
+            EventType.TOOL_EXECUTED,
+            facts.pop("ended", OUTCOME_OF_CALL[outcome]),
+            actor=Actor(agent_id=agent, client_id=agent),
+            tool=Tool(connection="crm", action=UPDATE, effect="write"),
+            token=TokenFacts(sha256=token_sha256),
+            **facts,
         )
 
     def grant(self, event_type: EventType, grant_id: str, *, user: str = ALICE, **facts: Any) -> dict[str, Any]:

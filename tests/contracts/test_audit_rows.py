@@ -120,7 +120,7 @@ async def test_a_table_before_its_upgrade_refuses_a_row_with_a_new_member_and_ta
 ) -> None:
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
     new = "why"
-    row = {"event_id": "e", "event_type": "request.refused", "occurred_at": NOW.isoformat(), "schema_version": 2}
+    row = {"event_id": "e", "event_type": "request.refused", "occurred_at": NOW.isoformat(), "schema_version": 3}
     for dataset, known, refused in (
         ("before", [column for column in columns() if column["name"] != new], [0]),
         ("after", columns(), []),

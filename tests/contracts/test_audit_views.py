@@ -21,7 +21,6 @@ from cab.domain.audit import (
     PolicyFacts,
     TaskFacts,
     TokenFacts,
-    Tool,
 )
 
 PROJECT = "demo-views"
@@ -35,7 +34,7 @@ def story() -> Story:
     story.grant(EventType.GRANT_CONNECTED, "grant-alice")
     story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB)
     story.exchange(Outcome.ISSUED, txn="t1", token=TokenFacts(kind="downstream", sha256="00"))
-    story.tell(EventType.TOOL_EXECUTED, Outcome.EXECUTED, txn="t1", tool=Tool(connection="crm", action=UPDATE))
+    story.report("00", "done", txn="t1")
     story.exchange(Outcome.ISSUED, txn="t2", token=TokenFacts(kind="downstream", sha256="01"))
     story.exchange(
         Outcome.REFUSED,

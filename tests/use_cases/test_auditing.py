@@ -70,6 +70,39 @@ async def test_an_answer_without_a_token_counts_as_executed(bench: Bench) -> Non
     assert bench.log.events[0].outcome == "executed"
 
 
+@pytest.mark.parametrize(
+    ("said", "ended"),
+    [
+        ("done", "executed"),
+        ("rejected", "failed"),
+        ("failed", "failed"),
+        ("not_sent", "failed"),
+        ("unknown", "unknown"),
+        ("not_used", "unused"),
+    ],
+)
+async def test_what_came_of_a_call_is_how_its_event_ended_also_where_it_names_a_token(
+    bench: Bench, said: audit.CallOutcome, ended: str
+) -> None:
+    async def reported(facts: Facts) -> None:
+        facts.token = audit.TokenFacts(sha256="00")
+        facts.call = audit.CallFacts(id="c", outcome=said)
+        facts.observed_by = "agent"
+
+    await bench.auditor.run(EventType.TOOL_EXECUTED, RequestContext("t"), reported)
+    (event,) = bench.log.events
+    assert (event.outcome, event.call and event.call.outcome, event.observed_by) == (ended, said, "agent")
+
+
+async def test_an_attempt_is_an_issued_token(bench: Bench) -> None:
+    async def attempted(facts: Facts) -> None:
+        facts.token = audit.TokenFacts(kind="downstream", sha256="00")
+        facts.call = audit.CallFacts(id="c", request_digest="sha-256:d")
+
+    await bench.run(attempted)
+    assert [(event.outcome, event.call and event.call.id) for event in bench.log.events] == [("issued", "c")]
+
+
 async def test_silent_work_leaves_an_event_only_when_refused(bench: Bench) -> None:
     await bench.run(answered, silent=True)
     assert bench.log.events == []

@@ -6,17 +6,18 @@ It never holds a token, the first characters of one, or an e-mail address.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
 from cab.domain.text.token_like import without_tokens
 
-SCHEMA_VERSION = 2
-KNOWN_SCHEMA_VERSIONS = frozenset({1, 2})  # 1 has no `why` and no `unverified`
+SCHEMA_VERSION = 3
+KNOWN_SCHEMA_VERSIONS = frozenset({1, 2, 3})  # 1 has no `why` and no `unverified`, 2 no `call` and no `observed_by`
 
 
 class EventType(StrEnum):
@@ -47,6 +48,8 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     EXECUTED = "executed"
+    UNKNOWN = "unknown"  # a call that the platform may have done
+    UNUSED = "unused"  # a token that its client says it did not use
 
 
 class Part(BaseModel):
@@ -108,7 +111,7 @@ class Scopes(Part):
 
 
 class TokenFacts(Part):
-    kind: Literal["assertion", "broker_jwt", "downstream"] | None = None
+    kind: Literal["assertion", "call", "broker_jwt", "downstream"] | None = None
     jti: str | None = None
     sha256: str | None = None
     expires_at: datetime | None = None
@@ -120,6 +123,45 @@ class GrantFacts(Part):
     secret_version: int | None = None
     cause: str | None = None
     upstream_revoked: bool | None = None
+
+
+CallOutcome = Literal["done", "rejected", "failed", "not_sent", "unknown", "not_used"]
+
+
+class CallFacts(Part):
+    """One call of a platform. The attempt, before any token moves, says what will be sent; the outcome what came of it.
+
+    Never a body, a selected value or an address with parameters in it.
+    """
+
+    id: str | None = Field(default=None, description="Joins the attempt with its outcome.")
+    method: str | None = None
+    host: str | None = None
+    path_template: str | None = Field(default=None, description="The catalog's path, parameters not filled in.")
+    request_digest: str | None = Field(default=None, description="Of what was approved, decided and sent.")
+    request_bytes: int | None = None
+    attempts: int | None = Field(default=None, description="How often the request was sent.")
+    outcome: CallOutcome | None = None
+    cause: str | None = Field(default=None, description="Why it ended so: a fixed word, such as interrupted.")
+    upstream_status: int | None = None
+    upstream_request_id: str | None = Field(default=None, description="Text of the platform.")
+    response_bytes: int | None = None
+    response_commitment: str | None = Field(
+        default=None, description="SHA-256 over a salt, which only the answer has, and the canonical result."
+    )
+    items: int | None = None
+    content_type: str | None = Field(default=None, description="Text of the platform.")
+    marked_characters: int | None = Field(default=None, description="Invisible characters that were removed.")
+
+
+OUTCOME_OF_CALL: Final[Mapping[CallOutcome, Outcome]] = {
+    "done": Outcome.EXECUTED,
+    "rejected": Outcome.FAILED,
+    "failed": Outcome.FAILED,
+    "not_sent": Outcome.FAILED,
+    "unknown": Outcome.UNKNOWN,
+    "not_used": Outcome.UNUSED,
+}
 
 
 class Unverified(Part):
@@ -171,6 +213,10 @@ class AuditEvent(Part):
     scopes: Scopes | None = None
     token: TokenFacts | None = None
     grant: GrantFacts | None = None
+    call: CallFacts | None = None
+    observed_by: Literal["broker", "agent"] | None = Field(
+        default=None, description="Who says what came of the call: the broker made it, an agent reports it."
+    )
     confirmation_id: str | None = None
     outcome: Outcome | None = None
     corrects: str | None = Field(default=None, description="event_id of the event that this one takes back.")
@@ -218,6 +264,7 @@ _WRITTEN_BY_OTHERS = {
     "intent": ("identifier", "parameters", "reason", "trigger", "task_id"),
     "unverified": ("client_id", "issuer"),
     "grant": ("cause",),
+    "call": ("id", "request_digest", "upstream_request_id", "content_type"),
     "scopes": ("requested",),
 }
 

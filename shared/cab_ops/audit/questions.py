@@ -83,7 +83,7 @@ TRACE: Final = Question(
 ACTIONS: Final = Question(
     """
     SELECT day, tenant, subject_key, agent_id, connection, action, effect, requests, issued, executed, refused, failed,
-           confirmed_by_user, last_at
+           unknown_outcome, confirmed_by_user, last_at
     FROM actions_by_user_and_agent
     WHERE last_at >= @since AND (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
@@ -149,6 +149,22 @@ GRANTS: Final = Question(
     LIMIT @limit
     """,
     ("since", "tenant", "connection", "limit"),
+)
+
+CALLS: Final = Question(
+    """
+    SELECT occurred_at, subject_key, agent_id, connection, action, identifier, method, host, path_template, attempts, outcome,
+           cause, upstream_status, upstream_request_id, sent_as_decided, request_digest, txn, call_id
+    FROM calls
+    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND occurred_at >= @since
+      AND (@tenant IS NULL OR tenant = @tenant)
+      AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
+      AND (@agent IS NULL OR agent_id = @agent)
+      AND (@outcome IS NULL OR outcome = @outcome)
+    ORDER BY occurred_at DESC, call_id
+    LIMIT @limit
+    """,
+    ("since", "tenant", "user", "agent", "outcome", "limit"),
 )
 
 UNUSED: Final = Question(

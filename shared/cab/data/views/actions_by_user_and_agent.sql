@@ -1,4 +1,5 @@
--- Who did what through whom: one row per day, user, agent and action.
+-- Who did what through whom: one row per day, user, agent and action. `requests` asked for a token or a call; `executed`,
+-- `failed` and `unknown_outcome` are what came of those of which somebody said it.
 SELECT
   TIMESTAMP_TRUNC(occurred_at, DAY) AS day,
   tenant,
@@ -7,11 +8,12 @@ SELECT
   connection,
   action,
   MAX(tool.effect) AS effect,
-  COUNT(*) AS requests,
+  COUNTIF(event_type = 'exchange.decided') AS requests,
   COUNTIF(outcome = 'issued') AS issued,
   COUNTIF(outcome = 'executed') AS executed,
   COUNTIF(outcome IN ('refused', 'withheld')) AS refused,
   COUNTIF(outcome = 'failed') AS failed,
+  COUNTIF(outcome = 'unknown') AS unknown_outcome,
   COUNTIF(confirmation_id IS NOT NULL AND outcome = 'issued') AS confirmed_by_user,
   MIN(occurred_at) AS first_at,
   MAX(occurred_at) AS last_at

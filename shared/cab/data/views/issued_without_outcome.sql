@@ -1,5 +1,27 @@
--- Tokens that were issued and whose use nobody reported (`tool.executed` with the same token or transaction and action).
--- A tool server that does not report is listed for every token; one that does should be listed for none.
+-- Tokens that were handed out and of which nobody said what came: no report with the hash of that token by the agent that
+-- had it, and no outcome of that call where the broker makes it. One report speaks for one token, not for what else the
+-- transaction got. A tool server that does not report is listed for every token; one that does should be listed for none.
+WITH reports AS (
+  SELECT DISTINCT
+    tenant,
+    actor.agent_id AS agent_id,
+    events.token.sha256 AS token_sha256
+  FROM `${project}.${dataset}.events` AS events
+  WHERE event_type = 'tool.executed' AND outcome != 'refused' AND events.token.sha256 IS NOT NULL
+),
+outcomes AS (
+  SELECT DISTINCT
+    tenant,
+    subject_key,
+    actor.agent_id AS agent_id,
+    events.call.id AS call_id
+  FROM `${project}.${dataset}.events` AS events
+  WHERE
+    event_type = 'tool.executed'
+    AND observed_by = 'broker'
+    AND outcome != 'refused'
+    AND events.call.id IS NOT NULL
+)
 SELECT
   issued.occurred_at,
   issued.tenant,
@@ -10,16 +32,24 @@ SELECT
   issued.intent.identifier AS identifier,
   issued.token.kind AS token_kind,
   issued.token.expires_at AS token_expires_at,
+  issued.call.id AS call_id,
   issued.txn,
   issued.event_id
 FROM `${project}.${dataset}.events` AS issued
-LEFT JOIN `${project}.${dataset}.events` AS used
+LEFT JOIN reports
   ON
-    used.event_type = 'tool.executed'
-    AND used.occurred_at >= issued.occurred_at
-    AND used.txn = issued.txn
-    AND used.action = issued.action
+    reports.tenant = issued.tenant
+    AND reports.agent_id = issued.actor.agent_id
+    AND reports.token_sha256 = issued.token.sha256
+LEFT JOIN outcomes
+  ON
+    outcomes.tenant = issued.tenant
+    AND outcomes.subject_key = issued.subject_key
+    AND outcomes.agent_id = issued.actor.agent_id
+    AND outcomes.call_id = issued.call.id
 WHERE
   issued.event_type = 'exchange.decided'
   AND issued.outcome = 'issued'
-  AND used.event_id IS NULL
+  AND (issued.token.kind IS NULL OR issued.token.kind NOT IN ('assertion', 'call'))
+  AND outcomes.call_id IS NULL
+  AND (issued.call.id IS NOT NULL OR reports.token_sha256 IS NULL)

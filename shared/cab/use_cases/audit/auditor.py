@@ -81,6 +81,8 @@ class Facts:
     scopes: audit.Scopes | None = None
     token: audit.TokenFacts | None = None
     grant: audit.GrantFacts | None = None
+    call: audit.CallFacts | None = None
+    observed_by: Literal["broker", "agent"] | None = None
     confirmation_id: str | None = None
     txn: str | None = None  # the assertion's, once verified: one transaction from login to call
     latency: dict[str, float] = field(default_factory=dict)
@@ -88,6 +90,13 @@ class Facts:
     undo: list[Callable[[], Coroutine[Any, Any, None]]] = field(
         default_factory=list
     )  # when we fail: what not to charge
+
+    @property
+    def outcome(self) -> audit.Outcome:
+        """How a request ended that was answered."""
+        if self.event_type is audit.EventType.TOOL_EXECUTED and self.call is not None and self.call.outcome is not None:
+            return audit.OUTCOME_OF_CALL[self.call.outcome]
+        return audit.Outcome.ISSUED if self.token else audit.Outcome.EXECUTED
 
     def event(self, *, event_id: str, outcome: audit.Outcome, reason: Reason | None) -> audit.AuditEvent:
         total = (time.perf_counter() - self.started_clock) * 1000
@@ -107,6 +116,8 @@ class Facts:
             scopes=self.scopes,
             token=self.token,
             grant=self.grant,
+            call=self.call,
+            observed_by=self.observed_by,
             confirmation_id=self.confirmation_id,
             outcome=outcome,
             latency_ms=audit.Latency(
@@ -170,9 +181,8 @@ class Auditor:
         else:
             if silent:
                 return Answered(facts.txn or context.txn, answer=answer)
-            outcome = audit.Outcome.ISSUED if facts.token else audit.Outcome.EXECUTED
             try:
-                event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=None)
+                event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=None)
                 await self._publish(event, facts.beside)
             except Unavailable as error:
                 await self._undo(facts)

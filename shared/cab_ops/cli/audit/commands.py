@@ -19,6 +19,7 @@ from cab_ops.cli.audit.options import (
     dataset_option,
     decision_option,
     limit_option,
+    outcome_option,
     reason_option,
     since_option,
     tenant_option,
@@ -112,7 +113,8 @@ _command(
             ("requests", "requests"),
             ("issued", "issued"),
         ),
-        *(("executed", "executed"), ("refused", "refused"), ("failed", "failed"), ("confirmed_by_user", "confirmed")),
+        *(("executed", "executed"), ("refused", "refused"), ("failed", "failed"), ("unknown_outcome", "unknown")),
+        ("confirmed_by_user", "confirmed"),
     ),
     (since_option(), user_option, agent_option, tenant_option),
     "Who did what through whom, by day.",
@@ -162,6 +164,17 @@ _command(
     (since_option(), connection_option, tenant_option),
     "How the grants of each connection fare, by day.",
     "grant_health",
+)
+_command(
+    "calls",
+    questions.CALLS,
+    _columns(
+        *(_TIME, _USER, _AGENT, _ACTION, _IDENTIFIER, ("method", "method"), ("outcome", "outcome"), ("cause", "cause")),
+        *(("upstream_status", "status"), _TXN),
+    ),
+    (since_option(), user_option, agent_option, outcome_option, tenant_option),
+    "What came of each call that the broker made.",
+    "calls",
 )
 _command(
     "unused",

@@ -73,3 +73,8 @@ decision_option = click.option(
 )
 type_option = click.option("--type", help="Only this event type, e.g. exchange.decided.")
 reason_option = click.option("--reason", help="Only this reason_code.")
+outcome_option = click.option(
+    "--outcome",
+    type=click.Choice(["done", "rejected", "failed", "not_sent", "unknown", "pending"]),
+    help="Only calls that ended so.",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from cab.domain.audit import EventType
 from cab_ops.audit.questions import Row
@@ -37,6 +37,8 @@ def story(txn: str, rows: Sequence[Row]) -> str:
             lines += textwrap.wrap(
                 detail, WIDTH, initial_indent=_INDENT, subsequent_indent=f"{_INDENT}  ", break_on_hyphens=False
             )
+    for told in _without_outcome(rows):
+        lines += ["", *textwrap.wrap(told, WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 
 
@@ -79,6 +81,7 @@ def _particulars(row: Row) -> list[str]:
         lines.append(f"scopes {text_of(scopes['granted'])}" + ("" if scopes.get("narrowed") else ", not narrowed"))
     if row["outcome"] == "issued" and token.get("expires_at"):
         lines.append(f"{text_of(token['kind'])} token until {text_of(token['expires_at'])}")
+    lines += _told_of_call(row)
     if row["confirmation_id"]:
         lines.append(f"confirmation {text_of(row['confirmation_id'])}")
     service = row["service"] or {}
@@ -101,7 +104,8 @@ def _exchanged(row: Row) -> str:
         return f"{_of(row, 'actor', 'agent_id')} asked for a credential"
     identifier = (row["intent"] or {}).get("identifier")
     on = f" on {text_of(identifier)}" if identifier else ""
-    return f"{_of(row, 'actor', 'agent_id')} asked for {_of(row, 'tool', 'action')}{on} at {_of(row, 'tool', 'connection')}"
+    asked = f"asked for {_of(row, 'tool', 'action')}{on} at {_of(row, 'tool', 'connection')}"
+    return f"{_of(row, 'actor', 'agent_id')} {asked}" + (", to be called by the broker" if _call(row).get("id") else "")
 
 
 def _confirmation(row: Row) -> str:
@@ -122,7 +126,52 @@ def _grant(row: Row) -> str:
 
 
 def _executed(row: Row) -> str:
-    return f"{_of(row, 'tool', 'action')} was called"
+    """Whose word it is stands in the sentence: the broker saw the answer, an agent may say what it likes."""
+    action, agent = _of(row, "tool", "action"), _of(row, "actor", "agent_id")
+    if row.get("observed_by") == "agent":
+        return f"{agent} says what came of its token for {action}"
+    return f"the broker called {action} for {agent}"
+
+
+def _call(row: Row) -> Mapping[str, Any]:
+    return row.get("call") or {}
+
+
+def _told_of_call(row: Row) -> list[str]:
+    """The request as it was decided, and what the platform answered."""
+    call = _call(row)
+    if not call:
+        return []
+    lines = []
+    if call.get("id"):
+        lines.append(f"call {text_of(call['id'])}")
+    if call.get("method"):
+        address = f"{text_of(call['method'])} {text_of(call['host'])} {text_of(call['path_template'])}"
+        lines.append(
+            f"request {address}, {text_of(call['request_bytes'])} bytes" if call.get("request_bytes") else address
+        )
+    if call.get("outcome"):
+        said = [f"outcome {call['outcome'].replace('_', ' ')}"]
+        said += [f"because {text_of(call['cause']).replace('_', ' ')}"] if call.get("cause") else []
+        said += [f"status {call['upstream_status']}"] if call.get("upstream_status") is not None else []
+        said += [f"sent {call['attempts']} times"] if (call.get("attempts") or 0) > 1 else []
+        said += [f"request id there {text_of(call['upstream_request_id'])}"] if call.get("upstream_request_id") else []
+        lines.append(", ".join(said))
+    if call.get("request_digest"):
+        lines.append(f"request digest {text_of(call['request_digest'])}")
+    return lines
+
+
+def _without_outcome(rows: Sequence[Row]) -> list[str]:
+    """Attempts of which nobody wrote what came: the platform may have been asked."""
+    ended = {_call(row).get("id") for row in rows if row["event_type"] == EventType.TOOL_EXECUTED}
+    attempts = (row for row in rows if row["event_type"] == EventType.EXCHANGE_DECIDED and row["outcome"] == "issued")
+    lost = {call_id: row for row in attempts if (call_id := _call(row).get("id")) and call_id not in ended}
+    return [
+        f"No outcome of call {text_of(call)} is on record: after 120 seconds it counts as unknown, and the platform may have "
+        f"done {_of(row, 'tool', 'action')}."
+        for call, row in lost.items()
+    ]
 
 
 def _other(row: Row) -> str:

@@ -34,6 +34,7 @@ VIEWS: Final = (
     "intent_mismatches",
     "confirmations",
     "grant_health",
+    "calls",
     "issued_without_outcome",
     "chain_gaps",
     "freshness",

@@ -1,0 +1,166 @@
+"""What came of each access: calls that the broker made, and tokens of which an agent says what became."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.cloud import bigquery
+from tests.contracts.audit_story import ALICE, BOB, UPDATE, Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset, create_table, create_views, row_of
+from cab.domain.audit import AuditEvent, CallFacts, Outcome, TokenFacts
+
+PROJECT, DATASET = "demo-calls", "cab_audit"
+
+
+def tell() -> list[dict[str, Any]]:
+    story = Story()
+    story.attempt("done", txn="t1")
+    story.outcome("done", "done", txn="t1")
+    story.attempt("no", txn="t1")
+    story.outcome("no", "rejected")
+    story.attempt("killed", txn="t1")
+    story.attempt("stopped")
+    story.outcome("stopped", "unknown", cause="interrupted")
+    story.attempt("lost")
+    story.outcome("lost", "unknown", cause="answer_lost")
+    story.withhold(story.attempt("never-left"))
+    # One fresh token after a 401: the same call, attempted twice, one outcome.
+    story.attempt("fresh")
+    story.attempt("fresh")
+    story.outcome("fresh", "done")
+    story.attempt("changed")
+    story.outcome("changed", "done", digest="sha-256:other")
+    # Ids are chosen by clients: another user's or agent's call of the same name is another call.
+    story.attempt("same")
+    story.outcome("same", "done", user=BOB)
+    story.outcome("same", "done", agent="ops-bot")
+    # What an agent says is no outcome of a call that the broker makes.
+    story.attempt("reported", token=TokenFacts(kind="downstream", sha256="0f"))
+    story.report("0f", "done", call=CallFacts(id="reported", outcome="done"))
+    # Refused before any token moved: no attempt.
+    story.attempt("refused", outcome=Outcome.REFUSED)
+
+    for token in ("01", "02", "03", "04", "05"):
+        story.exchange(Outcome.ISSUED, txn=f"token-{token}", token=TokenFacts(kind="downstream", sha256=token))
+    story.report("01", "done")
+    story.report("02", "not_used")
+    story.report("03", "done", agent="ops-bot")  # somebody else's word
+    story.report("04", "done", ended=Outcome.REFUSED)  # a report that was not taken
+    story.exchange(Outcome.ISSUED, txn="delegation", token=TokenFacts(kind="assertion", sha256="06"))
+    story.exchange(Outcome.ISSUED, txn="call-token", token=TokenFacts(kind="call", sha256="07"))
+    return story.rows
+
+
+@pytest.fixture(scope="module")
+def tables(bigquery_url: str) -> Iterator[Any]:
+    rows = tell()
+    just_now = Story()
+    just_now.attempt("under-way")
+    moved = AuditEvent.model_validate_json(just_now.rows[0]["event_json"]).model_copy(
+        update={"event_id": "now", "occurred_at": datetime.now(UTC)}
+    )
+    rows.append(row_of(moved, data=b"{}", received_at=datetime.now(UTC), message_id="m"))
+    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        create_dataset(tables, DATASET)
+        asyncio.run(write(rows))
+        yield tables
+
+
+async def write(rows: list[dict[str, Any]], dataset: str = DATASET) -> None:
+    adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
+    assert await adapter.insert(rows) == {}
+    await adapter.close()
+
+
+def ask(tables: Any, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in tables.query_and_wait(sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}."))]
+
+
+def test_every_attempt_has_the_outcome_that_is_on_record_or_reads_unknown(tables: Any) -> None:
+    answer = ask(tables, "SELECT call_id, attempts, outcome, cause FROM calls ORDER BY call_id")
+    assert answer == [
+        ("changed", 1, "done", None),
+        ("done", 1, "done", None),
+        ("fresh", 2, "done", None),
+        ("killed", 1, "unknown", "no_outcome"),
+        ("lost", 1, "unknown", "answer_lost"),
+        ("never-left", 1, "not_sent", "withheld"),
+        ("no", 1, "rejected", None),
+        ("reported", 1, "unknown", "no_outcome"),
+        ("same", 1, "unknown", "no_outcome"),
+        ("stopped", 1, "unknown", "interrupted"),
+        ("under-way", 1, "pending", None),
+    ]
+
+
+def test_what_was_sent_is_what_was_decided_or_the_row_says_that_it_was_not(tables: Any) -> None:
+    answer = ask(tables, "SELECT call_id, sent_as_decided FROM calls WHERE outcome = 'done' ORDER BY call_id")
+    assert answer == [("changed", False), ("done", True), ("fresh", True)]
+
+
+def test_only_a_report_on_this_token_by_its_own_agent_or_the_outcome_of_this_call_clears_a_token(tables: Any) -> None:
+    answer = ask(
+        tables, "SELECT COALESCE(call_id, txn) AS which FROM issued_without_outcome WHERE event_id != 'now' ORDER BY 1"
+    )
+    assert [which for (which,) in answer] == ["killed", "reported", "same", "token-03", "token-04", "token-05"]
+
+
+def test_executed_counts_what_was_done_and_what_nobody_knows_apart(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT executed, failed, unknown_outcome FROM actions_by_user_and_agent "
+        f"WHERE subject_key = '{ALICE}' AND agent_id = 'sales-assistant' AND action = '{UPDATE}' AND executed > 0",
+    )
+    # done, fresh, changed, and the reports of 01 and of "reported"; the platform's no; stopped and lost
+    assert answer == [(5, 1, 2)]
+
+
+def test_old_events_fit_the_new_table_and_new_events_the_table_after_its_new_columns_are_added(
+    bigquery_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old table gets its new columns while rows stand in it; the rows of both versions are then one record."""
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+    dataset = "upgraded"
+    with client(bigquery_url, PROJECT) as tables:
+        create_table(tables, dataset)
+        name = f"{PROJECT}.{dataset}.{TABLE}"
+        schema = tables.get_table(name).schema
+        tables.delete_table(name)
+        old = bigquery.Table(name, schema=[column for column in schema if column.name not in ("call", "observed_by")])
+        old.time_partitioning = bigquery.TimePartitioning(type_="DAY", field="occurred_at")
+        old.require_partition_filter = True
+        tables.create_table(old)
+
+        story = Story()
+        before = story.exchange(Outcome.ISSUED, txn="old", token=TokenFacts(kind="downstream", sha256="01"))
+        attempt = story.attempt("new", txn="new")
+        outcome = story.outcome("new", "done")
+
+        async def insert(rows: list[dict[str, Any]]) -> dict[int, str]:
+            adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
+            refused = await adapter.insert(rows)
+            await adapter.close()
+            return refused
+
+        # Before the table is upgraded nothing of a new function is lost: it is refused, and kept in quarantine.
+        assert asyncio.run(insert([before, attempt])) == {1: "invalid"}
+
+        table = tables.get_table(name)
+        table.schema = schema
+        tables.update_table(table, ["schema"])
+        create_views(tables, dataset)
+        assert asyncio.run(insert([attempt, outcome])) == {}
+        found = tables.query_and_wait(
+            f"SELECT txn FROM `{PROJECT}`.{dataset}.events WHERE event_type = 'exchange.decided'"
+        )
+        assert sorted(row["txn"] for row in found) == ["new", "old"]
+        (call,) = tables.query_and_wait(f"SELECT outcome FROM `{PROJECT}`.{dataset}.calls")
+        assert call["outcome"] == "done"
