@@ -358,8 +358,12 @@ class GrantTokens(Protocol):
         scopes: tuple[str, ...],
         txn: str,
         provider_subject_token: str | None = None,
+        rejected_token_sha256: str | None = None,
     ) -> AccessToken:
         """A token of that user's grant with at least the scopes. Where our STS vouches, its JWT for the provider comes along.
+
+        `rejected_token_sha256` (hex) names a token that the platform has just refused: another one is got where that is
+        still the current one and no such wish was followed within the last minute. The same one may come again.
 
         Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable.
         """

@@ -81,6 +81,26 @@ class ExchangeTokenSettings(AuditingSettings):
     """exchange_token"""
 
     refresh_grants_url: str = Field(alias="CAB_REFRESH_GRANTS_URL", pattern=r"^https?://[^/?#]+\Z")
+    own_url: str | None = Field(
+        default=None,
+        alias="CAB_EXCHANGE_TOKEN_URL",
+        pattern=r"^https?://[^/?#]+\Z",
+        description="Audience of its internal callers' tokens.",
+    )
+    call_callers: tuple[AccountEmail, ...] = Field(
+        default=(), alias="CAB_CALL_CALLERS", description="Accounts that may call /internal/calls; none: nobody."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, values: Any) -> Any:
+        return _split_lists(values, "CAB_CALL_CALLERS")
+
+    @model_validator(mode="after")
+    def _callers_need_an_audience(self) -> ExchangeTokenSettings:
+        if self.call_callers and self.own_url is None:
+            raise ValueError("CAB_CALL_CALLERS needs CAB_EXCHANGE_TOKEN_URL, the audience of their tokens")
+        return self
 
 
 class PublishMetadataSettings(ConfiguredSettings):
@@ -106,11 +126,8 @@ class RefreshGrantsSettings(AuditingSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: Any) -> Any:
-        for name in ("CAB_TOKEN_CALLERS", "CAB_REVOKE_CALLERS", "CAB_SWEEP_CALLERS"):
-            if isinstance(values.get(name), str):
-                values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
-        return values
+    def _split(cls, values: Any) -> Any:
+        return _split_lists(values, "CAB_TOKEN_CALLERS", "CAB_REVOKE_CALLERS", "CAB_SWEEP_CALLERS")
 
 
 class ConnectAccountSettings(AuditingSettings):
@@ -156,3 +173,11 @@ def load(kind: type[_Settings]) -> _Settings:
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         ]
     sys.exit(f"{kind.__name__}: this function cannot start. Set its environment right: " + "; ".join(problems))
+
+
+def _split_lists(values: Any, *names: str) -> Any:
+    """Lists stand in variables with commas between their items."""
+    for name in names:
+        if isinstance(values.get(name), str):
+            values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())
+    return values

@@ -32,8 +32,13 @@ CONTRACT: dict[tuple[str, int], str] = {
     ("use_dpop_nonce", 400): "dpop_nonce_required",
     ("temporarily_unavailable", 429): "rate_limited",
     ("temporarily_unavailable", 503): "audit_unavailable store_unavailable provider_unavailable idp_unavailable "
-    "policy_unavailable",
+    "policy_unavailable policy_version_skew tool_definition_changed",
     ("server_error", 500): "internal_error",
+    ("invalid_token", 401): "call_token_invalid",
+    ("invalid_request", 404): "tool_unknown call_not_configured",
+    ("invalid_request", 409): "call_already_attempted call_id_reused outcome_already_reported",
+    ("temporarily_unavailable", 504): "call_outcome_unknown",
+    ("server_error", 502): "response_too_large response_type_not_allowed redirect_refused secret_echoed",
 }
 ROWS = [(error, status, code) for (error, status), codes in CONTRACT.items() for code in codes.split()]
 
@@ -57,7 +62,9 @@ def test_retry_after_goes_with_what_passes_by_itself_and_a_challenge_with_a_basi
     headers = error_headers(BrokerError(reason))
     assert ("Retry-After" in headers) == (status_of(reason) in (429, 503))
     assert "WWW-Authenticate" not in headers
-    assert ("WWW-Authenticate" in error_headers(BrokerError(reason), tried_basic=True)) == (status_of(reason) == 401)
+    assert ("WWW-Authenticate" in error_headers(BrokerError(reason), tried_basic=True)) == (
+        TABLE[reason][0] == "invalid_client"
+    )
     assert all(value.isdigit() and int(value) > 0 for name, value in headers.items() if name == "Retry-After")
 
 

@@ -32,6 +32,11 @@ class Answer:
         """HTTP status, `error`, `reason_code`."""
         return self.status, self.json["error"], self.json["reason_code"]
 
+    @property
+    def reason(self) -> str | None:
+        """`reason_code`, None when the answer is no refusal."""
+        return self.json.get("reason_code")
+
 
 async def request(
     app: Any,

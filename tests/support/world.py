@@ -55,6 +55,7 @@ GLOBEX_IDP = "http://127.0.0.1:8086"
 LEDGER = "http://127.0.0.1:8087"
 CLIENTS = "http://127.0.0.1:8089"
 REFRESH_GRANTS = "http://127.0.0.1:8095"
+EXCHANGE_TOKEN = "http://127.0.0.1:8094"
 INGEST_AUDIT = "http://127.0.0.1:8096"
 GOOGLE = "https://accounts.google.com"
 GOOGLE_KEYS = "https://www.googleapis.com"
@@ -86,6 +87,8 @@ ENVIRONMENT = {
     "LEDGER_ORIGIN": LEDGER,
     "CLIENTS_ORIGIN": CLIENTS,
     "CAB_REFRESH_GRANTS_URL": REFRESH_GRANTS,
+    "CAB_EXCHANGE_TOKEN_URL": EXCHANGE_TOKEN,
+    "CAB_CALL_CALLERS": f"call-tool@{ACCOUNTS}",
     "CAB_TOKEN_CALLERS": f"exchange-token@{ACCOUNTS}",
     "CAB_REVOKE_CALLERS": f"connect-account@{ACCOUNTS}",
     "CAB_SWEEP_CALLERS": f"scheduler@{ACCOUNTS},pubsub-push@{ACCOUNTS}",
@@ -98,6 +101,8 @@ FUNCTION_BY_PATH = {
     "/oauth2/token": "exchange_token",
     "/oauth2/introspect": "exchange_token",
     "/oauth2/revoke": "exchange_token",
+    "/oauth2/outcomes": "exchange_token",
+    "/internal/calls": "exchange_token",
     "/grants/token": "refresh_grants",
     "/grants/revoke": "refresh_grants",
     "/grants/allow": "refresh_grants",

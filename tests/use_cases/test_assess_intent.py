@@ -175,7 +175,9 @@ def test_nothing_unknown_is_assumed_to_be_good() -> None:
     )
     assertion = replace(ASSERTION, auth_time=None, acr=None, amr=())
     intent = read_intent(declared, WAREHOUSE_CONNECTION, assertion)
-    request = policy_request(intent, TaskComparison.NO_TASK, assertion, DEPLOYMENT.agent_by_id["assistant"], now=NOW)
+    request = policy_request(
+        intent, TaskComparison.NO_TASK, Case(DEPLOYMENT.agent_by_id["assistant"], assertion, Asked(), NOW)
+    )
     assert (request.trigger, request.task_present, request.auth_age_s, request.acr) == ("unknown", False, None, None)
 
 

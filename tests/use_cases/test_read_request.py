@@ -61,11 +61,14 @@ def test_only_the_agent_that_may_act_names_may_use_the_assertion(deployment: Dep
     assert refused.value.reason is Reason.MAY_ACT_VIOLATED
 
 
-def test_an_agent_in_call_mode_gets_no_token(deployment: Deployment) -> None:
+@pytest.mark.parametrize(("mode", "calls"), [("call", False), ("token", True)])
+def test_an_agent_gets_tokens_or_calls_as_its_mode_says(deployment: Deployment, mode: str, calls: bool) -> None:
     helper = deployment.agent_by_id["helper"]
-    check_mode(helper)
+    for allowed in (mode, "both"):
+        check_mode(helper.model_copy(update={"mode": allowed}), calls=not calls)
+    check_mode(helper.model_copy(update={"mode": "both"}), calls=calls)
     with pytest.raises(BrokerError) as refused:
-        check_mode(helper.model_copy(update={"mode": "call"}))
+        check_mode(helper.model_copy(update={"mode": mode}), calls=calls)
     assert refused.value.reason is Reason.GRANT_TYPE_NOT_ALLOWED
 
 

@@ -33,10 +33,14 @@ class RefreshGrantsClient:
         scopes: tuple[str, ...],
         txn: str,
         provider_subject_token: str | None = None,
+        rejected_token_sha256: str | None = None,
     ) -> AccessToken:
         asked = {"subject_assertion": subject_assertion, "connection": connection, "scopes": list(scopes), "txn": txn}
-        if provider_subject_token is not None:
-            asked["provider_subject_token"] = provider_subject_token
+        optional = {
+            "provider_subject_token": provider_subject_token,
+            "rejected_token_sha256": rejected_token_sha256,
+        }
+        asked |= {name: value for name, value in optional.items() if value is not None}
         return _access_token(await self._post("/grants/token", asked))
 
     async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:

@@ -8,12 +8,17 @@ from cab.settings import (
     ExchangeTokenSettings,
 )
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
+from cab.stores.calls import CallIds, ReportedOutcomes
 from cab.stores.deferrals import Deferrals
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.limits import RateLimits, TaskBudgets
 from cab.stores.signing_keys import Issuer
+from cab.transport.calls.deciding import JSON_MEDIA_TYPE, InternalCalls, Outcomes, parse_json
 from cab.transport.oauth_http import OAuthEndpoints, OAuthRoute, empty_body, json_body
+from cab.use_cases.exchange.calls.internal import DecideCall
+from cab.use_cases.exchange.calls.outcomes import ReportOutcome
+from cab.use_cases.exchange.calls.token import CallTokens
 from cab.use_cases.exchange.confirm import Confirmations
 from cab.use_cases.exchange.deferral import Defer, Poll
 from cab.use_cases.exchange.delegate import Delegate
@@ -23,7 +28,9 @@ from cab.use_cases.exchange.identify import Subjects
 from cab.use_cases.exchange.inspect import IntrospectToken, RevokeToken
 from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens
 from cab.use_cases.exchange.steps import Steps
+from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 from cab.use_cases.identity.verify_assertion import AssertionVerifier
+from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import DpopVerifier
 
 
@@ -48,6 +55,8 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         randomness,
     )
     defer = Defer(deployment, confirmations, deferrals, randomness)
+    single_use = parts.single_use
+    call_ids = CallIds(guards)
     steps = Steps(
         deployment,
         policies=policies,
@@ -65,9 +74,19 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         ),
         issued_tokens=issued_tokens,
         signer=signer,
+        call_ids=call_ids,
         defer=defer,
         clock=clock,
         randomness=randomness,
+    )
+    poll = Poll(
+        deployment,
+        policies=policies,
+        confirmations=confirmations,
+        deferrals=deferrals,
+        defer=defer,
+        steps=steps,
+        clock=clock,
     )
     exchange = ExchangeToken(
         authenticator=authenticator,
@@ -76,15 +95,8 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
         steps=steps,
         delegate=Delegate(deployment, signer, clock, randomness),
-        poll=Poll(
-            deployment,
-            policies=policies,
-            confirmations=confirmations,
-            deferrals=deferrals,
-            defer=defer,
-            steps=steps,
-            clock=clock,
-        ),
+        call_tokens=CallTokens(deployment, signer, clock, randomness),
+        poll=poll,
         clock=clock,
     )
     inspected = (deployment, authenticator, keys, issued_tokens, clock)
@@ -93,4 +105,30 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         "/oauth2/introspect": OAuthRoute(IntrospectToken(*inspected), EventType.TOKEN_INTROSPECTED, json_body),
         "/oauth2/revoke": OAuthRoute(RevokeToken(*inspected), EventType.TOKEN_REVOKED, empty_body),
     }
+    outcomes = Outcomes(ReportOutcome(deployment, authenticator, keys, issued_tokens, ReportedOutcomes(guards), clock))
+    routes["/oauth2/outcomes"] = OAuthRoute(
+        outcomes, EventType.TOOL_EXECUTED, empty_body, media_type=JSON_MEDIA_TYPE, parse=parse_json, status=204
+    )
+    if settings.own_url is not None:
+        decide_call = DecideCall(
+            deployment,
+            policies=policies,
+            verifier=CallTokenVerifier(broker, keys, clock),
+            keys=keys,
+            single_use=single_use,
+            steps=steps,
+            poll=poll,
+            clock=clock,
+            randomness=randomness,
+        )
+        services = ServiceAuthenticator(
+            issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
+        )
+        routes["/internal/calls"] = OAuthRoute(
+            InternalCalls(decide_call, services, frozenset(settings.call_callers)),
+            EventType.EXCHANGE_DECIDED,
+            json_body,
+            media_type=JSON_MEDIA_TYPE,
+            parse=parse_json,
+        )
     return parts.handler(OAuthEndpoints(routes, parts.auditor, randomness).handle)

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from cab.domain.configured.actions import Action, Effect, StrictModel
+from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.model import StrictModel
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import ACTION_ID, TASK_ID
 from cab.domain.tasks import Task

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
-from cab.domain.configured.actions import StrictModel
+from cab.domain.configured.model import StrictModel
 from cab.domain.identifiers import TASK_ID
 from cab.domain.text.patterns import all_covered
 

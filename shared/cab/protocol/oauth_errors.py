@@ -69,6 +69,20 @@ TABLE: Final[dict[Reason, tuple[str, int]]] = {
     Reason.AUTHORIZATION_FAILED: (INVALID_REQUEST, 400),
     Reason.CLIENT_MISCONFIGURED: (INVALID_REQUEST, 400),
     Reason.NO_AUTHORIZATION_CODE_GRANT: ("unsupported_response_type", 400),  # RFC 6749 section 4.1.2.1
+    # Calls that the broker executes (contract.md, "Call mode")
+    Reason.CALL_TOKEN_INVALID: ("invalid_token", 401),  # RFC 6750 section 3.1
+    Reason.TOOL_UNKNOWN: (INVALID_REQUEST, 404),
+    Reason.CALL_NOT_CONFIGURED: (INVALID_REQUEST, 404),
+    Reason.CALL_ALREADY_ATTEMPTED: (INVALID_REQUEST, 409),
+    Reason.CALL_ID_REUSED: (INVALID_REQUEST, 409),
+    Reason.OUTCOME_ALREADY_REPORTED: (INVALID_REQUEST, 409),
+    Reason.CALL_OUTCOME_UNKNOWN: (UNAVAILABLE, 504),
+    Reason.POLICY_VERSION_SKEW: (UNAVAILABLE, 503),
+    Reason.TOOL_DEFINITION_CHANGED: (UNAVAILABLE, 503),
+    Reason.RESPONSE_TOO_LARGE: ("server_error", 502),
+    Reason.RESPONSE_TYPE_NOT_ALLOWED: ("server_error", 502),
+    Reason.REDIRECT_REFUSED: ("server_error", 502),
+    Reason.SECRET_ECHOED: ("server_error", 502),
     Reason.RATE_LIMITED: (UNAVAILABLE, 429),
     Reason.AUDIT_UNAVAILABLE: (UNAVAILABLE, 503),
     Reason.STORE_UNAVAILABLE: (UNAVAILABLE, 503),
@@ -104,10 +118,12 @@ def error_body(error: BrokerError, *, txn: str) -> dict[str, Any]:
 def error_headers(error: BrokerError, *, tried_basic: bool = False) -> dict[str, str]:
     """`Retry-After` on everything that passes by itself, the DPoP nonce, and the challenge of RFC 6749 section 5.2.
 
+    A call whose outcome is unknown does not pass by waiting: somebody has to look.
+
     The challenge only answers a client that tried HTTP Basic: others would take it for what they should use instead.
     """
     headers: dict[str, str] = {}
-    if TABLE[error.reason][0] == UNAVAILABLE:
+    if TABLE[error.reason][0] == UNAVAILABLE and error.reason is not Reason.CALL_OUTCOME_UNKNOWN:
         headers["Retry-After"] = str(error.remedy.retry_after_s or DEFAULT_RETRY_AFTER_S)
     if tried_basic and TABLE[error.reason][0] == "invalid_client":
         headers["WWW-Authenticate"] = 'Basic realm="cab"'

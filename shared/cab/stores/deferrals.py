@@ -25,6 +25,8 @@ class Deferral:
     jkt: str | None
     created_at: datetime
     expires_at: datetime
+    call_id: str | None = None  # set when the broker is to make the call itself: then no token is ever given for it
+    call_id_is_chosen: bool = False
 
 
 class Deferrals:
@@ -40,6 +42,8 @@ class Deferrals:
             "connection": deferral.connection,
             "scope": deferral.scope,
             "jkt": deferral.jkt,
+            "call_id": deferral.call_id,
+            "call_id_is_chosen": deferral.call_id_is_chosen,
             "created_at": deferral.created_at,
             "expires_at": deferral.expires_at,
         }
@@ -60,6 +64,8 @@ class Deferrals:
             jkt=fields["jkt"],
             created_at=fields["created_at"],
             expires_at=fields["expires_at"],
+            call_id=fields.get("call_id"),
+            call_id_is_chosen=fields.get("call_id_is_chosen", False),
         )
 
     async def count_poll(self, code: str, deferral: Deferral) -> int:

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     LOGIN_STATE = "login_state"
     CONNECT_STATE = "connect_state"
     APPROVAL = "approval"
+    CALL_ATTEMPT = "call_attempt"
 
 
 class SingleUse:

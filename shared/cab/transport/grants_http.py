@@ -42,6 +42,7 @@ class TokenRequest(_Body):
     connection: Text
     scopes: list[Text] = Field(max_length=100)
     provider_subject_token: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = None
+    rejected_token_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\Z")] | None = None
     txn: Text
 
 
@@ -142,6 +143,7 @@ class GrantEndpoints:
             connection_id=asked.connection,
             scopes=tuple(asked.scopes),
             provider_subject_token=asked.provider_subject_token,
+            rejected_token_sha256=asked.rejected_token_sha256,
         )
         return {
             "access_token": token.access_token,

@@ -20,7 +20,7 @@ from cab.transport.requests import NO_STORE, context_of, health, read_body, sing
 from cab.use_cases.audit.auditor import Answered, Auditor, Facts
 from cab.use_cases.identity.authenticate_client import Credentials
 
-Endpoint = Callable[[dict[str, str], Credentials, Facts], Awaitable[Any]]
+Endpoint = Callable[[dict[str, Any], Credentials, Facts], Awaitable[Any]]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -29,6 +29,9 @@ class OAuthRoute:
     endpoint: Endpoint
     event_type: EventType
     render: Callable[[Any], bytes]
+    media_type: str = FORM_MEDIA_TYPE
+    parse: Callable[[bytes], dict[str, Any]] = parse_form
+    status: int = 200
 
 
 def json_body(content: Any) -> bytes:
@@ -57,7 +60,7 @@ class OAuthEndpoints:
             return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
 
         async def work(facts: Facts) -> Any:
-            form = parse_form(await read_body(request, media_type=FORM_MEDIA_TYPE))
+            form = route.parse(await read_body(request, media_type=route.media_type))
             credentials = Credentials(
                 authorization=single_header(request, "authorization"),
                 client_assertion_type=form.get("client_assertion_type"),
@@ -81,7 +84,7 @@ def render(answered: Answered[Any], route: OAuthRoute, *, tried_basic: bool) -> 
         return refusal_response(answered.refusal, txn=answered.txn, tried_basic=tried_basic)
     body = route.render(answered.answer)
     headers = NO_STORE | {"CAB-Txn": answered.txn}
-    return Response(body, media_type="application/json" if body else None, headers=headers)
+    return Response(body, status_code=route.status, media_type="application/json" if body else None, headers=headers)
 
 
 def refusal_response(refusal: BrokerError, *, txn: str, tried_basic: bool = False) -> Response:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from cab.domain.configured.actions import StrictModel
 from cab.domain.configured.clients import Agent, FrontEnd
 from cab.domain.configured.connections import Connection, Provider
 from cab.domain.configured.deployment import Broker, IdentityProvider
+from cab.domain.configured.model import StrictModel
 
 
 class OwnProvider(Provider):

@@ -7,8 +7,10 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from cab.domain.configured.calls import ID, Call
+from cab.domain.configured.model import StrictModel
 from cab.domain.identifiers import ACTION_ID, is_printable
 
 ScopeToken = Annotated[
@@ -26,15 +28,9 @@ class Effect(StrEnum):
     DESTRUCTIVE = "destructive"
 
 
-class StrictModel(BaseModel):
-    """Base of every configured or declared value: immutable, unknown members refused, input never quoted in errors."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know
-    )
+def tool_scope(effect: Effect) -> str:
+    """The scope that a call token needs for tools of this effect."""
+    return f"tools.{effect.value}"
 
 
 class Parameter(StrictModel):
@@ -67,6 +63,11 @@ class Parameter(StrictModel):
             return "is not one of the allowed values"
         return None
 
+    @property
+    def is_always_there(self) -> bool:
+        """Whether every intent has a value for it: given, or filled in."""
+        return self.required or self.default is not None
+
     @model_validator(mode="after")
     def _default_fits(self) -> Parameter:
         if self.default is not None and self.problem(self.default):
@@ -96,6 +97,33 @@ class Action(StrictModel):
     parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="What an intent may say about it, by name."
     )
+    call: Call | None = Field(
+        default=None,
+        description="The request that the broker sends itself, for agents with mode call; none: token mode only.",
+    )
+
+    @model_validator(mode="after")
+    def _call_carries_all_that_is_declared(self) -> Action:
+        """Else the user would approve what is not sent, or something would be sent that nobody declared."""
+        if self.call is None:
+            return self
+        used, declared = self.call.placeholders(), set(self.parameters)
+        if self.identifier.endswith("{id}"):
+            declared.add(ID)
+        if unknown := sorted(used - declared):
+            raise ValueError(f"call names {unknown[0]}, which is no parameter of this action")
+        if unused := sorted(declared - used):
+            raise ValueError(f"call does not use {unused[0]}: what is declared must be sent")
+        if optional := sorted(
+            self.call.always_needed() - {ID} - {n for n, p in self.parameters.items() if p.is_always_there}
+        ):
+            raise ValueError(f"{optional[0]} must be required or have a default: it stands in the path or in a list")
+        method = self.call.method.value
+        if self.effect is Effect.READ and method == "DELETE":
+            raise ValueError("DELETE is no method of an action that reads")
+        if self.effect is not Effect.READ and method in ("GET", "HEAD"):
+            raise ValueError("GET and HEAD are methods of actions that read")
+        return self
 
     @model_validator(mode="after")
     def _identifier_is_well_formed(self) -> Action:

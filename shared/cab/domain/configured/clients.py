@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import Effect, ScopeToken, StrictModel
+from cab.domain.configured.actions import Effect, ScopeToken
 from cab.domain.configured.connections import SecretReference
+from cab.domain.configured.model import StrictModel
 from cab.domain.identifiers import CLIENT_ID
 from cab.domain.tasks import Pattern
 
@@ -103,6 +104,14 @@ class DefaultIntent(StrictModel):
     parameters: dict[str, str | int | bool] = Field(default_factory=dict, description="with which parameters.")
 
 
+class AgentCalls(StrictModel):
+    """How an agent uses call mode."""
+
+    dpop: Literal["optional", "required"] = Field(
+        default="optional", description="Whether its call tokens must be bound to a key of its own (RFC 9449)."
+    )
+
+
 class Agent(StrictModel):
     """An agent or tool server: what it may ask for at all, whoever the user is."""
 
@@ -117,9 +126,10 @@ class Agent(StrictModel):
     effects: tuple[Effect, ...] = Field(
         default=(Effect.READ, Effect.WRITE, Effect.DESTRUCTIVE), description="Effects it may have at all."
     )
-    mode: Literal["token", "call"] = Field(
-        default="token", description="Whether it gets tokens, or only results of calls through the broker."
+    mode: Literal["token", "call", "both"] = Field(
+        default="token", description="Whether it gets tokens, or only results of calls that the broker makes, or both."
     )
+    call: AgentCalls = Field(default_factory=AgentCalls, description="What its call tokens must be like.")
     task: Literal["optional", "required"] = Field(
         default="optional", description="Whether even reads need a task of the user."
     )

@@ -9,7 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import Action, ScopeToken, StrictModel
+from cab.domain.configured.actions import Action, ScopeToken
+from cab.domain.configured.model import StrictModel
 from cab.domain.configured.provider_parameters import (
     ParameterName,
     ProviderParameter,

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import Action, Effect, StrictModel
+from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Zone
 from cab.domain.configured.connections import Connection, Provider, SecretReference
+from cab.domain.configured.model import StrictModel
 from cab.domain.tasks import Pattern
 from cab.domain.text.patterns import covers
 
@@ -133,6 +134,11 @@ class Broker(StrictModel):
     @property
     def edge_issuer(self) -> str:
         return f"{self.origin}/edge"
+
+    @property
+    def calls_resource(self) -> str:
+        """What call tokens are for: the audience of the tools that the broker executes itself (RFC 8707)."""
+        return f"{self.origin}/mcp"
 
 
 class BrowserLogin(StrictModel):

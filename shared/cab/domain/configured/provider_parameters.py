@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import StrictModel
+from cab.domain.configured.model import StrictModel
 
 ParameterName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}\Z")]
 

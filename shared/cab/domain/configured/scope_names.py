@@ -11,7 +11,8 @@ from functools import cached_property
 
 from pydantic import Field
 
-from cab.domain.configured.actions import ScopeToken, StrictModel
+from cab.domain.configured.actions import ScopeToken
+from cab.domain.configured.model import StrictModel
 
 
 class ScopeNames(StrictModel):

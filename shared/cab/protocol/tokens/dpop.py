@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from cab.domain.identifiers import base64url
 from cab.protocol.jose import jwk, jws
 from cab.protocol.names import DPOP_TYP
 
@@ -26,8 +28,9 @@ class Proof:
     spend_until: datetime
 
 
-def verify(proof: str, *, method: str, url: str, now: datetime) -> Proof:
+def verify(proof: str, *, method: str, url: str, now: datetime, access_token: str | None = None) -> Proof:
     """Section 4.3, checks 2 to 11 except replay, which needs a store. `url` is our configured public URL, never the Host header.
+    With an `access_token` (section 7) the proof must carry its hash.
 
     Raises: InvalidProof.
     """
@@ -50,6 +53,8 @@ def verify(proof: str, *, method: str, url: str, now: datetime) -> Proof:
     htu = claims.get("htu")
     if not isinstance(htu, str) or htu.partition("#")[0].partition("?")[0] != url:
         raise InvalidProof("htu is another URL")
+    if access_token is not None and claims.get("ath") != base64url(hashlib.sha256(access_token.encode()).digest()):
+        raise InvalidProof("ath is of another token")
     # Compared, never calculated with: JSON integers can be longer than a float can be large.
     earliest, latest = (now - WINDOW).timestamp(), (now + WINDOW).timestamp()
     if isinstance(issued, bool) or not isinstance(issued, int) or not earliest <= issued <= latest:

@@ -90,6 +90,9 @@ class Facts:
     undo: list[Callable[[], Coroutine[Any, Any, None]]] = field(
         default_factory=list
     )  # when we fail: what not to charge
+    release: list[Callable[[], Coroutine[Any, Any, None]]] = field(
+        default_factory=list
+    )  # whenever there is no answer: what was only reserved for it
 
     @property
     def outcome(self) -> audit.Outcome:
@@ -185,17 +188,16 @@ class Auditor:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=None)
                 await self._publish(event, facts.beside)
             except Unavailable as error:
-                await self._undo(facts)
+                await self._undo([*facts.undo, *facts.release], facts)
                 return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
             return Answered(facts.txn or context.txn, answer=answer)
-        if status_of(refusal.reason) >= 500:
-            await self._undo(facts)
+        await self._undo([*(facts.undo if status_of(refusal.reason) >= 500 else []), *facts.release], facts)
         await self._record_refusal(facts, refusal)
         return Answered(facts.txn or context.txn, refusal=refusal)
 
-    async def _undo(self, facts: Facts) -> None:
+    async def _undo(self, undoing: list[Callable[[], Coroutine[Any, Any, None]]], facts: Facts) -> None:
         """What a request is charged that fails through us. Where even that fails, the charge stands: it ends by itself."""
-        for undo in facts.undo:
+        for undo in undoing:
             try:
                 await undo()
             except Unavailable:

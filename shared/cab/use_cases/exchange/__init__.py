@@ -4,5 +4,5 @@
 behalf; `steps` tells the rest on one page, with `decide` (the checks), `confirm` (the user's yes), `issue` (the
 token) and `record` (what the audit learns). The other flows share those steps: `id_jag` (the IdP's word instead
 of an assertion), `deferral` (polling while a person decides), `delegate` (a narrower assertion for the next
-agent). `inspect` answers introspection and revocation.
+agent). `calls` has what agents need that hold no tokens. `inspect` answers introspection and revocation.
 """

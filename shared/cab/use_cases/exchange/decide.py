@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
@@ -28,9 +29,11 @@ from cab.domain.intents import (
 from cab.domain.text.patterns import covered_by_any
 from cab.ports import PolicyEngine, PolicyRequest
 from cab.protocol.tokens.assertions import Assertion
-from cab.protocol.tokens.id_jag import IdJag
 from cab.use_cases.exchange.request import (
     Asked,
+    Bounds,
+    CallAsked,
+    check_callable,
     check_may_act,
     check_mode,
     check_tenant,
@@ -75,13 +78,20 @@ NEVER_CONFIRMED = frozenset({TaskComparison.NO_TASK, TaskComparison.OTHER_TASK})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is decided on: who asks, for whom, for what, when. `bounds` is what an ID-JAG carries and nothing may exceed."""
+    """What is decided on: who asks, for whom, for what, when. `bounds` is what nothing may exceed; with a `call` the broker
+    makes the call itself, and the agent gets its result.
+    """
 
     agent: Agent
     assertion: Assertion
     asked: Asked
     at: datetime
-    bounds: IdJag | None = None
+    bounds: Bounds | None = None
+    call: CallAsked | None = None
+
+    @property
+    def mode(self) -> Literal["token", "call"]:
+        return "token" if self.call is None else "call"
 
 
 @dataclass(slots=True)
@@ -129,7 +139,7 @@ def decide(case: Case, deployment: Deployment, policies: PolicyEngine) -> Judgem
         found.trail.append(Stage.TARGET)
         connection = found.connection = find_target(asked, assertion, deployment, bounds=case.bounds)
         found.trail.append(Stage.MODE)
-        check_mode(agent)
+        check_mode(agent, calls=case.call is not None)
         found.trail.append(Stage.INTENT)
         declared = found.declared = declared_intent(asked, agent, connection, bounds=case.bounds)
         _decide_intent(found, connection, declared, policies)
@@ -153,6 +163,8 @@ def _decide_intent(found: Judgement, connection: Connection, declared: DeclaredI
     found.trail.append(Stage.CATALOG)
     intent = read_intent(declared, connection, case.assertion)
     found.intent = intent
+    if case.call is not None:
+        check_callable(intent.action, case.call)
     found.trail.append(Stage.SCOPES)
     found.scopes = scopes_for(case.asked.scope, intent.action, bounds=case.bounds)
     weigh(found, intent, policies)
@@ -177,7 +189,7 @@ def weigh(found: Judgement, intent: Intent, policies: PolicyEngine) -> None:
         found.decision = Deny(Reason.ACTION_NOT_ALLOWED_FOR_AGENT if within else Reason.INTENT_OUTSIDE_TASK)
         return
     found.trail.append(Stage.POLICY)
-    verdict = policies.evaluate(policy_request(intent, comparison, case.assertion, agent, now=case.at))
+    verdict = policies.evaluate(policy_request(intent, comparison, case))
     decision = found.verdict = verdict.decision
     if isinstance(decision, Deny):
         found.failed.add(Stage.POLICY)
@@ -210,9 +222,8 @@ def read_intent(declared: DeclaredIntent, connection: Connection, assertion: Ass
     )
 
 
-def policy_request(
-    intent: Intent, comparison: TaskComparison, assertion: Assertion, agent: Agent, *, now: datetime
-) -> PolicyRequest:
+def policy_request(intent: Intent, comparison: TaskComparison, case: Case) -> PolicyRequest:
+    assertion, agent, now = case.assertion, case.agent, case.at
     task = assertion.task
     return PolicyRequest(
         tenant=assertion.tenant,
@@ -225,7 +236,7 @@ def policy_request(
         parameters=intent.parameters,
         agent=agent.client_id,
         trust_zone=agent.trust_zone,
-        mode=agent.mode,
+        mode=case.mode,
         chain=assertion.chain,
         task_comparison=comparison.value,
         task_present=task is not None,

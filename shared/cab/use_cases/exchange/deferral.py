@@ -22,7 +22,7 @@ from cab.use_cases.exchange.confirm import Confirmations, Waiting
 from cab.use_cases.exchange.decide import Case, Decided, decide_again, raise_refusal
 from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.record import note_assertion
-from cab.use_cases.exchange.request import Asked, PollRequest
+from cab.use_cases.exchange.request import Asked, CallAsked, PollRequest
 from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.verify_dpop import check_binding
 
@@ -57,6 +57,8 @@ class Defer:
                 jkt=caller.jkt,
                 created_at=case.at,
                 expires_at=waiting.request.waits_until + timedelta(seconds=broker.lifetimes.approval_valid_s),
+                call_id=case.call.id if case.call else None,
+                call_id_is_chosen=case.call is not None and case.call.is_chosen,
             ),
         )
         return self.pending(code, waiting, case.at)
@@ -102,7 +104,7 @@ class Poll:
         code = request.deferral_code
         now = self._clock.now()
         deferral, _ = await asyncio.gather(self._deferrals.read(code), caller.spending)
-        if deferral is None or deferral.client_id != caller.agent.client_id:
+        if deferral is None or deferral.client_id != caller.agent.client_id or not _is_asked_alike(request, deferral):
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
         check_binding(deferral.jkt, caller.jkt)
         assertion = assertions.restore(deferral.assertion_claims)
@@ -112,7 +114,10 @@ class Poll:
         if now >= deferral.expires_at or connection is None:  # a deployment may have taken the connection away
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "The deferral code has expired.")
         await self._check_pace(code, deferral, now)
-        case = Case(caller.agent, assertion, Asked(scope=deferral.scope, deferred=True), now)
+        call = None
+        if deferral.call_id is not None:
+            call = CallAsked(deferral.call_id, request.call_scopes or (), is_chosen=deferral.call_id_is_chosen)
+        case = Case(caller.agent, assertion, Asked(scope=deferral.scope, deferred=True), now, call=call)
         declared = validate_detail(DeclaredIntent, deferral.intent)
         # Policy is asked again: a rule that changed, or an agent taken off its list, ends what was only promised.
         asked_for = self._steps.judge(lambda: decide_again(case, connection, declared, self._policies), facts)
@@ -143,6 +148,17 @@ class Poll:
                 "Poll no faster than the interval.",
                 remedy=Remedy(deferral_code=code, interval_s=interval_s * 2),
             )
+
+
+def _is_asked_alike(request: PollRequest, deferral: Deferral) -> bool:
+    """What was deferred as a call never becomes a token in an agent's hands, nor the reverse; and a call stays its user's."""
+    if request.asker is None:
+        return deferral.call_id is None
+    claims = deferral.assertion_claims
+    return deferral.call_id is not None and (claims["tenant"], claims["sub"]) == (
+        request.asker.tenant,
+        request.asker.subject,
+    )
 
 
 def _whose(asked_for: Decided) -> tuple[str, str, str, str]:

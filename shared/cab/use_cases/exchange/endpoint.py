@@ -9,6 +9,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.exchange.calls.token import CallTokens
 from cab.use_cases.exchange.decide import Case
 from cab.use_cases.exchange.deferral import Poll
 from cab.use_cases.exchange.delegate import Delegate
@@ -29,7 +30,7 @@ from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
 
 
 class ExchangeToken:
-    """One token endpoint, four flows that share their steps. Holds no state of a request."""
+    """One token endpoint, its flows sharing their steps. Holds no state of a request."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class ExchangeToken:
         redeem_id_jag: RedeemIdJag,
         steps: Steps,
         delegate: Delegate,
+        call_tokens: CallTokens,
         poll: Poll,
         clock: Clock,
     ) -> None:
@@ -49,6 +51,7 @@ class ExchangeToken:
         self._redeem_id_jag = redeem_id_jag
         self._steps = steps
         self._delegate = delegate
+        self._call_tokens = call_tokens
         self._poll = poll
         self._clock = clock
 
@@ -79,6 +82,8 @@ class ExchangeToken:
 
     async def _exchange(self, request: ExchangeRequest, caller: Caller, facts: Facts) -> dict[str, Any]:
         assertion = await self._subjects.verify(request.subject_token, request.actor_token, caller, facts)
+        if self._call_tokens.are_asked_for(request.asked):
+            return await self._call_tokens(request.asked, assertion, caller, facts)
         case = Case(caller.agent, assertion, request.asked, self._clock.now())
         return await self._steps.run(case, caller, facts, subject_token=request.subject_token)
 
@@ -90,5 +95,8 @@ class ExchangeToken:
         assertion: Assertion = redeemed.assertion
         note_assertion(facts, assertion, caller.agent)
         check_binding(assertion.jkt, caller.jkt)
-        case = Case(caller.agent, assertion, request.asked, self._clock.now(), bounds=redeemed.bounds)
+        bounds = redeemed.bounds
+        if self._call_tokens.are_asked_for(request.asked, bounds=bounds):
+            return await self._call_tokens(request.asked, assertion, caller, facts, bounds=bounds)
+        case = Case(caller.agent, assertion, request.asked, self._clock.now(), bounds=bounds)
         return await self._steps.run(case, caller, facts, subject_token=None)

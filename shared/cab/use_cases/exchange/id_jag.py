@@ -19,13 +19,14 @@ from cab.protocol.tokens import id_jag
 from cab.protocol.tokens.assertions import Assertion, expiry
 from cab.protocol.tokens.id_jag import IdJag
 from cab.stores.single_use import Kind, SingleUse
+from cab.use_cases.exchange.request import Bounds
 from cab.use_cases.identity.refused_credentials import credential_refused
 
 
 @dataclass(frozen=True, slots=True)
 class Redeemed:
     assertion: Assertion
-    bounds: IdJag
+    bounds: Bounds
 
 
 class RedeemIdJag:
@@ -75,7 +76,8 @@ class RedeemIdJag:
             amr=login.amr,
             jkt=jag.jkt,
         )
-        return Redeemed(assertion, jag)
+        details = None if jag.details is None else tuple(jag.details)
+        return Redeemed(assertion, Bounds(jag.resources, jag.scopes, details))
 
     async def _verify(self, token: str, agent: Agent) -> IdJag:
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)

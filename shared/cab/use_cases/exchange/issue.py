@@ -12,6 +12,7 @@ from cab.domain.configured.connections import Connection, GrantKind, Provider
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
+from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.domain.token_life import handed_out_until
 from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
@@ -144,8 +145,11 @@ class DownstreamTokens:
         *,
         subject_assertion: str,
         scopes: tuple[str, ...],
+        rejected: str | None = None,
     ) -> Issued:
-        """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
+        """`rejected` is the SHA-256 (hex) of a token that the platform has just refused.
+
+        Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
         provider = self._deployment.provider_of(connection)
         self.check_servable(connection, grant)
         issuer = self._deployment.broker.sts_issuer
@@ -153,13 +157,15 @@ class DownstreamTokens:
         about = statement.about if statement else ""  # e.g. groups: the token is not for the same user with others
         key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, about)
         remembered = self._tokens.get(key)
-        if remembered is None or grant is None or not self._still_good(remembered, grant, provider):
+        is_rejected = remembered is not None and token_sha256(remembered.token.access_token) == rejected
+        if remembered is None or grant is None or is_rejected or not self._still_good(remembered, grant, provider):
             token = await self._refresher.access_token(
                 subject_assertion=subject_assertion,
                 connection=connection.id,
                 scopes=scopes,
                 txn=assertion.txn,
                 provider_subject_token=None if statement is None else await self._signed(statement),
+                rejected_token_sha256=rejected,
             )
             remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
             remember(self._tokens, key, remembered, most=CACHE_SIZE)

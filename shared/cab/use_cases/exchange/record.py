@@ -6,7 +6,6 @@ import orjson
 
 from cab.domain import audit
 from cab.domain.configured.clients import Agent
-from cab.domain.configured.connections import Connection
 from cab.domain.decisions import Confirm, Permit
 from cab.domain.identifiers import token_sha256
 from cab.domain.intents import Intent, TaskComparison
@@ -44,7 +43,12 @@ def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -
     case, declared, intent = judgement.case, judgement.declared, judgement.intent
     if judgement.connection is None or declared is None:
         return
-    facts.tool = _tool(judgement.connection, declared.actions[0], case.agent)
+    facts.tool = audit.Tool(
+        connection=judgement.connection.id,
+        provider=judgement.connection.provider,
+        action=declared.actions[0],
+        mode=case.mode,
+    )
     if intent is None:
         return
     facts.tool = facts.tool.model_copy(update={"effect": intent.action.effect.value})
@@ -84,10 +88,6 @@ def note_issued(facts: Facts, issued: Issued) -> None:
     )
     if issued.grant_id is not None:
         facts.grant = audit.GrantFacts(id=issued.grant_id, seq=issued.grant_seq, secret_version=issued.secret_version)
-
-
-def _tool(connection: Connection, action: str, agent: Agent) -> audit.Tool:
-    return audit.Tool(connection=connection.id, provider=connection.provider, action=action, mode=agent.mode)
 
 
 def _intent(intent: Intent, assertion: Assertion) -> audit.IntentFacts:

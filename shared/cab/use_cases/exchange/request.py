@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cab.domain.configured.actions import Action
+from cab.domain.configured.actions import Action, tool_scope
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
@@ -18,7 +18,6 @@ from cab.protocol import drafts, names
 from cab.protocol.authorization_details import PARAMETER, parse_intent, validate_detail
 from cab.protocol.forms import required
 from cab.protocol.tokens.assertions import Assertion
-from cab.protocol.tokens.id_jag import IdJag
 
 GRANT_TYPES: Final = frozenset({names.TOKEN_EXCHANGE, names.JWT_BEARER, drafts.DEFERRED_GRANT_TYPE})
 
@@ -35,6 +34,27 @@ class Asked:
     scope: str | None = None
     details: str | None = None
     deferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an ID-JAG carries and nothing may exceed. None where it says nothing."""
+
+    resources: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] | None = None
+    details: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallAsked:
+    """That the broker is to make the call itself: under which id, and with which scopes of the call token.
+
+    `is_chosen`: the client chose the id, so that a repetition can be told from a second call.
+    """
+
+    id: str
+    scopes: tuple[str, ...]
+    is_chosen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,8 @@ class PollRequest:
     """A deferred exchange, asked for again. Everything else was bound when it was deferred."""
 
     deferral_code: str
+    call_scopes: tuple[str, ...] | None = None  # of the call token, when the broker is to make the call
+    asker: Assertion | None = None  # what the call token says of its user
 
 
 TokenRequest = ExchangeRequest | DelegationRequest | IdJagRequest | PollRequest
@@ -138,14 +160,24 @@ def check_may_act(assertion: Assertion, agent: Agent) -> None:
         raise BrokerError(Reason.MAY_ACT_VIOLATED, "The assertion does not allow this agent to act.")
 
 
-def check_mode(agent: Agent) -> None:
-    """Raises: BrokerError GRANT_TYPE_NOT_ALLOWED for an agent that never gets tokens."""
-    if agent.mode != "token":
+def check_mode(agent: Agent, *, calls: bool) -> None:
+    """`calls`: the broker makes the call. Raises: BrokerError GRANT_TYPE_NOT_ALLOWED for an agent of the other mode."""
+    if not calls and agent.mode == "call":
         raise BrokerError(Reason.GRANT_TYPE_NOT_ALLOWED, "This agent calls tools through the broker, without tokens.")
+    if calls and agent.mode == "token":
+        raise BrokerError(Reason.GRANT_TYPE_NOT_ALLOWED, "This agent gets tokens and calls the tools itself.")
+
+
+def check_callable(action: Action, call: CallAsked) -> None:
+    """Raises: BrokerError CALL_NOT_CONFIGURED; SCOPE_NOT_GRANTABLE when the call token is not for such tools."""
+    if action.call is None:
+        raise BrokerError(Reason.CALL_NOT_CONFIGURED, "The broker does not make calls of this action.")
+    if tool_scope(action.effect) not in call.scopes:
+        raise BrokerError(Reason.SCOPE_NOT_GRANTABLE, "The call token is not for tools of this effect.")
 
 
 def find_target(
-    asked: Asked, assertion: Assertion, deployment: Deployment, *, bounds: IdJag | None = None
+    asked: Asked, assertion: Assertion, deployment: Deployment, *, bounds: Bounds | None = None
 ) -> Connection:
     """Exactly one registered target (RFC 8707, RFC 8693 section 2.1.1), of the subject's tenant and within the `bounds`.
 
@@ -173,14 +205,14 @@ def find_target(
 
 
 def declared_intent(
-    asked: Asked, agent: Agent, connection: Connection, *, bounds: IdJag | None = None
+    asked: Asked, agent: Agent, connection: Connection, *, bounds: Bounds | None = None
 ) -> DeclaredIntent:
     """From the request, else what the ID-JAG carries, else the agent's registered default. A carried one also bounds.
 
     Raises: BrokerError INTENT_MISSING, INTENT_MALFORMED, INTENT_OUTSIDE_TASK.
     """
     carried = [
-        validate_detail(DeclaredIntent, item) for item in (bounds.details or [] if bounds else []) if _is_intent(item)
+        validate_detail(DeclaredIntent, item) for item in (bounds.details or () if bounds else ()) if _is_intent(item)
     ]
     declared: DeclaredIntent | None
     if asked.details is not None:
@@ -215,7 +247,7 @@ def default_intent(agent: Agent, connection: Connection, scope: str | None) -> D
     return None
 
 
-def scopes_for(scope: str | None, action: Action, *, bounds: IdJag | None = None) -> tuple[str, ...]:
+def scopes_for(scope: str | None, action: Action, *, bounds: Bounds | None = None) -> tuple[str, ...]:
     """The action's minimal scopes, or the part of them that was asked for: issued = requested AND catalog AND bounds.
 
     `scope` is the request's parameter, words with one space between (RFC 6749 section 3.3). A blank one is refused: read as

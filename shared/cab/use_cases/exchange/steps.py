@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
+from cab.domain import audit
 from cab.domain.accounts import account_behind
+from cab.domain.calls.rendering import render, repeats_safely
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Permit
@@ -25,7 +27,11 @@ from cab.protocol import names
 from cab.protocol.authorization_details import details_hash
 from cab.protocol.drafts import SUB_PROFILE_AI_AGENT
 from cab.protocol.tokens.assertions import Assertion, actor_claim, whole_seconds_until
+from cab.protocol.tokens.attempts import LIFE as ATTEMPT_LIFE
+from cab.protocol.tokens.attempts import TYP as ATTEMPT_TYP
+from cab.protocol.tokens.attempts import Attempt
 from cab.stores.approvals import ApprovalRequest, Binding
+from cab.stores.calls import CallClaim, CallIds, CallKey
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.limits import RateLimits, TaskBudgets
 from cab.use_cases.audit.auditor import Facts
@@ -34,6 +40,7 @@ from cab.use_cases.exchange.decide import Case, Decided, Judgement, decide, deci
 from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
 from cab.use_cases.exchange.record import note_issued, note_judgement
+from cab.use_cases.exchange.request import CallAsked
 
 _F = TypeVar("_F")
 _S = TypeVar("_S")
@@ -66,6 +73,7 @@ class Steps:
         downstream_tokens: DownstreamTokens,
         issued_tokens: IssuedTokens,
         signer: Signer,
+        call_ids: CallIds,
         defer: Deferrer,
         clock: Clock,
         randomness: Randomness,
@@ -79,6 +87,7 @@ class Steps:
         self._downstream_tokens = downstream_tokens
         self._issued_tokens = issued_tokens
         self._signer = signer
+        self._call_ids = call_ids
         self._defer = defer
         self._clock = clock
         self._randomness = randomness
@@ -96,9 +105,10 @@ class Steps:
         standing, _, _ = await all_of(self.read_standing(asked_for), self._count(asked_for, facts), caller.spending)
         raise_refusal(asked_for.decision)
         self._check_servable(asked_for, standing)  # a missing grant costs the task no use
+        await self._claim_call(asked_for, facts)
         await self._spend_use(asked_for, standing)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
-        return self._answer(asked_for, issued, caller, facts)
+        return await self._answer(asked_for, issued, caller, facts)
 
     def judge(self, judge: Callable[[], Judgement], facts: Facts) -> Decided:
         """Run the checks and note what they found. Raises: BrokerError when the request could not be read."""
@@ -187,7 +197,7 @@ class Steps:
             tenant=case.assertion.tenant,
             subject=case.assertion.subject,
             agent=case.agent.client_id,
-            intent_hash=details_hash([intent.as_authorization_detail()]),
+            intent_hash=_intent_hash(asked_for),
             policy_version=self._deployment.policy_version,
             task_id=intent.task_id,
         )
@@ -226,10 +236,21 @@ class Steps:
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
         if await self._is_of_another_account(issued, asked_for, standing):
             return None
+        await self._claim_call(asked_for, facts)
         if not await self._confirmations.spend(agreed):
             return None
         await self._spend_use(asked_for, standing)
-        return self._answer(asked_for, issued, caller, facts)
+        return await self._answer(asked_for, issued, caller, facts)
+
+    async def issue_again(self, asked_for: Decided, caller: Caller, facts: Facts, *, rejected: str) -> dict[str, Any]:
+        """Another token for a call that was let through, since the platform refuses that one (`rejected`: SHA-256, hex).
+
+        Raises: BrokerError GRANT_*, PROVIDER_UNAVAILABLE; Unavailable.
+        """
+        standing = await self.read_standing(asked_for)
+        self._check_servable(asked_for, standing)
+        issued = await self._issue(asked_for, standing, caller, facts, subject_token=None, rejected=rejected)
+        return await self._answer(asked_for, issued, caller, facts)
 
     async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: GrantStanding) -> bool:
         """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
@@ -246,7 +267,14 @@ class Steps:
             self._downstream_tokens.check_servable(asked_for.connection, standing.grant)
 
     async def _issue(
-        self, asked_for: Decided, standing: GrantStanding, caller: Caller, facts: Facts, *, subject_token: str | None
+        self,
+        asked_for: Decided,
+        standing: GrantStanding,
+        caller: Caller,
+        facts: Facts,
+        *,
+        subject_token: str | None,
+        rejected: str | None = None,
     ) -> Issued:
         assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
         started = time.perf_counter()
@@ -267,16 +295,20 @@ class Steps:
                 assertion,
                 subject_assertion=subject_token or await self._vouch(assertion),
                 scopes=asked_for.scopes,
+                rejected=rejected,
             )
         facts.latency["grant"] = (time.perf_counter() - started) * 1000
         return issued
 
     # --- record, and answer ---
 
-    def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
-        assertion = asked_for.judgement.case.assertion
+    async def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
+        case = asked_for.judgement.case
+        assertion = case.assertion
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
+        if case.call is not None:
+            return await self._answer_call(asked_for, case.call, issued, facts)
         if issued.grant_id is not None:
             facts.beside.append(self._remember(asked_for.connection, assertion, caller, issued, details))
         body = {
@@ -289,6 +321,68 @@ class Steps:
             "txn": assertion.txn,
         }
         return body if issued.narrowed is not False else body | {"narrowed": False}
+
+    # --- what only calls have ---
+
+    async def _claim_call(self, asked_for: Decided, facts: Facts) -> None:
+        """Make sure that a call whose client chose its id is let through once, unless it may be repeated safely.
+
+        Raises: BrokerError CALL_ALREADY_ATTEMPTED, CALL_ID_REUSED; Unavailable.
+        """
+        case = asked_for.judgement.case
+        if case.call is None or not case.call.is_chosen:
+            return
+        key = _call_key(case, case.call)
+        claim = await self._call_ids.claim(key, _intent_hash(asked_for), now=case.at)
+        if claim is CallClaim.FIRST:
+            facts.release.append(lambda: self._call_ids.release(key))
+        elif claim is CallClaim.REUSED:
+            raise BrokerError(Reason.CALL_ID_REUSED, "The call_id stands for another call.")
+        elif not repeats_safely(asked_for.intent.action):
+            raise BrokerError(
+                Reason.CALL_ALREADY_ATTEMPTED,
+                "This call was made before. Look what came of it; a second one needs another call_id.",
+            )
+
+    async def _answer_call(self, asked_for: Decided, call: CallAsked, issued: Issued, facts: Facts) -> dict[str, Any]:
+        """For `call_tool` alone. What it sends must have this digest; `attempt` serves to ask once more."""
+        case, intent, connection = asked_for.judgement.case, asked_for.intent, asked_for.connection
+        now = self._clock.now()
+        detail = intent.as_authorization_detail()
+        rendered = render(intent.action, connection, intent)
+        attempt = Attempt(
+            tenant=case.assertion.tenant,
+            subject=case.assertion.subject,
+            agent=case.agent.client_id,
+            connection=connection.id,
+            scopes=asked_for.scopes,
+            detail=detail,
+            call_id=call.id,
+            jti=self._randomness.token(16),
+            expires_at=(now + ATTEMPT_LIFE).replace(microsecond=0),
+        )
+        facts.call = audit.CallFacts(
+            id=call.id,
+            method=rendered.method,
+            host=rendered.host,
+            path_template=rendered.path_template,
+            request_digest=rendered.digest,
+            request_bytes=rendered.size,
+        )
+        sts_issuer = self._deployment.broker.sts_issuer
+        return {
+            "access_token": issued.token,
+            "token_type": "Bearer",
+            "expires_in": whole_seconds_until(issued.expires_at, now),
+            "connection": connection.id,
+            "authorization_details": [detail],
+            "intent_hash": _intent_hash(asked_for),
+            "request_digest": rendered.digest,
+            "call_id": call.id,
+            "idempotency_key": _call_key(case, call).idempotency_key,
+            "attempt": await self._signer.sign(attempt.claims(sts_issuer, now=now), typ=ATTEMPT_TYP),
+            "txn": case.assertion.txn,
+        }
 
     async def _is_limited(self, assertion: Assertion) -> bool:
         return assertion.task is not None and await self._budgets.is_limited(
@@ -353,6 +447,14 @@ class Steps:
                 expires_at=issued.expires_at,
             ),
         )
+
+
+def _intent_hash(asked_for: Decided) -> str:
+    return details_hash([asked_for.intent.as_authorization_detail()])
+
+
+def _call_key(case: Case, call: CallAsked) -> CallKey:
+    return CallKey(case.assertion.tenant, case.assertion.subject, case.agent.client_id, call.id)
 
 
 async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T]) -> tuple[_F, _S, _T]:

@@ -10,11 +10,13 @@ from typing import Final, Generic, TypeVar
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import RefreshOutcome
+from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.ports import Clock
 from cab.use_cases.upstream.answers import Granted
 
 CACHE_SIZE: Final = 4096
+REJECTION_PAUSE: Final = timedelta(seconds=60)
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -25,12 +27,23 @@ class KeptTokens(Generic[_Key]):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tokens: OrderedDict[_Key, Granted] = OrderedDict()
+        self._rejections: OrderedDict[_Key, datetime] = OrderedDict()
         self._pauses: OrderedDict[_Key, datetime] = OrderedDict()
         self._under_way: dict[_Key, asyncio.Task[Granted]] = {}
 
-    def get(self, key: _Key) -> Granted | None:
-        kept = self._tokens.get(key)
-        return kept if kept is not None and self._clock.now() < kept.usable_until else None
+    def get(self, key: _Key, *, rejected: str | None = None) -> Granted | None:
+        """What is kept, unless its time is over, or it is the one that the platform has just `rejected` (SHA-256, hex). Once
+        a minute such a wish is followed: a platform that refuses every token must not make us ask for one each time.
+        """
+        kept, now = self._tokens.get(key), self._clock.now()
+        if kept is None or now >= kept.usable_until:
+            return None
+        if rejected is not None and token_sha256(kept.access_token) == rejected:
+            followed_at = self._rejections.get(key)
+            if followed_at is None or now >= followed_at + REJECTION_PAUSE:
+                remember(self._rejections, key, now, most=CACHE_SIZE)
+                return None
+        return kept
 
     async def fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> tuple[Granted, RefreshOutcome]:
         """A new token by one `request`, which goes on although its caller may leave. Raises: BrokerError PROVIDER_UNAVAILABLE

@@ -98,7 +98,7 @@ class NarrowTokens:
     async def _granted(
         self, key: _Key, wide_token: str, wanted: Wanted, answer_by: datetime
     ) -> tuple[Granted, RefreshOutcome]:
-        granted = self._tokens.get(key)
+        granted = self._tokens.get(key, rejected=wanted.rejected)
         if granted is not None:
             return granted, RefreshOutcome.CACHED
         granted, outcome = await self._tokens.fetch(key, lambda: self._ask(wide_token, wanted, answer_by))

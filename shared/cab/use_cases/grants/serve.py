@@ -38,6 +38,7 @@ class ServeGrant:
         connection_id: str,
         scopes: tuple[str, ...],
         provider_subject_token: str | None = None,
+        rejected_token_sha256: str | None = None,
     ) -> AccessToken:
         """Never a grant of anyone else than the assertion's subject. Raises: BrokerError; Unavailable."""
         assertion = await self._verifier.verify(subject_assertion)
@@ -51,10 +52,15 @@ class ServeGrant:
         provider = self._deployment.provider_of(connection)
         if connection.grant_kind.is_trusted:
             return await self._trusted_tokens.access_token(
-                assertion, connection, provider, scopes, provider_subject_token=provider_subject_token
+                assertion,
+                connection,
+                provider,
+                scopes,
+                provider_subject_token=provider_subject_token,
+                rejected=rejected_token_sha256,
             )
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
-        wanted = Wanted(scopes, connection, provider)
+        wanted = Wanted(scopes, connection, provider, rejected=rejected_token_sha256)
         tokens = self._narrow_tokens if provider.narrows_by_exchange else self._refresher
         try:
             return await tokens.access_token(name, wanted)

@@ -12,20 +12,23 @@ from cab.use_cases.identity.refused_credentials import credential_refused
 class DpopVerifier:
     """For one endpoint URL, as configured: the platform terminates TLS, so the Host header proves nothing."""
 
-    def __init__(self, url: str, single_use: SingleUse, clock: Clock) -> None:
+    def __init__(self, url: str, single_use: SingleUse, clock: Clock, *, method: str = "POST") -> None:
         self._url = url
+        self._method = method
         self._single_use = single_use
         self._clock = clock
 
-    async def key_of(self, proof: str | None, *, tenant: str) -> str | None:
-        """The thumbprint of the key that proved itself, None without a proof.
+    async def key_of(self, proof: str | None, *, tenant: str, access_token: str | None = None) -> str | None:
+        """The thumbprint of the key that proved itself, None without a proof. With an `access_token`, the proof must name it.
 
         Raises: BrokerError DPOP_PROOF_INVALID, also for a replay; Unavailable.
         """
         if proof is None:
             return None
         try:
-            verified = dpop.verify(proof, method="POST", url=self._url, now=self._clock.now())
+            verified = dpop.verify(
+                proof, method=self._method, url=self._url, now=self._clock.now(), access_token=access_token
+            )
         except dpop.InvalidProof as error:
             raise _invalid(error, proof) from error
         first_use = await self._single_use.claim(

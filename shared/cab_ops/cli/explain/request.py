@@ -12,8 +12,8 @@ from pydantic import Field, StringConstraints, ValidationError
 from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.variables import fill
 from cab.adapters.configuration.yaml_tree import YamlTree
-from cab.domain.configured.actions import StrictModel
 from cab.domain.configured.deployment import Deployment
+from cab.domain.configured.model import StrictModel
 from cab.domain.errors import BrokerError
 from cab.domain.groups import GroupsUnknown
 from cab.domain.identifiers import is_printable

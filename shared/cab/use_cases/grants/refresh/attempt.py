@@ -63,11 +63,15 @@ async def no_step(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one caller needs of a grant. Without scopes: whatever there is."""
+    """What one caller needs of a grant. Without scopes: whatever there is.
+
+    `rejected` is the SHA-256 (hex) of a token that the platform has just refused although its time is not over.
+    """
 
     scopes: tuple[str, ...]
     connection: Connection
     provider: Provider
+    rejected: str | None = None
 
     @property
     def may_be_wide(self) -> bool:

@@ -18,6 +18,7 @@ from cab.domain.configured.connections import Connection, Provider
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
+from cab.domain.identifiers import token_sha256
 from cab.domain.token_life import TokenLife, token_life
 from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
@@ -44,6 +45,8 @@ _logger = logging.getLogger(__name__)
 _POLL_FIRST_S: Final = 0.05
 _POLL_LONGEST_S: Final = 0.5
 _LAST_MARGIN: Final = timedelta(seconds=5)  # life that a token must have left when no better one can be had
+# A platform that refuses every token must not make us spend a refresh token for each of its refusals.
+REFRESHED_FOR_A_REJECTION_AT_MOST_EVERY: Final = timedelta(seconds=60)
 _STALE_AFTER: Final = timedelta(
     milliseconds=500
 )  # a status read longer ago than this is read again before a token leaves
@@ -252,7 +255,7 @@ class RefreshGrant:
         # What cannot be renewed is good to its end.
         margin = None if grant.lasts else _LAST_MARGIN
         usable = _choose(payload, grant, wanted, now, margin)
-        if usable is None:
+        if usable is None or _is_rejected(usable, grant, wanted, now):
             return None
         return _access_token(grant, payload, usable, wanted, how)
 
@@ -408,6 +411,16 @@ def _lives_without_renewal(grant: Grant, payload: Payload, now: datetime) -> boo
     """Whether an attempt could only end a grant whose token still works for other actions."""
     ends_at = payload.newest.expires_at
     return not grant.lasts and (ends_at is None or now < ends_at - _LAST_MARGIN)
+
+
+def _is_rejected(usable: Usable, grant: Grant, wanted: Wanted, now: datetime) -> bool:
+    """Whether a refresh may replace a token that the platform refuses. Not when it was just got: the fault is not its age."""
+    if wanted.rejected is None or not grant.lasts:
+        return False
+    got_at = grant.refreshed_at or grant.connected_at
+    return (
+        now >= got_at + REFRESHED_FOR_A_REJECTION_AT_MOST_EVERY and token_sha256(usable.access_token) == wanted.rejected
+    )
 
 
 def _idles(grant: Grant, provider: Provider, now: datetime) -> bool:

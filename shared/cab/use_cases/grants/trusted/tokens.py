@@ -68,6 +68,7 @@ class TrustedTokens:
         scopes: tuple[str, ...],
         *,
         provider_subject_token: str | None,
+        rejected: str | None = None,
     ) -> AccessToken:
         """A token of the assertion's subject, for exactly these scopes where the provider lets one ask.
 
@@ -81,7 +82,7 @@ class TrustedTokens:
         grant = await self._grant(assertion, connection, provider)
         about = "" if statement is None else statement.about
         key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), about)
-        granted, outcome = self._tokens.get(key), RefreshOutcome.CACHED
+        granted, outcome = self._tokens.get(key, rejected=rejected), RefreshOutcome.CACHED
         if granted is None:
             asked = TrustedRequest(
                 connection, provider, user, scopes, None if statement is None else provider_subject_token

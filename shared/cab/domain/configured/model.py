@@ -1,0 +1,16 @@
+"""The base of everything that is configured or declared."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StrictModel(BaseModel):
+    """Base of every configured or declared value: immutable, unknown members refused, input never quoted in errors."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know
+    )

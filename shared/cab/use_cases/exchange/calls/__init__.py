@@ -1,0 +1,5 @@
+"""What an exchange has for agents that hold no tokens of platforms. In running order:
+
+`token` gives an agent its call token; `internal` decides on one call for the function that makes it; `outcomes` takes what
+agents with tokens say came of them.
+"""

@@ -1,0 +1,181 @@
+"""`POST /oauth2/outcomes`: what an agent says came of a token that it was given. Evidence of less weight than our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+from cab.domain import audit
+from cab.domain.configured.clients import Agent
+from cab.domain.configured.deployment import Deployment
+from cab.domain.errors import BrokerError, Reason, invalid_parameter
+from cab.domain.identifiers import digest, token_sha256
+from cab.ports import Clock, NotFound, VerificationKeys
+from cab.protocol.authorization_details import details_hash
+from cab.protocol.jose import jws
+from cab.protocol.tokens import access_tokens
+from cab.stores.calls import ReportedOutcomes
+from cab.stores.issued_tokens import IssuedTokens
+from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.exchange.record import note_agent
+from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
+
+REPORTED_UNTIL: Final = timedelta(hours=1)  # after the token's end
+AgentOutcome = Literal["done", "rejected", "failed", "not_used", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeReport:
+    """About one hand-out. A JWT of ours is named by itself (`token`), since nothing is kept of it; any other by its hash.
+
+    The same token may be handed out for several intents: `txn` and `intent_hash` say which is meant, else the newest is.
+    """
+
+    outcome: AgentOutcome
+    token_sha256: str | None = None
+    token: str | None = None
+    txn: str | None = None
+    intent_hash: str | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    request_digest: str | None = None
+
+    def __repr__(self) -> str:
+        return f"OutcomeReport({self.outcome!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class _HandOut:
+    sha256: str
+    subject: str
+    txn: str
+    details: list[dict[str, Any]]
+    connection: str | None
+    ends_at: datetime
+    jti: str | None = None
+    grant_id: str | None = None
+
+
+class ReportOutcome:
+    def __init__(
+        self,
+        deployment: Deployment,
+        authenticator: ClientAuthenticator[Agent],
+        keys: VerificationKeys,
+        issued_tokens: IssuedTokens,
+        reported: ReportedOutcomes,
+        clock: Clock,
+    ) -> None:
+        self._deployment = deployment
+        self._authenticator = authenticator
+        self._keys = keys
+        self._issued_tokens = issued_tokens
+        self._reported = reported
+        self._clock = clock
+        self._audiences = frozenset(connection.resource for connection in deployment.connections)
+
+    async def __call__(self, report: OutcomeReport, credentials: Credentials, facts: Facts) -> None:
+        """Put the report on record, once for each hand-out; the very same report again changes nothing and is no error.
+
+        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, PARAMETER_INVALID (also for a token that was not handed to this
+        client, or ended over an hour ago), OUTCOME_ALREADY_REPORTED; Unavailable.
+        """
+        agent, spending = await self._authenticator.authenticate(credentials)
+        note_agent(facts, agent)
+        await after_spending(spending, self._report(report, agent, facts))
+
+    async def _report(self, report: OutcomeReport, agent: Agent, facts: Facts) -> None:
+        if (report.token is None) == (report.token_sha256 is None):
+            raise invalid_parameter("token_sha256", "Give one of token_sha256 and token.")
+        if report.token is not None:
+            hand_out = await self._broker_jwt(report.token, agent)
+        else:
+            hand_out = await self._downstream(report, agent)
+        if hand_out is None:
+            name = "token" if report.token_sha256 is None else "token_sha256"
+            raise invalid_parameter(name, "No such token was handed to this client of late.")
+        _note(facts, report, hand_out, self._deployment)
+        key = digest(hand_out.sha256, agent.client_id, hand_out.txn, details_hash(hand_out.details))
+        said = digest(*(str(part) for part in (report.outcome, report.upstream_status, report.request_digest)))
+        known = await self._reported.read(key)
+        if known not in (None, said):
+            raise BrokerError(Reason.OUTCOME_ALREADY_REPORTED, "Another outcome was reported for this token.")
+        facts.beside.append(self._reported.write(key, said, until=hand_out.ends_at + REPORTED_UNTIL))
+
+    async def _downstream(self, report: OutcomeReport, agent: Agent) -> _HandOut | None:
+        sha256 = report.token_sha256 or ""
+        for issued in await self._issued_tokens.find(sha256, now=self._clock.now() - REPORTED_UNTIL):
+            is_meant = report.txn in (None, issued.txn) and report.intent_hash in (None, details_hash(issued.details))
+            if (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id) and is_meant:
+                return _HandOut(
+                    sha256,
+                    issued.subject,
+                    issued.txn,
+                    issued.details,
+                    issued.connection,
+                    issued.expires_at,
+                    grant_id=issued.grant_id,
+                )
+        return None
+
+    async def _broker_jwt(self, token: str, agent: Agent) -> _HandOut | None:
+        """Also for a while after its end: what is checked is that we made it, and for whom."""
+        broker, now = self._deployment.broker, self._clock.now()
+        rules = access_tokens.rules(
+            broker.sts_issuer, self._audiences, max_life=timedelta(seconds=broker.lifetimes.token_s)
+        )
+        try:
+            unverified = jws.parse(token)
+            key = await self._keys.find(broker.sts_issuer, unverified.kid, unverified.algorithm)
+            ends_at = unverified.claims.get("exp")
+            if isinstance(ends_at, bool) or not isinstance(ends_at, int):
+                return None
+            last = datetime.fromtimestamp(min(ends_at, int(now.timestamp()) + 1) - 1, UTC)
+            claims = jws.verify(unverified, key, rules, now=last).claims
+        except (jws.TokenRejected, NotFound):
+            return None
+        ended = datetime.fromtimestamp(ends_at, UTC)
+        if now > ended + REPORTED_UNTIL or (claims["tenant"], claims["client_id"]) != (agent.tenant, agent.client_id):
+            return None
+        connection = self._deployment.connection_by_resource.get(claims["aud"])
+        return _HandOut(
+            token_sha256(token),
+            claims["sub"],
+            claims["txn"],
+            claims["authorization_details"],
+            connection.id if connection else None,
+            ended,
+            jti=claims["jti"],
+        )
+
+
+def _note(facts: Facts, report: OutcomeReport, hand_out: _HandOut, deployment: Deployment) -> None:
+    detail = hand_out.details[0]
+    facts.txn = hand_out.txn
+    facts.subject = audit.Subject(key=hand_out.subject)
+    connection = deployment.connection_by_id.get(hand_out.connection or "")
+    action = connection.action_by_id.get(detail["actions"][0]) if connection else None
+    facts.tool = audit.Tool(
+        connection=hand_out.connection,
+        provider=connection.provider if connection else None,
+        action=detail["actions"][0],
+        effect=action.effect.value if action else None,
+        mode="token",
+    )
+    facts.intent = audit.IntentFacts(
+        identifier=detail["identifier"],
+        task_id=detail.get("task_id"),
+        intent_hash=details_hash(hand_out.details),
+    )
+    facts.grant = audit.GrantFacts(id=hand_out.grant_id) if hand_out.grant_id else None
+    facts.token = audit.TokenFacts(
+        kind="broker_jwt" if hand_out.jti else "downstream", jti=hand_out.jti, sha256=hand_out.sha256
+    )
+    facts.observed_by = "agent"
+    facts.call = audit.CallFacts(
+        outcome=report.outcome,
+        upstream_status=report.upstream_status,
+        upstream_request_id=report.upstream_request_id,
+        request_digest=report.request_digest,
+    )

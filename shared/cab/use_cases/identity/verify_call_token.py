@@ -1,0 +1,38 @@
+"""Who calls a tool, and for whom: verifying call tokens, in the function that executes and again in the one that decides."""
+
+from __future__ import annotations
+
+from cab.domain.configured.deployment import Broker
+from cab.domain.errors import Reason
+from cab.ports import Clock, NotFound, VerificationKeys
+from cab.protocol.jose import jws
+from cab.protocol.tokens import call_tokens
+from cab.protocol.tokens.call_tokens import CallToken
+from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
+
+
+class CallTokenVerifier:
+    """Call tokens are used for many calls until they end; so one verified before is remembered."""
+
+    def __init__(self, broker: Broker, keys: VerificationKeys, clock: Clock) -> None:
+        self._rules = call_tokens.rules(broker.sts_issuer, broker.calls_resource)
+        self._keys = keys
+        self._clock = clock
+        self._verified = VerifiedTokens[CallToken](keys, clock)
+
+    async def verify(self, token: str) -> CallToken:
+        """Raises: BrokerError CALL_TOKEN_INVALID, one answer for every fault; Unavailable."""
+        try:
+            known = await self._verified.recall(token)
+            return self._verified.remember(token, await self._verify(token)) if known is None else known
+        except (jws.TokenRejected, NotFound) as error:
+            raise credential_refused(
+                Reason.CALL_TOKEN_INVALID, "The call token is not valid.", error, token=token
+            ) from error
+
+    async def _verify(self, token: str) -> Verified[CallToken]:
+        unverified = jws.parse(token)
+        key = await self._keys.find(self._rules.issuer, unverified.kid, unverified.algorithm)
+        claims = jws.verify(unverified, key, self._rules, now=self._clock.now())
+        return Verified(call_tokens.read(claims), claims.issuer, claims.expires_at, key)
