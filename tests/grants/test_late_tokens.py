@@ -239,7 +239,7 @@ async def test_a_token_set_handed_over_while_the_present_holder_hears_that_all_i
 
 async def has_ended(worker: Worker, name: str) -> None:
     """Returns when no attempt of this process is under way, whoever began it."""
-    while name in worker.refresher._under_way:
+    while name in worker.refresher._attempts:
         await asyncio.sleep(0.1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,6 +19,7 @@ from cab.encoding.json_schema import DIALECT, schema_of
 from cab.ports import Clock, Randomness, Unavailable
 from cab.protocol import metadata
 from cab.protocol.names import ACTION_TYPE, TASK_TYPE
+from cab.single_flight import SingleFlight
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab.transport import openapi
 from cab.transport.oauth_http import refusal_response
@@ -58,27 +58,24 @@ class PublishedKeys:
         self._clock = clock
         self._known: PublishedDocument | None = None
         self._look_again_at: datetime | None = None
-        self._looking = asyncio.Lock()
+        self._looks: SingleFlight[None, None] = SingleFlight()
 
     async def document(self) -> PublishedDocument:
         """Raises: BrokerError STORE_UNAVAILABLE while none was ever read."""
-        async with self._looking:
-            if self._look_again_at is None or self._clock.now() >= self._look_again_at:
-                pause = JWKS_REMEMBERED if await self._look() else RETRY_AFTER
-                self._look_again_at = self._clock.now() + pause
+        if self._look_again_at is None or self._clock.now() >= self._look_again_at:
+            await self._looks.do(None, self._look)
         if self._known is None:
             raise BrokerError(Reason.STORE_UNAVAILABLE, "No keys are known yet.")
         return self._known
 
-    async def _look(self) -> bool:
+    async def _look(self) -> None:
         try:
             ring = await self._keys.ring(self._issuer)
         except Unavailable:
-            return False
-        if ring is None:  # before `cab keys init`
-            return False
-        self._known = PublishedDocument(ring.jwks())
-        return True
+            ring = None
+        if ring is not None:  # there is none before `cab keys init`
+            self._known = PublishedDocument(ring.jwks())
+        self._look_again_at = self._clock.now() + (RETRY_AFTER if ring is None else JWKS_REMEMBERED)
 
 
 class MetadataEndpoints:

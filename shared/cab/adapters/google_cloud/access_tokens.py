@@ -12,6 +12,7 @@ import google.auth
 from google.auth.credentials import TokenState
 
 from cab.adapters.google_cloud import metadata_server
+from cab.single_flight import SingleFlight
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -19,7 +20,7 @@ _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)  # what the accoun
 
 
 class NoCredentials(Exception):
-    """No access token can be had. Carries no text: Google's library quotes the metadata server's answer."""
+    """No access token is available. Carries no text: Google's library quotes the metadata server's answer."""
 
 
 class AccessTokens:
@@ -28,7 +29,7 @@ class AccessTokens:
     def __init__(self) -> None:
         self._credentials: Any = None
         self._metadata: Metadata = ()
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshes: SingleFlight[None, None] = SingleFlight()
 
     async def metadata(self) -> Metadata:
         """The authorization of one call. Send it over TLS only.
@@ -36,9 +37,7 @@ class AccessTokens:
         Concurrent callers share one refresh. Raises: NoCredentials.
         """
         if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
-            if self._refreshing is None:
-                self._refreshing = asyncio.create_task(self._refresh())
-            await asyncio.shield(self._refreshing)
+            await self._refreshes.do(None, self._refresh)
         return self._metadata
 
     async def _refresh(self) -> None:
@@ -46,8 +45,6 @@ class AccessTokens:
             await asyncio.to_thread(self._refresh_blocking)
         except google.auth.exceptions.GoogleAuthError:
             raise NoCredentials from None
-        finally:
-            self._refreshing = None
         headers: dict[str, str] = {}
         self._credentials.apply(headers)
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())

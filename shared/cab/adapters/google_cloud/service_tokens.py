@@ -17,6 +17,7 @@ import google.auth.exceptions
 from cab.adapters.google_cloud import metadata_server
 from cab.ports import Clock, Unavailable
 from cab.protocol.jose import jws
+from cab.single_flight import SingleFlight
 
 _logger = logging.getLogger(__name__)
 
@@ -39,30 +40,23 @@ class GoogleServiceTokens:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._tokens: dict[str, _Token] = {}
-        self._fetches: dict[str, asyncio.Task[_Token]] = {}
+        self._fetches: SingleFlight[str, _Token] = SingleFlight()
 
     async def identity_token(self, audience: str) -> str:
         """Waits at most 3 s. Raises: Unavailable."""
         token = self._tokens.get(audience)
         if token is not None and self._clock.now() < token.expires_at - _RENEW_BEFORE:
             return token.text
-        fetch = self._fetches.get(audience)
-        if fetch is None:
-            fetch = self._fetches[audience] = asyncio.create_task(self._fetch(audience))
         try:
-            # Shielded: when one caller is cancelled, the others still get their token.
-            return (await asyncio.shield(fetch)).text
+            return (await self._fetches.do(audience, lambda: self._fetch(audience))).text
         except (google.auth.exceptions.GoogleAuthError, jws.TokenRejected, TimeoutError) as error:
             # Not its text: it can quote what the metadata server answered.
-            _logger.warning("no ID token of this service could be had: %s", type(error).__name__)
+            _logger.warning("no ID token of this service is available: %s", type(error).__name__)
             raise Unavailable("service tokens") from None
 
     async def _fetch(self, audience: str) -> _Token:
-        try:
-            async with asyncio.timeout(_BUDGET_S):
-                token = await asyncio.to_thread(_fetch_blocking, audience)
-        finally:
-            del self._fetches[audience]
+        async with asyncio.timeout(_BUDGET_S):
+            token = await asyncio.to_thread(_fetch_blocking, audience)
         self._tokens[audience] = token
         return token
 

@@ -6,11 +6,11 @@ tokens of many users in memory, and a destroyed version would still be served.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 
 from cab.domain.lru import remember
 from cab.ports import SecretReader
+from cab.single_flight import SingleFlight
 
 
 class CachedSecretReader:
@@ -20,23 +20,16 @@ class CachedSecretReader:
         self._reader = reader
         self._capacity = capacity
         self._payloads: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._accesses: dict[tuple[str, int], asyncio.Task[bytes]] = {}
+        self._accesses: SingleFlight[tuple[str, int], bytes] = SingleFlight()
 
     async def access(self, secret: str, version: int) -> bytes:
         key = secret, version
         if key in self._payloads:
             self._payloads.move_to_end(key)
             return self._payloads[key]
-        if key not in self._accesses:
-            self._accesses[key] = asyncio.create_task(self._access(secret, version))
-        # Shielded: when one reader is cancelled, the others still get their payload.
-        return await asyncio.shield(self._accesses[key])
+        return await self._accesses.do(key, lambda: self._access(secret, version))
 
     async def _access(self, secret: str, version: int) -> bytes:
-        key = secret, version
-        try:
-            payload = await self._reader.access(secret, version)
-        finally:
-            del self._accesses[key]
-        remember(self._payloads, key, payload, most=self._capacity)
+        payload = await self._reader.access(secret, version)
+        remember(self._payloads, (secret, version), payload, most=self._capacity)
         return payload

@@ -18,6 +18,7 @@ from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, 
 from cab.protocol import discovery
 from cab.protocol.jose import jwk
 from cab.protocol.jose.jwk import KeySet, OneOf, VerificationKey
+from cab.single_flight import SingleFlight
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
 TRUSTED_FOR: Final = timedelta(hours=1)  # then a caller waits a moment for the fetch: a removed key should be gone
@@ -46,7 +47,6 @@ class _State:
     fetched_at: datetime | None = None
     failed_at: datetime | None = None  # of the last fetch, None when it succeeded
     forced_at: datetime | None = None  # when an unknown key last caused a fetch
-    fetch: asyncio.Task[None] | None = None
 
 
 class RemoteKeySets:
@@ -57,6 +57,7 @@ class RemoteKeySets:
         self._http = http
         self._clock = clock
         self._states: dict[str, _State] = {}
+        self._fetches: SingleFlight[str, None] = SingleFlight()
 
     async def find(self, issuer: str, kid: str | None, algorithm: str) -> VerificationKey:
         source = self._sources.get(issuer)
@@ -68,24 +69,26 @@ class RemoteKeySets:
         now = self._clock.now()
         age = None if state.fetched_at is None else now - state.fetched_at
         if age is None or age > GOOD_FOR:
-            await self._try_fetch(source, state, now)
+            await self._try_fetch(issuer, source, state, now)
             if not self._good(state):
                 raise Unavailable("identity_provider")
-        elif age > FRESH_FOR and (state.fetch is None or state.fetch.done()) and self._may_try(state, now):
-            fetch = self._start(source, state)
+        elif age > FRESH_FOR and issuer not in self._fetches and self._may_try(state, now):
+            fetch = self._fetches.start(issuer, lambda: self._fetch(source, state))
             if age > TRUSTED_FOR:
                 await asyncio.wait([fetch], timeout=MOMENT_S)
         try:
             return _pick(state.keys, kid, algorithm)
         except NotFound:
-            return await self._look_again(source, state, kid, algorithm)
+            return await self._look_again(issuer, source, state, kid, algorithm)
 
-    async def _look_again(self, source: KeySource, state: _State, kid: str | None, algorithm: str) -> VerificationKey:
+    async def _look_again(
+        self, issuer: str, source: KeySource, state: _State, kid: str | None, algorithm: str
+    ) -> VerificationKey:
         """The issuer may have published a new key: one forced fetch per cool-down, claimed before it starts."""
         now = self._clock.now()
         if state.forced_at is None or now - state.forced_at >= COOL_DOWN:
             state.forced_at = now
-            await self._try_fetch(source, state, now)
+            await self._try_fetch(issuer, source, state, now)
         try:
             return _pick(state.keys, kid, algorithm)
         except NotFound:
@@ -93,21 +96,13 @@ class RemoteKeySets:
                 raise Unavailable("identity_provider") from None
             raise
 
-    async def _try_fetch(self, source: KeySource, state: _State, now: datetime) -> None:
-        if state.fetch is None or state.fetch.done():
-            if not self._may_try(state, now):
-                return
-            self._start(source, state)
-        if state.fetch is not None:
-            await asyncio.shield(state.fetch)
+    async def _try_fetch(self, issuer: str, source: KeySource, state: _State, now: datetime) -> None:
+        if issuer in self._fetches or self._may_try(state, now):
+            await self._fetches.do(issuer, lambda: self._fetch(source, state))
 
     def _may_try(self, state: _State, now: datetime) -> bool:
         pause = COOL_DOWN if self._good(state) else RETRY_WITHOUT_KEYS
         return state.failed_at is None or now - state.failed_at >= pause
-
-    def _start(self, source: KeySource, state: _State) -> asyncio.Task[None]:
-        state.fetch = asyncio.create_task(self._fetch(source, state))
-        return state.fetch
 
     def _good(self, state: _State) -> bool:
         return state.fetched_at is not None and self._clock.now() - state.fetched_at <= GOOD_FOR

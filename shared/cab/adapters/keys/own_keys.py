@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -12,6 +11,7 @@ from cab.encoding import strict_json
 from cab.ports import Clock, NotFound, SecretReader, Unavailable
 from cab.protocol.jose import jwk, jws
 from cab.protocol.jose.jwk import ALGORITHMS, PublicKey
+from cab.single_flight import SingleFlight
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
 
 RING_FRESH_FOR: Final = timedelta(seconds=60)
@@ -30,7 +30,7 @@ class OwnKeys:
         self._read_at: datetime | None = None
         self._public: dict[str, PublicKey] = {}
         self._private: dict[int, Any] = {}
-        self._reading: asyncio.Lock = asyncio.Lock()
+        self._reads: SingleFlight[None, None] = SingleFlight()
 
     async def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
         active = (await self._current()).signing(self._clock.now())
@@ -50,7 +50,7 @@ class OwnKeys:
         await self._current()
         key = self._public.get(kid or "")
         if key is None and self._read_at is not None and self._clock.now() - self._read_at > timedelta(seconds=5):
-            await self._read()  # a key activated a moment ago by another instance
+            await self._reads.do(None, self._read)  # a key activated a moment ago by another instance
             key = self._public.get(kid or "")
         if key is None or key.algorithm != algorithm:
             raise NotFound(issuer)
@@ -60,7 +60,7 @@ class OwnKeys:
         now = self._clock.now()
         if self._ring is None or self._read_at is None or now - self._read_at > RING_FRESH_FOR:
             try:
-                await self._read()
+                await self._reads.do(None, self._read)
             except Unavailable:
                 if self._ring is None or self._read_at is None or now - self._read_at > RING_STALE_IF_ERROR:
                     raise
@@ -69,12 +69,8 @@ class OwnKeys:
         return self._ring
 
     async def _read(self) -> None:
-        started = self._clock.now()
-        async with self._reading:
-            if self._read_at is not None and self._read_at >= started:
-                return  # somebody else read while we waited
-            ring = await self._store.ring(self._issuer)
-            if ring is None:
-                raise Unavailable("documents")  # not initialised: `cab keys init`
-            self._ring, self._read_at = ring, self._clock.now()
-            self._public = {key.kid: jwk.parse(key.jwk) for key in ring.keys}
+        ring = await self._store.ring(self._issuer)
+        if ring is None:
+            raise Unavailable("documents")  # not initialised: `cab keys init`
+        self._ring, self._read_at = ring, self._clock.now()
+        self._public = {key.kid: jwk.parse(key.jwk) for key in ring.keys}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from datetime import datetime, timedelta
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import RefreshOutcome
 from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.ports import Clock
+from cab.single_flight import SingleFlight
 from cab.use_cases.upstream.answers import Granted
 
 CACHE_SIZE: Final = 4096
@@ -29,7 +29,7 @@ class KeptTokens(Generic[_Key]):
         self._tokens: OrderedDict[_Key, Granted] = OrderedDict()
         self._rejections: OrderedDict[_Key, datetime] = OrderedDict()
         self._pauses: OrderedDict[_Key, datetime] = OrderedDict()
-        self._under_way: dict[_Key, asyncio.Task[Granted]] = {}
+        self._requests: SingleFlight[_Key, Granted] = SingleFlight()
 
     def get(self, key: _Key, *, rejected: str | None = None) -> Granted | None:
         """What is kept, unless its time is over, or it is the one that the platform has just `rejected` (SHA-256, hex). Once
@@ -45,24 +45,16 @@ class KeptTokens(Generic[_Key]):
                 return None
         return kept
 
-    async def fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> tuple[Granted, RefreshOutcome]:
+    async def fetch(
+        self, key: _Key, request: Callable[[], Coroutine[Any, Any, Granted]]
+    ) -> tuple[Granted, RefreshOutcome]:
         """A new token by one `request`, which goes on although its caller may leave. Raises: BrokerError PROVIDER_UNAVAILABLE
         while the provider wants to be left alone; what `request` raises.
         """
-        task = self._under_way.get(key)
-        outcome = RefreshOutcome.SUCCESS if task is None else RefreshOutcome.JOINED
-        if task is None:
-            task = asyncio.create_task(self._fetch(key, request))
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-        return await asyncio.shield(task), outcome
+        outcome = RefreshOutcome.JOINED if key in self._requests else RefreshOutcome.SUCCESS
+        return await self._requests.do(key, lambda: self._fetch(key, request)), outcome
 
-    def _forget(self, key: _Key, done: asyncio.Task[Granted]) -> None:
-        del self._under_way[key]
-        if not done.cancelled():
-            done.exception()  # seen, also when its caller has left
-
-    async def _fetch(self, key: _Key, request: Callable[[], Awaitable[Granted]]) -> Granted:
+    async def _fetch(self, key: _Key, request: Callable[[], Coroutine[Any, Any, Granted]]) -> Granted:
         now = self._clock.now()
         until = self._pauses.get(key, now)
         if now < until:

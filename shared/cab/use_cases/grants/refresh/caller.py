@@ -21,6 +21,7 @@ from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, Ref
 from cab.domain.identifiers import token_sha256
 from cab.domain.token_life import TokenLife, token_life
 from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
+from cab.single_flight import SingleFlight
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.outbox import Outbox, grant_event, keepalive_of
@@ -101,9 +102,9 @@ class RefreshGrant:
             timings=timings,
             step=step,
         )
-        self._under_way: dict[str, asyncio.Task[Committed | None]] = {}
+        self._attempts: SingleFlight[str, Committed | None] = SingleFlight()
         self._began: dict[str, asyncio.Task[Any] | None] = {}  # whose request began the attempt under way
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._watches: SingleFlight[str, None] = SingleFlight()
 
     # --- serving ---
 
@@ -145,7 +146,7 @@ class RefreshGrant:
                     return token
                 if token is not None:
                     continue
-            if grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
+            if grant_transitions.is_held(stored.grant, now) or grant_id in self._attempts:
                 if now >= deadline:
                     return self._last_resort(stored.grant, payload, wanted, now)
                 how = RefreshOutcome.JOINED
@@ -172,11 +173,9 @@ class RefreshGrant:
 
     async def _wait_for_holder(self, grant_id: str, *, longest_s: float) -> None:
         """Until the attempt of this process ends, or that of another, which one watcher looks out for on behalf of all."""
-        task: asyncio.Task[Any] | None = self._under_way.get(grant_id) or self._watchers.get(grant_id)
-        if task is None:
-            task = self._watchers[grant_id] = asyncio.create_task(self._watch(grant_id))
-            task.add_done_callback(lambda _: self._watchers.pop(grant_id))
-        await asyncio.wait({task}, timeout=longest_s)
+        attempt_here = self._attempts.get(grant_id)
+        holder: asyncio.Task[Any] = attempt_here or self._watches.start(grant_id, lambda: self._watch(grant_id))
+        await asyncio.wait({holder}, timeout=longest_s)
 
     async def _watch(self, grant_id: str) -> None:
         """Returns when the grant is held no longer, or cannot be read: whoever waits will see for themselves."""
@@ -195,9 +194,9 @@ class RefreshGrant:
     def _start_attempt(self, stored: StoredGrant, wanted: Wanted) -> asyncio.Task[Committed | None]:
         """The one attempt of this process at this grant. It goes on although its caller may leave."""
         name = stored.grant.grant_id
-        task = asyncio.create_task(attempt(self._parts, stored, wanted))
-        self._under_way[name], self._began[name] = task, asyncio.current_task()
-        task.add_done_callback(lambda done: self._forget(name, done))
+        task = self._attempts.start(name, lambda: attempt(self._parts, stored, wanted))
+        self._began[name] = asyncio.current_task()
+        task.add_done_callback(lambda _: self._began.pop(name))
         return task
 
     async def until_settled(self, grant_id: str) -> None:
@@ -206,14 +205,9 @@ class RefreshGrant:
         Where a process may stand still once it has answered, the request that began an attempt stays open that long. Others
         that wait for the same attempt need not.
         """
-        task = self._under_way.get(grant_id)
+        task = self._attempts.get(grant_id)
         if task is not None and self._began[grant_id] is asyncio.current_task():
             await asyncio.wait({task})
-
-    def _forget(self, name: str, done: asyncio.Task[Committed | None]) -> None:
-        del self._under_way[name], self._began[name]
-        if not done.cancelled():
-            done.exception()  # seen, also when its caller has left
 
     def _servable(self, stored: StoredGrant | None, wanted: Wanted) -> StoredGrant:
         remedy = Remedy(interaction_uri=f"{self._deployment.broker.origin}/connect?connection={wanted.connection.id}")
@@ -323,7 +317,7 @@ class RefreshGrant:
         """
         stored = await self._store.read(grant_id)
         now = self._clock.now()
-        if stored is None or grant_transitions.is_held(stored.grant, now) or grant_id in self._under_way:
+        if stored is None or grant_transitions.is_held(stored.grant, now) or grant_id in self._attempts:
             return
         grant = stored.grant
         if not grant.keeps_tokens:
