@@ -7,6 +7,7 @@ locals {
   database_grants = {
     mint_assertion   = { guards = "write", keys = "read" }
     exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read" }
+    call_tool        = { keys = "read" }
     publish_metadata = { keys = "read" }
     refresh_grants   = { grants = "write", keys = "read" }
     connect_account  = { guards = "read", grants = "write", approvals = "write" }
@@ -35,7 +36,7 @@ locals {
   }]...)
   _grant_secrets = "resource.name.startsWith(\"projects/${data.google_project.this.number}/secrets/cab-grant-\") && !resource.name.startsWith(\"projects/${data.google_project.this.number}/secrets/cab-grant-data-key\")"
 
-  audit_publishers = toset(["mint_assertion", "exchange_token", "refresh_grants", "connect_account"])
+  audit_publishers = toset(["mint_assertion", "exchange_token", "call_tool", "refresh_grants", "connect_account"])
 }
 
 resource "google_project_iam_member" "firestore" {

@@ -21,8 +21,13 @@ locals {
 
   # Every function by name: who calls it, and what it is told beside the common settings.
   functions = {
-    mint_assertion   = { public = true, environment = {} }
-    exchange_token   = { public = true, environment = { CAB_REFRESH_GRANTS_URL = local.refresh_grants_url } }
+    mint_assertion = { public = true, environment = {} }
+    exchange_token = { public = true, environment = {
+      CAB_REFRESH_GRANTS_URL = local.refresh_grants_url
+      CAB_EXCHANGE_TOKEN_URL = local.exchange_token_url
+      CAB_CALL_CALLERS       = google_service_account.function["call_tool"].email
+    } }
+    call_tool        = { public = true, environment = { CAB_EXCHANGE_TOKEN_URL = local.exchange_token_url } }
     publish_metadata = { public = true, environment = {} }
     connect_account  = { public = true, environment = { CAB_REFRESH_GRANTS_URL = local.refresh_grants_url } }
     refresh_grants = { public = false, environment = {
@@ -43,12 +48,13 @@ locals {
   }
 
   # Known before the service exists, so that a function can be told its own address (the audience of its callers' tokens).
+  exchange_token_url = "https://exchange-token-${data.google_project.this.number}.${var.location}.run.app"
   refresh_grants_url = "https://refresh-grants-${data.google_project.this.number}.${var.location}.run.app"
   ingest_audit_url   = "https://ingest-audit-${data.google_project.this.number}.${var.location}.run.app"
 }
 
 resource "google_service_account" "function" {
-  for_each     = toset(["mint_assertion", "exchange_token", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"])
+  for_each     = toset(["mint_assertion", "exchange_token", "call_tool", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"])
   project      = var.project_id
   account_id   = replace(each.key, "_", "-")
   display_name = "CAB ${each.key}"
@@ -88,7 +94,7 @@ module "function" {
   source_archive        = var.source_archive
   image                 = var.image
   labels                = var.labels
-  ingress               = each.value.public ? "load_balancer" : var.internal_calls == "invoker_only" && each.key == "refresh_grants" ? "all" : "internal"
+  ingress               = var.internal_calls == "invoker_only" && contains(local.internally_called, each.key) ? "all" : each.value.public ? "load_balancer" : "internal"
   network               = contains(local.internal_callers, each.key) && var.internal_calls == "network" ? { network = google_compute_network.this[0].id, subnetwork = google_compute_subnetwork.this[0].id } : null
   environment           = merge(local._common_environment, each.value.environment)
   public                = each.value.public
@@ -114,7 +120,7 @@ module "origin" {
   location   = var.location
   domain     = local.domain
   protection = var.edge_protection
-  services   = { for name in ["mint_assertion", "exchange_token", "publish_metadata", "connect_account"] : name => module.function[name].service_name }
+  services   = { for name, function in local.functions : name => module.function[name].service_name if function.public }
 }
 
 resource "google_cloud_scheduler_job" "sweep" {

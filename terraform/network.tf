@@ -1,13 +1,16 @@
-# The way from function to function. refresh_grants and ingest_audit take internal traffic only. Pub/Sub and Cloud Scheduler
+# The way from function to function. refresh_grants and ingest_audit take internal traffic only, and exchange_token is called by
+# call_tool past the load balancer, where the route of its decisions on calls is not. Pub/Sub and Cloud Scheduler
 # of the project count as internal; another function does only when its call comes through a VPC network (Cloud Run,
 # "Restrict network ingress"). So with `internal_calls = "network"` the callers send what goes to private ranges through this
 # network, and in it the names below run.app lead to private.googleapis.com, four addresses that Direct VPC egress treats as
 # private ("Private networking and Cloud Run"). Everything else, such as calls to providers and IdPs, leaves as before: no NAT.
 
 locals {
-  # Who calls an internal function from a function of ours. Operators come from their own place in this network.
-  internal_callers = toset(["exchange_token", "connect_account"])
-  _network         = var.internal_calls == "network" ? 1 : 0
+  # Which functions call which other one. Operators come from their own place in this network.
+  internal_calls    = { exchange_token = "refresh_grants", connect_account = "refresh_grants", call_tool = "exchange_token" }
+  internal_callers  = toset(keys(local.internal_calls))
+  internally_called = toset(values(local.internal_calls))
+  _network          = var.internal_calls == "network" ? 1 : 0
   # Documented addresses of private.googleapis.com ("Configure Private Google Access").
   _private_google_apis = ["199.36.153.8", "199.36.153.9", "199.36.153.10", "199.36.153.11"]
 }

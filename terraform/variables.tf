@@ -73,7 +73,7 @@ variable "functions" {
 
   validation {
     condition = alltrue([for name in keys(var.functions) : contains([
-      "mint_assertion", "exchange_token", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"
+      "mint_assertion", "exchange_token", "call_tool", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"
     ], name)])
     error_message = "functions names a function that does not exist."
   }
@@ -91,7 +91,7 @@ variable "image" {
 }
 
 variable "internal_calls" {
-  description = "How exchange_token and connect_account reach refresh_grants. network: it takes internal traffic only, and they call through a VPC network that this module makes. invoker_only: it can be reached from the internet, and Cloud Run turns away whoever is not a named identity."
+  description = "How exchange_token and connect_account reach refresh_grants, and call_tool reaches exchange_token. network: refresh_grants takes internal traffic only, exchange_token that and the load balancer's, and they are called through a VPC network that this module makes. invoker_only: both can be reached from the internet; Cloud Run turns away from refresh_grants, and exchange_token from its internal route, whoever is not a named identity."
   type        = string
   default     = "network"
   nullable    = false

@@ -24,8 +24,10 @@ run "every_caller_of_an_internal_function_has_a_way_to_it" {
     error_message = "A call between functions is internal only through a VPC network: without it every token of a consented grant fails."
   }
   assert {
-    condition     = toset([for name, function in local.functions : name if contains(keys(function.environment), "CAB_REFRESH_GRANTS_URL") && function.public]) == local.internal_callers
-    error_message = "Whoever is told the address of refresh_grants calls it, and needs the way."
+    condition = toset([for name, function in local.functions : name if anytrue([
+      for called in local.internally_called : called != name && contains(keys(function.environment), "CAB_${upper(called)}_URL")
+    ])]) == local.internal_callers
+    error_message = "Whoever is told the address of another function calls it, and needs the way."
   }
   assert {
     condition     = google_compute_subnetwork.this[0].private_ip_google_access
@@ -50,14 +52,14 @@ run "public_functions_are_reached_through_the_load_balancer_alone" {
   }
 }
 
-run "invoker_only_opens_one_door_and_makes_no_network" {
+run "invoker_only_opens_two_doors_and_makes_no_network" {
   command = apply # who may invoke is known only then
   variables {
     internal_calls = "invoker_only"
   }
   assert {
-    condition     = [for name, function in module.function : name if function.reachable_from == "all"] == ["refresh_grants"] && module.function["ingest_audit"].reachable_from == "internal"
-    error_message = "Only refresh_grants is called by other functions: pushes reach ingest_audit from inside."
+    condition     = [for name, function in module.function : name if function.reachable_from == "all"] == ["exchange_token", "refresh_grants"] && module.function["ingest_audit"].reachable_from == "internal"
+    error_message = "Only these two are called by other functions: pushes reach ingest_audit from inside."
   }
   assert {
     condition     = length(google_compute_network.this) == 0 && alltrue([for function in module.function : !function.calls_through_network])

@@ -25,6 +25,27 @@ run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval"
   }
 }
 
+run "call_tool_has_three_rights" {
+  command = apply # e-mail addresses are known only then
+
+  assert {
+    condition     = local.database_grants["call_tool"] == { keys = "read" } && !contains(keys(local.secret_readers), "call_tool")
+    error_message = "call_tool carries tokens of calls in flight to platforms: it reads public keys, and no secret and no other database."
+  }
+  assert {
+    condition     = contains(local.audit_publishers, "call_tool")
+    error_message = "What came of a call is an audit event."
+  }
+  assert {
+    condition     = local.functions["exchange_token"].environment.CAB_CALL_CALLERS == google_service_account.function["call_tool"].email && local.functions["call_tool"].environment.CAB_EXCHANGE_TOKEN_URL == local.functions["exchange_token"].environment.CAB_EXCHANGE_TOKEN_URL
+    error_message = "exchange_token decides on calls for exactly this identity, by a token for exactly this address."
+  }
+  assert {
+    condition     = !anytrue([for function in module.function : contains(function.invokers, google_service_account.function["call_tool"].member)])
+    error_message = "call_tool must not reach a private function: exchange_token asks refresh_grants for it."
+  }
+}
+
 run "connect_account_adds_grants_and_cannot_read_them" {
   command = plan
 

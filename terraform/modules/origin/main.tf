@@ -31,6 +31,7 @@ locals {
   paths = {
     mint_assertion   = ["/edge/token"]
     exchange_token   = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"]
+    call_tool        = ["/tools", "/tools/call", "/mcp", "/.well-known/oauth-protected-resource/mcp"]
     publish_metadata = ["/health", "/.well-known/*", "/oauth2/.well-known/*", "/edge/.well-known/*", "/oauth2/jwks.json", "/edge/jwks.json", "/oauth2/authorization-details-types", "/oauth2/openapi.json"]
     connect_account  = ["/connect", "/connect/*", "/approvals/*", "/me", "/me/*", "/login", "/login/*", "/logout"]
   }
