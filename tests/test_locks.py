@@ -67,9 +67,11 @@ def test_every_pin_has_hashes(lock: Lock) -> None:
 
 
 def test_what_is_deployed_is_what_is_tested() -> None:
-    """The runtime lock is installed by the cloud alone, but each of its lines, hashes included, also stands where we install."""
-    runtime, stack, dev = (set(entries(LOCKS[name].text())) for name in ("runtime", "stack", "dev"))
-    assert runtime < stack < dev
+    """Two locks are installed by the cloud alone, but each of their lines, hashes included, also stands where we install."""
+    runtime, call_tool, stack, dev = (
+        set(entries(LOCKS[name].text())) for name in ("runtime", "call_tool", "stack", "dev")
+    )
+    assert runtime < call_tool < stack < dev
 
 
 def test_a_resolver_keeps_to_the_runtime_lock_when_everything_has_a_newer_version(tmp_path: Path) -> None:
