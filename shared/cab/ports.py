@@ -263,9 +263,10 @@ class HttpAnswer:
 class AnswerTooLarge(Exception):
     """The other side sent more than the caller allows. `size` is what it said beforehand, in bytes; None when it did not say."""
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, *, status: int | None = None) -> None:
         super().__init__("the answer is too large")
         self.size = size
+        self.status = status
 
 
 class SendFailed(Unavailable):

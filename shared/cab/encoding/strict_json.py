@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH = 20
@@ -31,25 +32,20 @@ def _finite(text: str) -> float:
     return number
 
 
-def _too_deep(text: str) -> bool:
-    """Whether brackets nest deeper than MAX_DEPTH, found before the parser recurses. Strings are skipped exactly."""
+# A whole string (or what is left of the text, when it does not end), so that brackets inside are not counted; or one bracket.
+_NESTING: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _too_deep(text: str, max_depth: int) -> bool:
+    """Whether brackets nest deeper, found before the parser recurses."""
     depth = 0
-    in_string = escaped = False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
+    for found in _NESTING.finditer(text):
+        mark = found[0]
+        if mark in "[{":
             depth += 1
-            if depth > MAX_DEPTH:
+            if depth > max_depth:
                 return True
-        elif char in "]}":
+        elif mark in "]}":
             depth -= 1
     return False
 
@@ -57,7 +53,7 @@ def _too_deep(text: str) -> bool:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_not_finite, parse_float=_finite)
 
 
-def loads(data: bytes | str) -> Any:
+def loads(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     """The parsed value. Raises InvalidJson for everything RFC 8259 leaves open and we do not want.
 
     A lone surrogate (`\\ud800`) is refused too: it cannot be encoded again, so it would fail later and elsewhere.
@@ -67,7 +63,7 @@ def loads(data: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidJson("not UTF-8") from error
     # Brackets can nest only as deep as there are opening ones: most tokens skip the exact scan.
-    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(text):
+    if text.count("[") + text.count("{") > max_depth and _too_deep(text, max_depth):
         raise InvalidJson("nested too deep")
     try:
         value = _DECODER.decode(text)

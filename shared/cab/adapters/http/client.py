@@ -168,12 +168,12 @@ class AiohttpClient:
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         declared = response.content_length
         if declared is not None and declared > max_bytes and response.method != "HEAD":
-            raise AnswerTooLarge(declared)
+            raise AnswerTooLarge(declared, status=response.status)
         content = bytearray()
         async for chunk in response.content.iter_any():
             content += chunk
             if len(content) > max_bytes:
-                raise AnswerTooLarge
+                raise AnswerTooLarge(status=response.status)
         return bytes(content)
 
     def _check(self, url: str) -> None:
