@@ -373,5 +373,60 @@ class GrantTokens(Protocol):
         """Revoke here at once, then upstream; whether upstream confirmed."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallCredentials:
+    """What an agent presented to have a tool called. `url` and `method` are those its DPoP proof must name."""
+
+    call_token: str
+    method: str
+    url: str
+    dpop_proof: str | None = None
+
+    def __repr__(self) -> str:
+        return "CallCredentials()"
+
+
+@dataclass(frozen=True, slots=True)
+class PermittedCall:
+    """One call that was decided on and is on record, with the one token for it. `attempt` serves to ask for another token."""
+
+    access_token: str
+    connection: str
+    authorization_details: list[dict[str, Any]]
+    intent_hash: str
+    request_digest: str
+    call_id: str
+    idempotency_key: str
+    attempt: str
+
+    def __repr__(self) -> str:
+        return f"PermittedCall({self.call_id!r})"
+
+
+class CallDecisions(Protocol):
+    """`exchange_token`, as `call_tool` sees it. Every method raises BrokerError as an exchange does, with its remedy, when
+    the call is refused (the refusal is on record then); Unavailable."""
+
+    async def decide(
+        self,
+        credentials: CallCredentials,
+        *,
+        connection: str,
+        detail: Mapping[str, Any],
+        call_id: str | None,
+        deferred: bool,
+        policy_version: str,
+    ) -> PermittedCall: ...
+
+    async def resume(
+        self, credentials: CallCredentials, *, deferral_code: str, policy_version: str
+    ) -> PermittedCall: ...
+
+    async def another_token(
+        self, credentials: CallCredentials, *, attempt: str, rejected_token_sha256: str, policy_version: str
+    ) -> str:
+        """A token in place of the one that the platform refused; maybe the same."""
+
+
 class Configuration(Protocol):
     def load(self) -> Deployment: ...

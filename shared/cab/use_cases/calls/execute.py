@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 from typing import Final
 
+from cab.domain.audit import CallOutcome
 from cab.domain.calls.rendering import RenderedCall
 from cab.domain.configured.actions import Effect
 from cab.domain.errors import BrokerError, Reason
@@ -21,16 +22,6 @@ from cab.use_cases.calls.answers import MAX_WIRE_BYTES, AnswerRefused, echoes, t
 
 LONGEST_PAUSE_S: Final = 2  # a platform that asks for more is not waited for
 SHORTEST_TRY_S: Final = 0.2  # with less time left, nothing is begun
-
-
-class CallOutcome(StrEnum):
-    """What came of a call, as the record says it."""
-
-    DONE = "done"
-    REJECTED = "rejected"  # the platform said no
-    FAILED = "failed"  # nothing came of it, and nothing was changed: it only reads
-    NOT_SENT = "not_sent"  # nothing reached the platform
-    UNKNOWN = "unknown"  # it may have been done
 
 
 class _Again(Enum):
@@ -67,6 +58,7 @@ class Executed:
     status: int | None = None
     refusal: BrokerError | None = None
     token_refused: bool = False  # the platform's last word was 401
+    interrupted: bool = False  # this process stopped before the platform answered
     latency_ms: float = 0.0
 
 
@@ -89,16 +81,27 @@ class Execute:
         self._writes = writes
 
     async def __call__(self, call: Sendable, token: str, fresh_token: FreshToken) -> Executed:
-        """Send it, at most `timeout_s` in all beside the time another token takes. Raises nothing but cancellation."""
+        """Send it, at most `timeout_s` in all beside the time another token takes. Raises nothing.
+
+        Cancelling it means that the process ends: what can be said of the call then is said.
+        """
         now = asyncio.get_running_loop().time
-        started = now()
-        ends_at = started + call.timeout_s
-        attempts, in_doubt = 0, False
+        started, attempts = now(), [0]
+        try:
+            executed = await self._through(call, token, fresh_token, attempts)
+        except asyncio.CancelledError:
+            executed = Executed("unknown", attempts[0], interrupted=True)
+        return replace(executed, latency_ms=(now() - started) * 1000)
+
+    async def _through(self, call: Sendable, token: str, fresh_token: FreshToken, attempts: list[int]) -> Executed:
+        now = asyncio.get_running_loop().time
+        ends_at = now() + call.timeout_s
+        in_doubt = False
         repeated: set[_Again] = set()
         while True:
-            attempts += 1
+            attempts[0] += 1
             met = await self._send(call, token, ends_at - now())
-            executed = replace(_executed(call, met), attempts=attempts)
+            executed = replace(_executed(call, met), attempts=attempts[0])
             if executed.answer is not None and echoes(executed.answer, token):
                 executed = replace(executed, answer=None, refusal=_echoed())
                 with suppress(BrokerError, Unavailable):
@@ -119,12 +122,12 @@ class Execute:
             if ends_at - now() < judged.pause_s + SHORTEST_TRY_S:
                 break
             repeated.add(judged.again)
-            in_doubt = in_doubt or executed.outcome is CallOutcome.UNKNOWN
+            in_doubt = in_doubt or executed.outcome == "unknown"
             await asyncio.sleep(judged.pause_s)
-        if in_doubt and executed.outcome is not CallOutcome.DONE:
+        if in_doubt and executed.outcome != "done":
             # An earlier one may have been done, whatever the platform says of the later one.
-            executed = replace(executed, outcome=CallOutcome.UNKNOWN, token_refused=False)
-        return replace(executed, latency_ms=(now() - started) * 1000)
+            executed = replace(executed, outcome="unknown", token_refused=False)
+        return executed
 
     async def _send(self, call: Sendable, token: str, timeout_s: float) -> HttpAnswer | AnswerTooLarge | SendFailed:
         sender = self._reads if call.effect is Effect.READ else self._writes
@@ -141,11 +144,6 @@ class Execute:
             return error
 
 
-def interrupted(attempts: int) -> Executed:
-    """What can be said of a call that this process does not see to its end."""
-    return Executed(CallOutcome.UNKNOWN, attempts)
-
-
 async def _other(fresh_token: FreshToken) -> str | BrokerError:
     try:
         return await fresh_token()
@@ -160,7 +158,7 @@ def _executed(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> 
     if isinstance(met, SendFailed):
         return Executed(outcome, 0)
     if isinstance(met, AnswerTooLarge):
-        refusal = too_large(met.size).error() if outcome is CallOutcome.DONE else None
+        refusal = too_large(met.size).error() if outcome == "done" else None
         return Executed(outcome, 0, status=met.status, refusal=refusal)
     refusal = None
     if 300 <= met.status < 400:
@@ -173,25 +171,25 @@ def _executed(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> 
 
 def _judge(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> _Judged:
     reads = call.effect is Effect.READ
-    doubtful = _Judged(CallOutcome.FAILED if reads else CallOutcome.UNKNOWN)
+    doubtful = _Judged("failed" if reads else "unknown")
     may_repeat = reads or call.is_keyed
     if isinstance(met, SendFailed):
         if not met.may_have_arrived:
-            return _Judged(CallOutcome.NOT_SENT, _Again.NEVER_SENT)
+            return _Judged("not_sent", _Again.NEVER_SENT)
         return replace(doubtful, again=_Again.LOST) if may_repeat else doubtful
     status, wait = met.status, None if isinstance(met, AnswerTooLarge) else met.retry_after_s
     if status is None:
         return doubtful
     if _succeeded(call, status):
-        return _Judged(CallOutcome.DONE)
+        return _Judged("done")
     if status == 401:
-        return _Judged(CallOutcome.REJECTED, _Again.OTHER_TOKEN)
+        return _Judged("rejected", _Again.OTHER_TOKEN)
     soon = wait is not None and wait <= LONGEST_PAUSE_S
     if status == 429 or (status == 503 and reads and wait is not None):
-        return _Judged(CallOutcome.REJECTED, _Again.SOON if reads and soon else None, float(wait or 0))
+        return _Judged("rejected", _Again.SOON if reads and soon else None, float(wait or 0))
     if status >= 500 and may_repeat and (wait is None or soon):
         return replace(doubtful, again=_Again.LOST, pause_s=float(wait or 0))
-    return _Judged(CallOutcome.REJECTED) if 400 <= status < 500 else doubtful
+    return _Judged("rejected") if 400 <= status < 500 else doubtful
 
 
 def _succeeded(call: Sendable, status: int) -> bool:

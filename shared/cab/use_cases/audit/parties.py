@@ -1,0 +1,30 @@
+"""Who acts and for whom, as every event says it: taken from what was verified."""
+
+from __future__ import annotations
+
+from cab.domain import audit
+from cab.domain.configured.clients import Agent
+from cab.protocol.tokens.assertions import Assertion
+from cab.use_cases.audit.auditor import Facts
+
+
+def note_agent(facts: Facts, agent: Agent) -> None:
+    facts.client_authenticated = True
+    facts.tenant = agent.tenant
+    facts.actor = audit.Actor(agent_id=agent.client_id, client_id=agent.client_id, trust_zone=agent.trust_zone)
+
+
+def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
+    facts.txn = assertion.txn
+    facts.subject = audit.Subject(
+        key=assertion.subject,
+        idp_issuer=assertion.idp_issuer,
+        groups=list(assertion.groups),
+        groups_unknown=assertion.groups_unknown,
+    )
+    facts.actor = audit.Actor(
+        agent_id=agent.client_id,
+        chain=[agent.client_id, *assertion.chain],
+        client_id=assertion.front_end,
+        trust_zone=agent.trust_zone,
+    )
