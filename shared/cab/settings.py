@@ -103,6 +103,16 @@ class ExchangeTokenSettings(AuditingSettings):
         return self
 
 
+class CallToolSettings(AuditingSettings):
+    """call_tool"""
+
+    exchange_token_url: str = Field(
+        alias="CAB_EXCHANGE_TOKEN_URL",
+        pattern=r"^https?://[^/?#]+\Z",
+        description="Where calls are decided; also the audience of this function's token there.",
+    )
+
+
 class PublishMetadataSettings(ConfiguredSettings):
     """publish_metadata"""
 

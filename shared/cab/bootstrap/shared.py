@@ -25,7 +25,7 @@ from starlette.responses import Response
 from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.configured.clients import Agent, FrontEnd, PrivateKeyJwt
 from cab.domain.configured.deployment import Deployment
-from cab.ports import AuditLog, HttpClient, PolicyEngine, SecretVault, VerificationKeys
+from cab.ports import AuditLog, PolicyEngine, SecretVault, VerificationKeys
 from cab.settings import (
     AuditingSettings,
     ConfiguredSettings,
@@ -35,6 +35,7 @@ from cab.settings import (
 if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
     from cab.adapters.google_cloud.secrets import SecretManagerVault
+    from cab.adapters.http.client import AiohttpClient
     from cab.adapters.keys.cached_secrets import CachedSecretReader
     from cab.adapters.keys.own_keys import OwnKeys
     from cab.adapters.refresh_grants_client import RefreshGrantsClient
@@ -56,6 +57,8 @@ class _Stoppable(Protocol):
 # at again and again: a twentieth of an exchange's CPU.
 GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
 
+_under_way: Final[set[asyncio.Task[None]]] = set()  # until the process ends: the loop itself holds tasks only loosely
+
 Handler = Callable[[Request], Awaitable[Response]]
 Closer = Callable[[], Awaitable[None]]
 
@@ -73,6 +76,7 @@ class Basics:
         self.clock = SystemClock()
         self.randomness = SystemRandomness()
         self.closers: list[Closer] = []
+        self.stoppers: list[Closer] = []  # begun when the process is told to stop, while it still answers
         self.has_https_origin = False  # of what is not public
 
     def google_keys(self) -> VerificationKeys:
@@ -96,7 +100,7 @@ class Basics:
         async def function(request: Request) -> Response:
             if not closing and self.closers:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
-                _let_the_loop_end()
+                _let_the_loop_end(self.stoppers)
             answer = await handle(request)
             answer.headers.update(headers)
             return answer
@@ -256,7 +260,15 @@ class Parts(Basics):
         urls = {url for provider in providers for url in provider.endpoints}
         return ProviderCalls(self.http(urls, what="provider", keep_alive=False), self.secrets)
 
-    def http(self, urls: Iterable[str], *, what: str, keep_alive: bool = True) -> HttpClient:
+    def http(
+        self,
+        urls: Iterable[str],
+        *,
+        what: str,
+        keep_alive: bool = True,
+        connections: int = 100,
+        large_at_once: int = 100,
+    ) -> AiohttpClient:
         """A client that reaches the origins of these configured URLs, and nothing else."""
         from cab.adapters.http.client import AiohttpClient, origin_of
 
@@ -266,6 +278,8 @@ class Parts(Basics):
             allow_loopback_http=self.deployment.broker.allow_loopback_http,
             keep_alive=keep_alive,
             private_hosts=self.deployment.broker.private_hosts,
+            connections=connections,
+            large_at_once=large_at_once,
         )
         self.closers.append(client.close)
         return client
@@ -296,7 +310,7 @@ def _or_exit(settings: ConfiguredSettings) -> Iterator[None]:
         sys.exit(f"The configuration in {settings.config_dir} cannot be used:\n{error}")
 
 
-def _let_the_loop_end() -> None:
+def _let_the_loop_end(stoppers: list[Closer]) -> None:
     """Make SIGTERM and SIGINT end the server's loop instead of the process.
 
     uvicorn finishes what is in flight and then raises the signal again, for the handler that stood before its own. In a
@@ -309,11 +323,21 @@ def _let_the_loop_end() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         server = getattr(signal.getsignal(number), "__self__", None)
         if isinstance(server, _Stoppable):
-            signal.signal(number, functools.partial(_stop, server))
+            signal.signal(number, functools.partial(_stop, server, asyncio.get_running_loop(), stoppers))
 
 
-def _stop(server: _Stoppable, *_: object) -> None:
+def _stop(server: _Stoppable, loop: asyncio.AbstractEventLoop, stoppers: list[Closer], *_: object) -> None:
     server.should_exit = True
+    while stoppers:  # a second signal finds them begun
+        loop.call_soon_threadsafe(_begin, stoppers.pop(0))
+
+
+def _begin(stop: Closer) -> None:
+    _under_way.add(asyncio.create_task(_see_through(stop)))
+
+
+async def _see_through(stop: Closer) -> None:
+    await stop()
 
 
 async def _close_at_the_end(closers: list[Closer]) -> None:

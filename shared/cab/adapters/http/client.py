@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 CONNECT_TIMEOUT_S = 3.0
+SMALL_BYTES = 65_536
 USER_AGENT = "cab/0.1"
 NO_ADDRESS = "no address that may be reached"
 
@@ -63,7 +66,9 @@ class _Sending:
 class AiohttpClient:
     """`what` names the dependency in `Unavailable`. `keep_alive=False` opens a connection per call, so that a POST is never
     lost on a connection the other side had already closed (its outcome would be unknown). `private_hosts` are the hosts,
-    written exactly so, that may have addresses inside the organisation's network. `connections` is how many are open at most."""
+    written exactly so, that may have addresses inside the organisation's network. `connections` are open at most, and
+    `large_at_once` answers of more than `SMALL_BYTES` are read at one time: memory has a bound however many calls wait.
+    """
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class AiohttpClient:
         keep_alive: bool = True,
         private_hosts: Iterable[str] = (),
         connections: int = 100,
+        large_at_once: int = 100,
     ) -> None:
         self._origins = frozenset(origins)
         self._what = what
@@ -81,6 +87,7 @@ class AiohttpClient:
         self._keep_alive = keep_alive
         self._private_hosts = frozenset(private_hosts)
         self._connections = connections
+        self._large = asyncio.Semaphore(large_at_once)
         self._session: aiohttp.ClientSession | None = None
 
     async def get(
@@ -170,10 +177,15 @@ class AiohttpClient:
         if declared is not None and declared > max_bytes and response.method != "HEAD":
             raise AnswerTooLarge(declared, status=response.status)
         content = bytearray()
-        async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > max_bytes:
-                raise AnswerTooLarge(status=response.status)
+        async with AsyncExitStack() as reading:
+            is_large = False
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise AnswerTooLarge(status=response.status)
+                if len(content) > SMALL_BYTES and not is_large:
+                    is_large = True
+                    await reading.enter_async_context(self._large)
         return bytes(content)
 
     def _check(self, url: str) -> None:

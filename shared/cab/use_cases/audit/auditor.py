@@ -28,6 +28,7 @@ REASON_BY_DEPENDENCY: Final = {
     "provider": Reason.PROVIDER_UNAVAILABLE,
     "grants": Reason.PROVIDER_UNAVAILABLE,
     "policy": Reason.POLICY_UNAVAILABLE,
+    "decisions": Reason.POLICY_UNAVAILABLE,  # exchange_token, as call_tool sees it
 }
 # Refusals of logins, callbacks and those who act, whose fixed sentence tells the fault where nothing inner does.
 _TOLD_BY_DETAIL: Final = frozenset(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 
 MOST_CALLS: Final = 640
 MOST_TO_ONE: Final = 512  # connection: a platform that hangs leaves room for calls of others
+
+STOP_AFTER_S: Final = 6.0  # so that what is interrupted can still be published
 
 _Result = TypeVar("_Result")
 
@@ -22,6 +24,7 @@ class RunningCalls:
         self._most_to_one = most_to_one
         self._by_connection: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
 
     @contextmanager
     def place(self, connection: str) -> Iterator[None]:
@@ -46,6 +49,20 @@ class RunningCalls:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    async def stops_within(self, seconds: float) -> bool:
+        """Wait so long, or until this process is about to stop: whether it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
+
+    async def stop(self) -> None:
+        """Let calls under way end by themselves for a while, then interrupt them: the platform gives ten seconds in all."""
+        self._stopping.set()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=STOP_AFTER_S)
+        await self.interrupt()
 
     async def interrupt(self) -> None:
         """Stop waiting for platforms: every call under way ends now, and says so on the record."""
