@@ -77,6 +77,11 @@ class WebClient:
     ) -> HttpAnswer:
         return await self._send(Sent("POST", url, dict(headers or {}), json.dumps(document).encode()))
 
+    async def send(
+        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str], **_: Any
+    ) -> HttpAnswer:
+        return await self._send(Sent(method, url, dict(headers), body or b""))
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

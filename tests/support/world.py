@@ -103,6 +103,10 @@ FUNCTION_BY_PATH = {
     "/oauth2/revoke": "exchange_token",
     "/oauth2/outcomes": "exchange_token",
     "/internal/calls": "exchange_token",
+    "/mcp": "call_tool",
+    "/tools": "call_tool",
+    "/tools/call": "call_tool",
+    "/.well-known/oauth-protected-resource/mcp": "call_tool",
     "/grants/token": "refresh_grants",
     "/grants/revoke": "refresh_grants",
     "/grants/allow": "refresh_grants",
@@ -229,8 +233,9 @@ class World:
             CRM: self.crm,
             WIKI: self.wiki,
             REFRESH_GRANTS: self._refresh_grants,
+            EXCHANGE_TOKEN: self._exchange_token,
         }
-        for name in ("exchange_token", "connect_account"):
+        for name in ("exchange_token", "connect_account", "call_tool"):
             self.cloud.service_tokens[name] = GoogleIdentity(self, name.replace("_", "-"))
 
     # --- the process ---
@@ -364,6 +369,12 @@ class World:
     async def _refresh_grants(self, sent: Sent) -> HttpAnswer:
         answer = await self.request(
             "POST", sent.path, function="refresh_grants", headers=tuple(sent.headers.items()), body=sent.body
+        )
+        return HttpAnswer(answer.status, dict(answer.headers), answer.body)
+
+    async def _exchange_token(self, sent: Sent) -> HttpAnswer:
+        answer = await self.request(
+            "POST", sent.path, function="exchange_token", headers=tuple(sent.headers.items()), body=sent.body
         )
         return HttpAnswer(answer.status, dict(answer.headers), answer.body)
 

@@ -10,8 +10,8 @@ from cab.adapters.keys.own_keys import OwnKeys
 from cab.bootstrap.shared import Handler, Parts
 from cab.settings import CallToolSettings
 from cab.stores.signing_keys import Issuer, SigningKeys
-from cab.transport.calls.tools import ToolEndpoints
 from cab.transport.calls.mcp import McpEndpoint
+from cab.transport.calls.tools import ToolEndpoints
 from cab.use_cases.calls.call import CallTool
 from cab.use_cases.calls.execute import Execute
 from cab.use_cases.calls.identify import IdentifyToolCaller

@@ -119,6 +119,10 @@ class Broker(StrictModel):
     federated_issuers: tuple[FederatedIssuer, ...] = Field(
         default=(), description="Whose JWTs may authenticate clients."
     )
+    mark_results: bool = Field(
+        default=True,
+        description="Whether what platforms return stands, for models, between two lines that say whose words it is.",
+    )
 
     @model_validator(mode="after")
     def _origin_is_bare(self) -> Broker:

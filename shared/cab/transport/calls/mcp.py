@@ -22,18 +22,19 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.audit import EventType
-from cab.domain.calls.tools import Tool, annotations, input_schema
+from cab.domain.calls.tools import Tool, hints_of, input_schema
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import digest
 from cab.domain.lru import remember
 from cab.ports import Randomness, Unavailable
-from cab.transport.requests import MAX_BODY_BYTES, NO_STORE, context_of
 from cab.transport.calls.answers import UNTRUSTED, Refusals, credentials_of, facts_of
+from cab.transport.requests import MAX_BODY_BYTES, NO_STORE, context_of
 from cab.use_cases.audit.auditor import REASON_BY_DEPENDENCY, Auditor, Facts
 from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedElsewhere
 from cab.use_cases.calls.identify import IdentifyToolCaller, ToolCaller
@@ -60,6 +61,7 @@ _TO_CONNECT: Final = frozenset({Reason.GRANT_MISSING, Reason.GRANT_NEEDS_REAUTH,
 _ASK_ANEW: Final = frozenset({Reason.DEFERRAL_EXPIRED, Reason.DEFERRAL_CODE_INVALID})
 
 _Context = ServerRequestContext[Any, Request]
+_Handled = BaseModel | dict[str, Any] | None
 _Called = types.CallToolResult | types.InputRequiredResult
 
 
@@ -88,7 +90,7 @@ class McpEndpoint:
         broker = deployment.broker
         self._origin = broker.origin
         self._url = broker.calls_resource
-        self._marks_text = broker.marks_untrusted_text
+        self._marks_text = broker.mark_results
         self._identify = identify
         self._listing = listing
         self._call_tool = call_tool
@@ -177,13 +179,15 @@ class McpEndpoint:
 
     # --- what the SDK asks ---
 
-    async def _note_initialize(self, context: _Context, call_next: Callable[[_Context], Awaitable[Any]]) -> Any:
-        if context.method == "initialize" and context.request is not None:
-            declared = (context.params or {}).get("capabilities") or {}
+    async def _note_initialize(
+        self, ctx: ServerRequestContext[Any, Any], call_next: Callable[[Any], Awaitable[_Handled]]
+    ) -> _Handled:
+        if ctx.method == "initialize" and ctx.request is not None:
+            declared = (ctx.params or {}).get("capabilities") or {}
             elicitation = declared.get("elicitation") if isinstance(declared, dict) else None
             can = isinstance(elicitation, dict) and elicitation.get("url") is not None
-            remember(self._can_open_urls, _client(_session(context).caller), can, most=REMEMBERED_CLIENTS)
-        return await call_next(context)
+            remember(self._can_open_urls, _client(_session(ctx).caller), can, most=REMEMBERED_CLIENTS)
+        return await call_next(ctx)
 
     async def _list(self, context: _Context, _: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         caller = _session(context).caller
@@ -365,9 +369,9 @@ def _described(tool: Tool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.action.title,
-        description=tool.action.description or tool.action.title,
+        description=tool.action.title,
         input_schema=input_schema(tool.action),
-        annotations=types.ToolAnnotations.model_validate(annotations(tool.action)),
+        annotations=types.ToolAnnotations.model_validate(hints_of(tool.action)),
     )
 
 

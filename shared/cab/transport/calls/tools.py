@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.audit import EventType
-from cab.domain.calls.tools import Tool, annotations, input_schema
+from cab.domain.calls.tools import Tool, hints_of, input_schema
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
 from cab.ports import Randomness
-from cab.transport.requests import NO_STORE, context_of, health, read_body
 from cab.transport.calls.answers import METADATA_PATH, Refusals, credentials_of, protected_resource, result_body
+from cab.transport.requests import NO_STORE, context_of, health, read_body
 from cab.use_cases.audit.auditor import Auditor, Facts
 from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedElsewhere
 from cab.use_cases.calls.identify import IdentifyToolCaller, ToolCaller
@@ -176,9 +176,9 @@ def described(tool: Tool) -> dict[str, Any]:
     return {
         "name": tool.name,
         "title": action.title,
-        "description": action.description or action.title,
+        "description": action.title,
         "input_schema": input_schema(action),
-        "annotations": annotations(action),
+        "annotations": hints_of(action),
         "action": action.id,
         "effect": action.effect.value,
         "mode": "call",

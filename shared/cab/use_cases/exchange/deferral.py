@@ -18,10 +18,10 @@ from cab.protocol.authorization_details import details_hash, validate_detail
 from cab.protocol.tokens import assertions
 from cab.stores.deferrals import Deferral, Deferrals
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.audit.parties import note_assertion
 from cab.use_cases.exchange.confirm import Confirmations, Waiting
 from cab.use_cases.exchange.decide import Case, Decided, decide_again, raise_refusal
 from cab.use_cases.exchange.identify import Caller
-from cab.use_cases.exchange.record import note_assertion
 from cab.use_cases.exchange.request import Asked, CallAsked, PollRequest
 from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.verify_dpop import check_binding

@@ -9,13 +9,13 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.audit.parties import note_agent, note_assertion
 from cab.use_cases.exchange.calls.token import CallTokens
 from cab.use_cases.exchange.decide import Case
 from cab.use_cases.exchange.deferral import Poll
 from cab.use_cases.exchange.delegate import Delegate
 from cab.use_cases.exchange.id_jag import RedeemIdJag
 from cab.use_cases.exchange.identify import Caller, Subjects
-from cab.use_cases.exchange.record import note_agent, note_assertion
 from cab.use_cases.exchange.request import (
     DelegationRequest,
     ExchangeRequest,

@@ -8,7 +8,7 @@ from cab.domain.configured.clients import Agent
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.audit.auditor import Facts
-from cab.use_cases.exchange.record import note_assertion
+from cab.use_cases.audit.parties import note_assertion
 from cab.use_cases.exchange.request import check_may_act, check_tenant
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Spending
 from cab.use_cases.identity.verify_assertion import AssertionVerifier

@@ -5,7 +5,6 @@ from __future__ import annotations
 import orjson
 
 from cab.domain import audit
-from cab.domain.configured.clients import Agent
 from cab.domain.decisions import Confirm, Permit
 from cab.domain.identifiers import token_sha256
 from cab.domain.intents import Intent, TaskComparison
@@ -14,28 +13,6 @@ from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.exchange.decide import Judgement
 from cab.use_cases.exchange.issue import Issued
-
-
-def note_agent(facts: Facts, agent: Agent) -> None:
-    facts.client_authenticated = True
-    facts.tenant = agent.tenant
-    facts.actor = audit.Actor(agent_id=agent.client_id, client_id=agent.client_id, trust_zone=agent.trust_zone)
-
-
-def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
-    facts.txn = assertion.txn
-    facts.subject = audit.Subject(
-        key=assertion.subject,
-        idp_issuer=assertion.idp_issuer,
-        groups=list(assertion.groups),
-        groups_unknown=assertion.groups_unknown,
-    )
-    facts.actor = audit.Actor(
-        agent_id=agent.client_id,
-        chain=[agent.client_id, *assertion.chain],
-        client_id=assertion.front_end,
-        trust_zone=agent.trust_zone,
-    )
 
 
 def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -> None:

@@ -23,10 +23,10 @@ from cab.protocol.tokens.attempts import Attempt
 from cab.protocol.tokens.call_tokens import CallToken
 from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.audit.parties import note_agent, note_assertion
 from cab.use_cases.exchange.decide import Case, decide_again, raise_refusal
 from cab.use_cases.exchange.deferral import Poll
 from cab.use_cases.exchange.identify import Caller
-from cab.use_cases.exchange.record import note_agent, note_assertion
 from cab.use_cases.exchange.request import Asked, Bounds, CallAsked, PollRequest, check_mode, check_tenant
 from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.refused_credentials import credential_refused

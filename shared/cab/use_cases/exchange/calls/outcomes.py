@@ -18,7 +18,7 @@ from cab.protocol.tokens import access_tokens
 from cab.stores.calls import ReportedOutcomes
 from cab.stores.issued_tokens import IssuedTokens
 from cab.use_cases.audit.auditor import Facts
-from cab.use_cases.exchange.record import note_agent
+from cab.use_cases.audit.parties import note_agent
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
 
 REPORTED_UNTIL: Final = timedelta(hours=1)  # after the token's end
