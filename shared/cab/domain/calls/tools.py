@@ -20,7 +20,7 @@ MAX_REASON_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class CallableTool:
     name: str
     action: Action
     connection: Connection
@@ -37,11 +37,11 @@ def tools_of(
     tenant: str,
     scopes: Iterable[str],
     task_actions: tuple[str, ...] | None,
-) -> tuple[Tool, ...]:
+) -> tuple[CallableTool, ...]:
     """The agent's callable actions within its own bounds, these scopes and these patterns (None: no task), sorted by name."""
     granted = frozenset(scopes)
     tools = [
-        Tool(tool_name(action.id), action, connection)
+        CallableTool(tool_name(action.id), action, connection)
         for connection in deployment.connections
         if tenant in connection.tenants
         for action in connection.actions

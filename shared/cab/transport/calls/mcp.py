@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.audit import EventType
-from cab.domain.calls.tools import Tool, hints_of, input_schema
+from cab.domain.calls.tools import CallableTool, hints_of, input_schema
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import digest
@@ -365,7 +365,7 @@ def _client(caller: ToolCaller) -> tuple[str, str, str]:
     return caller.tenant, caller.subject, caller.agent.client_id
 
 
-def _described(tool: Tool) -> types.Tool:
+def _described(tool: CallableTool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.action.title,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.audit import EventType
-from cab.domain.calls.tools import Tool, hints_of, input_schema
+from cab.domain.calls.tools import CallableTool, hints_of, input_schema
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
@@ -170,7 +170,7 @@ class _Seen:
     caller: ToolCaller | None = None
 
 
-def described(tool: Tool) -> dict[str, Any]:
+def described(tool: CallableTool) -> dict[str, Any]:
     """A tool as `GET /tools` shows it."""
     action = tool.action
     return {

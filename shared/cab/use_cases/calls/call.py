@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from cab.domain import audit
 from cab.domain.calls.rendering import RenderedCall, render, repeats_safely
-from cab.domain.calls.tools import Tool, detail_of
+from cab.domain.calls.tools import CallableTool, detail_of
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.calls import Call
 from cab.domain.configured.connections import Connection
@@ -295,7 +295,7 @@ class CallTool:
         return ended
 
 
-def _detail(caller: ToolCaller, tool: Tool, call: NewToolCall) -> dict[str, Any]:
+def _detail(caller: ToolCaller, tool: CallableTool, call: NewToolCall) -> dict[str, Any]:
     """The intent as the agent declares it: within the user's task, where there is one."""
     detail = detail_of(tool.action, tool.connection, call.arguments, call.reason)
     task = caller.token.assertion.task

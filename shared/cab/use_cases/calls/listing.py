@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from cab.domain.calls.tools import Tool, tools_of
+from cab.domain.calls.tools import CallableTool, tools_of
 from cab.domain.configured.actions import Effect, tool_scope
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
@@ -21,14 +21,14 @@ _Bounds = tuple[str, str, tuple[str, ...], tuple[str, ...] | None]
 class Listing:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._lists: OrderedDict[_Bounds, dict[str, Tool]] = OrderedDict()
+        self._lists: OrderedDict[_Bounds, dict[str, CallableTool]] = OrderedDict()
 
-    def visible(self, caller: ToolCaller) -> tuple[Tool, ...]:
+    def visible(self, caller: ToolCaller) -> tuple[CallableTool, ...]:
         """What this caller is shown, sorted: within the token's scopes and the user's task. It promises nothing."""
         task = caller.token.assertion.task
         return tuple(self._tools(caller, caller.token.scopes, task.actions if task else None).values())
 
-    def find(self, caller: ToolCaller, name: str) -> Tool:
+    def find(self, caller: ToolCaller, name: str) -> CallableTool:
         """A tool that the agent may ask for. What lies outside the task is for the decision to say: a user may be asked.
 
         Raises: BrokerError TOOL_UNKNOWN, the same for one that there is not and one that is not this agent's;
@@ -48,7 +48,7 @@ class Listing:
 
     def _tools(
         self, caller: ToolCaller, scopes: tuple[str, ...], task_actions: tuple[str, ...] | None
-    ) -> dict[str, Tool]:
+    ) -> dict[str, CallableTool]:
         key = (caller.agent.client_id, caller.tenant, scopes, task_actions)
         known = self._lists.pop(key, None)
         if known is None:
