@@ -71,7 +71,7 @@ async def execute(
     ]
     effect, keyed = kind
     body = None if effect is Effect.READ else b'{"title":"x"}'
-    request = RenderedCall("GET" if effect is Effect.READ else "POST", f"{origin}/tasks", None, body, ())
+    request = RenderedCall("GET" if effect is Effect.READ else "POST", f"{origin}/tasks", None, body, (), "/tasks")
     call = Sendable(request, {"Accept": "application/json"}, effect, keyed, timeout_s, success)
     try:
         return await Execute(*clients)(call, TOKEN, tokens or Tokens())
@@ -229,5 +229,5 @@ async def test_what_goes_out_is_what_was_rendered_and_the_token(platform: FaultP
 
 
 def test_a_call_does_not_show_what_it_sends() -> None:
-    request: Any = RenderedCall("POST", "https://a.test/x?secret=1", "application/json", b"secret", ())
+    request: Any = RenderedCall("POST", "https://a.test/x?secret=1", "application/json", b"secret", (), "/x")
     assert "secret" not in repr(Sendable(request, {"X-Secret": "secret"}, Effect.WRITE, False, 1, ()))
