@@ -13,15 +13,18 @@ from cab.encoding.canonical_json import canonical
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.characters(max_codepoint=127))
 INTEGERS = st.integers(-(2**53) + 1, 2**53 - 1)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
+    [1.0, -0.0, 1e-5, 1e-7, 1e15, 1e16, 1e21, 1e22]
+)
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    TEXT | INTEGERS | st.booleans() | st.none(),
+    TEXT | INTEGERS | FLOATS | st.booleans() | st.none(),
     lambda values: st.lists(values) | st.dictionaries(TEXT, values),
     max_leaves=20,
 )
 
 
 @given(VALUES)
-def test_any_value_without_floats_has_its_rfc_8785_form(value: Any) -> None:
+def test_any_value_has_its_rfc_8785_form(value: Any) -> None:
     assert canonical(value) == rfc8785.dumps(value)
 
 

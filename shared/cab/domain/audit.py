@@ -11,10 +11,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-import rfc8785
 from pydantic import BaseModel, ConfigDict, Field
 
 from cab.domain.text.token_like import without_tokens
+from cab.encoding.canonical_json import canonical
 
 SCHEMA_VERSION = 3
 KNOWN_SCHEMA_VERSIONS = frozenset({1, 2, 3})  # 1 has no `why` and no `unverified`, 2 no `call` and no `observed_by`
@@ -291,4 +291,4 @@ def _safe(value: Any) -> Any:
 def event_hash(event: dict[str, Any]) -> str:
     """SHA-256 (hex) over the RFC 8785 form of the event as JSON, without `chain.hash` itself."""
     chain = {name: value for name, value in event["chain"].items() if name != "hash"}
-    return hashlib.sha256(rfc8785.dumps(event | {"chain": chain})).hexdigest()
+    return hashlib.sha256(canonical(event | {"chain": chain})).hexdigest()

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 import rfc8785
 
-_AS_RFC_8785: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+# What orjson writes otherwise: 1.0 for 1, exponents elsewhere than the RFC, and names in the order of UTF-8 instead of UTF-16,
+# which differs only for characters of four bytes. Text that looks like such a number is found too, and costs only time.
+_WHOLE_FLOAT: Final = re.compile(rb"\.0(?:[,\]}]|\Z)")
+_EXPONENT: Final = re.compile(rb"e(?<=[0-9]e)[-+]?[0-9]+(?:[,\]}]|\Z)")
+_FOUR_BYTES: Final = re.compile(rb"[\xf0-\xf4]")
 
 
 def canonical(value: Any) -> bytes:
-    """The canonical bytes of text, integers, booleans, null, and arrays and objects of them. Not for floats.
+    """The canonical bytes of a JSON value, by orjson where it writes the same: in a tenth of the time.
 
-    orjson writes the same bytes in a twentieth of the time while all characters are ASCII; beyond, it sorts names by
-    UTF-8 where the RFC wants UTF-16.
-    Raises: rfc8785.CanonicalizationError for integers that not every JSON reader can hold (beyond 2^53).
+    Raises: rfc8785.CanonicalizationError for integers that not every JSON reader can hold (beyond 2^53), and for what is not
+    JSON.
     """
     with suppress(orjson.JSONEncodeError):
-        written = orjson.dumps(value, option=_AS_RFC_8785)
-        if written.isascii():
+        written = orjson.dumps(value, option=_SORTED)
+        if not _is_written_otherwise(written):
             return written
     return rfc8785.dumps(value)
+
+
+def _is_written_otherwise(written: bytes) -> bool:
+    if _WHOLE_FLOAT.search(written) or _EXPONENT.search(written):
+        return True
+    return not written.isascii() and _FOUR_BYTES.search(written) is not None

@@ -6,7 +6,6 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +14,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import base64url
 from cab.domain.intents import DeclaredIntent
 from cab.domain.tasks import Task
+from cab.encoding.canonical_json import canonical
 from cab.encoding.json_schema import DIALECT, schema_of
 from cab.ports import Clock, Randomness, Unavailable
 from cab.protocol import metadata
@@ -36,8 +36,7 @@ class PublishedDocument:
     """Bytes with their entity tag (RFC 9110 section 8.8.3): the same content has the same tag at every instance."""
 
     def __init__(self, content: object) -> None:
-        # Sorted: a store may give members back in any order.
-        self.body = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        self.body = canonical(content)  # a store may give members back in any order
         self.tag = f'"{base64url(hashlib.sha256(self.body).digest())}"'
 
     def is_known(self, if_none_match: list[str]) -> bool:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import orjson
-import rfc8785
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -21,6 +20,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.grants import SERVABLE, GrantStatus
 from cab.domain.groups import GroupsUnknown
+from cab.encoding.canonical_json import canonical
 from cab.ports import (
     AuditLog,
     Clock,
@@ -340,8 +340,8 @@ class Pages:
         return self._approval(visit, view)
 
     def _approval(self, visit: Visit, view: ApprovalView) -> Response:
-        canonical = rfc8785.dumps(view.request.detail).decode()
-        return self._page(visit, "approval.html", view=view, canonical=canonical)
+        declared = canonical(view.request.detail).decode()
+        return self._page(visit, "approval.html", view=view, canonical=declared)
 
     # --- my account ---
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +13,7 @@ from jwt.exceptions import InvalidKeyError
 
 from cab.domain.identifiers import base64url
 from cab.encoding import strict_json
+from cab.encoding.canonical_json import canonical
 
 ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
 MIN_RSA_BITS: Final = 2048
@@ -183,5 +183,4 @@ def public_jwk(private_jwk: dict[str, Any]) -> dict[str, Any]:
 def thumbprint(jwk: dict[str, Any]) -> str:
     """RFC 7638, SHA-256, base64url: the `jkt` of RFC 9449."""
     names = ("crv", "kty", "x", "y") if jwk.get("kty") == "EC" else ("e", "kty", "n")
-    canonical = json.dumps({name: jwk[name] for name in names}, separators=(",", ":"), sort_keys=True)
-    return base64url(hashlib.sha256(canonical.encode()).digest())
+    return base64url(hashlib.sha256(canonical({name: jwk[name] for name in names})).digest())

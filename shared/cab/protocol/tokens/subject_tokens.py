@@ -7,12 +7,12 @@ assertion or an access token of ours, nor good at any other system.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from cab.encoding.canonical_json import canonical
 from cab.protocol.drafts import ID_JAG_TYP, SUB_PROFILE_AI_AGENT
 from cab.protocol.jose.jws import Rules, VerifiedClaims
 from cab.protocol.tokens.assertions import Assertion, actor_claim, group_claims
@@ -34,7 +34,7 @@ class Statement:
     def about(self) -> str:
         """What it tells the system of the user and the agents: an access token got with it is for nobody else."""
         lasting = {name: value for name, value in self.claims.items() if name not in _OF_ONE_REQUEST}
-        return json.dumps(lasting, sort_keys=True)
+        return canonical(lasting).decode()
 
 
 def for_token_exchange(assertion: Assertion, *, issuer: str, audience: str, subject: str) -> Statement:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
-import rfc8785
 
 from cab.domain.audit import AuditEvent, Service, without_credentials
+from cab.encoding.canonical_json import canonical
 
 _FIRST_PREV_HASH = ""
-# Between these, shortest decimals look alike everywhere; beyond, JavaScript and orjson change to exponents elsewhere.
-_FIRST_ALIKE, _FIRST_UNLIKE = 1e-4, 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +37,7 @@ class AuditChain:
     def seal(self, event: AuditEvent) -> SealedEvent:
         """Append the event. Members that are null are left out of `data`, and so of the hash.
 
-        `data` has the same order and numbers (but for latencies that no clock measures): taking the member `hash` out of the
-        text leaves the bytes that were hashed, so SQL can do it.
+        `data` is canonical too: taking the member `hash` out of the text leaves the bytes that were hashed, so SQL can do it.
         """
         seq = self._length + 1
         document = without_credentials(event.model_dump(mode="json", exclude_none=True))
@@ -51,21 +45,4 @@ class AuditChain:
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
         chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()
         self._length = seq
-        return SealedEvent(
-            event.event_id, event.event_type.value, seq, orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-        )
-
-
-def canonical(document: dict[str, Any]) -> bytes:
-    """The RFC 8785 form of an event, as `cab.domain.audit.event_hash` has it.
-
-    orjson writes the same bytes in a twentieth of the time, but for whole, tiny and huge numbers in floats. The only
-    floats of an event are its latencies. Whole ones become integers here, in the document itself.
-    """
-    latencies: dict[str, float] = document.get("latency_ms", {})
-    for name, value in latencies.items():
-        if abs(value) >= _FIRST_UNLIKE or 0 < abs(value) < _FIRST_ALIKE:
-            return rfc8785.dumps(document)
-        if value == int(value):
-            latencies[name] = int(value)
-    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        return SealedEvent(event.event_id, event.event_type.value, seq, canonical(document))
