@@ -32,7 +32,7 @@ DOUBLED = "doubled"
 def story() -> Story:
     story = Story()
     story.grant(EventType.GRANT_CONNECTED, "grant-alice")
-    story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB)
+    story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB, cause="connected, without a refresh token")
     story.exchange(Outcome.ISSUED, txn="t1", token=TokenFacts(kind="downstream", sha256="00"))
     story.report("00", "done", txn="t1")
     story.exchange(Outcome.ISSUED, txn="t2", token=TokenFacts(kind="downstream", sha256="01"))
@@ -218,7 +218,7 @@ def test_how_long_do_users_take_to_confirm_and_what_do_they_answer(tables: Any) 
 def test_which_connection_loses_grants(tables: Any) -> None:
     (health,) = ask(
         tables,
-        "SELECT connection, provider, grants, connected, refreshed, recovered, needs_reauth, revoked, "
+        "SELECT connection, provider, grants, connected, not_lasting, refreshed, recovered, needs_reauth, revoked, "
         "not_revoked_upstream FROM grant_health",
     )
     assert health == {
@@ -226,6 +226,7 @@ def test_which_connection_loses_grants(tables: Any) -> None:
         "provider": "acme-crm",
         "grants": 2,
         "connected": 2,
+        "not_lasting": 1,
         "refreshed": 2,
         "recovered": 1,
         "needs_reauth": 0,

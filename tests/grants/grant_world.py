@@ -23,7 +23,7 @@ from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings, grant_id
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
-from cab.stores.grant_payloads import GrantPayloads, new_token_set, secret_id, sha256_or_none
+from cab.stores.grant_payloads import GrantPayloads, new_payload, secret_id, sha256_or_none
 from cab.stores.grants import Grants
 from cab.use_cases.grants.refresh.attempt import Step, Wanted, no_step
 from cab.use_cases.grants.refresh.caller import RefreshGrant
@@ -284,7 +284,7 @@ class GrantWorld:
         }
         payloads = GrantPayloads(self.grant_vault)
         await payloads.create(draft.grant_id)
-        token_set = new_token_set(
+        payload = new_payload(
             draft.model_copy(update={"attempt_id": None}),
             body=json.dumps(answer).encode(),
             status=200,
@@ -293,7 +293,7 @@ class GrantWorld:
             base=None,
             provider=self.provider,
         )
-        return await payloads.add(draft.grant_id, token_set), tokens.expires_in
+        return await payloads.add(draft.grant_id, payload), tokens.expires_in
 
     async def grant(self, name: str) -> Grant:
         stored = await self.store.read(name)

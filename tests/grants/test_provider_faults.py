@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import random
 import re
+import string
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -329,6 +332,53 @@ UNREADABLE = {
     "token too long": b'{"access_token":"' + b"x" * 20_000 + b'"}',
     "packed in an unknown way": b"\x0b\x02\x80\x00\x01abc\x03",
 }
+
+
+def jwt_like(length: int, seed: int) -> str:
+    """Random signs as tokens have them: what packs better would prove nothing."""
+    signs = string.ascii_letters + string.digits + "-_"
+    return "".join(random.Random(seed).choices(signs, k=length))  # noqa: S311 - text, not a secret
+
+
+LARGE_ANSWERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "three tokens of 16 KB": lambda answer: json.dumps(answer | {"id_token": jwt_like(16_384, 3)}).encode(),
+    "the same, packed": lambda answer: gzip.compress(json.dumps(answer | {"id_token": jwt_like(16_384, 3)}).encode()),
+    "the same, in UTF-16": lambda answer: json.dumps(answer | {"id_token": jwt_like(16_384, 3)}).encode("utf-16"),
+    "a profile of 150 KB beside them": lambda answer: json.dumps(
+        answer | {"user": {"roles": jwt_like(150_000, 4)}}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("profile", EVERY_CLASS)
+@pytest.mark.parametrize("kind", sorted(LARGE_ANSWERS))
+@in_virtual_time
+async def test_a_large_answer_is_kept_whatever_is_carried_beside_it(kind: str, profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    long_ones: dict[str, str] = {}  # what the twin calls the tokens that the broker sees
+
+    def enlarged(answer: HttpAnswer) -> HttpAnswer:
+        if answer.status != 200:
+            return answer
+        members = json.loads(answer.body)
+        for number, member in enumerate(("access_token", "refresh_token")):
+            if member in members:
+                short = members[member]
+                members[member] = (short + jwt_like(16_384, number + len(long_ones)))[:16_384]
+                long_ones[members[member]] = short
+        return HttpAnswer(200, {}, LARGE_ANSWERS[kind](members))
+
+    world.http.answer_after = enlarged
+    world.http.token_names = long_ones
+    for _ in range(3):  # from the second on, a refresh token of 16 KB is carried along
+        token = await worker.token(name)
+        assert len(token.access_token) == 16_384
+        assert world.book.accept(long_ones[token.access_token]) is not None
+        await asyncio.sleep(40_000)
+    grant = await world.grant(name)
+    assert (grant.status, grant.seq, grant.fail_cause) == (GrantStatus.ACTIVE, 4, None)
+    assert world.events("grant.needs_reauth") == []
 
 
 ODD_REFRESH_TOKEN = {"refresh token of another type", "refresh token too long"}  # beside an access token that is fine

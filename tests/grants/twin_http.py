@@ -22,6 +22,7 @@ class TwinHttp:
         self.calls: list[str] = []
         self.answer_instead: Callable[[str], HttpAnswer | None] = lambda _: None
         self.answer_after: Callable[[HttpAnswer], HttpAnswer] = lambda answer: answer
+        self.token_names: dict[str, str] = {}  # what the twin calls tokens that `answer_after` renamed
         self._left_alone: set[asyncio.Task[Any]] = set()
 
     async def get(
@@ -39,6 +40,7 @@ class TwinHttp:
         max_bytes: int = 102_400,
     ) -> HttpAnswer:
         sent = {"content-type": "application/x-www-form-urlencoded"} | dict(headers or {})
+        form = {name: self.token_names.get(value, value) for name, value in form.items()}
         return await self._send("POST", url, urlencode(form).encode(), sent, timeout_s, max_bytes)
 
     async def post_json(self, url: str, document: Any, **_: Any) -> HttpAnswer:

@@ -651,7 +651,7 @@ class World:
         )
         payloads = GrantPayloads(self.cloud.vault)
         await payloads.create(grant.grant_id)
-        assert await payloads.add(grant.grant_id, payload) == 1
+        assert await payloads.add(grant.grant_id, payload.model_dump_json().encode()) == 1
         assert await Grants(self.cloud.documents["grants"]).create(grant) is not None
         return grant.grant_id
 

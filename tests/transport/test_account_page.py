@@ -82,6 +82,47 @@ def test_every_state_of_a_connection_has_words_and_a_way_on(
     assert ('action="/me/disconnect"' in html) is can_disconnect
 
 
+@pytest.mark.parametrize(
+    ("cause", "refused_as", "words", "can_connect"),
+    [
+        ("our client is refused", None, "does not accept your organisation", False),
+        ("unread answer", None, "cannot be read", True),
+        ("http 400", "400 sorry", "refuses to renew", True),
+        ("http 503", None, "does not give access at the moment", False),
+        ("secrets", None, "does not give access at the moment", False),
+    ],
+)
+def test_a_connection_that_gives_no_token_does_not_say_connected(
+    acme: AcmePages, cause: str, refused_as: str | None, words: str, can_connect: bool
+) -> None:
+    """The page said "Connected" while every agent was told to come back later."""
+    browser = acme.logged_in("alice")
+    browser.connect()
+    ended = acme.clock.now() - timedelta(seconds=1)
+    acme.change_grant("alice", fail_cause=cause, fail_count=3, refused_as=refused_as, access_expires_at=ended)
+
+    html = card(browser.get("/me").text, "Acme CRM")
+
+    assert words in html
+    assert '">Connected</span>' not in html
+    assert ('href="/connect?connection=crm"' in html) is can_connect
+    assert 'action="/me/disconnect"' in html
+
+
+@pytest.mark.parametrize(
+    ("cause", "seconds_left"), [("our client is refused", 60), ("http 503", 60), ("invalid_scope", -60), (None, -60)]
+)
+def test_a_connection_whose_token_works_or_is_renewed_when_asked_for_says_connected(
+    acme: AcmePages, cause: str | None, seconds_left: int
+) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    ends_at = acme.clock.now() + timedelta(seconds=seconds_left)
+    acme.change_grant("alice", fail_cause=cause, access_expires_at=ends_at)
+
+    assert '">Connected</span>' in card(browser.get("/me").text, "Acme CRM")
+
+
 def test_a_connection_names_the_account_and_who_may_ask_for_it(acme: AcmePages) -> None:
     browser = acme.logged_in("alice")
     browser.connect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,8 @@ from cab.domain.audit import EventType
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
-from cab.ports import AccessToken, Unavailable
+from cab.ports import AccessToken, HttpAnswer, Unavailable
+from cab.protocol import token_responses
 from cab.stores.grant_payloads import GrantPayloads
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
@@ -240,6 +242,64 @@ def test_a_consent_without_a_refresh_token_says_when_it_ends_and_why(acme: AcmeP
     event = acme.events(EventType.GRANT_CONNECTED)[-1].grant
     assert event is not None
     assert event.cause == "connected, without a refresh token"
+
+
+@pytest.mark.parametrize("form", ["too long", "an object"])
+def test_a_refresh_token_that_cannot_be_read_is_told_to_the_user_and_the_operator(
+    acme: AcmePages, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counted as none, and nobody was told that it was ours to read."""
+    browser = acme.logged_in("alice")
+    unread = {"value": "R1"} if form == "an object" else "R1" * 10_000
+    answer = {"access_token": "A1", "token_type": "Bearer", "expires_in": 300, "refresh_token": unread}
+    acme.provider_http.instead = HttpAnswer(200, {}, json.dumps(answer).encode())
+
+    browser.connect()
+    acme.provider_http.instead = None
+
+    assert "This connection ends" in browser.get(DONE).text
+    event = acme.events(EventType.GRANT_CONNECTED)[-1].grant
+    assert event is not None
+    assert event.cause == "connected, its refresh token cannot be read"
+    assert "gave a refresh token that cannot be read" in caplog.text
+    assert "R1" not in caplog.text
+
+
+def test_a_grant_that_did_not_last_goes_on_from_a_refresh_token_that_a_later_release_reads(
+    acme: AcmePages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = acme.logged_in("alice")
+    read = token_responses._is_token
+    monkeypatch.setattr(token_responses, "_is_token", lambda value: read(value) and "refresh" not in str(value))
+    real, tokens = acme.provider_http._send, dict[str, str]()
+
+    async def renamed(method: str, url: str, *rest: Any) -> HttpAnswer:
+        answer = await real(method, url, *rest)
+        members = json.loads(answer.body) if url.endswith("/oauth/token") else {}
+        if "refresh_token" in members:
+            tokens["refresh-" + members["refresh_token"]] = members["refresh_token"]
+            members["refresh_token"] = "refresh-" + members["refresh_token"]
+            return HttpAnswer(answer.status, {}, json.dumps(members).encode())
+        return answer
+
+    monkeypatch.setattr(acme.provider_http, "_send", renamed)
+    browser.connect()
+    assert not grant_of(acme).lasts
+    monkeypatch.setattr(token_responses, "_is_token", read)
+    acme.wait(seconds=301)
+    posted: list[str] = []
+    post_form = acme.provider_http.post_form
+
+    async def noting(url: str, form: Any, **more: Any) -> HttpAnswer:
+        posted.append(form.get("refresh_token", ""))
+        named = {name: tokens.get(value, value) for name, value in form.items()}
+        return await post_form(url, named, **more)
+
+    monkeypatch.setattr(acme.provider_http, "post_form", noting)
+    RefreshGrants(acme).sweep()
+
+    assert posted == list(tokens)[:1]
+    assert (grant_of(acme).status, grant_of(acme).lasts) == (GrantStatus.ACTIVE, True)
 
 
 def test_it_is_served_to_its_end_and_no_longer(acme: AcmePages) -> None:

@@ -26,6 +26,10 @@ class GrantStatus(StrEnum):
     QUARANTINED = "quarantined"
 
 
+# `fail_cause` of attempts that only the operator can help:
+CLIENT_REFUSED: Final = "our client is refused"  # the provider does not accept our own credentials
+UNREAD: Final = "unread answer"  # one is stored that this release cannot read
+SCOPE_REFUSED: Final = "invalid_scope"  # and of one that says nothing about the grant
 NO_TOKENS: Final = 0  # `secret_ver` of a grant with nothing in the vault
 SERVABLE = frozenset({GrantStatus.ACTIVE, GrantStatus.REFRESHING, GrantStatus.RECOVERING})
 ENDED = frozenset({GrantStatus.REVOKING, GrantStatus.REVOKED, GrantStatus.QUARANTINED})
@@ -118,6 +122,11 @@ class Grant(BaseModel):
     def ends_at(self) -> datetime | None:
         """When it ends although nobody ends it. None where it lasts, and where its access token has no end."""
         return None if self.lasts else self.access_expires_at
+
+    def has_stopped(self, now: datetime) -> bool:
+        """Whether its access token has ended and the last attempt at a new one failed, though nothing is decided yet."""
+        ended = self.access_expires_at is not None and self.access_expires_at <= now
+        return ended and self.status in SERVABLE and self.fail_cause not in (None, SCOPE_REFUSED)
 
     @property
     def oldest_wanted(self) -> int:

@@ -17,9 +17,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qsl
 
-# An access and a refresh token of the greatest length and what stands around them. Beside a carried refresh token it still fits
-# into the 64 KiB of a payload, see `grant_payloads.new_token_set`.
-MAX_RESPONSE_BYTES: Final = 40 * 1024
+# Several tokens of the greatest length, and a profile of the user beside them. What is kept of it: `grant_payloads.new_payload`.
+MAX_RESPONSE_BYTES: Final = 256 * 1024
 _MAX_UNPACKED_BYTES: Final = 256 * 1024
 _MAX_DEPTH: Final = 20
 _ENCODINGS: Final = (
@@ -118,6 +117,20 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
         members=members,
         refresh_is_unread=_is_something(refresh_token) and not _is_token(refresh_token),
     )
+
+
+def without_the_rest(body: bytes, *, scope_claim: str = "scope") -> bytes:
+    """The same answer with nothing but what `parse` makes of it. As it is where that cannot read it, or holds no token."""
+    tokens = parse(body, scope_claim=scope_claim)
+    if not isinstance(tokens, Tokens) or tokens.refresh_is_unread:
+        return body
+    least = {
+        "access_token": tokens.access_token,
+        "refresh_token": tokens.refresh_token,
+        "scope": None if tokens.scopes is None else " ".join(tokens.scopes),
+        "expires_in": None if tokens.expires_in is None else int(tokens.expires_in.total_seconds()),
+    }
+    return json.dumps({name: value for name, value in least.items() if value is not None}).encode()
 
 
 def member_at(members: Mapping[str, Any], path: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cab.domain.configured.connections import Provider, RotationClass
 from cab.domain.grants import CarriedAccessToken, Grant, TokenSet, names_itself
 from cab.domain.lru import remember
-from cab.ports import NotFound, SecretVault
+from cab.ports import AnswerTooLarge, NotFound, SecretVault
 from cab.protocol import token_responses
 from cab.protocol.token_responses import Tokens
 
@@ -24,7 +24,7 @@ CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
 MAX_PAYLOAD_BYTES: Final = 65_536  # of a Secret Manager version
 MOST_IN_BASE64: Final = 32 * 1024  # of an answer, before encoding
-MOST_AS_TEXT: Final = 46 * 1024  # of an answer as a JSON string
+MOST_UNPACKED: Final = 2 * 1024 * 1024  # of a packed payload: more than the largest answer and what stands around it
 MAX_LAG: Final = (
     400  # versions by which a restored document may lag behind: a day and more, at one refresh in five minutes
 )
@@ -191,11 +191,8 @@ class GrantPayloads:
             later += [payload for payload in found if payload is not None]
         return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
 
-    async def add(self, grant_id: str, token_set: TokenSet) -> int:
+    async def add(self, grant_id: str, raw: bytes) -> int:
         """One durable write; the number under which it can be read at once. Raises Unavailable (it may stand all the same)."""
-        return await self.add_raw(grant_id, token_set.model_dump_json().encode())
-
-    async def add_raw(self, grant_id: str, raw: bytes) -> int:
         return await self._vault.add(secret_id(grant_id), raw)
 
     async def create(self, grant_id: str) -> None:
@@ -219,7 +216,7 @@ def _check_owner(stored: TokenSet, grant: Grant) -> None:
 def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> Payload:
     """Raises CorruptPayload."""
     try:
-        stored = TokenSet.model_validate_json(raw)
+        stored = TokenSet.model_validate_json(_unpacked(raw))
     except ValidationError as error:
         raise CorruptPayload from error
     _check_owner(stored, grant)
@@ -251,27 +248,41 @@ def _body_of(stored: TokenSet) -> bytes:
     return base64.b64decode(stored.response, validate=True)
 
 
-def can_be_kept(body: bytes) -> bool:
-    """Whether an answer of this size fits into a version, whatever has to be carried beside it."""
-    return len(body) <= MOST_IN_BASE64 or _as_text(body) is not None
+def _unpacked(raw: bytes) -> bytes:
+    """JSON as it is; anything else was packed because it did not fit. Raises CorruptPayload."""
+    if raw.startswith(b"{"):
+        return raw
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(raw, MOST_UNPACKED)
+    except zlib.error as error:
+        raise CorruptPayload from error
+    if not unpacker.eof:
+        raise CorruptPayload
+    return text
+
+
+def _packed(token_set: TokenSet) -> bytes:
+    """Tokens are text in 64 signs or a few more: where three of the greatest length do not fit as they are, they fit packed."""
+    raw = token_set.model_dump_json().encode()
+    return raw if len(raw) <= MAX_PAYLOAD_BYTES else zlib.compress(raw, 9)
 
 
 def _as_text(body: bytes) -> str | None:
-    """Large answers are kept as text: base64 would take the room of the refresh token that is carried along."""
+    """Large answers are kept as text: base64 takes more room, and packs less well."""
     if len(body) <= MOST_IN_BASE64:
         return None
     try:
-        text = body.decode()
+        return body.decode()
     except UnicodeDecodeError:
         return None
-    return text if len(json.dumps(text)) <= MOST_AS_TEXT else None
 
 
 def default_lifetime(provider: Provider) -> timedelta | None:
     return None if provider.access_token_lifetime_s is None else timedelta(seconds=provider.access_token_lifetime_s)
 
 
-def new_token_set(
+def new_payload(
     grant: Grant,
     *,
     body: bytes,
@@ -280,8 +291,12 @@ def new_token_set(
     requested_scopes: tuple[str, ...],
     base: Payload | None,
     provider: Provider,
-) -> TokenSet:
-    """The next payload, from the provider's bytes as they came. Nothing of them is parsed here."""
+) -> bytes:
+    """The next payload, from the provider's bytes as they came. Nothing of them is parsed here, unless they do not fit into a
+    version even packed: then what this release needs of the answer is kept without the rest, such as an ID token.
+
+    Raises: AnswerTooLarge where neither fits; an answer of which one can be read always does.
+    """
     text = _as_text(body)
     token_set = TokenSet(
         grant_id=grant.grant_id,
@@ -298,10 +313,18 @@ def new_token_set(
         requested_scopes=list(requested_scopes),
         carried_refresh_token=base.refresh_token if base else None,
     )
-    if base is None or provider.rotation.old_access_token != "lives_on":
-        return token_set
-    room = MAX_PAYLOAD_BYTES - len(token_set.model_dump_json())
-    return token_set.model_copy(update={"carried_access_tokens": _carried(base, received_at, provider, room)})
+    if base is not None and provider.rotation.old_access_token == "lives_on":
+        room = MAX_PAYLOAD_BYTES - len(token_set.model_dump_json())
+        token_set = token_set.model_copy(update={"carried_access_tokens": _carried(base, received_at, provider, room)})
+    raw = _packed(token_set)
+    if len(raw) > MAX_PAYLOAD_BYTES:
+        least = token_responses.without_the_rest(body, scope_claim=provider.scope_claim)
+        raw = _packed(
+            token_set.model_copy(update={"response": base64.b64encode(least).decode(), "response_text": None})
+        )
+    if len(raw) > MAX_PAYLOAD_BYTES:
+        raise AnswerTooLarge
+    return raw
 
 
 def _carried(base: Payload, now: datetime, provider: Provider, room: int) -> list[CarriedAccessToken]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cab.domain.configured.connections import GrantKind
-from cab.domain.grants import ENDED, SERVABLE, GrantStatus
+from cab.domain.grants import CLIENT_REFUSED, ENDED, SERVABLE, UNREAD, Grant, GrantStatus
 from cab.use_cases.people.account import ConnectionHealth
 
 
@@ -48,6 +48,31 @@ _RAN_OUT: Final = Health(
 )
 _CONNECTED: Final = Health("good", "Connected", live=True)
 _FOR_NOW: Final = Health("warn", "Connected for now", live=True, connect="Connect again")
+_STOPPED: Final = Health(
+    "warn", "Connected, no answer", "The other system does not give access at the moment. It is asked again.", live=True
+)
+_REFUSING: Final = Health(
+    "warn",
+    "Connected, refused",
+    "The other system refuses to renew the access. It is asked again for some days; connecting again may repair it at once.",
+    live=True,
+    connect="Connect again",
+)
+_STOPPED_FOR: Final = {
+    CLIENT_REFUSED: Health(
+        "warn",
+        "Connected, not working",
+        "The other system does not accept your organisation's own registration. Only whoever set it up can repair that.",
+        live=True,
+    ),
+    UNREAD: Health(
+        "warn",
+        "Connected, not working",
+        "What the other system answered cannot be read. Your organisation must look into it; connecting again may help at once.",
+        live=True,
+        connect="Connect again",
+    ),
+}
 _NOT_CONNECTED: Final = Health("", "Not connected", connect="Connect")
 _NO_ACCOUNT: Final = Health("good", "Ready", "This system trusts us directly: there is no account to connect.")
 
@@ -73,8 +98,17 @@ def health_of(item: ConnectionHealth) -> Health:
     if item.grant.status in SERVABLE:
         if item.has_run_out:
             return _RAN_OUT
+        if item.has_stopped:
+            return _stopped(item.grant)
         return _CONNECTED if item.grant.ends_at is None else _FOR_NOW
     return _BY_STATUS[item.grant.status]
+
+
+def _stopped(grant: Grant) -> Health:
+    """Nothing is decided about the grant, but nobody gets a token: the person is told so, and who can help."""
+    if grant.refused_as is not None:
+        return _REFUSING
+    return _STOPPED_FOR.get(grant.fail_cause or "", _STOPPED)
 
 
 def _health_by_trust(item: ConnectionHealth) -> Health:

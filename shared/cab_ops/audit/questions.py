@@ -140,7 +140,7 @@ CONFIRMATIONS: Final = Question(
 
 GRANTS: Final = Question(
     """
-    SELECT day, tenant, connection, provider, grants, connected, refreshed, recovered, needs_reauth, revoked,
+    SELECT day, tenant, connection, provider, grants, connected, not_lasting, refreshed, recovered, needs_reauth, revoked,
            not_revoked_upstream, quarantined, failed
     FROM grant_health
     WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND (@tenant IS NULL OR tenant = @tenant)

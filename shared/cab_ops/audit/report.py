@@ -107,7 +107,8 @@ CONFIRMATIONS: Final = Question(
 
 GRANTS: Final = Question(
     """
-    SELECT connection, SUM(connected) AS connected, SUM(refreshed) AS refreshed, SUM(recovered) AS recovered,
+    SELECT connection, SUM(connected) AS connected, SUM(not_lasting) AS not_lasting,
+           SUM(refreshed) AS refreshed, SUM(recovered) AS recovered,
            SUM(needs_reauth) AS needs_reauth, SUM(revoked) AS revoked, SUM(not_revoked_upstream) AS not_revoked_upstream,
            SUM(quarantined) AS quarantined, SUM(failed) AS failed
     FROM grant_health

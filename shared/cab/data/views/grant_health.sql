@@ -6,6 +6,7 @@ SELECT
   tool.provider AS provider,
   COUNT(DISTINCT events.grant.id) AS grants,
   COUNTIF(event_type = 'grant.connected') AS connected,
+  COUNTIF(event_type = 'grant.connected' AND events.grant.cause LIKE '%refresh token%') AS not_lasting,
   COUNTIF(event_type = 'grant.refreshed') AS refreshed,
   COUNTIF(event_type = 'grant.refreshed' AND events.grant.cause = 'race_recovered') AS recovered,
   COUNTIF(event_type = 'grant.needs_reauth') AS needs_reauth,

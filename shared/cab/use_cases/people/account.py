@@ -40,6 +40,7 @@ class ConnectionHealth:
     agents: tuple[Agent, ...]
     last_used_at: datetime | None
     has_run_out: bool = False  # it had no refresh token, and its access token has ended
+    has_stopped: bool = False  # as `Grant.has_stopped`
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ class MyAccount:
     def _health(
         self, session: Session, connection: Connection, grant: Grant | None, issued: list[IssuedToken]
     ) -> ConnectionHealth:
+        now = self._clock.now()
         seen = [token.issued_at for token in issued if token.connection == connection.id]
         return ConnectionHealth(
             connection=connection,
@@ -166,7 +168,8 @@ class MyAccount:
             grant=grant,
             agents=agents_of(enabled_actions(self._deployment, connection, session.tenant)),
             last_used_at=max(seen, default=None),
-            has_run_out=grant is not None and grant.ends_at is not None and grant.ends_at <= self._clock.now(),
+            has_run_out=grant is not None and grant.ends_at is not None and grant.ends_at <= now,
+            has_stopped=grant is not None and grant.has_stopped(now),
         )
 
     def _deed(self, token: IssuedToken) -> Deed:

@@ -34,6 +34,7 @@ from cab.use_cases.people.consent import (
     RedeemedCode,
     refuse_while_revoking,
     refused_code,
+    too_large,
 )
 from cab.use_cases.people.enabled_actions import EnabledAction, enabled_actions
 from cab.use_cases.upstream.provider_client import ProviderCalls
@@ -257,7 +258,7 @@ class ConnectAccount:
         except NotFound as error:
             raise Unavailable("secrets") from error
         except AnswerTooLarge as error:
-            raise Unavailable("provider") from error
+            raise too_large(consent) from error
         if answer.status >= 500 or answer.status == 429:
             raise Unavailable("provider")
         if not 200 <= answer.status < 300:

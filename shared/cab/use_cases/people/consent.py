@@ -24,7 +24,7 @@ from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
 from cab.protocol import token_refusals, token_responses
 from cab.protocol.token_refusals import RefusalMeaning
 from cab.protocol.token_responses import TokenError, Tokens
-from cab.stores.grant_payloads import GrantPayloads, default_lifetime, new_token_set
+from cab.stores.grant_payloads import GrantPayloads, default_lifetime, new_payload
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.outbox import Outbox
@@ -91,6 +91,7 @@ class _Saved:
     scopes: list[str]
     account: UpstreamAccount
     has_refresh_token: bool
+    refresh_is_unread: bool
     access_expires_at: datetime | None
 
 
@@ -137,8 +138,13 @@ class ConsentWriter:
             list(consent.scopes if tokens.scopes is None else tokens.scopes),
             account,
             tokens.refresh_token is not None,
+            tokens.refresh_is_unread,
             tokens.expires_at(redeemed.received_at, default=default_lifetime(consent.provider)),
         )
+        if tokens.refresh_is_unread:  # a release that can read it goes on from it (docs/runbooks/unread-answer.md)
+            _logger.error(
+                "%s gave a refresh token that cannot be read, connection %s", consent.provider.id, consent.connection.id
+            )
         facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
         try:
             await self._commit(consent, saved, facts)
@@ -164,21 +170,25 @@ class ConsentWriter:
         return result is Upstream.CONFIRMED
 
     async def _save(self, consent: ConsentedGrant, redeemed: RedeemedCode) -> int:
-        token_set = new_token_set(
-            consent.draft.model_copy(update={"attempt_id": None}),
-            body=redeemed.answer.body,
-            status=redeemed.answer.status,
-            received_at=redeemed.received_at,
-            requested_scopes=consent.scopes,
-            base=None,
-            provider=consent.provider,
-        )
+        """Raises: Unavailable, also for an answer that cannot be kept."""
+        try:
+            payload = new_payload(
+                consent.draft.model_copy(update={"attempt_id": None}),
+                body=redeemed.answer.body,
+                status=redeemed.answer.status,
+                received_at=redeemed.received_at,
+                requested_scopes=consent.scopes,
+                base=None,
+                provider=consent.provider,
+            )
+        except AnswerTooLarge as error:
+            raise too_large(consent) from error
         for attempt in range(1, SAVE_ATTEMPTS):
             try:
-                return await self._payloads.add(consent.draft.grant_id, token_set)
+                return await self._payloads.add(consent.draft.grant_id, payload)
             except Unavailable:
                 await asyncio.sleep(0.1 * attempt)
-        return await self._payloads.add(consent.draft.grant_id, token_set)
+        return await self._payloads.add(consent.draft.grant_id, payload)
 
     async def _upstream_account(self, provider: Provider, tokens: Tokens) -> UpstreamAccount:
         """The provider's own id of the account and its name, from the token answer or userinfo. None: it does not say."""
@@ -239,7 +249,7 @@ class ConsentWriter:
                     "due_at": now,
                 }
             )
-            event = self._event(facts, first, cause=_cause("connected", first))
+            event = self._event(facts, first, cause=_cause("connected", first, saved))
             return await self._store.create(first.model_copy(update={"outbox": [event]}))
         rotation = consent.provider.rotation
         again = stored.grant.model_copy(
@@ -253,7 +263,7 @@ class ConsentWriter:
         changed = before.upstream_account not in (None, saved.account.id)
         refresh_ver = _refresh_version(before, consent.provider, saved)
         after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version, "refresh_ver": refresh_ver})
-        event = self._event(facts, after, cause=_cause("account replaced" if changed else "reconnected", after))
+        event = self._event(facts, after, cause=_cause("account replaced" if changed else "reconnected", after, saved))
         same_account = before.upstream_account is not None and not changed
         return await self._store.replace(
             stored,
@@ -302,6 +312,12 @@ def refused_code(consent: ConsentedGrant, answer: HttpAnswer) -> BrokerError:
             return BrokerError(Reason.AUTHORIZATION_FAILED, "The connected system gave no access token.", why=why)
 
 
+def too_large(consent: ConsentedGrant) -> Unavailable:
+    """For an answer that cannot be kept. Trying again will not help, so the operator is told."""
+    _logger.error("an answer of %s is too large to be kept, connection %s", consent.provider.id, consent.connection.id)
+    return Unavailable("provider")
+
+
 def refuse_while_revoking(stored: StoredGrant | None) -> None:
     """The revocation under way looks for the newest tokens to revoke upstream: it must not find the new ones."""
     if stored is not None and stored.grant.status is GrantStatus.REVOKING:
@@ -320,8 +336,11 @@ def _refresh_version(before: Grant, provider: Provider, saved: _Saved) -> int | 
     return before.secret_ver if before.refresh_ver is None else before.refresh_ver
 
 
-def _cause(what: str, grant: Grant) -> str:
-    return what if grant.lasts else f"{what}, without a refresh token"
+def _cause(what: str, grant: Grant, saved: _Saved) -> str:
+    """The view `grant_health` counts the ones that do not last by these words."""
+    if grant.lasts:
+        return what
+    return f"{what}, {'its refresh token cannot be read' if saved.refresh_is_unread else 'without a refresh token'}"
 
 
 def _account(members: Mapping[str, Any], provider: Provider, names: tuple[str, ...]) -> UpstreamAccount:

@@ -158,6 +158,7 @@ _command(
     questions.GRANTS,
     _columns(
         *(Column("day", "day", keep=True), _CONNECTION, ("grants", "grants"), ("connected", "connected")),
+        ("not_lasting", "not lasting"),
         *(("refreshed", "refreshed"), ("recovered", "recovered"), ("needs_reauth", "reauth"), ("revoked", "revoked")),
         *(("not_revoked_upstream", "not upstr."), ("quarantined", "quarantined"), ("failed", "failed")),
     ),

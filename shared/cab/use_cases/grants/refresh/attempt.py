@@ -18,7 +18,15 @@ from typing import Any, Final, TypeVar
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import Grant, GrantStatus, RefreshOutcome, Timings
+from cab.domain.grants import (
+    CLIENT_REFUSED,
+    SCOPE_REFUSED,
+    UNREAD,
+    Grant,
+    GrantStatus,
+    RefreshOutcome,
+    Timings,
+)
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, NotFound, Randomness, SendFailed, Unavailable
 from cab.protocol import token_refusals, token_responses
 from cab.protocol.token_refusals import Refusal, RefusalMeaning
@@ -29,8 +37,7 @@ from cab.stores.grant_payloads import (
     GrantPayloads,
     Payload,
     Successors,
-    can_be_kept,
-    new_token_set,
+    new_payload,
     read_payload,
 )
 from cab.stores.grants import StoredGrant
@@ -43,9 +50,6 @@ from cab.use_cases.upstream.provider_client import ProviderCalls
 _logger = logging.getLogger(__name__)
 
 FAULT_OF_OURS: Final = "secrets"  # `fail_cause` of attempts that ended because of our own stores
-SCOPE_REFUSED: Final = token_refusals.INVALID_SCOPE
-UNREAD: Final = "unread answer"  # `fail_cause` while an answer is stored that this release cannot read
-CLIENT_REFUSED: Final = "our client is refused"  # `fail_cause` while the provider does not accept our own credentials
 # The provider looked at the request and refused it: the token was not spent. Of others nobody knows.
 UNSPENT: Final = frozenset({400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 421, 422, 429, 431})
 GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
@@ -244,10 +248,10 @@ class _Attempt:
             read_payload(raw, self._grant, 0, self._provider)
         except CorruptPayload as error:
             if isinstance(error, Garbage) and error.unread:  # kept like any other answer that nobody can read yet
-                await self._reading(self._parts.payloads.add_raw(self._grant.grant_id, raw))
+                await self._reading(self._parts.payloads.add(self._grant.grant_id, raw))
             await self._apply(lambda grant: grant.model_copy(update={"escrow": None}))
             return None
-        version = await self._reading(self._parts.payloads.add_raw(self._grant.grant_id, raw))
+        version = await self._reading(self._parts.payloads.add(self._grant.grant_id, raw))
         self._parts.write_proof.succeeded(self._now())
         await self._parts.step("restored")
         return self._parts.payloads.remember(self._grant, version, raw, self._provider)
@@ -348,12 +352,9 @@ class _Attempt:
                     await self._put_back("cannot connect")
             return None
         except AnswerTooLarge:
-            await self._lose_sight("answer too large")
+            await self._too_large()
             return None
         await self._parts.step("after send")
-        if 200 <= answer.status < 300 and not can_be_kept(answer.body):
-            await self._lose_sight("answer too large")
-            return None
         if 200 <= answer.status < 300:
             return await self._keep(base, answer, scopes)
         return await self._refused(base, answer)
@@ -382,8 +383,8 @@ class _Attempt:
         return max(left, timings.shortest_send)
 
     async def _keep(self, base: Payload, answer: HttpAnswer, scopes: tuple[str, ...]) -> Committed | None:
-        raw = (
-            new_token_set(
+        try:
+            raw = new_payload(
                 self._grant,
                 body=answer.body,
                 status=answer.status,
@@ -393,9 +394,9 @@ class _Attempt:
                 base=base,
                 provider=self._provider,
             )
-            .model_dump_json()
-            .encode()
-        )
+        except AnswerTooLarge:
+            await self._too_large()
+            return None
         version = await self._persist(raw)
         if version is None:
             return None
@@ -410,6 +411,11 @@ class _Attempt:
             return None
         return await self._commit(payload, RefreshOutcome.SUCCESS)
 
+    async def _too_large(self) -> None:
+        """It may have held tokens, and cannot be kept: the operator should know why a user is asked again."""
+        _logger.error("an answer of %s is too large to be kept, grant %s", self._provider.id, self._grant.grant_id)
+        await self._lose_sight("answer too large")
+
     async def _persist(self, raw: bytes) -> int | None:
         """Step 4. The one write that must not fail: the vault, else the escrow, by turns while the lease lasts.
 
@@ -421,7 +427,7 @@ class _Attempt:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                version = await self._parts.payloads.add_raw(grant.grant_id, raw)
+                version = await self._parts.payloads.add(grant.grant_id, raw)
             except Unavailable:
                 self._parts.write_proof.failed(self._now())
                 await self._parts.step("persist failed")

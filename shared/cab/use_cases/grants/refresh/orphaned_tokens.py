@@ -97,7 +97,7 @@ class LateTokens:
         try:
             if raw is not None:
                 read_payload(raw, grant, 0, provider)
-                version = await self._payloads.add_raw(grant.grant_id, raw)
+                version = await self._payloads.add(grant.grant_id, raw)
                 found: Payload | None = self._payloads.remember(grant, version, raw, provider)
             else:
                 base = await self._payloads.base(grant, provider)

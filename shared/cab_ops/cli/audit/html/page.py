@@ -270,7 +270,8 @@ def _confirmations(facts: ReportFacts) -> Section:
 def _grants(facts: ReportFacts) -> Section:
     health = [
         Cell("connection", "connection"),
-        *(Cell("connected", "connected", number=True), Cell("refreshed", "refreshed", number=True)),
+        *(Cell("connected", "connected", number=True), Cell("not_lasting", "not lasting", number=True)),
+        Cell("refreshed", "refreshed", number=True),
         *(Cell("recovered", "recovered", number=True), Cell("needs_reauth", "need the user", number=True)),
         *(Cell("revoked", "revoked", number=True), Cell("not_revoked_upstream", "not upstream", number=True)),
         *(Cell("quarantined", "quarantined", number=True), Cell("failed", "failed", number=True)),
