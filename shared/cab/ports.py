@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from cab.domain.audit import AuditEvent
+from cab.domain.configured.actions import ParameterValue
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Decision
 
@@ -196,7 +197,7 @@ class PolicyRequest:
     effect: str
     connection: str
     identifier: str
-    parameters: Mapping[str, str | int | bool]
+    parameters: Mapping[str, ParameterValue]
     agent: str
     trust_zone: str
     mode: str

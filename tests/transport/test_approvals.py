@@ -14,7 +14,9 @@ from tests.transport.acme_pages import AcmePages, Browser
 
 from cab.domain.accounts import account_behind
 from cab.domain.audit import EventType
+from cab.domain.calls.rendering import render
 from cab.domain.configured.deployment import Deployment
+from cab.domain.intents import Intent
 from cab.stores.approvals import ApprovalDecision
 from cab_dev.fakes.documents import Outage
 
@@ -37,6 +39,48 @@ def decision(acme: AcmePages, approval_id: str = "A" * 22) -> bool | None:
 def decide(browser: Browser, word: str, approval_id: str = "A" * 22, **arguments: Any) -> requests.Response:
     path = f"/approvals/{approval_id}"
     return browser.post(path, {"csrf": browser.csrf(path), "decision": word}, **arguments)
+
+
+# --- what the broker would send itself ---
+
+
+def digest_of(acme: AcmePages, action: str, identifier: str, **parameters: Any) -> str:
+    connection = acme.deployment.connection_by_id["crm"]
+    entry = connection.action_by_id[action]
+    filled = entry.with_defaults(parameters)
+    intent = Intent(entry, "crm", connection.resource, identifier, filled, task_id="t-81", reason=None)
+    return render(entry, connection, intent).digest
+
+
+def test_the_page_shows_the_very_request_that_would_be_sent(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    changed = {"stage": "won", "next_step": "Celebrate </code> quietly"}
+    digest = digest_of(acme, "crm.opportunity.update", "opportunity/0061", **changed)
+    request = acme.ask_approval(action="crm.opportunity.update", parameters=changed, request_digest=digest)
+
+    page = browser.get(f"/approvals/{request.id}").text
+
+    assert "PATCH" in page
+    assert "/opportunities/0061" in page
+    assert "Celebrate &lt;/code&gt; quietly" in page
+    assert digest in page
+    decide(browser, "approve")
+    [event] = acme.events(EventType.CONFIRMATION_DECIDED)
+    assert event.call is not None
+    assert event.call.request_digest == digest
+
+
+def test_a_request_that_would_be_another_today_is_not_shown_as_if_it_were_sent(acme: AcmePages) -> None:
+    request = acme.ask_approval(request_digest="sha-256:" + "A" * 43)
+
+    page = acme.logged_in("alice").get(f"/approvals/{request.id}").text
+
+    assert "Agreeing has no effect" in page
+    assert "DELETE" not in page
+
+
+def test_an_action_that_the_agent_does_itself_shows_no_request(acme: AcmePages) -> None:
+    assert "What would be sent" not in acme.logged_in("alice").get(f"/approvals/{acme.ask_approval().id}").text
 
 
 # --- the account behind the connection ---

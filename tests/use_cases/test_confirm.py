@@ -45,7 +45,7 @@ class Desk:
             reason="why",
         )
         waiting = await self.confirmations.ask(
-            BINDING, intent, decision, instead_of=instead_of, detail={"a": 1}, txn="t", now=NOW
+            BINDING, intent, decision, instead_of=instead_of, detail={"a": 1}, txn="t", request_digest=None, now=NOW
         )
         return waiting.request
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field, StringConstraints
 
-from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.actions import Action, Effect, ParameterValue
 from cab.domain.configured.model import StrictModel
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import ACTION_ID, TASK_ID
@@ -16,6 +17,7 @@ from cab.domain.tasks import Task
 from cab.domain.text.patterns import covered_by_any
 
 MAX_PARAMETERS_BYTES = 2048
+MAX_LARGE_PARAMETERS_BYTES = 32_768  # of actions with parameters of type text or strings
 
 
 class DeclaredIntent(StrictModel):
@@ -29,7 +31,7 @@ class DeclaredIntent(StrictModel):
         min_length=1, max_length=1
     )
     identifier: Annotated[str, StringConstraints(min_length=1, max_length=300)]
-    parameters: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str | int | bool] = Field(
+    parameters: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], ParameterValue] = Field(
         default_factory=dict, max_length=50
     )
     task_id: Annotated[str, StringConstraints(pattern=f"^{TASK_ID.pattern}\\Z")] | None = None
@@ -44,7 +46,7 @@ class Intent:
     connection: str
     location: str
     identifier: str
-    parameters: dict[str, str | int | bool]
+    parameters: dict[str, ParameterValue]
     task_id: str | None
     reason: str | None
 
@@ -95,6 +97,8 @@ def check_against_catalog(
             raise malformed("parameters", "has a member the action does not know")
         if problem := spec.problem(value):
             raise malformed(f"parameters.{name}", problem)
+    if not any(spec.is_large for spec in action.parameters.values()) and _size(declared) > MAX_PARAMETERS_BYTES:
+        raise malformed("parameters", "is larger than 2048 bytes")
     for name, spec in action.parameters.items():
         if spec.required and name not in declared.parameters:
             raise malformed(f"parameters.{name}", "is required")
@@ -108,6 +112,11 @@ def check_against_catalog(
         task_id=task_id,
         reason=declared.reason,
     )
+
+
+def _size(declared: DeclaredIntent) -> int:
+    """Bytes of the parameters as JSON."""
+    return len(orjson.dumps(declared.parameters))
 
 
 def compare_with_task(intent: Intent, task: Task | None) -> TaskComparison:

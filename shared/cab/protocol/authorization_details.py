@@ -9,9 +9,10 @@ from typing import Any, Final, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from cab.domain.configured.actions import ParameterValue
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import base64url, digest
-from cab.domain.intents import MAX_PARAMETERS_BYTES, DeclaredIntent
+from cab.domain.intents import MAX_LARGE_PARAMETERS_BYTES, DeclaredIntent
 from cab.domain.tasks import Task
 from cab.encoding import strict_json
 from cab.encoding.canonical_json import canonical
@@ -27,8 +28,8 @@ def parse_intent(text: str | None) -> DeclaredIntent:
             Reason.INTENT_MISSING, "Declare the intent in authorization_details.", remedy=Remedy(member=PARAMETER)
         )
     intent = validate_detail(DeclaredIntent, _single(text))
-    if len(orjson.dumps(intent.parameters)) > MAX_PARAMETERS_BYTES:
-        raise _malformed("parameters", "is larger than 2048 bytes")
+    if len(orjson.dumps(intent.parameters)) > MAX_LARGE_PARAMETERS_BYTES:
+        raise _malformed("parameters", "is larger than 32768 bytes")
     return intent
 
 
@@ -73,7 +74,7 @@ def details_hash(details: list[dict[str, Any]]) -> str:
     return "sha-256:" + base64url(hashlib.sha256(canonical(bare)).digest())
 
 
-def parameters_digest(parameters: Mapping[str, str | int | bool]) -> str:
+def parameters_digest(parameters: Mapping[str, ParameterValue]) -> str:
     """Names the parameters of an intent in audit, where their redacted values do not stand."""
     return digest("cab-parameters", canonical(parameters).decode())
 

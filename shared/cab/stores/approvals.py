@@ -58,6 +58,7 @@ class ApprovalRequest:
     requested_at: datetime
     waits_until: datetime
     acr_values: str | None = None
+    request_digest: str | None = None  # of the request that the broker is to send itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,4 +235,5 @@ def _load(fields: dict[str, Any]) -> ApprovalRequest:
         requested_at=fields["requested_at"],
         waits_until=fields["waits_until"],
         acr_values=fields.get("acr_values"),
+        request_digest=fields.get("request_digest"),
     )

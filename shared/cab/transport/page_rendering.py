@@ -120,6 +120,8 @@ def typed(value: object) -> Markup:
     if isinstance(value, int):
         grouped = Markup(' <span class="soft">({:,})</span>').format(value) if abs(value) >= 10_000 else ""
         return Markup('<span class="number">{}</span>{}').format(value, grouped)
+    if isinstance(value, list | tuple):
+        return Markup("<br>").join(typed(item) for item in value)
     return Markup('<span class="quote">“</span>{}<span class="quote">”</span>').format(shown(str(value)))
 
 

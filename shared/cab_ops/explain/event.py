@@ -27,7 +27,7 @@ from cab.domain.text.token_like import MARK
 from cab.ports import PolicyEngine
 from cab.protocol.tokens.assertions import Assertion, group_claims
 from cab.use_cases.exchange.decide import Case, Judgement, weigh
-from cab.use_cases.exchange.request import Asked
+from cab.use_cases.exchange.request import Asked, CallAsked
 from cab_ops.explain.exchange import About, Explanation, Result, Stage, Step, concluded, told
 
 REDACTED: Final = "[redacted]"
@@ -125,7 +125,9 @@ def _judged_again(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     requested = event.scopes.requested if event.scopes else []
     steps.append(Step(Stage.SCOPES, Result.RECORDED, "grantable", {"requested": requested}))
     intent = _intent(facts, action, connection)
-    case = Case(agent, facts.assertion(intent, agent), Asked(), event.occurred_at)
+    called = event.call if event.tool is not None and event.tool.mode == "call" else None
+    call = None if called is None else CallAsked(called.id or "", (), is_chosen=False)
+    case = Case(agent, facts.assertion(intent, agent), Asked(), event.occurred_at, call=call)
     scopes = tuple(scope for scope in action.scopes if not requested or scope in requested)
     judgement = Judgement(case, connection=connection, intent=intent, scopes=scopes)
     weigh(judgement, intent, policies)
@@ -144,14 +146,19 @@ def _intent(facts: _Recorded, action: Action, connection: Connection) -> Intent:
         location=connection.resource,
         identifier=facts.identifier,
         parameters={
-            name: value
+            name: value if _is_recorded(value) else REDACTED
             for name, value in facts.parameters.items()
             # The stand-in of a redacted value is text: where rules expect another type it would be a policy error.
-            if value != REDACTED or (name in action.parameters and action.parameters[name].type == "string")
+            if _is_recorded(value) or (name in action.parameters and action.parameters[name].type in ("string", "text"))
         },
         task_id=facts.task_id,
         reason=facts.reason,
     )
+
+
+def _is_recorded(value: object) -> bool:
+    """Not what stands for a redacted value, nor for one too long to be kept."""
+    return value != REDACTED and not isinstance(value, dict)
 
 
 class _Recorded:
@@ -343,7 +350,7 @@ def _notes(event: AuditEvent, deployment: Deployment) -> list[str]:
         )
     if facts.comparison is not TaskComparison.NO_TASK:
         notes.append("the bounds of the task are not recorded; how the intent compares with them is, and is taken over")
-    redacted = [name for name, value in facts.parameters.items() if value == REDACTED]
+    redacted = [name for name, value in facts.parameters.items() if not _is_recorded(value)]
     if redacted:
         notes.append(f"not recorded, so rules that look at them cannot be judged: {', '.join(redacted)}")
     written = [*facts.parameters.items(), ("identifier", facts.identifier), ("reason", facts.reason)]

@@ -111,7 +111,7 @@ def _ranges(actions: Sequence[tuple[str, Action]]) -> Mapping[Path, tuple[int, i
 
 
 def _lengths(actions: Sequence[tuple[str, Action]]) -> Mapping[Path, int]:
-    return {path: max(parameter.max_length for parameter in declared) for path, declared in _parameters(actions)}
+    return {path: max(parameter.longest for parameter in declared) for path, declared in _parameters(actions)}
 
 
 def _parameters(actions: Sequence[tuple[str, Action]]) -> Iterator[tuple[Path, list[Any]]]:

@@ -17,7 +17,13 @@ _STRING = {"type": "String"}
 _LONG = {"type": "Long"}
 _BOOLEAN = {"type": "Boolean"}
 _STRINGS = {"type": "Set", "element": _STRING}
-_CEDAR_TYPE = {"string": _STRING, "integer": _LONG, "boolean": _BOOLEAN}
+_CEDAR_TYPE: dict[str, dict[str, Any]] = {
+    "string": _STRING,
+    "text": _STRING,
+    "strings": _STRINGS,
+    "integer": _LONG,
+    "boolean": _BOOLEAN,
+}
 
 
 def _optional(cedar_type: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,3 @@
-"""Calls that the broker makes itself, as pure functions: what is sent for an intent (`rendering`)."""
+"""Calls that the broker makes itself, as pure functions: what clients see of them (`tools`), what is sent for an intent
+(`rendering`).
+"""

@@ -11,6 +11,7 @@ from cab.domain.configured.calls import ID
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
+from cab.domain.identifiers import is_printable
 from cab.domain.intents import malformed
 from cab.domain.text.patterns import covered_by_any
 
@@ -72,17 +73,23 @@ def input_schema(action: Action) -> dict[str, Any]:
             "maxLength": MAX_REASON_CHARS,
             "description": "Why, in one sentence. People who are asked to agree see it.",
         }
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
 
 
 def hints_of(action: Action) -> dict[str, Any]:
     """Hints of the Model Context Protocol. They never claim less danger than there may be."""
-    reads = action.effect is Effect.READ
+    reads, call = action.effect is Effect.READ, action.call
     return {
         "title": action.title,
         "readOnlyHint": reads,
         "destructiveHint": action.effect is Effect.DESTRUCTIVE,
-        "idempotentHint": reads or (action.call is not None and action.call.is_idempotent),
+        "idempotentHint": reads or (call is not None and (call.is_idempotent or call.idempotency_key is not None)),
         "openWorldHint": True,
     }
 
@@ -108,7 +115,7 @@ def detail_of(
     for name, value in given.items():
         parameter = action.parameters.get(name)
         if parameter is None:
-            raise malformed("arguments", "has a member that this tool does not know")
+            raise malformed(name if is_printable(name, max_length=64) else "arguments", "is no argument of this tool")
         if problem := parameter.problem(value):
             raise malformed(name, problem)
     for name, parameter in action.parameters.items():
@@ -129,13 +136,20 @@ def _has_id(action: Action) -> bool:
 
 
 def _schema_of(parameter: Parameter) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": parameter.type}
-    if parameter.type == "integer":
-        schema |= {"minimum": parameter.minimum, "maximum": parameter.maximum}
-    elif parameter.type == "string":
-        schema["maxLength"] = parameter.max_length
-        if parameter.values:
-            schema["enum"] = list(parameter.values)
+    match parameter.type:
+        case "boolean":
+            schema: dict[str, Any] = {"type": "boolean"}
+        case "integer":
+            schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
+        case "strings":
+            items = {"type": "string", "maxLength": parameter.longest}
+            schema = {"type": "array", "items": items, "minItems": 1, "maxItems": parameter.max_items}
+        case "string" | "text":
+            schema = {"type": "string", "maxLength": parameter.longest}
+            if parameter.values:
+                schema = {"type": "string", "enum": list(parameter.values)}
     if parameter.default is not None:
         schema["default"] = parameter.default
+    if parameter.description is not None:
+        schema["description"] = parameter.description
     return schema

@@ -19,6 +19,9 @@ ScopeToken = Annotated[
 # Never `.` or `..` alone: a tool that puts it into a path would act on something else.
 IDENTIFIER_CHARACTER = re.compile(r"[A-Za-z0-9._~-]")
 IDENTIFIER_PART = re.compile(rf"(?!\.{{1,2}}\Z){IDENTIFIER_CHARACTER.pattern}{{1,128}}")
+MAX_TEXT = 16_384  # characters, and bytes as UTF-8
+ParameterValue = str | int | bool | tuple[str, ...]
+_LINES = str.maketrans("\n\t", "  ")
 MAX_INTEGER = 2**53 - 1  # the largest one every JSON parser reads alike, and RFC 8785 can write
 
 
@@ -36,28 +39,68 @@ def tool_scope(effect: Effect) -> str:
 class Parameter(StrictModel):
     """One parameter of an action: a flat value with bounds."""
 
-    type: Literal["string", "integer", "boolean"] = Field(description="Kind of value.")
+    type: Literal["string", "text", "strings", "integer", "boolean"] = Field(
+        description="Kind of value. `text` is longer and may have lines; `strings` is a list."
+    )
+    description: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="What it is for, in the words that tools are listed with.",
+    )
     required: bool = Field(default=False, description="Whether an intent must give it.")
     values: tuple[str, ...] = Field(default=(), description="The only strings allowed, when given.")
-    max_length: int = Field(default=500, ge=1, le=2000, description="Longest string, in characters.")
+    max_length: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_TEXT,
+        description="Longest string, in characters. `string`: 500 unless given, at most 2,000; `text`: 16,384; each of `strings`: "
+        "500 unless given, at most 1,024.",
+    )
+    max_items: int = Field(default=50, ge=1, le=50, description="Most items of `strings`.")
     minimum: int = Field(default=-MAX_INTEGER, ge=-MAX_INTEGER, le=MAX_INTEGER, description="Smallest integer allowed.")
     maximum: int = Field(default=MAX_INTEGER, ge=-MAX_INTEGER, le=MAX_INTEGER, description="Largest integer allowed.")
-    default: str | int | bool | None = Field(default=None, description="Filled in when the parameter is absent.")
+    default: ParameterValue | None = Field(default=None, description="Filled in when the parameter is absent.")
     redact: bool = Field(default=False, description="Kept out of the audit event (its digest stays).")
+
+    @model_validator(mode="after")
+    def _length_fits_type(self) -> Parameter:
+        longest = {"string": 2000, "strings": 1024}.get(self.type)
+        if longest is not None and self.longest > longest:
+            raise ValueError(f"max_length of {self.type} is at most {longest}")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest string allowed."""
+        return self.max_length or (MAX_TEXT if self.type == "text" else 500)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its values may be too long to be read at a glance."""
+        return self.type in ("text", "strings")
 
     def problem(self, value: object) -> str | None:
         """Why `value` does not fit, as a fixed sentence; None when it fits."""
+        if self.type == "strings":
+            # An empty list would be sent as if nothing had been said.
+            if not isinstance(value, list | tuple) or not 0 < len(value) <= self.max_items:
+                return f"must be a list of 1 to {self.max_items} strings"
+            return next((problem for item in value if (problem := self._problem_of_text(item))), None)
         if self.type == "boolean":
             return None if isinstance(value, bool) else "must be true or false"
         if self.type == "integer":
             if isinstance(value, bool) or not isinstance(value, int):
                 return "must be an integer"
             return None if self.minimum <= value <= self.maximum else "is out of range"
+        return self._problem_of_text(value)
+
+    def _problem_of_text(self, value: object) -> str | None:
         if not isinstance(value, str):
             return "must be a string"
-        if len(value) > self.max_length:
+        if len(value) > self.longest or len(value.encode("utf-8", "surrogatepass")) > MAX_TEXT:
             return "is too long"
-        if value and not is_printable(value.replace("\n", " ").replace("\t", " "), max_length=self.max_length):
+        if value and not is_printable(value.translate(_LINES), max_length=self.longest):
             return "holds control or invisible characters"
         if self.values and value not in self.values:
             return "is not one of the allowed values"
@@ -82,6 +125,12 @@ class Action(StrictModel):
         description="Dotted name, unique in the deployment."
     )
     title: str = Field(min_length=1, max_length=120, description="What people read on consent and approval pages.")
+    description: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="What the tool does, in the words that it is listed with; default: the title.",
+    )
     effect: Effect = Field(description="What it does to the world; policies and limits go by it.")
     consequence: str | None = Field(
         default=None,
@@ -140,9 +189,9 @@ class Action(StrictModel):
     def accepts_identifier(self, identifier: str) -> bool:
         return identifier == self.identifier if self._form is None else bool(self._form.fullmatch(identifier))
 
-    def with_defaults(self, parameters: dict[str, Any]) -> dict[str, str | int | bool]:
+    def with_defaults(self, parameters: dict[str, Any]) -> dict[str, ParameterValue]:
         """The parameters as they will be granted, hashed and shown: every default filled in."""
-        filled: dict[str, str | int | bool] = {
+        filled: dict[str, ParameterValue] = {
             name: spec.default for name, spec in self.parameters.items() if spec.default is not None
         }
         return filled | parameters

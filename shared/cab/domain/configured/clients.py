@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import Effect, ScopeToken
+from cab.domain.configured.actions import Effect, ParameterValue, ScopeToken
 from cab.domain.configured.connections import SecretReference
 from cab.domain.configured.model import StrictModel
 from cab.domain.identifiers import CLIENT_ID
@@ -101,7 +101,7 @@ class DefaultIntent(StrictModel):
     scope: ScopeToken | None = Field(default=None, description="Of the request; none for a request without scope.")
     action: str = Field(description="What is then declared,")
     identifier: str = Field(description="on what,")
-    parameters: dict[str, str | int | bool] = Field(default_factory=dict, description="with which parameters.")
+    parameters: dict[str, ParameterValue] = Field(default_factory=dict, description="with which parameters.")
 
 
 class AgentCalls(StrictModel):

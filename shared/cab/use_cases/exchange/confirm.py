@@ -58,9 +58,12 @@ class Confirmations:
         instead_of: ApprovalRequest | None,
         detail: dict[str, Any],
         txn: str,
+        request_digest: str | None,
         now: datetime,
     ) -> Waiting:
-        """Ask the user. `instead_of` is the request found by `current`, which came to its end."""
+        """Ask the user. `instead_of` is the request found by `current`, which came to its end. `request_digest` names what the
+        broker is to send, where it makes the call.
+        """
         request = ApprovalRequest(
             id=self._randomness.token(16),
             binding=binding,
@@ -72,6 +75,7 @@ class Confirmations:
             requested_at=now,
             waits_until=now + timedelta(seconds=self._broker.lifetimes.approval_wait_s),
             acr_values=decision.acr_values,
+            request_digest=request_digest,
         )
         return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from cab.domain import audit
+from cab.domain.configured.actions import ParameterValue
 from cab.domain.decisions import Confirm, Permit
-from cab.domain.identifiers import token_sha256
+from cab.domain.identifiers import digest, token_sha256
 from cab.domain.intents import Intent, TaskComparison
 from cab.protocol.authorization_details import details_hash, parameters_digest, task_digest
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.exchange.decide import Judgement
 from cab.use_cases.exchange.issue import Issued
+
+LONGEST_RECORDED: Final = 1024  # characters of one parameter
 
 
 def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -> None:
@@ -71,7 +76,8 @@ def _intent(intent: Intent, assertion: Assertion) -> audit.IntentFacts:
     """What was declared, redacted as the catalog says; the digest covers all of it."""
     action = intent.action
     shown = {
-        name: "[redacted]" if action.parameters[name].redact else value for name, value in intent.parameters.items()
+        name: "[redacted]" if action.parameters[name].redact else _recorded(value)
+        for name, value in intent.parameters.items()
     }
     return audit.IntentFacts(
         identifier=intent.identifier,
@@ -82,3 +88,12 @@ def _intent(intent: Intent, assertion: Assertion) -> audit.IntentFacts:
         task_id=intent.task_id,
         intent_hash=details_hash([intent.as_authorization_detail()]),
     )
+
+
+def _recorded(value: ParameterValue) -> object:
+    """A value, or of a long one its digest and length: what people wrote at length is not kept twice."""
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else []
+    length = sum(map(len, texts))
+    if length <= LONGEST_RECORDED:
+        return value
+    return {"digest": digest("cab-text", *texts), "characters": length}

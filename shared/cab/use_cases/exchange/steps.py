@@ -186,6 +186,8 @@ class Steps:
             answer = None  # another request was faster
         waiting = answer or await self._ask(asked_for, decision, binding, current, facts)
         facts.decision, facts.confirmation_id = "confirm", waiting.request.id
+        if waiting.request.request_digest is not None:
+            facts.call = audit.CallFacts(request_digest=waiting.request.request_digest)
         if case.asked.deferred:
             raise await self._defer(asked_for, caller, waiting)
         raise self._confirmations.refusal(waiting)
@@ -214,6 +216,7 @@ class Steps:
             instead_of=ended,
             detail=asked_for.intent.as_authorization_detail(),
             txn=case.assertion.txn,
+            request_digest=_request_digest(asked_for),
             now=case.at,
         )
 
@@ -227,11 +230,14 @@ class Steps:
         *,
         subject_token: str | None,
     ) -> dict[str, Any] | None:
-        """The answer to what the user agreed to; None when another request has spent that, or the account was just replaced.
+        """The answer to what the user agreed to; None when another request has spent that, the account was just replaced, or
+        another request would be sent than was shown.
 
         The yes is spent when the token is there: a provider that is away, or a grant that turns out to have ended, costs
         the user no second click.
         """
+        if agreed.request.request_digest not in (None, _request_digest(asked_for)):
+            return None  # the catalog's address has changed since: that request was not agreed to
         self._check_servable(asked_for, standing)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
         if await self._is_of_another_account(issued, asked_for, standing):
@@ -451,6 +457,13 @@ class Steps:
 
 def _intent_hash(asked_for: Decided) -> str:
     return details_hash([asked_for.intent.as_authorization_detail()])
+
+
+def _request_digest(asked_for: Decided) -> str | None:
+    """Of what the broker is to send, None where the agent makes the call."""
+    if asked_for.judgement.case.call is None:
+        return None
+    return render(asked_for.intent.action, asked_for.connection, asked_for.intent).digest
 
 
 def _call_key(case: Case, call: CallAsked) -> CallKey:

@@ -15,14 +15,16 @@ from typing import Final
 
 from cab.domain import audit
 from cab.domain.accounts import account_behind
+from cab.domain.calls.rendering import RenderedCall, render
 from cab.domain.configured.actions import Action
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import ENDED, grant_id
+from cab.domain.intents import DeclaredIntent, check_against_catalog
 from cab.ports import AuditLog, Clock
-from cab.protocol.authorization_details import details_hash, parameters_digest
+from cab.protocol.authorization_details import details_hash, parameters_digest, validate_detail
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests
 from cab.stores.grants import Grants
 from cab.stores.sessions import Session
@@ -56,6 +58,7 @@ class ApprovalView:
     account: str
     account_shown: str | None
     account_changed: bool = False
+    sent: RenderedCall | None = None  # what the broker sends if the person agrees, where it makes the call itself
 
 
 class DecideConfirmation:
@@ -155,14 +158,16 @@ class DecideConfirmation:
         )
         grant = stored.grant if stored is not None else None
         account = account_behind(connection, grant)
+        action = connection.action_by_id.get(action_id) if connection else None
         return ApprovalView(
             request,
             self._standing(request, decision, account),
             self._deployment.agent_by_id.get(request.binding.agent),
             connection,
-            connection.action_by_id.get(action_id) if connection else None,
+            action,
             account,
             grant.account_shown if grant is not None and grant.status not in ENDED else None,
+            sent=_sent(request, connection, action) if connection and action else None,
         )
 
     def _standing(self, request: ApprovalRequest, decision: ApprovalDecision | None, account: str) -> ApprovalStanding:
@@ -171,6 +176,21 @@ class DecideConfirmation:
         if decision is not None:
             return ApprovalStanding.REFUSED
         return ApprovalStanding.WAITING if self._clock.now() < request.waits_until else ApprovalStanding.EXPIRED
+
+
+def _sent(request: ApprovalRequest, connection: Connection, action: Action) -> RenderedCall | None:
+    """The very request that the digest names, None when there is none or today's configuration makes another one of it."""
+    if request.request_digest is None:
+        return None
+    try:
+        declared = validate_detail(DeclaredIntent, request.detail)
+        intent = check_against_catalog(
+            declared, action, connection=connection.id, resource=connection.resource, task=None
+        )
+        rendered = render(action, connection, intent)
+    except BrokerError:
+        return None
+    return rendered if rendered.digest == request.request_digest else None
 
 
 def _note(facts: Facts, request: ApprovalRequest) -> None:
@@ -184,6 +204,8 @@ def _note(facts: Facts, request: ApprovalRequest) -> None:
         intent_hash=request.binding.intent_hash,
     )
     facts.policy = audit.PolicyFacts(version=request.binding.policy_version)
+    if request.request_digest is not None:
+        facts.call = audit.CallFacts(request_digest=request.request_digest)
 
 
 def _event_id(request: ApprovalRequest, *, approved: bool) -> str:
