@@ -297,7 +297,7 @@ def test_an_agent_that_needs_a_task_gets_no_read_without_one(folder: Path) -> No
 
 def test_an_agent_in_call_mode_is_refused_tokens(folder: Path) -> None:
     agents = folder / "agents.yaml"
-    agents.write_text(agents.read_text().replace("delegates_to: [ops-bot]", "delegates_to: [ops-bot]\n    mode: call"))
+    agents.write_text(agents.read_text().replace("mode: both", "mode: call"))
     explained = answer(request(), folder=folder)
     assert (explained["reason_code"], explained["decided_by"]) == ("grant_type_not_allowed", "agent mode")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from typing import Any
 
@@ -103,12 +104,35 @@ def test_another_location_than_the_target_is_refused(location: str) -> None:
         ({"parameters": {"stage": "won", "urgent": 1}}, "parameters.urgent"),
         ({"parameters": {"stage": "won", "Stage": "won"}}, "parameters"),
         ({"parameters": {"stage": "won", "owner": "bob"}}, "parameters"),
+        ({"parameters": {"stage": ("won",)}}, "parameters.stage"),
     ],
 )
 def test_what_the_catalog_does_not_know_is_refused_by_member(changes: dict[str, Any], member: str) -> None:
     with pytest.raises(BrokerError) as error:
         checked(declared(**changes))
     assert (error.value.reason, error.value.remedy.member) == (Reason.INTENT_MALFORMED, member)
+
+
+def test_parameters_of_two_kib_are_the_most_unless_the_catalog_knows_long_ones() -> None:
+    notes = {f"note{number}": {"type": "string", "max_length": 2000} for number in (1, 2)}
+
+    def fits(parameters: dict[str, Any], values: dict[str, str]) -> bool:
+        action = Action.model_validate_json(
+            json.dumps({"id": "a.b", "title": "A", "effect": "write", "identifier": "deal/*", "parameters": parameters})
+        )
+        said = DeclaredIntent(
+            type="cab_action", actions=("a.b",), locations=("https://a",), identifier="deal/*", parameters=dict(values)
+        )
+        try:
+            check_against_catalog(said, action, connection="a", resource="https://a", task=None)
+        except BrokerError:
+            return False
+        return True
+
+    most = 2048 - len(b'{"note1":"","note2":""}')
+    assert fits(notes, {"note1": "x" * 1900, "note2": "x" * (most - 1900)})
+    assert not fits(notes, {"note1": "x" * 1900, "note2": "x" * (most - 1899)})
+    assert fits(notes | {"text": {"type": "text"}}, {"text": "x" * 16_384})
 
 
 @pytest.mark.parametrize(

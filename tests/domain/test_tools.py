@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from tests.support.world import WAREHOUSE, deployment
 
-from cab.domain.calls.tools import MAX_NAME, Tool, detail_of, hints, input_schema, tool_name, tools_of
+from cab.domain.calls.tools import MAX_NAME, ListedTool, detail_of, hints, input_schema, tool_name, tools_of
 from cab.domain.configured.actions import Action
 from cab.domain.errors import BrokerError, Reason
 
@@ -38,8 +38,8 @@ def action(**changes: Any) -> Action:
     return Action.model_validate_json(json.dumps(content | changes))
 
 
-def tool(of: Action) -> Tool:
-    return Tool(tool_name(of.id), of, deployment().connection_by_id["warehouse"])
+def tool(of: Action) -> ListedTool:
+    return ListedTool(tool_name(of.id), of, deployment().connection_by_id["warehouse"])
 
 
 GOOD = {"id": "d1", "text": "first\nsecond\tline", "tags": ["a", "b"], "amount": 10, "urgent": True, "reason": "asked"}
