@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from tests.support.world import WAREHOUSE, deployment
 
-from cab.domain.calls.tools import MAX_NAME, ListedTool, detail_of, hints, input_schema, tool_name, tools_of
+from cab.domain.calls.tools import MAX_NAME_CHARS, detail_of, hints_of, input_schema, tools_of
 from cab.domain.configured.actions import Action
 from cab.domain.errors import BrokerError, Reason
 
@@ -38,8 +38,8 @@ def action(**changes: Any) -> Action:
     return Action.model_validate_json(json.dumps(content | changes))
 
 
-def tool(of: Action) -> ListedTool:
-    return ListedTool(tool_name(of.id), of, deployment().connection_by_id["warehouse"])
+def declared(of: Action, arguments: dict[str, Any]) -> dict[str, Any]:
+    return detail_of(of, deployment().connection_by_id["warehouse"], arguments, None)
 
 
 GOOD = {"id": "d1", "text": "first\nsecond\tline", "tags": ["a", "b"], "amount": 10, "urgent": True, "reason": "asked"}
@@ -71,7 +71,12 @@ def test_the_schema_of_a_tool_describes_what_its_action_takes() -> None:
     jsonschema.validate(GOOD, schema)
     assert schema["required"] == ["id", "text"]
     assert schema["properties"]["text"]["description"] == "What to write."
-    assert schema["properties"]["stage"] == {"type": "string", "enum": ["open", "won"], "default": "open"}
+    assert schema["properties"]["stage"] == {
+        "type": "string",
+        "maxLength": 500,
+        "enum": ["open", "won"],
+        "default": "open",
+    }
     assert schema["additionalProperties"] is False
 
 
@@ -81,12 +86,12 @@ def test_what_the_schema_refuses_is_refused_by_name(name: str, change: dict[str,
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(arguments, input_schema(action()))
     with pytest.raises(BrokerError) as refused:
-        detail_of(tool(action()), arguments, reason=None)
+        declared(action(), arguments)
     assert (refused.value.reason, refused.value.remedy.member) == (Reason.INTENT_MALFORMED, name)
 
 
 def test_arguments_declare_one_intent() -> None:
-    assert detail_of(tool(action()), GOOD, reason=None) == {
+    assert declared(action(), GOOD) == {
         "type": "cab_action",
         "actions": ["crm.note.create"],
         "locations": [WAREHOUSE],
@@ -97,14 +102,15 @@ def test_arguments_declare_one_intent() -> None:
 
 
 def test_hints_err_on_the_side_of_caution() -> None:
-    assert hints(action()) == {
+    assert hints_of(action()) == {
+        "title": "Write a note",
         "readOnlyHint": False,
         "destructiveHint": False,
         "idempotentHint": False,
         "openWorldHint": True,
     }
     dropped = action(effect="destructive", parameters={}, call={"method": "DELETE", "path": "/deals/{id}"})
-    assert (hints(dropped)["destructiveHint"], hints(dropped)["idempotentHint"]) == (True, True)
+    assert (hints_of(dropped)["destructiveHint"], hints_of(dropped)["idempotentHint"]) == (True, True)
 
 
 def names(**changes: Any) -> list[str]:
@@ -116,15 +122,15 @@ def names(**changes: Any) -> list[str]:
 
 def test_an_agent_sees_what_its_entry_its_scopes_and_its_task_allow() -> None:
     everything = names()
-    assert everything == sorted(everything)
-    assert everything == ["crm_deal_list", "crm_deal_update", "warehouse_query_run", *everything[3:]]
-    assert everything[3:] == ["warehouse_table_drop", "warehouse_table_write"]
-    assert names(scopes=("tools.read",)) == ["crm_deal_list", "warehouse_query_run"]
+    reads = ["crm_deal_list", "warehouse_query_run", "warehouse_report_open"]
+    changes = ["crm_deal_update", "warehouse_table_drop", "warehouse_table_write"]
+    assert everything == sorted([*reads, *changes])
+    assert names(scopes=("tools.read",)) == reads
     assert names(task_actions=("crm.*",)) == ["crm_deal_list", "crm_deal_update"]
     assert names(task_actions=()) == []
-    assert names(agent={"actions": ("warehouse.table.*",)}) == everything[3:]
-    assert names(tenant="globex") == everything[2:]
-    assert all(len(name) <= MAX_NAME and "." not in name for name in everything)
+    assert names(agent={"actions": ("warehouse.table.*",)}) == changes[1:]
+    assert names(tenant="globex") == [name for name in everything if name.startswith("warehouse")]
+    assert all(len(name) <= MAX_NAME_CHARS and "." not in name for name in everything)
 
 
 def test_long_text_has_its_own_length_and_short_text_keeps_it() -> None:
@@ -140,4 +146,4 @@ def test_long_text_has_its_own_length_and_short_text_keeps_it() -> None:
 def test_invisible_characters_are_no_text_of_an_intent(text: str) -> None:
     for arguments in (GOOD | {"text": text}, GOOD | {"tags": [text]}):
         with pytest.raises(BrokerError):
-            detail_of(tool(action()), arguments, reason=None)
+            declared(action(), arguments)

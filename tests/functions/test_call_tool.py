@@ -201,7 +201,7 @@ async def test_unknown_tools_and_those_of_others_look_the_same(world: World, too
         ({"id": 1}, "id"),
         ({"id": "t1", "mode": "destroy"}, "mode"),
         ({"id": "t1", "mode": 1}, "mode"),
-        ({"id": "t1", "other": 1}, "arguments"),
+        ({"id": "t1", "other": 1}, "other"),
         ({"id": "t1", "reason": 5}, "reason"),
     ],
 )

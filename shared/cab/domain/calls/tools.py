@@ -147,7 +147,7 @@ def _schema_of(parameter: Parameter) -> dict[str, Any]:
         case "string" | "text":
             schema = {"type": "string", "maxLength": parameter.longest}
             if parameter.values:
-                schema = {"type": "string", "enum": list(parameter.values)}
+                schema["enum"] = list(parameter.values)
     if parameter.default is not None:
         schema["default"] = parameter.default
     if parameter.description is not None:

@@ -9,7 +9,7 @@ from cab.adapters.configuration.checks.broker import check_issuer, check_url
 from cab.adapters.configuration.checks.findings import AGENTS, CONNECTIONS, Findings
 from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.yaml_tree import Place
-from cab.domain.calls.tools import MAX_NAME, tool_name
+from cab.domain.calls.tools import MAX_NAME_CHARS, tool_name
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection, GrantKind, NarrowingRequest, Provider
@@ -79,9 +79,11 @@ def check_actions_are_unique(findings: Findings) -> None:
         "choose ids that also differ with underscores in place of dots: so are tools named",
     )
     for place, action in callable_actions:
-        if len(action.id) > MAX_NAME:
+        if len(action.id) > MAX_NAME_CHARS:
             message = f"`{action.id}` is too long for a tool"
-            findings.add(CONNECTIONS, place, message, f"use at most {MAX_NAME} characters: clients refuse longer names")
+            findings.add(
+                CONNECTIONS, place, message, f"use at most {MAX_NAME_CHARS} characters: clients refuse longer names"
+            )
 
 
 def check_connections(findings: Findings) -> None:
