@@ -216,6 +216,7 @@ class PolicyRequest:
 class PolicyVerdict:
     decision: Decision
     shadow: Decision | None = None  # what the candidate policies say, when there are any
+    shadow_version: str | None = None  # which candidates
 
 
 class PolicyEngine(Protocol):

@@ -79,7 +79,7 @@ async def test_a_token_shows_the_whole_chain_the_current_actor_outside(world: Wo
     assert claims_of(token)["client_id"] == "scribe"
     assert world.last_event()["actor"] == {
         "agent_id": "scribe",
-        "chain": ["scribe", "researcher", "assistant"],
+        "chain": ["researcher", "assistant"],
         "client_id": "web",
         "trust_zone": "internal",
     }
@@ -238,7 +238,8 @@ async def test_a_delegation_leaves_an_event_with_chain_and_assertion(world: Worl
     assert (event["event_type"], event["decision"], event["outcome"]) == ("exchange.decided", "permit", "issued")
     assert event["token"]["kind"] == "assertion"
     assert event["token"]["jti"] == claims_of(answer.json["access_token"])["jti"]
-    assert event["actor"]["chain"] == ["assistant"]
+    assert (event["actor"]["chain"], event["actor"]["depth"]) == ([], 1)
+    assert (event["actor"]["delegates_to"], event["decided_by"]) == ("researcher", "allow_list")
     assert event["task"]["bounds_digest"] == world.last_event("mint_assertion")["task"]["bounds_digest"]
 
 

@@ -923,7 +923,9 @@ async def test_an_exchange_leaves_one_event_with_the_whole_story(world: World) -
         "schema_version": 3,
         "tenant": "acme",
         "subject": {"key": subject_key("acme", IDP, "alice"), "idp_issuer": IDP, "groups": ["staff"]},
-        "actor": {"agent_id": "assistant", "chain": ["assistant"], "client_id": "web", "trust_zone": "internal"},
+        "actor": {"agent_id": "assistant", "chain": [], "client_id": "web", "trust_zone": "internal"},
+        "login": {"auth_time": event["login"]["auth_time"]},
+        "assertion_jti": claims_of(assertion)["jti"],
         "tool": {
             "connection": "warehouse",
             "provider": "trusts-cab",
@@ -942,6 +944,7 @@ async def test_an_exchange_leaves_one_event_with_the_whole_story(world: World) -
         },
         "task": {"bounds_digest": event["task"]["bounds_digest"], "within": True, "comparison": "within"},
         "decision": "permit",
+        "decided_by": "policy",
         "policy": {"version": event["policy"]["version"], "determining_rules": ["staff-writes"]},
         "scopes": {"requested": ["table.write"], "granted": ["table.write"], "narrowed": True},
         "token": {

@@ -440,6 +440,7 @@ async def test_a_mint_leaves_one_event_that_names_everything_but_the_token(world
         "tenant": "acme",
         "subject": {"key": subject_key("acme", IDP, "alice"), "idp_issuer": IDP, "groups": ["staff"]},
         "actor": {"agent_id": "assistant", "chain": [], "client_id": "web"},
+        "login": event["login"],
         "intent": {"trigger": "schedule", "task_id": bounds["task_id"]},
         "task": {"bounds_digest": event["task"]["bounds_digest"]},
         "token": {

@@ -304,7 +304,7 @@ async def test_token_like_text_in_an_intent_is_published_as_its_fingerprint(worl
         ("/grants/revoke", "grant.revoked"),
         ("/grants/allow", "grant.allowed"),
         ("/grants/sweep", "grants.swept"),
-        ("/grants/due", "grants.swept"),
+        ("/grants/due", "grant.visited"),
     ],
 )
 async def test_a_refused_caller_of_a_grants_route_is_recorded_as_that_route(

@@ -323,6 +323,7 @@ class AcmePages:
             reason=changes.pop("reason", "The customer asked for it."),
             prompts=changes.pop("prompts", ("Deletes an opportunity for good.",)),
             txn="txn-of-the-exchange",
+            front_end="acme-web",
             requested_at=now,
             waits_until=now + timedelta(seconds=600),
             **changes,

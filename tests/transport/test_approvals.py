@@ -227,6 +227,8 @@ def test_a_decision_stands_and_is_audited(acme: AcmePages, word: str, approved: 
     assert (event.confirmation_id, event.decision) == (request.id, "permit" if approved else "deny")
     assert event.subject is not None
     assert event.subject.key == acme.subject("alice")
+    assert event.actor is not None
+    assert (event.actor.agent_id, event.actor.client_id) == ("sales-assistant", "acme-web")
     assert event.intent is not None
     assert event.intent.intent_hash == request.binding.intent_hash
     assert event.txn == request.txn

@@ -45,7 +45,15 @@ class Desk:
             reason="why",
         )
         waiting = await self.confirmations.ask(
-            BINDING, intent, decision, instead_of=instead_of, detail={"a": 1}, txn="t", request_digest=None, now=NOW
+            BINDING,
+            intent,
+            decision,
+            instead_of=instead_of,
+            detail={"a": 1},
+            txn="t",
+            request_digest=None,
+            front_end="acme-web",
+            now=NOW,
         )
         return waiting.request
 

@@ -13,11 +13,14 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
 
 SCHEMA_VERSION = 3
-KNOWN_SCHEMA_VERSIONS = frozenset({1, 2, 3})  # 1 has no `why` and no `unverified`, 2 no `call` and no `observed_by`
+KNOWN_SCHEMA_VERSIONS = frozenset(
+    {1, 2, 3}
+)  # 1 has no `why` and no `unverified`, 2 no `call` and what is named beside it below
 
 
 class EventType(StrEnum):
@@ -36,6 +39,7 @@ class EventType(StrEnum):
     GRANT_SERVED = "grant.served"
     GRANT_ALLOWED = "grant.allowed"
     GRANTS_SWEPT = "grants.swept"
+    GRANT_VISITED = "grant.visited"
     TOOL_EXECUTED = "tool.executed"
     KEY_ROTATED = "key.rotated"
     REQUEST_REFUSED = "request.refused"
@@ -67,9 +71,19 @@ class Subject(Part):
 
 class Actor(Part):
     agent_id: str | None = None
-    chain: list[str] = Field(default_factory=list)
+    chain: list[str] = Field(default_factory=list, description="The agents before it, the most recent first.")
     client_id: str | None = None
     trust_zone: str | None = None
+    delegates_to: str | None = Field(default=None, description="Who was given an assertion by this agent.")
+    depth: int | None = Field(default=None, description="How many agents the assertion then has passed through.")
+
+
+class LoginFacts(Part):
+    """The login behind an assertion: the same for all that is minted from it."""
+
+    session: str | None = Field(default=None, description="Opaque; one login of one user at one front end.")
+    auth_time: datetime | None = None
+    acr: str | None = None
 
 
 class Tool(Part):
@@ -100,7 +114,11 @@ class PolicyFacts(Part):
     version: str | None = None
     determining_rules: list[str] = Field(default_factory=list)
     shadow_decision: str | None = Field(
-        default=None, description="What the candidate policies would have decided, when different."
+        default=None, description="What the candidate policies say, where there are any."
+    )
+    shadow_version: str | None = None
+    shadow_differs: bool | None = Field(
+        default=None, description="Whether they say something else than the active ones."
     )
 
 
@@ -123,6 +141,7 @@ class GrantFacts(Part):
     secret_version: int | None = None
     cause: str | None = None
     upstream_revoked: bool | None = None
+    provider_error: str | None = Field(default=None, description="The provider's own word: its status and error codes.")
 
 
 CallOutcome = Literal["done", "rejected", "failed", "not_sent", "unknown", "not_used"]
@@ -176,6 +195,7 @@ class Latency(Part):
     policy: float | None = None
     grant: float | None = None
     upstream: float | None = None
+    provider: float | None = Field(default=None, description="Waited for the provider's token endpoint.")
 
 
 class Service(Part):
@@ -202,11 +222,14 @@ class AuditEvent(Part):
     tenant: str | None = None
     subject: Subject | None = None
     actor: Actor | None = None
+    login: LoginFacts | None = None
+    assertion_jti: str | None = Field(default=None, description="The assertion under which an exchange was asked for.")
     tool: Tool | None = None
     intent: IntentFacts | None = None
     task: TaskFacts | None = None
     decision: Literal["permit", "deny", "confirm"] | None = None
     reason_code: str | None = None
+    decided_by: DecidedBy | None = Field(default=None, description="What came to this end.")
     why: str | None = Field(default=None, description="Which check refused a credential: a fixed phrase of ours.")
     unverified: Unverified | None = None
     policy: PolicyFacts | None = None
@@ -263,7 +286,8 @@ def _claimed(text: str | None) -> str | None:
 _WRITTEN_BY_OTHERS = {
     "intent": ("identifier", "parameters", "reason", "trigger", "task_id"),
     "unverified": ("client_id", "issuer"),
-    "grant": ("cause",),
+    "grant": ("cause", "provider_error"),
+    "login": ("acr",),
     "call": ("id", "request_digest", "upstream_request_id", "content_type"),
     "scopes": ("requested",),
 }

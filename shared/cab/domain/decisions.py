@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from cab.domain.errors import Reason
 
@@ -42,6 +44,13 @@ class StepUp:
 Decision = Permit | Deny | Confirm | StepUp
 
 
+def differ(one: Decision, other: Decision) -> bool:
+    """Whether two sets of rules end a request differently: by kind and reason, whatever rules did it."""
+    return type(one) is not type(other) or (
+        isinstance(one, Deny) and isinstance(other, Deny) and one.reason is not other.reason
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One step of the path of a decision, as `cab explain` prints it."""
@@ -49,3 +58,88 @@ class Check:
     name: str
     passed: bool
     detail: str
+
+
+DecidedBy = Literal["request", "credential", "task", "allow_list", "policy", "user", "limit", "grant", "outage", "bug"]
+"""What came to a decision, in one word: the question that an analyst asks first of every row."""
+
+BY_REASON: Final[Mapping[Reason, DecidedBy]] = {
+    **dict.fromkeys(
+        (
+            Reason.INTENT_OUTSIDE_TASK,
+            Reason.TASK_EXHAUSTED,
+        ),
+        "task",
+    ),
+    **dict.fromkeys(
+        (
+            Reason.ACTION_NOT_ALLOWED_FOR_AGENT,
+            Reason.GRANT_TYPE_NOT_ALLOWED,
+            Reason.SCOPE_NOT_GRANTABLE,
+            Reason.TARGET_NOT_ALLOWED,
+        ),
+        "allow_list",
+    ),
+    **dict.fromkeys(
+        (Reason.POLICY_DENIED, Reason.POLICY_ERROR, Reason.STEP_UP_REQUIRED, Reason.CONFIRMATION_REQUIRED), "policy"
+    ),
+    **dict.fromkeys(
+        (
+            Reason.CONFIRMATION_REFUSED,
+            Reason.LOGIN_CANCELLED,
+            Reason.CONSENT_REFUSED,
+            Reason.AUTHORIZATION_PENDING,
+            Reason.DEFERRAL_EXPIRED,
+        ),
+        "user",
+    ),
+    **dict.fromkeys((Reason.RATE_LIMITED, Reason.POLLED_TOO_FAST), "limit"),
+    **dict.fromkeys((Reason.GRANT_MISSING, Reason.GRANT_NEEDS_REAUTH, Reason.GRANT_REVOKED), "grant"),
+    **dict.fromkeys(
+        (
+            Reason.SUBJECT_TOKEN_INVALID,
+            Reason.SUBJECT_TOKEN_EXPIRED,
+            Reason.ACTOR_TOKEN_INVALID,
+            Reason.ACTOR_MISMATCH,
+            Reason.MAY_ACT_VIOLATED,
+            Reason.CLIENT_AUTHENTICATION_FAILED,
+            Reason.CLIENT_ASSERTION_REPLAYED,
+            Reason.ASSERTION_INVALID,
+            Reason.DEFERRAL_CODE_INVALID,
+            Reason.DPOP_PROOF_INVALID,
+            Reason.DPOP_NONCE_REQUIRED,
+            Reason.CSRF_INVALID,
+            Reason.STATE_INVALID,
+            Reason.STATE_OVER,
+            Reason.STATE_USED,
+            Reason.ISSUER_MISMATCH,
+            Reason.LOGIN_FAILED,
+        ),
+        "credential",
+    ),
+    **dict.fromkeys(
+        (
+            Reason.AUDIT_UNAVAILABLE,
+            Reason.STORE_UNAVAILABLE,
+            Reason.PROVIDER_UNAVAILABLE,
+            Reason.IDP_UNAVAILABLE,
+            Reason.POLICY_UNAVAILABLE,
+            Reason.AUTHORIZATION_FAILED,
+            Reason.CLIENT_MISCONFIGURED,
+        ),
+        "outage",
+    ),
+    Reason.INTERNAL_ERROR: "bug",
+}
+"""Every other reason is a `request` that could not be read, or asked for what there is not."""
+
+
+def decided_by(
+    reason: Reason | None, *, decision: Literal["permit", "deny", "confirm"] | None, confirmed: bool
+) -> DecidedBy | None:
+    """A refusal's reason decides; what was permitted was so by the user who was asked, or else by policy. None: no decision."""
+    if reason is not None:
+        return BY_REASON.get(reason, "request")
+    if decision is None:
+        return None
+    return "user" if confirmed else "policy"

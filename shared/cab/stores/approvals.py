@@ -59,6 +59,7 @@ class ApprovalRequest:
     waits_until: datetime
     acr_values: str | None = None
     request_digest: str | None = None  # of the request that the broker is to send itself
+    front_end: str | None = None  # of the login under which the agent asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,4 +237,5 @@ def _load(fields: dict[str, Any]) -> ApprovalRequest:
         waits_until=fields["waits_until"],
         acr_values=fields.get("acr_values"),
         request_digest=fields.get("request_digest"),
+        front_end=fields.get("front_end"),
     )

@@ -107,7 +107,7 @@ class GrantEndpoints:
             "/grants/revoke": (EventType.GRANT_REVOKED, self._revoke_grants, callers.revoke),
             "/grants/allow": (EventType.GRANT_ALLOWED, self._allow, callers.revoke),
             "/grants/sweep": (EventType.GRANTS_SWEPT, self._sweep_grants, callers.sweep),
-            "/grants/due": (EventType.GRANTS_SWEPT, self._visit, callers.sweep),
+            "/grants/due": (EventType.GRANT_VISITED, self._visit, callers.sweep),
         }
 
     async def handle(self, request: Request) -> Response:
@@ -138,6 +138,7 @@ class GrantEndpoints:
     async def _token(self, body: bytes, facts: Facts) -> dict[str, Any]:
         asked = _parse(TokenRequest, body)
         facts.txn = asked.txn
+        facts.tool = audit.Tool(connection=asked.connection)
         token = await self._serve(
             subject_assertion=asked.subject_assertion,
             connection_id=asked.connection,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment, limit_of
-from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
+from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp, differ
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import Intent, TaskComparison
 from cab.ports import PolicyEngine
@@ -445,4 +445,6 @@ def describe(decision: Decision) -> str:
 
 def describe_shadow(judgement: Judgement | None) -> str | None:
     """What the candidate policies would have decided, where that differs."""
-    return None if judgement is None or judgement.shadow is None else describe(judgement.shadow)
+    if judgement is None or judgement.shadow is None or judgement.verdict is None:
+        return None
+    return describe(judgement.shadow) if differ(judgement.shadow, judgement.verdict) else None

@@ -10,7 +10,7 @@ import pytest
 from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, decide, engine
 
 from cab.adapters.cedar import engine as engine_module
-from cab.domain.decisions import Confirm, Deny, Permit, StepUp
+from cab.domain.decisions import Confirm, Deny, Permit, StepUp, differ
 from cab.domain.errors import Reason
 
 OVERFLOW = "context.parameters has amount && context.parameters.amount + 9223372036854775807 > 0"
@@ -185,16 +185,23 @@ def test_names_from_outside_are_data_never_policy_text(name: str) -> None:
     assert decide(rule, groups=(name, "sales"), subject=name, acr=name) == Permit(("r",))
 
 
-def test_candidate_policies_are_reported_only_where_they_differ_and_never_enforced() -> None:
+def test_candidate_policies_are_always_reported_with_their_version_and_never_enforced() -> None:
     stricter = '@id("plain") permit (principal, action in [CAB::Action::"read"], resource);'
     both = engine(PLAIN, candidates=(stricter,))
     assert both.evaluate(UPDATE).decision == Permit(("plain",))
     assert both.evaluate(UPDATE).shadow == Deny(Reason.POLICY_DENIED)
-    assert both.evaluate(LIST).shadow is None
+    assert both.evaluate(LIST).shadow == Permit(("plain",))
+    version = both.evaluate(LIST).shadow_version
+    assert version == engine(PLAIN, candidates=(stricter,)).evaluate(UPDATE).shadow_version
+    assert version != engine(PLAIN, candidates=(PLAIN,)).evaluate(UPDATE).shadow_version
 
 
-def test_candidates_that_decide_alike_by_other_rules_are_not_reported() -> None:
-    assert engine(PLAIN, candidates=(PLAIN.replace("plain", "renamed"),)).evaluate(UPDATE).shadow is None
+def test_candidates_that_decide_alike_by_other_rules_do_not_differ() -> None:
+    verdict = engine(PLAIN, candidates=(PLAIN.replace("plain", "renamed"),)).evaluate(UPDATE)
+    assert verdict.shadow is not None
+    assert not differ(verdict.decision, verdict.shadow)
+    assert differ(Deny(Reason.POLICY_DENIED), Deny(Reason.POLICY_ERROR))
+    assert differ(Permit(), Confirm(("Sure?",)))
 
 
 def test_a_rule_is_located_by_file_and_line() -> None:

@@ -25,6 +25,7 @@ from cab.domain.audit import (
     GrantFacts,
     IntentFacts,
     Latency,
+    LoginFacts,
     Outcome,
     PolicyFacts,
     Scopes,
@@ -134,7 +135,11 @@ def every_member(name: str) -> AuditEvent:
         occurred_at=START + timedelta(microseconds=120),
         tenant="acme",
         subject=Subject(key="k", idp_issuer="https://idp", groups=["b", "a", text], groups_unknown="missing"),
-        actor=Actor(agent_id="agent", chain=["one", "two"], client_id="client", trust_zone="inner"),
+        actor=Actor(
+            agent_id="agent", chain=["one", "two"], client_id="client", trust_zone="inner", delegates_to="next", depth=2
+        ),
+        login=LoginFacts(session="s", auth_time=START, acr="gold"),
+        assertion_jti="aj",
         tool=Tool(connection="crm", provider="p", action=UPDATE, effect="write", mode="m"),
         intent=IntentFacts(
             identifier="opportunity/1",
@@ -150,10 +155,19 @@ def every_member(name: str) -> AuditEvent:
         reason_code="policy_denied",
         why="a fixed phrase",
         unverified=Unverified(client_id="c", issuer="i"),
-        policy=PolicyFacts(version="v", determining_rules=["r"], shadow_decision="deny"),
+        policy=PolicyFacts(
+            version="v",
+            determining_rules=["r"],
+            shadow_decision="deny",
+            shadow_version="sha-256:w",
+            shadow_differs=True,
+        ),
+        decided_by="policy",
         scopes=Scopes(requested=["x"], granted=["y", "x"], narrowed=True),
         token=TokenFacts(kind="downstream", jti="j", sha256="00", expires_at=START),
-        grant=GrantFacts(id="g", seq=0, secret_version=7, cause="user", upstream_revoked=True),
+        grant=GrantFacts(
+            id="g", seq=0, secret_version=7, cause="user", upstream_revoked=True, provider_error="http 400"
+        ),
         call=CallFacts(
             id="call",
             method="GET",
@@ -177,7 +191,7 @@ def every_member(name: str) -> AuditEvent:
         outcome=Outcome.ISSUED,
         corrects="another",
         count=12,
-        latency_ms=Latency(total=1234567.5, policy=0.001, grant=0.0, upstream=12.0),
+        latency_ms=Latency(total=1234567.5, policy=0.001, grant=0.0, upstream=12.0, provider=7.25),
         txn="t",
         trace_id="tr",
         caller_ip_prefix="192.0.2.0/24",

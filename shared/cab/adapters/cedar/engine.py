@@ -24,6 +24,7 @@ from cab.domain.configured.actions import Action
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import Reason
+from cab.domain.identifiers import digest
 from cab.domain.lru import remember
 from cab.ports import PolicyRequest, PolicyVerdict
 
@@ -44,14 +45,16 @@ class CedarPolicyEngine:
             if deployment.candidate_policies
             else None
         )
+        self._candidate_version = (
+            f"sha-256:{digest(*(part for file in deployment.candidate_policies for part in file))}"
+        )
 
     def evaluate(self, request: PolicyRequest) -> PolicyVerdict:
         """See `ports.PolicyEngine`. Also asked for intents outside their task; only a Confirm lifts those, which the caller heeds."""
         decision = self._active.decide(request)
         if self._candidate is None:
             return PolicyVerdict(decision)
-        shadow = self._candidate.decide(request)
-        return PolicyVerdict(decision, shadow=shadow if _kind(shadow) != _kind(decision) else None)
+        return PolicyVerdict(decision, self._candidate.decide(request), self._candidate_version)
 
     def locate(self, rule_id: str) -> tuple[str, int]:
         """File and line of an active rule. Raises KeyError for an id no active rule has."""
@@ -69,10 +72,6 @@ class CedarPolicyEngine:
         """The active rules, or the candidate ones, whose action scope can match `action`, in the order of the files."""
         rules = self._candidate if candidate else self._active
         return () if rules is None else rules.rules_about(action)
-
-
-def _kind(decision: Decision) -> tuple[type[Decision], Reason | None]:
-    return type(decision), decision.reason if isinstance(decision, Deny) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 -- Where the record is not whole. Each process chains its events: an event that is missing, edited or out of its place
 -- breaks the chain after it. An empty answer is proof for all chains up to their last event; the events of the last
--- seconds may still be on their way. `open` chains have not ended: fine while the process lives, else its last events
--- may be missing. `other_content` is an event that has the id of an earlier one and says something else: `events` shows
+-- seconds may still be on their way. `open` chains have not ended: fine while the process lives. One that said nothing for
+-- an hour and did not close is `ended_without_close`: its process idles, was killed, or its last events were removed; the
+-- noted heads of `verify-chain` tell which. `other_content` is an event that has the id of an earlier one and says something else: `events` shows
 -- the earlier one. An event published twice has two places in the chains, so its place is no part of its content.
+-- `copy_differs` is a second row of one place and hash whose columns say something else: no function of ours writes that.
 WITH places AS (
   -- From the raw table: an event that was published twice has two places in the chains, and `events` shows it once.
   SELECT *
@@ -58,6 +60,20 @@ others AS (
   FROM told
   WHERE content != first_content
   QUALIFY ROW_NUMBER() OVER (PARTITION BY event_id, content ORDER BY received_at, message_id) = 1
+),
+copies AS (
+  SELECT
+    service.function AS function_name,
+    chain.id AS chain_id,
+    chain.seq AS seq,
+    event_id,
+    occurred_at,
+    MIN(TO_JSON_STRING(STRUCT(raw.`event_type`, raw.`occurred_at`, raw.`schema_version`, raw.`tenant`, raw.`subject`, raw.`actor`, raw.`tool`, raw.`intent`, raw.`task`, raw.`decision`, raw.`reason_code`, raw.`why`, raw.`unverified`, raw.`policy`, raw.`scopes`, raw.`token`, raw.`grant`, raw.`call`, raw.`observed_by`, raw.`confirmation_id`, raw.`outcome`, raw.`corrects`, raw.`count`, raw.`latency_ms`, raw.`txn`, raw.`trace_id`, raw.`caller_ip_prefix`, raw.subject_key, raw.connection, raw.action))) OVER place
+    != MAX(TO_JSON_STRING(STRUCT(raw.`event_type`, raw.`occurred_at`, raw.`schema_version`, raw.`tenant`, raw.`subject`, raw.`actor`, raw.`tool`, raw.`intent`, raw.`task`, raw.`decision`, raw.`reason_code`, raw.`why`, raw.`unverified`, raw.`policy`, raw.`scopes`, raw.`token`, raw.`grant`, raw.`call`, raw.`observed_by`, raw.`confirmation_id`, raw.`outcome`, raw.`corrects`, raw.`count`, raw.`latency_ms`, raw.`txn`, raw.`trace_id`, raw.`caller_ip_prefix`, raw.subject_key, raw.connection, raw.action))) OVER place AS is_contested
+  FROM `${project}.${dataset}.events_raw` AS raw
+  WHERE occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} DAY) AND chain.id IS NOT NULL
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY chain.id, chain.seq, chain.`hash` ORDER BY received_at, message_id) = 1
+  WINDOW place AS (PARTITION BY chain.id, chain.seq, chain.`hash`)
 )
 SELECT
   gap,
@@ -72,7 +88,7 @@ FROM judged
 WHERE gap IS NOT NULL
 UNION ALL
 SELECT
-  'open' AS gap,
+  IF(occurred_at < TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 1 HOUR), 'ended_without_close', 'open') AS gap,
   function_name,
   chain_id,
   seq AS after_seq,
@@ -93,3 +109,15 @@ SELECT
   event_id AS found_at_event,
   occurred_at
 FROM others
+UNION ALL
+SELECT
+  'copy_differs' AS gap,
+  function_name,
+  chain_id,
+  CAST(NULL AS INT64) AS after_seq,
+  seq AS before_seq,
+  CAST(NULL AS INT64) AS missing_events,
+  event_id AS found_at_event,
+  occurred_at
+FROM copies
+WHERE is_contested

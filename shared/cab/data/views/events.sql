@@ -3,6 +3,8 @@
 -- that name no time, so the view names the retention; a filter on occurred_at in your own query narrows what is read
 -- further, because it is part of the window's partition. Only `moved` reads four narrow columns of the whole retention:
 -- an id that came with several instants is found on whichever day they are.
+-- `contested` says that another row has this id and instant and says something else: somebody wrote that beside the broker,
+-- and which of the two is true `cab audit verify-chain` tells. Whoever does not select it does not pay for it.
 -- A token whose event was not acknowledged in time never left, though that event says `issued` and may have come all
 -- the same: `token.withheld` takes it back, at the same instant, so that no other day has to be read.
 WITH moved AS (
@@ -21,7 +23,11 @@ SELECT
       'withheld',
       raw.outcome
     ) AS outcome
-  )
+  ),
+  MIN(TO_JSON_STRING(STRUCT(raw.`event_type`, raw.`occurred_at`, raw.`schema_version`, raw.`tenant`, raw.`subject`, raw.`actor`, raw.`tool`, raw.`intent`, raw.`task`, raw.`decision`, raw.`reason_code`, raw.`why`, raw.`unverified`, raw.`policy`, raw.`scopes`, raw.`token`, raw.`grant`, raw.`call`, raw.`observed_by`, raw.`confirmation_id`, raw.`outcome`, raw.`corrects`, raw.`count`, raw.`latency_ms`, raw.`txn`, raw.`trace_id`, raw.`caller_ip_prefix`, raw.subject_key, raw.connection, raw.action)))
+    OVER (PARTITION BY raw.event_id, raw.occurred_at)
+  != MAX(TO_JSON_STRING(STRUCT(raw.`event_type`, raw.`occurred_at`, raw.`schema_version`, raw.`tenant`, raw.`subject`, raw.`actor`, raw.`tool`, raw.`intent`, raw.`task`, raw.`decision`, raw.`reason_code`, raw.`why`, raw.`unverified`, raw.`policy`, raw.`scopes`, raw.`token`, raw.`grant`, raw.`call`, raw.`observed_by`, raw.`confirmation_id`, raw.`outcome`, raw.`corrects`, raw.`count`, raw.`latency_ms`, raw.`txn`, raw.`trace_id`, raw.`caller_ip_prefix`, raw.subject_key, raw.connection, raw.action)))
+    OVER (PARTITION BY raw.event_id, raw.occurred_at) AS contested
 FROM `${project}.${dataset}.events_raw` AS raw
 LEFT JOIN moved ON moved.event_id = raw.event_id
 WHERE

@@ -30,6 +30,7 @@ class Login:
     acr: str | None
     amr: tuple[str, ...]
     display_name: str | None  # for the person's own pages only, never stored in audit
+    session: str | None = None  # opaque: the same for all tokens of one login there
     groups_unknown: GroupsUnknown | None = None  # why `groups` says nothing about the user
 
 
@@ -76,6 +77,7 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
     claims = verified.claims
     idp_subject = subject_of(claims, provider)
     groups, groups_unknown = groups_of(claims, provider)
+    auth_time = auth_time_of(verified)
     return Login(
         tenant=provider.tenant,
         idp_issuer=provider.issuer,
@@ -83,12 +85,21 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
         groups=groups,
         expires_at=verified.expires_at,
-        auth_time=auth_time_of(verified),
+        auth_time=auth_time,
         acr=_acr(claims.get("acr")),
         amr=_amr(claims.get("amr")),
         display_name=_display_name(claims),
+        session=_session(claims.get("sid"), auth_time, provider, idp_subject),
         groups_unknown=groups_unknown,
     )
+
+
+def _session(sid: Any, auth_time: int | None, provider: IdentityProvider, idp_subject: str) -> str | None:
+    """The provider's session (OpenID Connect Front-Channel Logout 1.0 section 3), else the instant of the login."""
+    if not isinstance(sid, str) and auth_time is None:
+        return None
+    named = sid if isinstance(sid, str) else str(auth_time)
+    return digest("cab-login", provider.issuer, idp_subject, named)[:22]
 
 
 def subject_of(claims: Mapping[str, Any], provider: IdentityProvider) -> str:

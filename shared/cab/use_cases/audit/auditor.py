@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import orjson
 
 from cab.domain import audit
+from cab.domain.decisions import decided_by
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
@@ -74,6 +75,8 @@ class Facts:
     tenant: str | None = None
     subject: audit.Subject | None = None
     actor: audit.Actor | None = None
+    login: audit.LoginFacts | None = None
+    assertion_jti: str | None = None
     tool: audit.Tool | None = None
     intent: audit.IntentFacts | None = None
     task: audit.TaskFacts | None = None
@@ -111,11 +114,16 @@ class Facts:
             tenant=self.tenant,
             subject=self.subject,
             actor=self.actor,
+            login=self.login,
+            assertion_jti=self.assertion_jti,
             tool=self.tool,
             intent=self.intent,
             task=self.task,
             decision=self.decision,
             reason_code=reason.value if reason else None,
+            decided_by=decided_by(reason, decision=self.decision, confirmed=self.confirmation_id is not None)
+            if self.actor is None or self.actor.depth is None
+            else "allow_list",  # a delegation: to whom one may is in the agent's entry
             policy=self.policy,
             scopes=self.scopes,
             token=self.token,

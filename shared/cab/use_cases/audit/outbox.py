@@ -67,8 +67,13 @@ def grant_event(
     txn: str | None = None,
     by: str | None = None,
     upstream_revoked: bool | None = None,
+    provider_error: str | None = None,
+    provider_ms: float | None = None,
 ) -> dict[str, Any]:
-    """The event of a state change, as `grant` stands after it. `by` names the service or operator that asked for it."""
+    """The event of a state change, as `grant` stands after it. `by` names the service or operator that asked for it.
+
+    `provider_error`: the provider's own word for it; `provider_ms`: how long its answer took.
+    """
     failures = (audit.EventType.GRANT_NEEDS_REAUTH, audit.EventType.GRANT_QUARANTINED)
     event = audit.AuditEvent(
         event_id=randomness.event_id(),
@@ -84,7 +89,9 @@ def grant_event(
             secret_version=grant.secret_ver,
             cause=cause,
             upstream_revoked=upstream_revoked,
+            provider_error=provider_error,
         ),
+        latency_ms=None if provider_ms is None else audit.Latency(provider=round(provider_ms, 3)),
         outcome=audit.Outcome.FAILED if event_type in failures else audit.Outcome.EXECUTED,
         txn=txn,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from cab.domain import audit
 from cab.domain.configured.clients import Agent
 from cab.protocol.tokens.assertions import Assertion
@@ -16,6 +18,10 @@ def note_agent(facts: Facts, agent: Agent) -> None:
 
 def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
     facts.txn = assertion.txn
+    # An ID-JAG is read as an assertion whose front end is the agent: nothing was minted for it.
+    facts.assertion_jti = None if assertion.front_end == assertion.may_act else assertion.jti
+    if assertion.auth_time is not None:
+        facts.login = audit.LoginFacts(auth_time=datetime.fromtimestamp(assertion.auth_time, UTC), acr=assertion.acr)
     facts.subject = audit.Subject(
         key=assertion.subject,
         idp_issuer=assertion.idp_issuer,
@@ -24,7 +30,7 @@ def note_assertion(facts: Facts, assertion: Assertion, agent: Agent) -> None:
     )
     facts.actor = audit.Actor(
         agent_id=agent.client_id,
-        chain=[agent.client_id, *assertion.chain],
+        chain=list(assertion.chain),
         client_id=assertion.front_end,
         trust_zone=agent.trust_zone,
     )

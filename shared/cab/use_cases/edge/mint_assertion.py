@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from cab.domain import audit
@@ -88,6 +88,8 @@ class MintAssertion:
             groups=list(login.groups),
             groups_unknown=login.groups_unknown,
         )
+        auth_time = None if login.auth_time is None else datetime.fromtimestamp(login.auth_time, UTC)
+        facts.login = audit.LoginFacts(session=login.session, auth_time=auth_time, acr=login.acr)
         facts.task = audit.TaskFacts(bounds_digest=task_digest(task)) if task else None
         facts.intent = audit.IntentFacts(trigger=task.trigger, task_id=task.task_id) if task else None
         now = self._clock.now()

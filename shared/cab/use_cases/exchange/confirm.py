@@ -59,6 +59,7 @@ class Confirmations:
         detail: dict[str, Any],
         txn: str,
         request_digest: str | None,
+        front_end: str,
         now: datetime,
     ) -> Waiting:
         """Ask the user. `instead_of` is the request found by `current`, which came to its end. `request_digest` names what the
@@ -76,6 +77,7 @@ class Confirmations:
             waits_until=now + timedelta(seconds=self._broker.lifetimes.approval_wait_s),
             acr_values=decision.acr_values,
             request_digest=request_digest,
+            front_end=front_end,
         )
         return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
 

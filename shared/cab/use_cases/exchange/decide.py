@@ -110,7 +110,8 @@ class Judgement:
     comparison: TaskComparison | None = None
     verdict: Decision | None = None  # what policy alone says
     decision: Decision | None = None
-    shadow: Decision | None = None
+    shadow: Decision | None = None  # what the candidate policies say, to be held against `verdict`
+    shadow_version: str | None = None
     refusal: BrokerError | None = None
     failed: set[Stage] = field(default_factory=set)  # checks that did not pass without ending the sequence
 
@@ -191,13 +192,14 @@ def weigh(found: Judgement, intent: Intent, policies: PolicyEngine) -> None:
     found.trail.append(Stage.POLICY)
     verdict = policies.evaluate(policy_request(intent, comparison, case))
     decision = found.verdict = verdict.decision
+    found.shadow, found.shadow_version = verdict.shadow, verdict.shadow_version
     if isinstance(decision, Deny):
         found.failed.add(Stage.POLICY)
     if not within and not isinstance(decision, Confirm | StepUp):
         # Policy may turn "outside the task" into a question to the user, never into a permit.
         broken = isinstance(decision, Deny) and decision.reason is Reason.POLICY_ERROR
         decision = Deny(Reason.POLICY_ERROR if broken else Reason.INTENT_OUTSIDE_TASK, decision.rules)
-    found.decision, found.shadow = decision, verdict.shadow
+    found.decision = decision
 
 
 def decided(found: Judgement) -> Decided:

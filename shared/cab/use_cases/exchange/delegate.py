@@ -35,6 +35,8 @@ class Delegate:
         Raises: BrokerError TARGET_NOT_ALLOWED, PARAMETER_INVALID, MAY_ACT_VIOLATED, INTENT_OUTSIDE_TASK, SUBJECT_TOKEN_EXPIRED.
         """
         broker = self._deployment.broker
+        if facts.actor is not None:  # also where it is refused: to whom it should have gone
+            facts.actor = facts.actor.model_copy(update={"delegates_to": request.may_act})
         self._check_request(request)
         chain = (caller.agent.client_id, *assertion.chain)
         self._check_next(request.may_act, assertion, caller, chain)
@@ -57,6 +59,8 @@ class Delegate:
             delegated.claims(audience=broker.sts_issuer, sts_issuer=broker.sts_issuer), typ=names.ASSERTION_TYP
         )
         facts.decision = "permit"
+        if facts.actor is not None:
+            facts.actor = facts.actor.model_copy(update={"depth": len(chain)})
         facts.task = audit.TaskFacts(bounds_digest=task_digest(task) if task else None)
         facts.token = audit.TokenFacts(
             kind="assertion", jti=delegated.jti, sha256=token_sha256(token), expires_at=delegated.expires_at

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from cab.domain import audit
 from cab.domain.configured.actions import ParameterValue
-from cab.domain.decisions import Confirm, Permit
+from cab.domain.decisions import Confirm, Permit, differ
 from cab.domain.identifiers import digest, token_sha256
 from cab.domain.intents import Intent, TaskComparison
 from cab.protocol.authorization_details import details_hash, parameters_digest, task_digest
@@ -23,15 +23,19 @@ LONGEST_RECORDED: Final = 1024  # characters of one parameter
 def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -> None:
     """What was asked and how it was judged, up to where the checks came."""
     case, declared, intent = judgement.case, judgement.declared, judgement.intent
-    if judgement.connection is None or declared is None:
+    connection = judgement.connection
+    if connection is None:
         return
     facts.tool = audit.Tool(
-        connection=judgement.connection.id,
-        provider=judgement.connection.provider,
-        action=declared.actions[0],
+        connection=connection.id,
+        provider=connection.provider,
+        action=declared.actions[0] if declared else None,
         mode=case.mode,
     )
-    if intent is None:
+    if declared is None:
+        return
+    if intent is None:  # not in the catalog, or not as the catalog has it: what was asked for is known all the same
+        facts.intent = audit.IntentFacts(identifier=declared.identifier, task_id=declared.task_id)
         return
     facts.tool = facts.tool.model_copy(update={"effect": intent.action.effect.value})
     facts.intent = _intent(intent, case.assertion)
@@ -46,7 +50,7 @@ def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -
     facts.policy = audit.PolicyFacts(
         version=policy_version,
         determining_rules=list(decision.rules),
-        shadow_decision=type(judgement.shadow).__name__.lower() if judgement.shadow else None,
+        **_shadow(judgement),
     )
     facts.task = audit.TaskFacts(
         bounds_digest=task_digest(case.assertion.task) if case.assertion.task else None,
@@ -70,6 +74,16 @@ def note_issued(facts: Facts, issued: Issued) -> None:
     )
     if issued.grant_id is not None:
         facts.grant = audit.GrantFacts(id=issued.grant_id, seq=issued.grant_seq, secret_version=issued.secret_version)
+
+
+def _shadow(judgement: Judgement) -> dict[str, Any]:
+    if judgement.shadow is None or judgement.verdict is None:
+        return {}
+    return {
+        "shadow_decision": type(judgement.shadow).__name__.lower(),
+        "shadow_version": judgement.shadow_version,
+        "shadow_differs": differ(judgement.shadow, judgement.verdict),
+    }
 
 
 def _intent(intent: Intent, assertion: Assertion) -> audit.IntentFacts:

@@ -166,6 +166,7 @@ class Steps:
         standing, current, _ = await all_of(
             self.read_standing(asked_for), self._confirmations.current(binding), caller.spending
         )
+        facts.confirmation_id = current.id if current else None  # what a refusal is about, too
         try:
             # Whoever must connect first is not asked, and no yes is spent on nothing.
             self._check_servable(asked_for, standing)
@@ -217,6 +218,7 @@ class Steps:
             detail=asked_for.intent.as_authorization_detail(),
             txn=case.assertion.txn,
             request_digest=_request_digest(asked_for),
+            front_end=case.assertion.front_end,
             now=case.at,
         )
 

@@ -195,7 +195,7 @@ def _sent(request: ApprovalRequest, connection: Connection, action: Action) -> R
 
 def _note(facts: Facts, request: ApprovalRequest) -> None:
     facts.txn = request.txn
-    facts.actor = audit.Actor(agent_id=request.binding.agent, client_id=request.binding.agent)
+    facts.actor = audit.Actor(agent_id=request.binding.agent, client_id=request.front_end)
     facts.tool = audit.Tool(connection=request.connection, action=request.detail["actions"][0])
     facts.intent = audit.IntentFacts(
         identifier=request.detail["identifier"],

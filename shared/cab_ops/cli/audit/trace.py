@@ -61,7 +61,7 @@ def _decided(row: Row) -> str:
     policy = row["policy"] or {}
     rules = text_of(policy.get("determining_rules")) or "no rule"
     compared = (row["task"] or {}).get("comparison")
-    shadow = policy.get("shadow_decision")
+    shadow = policy.get("shadow_decision") if policy.get("shadow_differs") else None
     return (
         f"decision {row['decision']} by {rules}"
         + (f"; compared with the task: {compared.replace('_', ' ')}" if compared else "")

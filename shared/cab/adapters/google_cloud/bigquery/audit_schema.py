@@ -37,12 +37,23 @@ VIEWS: Final = (
     "calls",
     "issued_without_outcome",
     "chain_gaps",
+    "orphans",
     "freshness",
     "who_could_have",
 )
 # What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
 # as it stands here.
 CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{}]*[}],?', ''))"""
+
+# What the columns of a row say, but for its place. In `events` and `chain_gaps` as it stands here.
+SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
+    ", ".join(
+        (
+            *(f"raw.`{name}`" for name in AuditEvent.model_fields if name not in ("event_id", "chain", "service")),
+            "raw.subject_key, raw.connection, raw.action",
+        )
+    )
+)
 
 _CALL: Final[Mapping[str, Any]] = {"retry": None, "timeout": 30}  # the library's default retries for ten minutes
 

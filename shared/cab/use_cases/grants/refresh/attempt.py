@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -170,6 +171,7 @@ class _Attempt:
         self._wanted = wanted
         self._no_resend_before = no_resend_before
         self._escrow_key = b""
+        self._waited_ms: float | None = None
 
     @property
     def _grant(self) -> Grant:
@@ -335,6 +337,7 @@ class _Attempt:
 
     async def _send(self, base: Payload, scopes: tuple[str, ...]) -> Committed | None:
         """Step 3, and what follows from the answer. Raises: FenceLost when another took over, and no token set came of this."""
+        sent_at = time.perf_counter()
         try:
             answer = await self._parts.calls.refresh(
                 self._wanted.connection,
@@ -354,6 +357,7 @@ class _Attempt:
         except AnswerTooLarge:
             await self._too_large()
             return None
+        self._waited_ms = (time.perf_counter() - sent_at) * 1000
         await self._parts.step("after send")
         if 200 <= answer.status < 300:
             return await self._keep(base, answer, scopes)
@@ -477,7 +481,7 @@ class _Attempt:
         refusal = self._judge(token_responses.parse(answer.body), answer)
         match refusal.meaning:
             case RefusalMeaning.DEAD:
-                return await self._invalid_grant(base)
+                return await self._invalid_grant(base, refusal.said)
             case RefusalMeaning.SCOPE if answer.status in UNSPENT:
                 await self._put_back(SCOPE_REFUSED)
                 raise BrokerError(
@@ -520,7 +524,7 @@ class _Attempt:
     async def _refused_once_more(self, base: Payload, refusal: Refusal, answer: HttpAnswer) -> Committed | None:
         """A definite no in words that nobody here knows: the same for days means that the user must be asked."""
         if grant_transitions.is_believed(self._grant, refusal.said, now=self._now(), timings=self._parts.timings):
-            return await self._invalid_grant(base)
+            return await self._invalid_grant(base, refusal.said)
         await self._end(refusal.said, answer, refusal=refusal.said)
         return None
 
@@ -528,7 +532,7 @@ class _Attempt:
         """2xx without tokens: an error body, an answer that cannot be read yet, or nobody knows what."""
         refusal = self._judge(error, answer)
         if refusal.meaning is RefusalMeaning.DEAD:
-            return await self._invalid_grant(base)
+            return await self._invalid_grant(base, refusal.said)
         if error.may_hold_tokens and self._grant.provider_class is not RotationClass.STATIC:
             await self._wait_for_a_reader()
         elif refusal.meaning is RefusalMeaning.OUR_FAULT:
@@ -541,7 +545,7 @@ class _Attempt:
             await self._lose_sight("unusable answer")
         return None
 
-    async def _invalid_grant(self, base: Payload) -> Committed | None:
+    async def _invalid_grant(self, base: Payload, said: str) -> Committed | None:
         """The provider says the refresh token is dead: true only if nobody stored a newer one meanwhile."""
         found = (await self._successors(base)).newest
         if found is not None:
@@ -551,7 +555,9 @@ class _Attempt:
             return committed
         sent_before = self._recovers and self._grant.provider_class is not RotationClass.STATIC
         lost = sent_before or self._grant.suspect_since is not None
-        await self._give_up((RefreshOutcome.LOST_IN_WINDOW if lost else RefreshOutcome.NEEDS_REAUTH_CONFIRMED).value)
+        await self._give_up(
+            (RefreshOutcome.LOST_IN_WINDOW if lost else RefreshOutcome.NEEDS_REAUTH_CONFIRMED).value, said
+        )
         return None
 
     async def _warn(self) -> None:
@@ -570,9 +576,9 @@ class _Attempt:
                 return
         await self._parts.late.suspect(self._grant)
 
-    async def _give_up(self, cause: str) -> None:
+    async def _give_up(self, cause: str, said: str | None = None) -> None:
         now, timings = self._now(), self._parts.timings
-        event = self._event(audit.EventType.GRANT_NEEDS_REAUTH, self._grant, cause)
+        event = self._event(audit.EventType.GRANT_NEEDS_REAUTH, self._grant, cause, said)
 
         def given_up(grant: Grant) -> Grant:
             if grant.escrow is not None:
@@ -636,8 +642,16 @@ class _Attempt:
         self._held = await self._parts.writes.apply(self._held, transition)
         return self._held
 
-    def _event(self, event_type: audit.EventType, grant: Grant, cause: str) -> dict[str, Any]:
-        return grant_event(event_type, grant, cause=cause, now=self._now(), randomness=self._parts.randomness)
+    def _event(self, event_type: audit.EventType, grant: Grant, cause: str, said: str | None = None) -> dict[str, Any]:
+        return grant_event(
+            event_type,
+            grant,
+            cause=cause,
+            now=self._now(),
+            randomness=self._parts.randomness,
+            provider_error=said,
+            provider_ms=self._waited_ms,
+        )
 
 
 def _retry_after(answer: HttpAnswer) -> timedelta | None:

@@ -1,0 +1,126 @@
+"""What somebody who may write the table took away or put in: found, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import count
+from typing import Any
+
+import pytest
+from tests.contracts.audit_story import Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
+from cab.domain.audit import Actor, EventType, Outcome, TokenFacts
+
+PROJECT = "demo-whole"
+Rows = list[dict[str, Any]]
+_datasets = count()
+
+
+class Record:
+    def __init__(self, bigquery: Any) -> None:
+        self._bigquery = bigquery
+        self._dataset = ""
+
+    def holds(self, rows: Rows) -> None:
+        self._dataset = f"whole_{next(_datasets)}"
+        create_dataset(self._bigquery, self._dataset)
+        table = f"{PROJECT}.{self._dataset}.{TABLE}"
+        assert self._bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{self._dataset}.")
+        return [tuple(row.values()) for row in self._bigquery.query_and_wait(named)]
+
+    def gaps(self) -> list[tuple[Any, ...]]:
+        return self.ask(
+            "SELECT gap, chain_id, after_seq, before_seq FROM chain_gaps ORDER BY gap, chain_id, before_seq"
+        )
+
+    def orphans(self) -> list[tuple[Any, ...]]:
+        return self.ask("SELECT orphan, event_id FROM orphans ORDER BY orphan, event_id")
+
+
+@pytest.fixture(scope="module")
+def record(bigquery_url: str) -> Iterator[Record]:
+    with client(bigquery_url, PROJECT) as bigquery:
+        yield Record(bigquery)
+
+
+@pytest.fixture
+def story() -> Story:
+    """A login, a question with its answer, a call, a report: by two processes that ended in order."""
+    story = Story()
+    acting = Actor(agent_id="sales-assistant", client_id="acme-web")
+    story.tell(
+        EventType.ASSERTION_MINTED, Outcome.ISSUED, actor=acting, token=TokenFacts(kind="assertion", jti="j1"), by="b"
+    )
+    story.exchange(Outcome.REFUSED, assertion_jti="j1", decision="confirm", confirmation_id="c1")
+    story.tell(EventType.CONFIRMATION_DECIDED, Outcome.EXECUTED, decision="permit", confirmation_id="c1", by="b")
+    story.exchange(
+        Outcome.ISSUED, assertion_jti="j1", confirmation_id="c1", token=TokenFacts(kind="downstream", sha256="01")
+    )
+    story.report("01", "done")
+    story.attempt("call", assertion_jti="j1")
+    story.outcome("call", "done")
+    story.exchange(Outcome.ISSUED, assertion_jti="j1", token=TokenFacts(kind="assertion", jti="j2"))
+    story.exchange(Outcome.ISSUED, agent="ops-bot", assertion_jti="j2")
+    story.exchange(Outcome.ISSUED)  # an ID-JAG: nothing was minted here
+    for by in ("a", "b"):
+        story.tell(EventType.CHAIN_CLOSED, by=by)
+    return story
+
+
+def test_a_whole_record_has_no_gap_and_no_orphan(record: Record, story: Story) -> None:
+    record.holds(story.rows)
+    assert (record.gaps(), record.orphans()) == ([], [])
+
+
+def test_a_chain_whose_last_events_were_removed_ended_without_close(record: Record, story: Story) -> None:
+    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-a" or row["chain"]["seq"] <= 3])
+    assert record.gaps() == [("ended_without_close", "chain-a", 3, None)]
+
+
+def test_of_a_chain_that_was_removed_whole_the_events_that_hung_on_it_are_orphans(record: Record, story: Story) -> None:
+    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-b"])
+    assert record.gaps() == []
+    assert [orphan for orphan, _ in record.orphans()] == ["without_answer", *["without_mint"] * 4]
+
+    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-a"])
+    assert [orphan for orphan, _ in record.orphans()] == ["without_question"]
+
+
+@pytest.mark.parametrize(
+    ("removed", "orphans"),
+    [
+        (5, [("without_attempt", "event-006")]),
+        (3, [("without_token", "event-004")]),
+        (7, [("without_mint", "event-008")]),
+        (1, []),  # the question: the answer was used, so an event of it stands
+    ],
+)
+def test_what_followed_from_a_removed_event_is_an_orphan(
+    record: Record, story: Story, removed: int, orphans: list[tuple[str, str]]
+) -> None:
+    record.holds([row for number, row in enumerate(story.rows) if number != removed])
+    assert record.orphans() == orphans
+    (gap,) = record.gaps()
+    assert gap[0] == "missing"
+
+
+def test_a_forged_copy_that_was_received_earlier_is_flagged(record: Record, story: Story) -> None:
+    """Same id, same place, same hash, same text; other columns: `events` shows the first one received, and says so."""
+    true = story.rows[3]
+    forged = deepcopy(true) | {"outcome": "refused", "received_at": "2020-01-01T00:00:00+00:00", "message_id": "0"}
+    twice = deepcopy(story.rows[4]) | {"message_id": "again"}
+    record.holds([*story.rows, forged, twice])
+    assert record.ask("SELECT event_id FROM events WHERE contested") == [(true["event_id"],)]
+    assert record.gaps() == [("copy_differs", "chain-a", None, true["chain"]["seq"])]
+
+
+def test_an_event_that_was_published_twice_is_not_contested(record: Record, story: Story) -> None:
+    story.tell_again(story.rows[3], by="c")
+    record.holds(story.rows)
+    assert record.ask("SELECT event_id FROM events WHERE contested") == []
