@@ -190,7 +190,7 @@ def test_actions_confirmations_grants_and_unused_answer_from_their_views() -> No
 def test_gaps_freshness_and_who_could_have_answer_from_their_views() -> None:
     assert [(row["gap"], row["chain_id"], row["missing_events"]) for row in answer("gaps")] == [
         ("missing", "chain-a", 1),
-        ("open", "chain-a", None),
+        ("ended_without_close", "chain-a", None),
     ]
     assert [row["median_ms"] for row in answer("freshness")] == [250]
     assert [(row["subject_key"], row["agent_id"], row["tokens"]) for row in answer("who-could-have")] == [

@@ -49,10 +49,12 @@ def tell() -> list[dict[str, Any]]:
 
     for token in ("01", "02", "03", "04", "05"):
         story.exchange(Outcome.ISSUED, txn=f"token-{token}", token=TokenFacts(kind="downstream", sha256=token))
-    story.report("01", "done")
-    story.report("02", "not_used")
-    story.report("03", "done", agent="ops-bot")  # somebody else's word
-    story.report("04", "done", ended=Outcome.REFUSED)  # a report that was not taken
+    story.report("01", "done", txn="token-01")
+    story.report("02", "not_used", txn="token-02")
+    story.report("03", "done", txn="token-03", agent="ops-bot")  # somebody else's word
+    story.report("04", "done", txn="token-04", ended=Outcome.REFUSED)  # a report that was not taken
+    # The same token, handed out once more: each hand-out has its own report.
+    story.exchange(Outcome.ISSUED, txn="again", token=TokenFacts(kind="downstream", sha256="01"))
     story.exchange(Outcome.ISSUED, txn="delegation", token=TokenFacts(kind="assertion", sha256="06"))
     story.exchange(Outcome.ISSUED, txn="call-token", token=TokenFacts(kind="call", sha256="07"))
     return story.rows
@@ -110,7 +112,7 @@ def test_only_a_report_on_this_token_by_its_own_agent_or_the_outcome_of_this_cal
     answer = ask(
         tables, "SELECT COALESCE(call_id, txn) AS which FROM issued_without_outcome WHERE event_id != 'now' ORDER BY 1"
     )
-    assert [which for (which,) in answer] == ["killed", "reported", "same", "token-03", "token-04", "token-05"]
+    assert [which for (which,) in answer] == ["again", "killed", "reported", "same", "token-03", "token-04", "token-05"]
 
 
 def test_executed_counts_what_was_done_and_what_nobody_knows_apart(tables: Any) -> None:

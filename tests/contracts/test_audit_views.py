@@ -267,11 +267,11 @@ def test_every_hash_can_be_made_again_in_sql(tables: Any) -> None:
 
 def test_which_record_is_missing_or_was_touched(tables: Any, lost: dict[str, Any]) -> None:
     answer = ask(tables, "SELECT gap, chain_id, after_seq, before_seq, missing_events FROM chain_gaps ORDER BY gap")
-    seq, last_seq = lost["chain"]["seq"], answer[2]["after_seq"]
+    seq, last_seq = lost["chain"]["seq"], answer[1]["after_seq"]
     assert [tuple(row.values()) for row in answer] == [
         ("broken", "chain-c", 1, 2, 0),
+        ("ended_without_close", "chain-a", last_seq, None, None),
         ("missing", "chain-a", seq - 1, seq + 1, 1),
-        ("open", "chain-a", last_seq, None, None),
     ]
 
 

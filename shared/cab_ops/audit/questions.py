@@ -185,7 +185,7 @@ GAPS: Final = Question(
     SELECT gap, function_name, chain_id, after_seq, before_seq, missing_events, found_at_event, occurred_at
     FROM chain_gaps
     WHERE occurred_at >= @since
-    ORDER BY IF(gap = 'open', 1, 0), occurred_at DESC, chain_id
+    ORDER BY IF(gap IN ('open', 'ended_without_close'), 1, 0), occurred_at DESC, chain_id
     LIMIT @limit
     """,
     ("since", "limit"),

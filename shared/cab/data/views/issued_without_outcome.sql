@@ -1,11 +1,13 @@
 -- Tokens that were handed out and of which nobody said what came: no report with the hash of that token by the agent that
--- had it, and no outcome of that call where the broker makes it. One report speaks for one token, not for what else the
--- transaction got. A tool server that does not report is listed for every token; one that does should be listed for none.
+-- had it, and no outcome of that call where the broker makes it. A report speaks for one hand-out: a token that was handed
+-- out twice, for two intents or transactions, is cleared twice. A tool server that does not report is listed for every token; one that does should be listed for none.
 WITH reports AS (
   SELECT DISTINCT
     tenant,
     actor.agent_id AS agent_id,
-    events.token.sha256 AS token_sha256
+    events.token.sha256 AS token_sha256,
+    txn,
+    COALESCE(intent.intent_hash, '') AS intent_hash
   FROM `${project}.${dataset}.events` AS events
   WHERE event_type = 'tool.executed' AND outcome != 'refused' AND events.token.sha256 IS NOT NULL
 ),
@@ -41,6 +43,8 @@ LEFT JOIN reports
     reports.tenant = issued.tenant
     AND reports.agent_id = issued.actor.agent_id
     AND reports.token_sha256 = issued.token.sha256
+    AND reports.txn = issued.txn
+    AND reports.intent_hash = COALESCE(issued.intent.intent_hash, '')
 LEFT JOIN outcomes
   ON
     outcomes.tenant = issued.tenant

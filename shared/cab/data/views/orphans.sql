@@ -27,7 +27,7 @@ WITH links AS (
       STRUCT(
         'without_mint' AS orphan,
         IF(
-          outcome IN ('issued', 'withheld') AND events.token.kind = 'assertion', events.token.jti, NULL
+          outcome IN ('issued', 'withheld') AND events.token.kind IN ('assertion', 'call'), events.token.jti, NULL
         ) AS named,
         TRUE AS begins
       ),
