@@ -129,6 +129,19 @@ BY_REASON: Final[Mapping[Reason, DecidedBy]] = {
         ),
         "outage",
     ),
+    Reason.CALL_TOKEN_INVALID: "credential",
+    **dict.fromkeys(
+        (Reason.CALL_OUTCOME_UNKNOWN, Reason.POLICY_VERSION_SKEW, Reason.TOOL_DEFINITION_CHANGED), "outage"
+    ),
+    **dict.fromkeys(
+        (
+            Reason.RESPONSE_TOO_LARGE,
+            Reason.RESPONSE_TYPE_NOT_ALLOWED,
+            Reason.REDIRECT_REFUSED,
+            Reason.SECRET_ECHOED,
+        ),
+        "platform",
+    ),
     Reason.INTERNAL_ERROR: "bug",
 }
 """Every other reason is a `request` that could not be read, or asked for what there is not."""
