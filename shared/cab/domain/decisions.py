@@ -60,7 +60,9 @@ class Check:
     detail: str
 
 
-DecidedBy = Literal["request", "credential", "task", "allow_list", "policy", "user", "limit", "grant", "outage", "bug"]
+DecidedBy = Literal[
+    "request", "credential", "task", "allow_list", "policy", "user", "limit", "grant", "outage", "platform", "bug"
+]
 """What came to a decision, in one word: the question that an analyst asks first of every row."""
 
 BY_REASON: Final[Mapping[Reason, DecidedBy]] = {
