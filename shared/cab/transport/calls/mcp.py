@@ -266,7 +266,9 @@ class McpEndpoint:
     def _content(self, ended: CallEnded) -> types.ContentBlock:
         assert ended.reduced is not None  # noqa: S101  # only a result has content
         reduced = ended.reduced
-        if ended.action.call is not None and ended.action.call.result.type == reduced.content_type:
+        if reduced.value is None:
+            return types.TextContent(text="Done. The platform returned nothing.")
+        if reduced.is_blob:
             uri = f"cab:result:{ended.permitted.call_id}"
             blob = types.BlobResourceContents(uri=uri, mime_type=reduced.content_type, blob=reduced.value["base64"])
             return types.EmbeddedResource(resource=blob)

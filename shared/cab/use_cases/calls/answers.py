@@ -78,6 +78,7 @@ class Reduced:
     content_type: str | None
     items: int | None
     marked_characters: int
+    is_blob: bool = False  # neither JSON nor text: `value` has its `content_type` and its `base64`
 
 
 def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) -> Reduced:
@@ -86,10 +87,11 @@ def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) 
     Raises: AnswerRefused RESPONSE_TYPE_NOT_ALLOWED, RESPONSE_TOO_LARGE.
     """
     content_type = _content_type(answer)
+    is_blob = bool(answer.body) and declared.type is not None and content_type == declared.type
     if not answer.body:
         value: Any = None
         items, marked = None, 0
-    elif declared.type is not None and content_type == declared.type.lower():
+    elif is_blob:
         value = {"content_type": content_type, "base64": base64.b64encode(answer.body).decode()}
         items, marked = None, 0
     elif content_type == "application/json" or (content_type or "").endswith("+json"):
@@ -102,7 +104,7 @@ def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) 
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     if len(body) * copies > declared.max_bytes:
         raise too_large(len(body))
-    return Reduced(value, body, salt, commitment(value, salt), content_type, items, marked)
+    return Reduced(value, body, salt, commitment(value, salt), content_type, items, marked, is_blob)
 
 
 def too_large(size: int | None) -> AnswerRefused:
