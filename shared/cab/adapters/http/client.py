@@ -23,6 +23,7 @@ from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 CONNECT_TIMEOUT_S = 3.0
 SMALL_BYTES = 65_536
+READ_AHEAD_BYTES = 16_384  # of an answer that nobody reads yet, per connection
 USER_AGENT = "cab/0.1"
 NO_ADDRESS = "no address that may be reached"
 
@@ -178,7 +179,9 @@ class AiohttpClient:
             raise AnswerTooLarge(declared, status=response.status)
         content = bytearray()
         async with AsyncExitStack() as reading:
-            is_large = False
+            is_large = declared is not None and declared > SMALL_BYTES
+            if is_large:
+                await reading.enter_async_context(self._large)
             async for chunk in response.content.iter_any():
                 content += chunk
                 if len(content) > max_bytes:
@@ -222,6 +225,7 @@ class AiohttpClient:
                 # No compression: a small answer could unpack into a large one.
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 auto_decompress=False,
+                read_bufsize=READ_AHEAD_BYTES,
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

@@ -45,6 +45,7 @@ PATH: Final = "/mcp"
 LIST_TTL_MS: Final = 60_000
 HELD_FOR_S: Final = 20.0  # a client gives up after ten rounds, and does not wait between them
 POLL_S: Final = 2.0
+BOUND_PAUSE_S: Final = 10.0  # a proof of possession is good for one look (RFC 9449 section 11.1), so it is taken late
 COPIES: Final = 2  # of a result: as text for the model, structured for programs
 CONNECTING: Final = "connecting"  # `requestState` of a call that waits for a connection, which is asked for anew
 WITH_URL_ELICITATION: Final = "2025-11-25"  # the one older revision that has it
@@ -219,6 +220,9 @@ class McpEndpoint:
         _check_not_declined(params)
         loop = asyncio.get_running_loop()
         until = loop.time() + HELD_FOR_S
+        if session.caller.credentials.dpop_proof is not None:
+            await self._running.stops_within(BOUND_PAUSE_S)
+            until = loop.time()
         while True:
             try:
                 if state == CONNECTING:

@@ -25,7 +25,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import token_sha256
 from cab.domain.intents import DeclaredIntent, Intent, check_against_catalog
-from cab.ports import AuditLog, CallDecisions, Clock, PermittedCall, Randomness, Unavailable
+from cab.ports import AuditLog, CallDecisions, Clock, HttpAnswer, PermittedCall, Randomness, Unavailable
 from cab.protocol.authorization_details import parameters_digest, validate_detail
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.calls.answers import SALT_BYTES, AnswerRefused, Reduced, reduce
@@ -70,6 +70,8 @@ class CallEnded:
     reduced: Reduced | None = None
     refusal: BrokerError | None = None
     retry_after_s: int | None = None
+    response_bytes: int | None = None
+    request_id: str | None = None  # the platform's own name for the request
     audit_pending: bool = False
 
 
@@ -221,17 +223,26 @@ class CallTool:
             success=call.success,
         )
         executed = await self._execute(sendable, token, another_token)
+        answer, executed = (
+            executed.answer,
+            replace(executed, answer=None),
+        )  # a mebibyte is not kept for the record's sake
         ended = CallEnded(permitted, action, executed, refusal=executed.refusal)
-        if executed.answer is not None:
-            ended = replace(ended, retry_after_s=executed.answer.retry_after_s)
+        if answer is not None:
+            ended = replace(
+                ended,
+                retry_after_s=answer.retry_after_s,
+                response_bytes=len(answer.body),
+                request_id=_request_id(answer),
+            )
         if ended.refusal is not None:
             return ended
         if executed.token_refused and not granted.connection.grant_kind.is_trusted:
             return replace(ended, refusal=self._needs_reauth(granted.connection))
-        if executed.outcome == "done" and executed.answer is not None:
+        if executed.outcome == "done" and answer is not None:
             salt = self._randomness.token(SALT_BYTES)
             try:
-                return replace(ended, reduced=reduce(executed.answer, call.result, salt=salt, copies=copies))
+                return replace(ended, reduced=reduce(answer, call.result, salt=salt, copies=copies))
             except AnswerRefused as refused:
                 return replace(ended, refusal=refused.error())
         return replace(ended, refusal=_refusal_of(executed))
@@ -315,6 +326,11 @@ def _refusal_of(executed: Executed) -> BrokerError | None:
             return None
 
 
+def _request_id(answer: HttpAnswer) -> str | None:
+    found = answer.headers.get("x-request-id", "")
+    return found if _REQUEST_ID.fullmatch(found) else None
+
+
 def _tool_facts(action: Action, connection: Connection) -> audit.Tool:
     return audit.Tool(
         connection=connection.id,
@@ -326,8 +342,7 @@ def _tool_facts(action: Action, connection: Connection) -> audit.Tool:
 
 
 def _call_facts(ended: CallEnded, rendered: RenderedCall) -> audit.CallFacts:
-    executed, reduced, answer = ended.executed, ended.reduced, ended.executed.answer
-    request_id = "" if answer is None else answer.headers.get("x-request-id", "")
+    executed, reduced = ended.executed, ended.reduced
     return audit.CallFacts(
         id=ended.permitted.call_id,
         method=rendered.method,
@@ -339,8 +354,8 @@ def _call_facts(ended: CallEnded, rendered: RenderedCall) -> audit.CallFacts:
         outcome=executed.outcome,
         cause="interrupted" if executed.interrupted else None,
         upstream_status=executed.status,
-        upstream_request_id=request_id if _REQUEST_ID.fullmatch(request_id) else None,
-        response_bytes=None if answer is None else len(answer.body),
+        upstream_request_id=ended.request_id,
+        response_bytes=ended.response_bytes,
         response_commitment=reduced.commitment if reduced else None,
         items=reduced.items if reduced else None,
         content_type=reduced.content_type if reduced else None,
