@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tests.mutants.modules import TESTS_OF
+
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = {name: needs.split() for name, needs in re.findall(r"^([a-z]+):([^#\n]*)##", MAKEFILE, flags=re.MULTILINE)}
@@ -43,6 +45,13 @@ def test_clean_removes_what_the_commands_have_made_and_nothing_else(tmp_path: Pa
         (tmp_path / folder).mkdir(parents=True)
     subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "mine"}
+
+
+def test_make_mutants_names_modules_and_tests_that_exist() -> None:
+    """The modules were moved once, and `make mutants` stopped at the first."""
+    missing = [module for module in TESTS_OF if not (ROOT / "shared" / "cab" / module).is_file()]
+    missing += [name for tests in TESTS_OF.values() for name in tests if not (ROOT / name).is_file()]
+    assert missing == []
 
 
 def test_packages_are_installed_by_one_script() -> None:
