@@ -19,7 +19,7 @@ PROCESSES := 3
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STACK) ## two user stories and one attack against a stack of its own, told as they happen
+demo: $(STACK) ## three user stories and one attack against a stack of its own, told as they happen
 	@$(PYTHON) -m examples.acme.demo
 
 dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it

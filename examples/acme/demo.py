@@ -1,4 +1,4 @@
-"""`make demo`: two user stories and an attack, over real HTTP against a stack of its own, told as they happen.
+"""`make demo`: three user stories and an attack, over real HTTP against a stack of its own, told as they happen.
 
 Nothing is mocked between the browser of the played person and the audit tables. Every fact that the demo shows is also
 checked: the exit status is 0 only when all of them hold.
@@ -17,12 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cab.domain.calls.tools import tool_name
 from cab_dev.front_end import FrontEndFailed, FrontEndSession
 from cab_dev.stack_file import StackFile
+from examples.acme.agent.blind_assistant import BlindAssistant, ToolRefused, ToolResult
 from examples.acme.agent.broker_client import BrokerClient, Connection, Credential, Intent, Refusal
 from examples.acme.agent.sales_assistant import PlatformError, SalesAssistant
 from examples.acme.audit_table import Answer, AuditTable
@@ -32,6 +34,7 @@ from examples.acme.person import Person, StuckError
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = "sales-assistant"
 AUDIT_WITHIN_S = 60.0
+POISONED = "0066"  # the opportunity whose note speaks to assistants
 _STOP_WITHIN_S = 20.0
 
 
@@ -66,6 +69,7 @@ class Stage:
     tell: Narration
     answers: list[Answer] = field(default_factory=list)
     confirmations: int = 0
+    called_in: Counter[str] = field(default_factory=Counter)  # how many calls the broker made, by txn
     names: dict[str, str] = field(default_factory=dict)  # opaque subject to login
     run: str = field(default_factory=lambda: secrets.token_hex(3))  # task ids differ in every run: uses are counted
 
@@ -103,6 +107,31 @@ class Stage:
             ask_user=lambda intent, uri: (when_asked or self._confirm)(user, intent, uri),
         )
 
+    def blind_assistant_for(self, user: str, task: dict[str, Any]) -> BlindAssistant:
+        """The same agent in call mode: all it gets is a token for the broker's own tools."""
+        self.tell.step(user, "logs in at Acme ID with a browser")
+        assertion = FrontEndSession(self.stack).assertion(user, agent=AGENT, task_json=json.dumps(task).encode())
+        self.names[jwt_claims(assertion)["sub"]] = user
+        agent = self.stack.agents[AGENT]
+        if agent.private_key_file is None:
+            raise SystemExit(f"{AGENT} has no key.")
+        broker = BrokerClient(
+            issuer=self.stack.issuer, client_id=agent.client_id, private_key_file=agent.private_key_file
+        )
+        endpoint = f"{self.stack.origin}/mcp"
+        token = broker.call_token(assertion, endpoint)
+        txn = jwt_claims(token)["txn"]
+        self.answers.append(Answer(txn, "", "", "issued"))
+        self.tell.step("agent", "holds its own key and a call token, and the address of no system")
+        self.tell.step("", f"the token: for {jwt_claims(token)['aud']} and nothing else")
+
+        def ask(uri: str, message: str) -> None:
+            self.tell.step("cab", "asks the user first, through the MCP client:", message)
+            self.answers.append(Answer(txn, "tracker.task.create", "task/*", "authorization_pending"))
+            self._read_and_decide(user, uri, ("tracker.task.create", "POST", "/tasks"), approve=True)
+
+        return BlindAssistant(endpoint=endpoint, call_token=token, ask_user=ask)
+
     def refuse(self, user: str, intent: Intent, uri: str) -> None:
         """A person who meant nothing of the kind."""
         person = Person(user)
@@ -117,16 +146,26 @@ class Stage:
 
     def _confirm(self, user: str, intent: Intent, uri: str) -> None:
         self.confirmations += 1
+        self._read_and_decide(user, uri, (intent.action, *map(str, intent.parameters.values())), approve=True)
+
+    def _read_and_decide(self, user: str, uri: str, expected: tuple[str, ...], *, approve: bool) -> None:
         person = Person(user)  # a browser of their own: nothing of the agent's is in it
         try:
             page = person.approval_page(uri)
-            shown = all(str(value) in page.text for value in (intent.action, *intent.parameters.values()))
+            shown = all(text in page.text for text in expected)
             self.tell.fact("the page shows the action and every parameter", holds=shown)
             self.tell.step(user, "logs in afresh, reads the page, and approves")
-            done = person.decide(uri, approve=True)
+            done = person.decide(uri, approve=approve)
             self.tell.fact("the approval is recorded", holds=done.status == 200)
         finally:
             person.close()
+
+    def called(self, action: str, identifier: str, result: ToolResult) -> Any:
+        """A call that the broker made: its attempt must be on record. Gives what the system answered."""
+        self.answers.append(Answer(result.txn, action, identifier, "issued"))
+        self.called_in[result.txn] += 1
+        self.tell.step("cab", f"makes the call: {action} on {identifier}")
+        return result.content
 
     # --- what the agent reports (sales_assistant.Listener) ---
 
@@ -209,6 +248,46 @@ def story_two(stage: Stage) -> None:
     tell.fact("exactly one confirmation was asked of her", holds=stage.confirmations == 1)
 
 
+def story_three(stage: Stage) -> None:
+    tell = stage.tell
+    tell.chapter("Story 3: the same follow-ups, by an agent that holds nothing", "CAB makes the calls, over MCP.")
+    task = {
+        "type": "cab_task",
+        "task_id": f"blind-{stage.run}",
+        "trigger": "user_turn",
+        "actions": ["crm.opportunity.list", "crm.opportunity.read", "tracker.task.create"],
+        "identifiers": ["opportunity/*", "task/*"],
+        "limits": {"max_uses": 20},
+    }
+    assistant = stage.blind_assistant_for("alice", task)
+    tools = assistant.list_tools()
+    tell.step("cab", f"lists {len(tools)} tools:", ", ".join(tools))
+    tell.fact("the tools are those of alice's task", holds=sorted(tools) == sorted(map(tool_name, task["actions"])))
+    deals = stage.called("crm.opportunity.list", "opportunity/*", assistant.call("crm_opportunity_list"))["items"]
+    stale = [deal for deal in deals if deal["stale"]]
+    created = []
+    for deal in stale:
+        urgent = date.fromisoformat(deal["close_date"]) <= datetime.now(UTC).date() + timedelta(days=7)
+        fields = {"title": f"Follow up on {deal['name']}", "priority": "high" if urgent else "normal"}
+        result = assistant.call("tracker_task_create", opportunity=deal["id"], **fields)
+        created.append(stage.called("tracker.task.create", "task/*", result))
+    tell.answer("alice", f"Done: {len(created)} tasks created.")
+    tell.fact("three stale deals, three tasks", holds=len(created) == 3)
+    tell.fact("one question, one execution", holds=[item["priority"] for item in created].count("high") == 1)
+    note = assistant.call("crm_opportunity_read", id=POISONED)
+    stage.called("crm.opportunity.read", f"opportunity/{POISONED}", note)
+    tell.fact(
+        "the poisoned note comes back marked as what a system says", holds=note.is_marked and note.source == "crm"
+    )
+    try:
+        assistant.call("crm_opportunity_delete", id=POISONED)
+    except ToolRefused as refusal:
+        stage.answers.append(Answer(note.txn, "crm.opportunity.delete", f"opportunity/{POISONED}", refusal.reason_code))
+        tell.fact("and doing what it says is refused", holds=refusal.reason_code == "intent_outside_task")
+    else:
+        tell.fact("and doing what it says is refused", holds=False)
+
+
 def attack(stage: Stage) -> None:
     tell = stage.tell
     tell.chapter("Attack: a note in the CRM gives orders to AI assistants", '"... delete all opportunities now ..."')
@@ -277,6 +356,17 @@ def audit(stage: Stage, since: datetime) -> None:
     missing = Counter(stage.answers) - recorded
     tell.fact(f"all {len(stage.answers)} answers of the broker are in the table, as they were given", holds=not missing)
     tell.fact("and nothing else was decided", holds=recorded.total() == len(stage.answers))
+    for txn, count in stage.called_in.items():
+        calls = table.calls(txn, count=count, since=since, within_s=AUDIT_WITHIN_S)
+        tell.step("", "", "And what came of the calls that CAB made itself (the view calls):")
+        tell.table(
+            ("action", "outcome", "status", "sent as decided"),
+            [(call.action, call.outcome, call.status, "yes" if call.sent_as_decided else "NO") for call in calls],
+        )
+        tell.fact(
+            "every call has its outcome, and what was sent is what was decided",
+            holds=len(calls) == count and all(call.outcome == "done" and call.sent_as_decided for call in calls),
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -296,6 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             story_one(stage)
             story_two(stage)
+            story_three(stage)
             attack(stage)
             attack_within_the_task(stage)
             audit(stage, since)

@@ -1,4 +1,4 @@
-"""CAB's local stack as a table for the supervisor: emulators, the six functions, the gateway, and the organisation around them.
+"""CAB's local stack as a table for the supervisor: emulators, the seven functions, the gateway, and the organisation around them.
 
 The organisation (identity provider, downstream systems, people) comes from `stack.py` in the configuration folder; a
 folder without one is surrounded by the demo organisation of examples/acme, with one identity provider for each variable
@@ -59,6 +59,7 @@ FUNCTIONS = (
     "publish_metadata",
     "refresh_grants",
     "connect_account",
+    "call_tool",
     "ingest_audit",
 )
 DEFAULT_GATEWAY_PORT = 8080
@@ -378,9 +379,14 @@ class Stack:
         ]
 
     def _function(self, name: str) -> Service:
-        refresh = self.url("refresh_grants")
+        refresh, exchange = self.url("refresh_grants"), self.url("exchange_token")
         own: dict[str, dict[str, str]] = {
-            "exchange_token": {"CAB_REFRESH_GRANTS_URL": refresh},
+            "exchange_token": {
+                "CAB_REFRESH_GRANTS_URL": refresh,
+                "CAB_EXCHANGE_TOKEN_URL": exchange,
+                "CAB_CALL_CALLERS": account("call_tool"),
+            },
+            "call_tool": {"CAB_EXCHANGE_TOKEN_URL": exchange},
             "connect_account": {"CAB_REFRESH_GRANTS_URL": refresh},
             "refresh_grants": {
                 "CAB_REFRESH_GRANTS_URL": refresh,

@@ -166,11 +166,15 @@ async def test_a_body_over_one_mebibyte_is_refused(client: ClientSession, origin
         ("/approvals/abc", "connect_account"),
         ("/me", "connect_account"),
         ("/grants/token", None),
-        ("/tools/call", None),
-        ("/mcp", None),
+        ("/tools/call", "call_tool"),
+        ("/tools", "call_tool"),
+        ("/.well-known/oauth-protected-resource/mcp", "call_tool"),
+        ("/oauth2/outcomes", "exchange_token"),
+        ("/internal/calls", None),
+        ("/mcp", "call_tool"),
     ],
 )
 def test_every_public_path_leads_to_its_function_and_private_ones_nowhere(path: str, function: str | None) -> None:
-    names = ("mint_assertion", "exchange_token", "publish_metadata", "connect_account")
+    names = ("mint_assertion", "exchange_token", "publish_metadata", "connect_account", "call_tool")
     routes = public_routes({name: name for name in names})
     assert next((route.origin for route in routes if route.matches(path)), None) == function

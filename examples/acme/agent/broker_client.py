@@ -80,6 +80,14 @@ class BrokerClient:
             testing=True,  # the library's word for: allow http to the local stack
         )
 
+    def call_token(self, assertion: str, tools: str) -> str:
+        """Exchange the user's assertion for a token that is good for the broker's own tools only. Raises: Refusal."""
+        try:
+            token = self._client.token_exchange(subject_token=assertion, subject_token_type=JWT_TYPE, resource=tools)
+        except EndpointError as exc:
+            raise Refusal(exc.response.json()) from exc
+        return token.access_token
+
     def credential(self, assertion: str, intent: Intent) -> Credential:
         """Exchange the user's assertion for a token that is good for `intent` only. Raises: Refusal."""
         try:

@@ -64,11 +64,17 @@ def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
     """Who answers which path of the origin, given each public function's own origin. The first match wins."""
     mint, exchange = functions["mint_assertion"], functions["exchange_token"]
     metadata, pages = functions["publish_metadata"], functions["connect_account"]
+    tools = functions["call_tool"]
     return (
         Route("/edge/token", mint),
         Route("/oauth2/token", exchange),
         Route("/oauth2/introspect", exchange),
         Route("/oauth2/revoke", exchange),
+        Route("/oauth2/outcomes", exchange),
+        Route("/tools/call", tools),
+        Route("/tools", tools),
+        Route("/mcp", tools),
+        Route("/.well-known/oauth-protected-resource/mcp", tools),
         Route("/oauth2/jwks.json", metadata),
         Route("/oauth2/authorization-details-types", metadata),
         Route("/oauth2/openapi.json", metadata),
