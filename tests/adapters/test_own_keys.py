@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -65,6 +66,17 @@ async def test_the_ring_is_read_once_a_minute_and_the_private_key_once(bench: Be
     await bench.sign()
     assert bench.documents.calls["read"] == 3
     assert bench.vault.calls["access"] == 1
+
+
+async def test_a_slow_store_holds_neither_signing_nor_verifying(bench: Bench) -> None:
+    token = await bench.sign()
+    assert await bench.verifies(token, bench.verifying)
+    bench.advance(hours=2)
+    bench.documents.delay_s = 3
+    begun = time.monotonic()
+    assert await bench.verifies(token, bench.verifying)
+    assert await bench.verifies(await bench.sign())
+    assert time.monotonic() - begun < 2
 
 
 async def test_an_activated_key_signs_within_a_minute_and_the_old_one_still_verifies(bench: Bench) -> None:

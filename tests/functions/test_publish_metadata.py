@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -198,6 +199,17 @@ async def test_key_sets_are_served_while_the_store_is_away(world: World) -> None
     answer = await get(world, KEY_SETS[0])
     assert answer.refusal == (503, "temporarily_unavailable", "store_unavailable")
     assert answer.header("retry-after")
+
+
+async def test_a_slow_store_holds_nobody_who_asks_for_keys_that_are_known(world: World) -> None:
+    """For 3 s and more each, before."""
+    first = await get(world, KEY_SETS[0])
+    world.advance(3600)
+    world.cloud.documents["keys"].delay_s = 3
+    begun = time.monotonic()
+    answers = await gather(*(get(world, KEY_SETS[0]) for _ in range(20)))
+    assert {answer.body for answer in answers} == {first.body}
+    assert time.monotonic() - begun < 2
 
 
 # --- rotation, seen from outside ---

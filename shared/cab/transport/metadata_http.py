@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from cab.encoding.json_schema import DIALECT, schema_of
 from cab.ports import Clock, Randomness, Unavailable
 from cab.protocol import metadata
 from cab.protocol.names import ACTION_TYPE, TASK_TYPE
-from cab.single_flight import SingleFlight
+from cab.stores.remembered import Remembered
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab.transport import openapi
 from cab.transport.oauth_http import refusal_response
@@ -48,33 +48,26 @@ class PublishedDocument:
 class PublishedKeys:
     """One issuer's key set as this instance remembers it: however many strangers ask, the store is read once in a while.
 
-    While the store is away the last set stays good: an outage must not fail verifications.
+    While the store is away or slow the last set stays good: an outage must not fail or hold verifications.
     """
 
     def __init__(self, issuer: Issuer, keys: SigningKeys, clock: Clock) -> None:
         self._issuer = issuer
         self._keys = keys
-        self._clock = clock
-        self._known: PublishedDocument | None = None
-        self._look_again_at: datetime | None = None
-        self._looks: SingleFlight[None, None] = SingleFlight()
+        self._document = Remembered(self._read, clock, fresh_for=JWKS_REMEMBERED, retry_after=RETRY_AFTER)
 
     async def document(self) -> PublishedDocument:
         """Raises: BrokerError STORE_UNAVAILABLE while none was ever read."""
-        if self._look_again_at is None or self._clock.now() >= self._look_again_at:
-            await self._looks.do(None, self._look)
-        if self._known is None:
-            raise BrokerError(Reason.STORE_UNAVAILABLE, "No keys are known yet.")
-        return self._known
-
-    async def _look(self) -> None:
         try:
-            ring = await self._keys.ring(self._issuer)
+            return await self._document.get()
         except Unavailable:
-            ring = None
-        if ring is not None:  # there is none before `cab keys init`
-            self._known = PublishedDocument(ring.jwks())
-        self._look_again_at = self._clock.now() + (RETRY_AFTER if ring is None else JWKS_REMEMBERED)
+            raise BrokerError(Reason.STORE_UNAVAILABLE, "No keys are known yet.") from None
+
+    async def _read(self) -> PublishedDocument:
+        ring = await self._keys.ring(self._issuer)
+        if ring is None:  # before `cab keys init`
+            raise Unavailable("documents")
+        return PublishedDocument(ring.jwks())
 
 
 class MetadataEndpoints:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from cab.domain.errors import BrokerError, Reason
@@ -11,11 +12,18 @@ from cab.encoding import strict_json
 from cab.ports import Clock, NotFound, SecretReader, Unavailable
 from cab.protocol.jose import jwk, jws
 from cab.protocol.jose.jwk import ALGORITHMS, PublicKey
-from cab.single_flight import SingleFlight
+from cab.stores.remembered import Remembered
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
 
 RING_FRESH_FOR: Final = timedelta(seconds=60)
 RING_STALE_IF_ERROR: Final = timedelta(hours=24)
+UNKNOWN_KEY_PAUSE: Final = timedelta(seconds=5)  # between two reads that unknown keys force
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    ring: KeyRing
+    public: dict[str, PublicKey]
 
 
 class OwnKeys:
@@ -26,14 +34,11 @@ class OwnKeys:
         self._store = store
         self._secrets = secrets
         self._clock = clock
-        self._ring: KeyRing | None = None
-        self._read_at: datetime | None = None
-        self._public: dict[str, PublicKey] = {}
+        self._keys = Remembered(self._read, clock, fresh_for=RING_FRESH_FOR, good_for=RING_STALE_IF_ERROR)
         self._private: dict[int, Any] = {}
-        self._reads: SingleFlight[None, None] = SingleFlight()
 
     async def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
-        active = (await self._current()).signing(self._clock.now())
+        active = (await self._keys.get()).ring.signing(self._clock.now())
         if active is None or self._secrets is None:
             raise BrokerError(Reason.STORE_UNAVAILABLE, "No signing key is active.")
         key = self._private.get(active.secret_version)
@@ -47,30 +52,15 @@ class OwnKeys:
         return jws.sign(claims, typ=typ, kid=active.kid, private_key=key)
 
     async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
-        await self._current()
-        key = self._public.get(kid or "")
-        if key is None and self._read_at is not None and self._clock.now() - self._read_at > timedelta(seconds=5):
-            await self._reads.do(None, self._read)  # a key activated a moment ago by another instance
-            key = self._public.get(kid or "")
+        key = (await self._keys.get()).public.get(kid or "")
+        if key is None:  # it may have been activated a moment ago by another instance
+            key = (await self._keys.again(unless_read_within=UNKNOWN_KEY_PAUSE)).public.get(kid or "")
         if key is None or key.algorithm != algorithm:
             raise NotFound(issuer)
         return key
 
-    async def _current(self) -> KeyRing:
-        now = self._clock.now()
-        if self._ring is None or self._read_at is None or now - self._read_at > RING_FRESH_FOR:
-            try:
-                await self._reads.do(None, self._read)
-            except Unavailable:
-                if self._ring is None or self._read_at is None or now - self._read_at > RING_STALE_IF_ERROR:
-                    raise
-        if self._ring is None:
-            raise Unavailable("documents")
-        return self._ring
-
-    async def _read(self) -> None:
+    async def _read(self) -> _Keys:
         ring = await self._store.ring(self._issuer)
         if ring is None:
             raise Unavailable("documents")  # not initialised: `cab keys init`
-        self._ring, self._read_at = ring, self._clock.now()
-        self._public = {key.kid: jwk.parse(key.jwk) for key in ring.keys}
+        return _Keys(ring, {key.kid: jwk.parse(key.jwk) for key in ring.keys})
