@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +18,9 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from tests.functions.test_call_tool import attempts, outcomes
+from tests.functions.test_dpop import proof
 from tests.support.calling import MCP, call_token, platform_at
+from tests.support.jose import b64
 from tests.support.web import json_answer
 from tests.support.world import CRM, ORIGIN, WAREHOUSE, Answer, World, task
 
@@ -321,6 +325,32 @@ async def test_a_system_that_is_not_connected_is_connected_on_the_way(world: Wor
     assert len(platform.hits) == 1
 
 
+async def test_marks_can_be_turned_off(world: World) -> None:
+    folder = world.write_policies(None)
+    with (folder / "broker.yaml").open("a", encoding="utf-8") as file:
+        file.write("mark_results: false\n")
+    marked = World(folder, scratch=world.scratch)
+    platform_at(marked, WAREHOUSE, json_answer({"rows": 2}))
+    async with connected(marked) as client:
+        result = await client.call_tool("warehouse_table_write", {"id": "t1"})
+    assert text_of(result) == '{"rows":2}'
+
+
+async def test_an_answer_of_another_kind_is_a_resource_where_it_is_declared(world: World) -> None:
+    def with_type(text: str) -> str:
+        return text.replace('path: "/reports/{id}"}', 'path: "/reports/{id}", result: {type: image/png}}')
+
+    folder = world.write_policies('@id("all") permit (principal, action, resource);', connections=with_type)
+    drawing = World(folder, scratch=world.scratch)
+    platform_at(drawing, WAREHOUSE, HttpAnswer(200, {"content-type": "image/png"}, b"\x89PNG"))
+    async with connected(drawing) as client:
+        result = await client.call_tool("warehouse_report_open", {"id": "r1"})
+    (block,) = result.content
+    assert isinstance(block, types.EmbeddedResource)
+    assert isinstance(block.resource, types.BlobResourceContents)
+    assert (block.resource.mime_type, base64.b64decode(block.resource.blob)) == ("image/png", b"\x89PNG")
+
+
 # --- the wire ---
 
 
@@ -362,6 +392,43 @@ async def test_what_another_token_would_mend_is_said_by_the_status(
     answer = await post(world, message, token, Mcp_Method="tools/call", Mcp_Name=tool)
     assert (answer.status, answer.json["error"]) == (status, error)
     assert f'error="{error}"' in (answer.header("www-authenticate") or "")
+
+
+async def test_a_bound_client_proves_its_key_for_every_request_and_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that waits for a person has one proof, which is good for one look: it is taken at the end of the round."""
+    monkeypatch.setattr("cab.transport.calls.mcp.BOUND_PAUSE_S", 0.01)
+    platform = platform_at(world, WAREHOUSE, HttpAnswer(204, {}, b""))
+    token = await call_token(world, headers=proof(world))
+    ath = b64(hashlib.sha256(token.encode()).digest())
+
+    async def round_of(state: str | None, *, proven: list[tuple[str, str]] | None = None) -> Answer:
+        message = request("tools/call", name="warehouse_table_drop", arguments={"id": "t1"})
+        message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {"url": {}}}
+        if state is not None:
+            message["params"]["requestState"] = state
+        headers = dict(proven or proof(world, at=MCP, ath=ath))
+        return await post(
+            world,
+            message,
+            token,
+            Authorization=f"DPoP {token}",
+            Mcp_Method="tools/call",
+            Mcp_Name="warehouse_table_drop",
+            **headers,
+        )
+
+    first = (await round_of(None)).json["result"]
+    asked = first["inputRequests"]["cab"]["params"]
+    world.advance(3)
+    waiting = (await round_of(first["requestState"])).json["result"]
+    assert (waiting["resultType"], "inputRequests" in waiting) == ("input_required", False)
+    await User(world)(asked["url"])
+    used = proof(world, at=MCP, ath=ath)
+    assert not (await round_of(first["requestState"], proven=used)).json["result"].get("isError")
+    assert (await round_of(None, proven=used)).refusal == (400, "invalid_dpop_proof", "dpop_proof_invalid")
+    assert len(platform.hits) == 1
 
 
 async def test_a_list_is_private_and_may_be_kept_for_a_minute(world: World) -> None:

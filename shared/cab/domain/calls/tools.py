@@ -18,6 +18,7 @@ from cab.domain.text.patterns import covered_by_any
 MAX_NAME_CHARS: Final = 45  # clients put a prefix of their own before it, and stop at 64
 REASON: Final = "reason"
 MAX_REASON_CHARS: Final = 500
+_ID_PATTERN: Final = f"^{IDENTIFIER_PART.pattern}$".replace(r"\Z", "$")  # as ECMA-262 writes it, which JSON Schema goes by
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def input_schema(action: Action) -> dict[str, Any]:
     required: list[str] = []
     if _has_id(action):
         what = action.identifier.removesuffix("/{id}").rpartition("/")[2]
-        properties[ID] = {"type": "string", "pattern": f"^{IDENTIFIER_PART.pattern}$", "description": f"Which {what}."}
+        properties[ID] = {"type": "string", "pattern": _ID_PATTERN, "description": f"Which {what}."}
         required.append(ID)
     for name, parameter in action.parameters.items():
         properties[name] = _schema_of(parameter)

@@ -375,7 +375,7 @@ def _described(tool: CallableTool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.action.title,
-        description=tool.action.title,
+        description=tool.action.description or tool.action.title,
         input_schema=input_schema(tool.action),
         annotations=types.ToolAnnotations.model_validate(hints_of(tool.action)),
     )

@@ -176,7 +176,7 @@ def described(tool: CallableTool) -> dict[str, Any]:
     return {
         "name": tool.name,
         "title": action.title,
-        "description": action.title,
+        "description": action.description or action.title,
         "input_schema": input_schema(action),
         "annotations": hints_of(action),
         "action": action.id,
