@@ -324,6 +324,17 @@ async def test_an_agent_sees_its_callable_tools_of_its_scopes_and_task(world: Wo
     ]
 
 
+async def test_an_agent_that_also_gets_tokens_sees_what_it_can_only_ask_one_for(world: World) -> None:
+    folder = world.write_policies(None)
+    agents = folder / "agents.yaml"
+    agents.write_text(agents.read_text("utf-8").replace("mode: call\n", "mode: both\n"), "utf-8")
+    both = World(folder, scratch=world.scratch)
+    shown = await listed(both, await call_token(both))
+    assert shown["warehouse_table_write"]["mode"] == "both"
+    assert shown["warehouse_table_list"]["mode"] == "token"
+    assert (await call(both, await call_token(both), "warehouse_table_list", {})).refusal[2] == "tool_unknown"
+
+
 async def test_a_tool_is_told_whole(world: World) -> None:
     tool = (await listed(world, await call_token(world)))["warehouse_table_write"]
     assert tool["input_schema"]["required"] == ["id"]

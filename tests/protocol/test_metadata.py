@@ -52,12 +52,15 @@ def test_the_document_says_what_is_served_and_nothing_else() -> None:
             "table.read",
             "table.share",
             "table.write",
+            "tools.destructive",
+            "tools.read",
+            "tools.write",
         ],
         "dpop_signing_alg_values_supported": ["ES256", "RS256"],
         "authorization_details_types_supported": ["cab_action", "cab_task"],
         "authorization_details_types_metadata_endpoint": f"{ORIGIN}/oauth2/authorization-details-types",
         "authorization_response_iss_parameter_supported": True,
-        "protected_resources": sorted([CRM, LEDGER, WAREHOUSE, WIKI]),
+        "protected_resources": sorted([CRM, LEDGER, f"{ORIGIN}/mcp", WAREHOUSE, WIKI]),
         "grant_types_supported": [
             "urn:ietf:params:oauth:grant-type:token-exchange",
             "urn:ietf:params:oauth:grant-type:deferred",
@@ -65,9 +68,11 @@ def test_the_document_says_what_is_served_and_nothing_else() -> None:
     }
 
 
-def test_call_mode_is_not_advertised_before_it_is_built() -> None:
-    text = repr(metadata.document(deployment()))
-    assert "/tools" not in text
+def test_call_mode_is_advertised_only_while_an_agent_may_use_it() -> None:
+    plain = deployment()
+    without = tuple(agent for agent in plain.agents if agent.mode == "token")
+    text = repr(metadata.document(replace(plain, agents=without)))
+    assert "tools." not in text
     assert "/mcp" not in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cab.domain.configured.actions import Effect, tool_scope
 from cab.domain.configured.deployment import Deployment
 from cab.protocol import drafts, names
 
@@ -23,8 +24,13 @@ DETAILS_METADATA_PATH = "/oauth2/authorization-details-types"
 
 
 def document(deployment: Deployment) -> dict[str, Any]:
-    """Only what is served: call mode is not advertised, draft features are because they are enabled."""
+    """Only what is served: call mode where an agent may use it, draft features because they are enabled."""
     origin, issuer = deployment.broker.origin, deployment.broker.sts_issuer
+    scopes = {scope for connection in deployment.connections for scope in connection.all_scopes}
+    resources = {connection.resource for connection in deployment.connections}
+    if any(agent.mode != "token" for agent in deployment.agents):
+        scopes |= {tool_scope(effect) for effect in Effect}
+        resources.add(deployment.broker.calls_resource)
     grant_types = [names.TOKEN_EXCHANGE, drafts.DEFERRED_GRANT_TYPE]
     content: dict[str, Any] = {
         "issuer": issuer,
@@ -38,11 +44,11 @@ def document(deployment: Deployment) -> dict[str, Any]:
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
         "code_challenge_methods_supported": ["S256"],
         **_client_authentication("token", "introspection", "revocation"),
-        "scopes_supported": sorted({scope for connection in deployment.connections for scope in connection.all_scopes}),
+        "scopes_supported": sorted(scopes),
         "dpop_signing_alg_values_supported": ["ES256", "RS256"],
         "authorization_details_types_supported": [names.ACTION_TYPE, names.TASK_TYPE],
         "authorization_response_iss_parameter_supported": True,
-        "protected_resources": sorted(connection.resource for connection in deployment.connections),
+        "protected_resources": sorted(resources),
         drafts.DETAILS_METADATA_ENDPOINT: f"{origin}{DETAILS_METADATA_PATH}",
     }
     if any(provider.id_jag for provider in deployment.identity_providers):

@@ -18,7 +18,9 @@ from cab.domain.text.patterns import covered_by_any
 MAX_NAME_CHARS: Final = 45  # clients put a prefix of their own before it, and stop at 64
 REASON: Final = "reason"
 MAX_REASON_CHARS: Final = 500
-_ID_PATTERN: Final = f"^{IDENTIFIER_PART.pattern}$".replace(r"\Z", "$")  # as ECMA-262 writes it, which JSON Schema goes by
+_ID_PATTERN: Final = f"^{IDENTIFIER_PART.pattern}$".replace(
+    r"\Z", "$"
+)  # as ECMA-262 writes it, which JSON Schema goes by
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,20 @@ def tools_of(
     tenant: str,
     scopes: Iterable[str],
     task_actions: tuple[str, ...] | None,
+    *,
+    callable_only: bool = True,
 ) -> tuple[CallableTool, ...]:
-    """The agent's callable actions within its own bounds, these scopes and these patterns (None: no task), sorted by name."""
+    """The agent's callable actions within its own bounds, these scopes and these patterns (None: no task), sorted by name.
+
+    Without `callable_only`, those too for which it can only ask a token.
+    """
     granted = frozenset(scopes)
     tools = [
         CallableTool(tool_name(action.id), action, connection)
         for connection in deployment.connections
         if tenant in connection.tenants
         for action in connection.actions
-        if action.call is not None
+        if (action.call is not None or not callable_only)
         and covered_by_any(agent.actions, action.id)
         and action.effect in agent.effects
         and tool_scope(action.effect) in granted

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from cab.domain.audit import EventType
 from cab.domain.calls.tools import CallableTool, hints_of, input_schema
+from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
@@ -103,7 +104,7 @@ class ToolEndpoints:
             if request.method != "GET":
                 raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use GET.")
             caller = await self._caller(request, LIST_PATH, facts, seen)
-            return orjson.dumps({"tools": [described(tool) for tool in self._listing.visible(caller)]})
+            return orjson.dumps({"tools": [described(tool, caller.agent) for tool in self._listing.askable(caller)]})
 
         return await self._answer(request, work, allow="GET")
 
@@ -170,8 +171,8 @@ class _Seen:
     caller: ToolCaller | None = None
 
 
-def described(tool: CallableTool) -> dict[str, Any]:
-    """A tool as `GET /tools` shows it."""
+def described(tool: CallableTool, agent: Agent) -> dict[str, Any]:
+    """A tool as `GET /tools` shows it. `mode` is how this agent can have it done."""
     action = tool.action
     return {
         "name": tool.name,
@@ -181,7 +182,7 @@ def described(tool: CallableTool) -> dict[str, Any]:
         "annotations": hints_of(action),
         "action": action.id,
         "effect": action.effect.value,
-        "mode": "call",
+        "mode": "token" if action.call is None else agent.mode,
         "resource": tool.connection.resource,
     }
 

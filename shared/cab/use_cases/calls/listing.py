@@ -28,6 +28,14 @@ class Listing:
         task = caller.token.assertion.task
         return tuple(self._tools(caller, caller.token.scopes, task.actions if task else None).values())
 
+    def askable(self, caller: ToolCaller) -> tuple[CallableTool, ...]:
+        """Beside those, for an agent that also gets tokens: what it can only ask a token for."""
+        if caller.agent.mode != "both":
+            return self.visible(caller)
+        task, agent = caller.token.assertion.task, caller.agent
+        actions = task.actions if task else None
+        return tools_of(self._deployment, agent, caller.tenant, caller.token.scopes, actions, callable_only=False)
+
     def find(self, caller: ToolCaller, name: str) -> CallableTool:
         """A tool that the agent may ask for. What lies outside the task is for the decision to say: a user may be asked.
 
