@@ -284,6 +284,19 @@ def test_what_candidate_policies_would_decide_is_shown_where_it_differs(folder: 
     assert explained["decision"] == "permit"
     assert explained["candidate"]["decision"] == "deny (policy_denied) by nothing"
     assert explained["candidate"]["rules"][0]["file"] == "policies_candidate/sales.cedar"
+    assert explained["candidate"]["differs"]
+
+
+def test_candidate_rules_are_shown_where_they_agree_too(folder: Path) -> None:
+    """They were shown only where they differ: whoever tries a set could not see that it was tried at all."""
+    assert answer(request(), folder=folder)["candidate"] is None
+    shutil.copytree(folder / "policies", folder / "policies_candidate")
+    explained = answer(request(), folder=folder)
+    assert explained["candidate"]["decision"] == "permit by sales-read"
+    assert not explained["candidate"]["differs"]
+    assert [(rule["id"], rule["file"]) for rule in explained["candidate"]["rules"]] == [
+        ("sales-read", "policies_candidate/sales.cedar")
+    ]
 
 
 def test_an_agent_that_needs_a_task_gets_no_read_without_one(folder: Path) -> None:

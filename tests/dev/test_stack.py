@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_the_commands_of_an_operator_are_led_to_the_stack(leases: PortLeases, tm
     environment = stack.operator_environment()
     assert environment["GCE_METADATA_HOST"] == f"127.0.0.1:{accounts[account('operator')]}"
     assert environment["CAB_REFRESH_GRANTS_URL"] == stack.url("refresh_grants")
+
+
+def test_a_folder_finds_the_variables_that_it_declares_in_the_environment_of_who_starts_the_stack(
+    leases: PortLeases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own `${NAME}` were unset in every function, whatever `cab dev up` was started with."""
+    folder = shutil.copytree(ACME, tmp_path / "folder")
+    broker = folder / "broker.yaml"
+    broker.write_text(broker.read_text("utf-8").replace("  - CAB_ORIGIN\n", "  - CAB_ORIGIN\n  - SHOPS_IDP_ORIGIN\n"))
+    monkeypatch.setenv("SHOPS_IDP_ORIGIN", "http://127.0.0.1:8111")
+    monkeypatch.setenv("UNDECLARED_PASSWORD", "x")
+    monkeypatch.setenv("CAB_ORIGIN", "http://127.0.0.1:1")  # the stack knows its own better
+    stack = Stack(StackOptions(config_dir=folder, port=0, state_dir=tmp_path / "state"), leases, with_bigquery=False)
+    services = services_of(stack)
+    for function in FUNCTIONS:
+        environment = services[function].environment
+        assert environment["SHOPS_IDP_ORIGIN"] == "http://127.0.0.1:8111"
+        assert environment["CAB_ORIGIN"] == stack.origin
+        assert "UNDECLARED_PASSWORD" not in environment
 
 
 def test_no_function_is_given_a_secret_by_its_environment(leases: PortLeases, tmp_path: Path) -> None:

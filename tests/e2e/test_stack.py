@@ -120,6 +120,13 @@ def test_an_unknown_person_is_named_in_one_sentence(stack: Stack) -> None:
     assert done.stderr == "Error: There is nobody called mallory. Choose from: alice, bob, carol.\n"
 
 
+@pytest.mark.parametrize("command", [["id-token"], ["assertion", "--agent", "sales-assistant"]])
+def test_an_unknown_front_end_is_named_in_one_sentence(stack: Stack, command: list[str]) -> None:
+    done = cab(stack, *command, "--user", "alice", "--front-end", "acme-wbe")
+    assert done.returncode == 1
+    assert done.stderr == "Error: There is no front end acme-wbe. Choose from: acme-web.\n"
+
+
 def test_a_service_can_be_killed_and_brought_back(stack: Stack) -> None:
     before = stack.file.services["tracker"].pid
     assert cab(stack, "stop-service", "tracker", "--kill").returncode == 0

@@ -309,6 +309,24 @@ async def test_by_sub_the_same_person_stays_a_stranger_to_the_front_end(tmp_path
     assert (await browser.open(risky.json["interaction_uri"])).status == 404
 
 
+@pytest.mark.parametrize("permitted", [True, False])
+async def test_the_connected_page_promises_no_more_than_policy_could_ever_permit(
+    tmp_path: Path, *, permitted: bool
+) -> None:
+    """Through the function as it is deployed: what nobody is ever permitted stood on its pages."""
+    world = await two_registrations(tmp_path, "oid")
+    rules = world.folder / "policies" / "rules.cedar"
+    if not permitted:
+        rules.write_text(rules.read_text("utf-8").replace('    CAB::Action::"crm.deal.update",\n', ""), "utf-8")
+    browser = Browser(world, AT_THE_PAGES)
+    missing = await ask(world, READ)
+    asked = (await browser.open(missing.json["interaction_uri"])).body.decode()
+    connected = (await connect(browser, missing.json["interaction_uri"])).body.decode()
+    for page in (asked, connected):
+        assert "Read a deal" in page
+        assert ("Change a deal" in page) is permitted
+
+
 # --- what the person reads ---
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -409,6 +411,18 @@ def test_with_several_identity_providers_the_person_picks_one() -> None:
     location = browser.get(link.replace("&amp;", "&")).headers["location"]
     assert location.startswith(f"{IDP}/authorize?")
     assert browser.get(browser.consent(location)).headers["location"] == "/connect?connection=crm"
+
+
+def test_an_identity_provider_is_offered_by_its_title_and_without_one_by_its_tenants() -> None:
+    """A second one in a tenant was told from the first by its address alone."""
+
+    def titled(deployment: Deployment) -> Deployment:
+        first, second = _with_second_idp(deployment).identity_providers
+        return replace(deployment, identity_providers=(first, second.model_copy(update={"title": "Acme's shops"})))
+
+    page = Browser(AcmePages(change=titled).browser(), "alice").get("/connect?connection=crm").text
+
+    assert [html.unescape(name) for name in re.findall(r"<strong>(.*?)</strong>", page)] == ["Acme", "Acme's shops"]
 
 
 @pytest.mark.parametrize("idp", ["2", "-1", "1e0", "٠", "00001", "https://evil.example"])

@@ -443,8 +443,8 @@ def describe(decision: Decision) -> str:
             return f"a fresher or stronger login by {rules}"
 
 
-def describe_shadow(judgement: Judgement | None) -> str | None:
-    """What the candidate policies would have decided, where that differs."""
+def describe_shadow(judgement: Judgement | None) -> tuple[str, bool] | None:
+    """What the candidate policies would have decided, and whether that ends the request differently. None without any."""
     if judgement is None or judgement.shadow is None or judgement.verdict is None:
         return None
-    return describe(judgement.shadow) if differ(judgement.shadow, judgement.verdict) else None
+    return describe(judgement.shadow), differ(judgement.shadow, judgement.verdict)

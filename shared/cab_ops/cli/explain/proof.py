@@ -138,7 +138,8 @@ def _policy_lines(explanation: Explanation, sources: Sources) -> list[str]:
         named = ", ".join(f"{rule.id} ({rule.file}:{rule.line})" for rule in others)
         lines += _wrapped(f"did not decide: {named}")
     if shadow := describe_shadow(explanation.judgement):
-        lines += _wrapped(f"candidate policies differ: {shadow}")
+        said, differs = shadow
+        lines += _wrapped(f"candidate policies {'differ' if differs else 'agree'}: {said}")
         for rule in sources.candidate_rules_of(explanation):
             lines += _rule_lines("candidate", rule)
     return lines
@@ -228,7 +229,9 @@ def _candidate(explanation: Explanation, sources: Sources) -> dict[str, Any] | N
     shadow = describe_shadow(explanation.judgement)
     if shadow is None:
         return None
-    return {"decision": shadow, "rules": [_rule(rule) for rule in sources.candidate_rules_of(explanation)]}
+    said, differs = shadow
+    rules = [_rule(rule) for rule in sources.candidate_rules_of(explanation)]
+    return {"decision": said, "differs": differs, "rules": rules}
 
 
 def _granted(explanation: Explanation) -> dict[str, Any] | None:
