@@ -382,6 +382,13 @@ def test_an_earlier_mark_stands_when_the_grant_is_refreshed_again() -> None:
     assert (second.clean_below, second.leeway_until) == (5, NOW + timedelta(seconds=60))
 
 
+@pytest.mark.parametrize("status", [S.ACTIVE, S.REVOKING])
+def test_a_grant_that_waits_for_a_pause_is_visited_after_it(status: GrantStatus) -> None:
+    waiting = a_grant(status, suspect_since=NOW, next_try_at=LATER)
+    assert to.next_visit(waiting, keepalive=None, now=NOW) == LATER
+    assert to.next_visit(a_grant(status, suspect_since=NOW), keepalive=None, now=NOW) == NOW
+
+
 @pytest.mark.parametrize(("idle_for", "due"), [(timedelta(days=1), NOW), (timedelta(days=2), NOW + timedelta(days=1))])
 def test_an_idle_grant_is_refreshed_before_its_token_idles_out(idle_for: timedelta, due: datetime) -> None:
     assert to.next_visit(a_grant(), keepalive=idle_for, now=NOW) == due

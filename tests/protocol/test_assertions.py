@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.support.jose import ABSENT, present
 
+from cab.domain.groups import GroupsUnknown
 from cab.domain.tasks import Task
 from cab.protocol.jose.jws import TokenRejected, VerifiedClaims
 from cab.protocol.tokens import assertions
@@ -85,6 +86,15 @@ def test_what_is_written_is_read_back() -> None:
 def test_a_claim_that_is_not_known_is_left_out(name: str) -> None:
     without = assertions.read(verified(**{name: ABSENT}))
     assert name not in without.claims(audience=STS, sts_issuer=STS)
+
+
+def test_groups_are_known_or_not_known_and_never_both() -> None:
+    unknown = verified(groups=ABSENT, groups_unknown="missing")
+    assert assertions.read(unknown).groups_unknown is GroupsUnknown.MISSING
+    assert assertions.read(verified()).groups_unknown is None
+    assert assertions.read(verified(groups=ABSENT)).groups == ()
+    with pytest.raises(TokenRejected, match="both known and unknown"):
+        assertions.read(verified(groups_unknown="missing"))
 
 
 MALFORMED: list[tuple[str, Any]] = [

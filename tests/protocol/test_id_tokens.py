@@ -44,9 +44,21 @@ def test_a_login_names_the_person_by_a_key_of_tenant_issuer_and_subject() -> Non
         acr="gold",
         amr=("pwd",),
         display_name="Alice",
+        session=found.session,
     )
     assert "somebody" not in found.subject + found.idp_subject_hash
     assert login(sub="another").subject != found.subject == login().subject
+
+
+def test_tokens_of_one_login_name_one_session_and_no_token_the_providers_own_name_of_it() -> None:
+    first = login(sid="s-1", auth_time=SECONDS - 5).session
+    assert first == login(sid="s-1", auth_time=SECONDS - 4).session
+    others = [login(sid="s-2"), login(auth_time=SECONDS - 5), login(auth_time=SECONDS - 4), login(sid="s-1", sub="bob")]
+    assert len({first, *(other.session for other in others)}) == 5
+    assert first is not None
+    assert "s-1" not in first
+    assert login().session is None
+    assert login(sid=7).session is None
 
 
 @pytest.mark.requirement("OIDC-3.1.3.7-3")
@@ -127,6 +139,24 @@ def test_only_mapped_groups_leave_the_edge_sorted(groups: Any, mapped: tuple[str
 def test_groups_that_are_not_said_are_unknown_not_none(claims: dict[str, Any], why: str) -> None:
     found = login(**claims)
     assert (found.groups, found.groups_unknown) == ((), why)
+
+
+@pytest.mark.parametrize(
+    ("name", "elsewhere", "why"),
+    [
+        ("groups", {"roles": "src1"}, None),
+        ("groups", {}, None),
+        ("groups", "groups", None),
+        ("acme.groups", {"acme.groups": "src1"}, GroupsUnknown.LEFT_OUT),
+        ("realm_access.roles", {"realm_access": "src1"}, GroupsUnknown.LEFT_OUT),
+        ("realm_access.roles", {"roles": "src1"}, None),
+    ],
+)
+def test_only_a_claim_that_is_named_as_left_out_is(name: str, elsewhere: Any, why: GroupsUnknown | None) -> None:
+    provider = PROVIDER.model_copy(update={"groups_claim": name})
+    said = {"groups": ["S"], "acme.groups": ["S"], "realm_access": {"roles": ["S"]}}
+    found = login(provider, **said, _claim_names=elsewhere)
+    assert (found.groups, found.groups_unknown) == ((), why) if why else (("sales",), None)
 
 
 def test_without_a_mapping_there_is_nothing_to_know_of_groups() -> None:

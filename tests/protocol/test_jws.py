@@ -28,6 +28,7 @@ from tests.support.vectors import (
     why_rejected,
 )
 
+from cab.domain.errors import Claimed
 from cab.protocol.jose import jwk, jws
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -194,6 +195,35 @@ def test_a_kid_is_any_text_because_it_is_only_compared(kid: str) -> None:
     assert jws.parse(token(header={"kid": kid})).kid == kid
 
 
+@pytest.mark.parametrize("header", [{"kid": ABSENT}, {"kid": None}])
+def test_a_token_may_name_no_key(header: dict[str, Any]) -> None:
+    assert jws.parse(token(header=header)).kid is None
+
+
+@pytest.mark.parametrize(
+    ("said", "client_id", "issuer"),
+    [
+        ({"iss": "app", "sub": "app"}, "app", "app"),
+        ({"iss": "https://idp.test", "sub": "alice"}, None, "https://idp.test"),
+        ({"iss": ABSENT, "sub": "app"}, "app", None),
+        ({"iss": "https://idp.test", "azp": "web", "sub": "alice"}, "web", "https://idp.test"),
+        ({"iss": "https://idp.test", "azp": "web", "client_id": "app"}, "app", "https://idp.test"),
+        ({"iss": 7, "sub": 7, "azp": ["web"]}, None, None),
+    ],
+)
+def test_what_a_refused_token_says_of_its_sender_is_read_without_belief(
+    said: dict[str, Any], client_id: str | None, issuer: str | None
+) -> None:
+    text = token(**said)
+    claimed = jws.claimed_by(text)
+    assert (claimed.client_id, claimed.issuer) == (client_id, issuer)
+    head, payload, signature = text.split(".")
+    for broken in (f"{head}.{payload}", f"!.{payload}.!", f"{text}.more.parts"):
+        assert jws.claimed_by(broken) == claimed
+    for unreadable in ("", head, f"{head}.{payload}x.{signature}", f"{head}.{payload}.{'s' * jws.MAX_TOKEN_CHARS}"):
+        assert jws.claimed_by(unreadable) == Claimed()
+
+
 @pytest.mark.parametrize("kid", [7, True, ["k"], {"k": 1}])
 def test_a_kid_that_is_not_text_is_refused(kid: Any) -> None:
     assert why_rejected(token(header={"kid": kid})) == "kid is malformed"
@@ -314,6 +344,15 @@ def test_several_audiences_pass_only_where_the_kind_allows_and_only_with_ours_am
     assert why_rejected(wide(["https://other.test"]), rules=WIDE_RULES) == "aud is not us"
     for member in ({"aud": AUDIENCE}, 7, None, [AUDIENCE]):
         assert why_rejected(wide([member, AUDIENCE]), rules=WIDE_RULES) == "aud is missing or malformed"
+
+
+def test_one_audience_may_stand_in_an_array_where_the_kind_allows_it_and_no_second_beside_it() -> None:
+    rules = replace(RULES, one_element_audience=True)
+    (ours,) = RULES.audiences
+    assert verify(token(aud=[ours]), rules=rules)
+    for audience in ([ours, "https://other.test"], ["https://other.test", ours], [[ours]], []):
+        with pytest.raises(jws.TokenRejected, match="aud"):
+            verify(token(aud=audience), rules=rules)
 
 
 def test_a_hundred_thousand_audiences_are_refused_by_length_alone() -> None:
