@@ -14,10 +14,18 @@ from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.cedar.rules import statements
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem
+from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Deny
 from cab.use_cases.people.enabled_actions import enabled_actions
 
 ANY = "(principal, action, resource)"
+
+
+def mistakes_of(checked: Deployment) -> list[Problem]:
+    """What is wrong with the rules themselves; that tokens may beat them is told in test_sidesteps."""
+    _, problems = check_policies(checked, checked.policies)
+    return [item for item in problems if item.file != "policies" and "can be sidestepped" not in item.message]
+
 
 # What stands in a file, the line of the mistake, its message, its remedy.
 MISTAKES: dict[str, tuple[str, int, str, str]] = {
@@ -175,8 +183,7 @@ def test_what_can_occur_may_be_named(condition: str) -> None:
     checked = deployment(
         f'@id("a") forbid (principal, action in [CAB::Action::"write"], resource) when {{ {condition} }};'
     )
-    _, problems = check_policies(checked, checked.policies)
-    assert [problem for problem in problems if problem.file != "policies"] == []
+    assert mistakes_of(checked) == []
 
 
 @pytest.mark.parametrize(
@@ -200,8 +207,7 @@ def test_an_identifier_of_another_action_is_pointed_out() -> None:
     checked = deployment(
         '@id("a") forbid (principal, action == CAB::Action::"crm.deal.list", resource) when { resource.identifier == "deal/1" };'
     )
-    _, problems = check_policies(checked, checked.policies)
-    assert [(problem.message, problem.severity) for problem in problems if problem.file != "policies"] == [
+    assert [(problem.message, problem.severity) for problem in mistakes_of(checked)] == [
         ("a: no action of this rule has an identifier `deal/1`", "warning")
     ]
 

@@ -13,6 +13,7 @@ from cedarpy import pst
 from cab.adapters.cedar.literals import mistaken_literals
 from cab.adapters.cedar.rules import Rule, read_rules
 from cab.adapters.cedar.schema import ACTION, action_groups, cedar_schema, known_groups
+from cab.adapters.cedar.sidesteps import sidestepped
 from cab.adapters.cedar.vocabulary import mentions
 from cab.adapters.configuration.checks.findings import CONNECTIONS, IDENTITY_PROVIDERS
 from cab.adapters.configuration.problems import Problem, choose_from, errors_among
@@ -76,6 +77,7 @@ def check_policies(
         rules and not a_name_is_missing and not errors_among(problems)
     ):  # a permit that cannot be read is no missing permit
         problems += _actions_without_permit(rules, deployment, folder)
+        problems += sidestepped(rules, deployment, applies_to)
     return rules, problems
 
 
