@@ -129,6 +129,15 @@ resource "google_bigquery_table" "events_raw" {
   }
 }
 
+resource "google_bigquery_table" "configuration" {
+  project             = var.project_id
+  dataset_id          = google_bigquery_dataset.audit.dataset_id
+  table_id            = "configuration"
+  description         = "One row for each deployment that `cab config export` wrote; use the views agents, connections, catalog, policy_versions."
+  schema              = file("${path.module}/../shared/cab/data/configuration.schema.json")
+  deletion_protection = var.deletion_protection
+}
+
 locals {
   views = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => templatefile(
     "${path.module}/../shared/cab/data/views/${name}",
@@ -136,21 +145,27 @@ locals {
   ) }
 }
 
-# The view that the others read, so it is there first.
+# Views that others read, so they are there first.
 resource "google_bigquery_table" "events" {
+  for_each            = toset(["events", "agents"])
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
-  table_id            = "events"
+  table_id            = each.key
   deletion_protection = false
   view {
-    query          = local.views["events"]
+    query          = local.views[each.key]
     use_legacy_sql = false
   }
-  depends_on = [google_bigquery_table.events_raw]
+  depends_on = [google_bigquery_table.events_raw, google_bigquery_table.configuration]
+}
+
+moved {
+  from = google_bigquery_table.events
+  to   = google_bigquery_table.events["events"]
 }
 
 resource "google_bigquery_table" "view" {
-  for_each            = toset([for name in keys(local.views) : name if name != "events"])
+  for_each            = toset([for name in keys(local.views) : name if !contains(["events", "agents"], name)])
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
   table_id            = each.key

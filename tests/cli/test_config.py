@@ -11,6 +11,8 @@ from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, ENVIR
 
 from cab_ops.cli.config import config_group
 
+ACME = Path(__file__).resolve().parents[2] / "examples" / "acme"
+
 
 @pytest.fixture
 def runner() -> CliRunner:
@@ -89,3 +91,22 @@ def test_a_document_without_markers_is_left_alone(runner: CliRunner, tmp_path: P
     document.write_text("no markers")
     result = runner.invoke(config_group, ["reference", str(document)])
     assert (result.exit_code, document.read_text()) == (1, "no markers")
+
+
+def test_an_export_says_whose_each_agent_is_and_what_it_may_ask_for() -> None:
+    arguments = ["export", str(ACME), "--project", "p", "--commit", "c1", "--json"]
+    result = CliRunner().invoke(config_group, arguments)
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout)
+    (sales,) = [agent for agent in row["agents"] if agent["agent_id"] == "sales-assistant"]
+    assert (sales["owner"], sales["team"]) == ("sales-tools@acme.example", "sales")
+    assert "crm.opportunity.read" in sales["actions"]
+    assert row["commit"] == "c1"
+    assert {action["action"] for action in row["catalog"]} >= set(sales["actions"])
+    assert "sales-read" in row["rules"]
+
+
+def test_what_is_not_valid_is_not_exported(tmp_path: Path) -> None:
+    result = CliRunner().invoke(config_group, ["export", str(tmp_path), "--project", "p", "--json"])
+    assert result.exit_code == 1
+    assert "is not valid" in result.output

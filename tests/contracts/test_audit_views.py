@@ -300,4 +300,4 @@ def test_who_could_act_for_whom(tables: Any) -> None:
 
 def test_creating_the_views_again_changes_nothing(tables: Any) -> None:
     create_views(tables, DATASET)
-    assert {table.table_id for table in tables.list_tables(DATASET)} == {TABLE, *VIEWS}
+    assert {table.table_id for table in tables.list_tables(DATASET)} == {TABLE, "configuration", *VIEWS}

@@ -233,6 +233,11 @@ class AuditTables:
         self._client = client
         self._dataset = f"{client.project}.{dataset}"
 
+    @property
+    def client(self) -> Any:
+        """The `google.cloud.bigquery.Client` behind it, for what is no question."""
+        return self._client
+
     def select(self, sql: str, *, limit: int) -> Iterator[Row]:
         """The rows of a query that people wrote, over the views by bare name. Only what reads is run: asked of BigQuery, not guessed.
 

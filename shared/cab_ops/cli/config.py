@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
+from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab_ops.configuration.reference import with_reference
 from cab_ops.configuration.schemas import json_schemas, schema_text
@@ -51,6 +54,39 @@ def validate(folder: Path, *, as_json: bool, as_at_start: bool) -> None:
             click.echo(f"{len(errors)} error(s), {warnings} warning(s)")
     if not inspection.valid:
         raise SystemExit(1)
+
+
+@config_group.command("export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@project_option
+@click.option("--dataset", envvar="CAB_AUDIT_DATASET", default="cab_audit", show_default=True, help="BigQuery dataset.")
+@click.option("--commit", help="Of the repository that is deployed; shown beside the policy version.")
+@json_option
+def export(folder: Path, project: str, dataset: str, commit: str | None, *, as_json: bool) -> None:
+    """Write what FOLDER configures beside the record, so that names, owners and allow-lists join there. Run it at each deploy.
+
+    One row of the table configuration; the views agents, connections, catalog and policy_versions show it. With --json the
+    row is printed and nothing is written.
+    """
+    from cab.adapters.google_cloud.bigquery.configuration_table import configuration_row, write
+    from cab_ops.cli.audit.access import tables_of
+
+    inspection = inspect_folder(folder, os.environ, unset="warning")
+    if inspection.deployment is None or not inspection.valid:
+        raise click.ClickException(f"{folder} is not valid: cab config validate {folder} says why.")
+    deployment = inspection.deployment
+    engine = CedarPolicyEngine(deployment)
+    row = configuration_row(deployment, rules=engine.rule_ids, commit=commit, at=datetime.now(UTC))
+    if as_json:
+        click.echo(row.model_dump_json(indent=2))
+        return
+    with tables_of(project, dataset) as tables:
+        errors = write(tables.client, dataset, row)
+    if errors:
+        raise click.ClickException(f"{dataset}.configuration did not take the row: upgrade the table first.")
+    click.echo(
+        f"exported {len(row.agents)} agents, {len(row.connections)} connections, policy version {row.policy_version}"
+    )
 
 
 @config_group.command("schemas")

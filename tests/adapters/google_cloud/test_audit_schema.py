@@ -13,20 +13,27 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     PARTITION_COLUMN,
     VIEWS,
     columns,
+    configuration_columns,
     row_of,
     schema_json,
     view_sql,
 )
 from cab.domain.audit import SCHEMA_VERSION, AuditEvent, EventType, Subject
 
+# What a view reads, where that is not `events` alone.
+SOURCES = {
+    **dict.fromkeys(("events", "chain_gaps"), ("events_raw",)),
+    **dict.fromkeys(("agents", "connections", "catalog", "policy_versions"), ("configuration",)),
+    **dict.fromkeys(("refusals", "least_privilege", "volume"), ("events", "agents")),
+}
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 def test_the_committed_schema_is_the_one_that_the_event_model_gives() -> None:
-    committed = files("cab").joinpath("data", "audit_events.schema.json").read_text(encoding="utf-8")
-    assert committed == schema_json(), (
-        "Run: python -m cab.adapters.google_cloud.bigquery.audit_schema > shared/cab/data/audit_events.schema.json"
-    )
+    run = "Run: python -m cab.adapters.google_cloud.bigquery.audit_schema shared/cab/data"
+    for name, text in (("audit_events", schema_json()), ("configuration", schema_json(configuration_columns()))):
+        committed = files("cab").joinpath("data", f"{name}.schema.json").read_text(encoding="utf-8")
+        assert committed == text, run
 
 
 def test_every_member_of_the_event_has_a_column_of_its_kind() -> None:
@@ -82,7 +89,7 @@ def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> Non
     for name in VIEWS:
         sql = view_sql(name, project="p", dataset="d")
         tables = set(re.findall(r"`(p\.d\.\w+)`", sql))
-        assert tables == ({"p.d.events_raw"} if name in ("events", "chain_gaps") else {"p.d.events"})
+        assert tables == {f"p.d.{source}" for source in SOURCES.get(name, ("events",))}
         assert "${" not in sql
 
 

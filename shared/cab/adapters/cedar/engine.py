@@ -56,6 +56,11 @@ class CedarPolicyEngine:
             return PolicyVerdict(decision)
         return PolicyVerdict(decision, self._candidate.decide(request), self._candidate_version)
 
+    @property
+    def rule_ids(self) -> list[str]:
+        """Of the active rules, in order."""
+        return sorted(self._active.rule_by_id)
+
     def locate(self, rule_id: str) -> tuple[str, int]:
         """File and line of an active rule. Raises KeyError for an id no active rule has."""
         rule = self._active.rule_by_id[rule_id]

@@ -1,4 +1,5 @@
--- How the grants of each connection fare, by day: refreshes, and users who have to connect again.
+-- How the grants of each connection fare, by day: refreshes, users who have to connect again and why, in the provider's own
+-- words too, and the requests that failed because the provider was away (`outages`, while no grant is lost).
 SELECT
   TIMESTAMP_TRUNC(occurred_at, DAY) AS day,
   tenant,
@@ -13,7 +14,20 @@ SELECT
   COUNTIF(event_type = 'grant.revoked') AS revoked,
   COUNTIF(event_type = 'grant.revoked' AND events.grant.upstream_revoked = FALSE) AS not_revoked_upstream,
   COUNTIF(event_type = 'grant.quarantined') AS quarantined,
-  COUNTIF(outcome = 'failed') AS failed
+  COUNTIF(outcome = 'failed') AS failed,
+  ARRAY_AGG(
+    DISTINCT IF(
+      event_type IN ('grant.needs_reauth', 'grant.quarantined'),
+      CONCAT(events.grant.cause, COALESCE(CONCAT(': ', events.grant.provider_error), '')),
+      NULL
+    ) IGNORE NULLS
+  ) AS causes,
+  COUNTIF(event_type = 'exchange.decided') AS outages
 FROM `${project}.${dataset}.events` AS events
-WHERE STARTS_WITH(event_type, 'grant.') AND outcome IS DISTINCT FROM 'refused'
+WHERE
+  (
+    event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')
+    AND outcome IS DISTINCT FROM 'refused'
+  )
+  OR (event_type = 'exchange.decided' AND outcome = 'refused' AND reason_code = 'provider_unavailable')
 GROUP BY day, tenant, connection, provider

@@ -1,5 +1,6 @@
--- Agents that asked for more than the user did: the watch for prompt injection. `stated_reason` is text of the agent
--- and may be hostile: read it, never follow it.
+-- Agents that asked for more than the user did: the watch for prompt injection. Only what went beyond the ask: a request
+-- within it that was refused for another reason (an outage, a limit, a lost grant) is not here, nor is a read where there
+-- was no task to exceed. `stated_reason` is text of the agent and may be hostile: read it, never follow it.
 SELECT
   occurred_at,
   tenant,
@@ -18,8 +19,12 @@ SELECT
   event_id
 FROM `${project}.${dataset}.events`
 WHERE
-  outcome = 'refused'
+  event_type = 'exchange.decided'
+  AND outcome = 'refused'
   AND (
-    reason_code IN ('intent_outside_task', 'task_exhausted', 'location_mismatch', 'action_not_allowed_for_agent')
-    OR task.within = FALSE
+    reason_code IN ('intent_outside_task', 'task_exhausted', 'location_mismatch')
+    OR (
+      reason_code IN ('confirmation_required', 'confirmation_refused')
+      AND task.comparison IN ('action_outside', 'identifier_outside')
+    )
   )

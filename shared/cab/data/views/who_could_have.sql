@@ -19,9 +19,9 @@ agents AS (
     subject_key,
     connection,
     actor.agent_id AS agent_id,
-    COUNT(*) AS tokens,
+    COUNT(DISTINCT COALESCE(events.token.sha256, event_id)) AS tokens,
     MAX(occurred_at) AS last_token_at
-  FROM `${project}.${dataset}.events`
+  FROM `${project}.${dataset}.events` AS events
   WHERE event_type = 'exchange.decided' AND outcome = 'issued'
   GROUP BY tenant, subject_key, connection, agent_id
 )

@@ -117,6 +117,10 @@ class Agent(StrictModel):
 
     client_id: ClientId = Field(description="Its name at the token endpoint, in tokens, policies and audit.")
     title: str = Field(min_length=1, max_length=80, description="What people read on approval pages.")
+    owner: str | None = Field(
+        default=None, min_length=1, max_length=120, description="Whom analysts ask about it: a person or a mailbox."
+    )
+    team: str | None = Field(default=None, min_length=1, max_length=80, description="Whose it is, for reports.")
     tenant: str = Field(description="Where its users belong.")
     trust_zone: Zone = Field(
         default=DEFAULT_ZONE, description="A word for policies, e.g. who runs it; one of trust_zones in broker.yaml."

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cab.adapters.google_cloud.bigquery import configuration_table
 from cab.domain.audit import AuditEvent
 
 TABLE: Final = "events_raw"
@@ -29,9 +31,14 @@ CLUSTERING: Final = ("tenant", "subject_key", "connection", "action")
 # In the order in which they must be created.
 VIEWS: Final = (
     "events",
+    "agents",
+    "connections",
+    "catalog",
+    "policy_versions",
     "actions_by_user_and_agent",
     "refusals",
     "intent_mismatches",
+    "injection_suspects",
     "confirmations",
     "grant_health",
     "calls",
@@ -40,6 +47,10 @@ VIEWS: Final = (
     "orphans",
     "freshness",
     "who_could_have",
+    "reach",
+    "least_privilege",
+    "volume",
+    "first_seen",
 )
 # What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
 # as it stands here.
@@ -89,6 +100,12 @@ def columns() -> list[Column]:
     return [_column(name, field, top_level=True) for name, field in AuditEvent.model_fields.items()] + added
 
 
+def configuration_columns() -> list[Column]:
+    """All columns of the table `configuration`."""
+    fields = configuration_table.ConfigurationRow.model_fields
+    return [_column(name, field, top_level=True) for name, field in fields.items()]
+
+
 def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
     """The event as one row: JSON values, instants as RFC 3339, absent members left out. `data` is the event as published."""
     row = event.model_dump(mode="json", exclude_none=True)
@@ -123,6 +140,9 @@ def create_table(client: Any, dataset: str) -> None:
     table.require_partition_filter = True
     table.clustering_fields = list(CLUSTERING)
     client.create_table(table, exists_ok=True, **_CALL)
+    schema = [bigquery.SchemaField.from_api_repr(column) for column in configuration_columns()]
+    beside = bigquery.Table(f"{client.project}.{dataset}.{configuration_table.TABLE}", schema=schema)
+    client.create_table(beside, exists_ok=True, **_CALL)
 
 
 def create_views(client: Any, dataset: str, *, retention_days: int = 400) -> None:
@@ -143,9 +163,9 @@ def create_dataset(client: Any, dataset: str, *, retention_days: int = 400) -> N
     create_views(client, dataset, retention_days=retention_days)
 
 
-def schema_json() -> str:
-    """The text of `cab/data/audit_events.schema.json`, which Terraform creates the table from."""
-    return json.dumps(columns(), indent=2) + "\n"
+def schema_json(of: list[Column] | None = None) -> str:
+    """The text of `cab/data/audit_events.schema.json`, or of another table's, which Terraform creates the table from."""
+    return json.dumps(of or columns(), indent=2) + "\n"
 
 
 def _column(name: str, field: FieldInfo, *, top_level: bool = False) -> Column:
@@ -178,7 +198,7 @@ def type_name(kind: Any) -> str:
     return "RECORD" if issubclass(kind, BaseModel) else _SCALARS[kind]
 
 
-if (
-    __name__ == "__main__"
-):  # python -m cab.adapters.google_cloud.bigquery.audit_schema > shared/cab/data/audit_events.schema.json
-    sys.stdout.write(schema_json())
+if __name__ == "__main__":  # python -m cab.adapters.google_cloud.bigquery.audit_schema FOLDER
+    folder = Path(sys.argv[1])
+    (folder / "audit_events.schema.json").write_text(schema_json(), encoding="utf-8")
+    (folder / "configuration.schema.json").write_text(schema_json(configuration_columns()), encoding="utf-8")

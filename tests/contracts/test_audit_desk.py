@@ -1,0 +1,213 @@
+"""Fifteen questions that analysts really ask, on two weeks of an organisation of which the truth is known: each one query."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+from tests.contracts import driven
+from tests.contracts.bigquery import client
+from tests.contracts.driven import AGENTS, INJECTION_DAY, NEVER_USED, OUTAGE_DAY, STOLEN, TEAMS, THEFT_DAY, Organisation
+
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
+from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, ConfigurationRow, write
+
+PROJECT, DATASET = "demo-desk", "cab_audit"
+
+
+@pytest.fixture(scope="module")
+def organisation() -> Organisation:
+    return Organisation(driven.now())
+
+
+@pytest.fixture(scope="module")
+def tables(bigquery_url: str, organisation: Organisation) -> Iterator[Any]:
+    with client(bigquery_url, PROJECT) as tables:
+        create_dataset(tables, DATASET)
+        rows = organisation.rows
+        for start in range(0, len(rows), 500):
+            some = rows[start : start + 500]
+            name = f"{PROJECT}.{DATASET}.{TABLE}"
+            assert tables.insert_rows_json(name, some, row_ids=[None] * len(some), timeout=60) == []
+        agents = [
+            AgentRow(
+                agent_id=agent,
+                title=agent,
+                tenant=tenant,
+                owner=f"{agent}@owners",
+                team=TEAMS[agent],
+                trust_zone="internal",
+                mode="both",
+                task="optional",
+                actions=[*driven.ACTIONS, NEVER_USED],
+                delegates_to=[],
+            )
+            for tenant, names in AGENTS.items()
+            for agent in names
+        ]
+        for version, day in (("v1", 0), ("v2", driven.CHANGE_DAY)):
+            exported_at = organisation.start + timedelta(days=day)
+            row = ConfigurationRow(
+                exported_at=exported_at,
+                policy_version=version,
+                commit=f"commit-{version}",
+                rules=["readers", "writers"],
+                agents=agents,
+                connections=[],
+                catalog=[],
+            )
+            assert write(tables, DATASET, row) == []
+        yield tables
+
+
+def ask(tables: Any, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in tables.query_and_wait(sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}."))]
+
+
+def day_of(organisation: Organisation, day: int) -> str:
+    return (organisation.start + timedelta(days=day)).astimezone(UTC).isoformat()
+
+
+def test_the_organisation_is_as_large_as_it_says(organisation: Organisation) -> None:
+    assert sum(organisation.truth.decisions.values()) >= driven.DECISIONS
+
+
+def test_1_who_did_what_through_whom(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT tenant, agent_id, action, SUM(issued) FROM actions_by_user_and_agent GROUP BY 1, 2, 3")
+    found = Counter({row[:3]: row[3] for row in answer if row[3]})
+    assert found == organisation.truth.issued
+
+
+def test_2_which_attacks_were_there_the_worst_first(tables: Any, organisation: Organisation) -> None:
+    answer = ask(
+        tables,
+        "SELECT txn, score, attempts, destructive, objects, read_before, seconds <= 60 FROM injection_suspects "
+        "WHERE attempts > 0 ORDER BY score DESC",
+    )
+    assert answer[0][0] == organisation.truth.injection_txn
+    assert answer[0][2:] == (12, 12, 12, "crm.deal.read note/poisoned", True)
+    assert {row[0]: row[2] for row in answer} == dict(organisation.truth.mismatches)
+    assert answer[0][1] > 2 * answer[1][1]  # and not lost among what is merely clumsy
+
+
+def test_3_which_agents_asked_for_more_than_their_users_did(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT txn, COUNT(*) FROM intent_mismatches GROUP BY txn")
+    assert dict(answer) == dict(organisation.truth.mismatches)
+    during = ask(
+        tables,
+        f"SELECT COUNT(*) FROM intent_mismatches WHERE occurred_at >= '{day_of(organisation, OUTAGE_DAY)}' "
+        f"AND occurred_at < '{day_of(organisation, OUTAGE_DAY + 1)}'",
+    )
+    assert during == [(0,)]  # an outage makes no attacks of harmless reads
+
+
+def test_4_what_refused_and_whose_agent_was_it(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT tenant, decided_by, SUM(refusals) FROM refusals GROUP BY 1, 2")
+    assert Counter({row[:2]: row[2] for row in answer}) == organisation.truth.refused_by
+    rules = ask(tables, "SELECT decided_by FROM refusals WHERE ARRAY_LENGTH(determining_rules) > 0 GROUP BY 1")
+    assert rules == [("policy",)]  # only rules that decided
+    owners = ask(tables, "SELECT DISTINCT agent_id, owner FROM refusals")
+    assert dict(owners) == {agent: f"{agent}@owners" for agents in AGENTS.values() for agent in agents}
+
+
+def test_5_who_could_be_reached_with_a_stolen_key(tables: Any, organisation: Organisation) -> None:
+    begin, end = day_of(organisation, THEFT_DAY), day_of(organisation, THEFT_DAY + 1)
+    answer = ask(
+        tables,
+        f"SELECT DISTINCT subject_key FROM reach WHERE agent_id = '{STOLEN}' "
+        f"AND from_at < '{end}' AND (until_at IS NULL OR until_at >= '{begin}')",
+    )
+    assert {user for (user,) in answer} == organisation.truth.stolen_users
+
+
+def test_6_what_may_be_taken_off_an_agents_list(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT tenant, agent_id, action FROM least_privilege WHERE times = 0")
+    allowed = {
+        (tenant, agent, action)
+        for tenant, agents in AGENTS.items()
+        for agent in agents
+        for action in (*driven.ACTIONS, NEVER_USED)
+    }
+    assert set(answer) == allowed - set(organisation.truth.issued)
+
+
+def test_7_which_connections_lose_grants_and_why_and_when_was_a_provider_away(
+    tables: Any, organisation: Organisation
+) -> None:
+    answer = ask(
+        tables,
+        "SELECT day, connection, needs_reauth, causes, outages FROM grant_health WHERE needs_reauth > 0 OR outages > 0",
+    )
+    assert [row[1:] for row in answer] == [
+        ("crm", 1, ["ended: http 400 invalid_grant"], organisation.truth.outage_refusals)
+    ]
+    assert answer[0][0].isoformat() == day_of(organisation, OUTAGE_DAY)
+
+
+def test_8_how_much_does_each_team_do(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT day, team, agent_id, decisions, tokens FROM volume")
+    assert all(TEAMS[agent] == team for _, team, agent, _, _ in answer)
+    days = {(day - organisation.start).days: day for day, *_ in answer}
+    assert len(days) == driven.DAYS
+    found = {
+        ((day - organisation.start).days, agent): (decisions, tokens) for day, _, agent, decisions, tokens in answer
+    }
+    truth = organisation.truth
+    assert found == {key: (n, truth.tokens[key]) for key, n in truth.decisions.items()}
+
+
+def test_9_what_was_never_seen_before(tables: Any, organisation: Organisation) -> None:
+    answer = ask(
+        tables,
+        f"SELECT who, what FROM first_seen WHERE kind = 'agent_network' "
+        f"AND first_at >= '{day_of(organisation, INJECTION_DAY + 1)}'",
+    )
+    assert answer == [(STOLEN, organisation.truth.theft_network)]
+
+
+def test_10_what_came_of_each_call(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT outcome, cause, COUNT(*) FROM calls GROUP BY 1, 2")
+    assert Counter({row[:2]: row[2] for row in answer}) == organisation.truth.calls
+
+
+def test_11_of_which_tokens_does_nobody_say_what_came(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT event_id FROM issued_without_outcome")
+    assert {event for (event,) in answer} == organisation.truth.unreported
+
+
+def test_12_what_do_users_answer_when_they_are_asked(tables: Any, organisation: Organisation) -> None:
+    answer = ask(tables, "SELECT status, COUNT(*), MAX(seconds_to_answer) FROM confirmations GROUP BY 1")
+    assert {row[0]: row[1] for row in answer} == dict(organisation.truth.answers)
+    assert {row[2] for row in answer} == {7}
+
+
+def test_13_is_the_record_whole(tables: Any) -> None:
+    assert ask(tables, "SELECT gap, chain_id FROM chain_gaps") == []
+    assert ask(tables, "SELECT orphan, event_id FROM orphans") == []
+    assert ask(tables, "SELECT event_id FROM events WHERE contested") == []
+
+
+def test_14_what_did_one_login_lead_to(tables: Any, organisation: Organisation) -> None:
+    session, txns = max(organisation.truth.by_session.items(), key=lambda item: (len(item[1]), item[0]))
+    assert len(txns) > 1
+    answer = ask(
+        tables,
+        f"SELECT DISTINCT txn FROM events WHERE event_type = 'assertion.minted' AND login.session = '{session}'",
+    )
+    assert {txn for (txn,) in answer} == txns
+
+
+def test_15_which_configuration_decided_and_what_would_the_candidates_flip(
+    tables: Any, organisation: Organisation
+) -> None:
+    versions = ask(tables, "SELECT policy_version, first_commit FROM policy_versions ORDER BY first_seen_at")
+    assert versions == [("v1", "commit-v1"), ("v2", "commit-v2")]
+    answer = ask(
+        tables,
+        "SELECT policy.version, COUNTIF(policy.shadow_differs) FROM events "
+        "WHERE event_type = 'exchange.decided' GROUP BY 1 ORDER BY 1",
+    )
+    assert answer == [("v1", 0), ("v2", organisation.truth.flips)]
