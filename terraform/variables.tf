@@ -176,6 +176,18 @@ variable "provider_secrets" {
   }
 }
 
+variable "refusals_per_minute" {
+  description = "How many refused credentials in a minute, at one function, are worth an alert."
+  type        = number
+  default     = 30
+  nullable    = false
+
+  validation {
+    condition     = var.refusals_per_minute >= 1
+    error_message = "Below one a minute every mistyped secret would wake somebody."
+  }
+}
+
 variable "source_archive" {
   description = "The deployed source: bucket and object, named by content hash so that a change is always seen (terraform/package makes it). Not used with `image`."
   type = object({

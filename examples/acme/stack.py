@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from cab.domain.configured.connections import GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab_dev.processes.supervisor import Service, StartFailed
+from cab_dev.stack import OrganisationProbe
 from cab_dev.stack_file import write_private
 from cab_dev.trust import connections_at, trust_of
 from examples.acme import services
@@ -153,6 +154,19 @@ class AcmeOrganisation:
                 needs=("configuration",),
             )
             for name, more in arguments.items()
+        )
+
+    @property
+    def probe(self) -> OrganisationProbe | None:
+        return OrganisationProbe(
+            user=WHO_CONNECTS[0],
+            agent="sales-assistant",
+            intent={
+                "connection": "crm",
+                "action": "crm.opportunity.list",
+                "identifier": "opportunity/*",
+                "parameters": {"account": "acme"},
+            },
         )
 
     def connect(self, origin: str) -> str:

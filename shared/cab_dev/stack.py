@@ -85,6 +85,15 @@ class StackOptions:
     stop_at_end_of_input: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrganisationProbe:
+    """`user` and `agent` by name; `intent` as in a probe file of `cab doctor`."""
+
+    user: str
+    agent: str
+    intent: Mapping[str, Any]
+
+
 class Organisation(Protocol):
     """What `stack.py` of a configuration folder brings: the world around the broker. Built by its function `organisation`."""
 
@@ -106,6 +115,10 @@ class Organisation(Protocol):
     def services(
         self, *, origin: str, environment: Mapping[str, str], folder: Path, keys: Path
     ) -> tuple[Service, ...]: ...
+
+    @property
+    def probe(self) -> OrganisationProbe | None:
+        """An exchange that succeeds once people have connected: for `cab doctor`."""
 
     def connect(self, origin: str) -> str:
         """Play the people who connect their accounts. Returns a few words. Blocking."""
@@ -229,7 +242,29 @@ class Stack:
             "CAB_REFRESH_GRANTS_URL": self.url("refresh_grants"),
             "GCE_METADATA_HOST": metadata,
             "GCE_METADATA_IP": metadata,
+            **({"CAB_PROBE_FILE": str(self._probe_file)} if self._probe_file.is_file() else {}),
         }
+
+    @property
+    def _probe_file(self) -> Path:
+        return self.state / "organisation" / "probe.json"
+
+    def _write_probe(self, deployment: Deployment) -> None:
+        """What `cab doctor` tries: an exchange of somebody who connects at the start."""
+        probe, front_end = self.organisation.probe, deployment.front_ends[0].client_id
+        if probe is None or probe.agent not in deployment.agent_by_id or not self.options.connect:
+            return
+        python_path = self._environment("doctor")["PYTHONPATH"]
+        document = {
+            "front_end": {"client_id": front_end, "private_key_file": str(self._keys / f"{front_end}.json")},
+            "agent": {"client_id": probe.agent, "private_key_file": str(self._keys / f"{probe.agent}.json")},
+            "id_token_command": [
+                *("env", f"PYTHONPATH={python_path}", sys.executable, "-m", "cab_ops.cli", "dev", "id-token"),
+                *("--user", probe.user, "--state-dir", str(self.state)),
+            ],
+            "intent": dict(probe.intent),
+        }
+        write_private(self._probe_file, json.dumps(document, indent=2) + "\n")
 
     def _metadata_address(self, name: str) -> str:
         return f"127.0.0.1:{self.metadata_ports[name]}"
@@ -376,6 +411,12 @@ class Stack:
                 needs=("secret_manager", "firestore"),
                 redo_after=("secret_manager", "firestore"),
             ),
+            Step(
+                name="permissions",
+                run=self._permit_readers,
+                needs=("secrets", "signing_keys"),
+                redo_after=("secret_manager",),
+            ),
         ]
 
     def _function(self, name: str) -> Service:
@@ -471,6 +512,7 @@ class Stack:
         for name, value in self._secrets.items():
             write_private(self.state / "secrets" / name, value)
         self.organisation.prepare(deployment, secrets=self._secrets, folder=self.state / "organisation")
+        self._write_probe(deployment)
         self.deployment = deployment
         return f"{self.config_dir.name}, policy version {deployment.policy_version[:20]}"
 
@@ -498,6 +540,9 @@ class Stack:
 
     async def _create_signing_keys(self) -> str:
         return await local_cloud.create_signing_keys(PROJECT)
+
+    async def _permit_readers(self) -> str:
+        return await local_cloud.permit_readers(PROJECT, self._secrets)
 
     async def _connect(self) -> str:
         return await asyncio.to_thread(self.organisation.connect, self.origin)
@@ -630,8 +675,6 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
     begun = time.monotonic()
     _log_to_file(stack.state / "logs" / "supervisor.log")
     os.environ.update(stack.client_environment())  # for the clients of this process, which fill the emulators
-    environment = json.dumps(stack.operator_environment(), indent=2)
-    (stack.state / stack_file.ENVIRONMENT_NAME).write_text(environment + "\n", "utf-8")
     parts = stack.parts()
     services = {part.name: part for part in parts if isinstance(part, Service)}
 
@@ -662,6 +705,8 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
+            environment = json.dumps(stack.operator_environment(), indent=2)
+            (stack.state / stack_file.ENVIRONMENT_NAME).write_text(environment + "\n", "utf-8")
             publish()
             async with control.listening(stack.state, _Controls(supervisor).handle):
                 progress.line(

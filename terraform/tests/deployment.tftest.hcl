@@ -243,3 +243,26 @@ run "a_network_range_too_small_for_the_instances_is_refused" {
   }
   expect_failures = [var.network_range]
 }
+
+run "somebody_looks_every_minute_and_is_heard" {
+  command = plan
+
+  assert {
+    condition = google_monitoring_uptime_check_config.probe["discovery"].content_matchers[0].content == "\"https://cab.example.com/oauth2\"" && alltrue([
+      for check in google_monitoring_uptime_check_config.probe : check.http_check[0].validate_ssl && check.period == "60s" && check.monitored_resource[0].labels.host == "cab.example.com"
+    ])
+    error_message = "The probe asks whether this deployment answers as itself, over a certificate that verifies."
+  }
+  assert {
+    condition     = google_monitoring_uptime_check_config.probe["refusal"].http_check[0].request_method == "POST" && google_monitoring_uptime_check_config.probe["refusal"].http_check[0].accepted_response_status_codes[0].status_class == "STATUS_CLASS_4XX"
+    error_message = "What must be refused is, by exchange_token itself."
+  }
+  assert {
+    condition     = length(setsubtract(["probe-failed", "certificate", "function-errors", "function-slow", "credentials-refused"], keys(google_monitoring_alert_policy.this))) == 0
+    error_message = "What hurts users wakes somebody."
+  }
+  assert {
+    condition     = google_monitoring_alert_policy.this["certificate"].conditions[0].condition_threshold[0].comparison == "COMPARISON_LT" && google_monitoring_alert_policy.this["audit-late"].conditions[0].condition_threshold[0].comparison == "COMPARISON_GT"
+    error_message = "A certificate ends when its days are few."
+  }
+}

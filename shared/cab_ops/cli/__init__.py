@@ -17,6 +17,9 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "dev": _Subcommand("cab_ops.cli.dev", "dev_group", "Run the local stack, and get tokens of it to try things with."),
     "config": _Subcommand("cab_ops.cli.config", "config_group", "Check a deployment's configuration folder."),
+    "doctor": _Subcommand(
+        "cab_ops.cli.doctor", "doctor_command", "Say what is wrong with a deployment, one line each, with the remedy."
+    ),
     "connection": _Subcommand(
         "cab_ops.cli.connection", "connection_group", "Try a connection against the live system behind it."
     ),

@@ -43,6 +43,10 @@ class KeycloakOrganisation:
     def accounts(self) -> tuple[str, ...]:
         return ()
 
+    @property
+    def probe(self) -> None:
+        return None
+
     def prepare(self, deployment: Deployment, *, secrets: Mapping[str, str], folder: Path) -> None:
         origin = deployment.broker.origin
         write_private(folder / "no-clients.json", json.dumps({"clients": []}))

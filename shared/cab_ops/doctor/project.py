@@ -1,0 +1,363 @@
+"""The deployment's project: what is there, and whether it is as the configuration and the Terraform module want it.
+
+Secrets are asked about, never read. Works on the emulators of the local stack too, but for what only the cloud knows: `CloudFacts`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import quote
+
+from google.iam.v1 import iam_policy_pb2, policy_pb2
+from google.protobuf import empty_pb2  # type: ignore[import-untyped,unused-ignore]
+from grpc import StatusCode
+
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
+from cab.adapters.google_cloud.pubsub.messages import load
+from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
+from cab.domain.configured.deployment import Deployment
+from cab.ports import Unavailable
+from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
+from cab_ops.doctor import expected
+from cab_ops.doctor.diagnosis import Diagnosis, ill, unknown, well
+
+_BUDGET_S: Final = 5.0
+_ABSENT: Final = frozenset({StatusCode.NOT_FOUND})
+_secrets = load("google.cloud.secretmanager_v1", "service")
+_secret_resources = load("google.cloud.secretmanager_v1", "resources")
+_pubsub = load("google.pubsub_v1", "pubsub")
+_SECRETS: Final = "/google.cloud.secretmanager.v1.SecretManagerService/"
+_GET_VERSION = Method(_SECRETS + "GetSecretVersion", _secret_resources.SecretVersion.pb())
+_GET_POLICY = Method(_SECRETS + "GetIamPolicy", policy_pb2.Policy)
+_GET_TOPIC = Method("/google.pubsub.v1.Publisher/GetTopic", _pubsub.Topic.pb())
+_GET_SUBSCRIPTION = Method("/google.pubsub.v1.Subscriber/GetSubscription", _pubsub.Subscription.pb())
+_PULL = Method("/google.pubsub.v1.Subscriber/Pull", _pubsub.PullResponse.pb())
+_GIVE_BACK = Method("/google.pubsub.v1.Subscriber/ModifyAckDeadline", empty_pb2.Empty)
+
+# Topic, its subscription, and whether that pushes to a function and to which path of it.
+_SUBSCRIPTIONS: Final = (
+    ("cab-audit", "cab-audit-ingest", "/"),
+    ("cab-grants-due", "cab-grants-due-refresh", "/grants/due"),
+    ("cab-audit-dead-letter", "cab-audit-dead-letter-keep", None),
+    ("cab-audit-quarantine", "cab-audit-quarantine-keep", None),
+)
+_APPLY: Final = "run `terraform apply`: the module makes it"
+
+
+class ProjectAsItIs:
+    """What Secret Manager, Pub/Sub and Firestore say. Every method raises Unavailable when they say nothing, or may not."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        self._secrets = GoogleApi(
+            "secrets", host="secretmanager.googleapis.com", emulator_variable="SECRET_MANAGER_EMULATOR_HOST"
+        )
+        self._pubsub = GoogleApi("topics", host="pubsub.googleapis.com", emulator_variable="PUBSUB_EMULATOR_HOST")
+        self._databases = {name: FirestoreDocuments(project, name) for name in expected.DATABASES}
+
+    async def close(self) -> None:
+        for api in (self._secrets, self._pubsub):
+            await api.close()
+        for opened in self._databases.values():
+            await opened.close()
+
+    async def answers(self, database: str) -> None:
+        await self._databases[database].read("doctor/looks")
+
+    async def ring(self, issuer: Issuer) -> KeyRing | None:
+        return await SigningKeys(self._databases["keys"]).ring(issuer)
+
+    async def state(self, secret: str, version: int) -> str | None:
+        """`ENABLED`, `DISABLED` or `DESTROYED`; None when there is no such version."""
+        name = f"projects/{self.project}/secrets/{secret}/versions/{version}"
+        request = _secrets.GetSecretVersionRequest.pb()(name=name)
+        found = await self._asked(self._secrets, _GET_VERSION, request, "name", name)
+        return None if found is None else str(_secret_resources.SecretVersion.State(found.state).name)
+
+    async def readers(self, secret: str) -> frozenset[str] | None:
+        """Who may read the secret by a permission on itself; None when it is not there."""
+        name = f"projects/{self.project}/secrets/{secret}"
+        request = iam_policy_pb2.GetIamPolicyRequest(resource=name)
+        policy = await self._asked(self._secrets, _GET_POLICY, request, "resource", name)
+        if policy is None:
+            return None
+        return frozenset(who for it in policy.bindings if it.role == expected.READ_ROLE for who in it.members)
+
+    async def topic(self, name: str) -> Any:
+        full = f"projects/{self.project}/topics/{name}"
+        return await self._asked(self._pubsub, _GET_TOPIC, _pubsub.GetTopicRequest.pb()(topic=full), "topic", full)
+
+    async def subscription(self, name: str) -> Any:
+        full = f"projects/{self.project}/subscriptions/{name}"
+        request = _pubsub.GetSubscriptionRequest.pb()(subscription=full)
+        return await self._asked(self._pubsub, _GET_SUBSCRIPTION, request, "subscription", full)
+
+    async def holds_messages(self, name: str) -> bool:
+        """Whether anything waits. What is looked at is given back at once."""
+        full = f"projects/{self.project}/subscriptions/{name}"
+        request = _pubsub.PullRequest.pb()(subscription=full, max_messages=1, return_immediately=True)
+        pulled = await self._asked(self._pubsub, _PULL, request, "subscription", full)
+        ids = [] if pulled is None else [it.ack_id for it in pulled.received_messages]
+        if ids:
+            back = _pubsub.ModifyAckDeadlineRequest.pb()(subscription=full, ack_ids=ids, ack_deadline_seconds=0)
+            await self._asked(self._pubsub, _GIVE_BACK, back, "subscription", full)
+        return bool(ids)
+
+    async def _asked(self, api: GoogleApi, method: Method, request: Any, routed_by: str, name: str) -> Any:
+        header = routing({routed_by: quote(name, safe="")})
+        try:
+            return await api.call(method, request, budget_s=_BUDGET_S, metadata=(header,), expected=_ABSENT)
+        except Refused:
+            return None
+
+
+async def store(seen: ProjectAsItIs, name: str) -> list[Diagnosis]:
+    check = f"database {name}"
+    try:
+        await seen.answers(name)
+    except Unavailable:
+        return [ill(check, "it cannot be read", f"{_APPLY}; check your own permission to read it, and the network")]
+    return [well(check, "answers")]
+
+
+async def signing_keys(seen: ProjectAsItIs, issuer: Issuer) -> list[Diagnosis]:
+    check = f"signing key {issuer.value}"
+    try:
+        ring = await seen.ring(issuer)
+        if ring is None or ring.active is None:
+            return [ill(check, "no key is active, so nothing can be signed", "run `cab keys init`")]
+        state = await seen.state(SECRET[issuer], ring.active.secret_version)
+    except Unavailable as error:
+        return [unknown(check, f"{error.what} cannot be asked")]
+    if state != "ENABLED":
+        says = f"version {ring.active.secret_version} of {SECRET[issuer]} is {(state or 'not there').lower()}"
+        return [
+            ill(check, says, f"enable it, or replace the key: `cab keys remove-leaked --issuer {issuer.value} KID`")
+        ]
+    return [well(check, f"{ring.active.kid} is active")]
+
+
+async def secret(seen: ProjectAsItIs, name: str, version: int | None) -> list[Diagnosis]:
+    """Whether it is filled (`version` None: its versions are looked at elsewhere), and who may read it."""
+    check, found = f"secret {name}", []
+    try:
+        state = None if version is None else await seen.state(name, version)
+        readers = await seen.readers(name)
+    except Unavailable:
+        return [unknown(check, "it cannot be asked about", "you need secretmanager.viewer in the project")]
+    if version is not None and state is None:
+        found.append(ill(check, f"it has no version {version}", _fill(name)))
+    elif state not in (None, "ENABLED"):
+        found.append(
+            ill(
+                check,
+                f"version {version} is {str(state).lower()}",
+                f"enable it, or name another version: {_fill(name)}",
+            )
+        )
+    wanted = expected.readers_of(name)
+    if readers is None or wanted is None:
+        return found or [unknown(check, "no permission goes by this name")]
+    may = {expected.member(function, seen.project) for function in wanted}
+    if missing := sorted(may - readers):
+        found.append(ill(check, f"{', '.join(missing)} may not read it", _APPLY.replace("makes", "grants")))
+    if others := sorted(readers - may):
+        found.append(
+            ill(
+                check,
+                f"{', '.join(others)} may read it, and should not",
+                f"take {expected.READ_ROLE} on it away from them, then give it new content",
+            )
+        )
+    return found or [well(check, "filled, and read by whom it should be")]
+
+
+def _fill(name: str) -> str:
+    if name in expected.own_secrets():
+        return "run `cab keys init`"
+    return f"fill it: `gcloud secrets versions add {name} --data-file=-`"
+
+
+async def messaging(seen: ProjectAsItIs) -> list[Diagnosis]:
+    try:
+        return [it for entry in _SUBSCRIPTIONS for it in await _subscription(seen, *entry)]
+    except Unavailable:
+        return [
+            ill("topics", "Pub/Sub cannot be asked, or may not", "check pubsub.viewer in the project, and the network")
+        ]
+
+
+async def _subscription(seen: ProjectAsItIs, topic: str, name: str, path: str | None) -> list[Diagnosis]:
+    check = f"subscription {name}"
+    if await seen.topic(topic) is None:
+        return [ill(f"topic {topic}", "it is not there", _APPLY)]
+    found = await seen.subscription(name)
+    if found is None:
+        return [ill(check, f"it is not there: what {topic} gets is dropped", _APPLY)]
+    if found.topic != f"projects/{seen.project}/topics/{topic}":
+        return [ill(check, f"it belongs to another topic ({found.topic.rpartition('/')[2]})", _APPLY)]
+    if path is not None:
+        return list(_push(check, found, path)) or [well(check, "delivers")]
+    if await seen.holds_messages(name):
+        runbook = f"docs/runbooks/{name.removesuffix('-keep').removeprefix('cab-')}.md"
+        return [ill(check, "messages wait in it", f"read {runbook}")]
+    return [well(check, "is empty")]
+
+
+def _push(check: str, found: Any, path: str) -> Iterator[Diagnosis]:
+    push = found.push_config
+    audience = push.oidc_token.audience
+    if not push.oidc_token.service_account_email:
+        yield ill(check, "its deliveries carry no identity, so they are refused", _APPLY.replace("makes", "sets"))
+    elif push.push_endpoint.rstrip("/") != f"{audience}{path}".rstrip("/"):
+        yield ill(check, "it delivers to another address than its tokens are for", _APPLY.replace("makes", "sets"))
+    if path == "/" and not found.dead_letter_policy.dead_letter_topic:
+        yield ill(check, "it has no dead letter topic: what cannot be delivered is retried for ever", _APPLY)
+    if found.expiration_policy.HasField("ttl"):
+        yield ill(
+            check, "it expires when it is idle, and the audit with it", _APPLY.replace("makes it", "forbids that")
+        )
+
+
+async def secrets_of(seen: ProjectAsItIs, deployment: Deployment) -> list[Diagnosis]:
+    """Every secret that the deployment needs."""
+    signing = set(SECRET.values())
+    wanted = [(name, None if name in signing else 1) for name in expected.own_secrets()]
+    found = []
+    for name, version in [*wanted, *expected.configured_secrets(deployment)]:
+        found += await secret(seen, name, version)
+    return found
+
+
+# --- what only the cloud knows ---
+
+APIS: Final = (
+    "artifactregistry.googleapis.com",
+    "bigquery.googleapis.com",
+    "cloudbuild.googleapis.com",
+    "cloudfunctions.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
+    "cloudscheduler.googleapis.com",
+    "compute.googleapis.com",
+    "firestore.googleapis.com",
+    "iam.googleapis.com",
+    "iamcredentials.googleapis.com",
+    "logging.googleapis.com",
+    "monitoring.googleapis.com",
+    "pubsub.googleapis.com",
+    "run.googleapis.com",
+    "secretmanager.googleapis.com",
+    "storage.googleapis.com",
+)
+_READS_ALL_SECRETS: Final = frozenset(
+    {"roles/owner", "roles/editor", "roles/secretmanager.admin", "roles/secretmanager.secretAccessor"}
+)
+
+
+class CloudFacts:
+    """APIs, indexes and the project's own permissions. `call(method, url)` answers a JSON object and raises Unavailable."""
+
+    def __init__(self, project: str, call: Callable[[str, str], Mapping[str, Any]]) -> None:
+        self._project = project
+        self._call = call
+
+    def look(self) -> list[Diagnosis]:
+        """Blocking."""
+        found: list[Diagnosis] = []
+        for name, look in (("APIs", self._apis), ("project permissions", self._permissions)):
+            try:
+                found += look()
+            except Unavailable:
+                found.append(unknown(name, "they cannot be asked about", "you need the role viewer in the project"))
+        for database_id, wanted in _indexes_needed().items():
+            try:
+                found += self._indexes(database_id, wanted)
+            except Unavailable:
+                found.append(unknown(f"indexes of {database_id}", "they cannot be asked about"))
+        return found
+
+    def _apis(self) -> list[Diagnosis]:
+        url = f"https://serviceusage.googleapis.com/v1/projects/{self._project}/services?filter=state:ENABLED&pageSize=200"
+        enabled = {it["config"]["name"] for it in self._call("GET", url).get("services", [])}
+        missing = [it for it in APIS if it not in enabled]
+        return [
+            ill(f"API {it}", "it is not enabled", f"run `gcloud services enable {it}`, then `terraform apply`")
+            for it in missing
+        ] or [well("APIs", f"{len(APIS)} enabled")]
+
+    def _indexes(self, database_id: str, wanted: frozenset[tuple[str, tuple[str, ...]]]) -> list[Diagnosis]:
+        url = (
+            f"https://firestore.googleapis.com/v1/projects/{self._project}/databases/{database_id}"
+            "/collectionGroups/-/indexes?pageSize=200"
+        )
+        states = {
+            (
+                it["name"].split("/")[-3],
+                tuple(f["fieldPath"] for f in it["fields"] if f["fieldPath"] != "__name__"),
+            ): it["state"]
+            for it in self._call("GET", url).get("indexes", [])
+        }
+        check = f"indexes of {database_id}"
+        return [
+            ill(
+                check,
+                f"{collection} by {', '.join(fields)} is {states.get((collection, fields), 'not there').lower()}",
+                "wait until it is built" if (collection, fields) in states else _APPLY,
+            )
+            for collection, fields in sorted(wanted)
+            if states.get((collection, fields)) != "READY"
+        ] or [well(check, "ready")]
+
+    def _permissions(self) -> list[Diagnosis]:
+        url = f"https://cloudresourcemanager.googleapis.com/v1/projects/{self._project}:getIamPolicy"
+        found = [
+            ill(
+                "project permissions",
+                f"{who} reads every secret of the project by {binding['role']}",
+                "give the project to CAB alone and people narrower roles",
+            )
+            for binding in self._call("POST", url).get("bindings", [])
+            if binding["role"] in _READS_ALL_SECRETS and "condition" not in binding
+            for who in binding["members"]
+            if not who.startswith("user:") or binding["role"] != "roles/owner"
+        ]
+        return found or [well("project permissions", "nobody but owners reads every secret")]
+
+
+def _indexes_needed() -> dict[str, frozenset[tuple[str, tuple[str, ...]]]]:
+    """By database, collection and fields of each index that queries need."""
+    entries = json.loads(files("cab").joinpath("data", "firestore_indexes.json").read_text(encoding="utf-8"))
+    needed: dict[str, frozenset[tuple[str, tuple[str, ...]]]] = {}
+    for it in entries:
+        index = (it["collection"], tuple(field["field_path"] for field in it["fields"]))
+        needed[it["database"]] = needed.get(it["database"], frozenset()) | {index}
+    return needed
+
+
+def google_rest() -> Callable[[str, str], Mapping[str, Any]]:
+    """Google's REST APIs as whoever runs this. Raises: Unavailable without credentials."""
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import AuthorizedSession
+    from requests.exceptions import RequestException
+
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    except GoogleAuthError as error:
+        raise Unavailable("credentials") from error
+    session = AuthorizedSession(credentials)
+
+    def call(method: str, url: str) -> Mapping[str, Any]:
+        try:
+            answer = session.request(method, url, json={} if method == "POST" else None, timeout=_BUDGET_S)
+            body = answer.json()
+        except (RequestException, GoogleAuthError, ValueError) as error:
+            raise Unavailable("Google's APIs") from error
+        if answer.status_code != 200 or not isinstance(body, dict):
+            raise Unavailable("Google's APIs")
+        return body
+
+    return call

@@ -1,0 +1,487 @@
+"""`cab doctor` on a running stack: silent when all is well, and one line with the remedy for each of many planted faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import requests
+from google.cloud.secretmanager_v1 import SecretManagerServiceClient
+from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
+from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from tests.running_stack import ROOT, Stack, running_stack
+
+from cab.adapters.configuration.loader import FolderConfiguration
+from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
+from cab.adapters.system import SystemClock
+from cab.ports import Unavailable
+from cab.stores.signing_keys import Issuer, KeyState, SigningKeys
+from cab_dev.stack_file import read_environment
+from cab_ops.check_connection import Holds
+from cab_ops.doctor import exercise
+from cab_ops.doctor.diagnosis import Diagnosis
+from cab_ops.doctor.examination import PARTS, Examination
+from cab_ops.doctor.exercise import Probe, ProbeIntent, UnreadableProbe, read_probe
+from cab_ops.doctor.expected import member
+from cab_ops.doctor.outside import lifetime
+from cab_ops.doctor.project import APIS, CloudFacts
+
+PROJECT = "demo-cab"
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+RULE = {"role": "roles/secretmanager.secretAccessor"}
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of its own: faults of the cloud's side are planted in it."""
+    with running_stack(tmp_path_factory.mktemp("patient"), "--emulators", "embedded") as running:
+        yield running
+
+
+@pytest.fixture
+def environment(patient: Stack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    found = read_environment(patient.state_dir)
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+class Bed:
+    """The stack, and the hands that plant faults in it."""
+
+    def __init__(self, stack: Stack, environment: dict[str, str]) -> None:
+        self.stack = stack
+        self.folder = Path(environment["CAB_CONFIG_DIR"])
+        self.probe: Probe | None = read_probe(Path(environment["CAB_PROBE_FILE"]))
+        self.clock: Any = SystemClock()
+        self.dataset = "cab_audit"
+        secrets = grpc.insecure_channel(environment["SECRET_MANAGER_EMULATOR_HOST"])
+        topics = grpc.insecure_channel(environment["PUBSUB_EMULATOR_HOST"])
+        self.channels = (secrets, topics)
+        self.secrets = SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=secrets))
+        self.publisher = PublisherClient(transport=PublisherGrpcTransport(channel=topics))
+        self.subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=topics))
+
+    def examine(self, *parts: str) -> list[Diagnosis]:
+        deployment = FolderConfiguration(self.folder, os.environ).load()
+        examination = Examination(deployment, PROJECT, self.dataset, self.probe, self.clock)
+        return asyncio.run(examination(parts or PARTS))
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+
+
+@pytest.fixture
+def bed(patient: Stack, environment: dict[str, str]) -> Iterator[Bed]:
+    opened = Bed(patient, environment)
+    yield opened
+    opened.close()
+
+
+# --- faults: each is planted for the length of its block ---
+
+
+@contextmanager
+def stopped(bed: Bed, service: str) -> Iterator[None]:
+    bed.stack.stop(service)
+    try:
+        yield
+    finally:
+        bed.stack.restart(service)
+
+
+@contextmanager
+def disabled(bed: Bed, secret: str, version: int = 1) -> Iterator[None]:
+    name = f"projects/{PROJECT}/secrets/{secret}/versions/{version}"
+    bed.secrets.disable_secret_version(name=name)
+    try:
+        yield
+    finally:
+        bed.secrets.enable_secret_version(name=name)
+
+
+@contextmanager
+def permitted(bed: Bed, secret: str, members: list[str]) -> Iterator[None]:
+    resource = f"projects/{PROJECT}/secrets/{secret}"
+    before = bed.secrets.get_iam_policy(request={"resource": resource})
+    bed.secrets.set_iam_policy(request={"resource": resource, "policy": {"bindings": [RULE | {"members": members}]}})
+    try:
+        yield
+    finally:
+        bed.secrets.set_iam_policy(request={"resource": resource, "policy": before})
+
+
+@contextmanager
+def other_subscription(bed: Bed, name: str, change: Callable[[Any], None] | None) -> Iterator[None]:
+    """The subscription made again with a change; None: not at all."""
+    full = f"projects/{PROJECT}/subscriptions/{name}"
+    before = bed.subscriber.get_subscription(subscription=full)
+    bed.subscriber.delete_subscription(subscription=full)
+    if change is not None:
+        changed = type(before)(before)
+        change(changed)
+        bed.subscriber.create_subscription(request=changed)
+    try:
+        yield
+    finally:
+        if change is not None:
+            bed.subscriber.delete_subscription(subscription=full)
+        bed.subscriber.create_subscription(request=before)
+
+
+@contextmanager
+def waiting_message(bed: Bed, topic: str, subscription: str) -> Iterator[None]:
+    bed.publisher.publish(topic=f"projects/{PROJECT}/topics/{topic}", messages=[{"data": b"left over"}])
+    try:
+        yield
+    finally:
+        full = f"projects/{PROJECT}/subscriptions/{subscription}"
+        pulled = bed.subscriber.pull(subscription=full, max_messages=10)
+        bed.subscriber.acknowledge(subscription=full, ack_ids=[it.ack_id for it in pulled.received_messages])
+
+
+@contextmanager
+def no_topic(bed: Bed, topic: str) -> Iterator[None]:
+    """A subscription outlives its topic and never gets another one: it is made again."""
+    full, kept = f"projects/{PROJECT}/topics/{topic}", f"projects/{PROJECT}/subscriptions/{topic}-keep"
+    before = bed.subscriber.get_subscription(subscription=kept)
+    bed.publisher.delete_topic(topic=full)
+    try:
+        yield
+    finally:
+        bed.publisher.create_topic(name=full)
+        bed.subscriber.delete_subscription(subscription=kept)
+        bed.subscriber.create_subscription(request=before)
+
+
+@contextmanager
+def no_secret(bed: Bed, secret: str) -> Iterator[None]:
+    """A secret that the configuration names and nobody made."""
+    with edited(bed, "agents.yaml", "cab-client-ops-bot", "cab-client-nobody-made"):
+        yield
+
+
+@contextmanager
+def ring_without_active_key(bed: Bed) -> Iterator[None]:
+    async def to(state: KeyState, of: KeyState) -> None:
+        documents = FirestoreDocuments(PROJECT, "keys")
+        try:
+            store = SigningKeys(documents)
+            ring = await store.ring(Issuer.STS)
+            assert ring is not None
+            changed = tuple(replace(key, state=state if key.state is of else key.state) for key in ring.keys)
+            assert await store.save(Issuer.STS, changed, read=ring)
+        finally:
+            await documents.close()
+
+    asyncio.run(to(KeyState.PUBLISHED, KeyState.ACTIVE))
+    try:
+        yield
+    finally:
+        asyncio.run(to(KeyState.ACTIVE, KeyState.PUBLISHED))
+
+
+@contextmanager
+def edited(bed: Bed, file: str, old: str, new: str) -> Iterator[None]:
+    """The folder that the operator has here says something else than what is deployed."""
+    before, copy = bed.folder, bed.stack.state_dir / "edited"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(before, copy)
+    text = (copy / file).read_text("utf-8")
+    assert old in text
+    (copy / file).write_text(text.replace(old, new), "utf-8")
+    bed.folder = copy
+    try:
+        yield
+    finally:
+        bed.folder = before
+
+
+@contextmanager
+def with_variable(_: Bed, name: str, value: str) -> Iterator[None]:
+    before = os.environ[name]
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ[name] = before
+
+
+@contextmanager
+def other_secret_content(bed: Bed, secret: str) -> Iterator[None]:
+    """The client secret that the provider does not know: version 2, which the operator's folder names."""
+    parent = f"projects/{PROJECT}/secrets/{secret}"
+    added = bed.secrets.add_secret_version(parent=parent, payload={"data": b"not what the provider has"})
+    number = added.name.rpartition("/")[2]
+    with edited(bed, "connections.yaml", f"{secret}, version: 1", f"{secret}, version: {number}"):
+        yield
+
+
+@contextmanager
+def late_clock(bed: Bed) -> Iterator[None]:
+    class Late:
+        def now(self) -> datetime:
+            return datetime.now(UTC) - timedelta(minutes=5)
+
+    before, bed.clock = bed.clock, Late()
+    try:
+        yield
+    finally:
+        bed.clock = before
+
+
+@contextmanager
+def other_probe(bed: Bed, **changes: Any) -> Iterator[None]:
+    before = bed.probe
+    assert before is not None
+    bed.probe = before.model_copy(update=changes)
+    try:
+        yield
+    finally:
+        bed.probe = before
+
+
+@contextmanager
+def without_dataset(bed: Bed) -> Iterator[None]:
+    before, bed.dataset = bed.dataset, "somewhere_else"
+    try:
+        yield
+    finally:
+        bed.dataset = before
+
+
+def _deliver_elsewhere(subscription: Any) -> None:
+    subscription.push_config.push_endpoint = "http://127.0.0.1:9/elsewhere"
+
+
+def _deliver_without_identity(subscription: Any) -> None:
+    subscription.push_config.oidc_token = None
+
+
+def _no_dead_letter(subscription: Any) -> None:
+    subscription.dead_letter_policy = None
+
+
+def _expires(subscription: Any) -> None:
+    subscription.expiration_policy.ttl = timedelta(days=31)
+
+
+def _of_another_topic(subscription: Any) -> None:
+    subscription.topic = f"projects/{PROJECT}/topics/cab-audit-quarantine"
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    part: str
+    plant: Callable[[Bed], Any]
+    check: str
+    remedy: str
+    needs_bigquery: bool = field(default=False)
+
+
+def _carol(bed: Bed) -> Any:
+    assert bed.probe is not None
+    command = tuple("carol" if it == "alice" else it for it in bed.probe.id_token_command)
+    return other_probe(bed, id_token_command=command)
+
+
+def _other_key(bed: Bed) -> Any:
+    assert bed.probe is not None
+    return other_probe(
+        bed, agent=bed.probe.agent.model_copy(update={"private_key_file": bed.probe.front_end.private_key_file})
+    )
+
+
+READERS = [member("connect_account", PROJECT), member("refresh_grants", PROJECT)]
+FAULTS = (
+    Fault("Firestore is down", "project", lambda bed: stopped(bed, "firestore"), "database grants", "terraform apply"),
+    Fault("a client secret was disabled", "secrets", lambda bed: disabled(bed, "cab-provider-crm"), "secret cab-provider-crm", "enable it"),
+    Fault("a secret that agents.yaml names is not there", "secrets", lambda bed: no_secret(bed, ""), "secret cab-client-nobody-made", "gcloud secrets versions add"),
+    Fault("the escrow key was disabled", "secrets", lambda bed: disabled(bed, "cab-escrow-key"), "secret cab-escrow-key", "cab keys init"),
+    Fault("the grants' data key was disabled", "secrets", lambda bed: disabled(bed, "cab-grant-data-key"), "secret cab-grant-data-key", "cab keys init"),
+    Fault("exchange_token may read a provider's secret", "secrets", lambda bed: permitted(bed, "cab-provider-crm", [*READERS, member("exchange_token", PROJECT)]), "secret cab-provider-crm", "take roles/secretmanager.secretAccessor"),
+    Fault("everybody may read the signing key", "secrets", lambda bed: permitted(bed, "cab-sts-signing", [member("exchange_token", PROJECT), "allUsers"]), "secret cab-sts-signing", "give it new content"),
+    Fault("refresh_grants may not read what it needs", "secrets", lambda bed: permitted(bed, "cab-provider-crm", READERS[:1]), "secret cab-provider-crm", "the module grants it"),
+    Fault("no signing key is active", "keys", ring_without_active_key, "signing key sts", "cab keys init"),
+    Fault("the active signing key was disabled", "keys", lambda bed: disabled(bed, "cab-edge-signing"), "signing key edge", "remove-leaked --issuer edge"),
+    Fault("the audit subscription is gone", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", None), "subscription cab-audit-ingest", "terraform apply"),
+    Fault("a topic is gone", "topics", lambda bed: no_topic(bed, "cab-audit-dead-letter"), "topic cab-audit-dead-letter", "terraform apply"),
+    Fault("audit is delivered elsewhere", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", _deliver_elsewhere), "subscription cab-audit-ingest", "terraform apply"),
+    Fault("audit is delivered without identity", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", _deliver_without_identity), "subscription cab-audit-ingest", "terraform apply"),
+    Fault("audit has no dead letter topic", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", _no_dead_letter), "subscription cab-audit-ingest", "terraform apply"),
+    Fault("the audit subscription expires", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", _expires), "subscription cab-audit-ingest", "the module forbids that"),
+    Fault("the quarantine keeps another topic's messages", "topics", lambda bed: other_subscription(bed, "cab-audit-dead-letter-keep", _of_another_topic), "subscription cab-audit-dead-letter-keep", "terraform apply"),
+    Fault("events could not be delivered", "topics", lambda bed: waiting_message(bed, "cab-audit-dead-letter", "cab-audit-dead-letter-keep"), "subscription cab-audit-dead-letter-keep", "docs/runbooks/audit-dead-letter.md"),
+    Fault("messages are in quarantine", "topics", lambda bed: waiting_message(bed, "cab-audit-quarantine", "cab-audit-quarantine-keep"), "subscription cab-audit-quarantine-keep", "docs/runbooks/audit-quarantine.md"),
+    Fault("the origin leads nowhere", "origin", lambda bed: stopped(bed, "gateway"), "discovery", "the output `address`"),
+    Fault("mint_assertion is down", "origin", lambda bed: stopped(bed, "mint_assertion"), "mint_assertion", "the log of mint_assertion"),
+    Fault("exchange_token is down", "origin", lambda bed: stopped(bed, "exchange_token"), "exchange_token", "the log of exchange_token"),
+    Fault("connect_account is down", "origin", lambda bed: stopped(bed, "connect_account"), "connect_account", "the log of connect_account"),
+    Fault("publish_metadata is down", "origin", lambda bed: stopped(bed, "publish_metadata"), "key set sts", "the log of publish_metadata"),
+    Fault("this machine's clock is late", "origin", late_clock, "clock", "NTP"),
+    Fault("the identity provider is down", "providers", lambda bed: stopped(bed, "idp"), ": discovery", "cab idp check"),
+    Fault("the CRM is down", "providers", lambda bed: stopped(bed, "crm"), "connection crm: token endpoint", "cab connection check crm"),
+    Fault("the CRM does not know the client secret", "providers", lambda bed: other_secret_content(bed, "cab-provider-crm"), "connection crm: client authentication", "cab connection check crm"),
+    Fault("refresh_grants is down", "exchange", lambda bed: stopped(bed, "refresh_grants"), "an exchange that must succeed", "the log of refresh_grants"),
+    Fault("the probe's user has no grant", "exchange", _carol, "an exchange that must succeed", "connect the account on /me"),
+    Fault("the probe's key is another", "exchange", _other_key, "an exchange that must succeed", "agents.yaml"),
+    Fault("the probe's login fails", "exchange", lambda bed: other_probe(bed, id_token_command=("false",)), "an exchange that must succeed", "test user"),
+    Fault("the probe asks for what policy forbids", "exchange", lambda bed: other_probe(bed, intent=ProbeIntent(connection="crm", action="crm.opportunity.delete", identifier="opportunity/0061")), "an exchange that must succeed", "the intent is crm.opportunity.delete"),
+    Fault("ingest_audit is down", "exchange", lambda bed: stopped(bed, "ingest_audit"), "an event that must arrive", "audit-late.md", needs_bigquery=True),
+    Fault("the audit dataset is not there", "exchange", without_dataset, "an event that must arrive", "terraform apply", needs_bigquery=True),
+)  # fmt: skip
+
+
+def test_it_is_silent_on_a_healthy_stack_within_ten_seconds(bed: Bed) -> None:
+    def doctor(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cab_ops.cli", "doctor", *options]
+        paths = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT)))}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=paths, cwd=ROOT)
+
+    # First in this file: what faults leave behind, such as events that could not be delivered, is found too.
+    begun = time.monotonic()
+    done = doctor()
+    took = time.monotonic() - begun
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert took < 10
+    told = json.loads(doctor("--json", "--all", "--only", "project").stdout)
+    assert told["healthy"]
+    assert {it["result"] for it in told["findings"]} == {"well"}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_each_planted_fault_is_found_and_its_remedy_named(
+    fault: Fault, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault.needs_bigquery and bed.stack.file.emulators.bigquery is None:
+        pytest.skip("no BigQuery here")
+    monkeypatch.setattr(exercise, "_ARRIVES_WITHIN_S", 4.0)
+    with fault.plant(bed):
+        found = [it for it in bed.examine(fault.part) if it.holds is Holds.NO]
+    assert any(fault.check in it.check and fault.remedy in it.remedy for it in found), found
+    for it in found:
+        assert it.says, it
+        assert it.remedy, it
+        assert "\n" not in it.says + it.remedy
+
+
+def test_there_are_more_than_25_faults() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) > 25
+
+
+def test_the_scheduled_probe_of_terraform_is_answered_as_it_expects(patient: Stack) -> None:
+    text = (ROOT / "terraform" / "probe.tf").read_text("utf-8")
+    row = r'path = "([^"]+)", body = (?:null|"([^"]+)"), accepted = \["STATUS_CLASS_(\d)XX"\], says = "(.*)" \}'
+    probes = re.findall(row, text)
+    assert len(probes) == text.count("accepted = [") == 3
+    for path, body, status, says in probes:
+        url = patient.file.origin + path
+        answer = requests.post(url, data=body, headers=FORM, timeout=10) if body else requests.get(url, timeout=10)
+        assert answer.status_code // 100 == int(status), path
+        assert says.replace('\\"', '"').replace("${local.origin}", patient.file.origin) in answer.text, path
+
+
+def test_its_exit_status_says_whether_something_is_ill(bed: Bed) -> None:
+    command = [sys.executable, "-m", "cab_ops.cli", "doctor", "--only", "secrets", "--json"]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT)))}
+    with disabled(bed, "cab-idp-acme"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=paths, cwd=ROOT)
+    assert done.returncode == 1
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (finding["check"], finding["result"]) == ("secret cab-idp-acme", "ill")
+
+
+def test_a_probe_with_a_mistake_is_refused_without_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "probe.json"
+    file.write_text('{"front_end": {"client_id": "x", "secret": "hush"}}')
+    with pytest.raises(UnreadableProbe) as refused:
+        read_probe(file)
+    assert "front_end.secret" in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+# --- what only the cloud knows ---
+
+
+def cloud(**answers: Any) -> list[Diagnosis]:
+    """The findings when Google's REST APIs answer so; what is not given answers as a healthy project does."""
+    healthy: dict[str, Any] = {
+        "services": [{"config": {"name": it}} for it in APIS],
+        "indexes": [
+            {
+                "name": f"projects/p/databases/guards/collectionGroups/{it['collection']}/indexes/1",
+                "state": "READY",
+                "fields": [{"fieldPath": f["field_path"]} for f in it["fields"]] + [{"fieldPath": "__name__"}],
+            }
+            for it in json.loads((ROOT / "shared/cab/data/firestore_indexes.json").read_text("utf-8"))
+        ],
+        "bindings": [{"role": "roles/owner", "members": ["user:owner@example.com"]}],
+    } | answers
+
+    def call(_: str, url: str) -> dict[str, Any]:
+        which = "services" if "serviceusage" in url else "indexes" if "firestore" in url else "bindings"
+        if healthy[which] is None:
+            raise Unavailable("Google's APIs")
+        return {which: healthy[which]}
+
+    return [it for it in CloudFacts("p", call).look() if it.holds is not Holds.YES]
+
+
+def test_a_healthy_project_has_nothing_to_say() -> None:
+    assert cloud() == []
+
+
+def test_a_missing_api_is_named() -> None:
+    (found,) = cloud(services=[{"config": {"name": it}} for it in APIS if it != "run.googleapis.com"])
+    assert "gcloud services enable run.googleapis.com" in found.remedy
+
+
+def test_an_index_that_is_not_ready_is_named() -> None:
+    found = cloud(indexes=[])
+    assert found
+    assert all("is not there" in it.says for it in found)
+
+
+def test_somebody_who_reads_every_secret_is_named() -> None:
+    wide = {
+        "role": "roles/secretmanager.secretAccessor",
+        "members": ["serviceAccount:helper@p.iam.gserviceaccount.com"],
+    }
+    (found,) = cloud(bindings=[wide])
+    assert "helper@p" in found.says
+    assert cloud(bindings=[wide | {"condition": {"expression": "..."}}]) == []
+
+
+def test_what_may_not_be_asked_is_unknown_and_not_ill() -> None:
+    found = cloud(services=None, bindings=None, indexes=None)
+    assert {it.holds for it in found} == {Holds.UNKNOWN}
+
+
+def test_a_certificate_that_ends_soon_is_ill() -> None:
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    assert lifetime({"notAfter": "Dec  5 00:00:00 2026 GMT"}, now).holds is Holds.NO
+    assert lifetime({"notAfter": "Feb  5 00:00:00 2027 GMT"}, now).holds is Holds.YES
+
+
+def test_the_apis_and_the_readers_of_secrets_are_those_of_terraform() -> None:
+    text = (ROOT / "terraform" / "apis.tf").read_text("utf-8")
+    always = text[text.index("concat([") : text.index("],", text.index("concat(["))]
+    assert {line.strip().split('"')[1] for line in always.splitlines() if line.strip().startswith('"')} == set(APIS)
