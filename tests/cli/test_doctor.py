@@ -334,6 +334,7 @@ FAULTS = (
     Fault("the origin leads nowhere", "origin", lambda bed: stopped(bed, "gateway"), "discovery", "the output `address`"),
     Fault("mint_assertion is down", "origin", lambda bed: stopped(bed, "mint_assertion"), "mint_assertion", "the log of mint_assertion"),
     Fault("exchange_token is down", "origin", lambda bed: stopped(bed, "exchange_token"), "exchange_token", "the log of exchange_token"),
+    Fault("call_tool is down", "origin", lambda bed: stopped(bed, "call_tool"), "call_tool", "the log of call_tool"),
     Fault("connect_account is down", "origin", lambda bed: stopped(bed, "connect_account"), "connect_account", "the log of connect_account"),
     Fault("publish_metadata is down", "origin", lambda bed: stopped(bed, "publish_metadata"), "key set sts", "the log of publish_metadata"),
     Fault("this machine's clock is late", "origin", late_clock, "clock", "NTP"),

@@ -25,6 +25,7 @@ _DOORS: Final = (
     ("publish_metadata", "GET", "/health", (200,)),
     ("mint_assertion", "POST", "/edge/token", (400, 401)),
     ("exchange_token", "POST", "/oauth2/token", (400, 401)),
+    ("call_tool", "GET", "/tools", (401,)),
     ("connect_account", "GET", "/me", (200, 302, 303)),
 )
 

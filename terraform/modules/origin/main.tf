@@ -30,7 +30,7 @@ locals {
   # What is not listed is answered by publish_metadata, which says 404 as JSON.
   paths = {
     mint_assertion   = ["/edge/token"]
-    exchange_token   = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"]
+    exchange_token   = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/outcomes"]
     call_tool        = ["/tools", "/tools/call", "/mcp", "/.well-known/oauth-protected-resource/mcp"]
     publish_metadata = ["/health", "/.well-known/*", "/oauth2/.well-known/*", "/edge/.well-known/*", "/oauth2/jwks.json", "/edge/jwks.json", "/oauth2/authorization-details-types", "/oauth2/openapi.json"]
     connect_account  = ["/connect", "/connect/*", "/approvals/*", "/me", "/me/*", "/login", "/login/*", "/logout"]
