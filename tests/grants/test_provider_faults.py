@@ -573,6 +573,7 @@ UNKNOWN_WORDS = {
     "401 with other members": (401, b'{"error":true,"reason":"That refresh token has expired"}'),
     "401 as text": (401, b"Invalid refresh token"),
     "401 at length": (401, b'{"message":"' + b"The refresh token that was sent is no longer valid here. " * 4 + b'"}'),
+    "ServiceNow's": (401, b'{"error_description":"access_denied","error":"server_error"}'),
     "a number": (400, b'{"errcode":40030,"errmsg":"invalid refresh_token"}'),
     "not found": (404, b'{"message":"Refresh token not found"}'),
     "a code in a 200": (200, b'{"error":"invalid_code"}'),

@@ -47,12 +47,25 @@ MEANINGS: dict[str, tuple[int, Any, RefusalMeaning]] = {
     "a number": (400, {"errcode": 40030}, RefusalMeaning.NO),
     "limits in words": (400, {"error": "Access Denied", "error_description": "Too many requests"}, RefusalMeaning.BUSY),
     "limits in a code": (403, {"error": "rate_limited"}, RefusalMeaning.BUSY),
+    "a broken server": (400, {"error": "server_error"}, RefusalMeaning.BUSY),
+    "a broken server that has looked": (
+        401,
+        {"error": "server_error", "error_description": "access_denied"},
+        RefusalMeaning.NO,
+    ),
     "nothing there": (404, b"", RefusalMeaning.OUR_FAULT),
     "elsewhere": (302, b"", RefusalMeaning.OUR_FAULT),
     "success without a word": (200, {}, RefusalMeaning.UNCLEAR),
     "success with a state": (200, {"status": "ok"}, RefusalMeaning.UNCLEAR),
     "success with a no": (200, {"ok": False, "error": "odd"}, RefusalMeaning.NO),
 }
+
+
+def test_an_answer_that_says_nothing_says_no_no() -> None:
+    for nothing in (b"", b"<html>", b"\x00\x01"):
+        error = token_responses.parse(nothing)
+        assert isinstance(error, TokenError)
+        assert not (error.says_no or error.is_challenge or error.codes)
 
 
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS.values(), ids=MEANINGS.keys())

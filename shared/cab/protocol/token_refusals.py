@@ -65,6 +65,7 @@ _BUSY: Final = re.compile(
     r"|maintenance|overload|try[ _-]?again|quota"
 )
 _BUSY_WORDS: Final = re.compile(r"too many requests|rate limit")
+_REFUSED: Final = 401
 _BUSY_STATUSES: Final = frozenset({408, 425, 429})
 _WRONG_REQUEST: Final = frozenset({404, 405, 406, 410, 411, 413, 414, 415, 421, 431})
 _ADDRESS: Final = re.compile(r"https?://\S+")
@@ -109,7 +110,8 @@ def _meaning(
         return RefusalMeaning.SCOPE
     if _is_our_fault(error, status, headers):
         return RefusalMeaning.OUR_FAULT
-    if any(map(_BUSY.search, codes)) or _BUSY_WORDS.search(error.words):
+    # Who answers 401 has looked and refused: ServiceNow says `server_error` there of a refresh token that is dead.
+    if status != _REFUSED and (any(map(_BUSY.search, codes)) or _BUSY_WORDS.search(error.words)):
         return RefusalMeaning.BUSY
     if in_success and not error.says_no:
         return RefusalMeaning.UNCLEAR
@@ -124,7 +126,7 @@ def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) ->
     ):
         return True
     # RFC 6749 section 5.2 wants 401 and the scheme where the client is refused. Without a word nobody can tell.
-    if status == 401 and (not error.words or "basic" in headers.get("www-authenticate", "").lower()):
+    if status == _REFUSED and (not error.words or "basic" in headers.get("www-authenticate", "").lower()):
         return True
     words = _ADDRESS.sub("", error.words.replace(_SAID_OF_BOTH, ""))
     if _OF_REQUESTS.search(words):
