@@ -65,7 +65,7 @@ def test_an_answer_that_says_nothing_says_no_no() -> None:
     for nothing in (b"", b"<html>", b"\x00\x01"):
         error = token_responses.parse(nothing)
         assert isinstance(error, TokenError)
-        assert not (error.says_no or error.is_challenge or error.codes)
+        assert (error.says_no, error.is_challenge, error.codes) == (False, False, frozenset())
 
 
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS.values(), ids=MEANINGS.keys())

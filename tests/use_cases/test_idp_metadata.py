@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.grants.virtual_time import in_virtual_time
 
 from cab.ports import HttpAnswer, Unavailable
 from cab.use_cases.people.idp_metadata import IdpMetadata
 from cab_dev.fakes.clock import SettableClock
 
 ISSUER = "https://accounts.example.com"
+ENDPOINTS = {"authorization_endpoint": f"{ISSUER}/authorize", "token_endpoint": f"{ISSUER}/token"}
 ELSEWHERE = "https://oauth2.example.net"
 
 
@@ -23,8 +27,12 @@ class OneDocument:
 
     document: dict[str, Any]
     mark: bytes = b""
+    delay_s: float = 0
+    asked: int = 0
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None, **_: Any) -> HttpAnswer:
+        self.asked += 1
+        await asyncio.sleep(self.delay_s)
         return HttpAnswer(200, {}, self.mark + json.dumps(self.document).encode())
 
     async def post_form(self, *_: Any, **__: Any) -> HttpAnswer:
@@ -64,3 +72,17 @@ async def test_a_document_may_begin_with_a_byte_order_mark() -> None:
     document = {"issuer": ISSUER, "authorization_endpoint": f"{ISSUER}/a", "token_endpoint": f"{ISSUER}/t"}
     marked = IdpMetadata(OneDocument(document, mark=b"\xef\xbb\xbf"), SettableClock(), {ISSUER: ()})
     assert (await marked.endpoints(ISSUER)).token_endpoint == f"{ISSUER}/t"
+
+
+@in_virtual_time
+async def test_nobody_who_logs_in_waits_for_a_slow_document_while_the_last_one_is_good() -> None:
+    """Every login of the hour waited for it, four seconds each."""
+    http, clock = OneDocument({"issuer": ISSUER} | ENDPOINTS), SettableClock()
+    endpoints = IdpMetadata(http, clock, {})
+    first = await endpoints.endpoints(ISSUER)
+    clock.advance(timedelta(hours=2))
+    http.delay_s = 4
+    begun = asyncio.get_running_loop().time()
+    assert await asyncio.gather(*(endpoints.endpoints(ISSUER) for _ in range(10))) == [first] * 10
+    assert asyncio.get_running_loop().time() - begun == 0.5
+    assert http.asked == 2

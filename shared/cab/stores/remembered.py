@@ -1,7 +1,7 @@
-"""A value of a store that an instance remembers and reads again now and then, beside its callers.
+"""A value of elsewhere that an instance remembers and reads again now and then, beside its callers.
 
-While a good value is known, nobody waits for the next one longer than a moment: a store that is slow must not make everything
-slow that its values are for. What is read late counts from then on.
+While a good value is known, nobody waits for the next one longer than a moment: what is slow there must not make everything
+slow that the value is for. What is read late counts from then on.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ class Remembered(Generic[_Value]):
         read: Callable[[], Awaitable[_Value]],
         clock: Clock,
         *,
+        what: str = "documents",
         fresh_for: timedelta,
         good_for: timedelta | None = None,
         retry_after: timedelta = timedelta(0),
     ) -> None:
         self._read = read
         self._clock = clock
+        self._what = what  # is away, when there is no good value
         self._fresh_for = fresh_for
         self._good_for = good_for
         self._retry_after = retry_after
@@ -53,7 +55,7 @@ class Remembered(Generic[_Value]):
             if reading.done():
                 reading.result()  # a mistake of ours is not an outage
         if self._value is None or not self._is_good():
-            raise Unavailable("documents")
+            raise Unavailable(self._what)
         return self._value
 
     async def again(self, *, unless_read_within: timedelta) -> _Value:
@@ -66,7 +68,7 @@ class Remembered(Generic[_Value]):
             before = None
         await asyncio.shield(self._reading or self._start())
         if self._value is None or self._read_at == before:
-            raise Unavailable("documents")
+            raise Unavailable(self._what)
         return self._value
 
     def _is_good(self) -> bool:

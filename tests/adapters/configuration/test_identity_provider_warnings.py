@@ -37,6 +37,19 @@ def warnings(folder: Path, **changes: Any) -> list[str]:
             "issuer holds a placeholder: no token names it",
         ),
         ({"issuer": "https://login.microsoftonline.com/common/v2.0"}, "issuer is an endpoint for all directories"),
+        (
+            {"issuer": "https://login.microsoftonline.us/organizations/v2.0"},
+            "issuer is an endpoint for all directories",
+        ),
+        (
+            {"issuer": "https://login.microsoftonline.com/acme.example/v2.0"},
+            "issuer does not name a directory by its id",
+        ),
+        ({"issuer": "https://login.microsoftonline.com"}, "issuer does not name a directory by its id"),
+        ({"issuer": ENTRA.removesuffix("/v2.0")}, "issuer is that of no version of tokens"),
+        ({"issuer": f"{ENTRA}/.well-known/openid-configuration"}, "issuer is the address of its discovery document"),
+        ({"issuer": "https://acme.auth.eu-central-1.amazoncognito.com"}, "issuer is the domain of a user pool's login"),
+        ({"issuer": "https://acme.eu.auth0.com"}, "issuer lacks the slash that Auth0's ends with"),
         ({"groups_claim": "realm_access.roles", "groups": {}}, "groups maps nothing, so groups_claim is never read"),
         ({"groups_claim": "realm_access..roles"}, "groups_claim has an empty part between its dots"),
         ({"subject_claim": ".oid"}, "subject_claim has an empty part between its dots"),
@@ -57,6 +70,8 @@ def test_what_cannot_match_or_mixes_is_warned_about(tmp_path: Path, changes: dic
     [
         {},
         {"issuer": ENTRA, "subject_claim": "oid"},
+        {"issuer": "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_AbCdEfGhI"},
+        {"issuer": "https://acme.okta.com/oauth2/default"},
         {"groups_claim": "https://acme.example/roles"},
         {"groups_claim": "realm_access.roles"},
     ],

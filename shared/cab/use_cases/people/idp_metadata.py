@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from cab.ports import AnswerTooLarge, Clock, HttpClient, Unavailable
 from cab.protocol import discovery
+from cab.stores.remembered import Remembered
 
 FRESH_FOR: Final = timedelta(hours=1)
 STALE_IF_ERROR: Final = timedelta(hours=24)
@@ -26,13 +27,6 @@ class IdpEndpoints:
     sends_iss: bool  # RFC 9207 section 3
 
 
-@dataclass
-class _Known:
-    endpoints: IdpEndpoints | None = None
-    fetched_at: datetime | None = None
-    failed_at: datetime | None = None
-
-
 class IdpMetadata:
     """One per process. Asked only for configured issuers. `origins` says where else each one's endpoints may be."""
 
@@ -40,23 +34,21 @@ class IdpMetadata:
         self._http = http
         self._clock = clock
         self._origins = origins
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Remembered[IdpEndpoints]] = {}
 
     async def endpoints(self, issuer: str) -> IdpEndpoints:
         """Raises: Unavailable. An outage of the provider takes nothing away that was good in the last day."""
-        known = self._known.setdefault(issuer, _Known())
-        now = self._clock.now()
-        if known.endpoints is not None and known.fetched_at is not None and now - known.fetched_at < FRESH_FOR:
-            return known.endpoints
-        if known.failed_at is None or now - known.failed_at >= RETRY_AFTER_FAILURE:
-            try:
-                known.endpoints = await self._fetch(issuer)
-                known.fetched_at, known.failed_at = now, None
-            except Unavailable:
-                known.failed_at = now
-        if known.endpoints is None or known.fetched_at is None or now - known.fetched_at > STALE_IF_ERROR:
-            raise Unavailable("identity_provider")
-        return known.endpoints
+        known = self._known.get(issuer)
+        if known is None:
+            known = self._known[issuer] = Remembered(
+                lambda: self._fetch(issuer),
+                self._clock,
+                what="identity_provider",
+                fresh_for=FRESH_FOR,
+                good_for=STALE_IF_ERROR,
+                retry_after=RETRY_AFTER_FAILURE,
+            )
+        return await known.get()
 
     async def _fetch(self, issuer: str) -> IdpEndpoints:
         try:

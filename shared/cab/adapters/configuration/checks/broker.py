@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -213,7 +214,30 @@ def check_identity_providers(findings: Findings) -> None:
 
 _ENTRA: Final = frozenset({"login.microsoftonline.com", "sts.windows.net", "login.microsoftonline.us"})
 _ENTRA_FOR_ALL: Final = frozenset({"common", "organizations", "consumers"})
+_DIRECTORY_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _CHANGING_CLAIMS: Final = frozenset({"email", "upn", "preferred_username", "unique_name", "name", "nickname"})
+
+
+def _why_no_token_names(issuer: str, host: str, path: str) -> tuple[str, str] | None:
+    """What is taken for the issuer by mistake and never is one, with the remedy."""
+    directory = path.split("/")[1:2]
+    if "{" in issuer or "}" in issuer:
+        return "holds a placeholder", "write the issuer as your ID tokens have it"
+    if "/.well-known/" in path:
+        return "is the address of its discovery document", "remove everything from /.well-known/ on"
+    if host in _ENTRA and directory and directory[0] in _ENTRA_FOR_ALL:
+        remedy = "write the id of your directory: tokens name that one, whichever endpoint the login began at"
+        return "is an endpoint for all directories", remedy
+    if host in _ENTRA and not (directory and _DIRECTORY_ID.fullmatch(directory[0])):
+        return "does not name a directory by its id", "write the id of your directory, not its domain"
+    if host in _ENTRA - {"sts.windows.net"} and not path.endswith("/v2.0"):
+        return "is that of no version of tokens", "end it with /v2.0, and have the registration issue v2.0 tokens"
+    if host.endswith(".amazoncognito.com"):
+        remedy = "write https://cognito-idp.REGION.amazonaws.com/POOL_ID, and this address under endpoint_origins"
+        return "is the domain of a user pool's login", remedy
+    if host.endswith(".auth0.com") and path != "/":
+        return "lacks the slash that Auth0's ends with", "end it with a slash"
+    return None
 
 
 def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvider) -> None:
@@ -226,12 +250,10 @@ def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvi
         parts = urlsplit(provider.issuer)
     except ValueError:
         return  # told elsewhere
-    if "{" in provider.issuer or "}" in provider.issuer:
-        warn("issuer", "issuer holds a placeholder: no token names it", "write the issuer as your ID tokens have it")
+    if never := _why_no_token_names(provider.issuer, parts.hostname or "", parts.path):
+        said, remedy = never
+        warn("issuer", f"issuer {said}: no token names it", remedy)
     entra = parts.hostname in _ENTRA
-    if entra and parts.path.split("/")[1:2] and parts.path.split("/")[1] in _ENTRA_FOR_ALL:
-        remedy = "write the id of your directory: tokens name that one, whichever endpoint the login began at"
-        warn("issuer", "issuer is an endpoint for all directories: no token names it", remedy)
     for name, value in (("groups_claim", provider.groups_claim), ("subject_claim", provider.subject_claim)):
         if "//" not in value and "" in value.split("."):
             warn(name, f"{name} has an empty part between its dots: no claim is found", "write names between the dots")
