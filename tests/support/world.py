@@ -376,6 +376,8 @@ class World:
         answer = await self.request(
             "POST", sent.path, function="exchange_token", headers=tuple(sent.headers.items()), body=sent.body
         )
+        if answer.status == 200:
+            self.secrets_seen |= {answer.json["access_token"], answer.json["attempt"]}
         return HttpAnswer(answer.status, dict(answer.headers), answer.body)
 
     # --- requests ---
