@@ -336,19 +336,31 @@ async def test_marks_can_be_turned_off(world: World) -> None:
     assert text_of(result) == '{"rows":2}'
 
 
-async def test_an_answer_of_another_kind_is_a_resource_where_it_is_declared(world: World) -> None:
+@pytest.mark.parametrize("kind", ["image/png", "audio/wav", "application/pdf"])
+async def test_an_answer_of_another_kind_comes_as_such_where_it_is_declared(world: World, kind: str) -> None:
     def with_type(text: str) -> str:
-        return text.replace('path: "/reports/{id}"}', 'path: "/reports/{id}", result: {type: image/png}}')
+        return text.replace('path: "/reports/{id}"}', f'path: "/reports/{{id}}", result: {{type: {kind}}}}}')
 
     folder = world.write_policies('@id("all") permit (principal, action, resource);', connections=with_type)
     drawing = World(folder, scratch=world.scratch)
-    platform_at(drawing, WAREHOUSE, HttpAnswer(200, {"content-type": "image/png"}, b"\x89PNG"))
+    platform_at(drawing, WAREHOUSE, HttpAnswer(200, {"content-type": kind}, b"\x89PNG"))
     async with connected(drawing) as client:
         result = await client.call_tool("warehouse_report_open", {"id": "r1"})
     (block,) = result.content
-    assert isinstance(block, types.EmbeddedResource)
-    assert isinstance(block.resource, types.BlobResourceContents)
-    assert (block.resource.mime_type, base64.b64decode(block.resource.blob)) == ("image/png", b"\x89PNG")
+    if isinstance(block, types.EmbeddedResource):
+        assert isinstance(block.resource, types.BlobResourceContents)
+        found = (block.resource.mime_type, block.resource.blob)
+    else:
+        assert isinstance(block, types.ImageContent | types.AudioContent)
+        found = (block.mime_type, block.data)
+    assert found == (kind, base64.b64encode(b"\x89PNG").decode())
+
+
+async def test_blanks_around_a_header_mean_nothing(world: World) -> None:
+    platform_at(world, WAREHOUSE)
+    message = request("tools/call", name="warehouse_table_write", arguments={"id": "t1"})
+    answer = await post(world, message, Mcp_Method="tools/call", Mcp_Name="\twarehouse_table_write  ")
+    assert answer.status == 200
 
 
 # --- the wire ---

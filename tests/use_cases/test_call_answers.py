@@ -52,6 +52,9 @@ DEAL = {"id": 1, "name": "Acme", "owner": {"id": 7, "mail": "a@b"}, "notes": [{"
         ({"select": ("id", "absent")}, {"id": 1}),
         ({"select": ("/owner/id", "/notes/text")}, {"owner": {"id": 7}, "notes": [{"text": "x"}]}),
         ({"select": ("owner", "/owner/id")}, {"owner": {"id": 7, "mail": "a@b"}}),
+        ({"select": ("notes", "/notes/text")}, {"notes": [{"text": "x", "by": "bob"}]}),
+        ({"select": ("/notes/text", "/notes/by")}, {"notes": [{"text": "x", "by": "bob"}]}),
+        ({"select": ("/name/first", "/id")}, {"id": 1}),
         ({"omit": ("/owner/mail", "/notes/by")}, DEAL | {"owner": {"id": 7}, "notes": [{"text": "x"}]}),
         ({"omit": ("owner", "notes", "absent")}, {"id": 1, "name": "Acme"}),
         ({"select": ("owner",), "omit": ("/owner/mail",)}, {"owner": {"id": 7}}),
@@ -60,6 +63,13 @@ DEAL = {"id": 1, "name": "Acme", "owner": {"id": 7, "mail": "a@b"}, "notes": [{"
 def test_declared_members_remain(declared: dict[str, Any], kept: Any) -> None:
     assert reduced(DEAL, **declared).value == kept
     assert reduced([DEAL, DEAL], **declared).value == [kept, kept]
+
+
+def test_what_is_no_object_has_no_members_to_choose() -> None:
+    assert reduced({"notes": ["x", {"text": "y"}, None]}, select=("/notes/text",)).value == {
+        "notes": [{}, {"text": "y"}, {}]
+    }
+    assert reduced([1, "a", None], select=("id",)).value == [1, "a", None]
 
 
 def test_a_list_has_its_items_its_cursor_and_nothing_beside() -> None:

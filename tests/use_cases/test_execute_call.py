@@ -26,6 +26,7 @@ from cab.domain.audit import CallOutcome
 from cab.domain.calls.rendering import RenderedCall
 from cab.domain.configured.actions import Effect
 from cab.domain.errors import BrokerError, Reason
+from cab.ports import Unavailable
 from cab.use_cases.calls.execute import Execute, Executed, Sendable
 
 TOKEN = "eyJhbGciOiJub25lIn0.the-token-of-alice-0123456789abcdef"
@@ -44,13 +45,13 @@ async def platform() -> AsyncIterator[FaultPlatform]:
 class Tokens:
     """Where another token comes from."""
 
-    def __init__(self, given: str | BrokerError = OTHER) -> None:
+    def __init__(self, given: str | BrokerError | Unavailable = OTHER) -> None:
         self.given = given
         self.asked = 0
 
     async def __call__(self) -> str:
         self.asked += 1
-        if isinstance(self.given, BrokerError):
+        if not isinstance(self.given, str):
             raise self.given
         return self.given
 
@@ -175,6 +176,13 @@ async def test_why_there_is_no_other_token_is_passed_on(platform: FaultPlatform)
     assert (executed.outcome, executed.refusal, len(platform.hits)) == ("rejected", refusal, 1)
 
 
+async def test_where_no_other_token_can_be_had_the_platforms_no_stands(platform: FaultPlatform) -> None:
+    executed = await execute(platform, WRITE, answer(401, {}), OK, tokens=Tokens(Unavailable("decisions")))
+    assert executed.refusal is not None
+    assert (executed.outcome, executed.refusal.reason) == ("rejected", Reason.PROVIDER_UNAVAILABLE)
+    assert len(platform.hits) == 1
+
+
 async def test_a_refused_token_after_a_lost_answer_does_not_say_that_nothing_happened(platform: FaultPlatform) -> None:
     executed = await execute(platform, KEYED, closes_before_the_answer, answer(401, {}))
     assert (executed.outcome, executed.token_refused) == ("unknown", False)
@@ -200,7 +208,8 @@ async def test_a_redirect_is_refused_and_nobody_is_asked_there(platform: FaultPl
 
 
 async def test_a_declared_success_is_the_only_one(platform: FaultPlatform) -> None:
-    assert (await execute(platform, READ, answer(404, {}), success=(404,))).outcome == "done"
+    assert (await execute(platform, WRITE, answer(201, {}), success=(200, 201))).outcome == "done"
+    assert (await execute(platform, READ, answer(202, {}), success=(201,))).outcome == "failed"
     assert (await execute(platform, WRITE, answer(202, {}), success=(201,))).outcome == "unknown"
 
 
