@@ -43,6 +43,18 @@ CATALOG = """\
         effect: read
         identifier: test/*
         call: {method: GET, path: /image, result: {type: image/png}}
+      - id: test.audio_content
+        title: Audio
+        description: Answers with a sound.
+        effect: read
+        identifier: test/*
+        call: {method: GET, path: /audio, result: {type: audio/wav}}
+      - id: test.embedded_resource
+        title: Resource
+        description: Answers with a document.
+        effect: read
+        identifier: test/*
+        call: {method: GET, path: /document, result: {type: application/pdf}}
 """
 POLICY = '@id("all") permit (principal, action, resource);'
 
@@ -53,6 +65,10 @@ async def platform(sent: Sent) -> HttpAnswer:
             return HttpAnswer(200, {"content-type": "text/plain"}, b"This is a simple text response for testing.")
         case "/image":
             return HttpAnswer(200, {"content-type": "image/png"}, b"\x89PNG")
+        case "/audio":
+            return HttpAnswer(200, {"content-type": "audio/wav"}, b"RIFF")
+        case "/document":
+            return HttpAnswer(200, {"content-type": "application/pdf"}, b"%PDF-1.7")
     return json_answer({"error": "This tool intentionally returns an error for testing"}, 422)
 
 
