@@ -440,6 +440,13 @@ async def test_a_platform_that_refuses_every_token_wants_the_user(world: World) 
     assert platform.tokens == ["crm-access-1", "crm-access-1", "crm-access-2", "crm-access-2"]
 
 
+async def test_a_system_that_trusts_us_wants_no_user_when_it_refuses_our_tokens(world: World) -> None:
+    platform = platform_at(world, WAREHOUSE, json_answer({}, 401))
+    answer = await write(world)
+    assert (answer.status, answer.json["outcome"], answer.json["upstream"]) == (200, "rejected", {"status": 401})
+    assert len(set(platform.tokens)) == len(platform.hits) == 2
+
+
 async def test_a_system_that_is_not_connected_says_where_to_connect_it(world: World) -> None:
     answer = await call(world, await call_token(world), "crm_deal_list", {})
     assert answer.refusal == (400, "interaction_required", "grant_missing")

@@ -56,6 +56,7 @@ DEAL = {"id": 1, "name": "Acme", "owner": {"id": 7, "mail": "a@b"}, "notes": [{"
         ({"select": ("/notes/text", "/notes/by")}, {"notes": [{"text": "x", "by": "bob"}]}),
         ({"select": ("/name/first", "/id")}, {"id": 1}),
         ({"omit": ("/owner/mail", "/notes/by")}, DEAL | {"owner": {"id": 7}, "notes": [{"text": "x"}]}),
+        ({"omit": ("/name/first", "/notes/0/text", "/absent/x")}, DEAL),
         ({"omit": ("owner", "notes", "absent")}, {"id": 1, "name": "Acme"}),
         ({"select": ("owner",), "omit": ("/owner/mail",)}, {"owner": {"id": 7}}),
     ],

@@ -20,7 +20,7 @@ from cab.domain.calls.rendering import RenderedCall, render, repeats_safely
 from cab.domain.calls.tools import CallableTool, detail_of
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.calls import Call
-from cab.domain.configured.connections import Connection
+from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import token_sha256
@@ -237,7 +237,7 @@ class CallTool:
             )
         if ended.refusal is not None:
             return ended
-        if executed.token_refused and not granted.connection.grant_kind.is_trusted:
+        if executed.token_refused and granted.connection.grant_kind is GrantKind.AUTHORIZATION_CODE:
             return replace(ended, refusal=self._needs_reauth(granted.connection))
         if executed.outcome == "done" and answer is not None:
             salt = self._randomness.token(SALT_BYTES)
