@@ -311,7 +311,7 @@ def test_an_agent_that_needs_a_task_gets_no_read_without_one(folder: Path) -> No
 def test_an_agent_in_call_mode_is_refused_tokens(folder: Path) -> None:
     agents = folder / "agents.yaml"
     agents.write_text(agents.read_text().replace("mode: both", "mode: call"))
-    explained = answer(request(), folder=folder)
+    explained = answer(request(mode="token"), folder=folder)
     assert (explained["reason_code"], explained["decided_by"]) == ("grant_type_not_allowed", "agent mode")
 
 
@@ -371,3 +371,29 @@ def test_no_line_of_the_proof_is_wider_than_120_columns() -> None:
     )
     lines = run(wide).stdout.splitlines()
     assert max(len(line) for line in lines) <= 120
+
+
+def test_a_call_that_the_broker_makes_is_explained_with_the_request_that_it_would_send() -> None:
+    asked = request(
+        task_create(priority="high"), mode="call", a_task=TASK | {"actions": ["tracker.*"], "identifiers": ["*"]}
+    )
+    explained = answer(asked)
+    assert (explained["decision"], explained["reason_code"]) == ("confirm", "confirmation_required")
+    sent = explained["granted"]["request"]
+    assert (sent["method"], sent["url"]) == ("POST", f"{TRACKER}/tasks")
+    assert json.loads(sent["body"]) == {"priority": "high", "title": "Call back"}
+    told = run(asked).stdout
+    assert f"The broker would send POST {TRACKER}/tasks" in told
+    assert sent["request_digest"] in told
+
+
+def test_an_action_without_a_call_is_not_called() -> None:
+    explained = answer(request(intent("warehouse.query.run", "query/q"), mode="call"))
+    assert (explained["reason_code"], explained["decided_by"]) == ("call_not_configured", "action catalog")
+
+
+def test_an_agent_that_only_calls_is_explained_so(folder: Path) -> None:
+    agents = folder / "agents.yaml"
+    agents.write_text(agents.read_text().replace("mode: both", "mode: call"))
+    assert answer(request(), folder=folder)["granted"]["request"]["method"] == "GET"
+    assert answer(request(mode="token"), folder=folder)["reason_code"] == "grant_type_not_allowed"

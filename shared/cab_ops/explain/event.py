@@ -114,7 +114,9 @@ def _judged_again(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     if connection is None:
         return _gone(steps, Stage.TARGET, "The connection is not configured any more.", where)
     steps.append(Step(Stage.TARGET, Result.RECORDED, "registered", where, About("connection", connection.id)))
-    steps.append(Step(Stage.MODE, Result.RECORDED, "allowed to hold tokens"))
+    is_call = event.tool is not None and event.tool.mode == "call"
+    allowed = "allowed to have the broker call" if is_call else "allowed to hold tokens"
+    steps.append(Step(Stage.MODE, Result.RECORDED, allowed))
     inputs = {"action": facts.action, "identifier": facts.identifier, "parameters": facts.parameters}
     steps.append(Step(Stage.INTENT, Result.RECORDED, "declared", inputs))
     action = connection.action_by_id.get(facts.action)

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cab.domain.calls.rendering import RenderedCall, render
+from cab.domain.configured.actions import tool_scope
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment, limit_of
@@ -29,7 +31,7 @@ from cab.protocol.tokens import assertions
 from cab.protocol.tokens.assertions import Assertion, group_claims
 from cab.use_cases.exchange.decide import Case, Judgement, Stage, decide, raise_refusal
 from cab.use_cases.exchange.issue import is_broker_jwt
-from cab.use_cases.exchange.request import Asked
+from cab.use_cases.exchange.request import Asked, CallAsked
 
 __all__ = ["Stage"]
 
@@ -62,12 +64,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One exchange to explain: the agent, the decoded claims of its assertion, what it would ask for, and when."""
+    """One exchange to explain: the agent, the decoded claims of its assertion, what it would ask for, and when.
+
+    `calls`: the broker is to make the call itself, with a call token for all that the agent may do.
+    """
 
     agent: str
     claims: Mapping[str, Any]
     asked: Asked
     at: datetime
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Granted:
     """What would be handed out: a description of the credential, never one."""
 
     kind: Literal["broker_jwt", "downstream"]
+    request: RenderedCall | None  # what the broker would send, where it makes the call itself
     scopes: tuple[str, ...]
     authorization_details: list[dict[str, Any]]
     intent_hash: str
@@ -118,7 +125,10 @@ def explain(question: Question, deployment: Deployment, policies: PolicyEngine) 
         assertion = _assertion(question, deployment, steps)
     except BrokerError as refusal:
         return concluded(steps, refusal)
-    judgement = decide(Case(agent, assertion, question.asked, question.at), deployment, policies)
+    call = None
+    if question.calls:
+        call = CallAsked("explained", tuple(map(tool_scope, agent.effects)), is_chosen=False)
+    judgement = decide(Case(agent, assertion, question.asked, question.at, call=call), deployment, policies)
     return told(steps, judgement, deployment)
 
 
@@ -139,7 +149,7 @@ def told(steps: list[Step], judgement: Judgement, deployment: Deployment) -> Exp
     ]
     asks = isinstance(judgement.decision, Confirm)
     question = BrokerError(Reason.CONFIRMATION_REQUIRED, "The user must confirm this action in a browser.")
-    granted = _granted(judgement.intent, judgement.scopes, judgement.connection, deployment)
+    granted = _granted(judgement, judgement.intent, judgement.connection, deployment)
     return concluded(steps, question if asks else None, judgement, granted)
 
 
@@ -261,7 +271,8 @@ def _told_target(judgement: Judgement) -> Step:
 
 
 def _told_mode(judgement: Judgement) -> Step:
-    return _passed(Stage.MODE, judgement, "the agent may hold tokens")
+    held = "the agent may hold tokens" if judgement.case.call is None else "the broker may make the agent's calls"
+    return _passed(Stage.MODE, judgement, held)
 
 
 def _told_intent(judgement: Judgement) -> Step:
@@ -385,12 +396,13 @@ def _rate_limit(intent: Intent, deployment: Deployment) -> Step:
     return Step(Stage.RATE_LIMIT, Result.OPEN, finding, counts, About("rate_limit", str(position)))
 
 
-def _granted(intent: Intent, scopes: tuple[str, ...], connection: Connection, deployment: Deployment) -> Granted:
+def _granted(judgement: Judgement, intent: Intent, connection: Connection, deployment: Deployment) -> Granted:
     details = [intent.as_authorization_detail()]
     ours = is_broker_jwt(connection)
     return Granted(
         kind="broker_jwt" if ours else "downstream",
-        scopes=scopes,
+        request=render(intent.action, connection, intent) if judgement.case.call and intent.action.call else None,
+        scopes=judgement.scopes,
         authorization_details=details,
         intent_hash=details_hash(details),
         lifetime=f"{deployment.broker.lifetimes.token_s} s" if ours else "what is left of the platform's token",

@@ -129,7 +129,8 @@ def explain_command(
     """Show the decision on one exchange, every check on the way and the rule behind it. Issues nothing.
 
     REQUEST.json says who asks (`agent`), for whom (`assertion`: decoded claims, or just `subject`, `groups`, `task`), for
-    what (`resource` or `audience`, `authorization_details`, `scope`) and when (`at`). `-` reads standard input. Exits with 0
+    what (`resource` or `audience`, `authorization_details`, `scope`) and when (`at`); `mode: call` asks about a call that the
+    broker makes itself, and shows the request that it would send. `-` reads standard input. Exits with 0
     whatever the decision is, with 2 when the request or the configuration cannot be read.
     """
     if (request_file is None) == (event_id is None):

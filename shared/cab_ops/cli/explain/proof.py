@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import click
 
 from cab.adapters.cedar.rules import Rule
+from cab.domain.calls.rendering import RenderedCall
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import Reason
 from cab.protocol.oauth_errors import error_body
@@ -162,16 +163,39 @@ def _granted_lines(proof: Proved) -> list[str]:
     would = "would be issued" if explanation.decision == "permit" else "would be issued once the user has agreed"
     if proof.recorded and proof.recorded.outcome == "issued":
         would = "was issued"
+    if granted.request is not None:
+        would += ", to nobody but the broker"
     kinds = {"broker_jwt": "a token signed by the broker", "downstream": "the platform's own token"}
     open_checks = [step.check.value for step in explanation.steps if step.result is Result.OPEN]
     scope = " ".join(granted.scopes) or "(none)"
     lines = [
         *textwrap.wrap(f"{would}: {kinds[granted.kind]}, scope {scope}, life: {granted.lifetime}", _WIDTH),
         f"intent_hash {granted.intent_hash}",
+        *_request_lines(granted.request),
     ]
     if open_checks:
         lines.append(f"provided that these pass at run time: {', '.join(open_checks)}")
     return [*lines, ""]
+
+
+def _request_lines(request: RenderedCall | None) -> list[str]:
+    """What the broker would send, in place of the agent."""
+    if request is None:
+        return []
+    lines = [f"The broker would send {request.method} {_shown(request.url)}"]
+    if request.body is not None:
+        lines += _wrapped(f"{request.content_type}: {_shown(request.body.decode())}")
+    return [*lines, f"request_digest {request.digest}"]
+
+
+def _request(request: RenderedCall) -> dict[str, Any]:
+    return {
+        "method": request.method,
+        "url": request.url,
+        "content_type": request.content_type,
+        "body": None if request.body is None else request.body.decode(),
+        "request_digest": request.digest,
+    }
 
 
 def _recorded_lines(proof: Proved) -> list[str]:
@@ -244,6 +268,7 @@ def _granted(explanation: Explanation) -> dict[str, Any] | None:
         "lifetime": granted.lifetime,
         "authorization_details": granted.authorization_details,
         "intent_hash": granted.intent_hash,
+        **({} if granted.request is None else {"request": _request(granted.request)}),
     }
 
 

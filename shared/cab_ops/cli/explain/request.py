@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -57,6 +57,7 @@ class _Request(StrictModel):
     audience: _Text | None = None
     scope: str | None = None
     at: datetime | None = None
+    mode: Literal["token", "call"] | None = None
 
 
 def read_question(data: bytes, deployment: Deployment, environment: Mapping[str, str], *, now: datetime) -> Question:
@@ -91,7 +92,10 @@ def read_question(data: bytes, deployment: Deployment, environment: Mapping[str,
         scope=request.scope,
         details=details if details is None or isinstance(details, str) else json.dumps(details),
     )
-    return Question(request.agent, claims, asked, at)
+    known = deployment.agent_by_id.get(request.agent)
+    only_calls = known is not None and known.mode == "call"
+    calls = request.mode == "call" or (request.mode is None and only_calls)
+    return Question(request.agent, claims, asked, at, calls)
 
 
 def _filled(document: dict[str, Any], deployment: Deployment, environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
@@ -158,6 +162,7 @@ _SENTENCES: Mapping[str, str] = {
     "datetime_parsing": "must be an RFC 3339 instant, e.g. 2026-11-21T12:00:00Z",
     "datetime_type": "must be an RFC 3339 instant, e.g. 2026-11-21T12:00:00Z",
     "too_long": "has too many entries",
+    "literal_error": "is none of the words allowed here",
 }
 
 
