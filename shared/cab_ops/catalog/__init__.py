@@ -1,0 +1,3 @@
+"""Catalog entries to review: from a system's OpenAPI document (`documents` reads it, `schemas` and `openapi` map it), or from the
+ready ones that come with CAB (`ready`). `entries` writes them down. Nothing of this is deployed or read at run time.
+"""

@@ -1,0 +1,32 @@
+"""Catalog entries as YAML to paste under `actions` of a connection, with what a reviewer should know above each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from cab_ops.catalog.documents import shown
+
+_WIDTH = 140
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors: configuration files refuse them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def entries_text(entries: Iterable[tuple[dict[str, Any], Iterable[str]]], *, about: Iterable[str]) -> str:
+    """The entries, each with its notes as comments; `about` stands on top. Nothing of a vendor can leave its line."""
+    lines = [f"# {shown(line, limit=400)}" for line in about]
+    for action, notes in entries:
+        lines.append("")
+        lines += [f"# {shown(note, limit=400)}" for note in notes]
+        text = yaml.dump(
+            [action], Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=_WIDTH, allow_unicode=True
+        )
+        lines += text.rstrip("\n").split("\n")
+    return "\n".join(f"      {line}".rstrip() for line in lines) + "\n"
