@@ -25,7 +25,12 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "use_cases/calls/answers.py": ("tests/use_cases/test_call_answers.py",),
     "use_cases/calls/call.py": ("tests/functions/test_call_tool.py", "tests/functions/test_mcp.py"),
     "use_cases/exchange/confirm.py": ("tests/use_cases/test_confirm.py", *_APPROVALS),
-    "use_cases/exchange/decide.py": (_EXCHANGE, "tests/functions/test_explanations.py", *_APPROVALS),
+    "use_cases/exchange/decide.py": (
+        "tests/use_cases/test_assess_intent.py",
+        _EXCHANGE,
+        "tests/functions/test_explanations.py",
+        "tests/cli/test_explain.py",
+    ),
     "use_cases/people/approvals.py": ("tests/use_cases/test_decide_confirmation.py", *_APPROVALS),
     "use_cases/exchange/issue.py": (
         "tests/use_cases/test_issue_token.py",

@@ -11,7 +11,7 @@ from tests.support.world import deployment
 from cab.adapters.system import SystemRandomness
 from cab.domain.configured.connections import Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import Grant, grant_id
+from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import AccessToken
 from cab.stores.grants import Grants
 from cab.use_cases.exchange.issue import DownstreamTokens, Issued
@@ -51,8 +51,9 @@ class Refresher:
 
 
 class Desk:
-    def __init__(self) -> None:
+    def __init__(self, **broker: object) -> None:
         self.clock = SettableClock(NOW)
+        self.store = Grants(InMemoryDocuments())
         self.refresher = Refresher()
         self.provider = PROVIDER
         self.grant = Grant(
@@ -66,17 +67,17 @@ class Desk:
             connected_at=NOW,
         )
         found = deployment()
-        desk = self
+        desk, broker_changes = self, broker
 
         class Deployment:
-            broker = found.broker
+            broker = found.broker.model_copy(update=broker_changes)
 
             def provider_of(self, _: object) -> Provider:
                 return desk.provider
 
         self.tokens = DownstreamTokens(
             cast(Any, Deployment()),
-            Grants(InMemoryDocuments()),
+            self.store,
             cast(Any, self.refresher),
             cast(Any, None),
             self.clock,
@@ -166,3 +167,20 @@ async def test_a_grant_that_keeps_no_tokens_is_no_connection(desk: Desk) -> None
         assert refused.value.reason is Reason.GRANT_MISSING
         assert refused.value.remedy.interaction_uri is not None
     desk.tokens.check_servable(CONNECTION, desk.grant)
+
+
+@pytest.mark.parametrize("stands_for_s", [0, 60])
+async def test_a_grants_status_stands_for_as_long_as_an_operator_says_and_no_longer(stands_for_s: int) -> None:
+    desk = Desk(grant_status_cache_s=stands_for_s)
+    assertion = cast(Any, Assertion())
+    assert await desk.tokens.read_grant(CONNECTION, assertion) is None  # what is not there is looked for each time
+    stored = await desk.store.create(desk.grant)
+    assert stored is not None
+    assert await desk.tokens.read_grant(CONNECTION, assertion) == desk.grant
+    revoked = desk.grant.model_copy(update={"status": GrantStatus.REVOKED})
+    await desk.store.replace(stored, revoked)
+
+    assert await desk.tokens.read_grant(CONNECTION, assertion) == (desk.grant if stands_for_s else revoked)
+    assert await desk.tokens.read_grant(CONNECTION, assertion, fresh=True) == revoked
+    desk.clock.advance(timedelta(seconds=60))
+    assert await desk.tokens.read_grant(CONNECTION, assertion) == revoked

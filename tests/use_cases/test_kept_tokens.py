@@ -9,6 +9,7 @@ import pytest
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import RefreshOutcome
+from cab.domain.identifiers import token_sha256
 from cab.use_cases.grants import kept_tokens
 from cab.use_cases.grants.kept_tokens import KeptTokens
 from cab.use_cases.upstream.answers import Granted
@@ -130,3 +131,19 @@ async def test_no_more_tokens_and_pauses_are_remembered_than_there_is_room_for(
         with pytest.raises(BrokerError):
             await kept.fetch(key, provider)
     assert provider.asked == 7, "the pause of x was forgotten"
+
+
+async def test_a_token_that_the_platform_refuses_is_replaced_once_a_minute(
+    kept: KeptTokens[str], provider: Provider, clock: SettableClock
+) -> None:
+    """Followed at once, and then no more than once a minute: a platform that refuses every token must not make us ask each time."""
+    granted, _ = await kept.fetch("k", provider)
+    refused = token_sha256(granted.access_token)
+    assert kept.get("k", rejected="0" * 64) == granted  # another token was refused
+    assert kept.get("k", rejected=refused) is None
+    clock.advance(kept_tokens.REJECTION_PAUSE - SECOND)
+    assert kept.get("k", rejected=refused) == granted
+    clock.advance(SECOND)
+    assert kept.get("k", rejected=refused) is None
+    assert kept.get("k", rejected=refused) == granted
+    assert kept.get("k") == granted
