@@ -43,7 +43,7 @@ def lane(nodeid: str) -> str:
     return next((name for name, paths in LANES.items() if file.startswith(paths)), file)
 
 
-class LaneScheduling(LoadScopeScheduling):
+class LaneScheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
     """`--dist loadgroup` would be for this, but xdist 3.8 scatters groups under pytest 9.2 (its issue 1386)."""
 
     def _split_scope(self, nodeid: str) -> str:

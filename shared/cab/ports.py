@@ -167,14 +167,14 @@ class SecretVault(SecretReader, Protocol):
 
 class Signer(Protocol):
     async def sign(self, claims: Mapping[str, Any], *, typ: str) -> str:
-        """A compact JWS, ES256, with the active key's kid. Raises Unavailable when no key can be had."""
+        """A compact JWS, ES256, with the active key's kid. Raises Unavailable when no active key is available."""
 
 
 class VerificationKeys(Protocol):
     async def find(self, issuer: str, kid: str | None, algorithm: str) -> Any:
         """The public key of an allow-listed issuer for this kid and algorithm, or those it may be (`jwk.VerificationKey`).
 
-        Raises: NotFound when the issuer's current set has no such key; Unavailable when the set cannot be had.
+        Raises: NotFound when the issuer's current set has no such key; Unavailable when the set cannot be fetched.
         """
 
 

@@ -160,7 +160,7 @@ class IngestAuditSettings(FunctionSettings):
     rows_file: Path | None = Field(
         default=None,
         alias="CAB_AUDIT_ROWS_FILE",
-        description="Local only: append rows to this file where BigQuery cannot be had.",
+        description="Local only: append rows to this file where BigQuery is not available.",
     )
 
     @model_validator(mode="after")
@@ -186,7 +186,7 @@ def load(kind: type[_Settings]) -> _Settings:
 
 
 def _split_lists(values: Any, *names: str) -> Any:
-    """Lists stand in variables with commas between their items."""
+    """Lists are written in variables with commas between their items."""
     for name in names:
         if isinstance(values.get(name), str):
             values[name] = tuple(part.strip() for part in values[name].split(",") if part.strip())

@@ -49,7 +49,7 @@ class ConnectionEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatorEntry:
-    """host:port of each emulator; BigQuery is a URL, or None where it cannot be had."""
+    """host:port of each emulator; BigQuery is a URL, or None where it is not available."""
 
     firestore: str
     pubsub: str

@@ -173,7 +173,7 @@ class CheckIdentityProvider:
             named = "kid names none" if parsed.kid is not None else "the token names none, and none or too many fit"
             return Finding(name, Holds.NO, f"no usable key of the issuer: {named}")
         except Unavailable:
-            return Finding(name, Holds.UNKNOWN, "the issuer's keys cannot be had")
+            return Finding(name, Holds.UNKNOWN, "the issuer's keys cannot be fetched")
         return Finding(name, Holds.YES, "verifies with a published key")
 
     def _times(self, parsed: UnverifiedToken, rules: Rules) -> Finding:

@@ -35,7 +35,7 @@ class Host:
         self.answer = answer
         self.sent: list[tuple[str, Any, dict[str, str]]] = []
 
-    async def post_json(self, url: str, document: Any, *, headers: dict[str, str], **_: Any) -> HttpAnswer:
+    async def post_json(self, url: str, document: Any, *, headers: Any = None, **_: Any) -> HttpAnswer:
         self.sent.append((url, document, headers))
         if isinstance(self.answer, Exception):
             raise self.answer

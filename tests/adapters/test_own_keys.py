@@ -15,12 +15,12 @@ from cab.ports import NotFound, Unavailable
 from cab.protocol.jose import jws
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab_dev.fakes.clock import SettableClock
-from cab_dev.fakes.documents import InMemoryDocuments, Outage
+from cab_dev.fakes.documents import InMemoryDocuments, Method, Outage
 from cab_dev.fakes.secrets import InMemoryVault
 from cab_ops.rotate_keys import RotateKeys
 
 ISSUER = "https://cab.test/oauth2"
-ALWAYS = frozenset({"read", "write", "tally", "find"})
+ALWAYS: frozenset[Method] = frozenset({"read", "write", "tally", "find"})
 
 
 class Bench:

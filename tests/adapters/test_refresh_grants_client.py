@@ -33,7 +33,7 @@ class Host:
         self.answer = answer
         self.sent: list[tuple[str, Any, dict[str, str]]] = []
 
-    async def post_json(self, url: str, document: Any, *, headers: dict[str, str], **_: Any) -> HttpAnswer:
+    async def post_json(self, url: str, document: Any, *, headers: Any = None, **_: Any) -> HttpAnswer:
         self.sent.append((url, document, headers))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -169,7 +169,7 @@ class SlowHost(Host):
         self._seconds = seconds
         self.answered = 0
 
-    async def post_json(self, url: str, document: Any, *, headers: dict[str, str], **options: Any) -> HttpAnswer:
+    async def post_json(self, url: str, document: Any, *, headers: Any = None, **options: Any) -> HttpAnswer:
         async with asyncio.timeout(options["timeout_s"]):
             await asyncio.sleep(self._seconds)
         self.answered += 1

@@ -331,7 +331,7 @@ def test_variables_without_a_value_are_named_and_requests_may_refer_to_them(
     ("document", "message"),
     [
         ("{", "is not a strict JSON object"),
-        ('{"agent": "a", "agent": "b"}', "is not a strict JSON object: a member stands twice"),
+        ('{"agent": "a", "agent": "b"}', "is not a strict JSON object: duplicate member"),
         ({"agent": "a"}, "assertion is missing"),
         (request() | {"assertions": {}}, "assertions is not known here; did you mean `assertion`?"),
         (request() | {"agent": 7}, "agent must be text"),

@@ -136,7 +136,7 @@ def test_what_is_written_is_an_action_that_makes_the_call_of_the_document(file: 
     result = imported(file, "updateDeal")
     assert result.exit_code == 0
     [action] = actions_of(result)
-    connection = Connection.model_construct(resource="https://api.deals.test/v3", api_base=None)
+    connection = Connection.model_construct(resource="https://api.deals.test/v3", api_base=None)  # type: ignore[call-arg]
     values = {"org": "acme co", "fields_amount": 5, "fields_note": "n"}
     intent = Intent(action, "crm", connection.resource, "deals/D-1", values, None, None)  # type: ignore[arg-type]
     call = render(action, connection, intent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -83,12 +83,13 @@ def row(number: int = 1, **members: Any) -> dict[str, Any]:
 
 
 def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:
-    return _without_nulls(
+    read: dict[str, Any] = _without_nulls(
         {
             name: datetime.fromisoformat(value) if name in {"occurred_at", "received_at"} else value
             for name, value in row.items()
         }
     )
+    return read
 
 
 async def test_a_row_is_written_whole(bench: Bench) -> None:
@@ -175,7 +176,12 @@ async def test_concurrent_callers_share_an_insert(
     adapter = BigQueryAuditRows(project, "cab_audit", TABLE)
     sizes: list[int] = []
     insert = adapter._insert_blocking
-    monkeypatch.setattr(adapter, "_insert_blocking", lambda rows: (sizes.append(len(rows)), insert(rows))[1])
+
+    def counting(rows: list[Mapping[str, Any]]) -> Any:
+        sizes.append(len(rows))
+        return insert(rows)
+
+    monkeypatch.setattr(adapter, "_insert_blocking", counting)
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(40)))
     assert sizes == [40]
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))

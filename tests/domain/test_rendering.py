@@ -68,7 +68,7 @@ IN_QUERY = action(
     },
     effect="read",
 )
-printable = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=40)
+printable = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=40)
 given_parameters = st.fixed_dictionaries(
     {"stage": printable.filter(lambda text: text.strip(".") != "")},
     optional={"title": printable, "amount": st.integers(-(2**53) + 1, 2**53 - 1), "urgent": st.booleans()},

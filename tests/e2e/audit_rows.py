@@ -12,6 +12,7 @@ from google.cloud import bigquery
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+from google.pubsub_v1.types import PubsubMessage
 from tests.running_stack import Stack
 
 from cab_dev.local_cloud import AUDIT_TOPIC, bigquery_client
@@ -52,7 +53,7 @@ def publish(stack: Stack, *messages: bytes) -> None:
     with channel(stack) as opened:
         client = PublisherClient(transport=PublisherGrpcTransport(channel=opened))
         topic = f"projects/{stack.file.project_id}/topics/{AUDIT_TOPIC}"
-        client.publish(topic=topic, messages=[{"data": data} for data in messages], timeout=10)
+        client.publish(topic=topic, messages=[PubsubMessage(data=data) for data in messages], timeout=10)
 
 
 def pull(stack: Stack, subscription: str) -> list[bytes]:

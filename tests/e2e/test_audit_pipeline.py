@@ -97,7 +97,7 @@ def test_nobody_but_the_push_account_can_add_a_row(stack: Stack) -> None:
     ingest, identity = file.services["ingest_audit"].url, file.services["google_identity"].url
     domain = f"@{file.project_id}.iam.gserviceaccount.com"
 
-    def token(email: str, audience: str) -> str:
+    def token(email: str, audience: str | None) -> str:
         return requests.get(f"{identity}/token", params={"email": email + domain, "audience": audience}, timeout=5).text
 
     forged = [

@@ -97,7 +97,7 @@ def test_private_endpoints_answer_nobody_without_an_identity_and_are_not_on_the_
     stack: Stack, path: str
 ) -> None:
     direct = stack.file.services["refresh_grants"].url
-    assert requests.post(direct + path, json={}, timeout=10).status_code == 401
+    assert requests.post(f"{direct}{path}", json={}, timeout=10).status_code == 401
     assert requests.post(stack.file.origin + path, json={}, timeout=10).status_code == 404
 
 

@@ -70,7 +70,7 @@ def ledger(stack: Stack, system: System, since: int = 0) -> list[dict[str, Any]]
 def call(stack: Stack, system: System, token: str, *, method: str, path: str) -> int:
     url = stack.file.services[system.connection].url
     headers = {"Authorization": f"Bearer {token}"}
-    return requests.request(method, url + path, headers=headers, json={"title": "x"}, timeout=10).status_code
+    return requests.request(method, f"{url}{path}", headers=headers, json={"title": "x"}, timeout=10).status_code
 
 
 @BOTH

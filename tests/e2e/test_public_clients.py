@@ -179,7 +179,7 @@ def test_introspection_and_revocation_work_as_the_library_expects(stack: Stack) 
 def test_every_refusal_arrives_as_the_library_s_own_error_with_a_reason(stack: Stack) -> None:
     client = agent(stack)
     assertion = stack.front_end.assertion("alice", agent="sales-assistant")
-    read = intent(stack, "crm.opportunity.read", "opportunity/0061")
+    read: dict[str, Any] = intent(stack, "crm.opportunity.read", "opportunity/0061")
     cases: list[tuple[type[Exception], str, dict[str, str]]] = [
         (requests_oauth2client.InvalidTarget, "target_missing", {}),
         (requests_oauth2client.InvalidTarget, "target_unknown", read | {"resource": "https://other.example"}),
@@ -484,7 +484,7 @@ class Desktop:
         """The SDK's callback: leg 1, with a public client again."""
         self.asked.append((audience, resource))
         client = OAuth2Client(f"{self.idp}/token", (DESKTOP, self.secret), token_class=EdgeAssertion, testing=True)
-        parameters = {"audience": audience, "resource": resource} | self.bounds
+        parameters: dict[str, Any] = {"audience": audience, "resource": resource} | self.bounds
         answer = await anyio.to_thread.run_sync(
             lambda: client.token_exchange(
                 subject_token=self._id_token,

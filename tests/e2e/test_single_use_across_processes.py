@@ -34,6 +34,7 @@ def instances(stack: Stack) -> Iterator[list[str]]:
     entry = stack.file.services["exchange_token"]
     assert entry.pid is not None
     environment = psutil.Process(entry.pid).environ()
+    assert entry.url is not None
     urls, processes = [entry.url], []
     with PortLeases() as leases:
         for _ in range(3):

@@ -39,7 +39,7 @@ def ask(stack: Stack, user: str, connection: str) -> Answer:
 
 def of_crm(stack: Stack, path: str, token: str = "") -> Any:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    answer = requests.get(stack.file.services["crm"].url + path, headers=headers, timeout=10)
+    answer = requests.get(f"{stack.file.services['crm'].url}{path}", headers=headers, timeout=10)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

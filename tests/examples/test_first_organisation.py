@@ -10,9 +10,9 @@ import pytest
 import tests.support.world
 from tests.e2e.caller import Caller
 from tests.running_stack import running_stack
-from tests.support.jose import rsa_key
+from tests.support.jose import key_set, rsa_key
 from tests.support.web import Documents
-from tests.support.world import IDP, WIKI, World, client_key, intent, key_set, task
+from tests.support.world import IDP, WIKI, World, client_key, intent, task
 
 from cab.adapters.configuration.loader import inspect_folder
 from cab_dev.front_end import FrontEndSession
@@ -61,7 +61,7 @@ async def ask(world: World, front_end: str, user: str, group: str, declared: dic
     """Mint for a user of the front end's own identity provider, and exchange."""
     issuer = {"office-web": IDP, "shops-web": SHOPS, "partners-web": PARTNERS}[front_end]
     agent = "partners-helper" if front_end == "partners-web" else "helper"
-    key = {} if issuer == IDP else {"key": KEYS[issuer]}
+    key: dict[str, Any] = {} if issuer == IDP else {"key": KEYS[issuer]}
     login = world.id_token(user, iss=issuer, aud=front_end, groups=[group], **key)
     minted = await world.mint(client_id=front_end, agent=agent, subject_token=login, **changes)
     assert minted.status == 200, minted.body

@@ -149,7 +149,7 @@ def test_a_public_client_gets_none(idp: TestClient) -> None:
     ],
 )
 def test_what_is_not_asked_for_as_the_draft_says_is_refused(
-    idp: TestClient, changes: dict[str, str | None], error: str
+    idp: TestClient, changes: dict[str, Any], error: str
 ) -> None:
     answer = ask(idp, id_token(idp), **changes)
     assert answer.status_code in (400, 401)

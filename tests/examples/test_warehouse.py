@@ -170,7 +170,7 @@ def test_many_rows_are_cut_off_and_it_is_said() -> None:
         lambda: token(header={"kid": ""}),
         lambda: token(key="x" * 64, algorithm="HS256"),
         lambda: token(cnf={"jkt": "abc"}),
-        lambda: jwt.encode({"sub": "alice"}, None, algorithm="none", headers={"typ": "at+jwt", "kid": "k1"}),
+        lambda: jwt.encode({"sub": "alice"}, "", algorithm="none", headers={"typ": "at+jwt", "kid": "k1"}),
         lambda: token() + "x",
         lambda: "a.b.c",
         lambda: "",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT
-from tests.support.world import ACME, CRM, SECRET_OF_READER, WAREHOUSE, WIKI, Answer, World, intent, task
+from tests.support.world import ACME, CRM, SECRET_OF_READER, WAREHOUSE, WIKI, World, intent, task
 
 from cab.protocol import metadata
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import claims_of
-from tests.support.world import DROP, Answer, World, intent, task
+from tests.support.world import DROP, World, intent, task
 
 from cab.domain.identifiers import digest
 from cab_dev.fakes.documents import InMemoryDocuments

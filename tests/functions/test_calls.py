@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, claims_of, ec_key, header_of
 from tests.support.world import (
     ACCOUNTS,
@@ -17,7 +18,6 @@ from tests.support.world import (
     ORIGIN,
     STS,
     WAREHOUSE,
-    Answer,
     World,
     deployment,
     gather,

@@ -7,6 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, ec_key, key_set, rsa_key
 from tests.support.world import (
     CLIENTS,
@@ -19,7 +20,6 @@ from tests.support.world import (
     SPIFFE_KEY,
     START,
     STS,
-    Answer,
     World,
     client_key,
     gather,
@@ -253,9 +253,19 @@ async def test_the_mark_of_a_used_assertion_is_kept_past_every_clocks_leeway(wor
 async def test_the_compatibility_flag_is_for_its_own_client_only(world: World) -> None:
     for client, status in (("legacy", 200), ("assistant", 401)):
         assert (await ask(world, client, aud=f"{STS}/token", exp=world.now + 3600)).status == status
-    for audience in (STS, [STS], [f"{STS}/token"]):
+    accepted: tuple[Any, ...] = (STS, [STS], [f"{STS}/token"])
+    for audience in accepted:
         assert (await ask(world, "legacy", aud=audience)).status == 200
-    for audience in (f"{EDGE}/token", f"{STS}/introspect", [STS, f"{STS}/token"], [ORIGIN], [[STS]], [], ORIGIN):
+    refused: tuple[Any, ...] = (
+        f"{EDGE}/token",
+        f"{STS}/introspect",
+        [STS, f"{STS}/token"],
+        [ORIGIN],
+        [[STS]],
+        [],
+        ORIGIN,
+    )
+    for audience in refused:
         assert (await ask(world, "legacy", aud=audience)).refusal == FAILED
     assert (await ask(world, "legacy", exp=world.now + 3601)).refusal == FAILED
 

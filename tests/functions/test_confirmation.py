@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, claims_of
 from tests.support.web import json_answer
-from tests.support.world import CRM, DROP, ORIGIN, REFRESH_GRANTS, Answer, World, gather, intent, task
+from tests.support.world import CRM, DROP, ORIGIN, REFRESH_GRANTS, World, gather, intent, task
 
 from cab.ports import HttpAnswer
 
@@ -230,7 +231,7 @@ async def test_nobody_but_the_approvals_database_can_say_yes(world: World) -> No
 # --- a yes is spent on something ---
 
 UPDATE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
-DEALS = {"bounds": task("crm.*", task_id="t-81")}
+DEALS: dict[str, Any] = {"bounds": task("crm.*", task_id="t-81")}
 CRM_SCOPES = ("deal.read", "contact.read", "deal.write", "offline")
 CONNECT = f"{ORIGIN}/connect?connection=crm"
 
@@ -297,7 +298,7 @@ async def test_a_yes_outlives_an_outage_of_the_provider(world: World) -> None:
 
 # --- a yes is for the account that was connected ---
 
-REPLACED = {"upstream_account": "another-at-crm", "revoke_epoch": 1, "secret_ver": 1}
+REPLACED = {"upstream_account": "another-at-crm", "revoke_epoch": 1, "secret_version": 1}
 
 
 @pytest.mark.parametrize("completion", [{}, {"completion_mode": "deferred"}])
@@ -499,7 +500,8 @@ async def test_a_code_of_another_client_and_one_that_does_not_exist_get_the_same
 
 
 async def test_a_code_is_required(world: World) -> None:
-    for code in (ABSENT, ""):
+    codes: tuple[Any, ...] = (ABSENT, "")
+    for code in codes:
         assert (await world.poll(code)).refusal == (400, "invalid_request", "parameter_missing")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, Key, claims_of, ec_key, present
-from tests.support.world import EDGE, STS, Answer, World, gather, intent, task, unique
+from tests.support.world import EDGE, STS, World, gather, intent, task, unique
 
 from cab.protocol.jose.jwk import thumbprint
 
@@ -22,7 +23,7 @@ def proof(world: World, *, key: Key = KEY, at: str = f"{STS}/token", **changes: 
 
 async def bound_assertion(world: World, **login: Any) -> str:
     bounds = login.pop("bounds", None)
-    details = {} if bounds is None else {"authorization_details": [bounds]}
+    details: dict[str, Any] = {} if bounds is None else {"authorization_details": [bounds]}
     form = world.mint_form(subject_token=world.id_token(**login), **details)
     answer = await world.post("/edge/token", form, headers=proof(world, at=f"{EDGE}/token"))
     assert answer.status == 200, answer.body

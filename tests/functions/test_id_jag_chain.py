@@ -115,7 +115,8 @@ async def test_it_is_good_once_and_at_no_endpoint_of_the_broker_that_made_it(tmp
     own = await chain.here.post("/oauth2/token", bearer | chain.here.credentials("assistant"))
     assert own.status == 400
     for place in ("subject_token", "client_assertion"):
-        assert (await chain.here.exchange(READ, **{place: jag})).status in (400, 401)
+        misplaced: dict[str, Any] = {place: jag}
+        assert (await chain.here.exchange(READ, **misplaced)).status in (400, 401)
     assert (await chain.here.introspect(jag)).json == {"active": False}
 
 

@@ -32,6 +32,7 @@ from tests.support.world import (
 )
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.domain.decisions import Deny
 from cab.ports import HttpAnswer
 from cab.use_cases.exchange.request import Asked
 from cab_ops.cli.explain.command import explain_command
@@ -152,6 +153,7 @@ async def test_the_request_and_its_event_are_explained_with_why_groups_are_not_k
     assert after.agrees is True
     for explanation in (before, after.explanation):
         assert explanation.judgement is not None
+        assert isinstance(explanation.judgement.decision, Deny)
         assert explanation.judgement.decision.rules == ("contractors-never",)
         verified = next(step for step in explanation.steps if step.check is Stage.ASSERTION)
         assert verified.inputs["groups_unknown"] == why
@@ -183,7 +185,7 @@ def test_cab_explain_takes_a_request_of_somebody_whose_groups_are_not_known(cont
 # --- one person, two registrations ---
 
 PERSON = "22222222-2222-4333-8444-555555555555"
-AT_THE_FRONT_END = {"sub": "LuEHrXHRNLhJayCSbSJhDaXAlENyuWzvLjeDitdfxee", "oid": PERSON}
+AT_THE_FRONT_END: dict[str, Any] = {"sub": "LuEHrXHRNLhJayCSbSJhDaXAlENyuWzvLjeDitdfxee", "oid": PERSON}
 AT_THE_PAGES = {"sub": "MvVdJlPlfQfSyiuTjnBOPgtaYhNrKBDaDOcqnOnsyFp", "oid": PERSON}
 READ = intent("crm.deal.read", "deal/1")
 

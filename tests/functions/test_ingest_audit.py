@@ -82,7 +82,8 @@ async def test_a_refused_push_leaves_one_log_line_that_says_why(world: World, ca
     causes = []
     for claims in ({"email": f"nobody@{ACCOUNTS}"}, {"audience": REFRESH_GRANTS}, {"iss": "https://evil.test"}):
         caplog.clear()
-        identity = world.google_token(**({"audience": INGEST_AUDIT, "email": PUSHER} | claims))
+        named: dict[str, Any] = {"audience": INGEST_AUDIT, "email": PUSHER} | claims
+        identity = world.google_token(**named)
         await push(world, body, token=identity)
         (line,) = [json.loads(text) for text in caplog.messages if "credential refused" in text]
         assert line["reason_code"] == "client_authentication_failed"

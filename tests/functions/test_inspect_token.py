@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, claims_of, ec_key
-from tests.support.world import CRM, START, STS, WAREHOUSE, Answer, World, intent, task
+from tests.support.world import CRM, START, STS, WAREHOUSE, World, intent, task
 
 from cab.ports import Create
 from cab.stores.issued_tokens import IssuedTokens

@@ -19,10 +19,11 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from tests.functions.test_call_tool import attempts, outcomes
 from tests.functions.test_dpop import proof
+from tests.support.asgi import Answer
 from tests.support.calling import MCP, call_token, platform_at
 from tests.support.jose import b64
 from tests.support.web import json_answer
-from tests.support.world import CRM, ORIGIN, WAREHOUSE, Answer, World, task
+from tests.support.world import CRM, ORIGIN, WAREHOUSE, World, task
 
 from cab.ports import HttpAnswer, SendFailed
 
@@ -39,7 +40,7 @@ async def connected(
     token = token or await call_token(world)
     transport = httpx2.ASGITransport(app=world.function("call_tool"))
 
-    async def elicited(_: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+    async def elicited(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
         assert isinstance(params, types.ElicitRequestURLParams)
         assert opens is not None
         action = await opens(params.url)

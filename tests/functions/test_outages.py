@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.support.world import CLIENTS, CRM, FORM, IDP, REFRESH_GRANTS, Answer, World, as_form, gather, intent, task
+from tests.support.asgi import Answer
+from tests.support.world import CLIENTS, CRM, FORM, IDP, REFRESH_GRANTS, World, as_form, gather, intent, task
 
 STORE = (503, "temporarily_unavailable", "store_unavailable")
 PROVIDER = (503, "temporarily_unavailable", "provider_unavailable")
@@ -29,7 +30,8 @@ async def test_whatever_store_fails_the_answer_is_a_token_or_come_back(
     await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
     assertion = await world.assertion(user="alice", task=bounds)
     world.break_documents(database, method, after=lost_answer)
-    for declared, extra in ((intent(), {}), (share, {}), (share, {"completion_mode": "deferred"}), (LISTING, {})):
+    deferred: dict[str, Any] = {"completion_mode": "deferred"}
+    for declared, extra in ((intent(), {}), (share, {}), (share, deferred), (LISTING, {})):
         answer = await world.exchange(declared, subject_token=assertion, **extra)
         assert answer.status in (200, 503) or answer.json["error"] in ("interaction_required", "authorization_pending")
         if database == "guards" and method == "write":
@@ -217,7 +219,7 @@ async def test_a_bug_is_answered_in_json_without_detail_and_left_on_record(world
         "/oauth2/introspect": {"token": "x"} | world.credentials("assistant"),
         "/edge/token": world.mint_form(),
     }
-    world.cloud.documents["guards"].write = broken  # type: ignore[method-assign]
+    world.cloud.documents["guards"].write = broken  # type: ignore[method-assign,assignment]
     answer = await world.request("POST", path, headers=[FORM], body=as_form(forms[path]))
     assert answer.refusal == (500, "server_error", "internal_error")
     assert answer.json == {"error": "server_error", "reason_code": "internal_error", "txn": answer.txn}

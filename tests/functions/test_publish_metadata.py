@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 import pytest
+from tests.support.asgi import Answer
 from tests.support.jose import claims_of, header_of
-from tests.support.world import STS, WRITE, Answer, World, deployment, gather, task
+from tests.support.world import STS, WRITE, World, deployment, gather, task
 
 from cab.ports import Replace
 from cab.protocol import metadata

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.world import DEPLOYMENT, World
@@ -50,7 +51,8 @@ def test_a_setting_that_is_missing_stops_the_start_by_name(function: str, variab
 def test_a_wrong_setting_stops_the_start_and_is_not_quoted(
     function: str, variable: str, value: str, tmp_path: Path
 ) -> None:
-    sentence = refusal(World(scratch=tmp_path, **{variable: value}), function)
+    changed: dict[str, Any] = {variable: value}
+    sentence = refusal(World(scratch=tmp_path, **changed), function)
     assert variable in sentence
     assert "canary" not in sentence
 

@@ -213,7 +213,8 @@ async def as_client_at_the_edge(world: World, token: str, kind: Maker) -> int:
 
 
 async def as_client_for_a_token(world: World, token: str, kind: Maker) -> int:
-    agent = {google_token_of_agent: "workload", federated_token: "pod"}.get(kind, "assistant")
+    workloads: dict[Maker, str] = {google_token_of_agent: "workload", federated_token: "pod"}
+    agent = workloads.get(kind, "assistant")
     form = await world.exchange_form(agent="assistant", subject_token=await world.assertion(agent))
     return await _as_client(world, "/oauth2/token", form, token)
 

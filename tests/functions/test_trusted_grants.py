@@ -184,7 +184,8 @@ async def test_a_token_exchange_presents_our_word_for_the_user_to_that_provider_
         "exp": world.now + 300,
     }
     for place in ("subject_token", "client_assertion"):  # it is neither an assertion nor a client of ours
-        refused = await world.exchange(READ_DEAL, **{place: form["subject_token"]})
+        misplaced: dict[str, Any] = {place: form["subject_token"]}
+        refused = await world.exchange(READ_DEAL, **misplaced)
         assert refused.status in (400, 401)
     assert (await world.introspect(form["subject_token"])).json == {"active": False}
 

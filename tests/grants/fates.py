@@ -68,8 +68,8 @@ class _Fated:
 
 def fated_worker(world: GrantWorld, fate: Fate) -> Worker:
     return world.worker(
-        documents=_Fated(world.documents, fate, "documents"),  # type: ignore[arg-type]
-        vault=_Fated(world.vault, fate, "vault"),  # type: ignore[arg-type]
+        documents=_Fated(world.documents, fate, "documents"),
+        vault=_Fated(world.vault, fate, "vault"),
         http=_Fated(world.http, fate, "provider"),
         log=_Fated(world.log, fate, "audit"),
     )

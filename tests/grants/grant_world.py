@@ -242,7 +242,7 @@ class GrantWorld:
             refreshed_at=now,
         )
         version, _ = await self._consent(draft, expired=expired)
-        stored = await self.store.create(draft.model_copy(update={"secret_ver": version}))
+        stored = await self.store.create(draft.model_copy(update={"secret_version": version}))
         assert stored is not None
         return name
 
@@ -335,7 +335,7 @@ class GrantWorld:
     async def stored_refresh_token(self, name: str) -> str | None:
         """Digest of the refresh token that the document points to."""
         grant = await self.grant(name)
-        return await self.refresh_token_of_version(name, grant.secret_ver)
+        return await self.refresh_token_of_version(name, grant.secret_version)
 
     async def refresh_token_of_version(self, name: str, version: int) -> str | None:
         raw = json.loads(self.vault._secrets[secret_id(name)][version - 1] or b"{}")

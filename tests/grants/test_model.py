@@ -24,7 +24,7 @@ from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import Unavailable
 from cab.stores.grant_payloads import GrantPayloads, Successors
 from cab.use_cases.grants.refresh.attempt import _Attempt
-from cab.use_cases.grants.refresh.orphaned_tokens import LateTokens
+from cab.use_cases.grants.refresh.orphaned_tokens import OrphanedTokens
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 
@@ -194,7 +194,7 @@ def test_a_revocation_at_any_moment_leaves_no_live_token_behind(profile: str) ->
 def test_the_exploration_finds_what_each_safeguard_is_there_for(left_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that cannot fail proves nothing: without the safeguard it must come upon a dead token, or a needless loss."""
     if left_out == "suspicion":
-        monkeypatch.setattr(LateTokens, "suspect", _do_nothing)
+        monkeypatch.setattr(OrphanedTokens, "suspect", _do_nothing)
     elif left_out == "fence check before the send":
         monkeypatch.setattr(_Attempt, "_stood_still", lambda _: False)
     else:

@@ -309,7 +309,7 @@ async def test_an_answer_without_a_token_changes_nothing(body: str, profile: str
 
     assert await ask(world, worker, name) == "provider_unavailable"
     grant = await world.grant(name)
-    assert (grant.seq, grant.secret_ver) == (1, 1)
+    assert (grant.seq, grant.secret_version) == (1, 1)
 
     world.http.answer_instead = lambda _: None
     await ends_well(world, worker, name)

@@ -30,7 +30,7 @@ async def test_an_expired_token_is_refreshed_once_and_then_served_from_the_store
     assert world.book.accept(first.access_token) is not None
     assert world.refreshes() == 1
     grant = await world.grant(name)
-    assert (grant.status, grant.seq, grant.secret_ver) == (GrantStatus.ACTIVE, 2, 2)
+    assert (grant.status, grant.seq, grant.secret_version) == (GrantStatus.ACTIVE, 2, 2)
     assert await world.stored_refresh_token(name) in world.usable()
     assert len(world.events("grant.refreshed")) == 1
     assert grant.outbox == []

@@ -240,7 +240,7 @@ async def test_a_commit_that_fails_after_the_token_set_is_stored_needs_no_second
     await world.drain(worker, for_s=30)
 
     assert world.refreshes() == 1
-    assert (await world.grant(name)).secret_ver == 2
+    assert (await world.grant(name)).secret_version == 2
     await is_sound(world, worker, name)
 
 

@@ -22,7 +22,7 @@ HELD = {S.REFRESHING, S.RECOVERING}
 
 
 def a_grant(status: GrantStatus = S.ACTIVE, **fields: object) -> Grant:
-    held: dict[str, object] = {"attempt_id": "a", "fence": 3, "base_ver": 4}
+    held: dict[str, object] = {"attempt_id": "a", "fence": 3, "base_version": 4}
     base: dict[str, object] = {
         "grant_id": grant_id("acme", "alice", "crm"),
         "tenant": "acme",
@@ -31,7 +31,7 @@ def a_grant(status: GrantStatus = S.ACTIVE, **fields: object) -> Grant:
         "provider": "p",
         "provider_class": RotationClass.STRICT,
         "status": status,
-        "secret_ver": 4,
+        "secret_version": 4,
         "connected_at": NOW - timedelta(days=1),
         **(held if status in HELD else {}),
     }
@@ -59,9 +59,9 @@ TRANSITIONS: dict[str, tuple[set[GrantStatus], Callable[[Grant], Grant]]] = {
     ),
     "revoking_again": ({S.REVOKING}, lambda g: to.revoking_again(g, now=NOW)),
     "revoked": ({S.REVOKING}, lambda g: to.revoked(g, now=NOW)),
-    "laid_aside": (
+    "dropped_tokens": (
         {S.ACTIVE, S.NEEDS_REAUTH} | HELD,
-        lambda g: to.laid_aside(g, now=NOW, events=[EVENT]),
+        lambda g: to.dropped_tokens(g, now=NOW, events=[EVENT]),
     ),
     "reconnected": (
         set(S) - {S.REVOKING},
@@ -93,7 +93,7 @@ def test_a_held_grant_cannot_be_acquired() -> None:
 
 def test_a_new_attempt_spends_the_committed_token() -> None:
     held = to.acquired(a_grant(fence=7), attempt_id="b", now=NOW)
-    assert (held.status, held.fence, held.base_ver, held.sent_at) == (S.REFRESHING, 8, 4, None)
+    assert (held.status, held.fence, held.base_version, held.sent_at) == (S.REFRESHING, 8, 4, None)
     assert held.lease_until == held.due_at == NOW + PRODUCTION_TIMINGS.lease
 
 
@@ -105,31 +105,31 @@ def test_an_attempt_that_never_sent_is_simply_begun_again() -> None:
 def test_an_attempt_that_was_sent_is_recovered_on_the_same_base() -> None:
     lapsed = to.sending(to.acquired(a_grant(), attempt_id="a", now=NOW - timedelta(minutes=1)), now=NOW)
     recovery = to.acquired(lapsed, attempt_id="b", now=NOW)
-    assert (recovery.status, recovery.base_ver, recovery.sent_at) == (S.RECOVERING, 4, NOW)
+    assert (recovery.status, recovery.base_version, recovery.sent_at) == (S.RECOVERING, 4, NOW)
 
 
 def test_committing_ends_the_attempt_and_keeps_the_audit_event() -> None:
     held = to.sending(to.acquired(a_grant(outbox=[{"event_id": "older"}]), attempt_id="a", now=NOW), now=NOW)
     done = to.committed(held, version=5, access_expires_at=LATER, now=LATER, event=EVENT)
-    assert (done.status, done.secret_ver, done.seq, done.access_expires_at) == (S.ACTIVE, 5, 2, LATER)
-    assert (done.attempt_id, done.lease_until, done.base_ver, done.sent_at, done.escrow) == (None,) * 5
+    assert (done.status, done.secret_version, done.seq, done.access_expires_at) == (S.ACTIVE, 5, 2, LATER)
+    assert (done.attempt_id, done.lease_until, done.base_version, done.sent_at, done.escrow) == (None,) * 5
     assert done.outbox == [{"event_id": "older"}, EVENT]
     assert done.due_at == LATER
 
 
-def test_tokens_laid_aside_leave_a_grant_without_any_and_nobody_with_a_right_to_it() -> None:
+def test_tokens_that_are_dropped_leave_a_grant_without_any_and_nobody_with_a_right_to_it() -> None:
     lapsed = to.sending(to.acquired(a_grant(escrow="x"), attempt_id="a", now=NOW - timedelta(minutes=1)), now=NOW)
-    aside = to.laid_aside(lapsed, now=NOW, events=[EVENT])
+    aside = to.dropped_tokens(lapsed, now=NOW, events=[EVENT])
     assert (aside.status, aside.keeps_tokens, aside.seq, aside.outbox) == (S.ACTIVE, False, lapsed.seq, [EVENT])
     assert (aside.fence, aside.revoke_epoch) == (lapsed.fence + 1, lapsed.revoke_epoch + 1)
-    assert (aside.attempt_id, aside.lease_until, aside.base_ver, aside.sent_at, aside.escrow) == (None,) * 5
+    assert (aside.attempt_id, aside.lease_until, aside.base_version, aside.sent_at, aside.escrow) == (None,) * 5
     assert to.next_visit(to.delivered(aside, keepalive=None, now=NOW), keepalive=None, now=NOW) == NOW + timedelta(
         seconds=60
     )
 
 
-def test_tokens_laid_aside_are_destroyed_also_when_the_grant_is_revoked_next() -> None:
-    aside = to.laid_aside(a_grant(), now=NOW, events=[])
+def test_tokens_that_are_dropped_are_destroyed_also_when_the_grant_is_revoked_next() -> None:
+    aside = to.dropped_tokens(a_grant(), now=NOW, events=[])
     ended = to.revoked(to.revoking(aside, cause="c", now=NOW, event=EVENT), now=NOW)
     assert ended.clean_below == 5
 
@@ -137,9 +137,9 @@ def test_tokens_laid_aside_are_destroyed_also_when_the_grant_is_revoked_next() -
 def test_a_grant_that_is_held_or_has_no_tokens_is_not_worked_on() -> None:
     held = to.acquired(a_grant(), attempt_id="a", now=NOW)
     with pytest.raises(IllegalTransition, match="while held"):
-        to.laid_aside(held, now=NOW, events=[])
+        to.dropped_tokens(held, now=NOW, events=[])
     with pytest.raises(IllegalTransition, match="without tokens"):
-        to.acquired(a_grant(secret_ver=NO_TOKENS), attempt_id="a", now=NOW)
+        to.acquired(a_grant(secret_version=NO_TOKENS), attempt_id="a", now=NOW)
 
 
 def test_reconnecting_takes_the_fence_from_whoever_works_on_the_old_consent() -> None:
@@ -294,7 +294,7 @@ def test_whatever_happens_a_grant_with_something_to_do_has_its_next_visit(
     for name in names:
         before = grant
         legal, transition = TRANSITIONS.get(name, (set(S), bookkeeping.get(name, lambda g: g)))
-        held = name in ("acquired", "laid_aside") and to.is_held(grant, NOW)
+        held = name in ("acquired", "dropped_tokens") and to.is_held(grant, NOW)
         if grant.status not in legal or held or (name == "acquired" and not grant.keeps_tokens):
             continue
         grant = transition(grant)
@@ -377,7 +377,7 @@ def test_versions_are_destroyed_only_when_nobody_can_want_them_any_more() -> Non
 def test_an_earlier_mark_stands_when_the_grant_is_refreshed_again() -> None:
     first = to.committed(a_grant(S.REFRESHING, leeway_s=60), version=5, access_expires_at=None, now=NOW, event=EVENT)
     assert (first.clean_below, first.leeway_until) == (5, NOW + timedelta(seconds=60))
-    again = first.model_copy(update={"status": S.REFRESHING, "attempt_id": "b", "base_ver": 5})
+    again = first.model_copy(update={"status": S.REFRESHING, "attempt_id": "b", "base_version": 5})
     second = to.committed(again, version=6, access_expires_at=None, now=LATER, event=EVENT)
     assert (second.clean_below, second.leeway_until) == (5, NOW + timedelta(seconds=60))
 

@@ -1,7 +1,7 @@
 """The critical modules, and for each the files whose tests hold it, the quickest first. All of them run in process."""
 
 _EXCHANGE = "tests/functions/test_exchange_token.py"
-_GRANT = ("tests/grants/test_transitions.py", "tests/grants/test_refresh.py", "tests/grants/test_late_tokens.py")
+_GRANT = ("tests/grants/test_transitions.py", "tests/grants/test_refresh.py", "tests/grants/test_orphaned_tokens.py")
 _FAULTS = ("tests/grants/test_provider_faults.py", "tests/grants/test_clocks.py", "tests/grants/test_sweep.py")
 _KINDS = ("tests/functions/test_token_kinds.py", "tests/functions/test_trusted_grants.py")
 _APPROVALS = (

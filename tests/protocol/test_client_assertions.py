@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.support.fuzz import fuzz
 
 from cab.domain.configured.clients import PrivateKeyJwt
-from cab.protocol.tokens.client_assertions import basic_credentials, private_key_jwt_rules
+from cab.protocol.client_secrets import basic_credentials
+from cab.protocol.tokens.client_assertions import private_key_jwt_rules
 
 ISSUER, ENDPOINT = "https://cab.test/oauth2", "https://cab.test/oauth2/token"
 

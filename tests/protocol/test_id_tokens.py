@@ -154,7 +154,7 @@ def test_groups_that_are_not_said_are_unknown_not_none(claims: dict[str, Any], w
 )
 def test_only_a_claim_that_is_named_as_left_out_is(name: str, elsewhere: Any, why: GroupsUnknown | None) -> None:
     provider = PROVIDER.model_copy(update={"groups_claim": name})
-    said = {"groups": ["S"], "acme.groups": ["S"], "realm_access": {"roles": ["S"]}}
+    said: dict[str, Any] = {"groups": ["S"], "acme.groups": ["S"], "realm_access": {"roles": ["S"]}}
     found = login(provider, **said, _claim_names=elsewhere)
     assert (found.groups, found.groups_unknown) == ((), why) if why else (("sales",), None)
 

@@ -103,7 +103,7 @@ async def test_a_count_that_is_taken_back_leaves_room_for_one(guards: InMemoryDo
     limits = RateLimits(guards, (READS,))
     for _ in range(2):
         counted = await limits.count(**WHO, action=an_action(), now=NOW)
-        assert counted is not None
+    assert counted is not None
     await limits.take_back(counted)
     again = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(2)]
     assert [each and each.wait_s for each in again] == [None, 21]

@@ -16,7 +16,7 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         values = [value for known, value in self.headers if known == name.lower()]
-        assert len(values) < 2, f"{name} stands twice"
+        assert len(values) < 2, f"{name} is repeated"
         return values[0] if values else None
 
     @property
@@ -35,7 +35,8 @@ class Answer:
     @property
     def reason(self) -> str | None:
         """`reason_code`, None when the answer is no refusal."""
-        return self.json.get("reason_code")
+        reason: str | None = self.json.get("reason_code")
+        return reason
 
 
 async def request(

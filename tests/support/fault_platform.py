@@ -65,7 +65,7 @@ async def hangs(_: Hit, __: Writer) -> None:
     await asyncio.Event().wait()
 
 
-async def drips(_: Hit, writer: Writer) -> None:
+async def drips(hit: Hit, writer: Writer) -> None:
     writer.write(b"HTTP/1.1 200 Said\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n")
     for _ in range(10_000):
         writer.write(b" ")
@@ -73,7 +73,7 @@ async def drips(_: Hit, writer: Writer) -> None:
         await asyncio.sleep(0.02)
 
 
-async def streams_a_gibibyte(_: Hit, writer: Writer) -> None:
+async def streams_a_gibibyte(hit: Hit, writer: Writer) -> None:
     writer.write(b"HTTP/1.1 200 Said\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
     with suppress(ConnectionError):
         for _ in range(1024):

@@ -114,4 +114,6 @@ class Cloud:
             patch(f"{google}.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]),
             patch("cab.adapters.http.client.AiohttpClient", http),
         ):
-            return create_asgi_app(function, str(ROOT / "functions" / function / "main.py"))
+            return create_asgi_app(  # type: ignore[no-untyped-call]
+                function, str(ROOT / "functions" / function / "main.py")
+            )

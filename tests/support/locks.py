@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -70,7 +71,9 @@ def read_input(path: Path) -> list[Requirement]:
 
 def installed(environment: Path | None = None) -> dict[str, Declared]:
     """By normalised name: the distributions of the environment in that folder, or of the running one."""
-    where = {} if environment is None else {"path": [str(path) for path in environment.glob("lib/*/site-packages")]}
+    where: dict[str, Any] = (
+        {} if environment is None else {"path": [str(path) for path in environment.glob("lib/*/site-packages")]}
+    )
     return {
         canonicalize_name(found.name): Declared(found.version, tuple(map(Requirement, found.requires or ())))
         for found in distributions(**where)

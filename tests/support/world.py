@@ -113,7 +113,17 @@ FUNCTION_BY_PATH = {
     "/grants/sweep": "refresh_grants",
     "/grants/due": "refresh_grants",
 }
-CLIENT_IDS = ("web", "portal", "globex-web", "assistant", "researcher", "scribe", "archivist", "reader", "careful")
+CLIENT_IDS: tuple[str, ...] = (
+    "web",
+    "portal",
+    "globex-web",
+    "assistant",
+    "researcher",
+    "scribe",
+    "archivist",
+    "reader",
+    "careful",
+)
 CLIENT_IDS += ("caller", "legacy", "warehouse-api", "stranger", "acme-web", "sales-assistant", "ops-bot")
 
 _numbers = itertools.count(1)

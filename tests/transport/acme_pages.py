@@ -14,10 +14,10 @@ from unittest.mock import patch
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from examples.acme.people import PEOPLE
 from examples.acme.person import Page, Person
-from examples.acme.services import idp_keys
 from examples.acme.services.crm import create_crm
 from examples.acme.services.idp import create_idp
 from examples.acme.services.tracker import create_tracker
@@ -203,9 +203,7 @@ class AcmePages:
         self.clock = SettableClock(START)
         twin_clock = MovableClock(ForeverMoving(self.clock))
         self.deployment = change(FolderConfiguration(ACME, ORIGINS).load())
-        with patch.object(
-            idp_keys.rsa, "generate_private_key", side_effect=_two_keys()
-        ):  # they take longer than a test
+        with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):  # they take longer than a test
             self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=twin_clock)
         self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=twin_clock)
         self.tracker = create_tracker(issuer=TRACKER, clients=provider_clients("tracker"), clock=twin_clock)

@@ -341,7 +341,7 @@ def use(acme: AcmePages, login: str, status: GrantStatus) -> None:
         connection="crm",
         provider="acme-crm",
         provider_class=RotationClass.STATIC,
-        secret_ver=NO_TOKENS,
+        secret_version=NO_TOKENS,
         status=status,
         connected_at=acme.clock.now(),
     )

@@ -45,7 +45,7 @@ def test_a_person_connects_an_account_through_login_and_both_consents(acme: Acme
     assert "Acme CRM is connected" in page.text
     grant = acme.grant("alice")
     assert grant is not None
-    assert (grant.status, grant.upstream_account, grant.secret_ver, grant.seq) == ("active", "crm-40017", 1, 1)
+    assert (grant.status, grant.upstream_account, grant.secret_version, grant.seq) == ("active", "crm-40017", 1, 1)
     assert set(grant.scopes) == {
         *("offline_access", "opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
     }
@@ -126,7 +126,7 @@ def test_the_stored_payload_is_what_refresh_grants_will_read(acme: AcmePages) ->
     grant = acme.grant("alice")
     assert grant is not None
     provider = acme.deployment.provider_of(acme.deployment.connection_by_id["crm"])
-    payload = asyncio.run(GrantPayloads(acme.vault).load(grant, grant.secret_ver, provider))
+    payload = asyncio.run(GrantPayloads(acme.vault).load(grant, grant.secret_version, provider))
     assert payload.refresh_token is not None
     assert payload.newest.scopes == tuple(grant.scopes)
 
@@ -146,7 +146,7 @@ def test_connecting_again_renews_the_grant_in_place(acme: AcmePages) -> None:
 
     grant = acme.grant("alice")
     assert grant is not None
-    assert (grant.status, grant.secret_ver, grant.seq, grant.fence, grant.revoke_epoch) == ("active", 2, 2, 1, 1)
+    assert (grant.status, grant.secret_version, grant.seq, grant.fence, grant.revoke_epoch) == ("active", 2, 2, 1, 1)
     causes = [event.grant.cause for event in acme.events(EventType.GRANT_CONNECTED) if event.grant]
     assert causes == ["connected", "reconnected"]
 
@@ -519,7 +519,7 @@ def test_replacing_the_account_takes_a_new_consent_and_is_audited_as_that(acme: 
     grant = acme.grant("alice")
     assert answer.headers["location"] == "/connect/done/crm"
     assert grant is not None
-    assert (grant.upstream_account, grant.secret_ver, grant.seq) == ("crm-40018", 2, 2)
+    assert (grant.upstream_account, grant.secret_version, grant.seq) == ("crm-40018", 2, 2)
     last = acme.events(EventType.GRANT_CONNECTED)[-1].grant
     assert last is not None
     assert last.cause == "account replaced"
@@ -622,7 +622,7 @@ def test_a_lost_answer_of_the_grants_write_connects_once(acme: AcmePages) -> Non
     assert browser.get(callback).status_code == 303
     grant = acme.grant("alice")
     assert grant is not None
-    assert (grant.seq, grant.secret_ver, grant.outbox) == (1, 1, [])
+    assert (grant.seq, grant.secret_version, grant.outbox) == (1, 1, [])
     assert len(acme.events(EventType.GRANT_CONNECTED)) == 1
 
 
@@ -637,7 +637,7 @@ def test_a_failed_write_of_the_grant_is_an_error_and_connecting_again_works(acme
     browser.connect()
     grant = acme.grant("alice")
     assert grant is not None
-    assert (grant.status, grant.secret_ver) == ("active", 2)
+    assert (grant.status, grant.secret_version) == ("active", 2)
 
 
 @pytest.mark.parametrize("body", ["html", "garbage", "empty_object", "large"])

@@ -114,14 +114,14 @@ def test_a_new_consent_without_a_refresh_token_keeps_that_of_the_same_account(ac
     without_refresh_token(browser)
     browser.connect()
     grant = grant_of(acme)
-    assert (grant.secret_ver, grant.refresh_ver, grant.lasts) == (2, 1, True)
+    assert (grant.secret_version, grant.refresh_version, grant.lasts) == (2, 1, True)
     assert "This connection ends" not in browser.get(DONE).text
 
     acme.wait(seconds=400)
     token = refresh_grants.token("opportunity.read")
 
     assert token.outcome == "success"
-    assert grant_of(acme).refresh_ver is None
+    assert grant_of(acme).refresh_version is None
 
 
 def test_the_kept_refresh_token_outlives_the_clean_up(acme: AcmePages) -> None:
@@ -135,12 +135,12 @@ def test_the_kept_refresh_token_outlives_the_clean_up(acme: AcmePages) -> None:
     for _ in range(4):
         acme.wait(seconds=120)
         refresh_grants.sweep()
-    assert grant_of(acme).destroy_below == grant_of(acme).refresh_ver == 3
+    assert grant_of(acme).destroy_below == grant_of(acme).refresh_version == 3
 
     assert refresh_grants.token("opportunity.read").outcome == "success"
     acme.wait(seconds=120)
     refresh_grants.sweep()
-    assert grant_of(acme).destroy_below == grant_of(acme).secret_ver
+    assert grant_of(acme).destroy_below == grant_of(acme).secret_version
 
 
 def test_disconnecting_revokes_the_kept_refresh_token_upstream(acme: AcmePages) -> None:
@@ -169,16 +169,16 @@ def test_an_attempt_that_a_new_consent_overtook_is_recovered_before_the_kept_tok
     acme.change_grant(  # as if the process had died right after storing it
         "alice",
         status=GrantStatus.REFRESHING,
-        secret_ver=1,
+        secret_version=1,
         seq=1,
         attempt_id="lost",
         sent_at=acme.clock.now(),
-        base_ver=1,
+        base_version=1,
     )
     without_refresh_token(browser)
     browser.connect()
     grant = grant_of(acme)
-    assert (grant.status, grant.secret_ver, grant.refresh_ver) == (GrantStatus.RECOVERING, 3, 1)
+    assert (grant.status, grant.secret_version, grant.refresh_version) == (GrantStatus.RECOVERING, 3, 1)
 
     assert RefreshGrants(acme).token("opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
     acme.wait(seconds=400)
@@ -308,7 +308,7 @@ def test_it_is_served_to_its_end_and_no_longer(acme: AcmePages) -> None:
     browser.connect()
     every = ("opportunity.read", "opportunity.write", "opportunity.delete", "note.write")
     acme.wait(seconds=290)
-    assert refresh_grants.token(*every).outcome == "cached"  # inside the margin: nothing better can be had
+    assert refresh_grants.token(*every).outcome == "cached"  # inside the margin: nothing better is available
     with pytest.raises(BrokerError) as refused:
         refresh_grants.token("opportunity.read")
     assert refused.value.reason is Reason.SCOPE_NOT_GRANTABLE
@@ -481,7 +481,7 @@ def test_a_consent_that_a_crash_left_without_its_grant_is_revoked_upstream() -> 
     browser.connect()
     browser.connect()  # version 2
     acme.change_grant(
-        "alice", secret_ver=1, seq=1, clean_below=None, replaced_below=None
+        "alice", secret_version=1, seq=1, clean_below=None, replaced_below=None
     )  # as if it had not been written
     acme.wait(seconds=400)
 

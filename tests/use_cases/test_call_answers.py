@@ -179,7 +179,9 @@ def test_nothing_is_nothing() -> None:
 
 
 def test_an_encoded_answer_is_never_unpacked() -> None:
-    answer = HttpAnswer(200, {"content-type": "application/json", "content-encoding": "gzip"}, gzip.compress(b"{}", mtime=0))
+    answer = HttpAnswer(
+        200, {"content-type": "application/json", "content-encoding": "gzip"}, gzip.compress(b"{}", mtime=0)
+    )
     with pytest.raises(AnswerRefused):
         reduce(answer, Result(), salt=SALT)
 

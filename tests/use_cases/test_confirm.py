@@ -13,8 +13,9 @@ from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import digest
 from cab.domain.intents import Intent
+from cab.protocol.jose.jws import LEEWAY
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
-from cab.stores.single_use import LEEWAY, Kind, SingleUse
+from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.exchange.confirm import Agreed, Confirmations, Waiting
 from cab_dev.fakes.documents import InMemoryDocuments
 

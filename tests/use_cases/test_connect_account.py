@@ -39,7 +39,7 @@ def test_a_consent_takes_the_grant_from_whoever_refreshes_it(acme: AcmePages, mo
 
     grant = acme.grant("alice")
     assert grant is not None
-    assert (grant.status, grant.secret_ver, grant.attempt_id, grant.lease_until) == ("active", 2, None, None)
+    assert (grant.status, grant.secret_version, grant.attempt_id, grant.lease_until) == ("active", 2, None, None)
     assert grant.fence == 2  # the refresher holds 1: what it brings comes too late
 
 

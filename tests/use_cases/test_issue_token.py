@@ -38,7 +38,7 @@ class Refresher:
 
     async def access_token(self, **_: Any) -> AccessToken:
         self.asked += 1
-        facts = {
+        facts: dict[str, Any] = {
             "access_token": f"token-{self.asked}",
             "scopes": ("r",),
             "narrowed": True,
@@ -63,7 +63,7 @@ class Desk:
             connection="crm",
             provider="crm",
             provider_class=RotationClass.STRICT,
-            secret_ver=1,
+            secret_version=1,
             connected_at=NOW,
         )
         found = deployment()
@@ -144,7 +144,7 @@ async def test_nothing_that_was_given_before_a_revocation_serves_after_it(desk: 
 async def test_after_a_refresh_an_older_token_serves_only_where_it_lives_on(desk: Desk, kind: str, token: str) -> None:
     desk.kind(kind)
     await desk.issue()
-    desk.grant = desk.grant.model_copy(update={"secret_ver": 2})
+    desk.grant = desk.grant.model_copy(update={"secret_version": 2})
     assert (await desk.issue()).token == token
 
 
@@ -161,7 +161,7 @@ async def test_what_is_promised_is_the_time_for_which_no_refresh_of_ours_ends_it
 
 
 async def test_a_grant_that_keeps_no_tokens_is_no_connection(desk: Desk) -> None:
-    for grant in (None, desk.grant.model_copy(update={"secret_ver": 0})):
+    for grant in (None, desk.grant.model_copy(update={"secret_version": 0})):
         with pytest.raises(BrokerError) as refused:
             desk.tokens.check_servable(CONNECTION, grant)
         assert refused.value.reason is Reason.GRANT_MISSING

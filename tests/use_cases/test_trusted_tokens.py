@@ -450,7 +450,7 @@ def test_an_id_jag_says_who_for_which_client_where_and_how_far_and_no_more() -> 
     desk = id_jag_desk()
 
     async def story() -> None:
-        known = {"chain": ("scribe",), "auth_time": 1_799_999_000, "acr": "2", "amr": ("pwd", "otp")}
+        known: dict[str, Any] = {"chain": ("scribe",), "auth_time": 1_799_999_000, "acr": "2", "amr": ("pwd", "otp")}
         await desk.token(assertion(**known), scopes=("read", "write"))
         (form,) = desk.sent
         assert form.keys() == {"grant_type", "assertion", "scope"}

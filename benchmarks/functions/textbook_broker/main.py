@@ -17,7 +17,7 @@ from typing import Any, Literal
 import cedarpy
 import functions_framework.aio
 import jwt
-from google.cloud import firestore, pubsub_v1
+from google.cloud import firestore, pubsub_v1  # type: ignore[attr-defined]
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse

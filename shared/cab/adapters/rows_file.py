@@ -1,4 +1,4 @@
-"""`AuditRows` as a file of JSON lines: for the local stack where no BigQuery emulator can be had. Refused in the cloud."""
+"""`AuditRows` as a file of JSON lines: for the local stack where no BigQuery emulator is available. Refused in the cloud."""
 
 from __future__ import annotations
 

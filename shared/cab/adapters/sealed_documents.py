@@ -79,7 +79,7 @@ class SealedDocumentsVault:
             return  # another has just destroyed it: nothing else ever changes a version
 
     async def may_add(self, secret: str) -> bool:
-        """Documents are written with rights that do not differ by secret: where the key can be had, writing is allowed."""
+        """Documents are written with rights that do not differ by secret: where the key can be read, writing is allowed."""
         checked_secret(secret)
         await self._key(self._key_version)
         return await self._head(secret) is not None

@@ -14,7 +14,7 @@ LONGEST_ROUND_TRIP_S: Final = 1.0  # a slower answer says too little; half of it
 
 
 class StoreClock:
-    """Asks the store now and then, and counts on by the monotonic clock: a local clock that is wrong or steps has no say.
+    """Asks the store now and then, and counts on by the monotonic clock: a local clock that is wrong or steps does not affect it.
 
     Until it has been synchronised once, `now()` is the local time.
     """

@@ -13,7 +13,7 @@ from cab.stores.grants import Grants
 from cab.transport.grants_http import Callers, GrantEndpoints
 from cab.use_cases.grants.narrow import NarrowTokens
 from cab.use_cases.grants.refresh.caller import RefreshGrant
-from cab.use_cases.grants.reinstate import AllowAgain
+from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
 from cab.use_cases.grants.sweep import SweepGrants
@@ -55,7 +55,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
         ),
         revoker,
         SweepGrants(deployment, store, payloads, refresher, revoker, clock),
-        AllowAgain(deployment, store, refresher.outbox, clock, randomness),
+        ReinstateGrant(deployment, store, refresher.outbox, clock, randomness),
         services=ServiceAuthenticator(
             issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
         ),

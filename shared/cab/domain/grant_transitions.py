@@ -24,7 +24,7 @@ _LEGAL: Mapping[str, frozenset[GrantStatus]] = {
     "hand over": frozenset({_S.RECOVERING}),
     "commit": _HELD | {_S.NEEDS_REAUTH},
     "release": frozenset({_S.REFRESHING}),
-    "lose sight": _HELD,
+    "outcome unknown": _HELD,
     "wait": frozenset({_S.RECOVERING}),
     "give up": _HELD,
     "quarantine": frozenset({_S.ACTIVE}) | _HELD,
@@ -32,7 +32,7 @@ _LEGAL: Mapping[str, frozenset[GrantStatus]] = {
     "revoke": frozenset(_S) - {_S.REVOKING, _S.REVOKED},
     "retry revoking": frozenset({_S.REVOKING}),
     "end": frozenset({_S.REVOKING}),
-    "lay aside": frozenset({_S.ACTIVE, _S.NEEDS_REAUTH}) | _HELD,
+    "drop tokens": frozenset({_S.ACTIVE, _S.NEEDS_REAUTH}) | _HELD,
     "reconnect": frozenset(_S) - {_S.REVOKING},
 }
 
@@ -140,7 +140,7 @@ def acquired(grant: Grant, *, attempt_id: str, now: datetime, timings: Timings =
             "fence": grant.fence + 1,
             "attempt_id": attempt_id,
             "lease_until": until,
-            "base_ver": grant.base_ver if may_be_spent else grant.secret_ver,
+            "base_version": grant.base_version if may_be_spent else grant.secret_version,
             "due_at": until,
         }
     )
@@ -228,7 +228,7 @@ def unknown_outcome(
     `in_flight`: no answer came, so the provider may still be at work. Strict providers then get the whole hold-down, because
     the earlier request must not meet a token that the resend has already spent.
     """
-    _check("lose sight", grant)
+    _check("outcome unknown", grant)
     sent_at = grant.sent_at or now
     ready = now + pause
     if in_flight and grant.provider_class is RotationClass.STRICT:
@@ -265,7 +265,7 @@ def needs_reauth(
     return _at_rest(grant).model_copy(
         update={
             "status": GrantStatus.NEEDS_REAUTH,
-            "base_ver": grant.base_ver,  # where to look for that late token set
+            "base_version": grant.base_version,  # where to look for that late token set
             "fail_cause": cause,
             "next_try_at": now + timings.clean_up_after,
             "outbox": [*grant.outbox, event],
@@ -337,30 +337,30 @@ def revoked(grant: Grant, *, now: datetime) -> Grant:
             "escrow": None,
             "next_try_at": None,
             "leeway_until": now,
-            "clean_below": max(grant.clean_below or 0, grant.secret_ver + 1),  # tokens laid aside before are above
+            "clean_below": max(grant.clean_below or 0, grant.secret_version + 1),  # tokens dropped before are above
             "due_at": now,
         }
     )
 
 
-def laid_aside(grant: Grant, *, now: datetime, events: list[Event]) -> Grant:
+def dropped_tokens(grant: Grant, *, now: datetime, events: list[Event]) -> Grant:
     """Users do not consent at this connection any more: the grant lives on without tokens, and nobody works on the old ones.
 
     Versions stay as long as those of a revoked grant, for the same reason.
     """
-    _check("lay aside", grant)
+    _check("drop tokens", grant)
     if is_held(grant, now):
-        raise IllegalTransition("lay aside while held", grant.status)
+        raise IllegalTransition("drop tokens while held", grant.status)
     return _at_rest(grant).model_copy(
         update={
             "status": GrantStatus.ACTIVE,
             "fence": grant.fence + 1,
             "revoke_epoch": grant.revoke_epoch + 1,
-            "secret_ver": NO_TOKENS,
+            "secret_version": NO_TOKENS,
             "scopes": [],
             "upstream_account": None,
             "upstream_account_name": None,
-            "refresh_ver": None,
+            "refresh_version": None,
             "access_expires_at": None,
             "suspect_since": None,
             "fail_count": 0,
@@ -368,7 +368,7 @@ def laid_aside(grant: Grant, *, now: datetime, events: list[Event]) -> Grant:
             "next_try_at": None,
             "escrow": None,
             "leeway_until": now,
-            "clean_below": grant.secret_ver + 1,
+            "clean_below": grant.secret_version + 1,
             "outbox": [*grant.outbox, *events],
             "due_at": now,
         }
@@ -385,12 +385,12 @@ def reconnected(
     now: datetime,
     event: Event,
     upstream_account_name: str | None = None,
-    refresh_ver: int | None = None,
+    refresh_version: int | None = None,
     timings: Timings = PRODUCTION_TIMINGS,
 ) -> Grant:
     """The user consented anew: whatever an old attempt still does, its fence is gone.
 
-    `refresh_ver` as in the document: where an older refresh token goes on, an attempt that may have spent it is recovered.
+    `refresh_version` as in the document: where an older refresh token goes on, an attempt that may have spent it is recovered.
     """
     _check("reconnect", grant)
     after = _with_tokens(grant, version, access_expires_at, now, event).model_copy(
@@ -400,7 +400,7 @@ def reconnected(
             "scopes": scopes,
             "upstream_account": upstream_account,
             "upstream_account_name": upstream_account_name,
-            "refresh_ver": refresh_ver,
+            "refresh_version": refresh_version,
             # What was revoked is not replaced: its end upstream has been seen to.
             "replaced_below": None if grant.status is GrantStatus.REVOKED else version or None,
             "replaced_account": grant.replaced_account
@@ -409,15 +409,15 @@ def reconnected(
             "suspect_since": None,
         }
     )
-    if not refresh_ver:
+    if not refresh_version:
         return after
-    after = after.model_copy(update={"clean_below": min(after.clean_below or refresh_ver, refresh_ver)})
+    after = after.model_copy(update={"clean_below": min(after.clean_below or refresh_version, refresh_version)})
     if grant.sent_at is None:
         return after
     return after.model_copy(
         update={
             "status": GrantStatus.RECOVERING,
-            "base_ver": version,
+            "base_version": version,
             "sent_at": grant.sent_at,
             "escrow": grant.escrow,
             "next_try_at": no_resend_before(grant, timings) or grant.next_try_at,
@@ -431,8 +431,8 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
     return _at_rest(grant).model_copy(
         update={
             "status": GrantStatus.ACTIVE,
-            "secret_ver": version,
-            "refresh_ver": None,
+            "secret_version": version,
+            "refresh_version": None,
             "seq": grant.seq + 1,
             "access_expires_at": access_expires_at,
             "suspect_since": None if cleared else grant.suspect_since,
@@ -454,7 +454,7 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
 
 
 def _at_rest(grant: Grant) -> Grant:
-    return grant.model_copy(update={"attempt_id": None, "lease_until": None, "base_ver": None, "sent_at": None})
+    return grant.model_copy(update={"attempt_id": None, "lease_until": None, "base_version": None, "sent_at": None})
 
 
 # --- what is left to do ---
@@ -484,7 +484,7 @@ def looked_once_more(
     grant: Grant, *, keepalive: timedelta | None, now: datetime, timings: Timings = PRODUCTION_TIMINGS
 ) -> Grant:
     """Nothing late turned up for a grant that was given up."""
-    forgotten = grant.model_copy(update={"base_ver": None, "next_try_at": None})
+    forgotten = grant.model_copy(update={"base_version": None, "next_try_at": None})
     return scheduled(forgotten, keepalive=keepalive, now=now, timings=timings)
 
 

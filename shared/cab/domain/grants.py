@@ -30,7 +30,7 @@ class GrantStatus(StrEnum):
 CLIENT_REFUSED: Final = "our client is refused"  # the provider does not accept our own credentials
 UNREAD: Final = "unread answer"  # one is stored that this release cannot read
 SCOPE_REFUSED: Final = "invalid_scope"  # and of one that says nothing about the grant
-NO_TOKENS: Final = 0  # `secret_ver` of a grant with nothing in the vault
+NO_TOKENS: Final = 0  # `secret_version` of a grant with nothing in the vault
 SERVABLE = frozenset({GrantStatus.ACTIVE, GrantStatus.REFRESHING, GrantStatus.RECOVERING})
 ENDED = frozenset({GrantStatus.REVOKING, GrantStatus.REVOKED, GrantStatus.QUARANTINED})
 
@@ -65,13 +65,13 @@ class Grant(BaseModel):
     leeway_s: int = 0
     status: GrantStatus = GrantStatus.ACTIVE
     seq: int = 1  # grows by one with every committed token set
-    secret_ver: int = (
+    secret_version: int = (
         1  # Secret Manager version that holds the committed token set; 0: there is none, see `keeps_tokens`
     )
     fence: int = 0  # grows with every acquire, revoke and reconnect: the holder's right to act
     attempt_id: str | None = None
     lease_until: datetime | None = None
-    base_ver: int | None = None  # version whose refresh token the running attempt spends
+    base_version: int | None = None  # version whose refresh token the running attempt spends
     sent_at: datetime | None = None  # when it was last sent; set means it may be spent
     suspect_since: datetime | None = None  # a spent token was sent: tokens got before may have been revoked for it
     leeway_until: datetime | None = None  # until then versions below `clean_below` may still be wanted
@@ -91,7 +91,7 @@ class Grant(BaseModel):
     upstream_account_name: str | None = None  # what people call it there; for display only
     # Version whose refresh token goes on being used where the committed set came without one; None: that set has its own;
     # 0: there is none, see `lasts`.
-    refresh_ver: int | None = None
+    refresh_version: int | None = None
     replaced_below: int | None = (
         None  # versions below this number are of earlier consents, or of ones that were not finished
     )
@@ -106,7 +106,7 @@ class Grant(BaseModel):
     @property
     def keeps_tokens(self) -> bool:
         """False where the organisation's trust takes the place of a consent: the document is all there is of the grant."""
-        return self.secret_ver > NO_TOKENS
+        return self.secret_version > NO_TOKENS
 
     @property
     def account_shown(self) -> str | None:
@@ -116,7 +116,7 @@ class Grant(BaseModel):
     @property
     def lasts(self) -> bool:
         """Whether it has a refresh token. Without one it ends with its access token."""
-        return self.refresh_ver != NO_TOKENS
+        return self.refresh_version != NO_TOKENS
 
     @property
     def ends_at(self) -> datetime | None:
@@ -131,7 +131,7 @@ class Grant(BaseModel):
     @property
     def oldest_wanted(self) -> int:
         """The lowest version that is still read: versions below may be destroyed."""
-        return self.refresh_ver or self.secret_ver
+        return self.refresh_version or self.secret_version
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Task(StrictModel):
     @classmethod
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("the same pattern stands twice")
+            raise ValueError("the pattern is repeated")
         return value
 
     @property

@@ -17,7 +17,7 @@ class InvalidJson(ValueError):
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise InvalidJson("a member stands twice")
+        raise InvalidJson("duplicate member")
     return members
 
 

@@ -80,7 +80,7 @@ def parameters_digest(parameters: Mapping[str, ParameterValue]) -> str:
 
 
 def task_detail(task: Task) -> dict[str, Any]:
-    """The task as it stands in an assertion."""
+    """The task as an assertion carries it."""
     return task.model_dump(mode="json", exclude_none=True)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 class AuthorizationFailure(StrEnum):
     CANCELLED = "cancelled"  # by the person, or by rules that do not let them: the codes do not tell these apart
-    OUR_FAULT = "our fault"  # what we asked for, or are registered for: no user can mend it
+    OUR_FAULT = "our fault"  # what we asked for, or are registered for: no user can fix it
     BUSY = "busy"
     OTHER = "other"
 

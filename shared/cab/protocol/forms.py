@@ -34,7 +34,7 @@ def parse_form(body: bytes) -> dict[str, str]:
         if name in form:
             if name in _TARGETS:
                 raise BrokerError(Reason.TARGET_REPEATED, "Ask for one target at a time.", remedy=Remedy(member=name))
-            raise BrokerError(Reason.PARAMETER_REPEATED, "A parameter stands twice.", remedy=Remedy(member=name))
+            raise BrokerError(Reason.PARAMETER_REPEATED, "The parameter is repeated.", remedy=Remedy(member=name))
         if len(value) > MAX_VALUE_CHARS or "\x00" in value:
             raise invalid_parameter(name)
         form[name] = value
@@ -42,7 +42,7 @@ def parse_form(body: bytes) -> dict[str, str]:
 
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:
-    """Names and values as they stand, decoded. Raises: BrokerError PARAMETER_INVALID."""
+    """Names and values, decoded. Raises: BrokerError PARAMETER_INVALID."""
     fields = [field.partition(b"=") for field in body.split(b"&")]
     if not (
         body.isascii()
@@ -70,7 +70,7 @@ def _decoded(text: bytes) -> str:
 
 
 def parse_query(query: bytes, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:
-    """The wanted parameters of an address, and the names of all that stand in it. An empty value counts as omitted.
+    """The wanted parameters of an address, and the names of all its parameters. An empty value counts as omitted.
 
     Whatever else an identity provider or a system adds, and however it writes that, is left alone: repeated or empty parts,
     brackets, escapes that are none. Raises: BrokerError PARAMETER_REPEATED, PARAMETER_INVALID for the wanted ones.
@@ -84,7 +84,7 @@ def parse_query(query: bytes, wanted: Collection[str]) -> tuple[dict[str, str], 
         if name not in wanted:
             continue
         if name in found:
-            raise BrokerError(Reason.PARAMETER_REPEATED, "A parameter stands twice.", remedy=Remedy(member=name))
+            raise BrokerError(Reason.PARAMETER_REPEATED, "The parameter is repeated.", remedy=Remedy(member=name))
         try:
             found[name] = _as_browsers_do(value_bytes).decode()
         except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cab.domain.configured.actions import Effect, tool_scope
+from cab.domain.configured.clients import REGISTERED_METHODS
 from cab.domain.configured.deployment import Deployment
 from cab.protocol import drafts, names
 
@@ -61,10 +62,6 @@ def _client_authentication(*endpoints: str) -> dict[str, Any]:
     """Said for each endpoint: left out, RFC 8414 section 2 would have clients assume client_secret_basic."""
     members: dict[str, Any] = {}
     for endpoint in endpoints:
-        members[f"{endpoint}_endpoint_auth_methods_supported"] = [
-            "private_key_jwt",
-            "client_secret_basic",
-            "client_secret_post",
-        ]
+        members[f"{endpoint}_endpoint_auth_methods_supported"] = list(REGISTERED_METHODS)
         members[f"{endpoint}_endpoint_auth_signing_alg_values_supported"] = ["ES256", "RS256"]
     return members

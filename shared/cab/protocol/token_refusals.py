@@ -1,6 +1,6 @@
 """What it means when a token endpoint says no (RFC 6749 section 5.2), as providers really say it.
 
-Four things must be told apart: the token is dead and the user must be asked; our own registration is refused and only the operator
+Four things must be distinguished: the token is dead and the user must be asked; our own registration is refused and only the operator
 can help; the provider is busy and will be asked again; and a no in words that nobody here knows, which is believed when it lasts.
 """
 
@@ -18,7 +18,7 @@ from cab.protocol.token_responses import TokenError
 class RefusalMeaning(StrEnum):
     DEAD = "dead"  # the refresh token, or the user's session behind it, is needed anew
     SCOPE = "scope"  # not these scopes; others may be granted
-    OUR_FAULT = "our fault"  # our client, its secret, our request or the address: no user can mend it
+    OUR_FAULT = "our fault"  # our client, its secret, our request or the address: no user can fix it
     BUSY = "busy"  # an outage, or too many requests
     NO = "no"  # definite, in unknown words
     UNCLEAR = "unclear"

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
-import orjson
-
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Documents, Replace
+from cab.stores.fields import AS_TEXT, from_fields, to_fields
 from cab.stores.single_use import Kind, SingleUse
 
 MANY: Final = 50  # open questions of one user, or of one agent to them, that are read at once
@@ -51,7 +50,7 @@ class ApprovalRequest:
     id: str
     binding: Binding
     connection: str
-    detail: dict[str, Any]
+    detail: dict[str, Any] = field(metadata=AS_TEXT)
     reason: str | None
     prompts: tuple[str, ...]
     txn: str
@@ -71,7 +70,7 @@ class ApprovalDecision:
 
     approved: bool
     decided_at: datetime
-    binding: str | None
+    binding: str | None = None
     account: str | None = None
 
 
@@ -105,7 +104,7 @@ class ApprovalRequests:
 
     async def read(self, approval_id: str) -> ApprovalRequest | None:
         document = await self._guards.read(f"approval_requests/{digest(approval_id)}")
-        return None if document is None else _load(document.fields)
+        return None if document is None else from_fields(ApprovalRequest, document.fields)
 
     async def current(self, binding: Binding) -> ApprovalRequest | None:
         """The newest request for this binding, whatever became of it."""
@@ -121,7 +120,7 @@ class ApprovalRequests:
         await self._guards.write(
             Create(
                 f"approval_requests/{digest(request.id)}",
-                _dump(request),
+                _fields(request),
                 expires_at=request.waits_until + timedelta(hours=1),
             )
         )
@@ -166,7 +165,7 @@ class ApprovalRequests:
             descending=True,
             limit=MANY,
         )
-        return [_load(document.fields) for document in documents]
+        return [from_fields(ApprovalRequest, document.fields) for document in documents]
 
     async def use(self, request: ApprovalRequest, *, until: datetime) -> bool:
         """Spend the approval. True exactly once."""
@@ -188,54 +187,25 @@ class ApprovalDecisions:
 
     async def read(self, approval_id: str) -> ApprovalDecision | None:
         document = await self._approvals.read(f"decisions/{digest(approval_id)}")
-        if document is None:
-            return None
-        fields = document.fields
-        return ApprovalDecision(
-            approved=fields["approved"],
-            decided_at=fields["decided_at"],
-            binding=fields.get("binding"),
-            account=fields.get("account"),
-        )
+        return None if document is None else from_fields(ApprovalDecision, document.fields)
 
     async def record(self, approval_id: str, decision: ApprovalDecision, *, by: str, expires_at: datetime) -> bool:
-        """Write the person's decision once. False when one stands already."""
+        """Write the person's decision once. False when there is one already."""
         try:
             await self._approvals.write(
-                Create(f"decisions/{digest(approval_id)}", asdict(decision) | {"by": by}, expires_at=expires_at)
+                Create(f"decisions/{digest(approval_id)}", to_fields(decision) | {"by": by}, expires_at=expires_at)
             )
         except AlreadyExists:
             return False
         return True
 
 
-def _dump(request: ApprovalRequest) -> dict[str, Any]:
-    fields = asdict(request)
-    # The detail travels as text: what was hashed must come back byte for byte, and field names are not ours to index.
-    fields["detail"] = orjson.dumps(request.detail).decode()
-    fields["prompts"] = list(request.prompts)
+def _fields(request: ApprovalRequest) -> dict[str, Any]:
+    """With what the lists of a person's open questions are found by."""
     binding = request.binding
-    fields["owner"] = digest(binding.tenant, binding.subject)
-    fields["asker"] = _asker(binding.tenant, binding.subject, binding.agent)
-    return fields
+    asker = _asker(binding.tenant, binding.subject, binding.agent)
+    return to_fields(request) | {"owner": digest(binding.tenant, binding.subject), "asker": asker}
 
 
 def _asker(tenant: str, subject: str, agent: str) -> str:
     return digest("cab-asker", tenant, subject, agent)
-
-
-def _load(fields: dict[str, Any]) -> ApprovalRequest:
-    return ApprovalRequest(
-        id=fields["id"],
-        binding=Binding(**fields["binding"]),
-        connection=fields["connection"],
-        detail=orjson.loads(fields["detail"]),
-        reason=fields["reason"],
-        prompts=tuple(fields["prompts"]),
-        txn=fields["txn"],
-        requested_at=fields["requested_at"],
-        waits_until=fields["waits_until"],
-        acr_values=fields.get("acr_values"),
-        request_digest=fields.get("request_digest"),
-        front_end=fields.get("front_end"),
-    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from cab.domain.identifiers import digest
 from cab.ports import Create, Documents, Tally
+from cab.stores.fields import AS_TEXT, from_fields, to_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +17,8 @@ class Deferral:
 
     client_id: str
     approval_id: str
-    assertion_claims: dict[str, Any]
-    intent: dict[str, Any]  # the declared cab_action, reason included
+    assertion_claims: dict[str, Any] = field(metadata=AS_TEXT)
+    intent: dict[str, Any] = field(metadata=AS_TEXT)  # the declared cab_action, reason included
     connection: str
     scope: str | None
     jkt: str | None
@@ -34,39 +33,12 @@ class Deferrals:
         self._guards = guards
 
     async def open(self, code: str, deferral: Deferral) -> None:
-        fields = {
-            "client_id": deferral.client_id,
-            "approval_id": deferral.approval_id,
-            "assertion_claims": orjson.dumps(deferral.assertion_claims).decode(),
-            "intent": orjson.dumps(deferral.intent).decode(),
-            "connection": deferral.connection,
-            "scope": deferral.scope,
-            "jkt": deferral.jkt,
-            "call_id": deferral.call_id,
-            "call_id_is_chosen": deferral.call_id_is_chosen,
-            "created_at": deferral.created_at,
-            "expires_at": deferral.expires_at,
-        }
-        await self._guards.write(Create(f"deferrals/{digest(code)}", fields, expires_at=deferral.expires_at))
+        path = f"deferrals/{digest(code)}"
+        await self._guards.write(Create(path, to_fields(deferral), expires_at=deferral.expires_at))
 
     async def read(self, code: str) -> Deferral | None:
         document = await self._guards.read(f"deferrals/{digest(code)}")
-        if document is None:
-            return None
-        fields = document.fields
-        return Deferral(
-            client_id=fields["client_id"],
-            approval_id=fields["approval_id"],
-            assertion_claims=orjson.loads(fields["assertion_claims"]),
-            intent=orjson.loads(fields["intent"]),
-            connection=fields["connection"],
-            scope=fields["scope"],
-            jkt=fields["jkt"],
-            created_at=fields["created_at"],
-            expires_at=fields["expires_at"],
-            call_id=fields.get("call_id"),
-            call_id_is_chosen=fields.get("call_id_is_chosen", False),
-        )
+        return None if document is None else from_fields(Deferral, document.fields)
 
     async def count_poll(self, code: str, deferral: Deferral) -> int:
         """How often this code was polled, this time included."""

@@ -24,7 +24,7 @@ CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
 MAX_PAYLOAD_BYTES: Final = 65_536  # of a Secret Manager version
 MOST_IN_BASE64: Final = 32 * 1024  # of an answer, before encoding
-MOST_UNPACKED: Final = 2 * 1024 * 1024  # of a packed payload: more than the largest answer and what stands around it
+MOST_UNPACKED: Final = 2 * 1024 * 1024  # of a packed payload: more than the largest answer and what surrounds it
 MAX_LAG: Final = (
     400  # versions by which a restored document may lag behind: a day and more, at one refresh in five minutes
 )
@@ -118,11 +118,11 @@ class GrantPayloads:
         Where it came without a refresh token, it has that of the consent before, or of what was got with that one since.
         Raises: as `load`.
         """
-        payload = await self.load(grant, grant.base_ver or grant.secret_ver, provider)
-        if payload.refresh_token is not None or not grant.refresh_ver:
+        payload = await self.load(grant, grant.base_version or grant.secret_version, provider)
+        if payload.refresh_token is not None or not grant.refresh_version:
             return payload
         try:
-            before = await self.load(grant, grant.refresh_ver, provider)
+            before = await self.load(grant, grant.refresh_version, provider)
         except (NotFound, CorruptPayload):
             return payload
         newest = await self.successor(grant, before, provider) or before
@@ -192,7 +192,7 @@ class GrantPayloads:
         return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
 
     async def add(self, grant_id: str, raw: bytes) -> int:
-        """One durable write; the number under which it can be read at once. Raises Unavailable (it may stand all the same)."""
+        """One durable write; the number under which it can be read at once. Raises Unavailable (it may have been written all the same)."""
         return await self._vault.add(secret_id(grant_id), raw)
 
     async def create(self, grant_id: str) -> None:
@@ -229,7 +229,7 @@ def read_payload(raw: bytes, grant: Grant, version: int, provider: Provider) -> 
         raise Garbage(stored, unread=tokens.may_hold_tokens)
     if (
         tokens.refresh_is_unread
-        and version != grant.secret_ver  # what was committed, was taken
+        and version != grant.secret_version  # what was committed, was taken
         and stored.predecessor_sha256 is not None
         and provider.rotation.rotation_class is not RotationClass.STATIC
     ):

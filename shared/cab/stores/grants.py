@@ -6,10 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from cab.domain.grants import Grant
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Document, Documents, Replace
+
+# Members whose fields have kept the name that they had in the first release.
+_FIELDS: Final = {"secret_version": "secret_ver", "refresh_version": "refresh_ver", "base_version": "base_ver"}
+_MEMBERS: Final = {field: member for member, field in _FIELDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Grants:
         return StoredGrant(grant, version)
 
     async def replace(self, stored: StoredGrant, grant: Grant) -> StoredGrant | None:
-        """None when the document changed since it was read. Raises Unavailable: the write may then stand."""
+        """None when the document changed since it was read. Raises Unavailable: it may then have been written all the same."""
         try:
             (version,) = await self._documents.write(
                 Replace(f"grants/{grant.grant_id}", _fields(grant), stored.version)
@@ -77,10 +81,14 @@ class Grants:
 
 
 def _restore(document: Document) -> StoredGrant:
-    """The document's place is its identity: what stands in the field `grant_id` could have been copied from elsewhere."""
+    """The document's place is its identity: the field `grant_id` could have been copied from elsewhere."""
     name = document.path.partition("/")[2]
-    return StoredGrant(Grant.model_validate(document.fields | {"grant_id": name}), document.version)
+    members = {_MEMBERS.get(field, field): value for field, value in document.fields.items()}
+    return StoredGrant(Grant.model_validate(members | {"grant_id": name}), document.version)
 
 
 def _fields(grant: Grant) -> dict[str, Any]:
-    return {name: value.value if isinstance(value, Enum) else value for name, value in grant.model_dump().items()}
+    return {
+        _FIELDS.get(name, name): value.value if isinstance(value, Enum) else value
+        for name, value in grant.model_dump().items()
+    }

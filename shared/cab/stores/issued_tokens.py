@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import orjson
-
 from cab.domain.identifiers import digest
 from cab.ports import Condition, Documents, Replace
+from cab.stores.fields import AS_TEXT, from_fields, to_fields
 
 KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
 
@@ -24,8 +23,8 @@ class IssuedToken:
     connection: str
     grant_id: str
     scope: str
-    details: list[dict[str, Any]]
-    act: dict[str, Any]
+    details: list[dict[str, Any]] = field(metadata=AS_TEXT)
+    act: dict[str, Any] = field(metadata=AS_TEXT)
     txn: str
     issued_at: datetime
     expires_at: datetime
@@ -37,23 +36,8 @@ class IssuedTokens:
 
     async def remember(self, sha256: str, token: IssuedToken) -> None:
         """One record per token, client, transaction and intent, as of its newest hand-out: a token given twice keeps both intents."""
-        details = orjson.dumps(token.details).decode()
-        fields = {
-            "sha256": sha256,
-            "owner": digest(token.tenant, token.subject),
-            "tenant": token.tenant,
-            "subject": token.subject,
-            "client_id": token.client_id,
-            "connection": token.connection,
-            "grant_id": token.grant_id,
-            "scope": token.scope,
-            "details": details,
-            "act": orjson.dumps(token.act).decode(),
-            "txn": token.txn,
-            "issued_at": token.issued_at,
-            "expires_at": token.expires_at,
-        }
-        path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, details)}"
+        fields = to_fields(token) | {"sha256": sha256, "owner": digest(token.tenant, token.subject)}
+        path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, fields['details'])}"
         await self._guards.write(Replace(path, fields, version=None, expires_at=token.expires_at + KEPT_AFTER))
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
@@ -61,7 +45,7 @@ class IssuedTokens:
         found = await self._guards.find(
             "issued_tokens", Condition("sha256", "==", sha256), order_by="issued_at", descending=True, limit=50
         )
-        return [_load(document.fields) for document in found if document.fields["expires_at"] > now]
+        return [from_fields(IssuedToken, document.fields) for document in found if document.fields["expires_at"] > now]
 
     async def of_user(self, tenant: str, subject: str, *, limit: int) -> list[IssuedToken]:
         """What was handed out for one user in the last day or so, the newest first."""
@@ -72,7 +56,7 @@ class IssuedTokens:
             descending=True,
             limit=limit,
         )
-        return [_load(document.fields) for document in found]
+        return [from_fields(IssuedToken, document.fields) for document in found]
 
     async def revoke(self, key: str, *, now: datetime, until: datetime) -> None:
         """Denylist a `jti` or SHA-256 until the token's own end."""
@@ -82,19 +66,3 @@ class IssuedTokens:
         """When it was last revoked. What was handed out later was decided anew, and is not meant."""
         found = await self._guards.read(f"revoked_tokens/{digest(key)}")
         return None if found is None else found.fields["at"]
-
-
-def _load(fields: dict[str, Any]) -> IssuedToken:
-    return IssuedToken(
-        tenant=fields["tenant"],
-        subject=fields["subject"],
-        client_id=fields["client_id"],
-        connection=fields["connection"],
-        grant_id=fields["grant_id"],
-        scope=fields["scope"],
-        details=orjson.loads(fields["details"]),
-        act=orjson.loads(fields["act"]),
-        txn=fields["txn"],
-        issued_at=fields["issued_at"],
-        expires_at=fields["expires_at"],
-    )

@@ -5,13 +5,14 @@ They live in the database that connect_account alone writes (`approvals`): whoev
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from cab.domain.identifiers import digest
 from cab.ports import Conflict, Create, Delete, Documents, Replace, Unavailable
+from cab.stores.fields import from_fields, to_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +109,13 @@ class BrowserStates:
         self._documents = documents
 
     async def put(self, secret: str, value: Session | LoginState | ConnectState | AccountQuestion) -> None:
-        await self._documents.write(Create(_path(type(value), secret), asdict(value), expires_at=value.expires_at))
+        await self._documents.write(Create(_path(type(value), secret), to_fields(value), expires_at=value.expires_at))
 
     async def read(self, kind: type[_Stored], secret: str, *, now: datetime) -> _Stored | None:
         document = await self._documents.read(_path(kind, secret))
         if document is None or document.fields["expires_at"] <= now:
             return None  # the TTL policy may lag by a day
-        return _restore(kind, document.fields)
+        return from_fields(kind, document.fields)
 
     async def take(self, kind: type[_OneTime], secret: str, *, now: datetime) -> Presented[_OneTime] | None:
         """Read and spend. Of concurrent takes exactly one is FIRST. None: there is no such secret, or no longer.
@@ -124,7 +125,7 @@ class BrowserStates:
         path = _path(kind, secret)
         document = await self._documents.read(path)
         if document is not None and "spent_at" not in document.fields:
-            value = _restore(kind, document.fields)
+            value = from_fields(kind, document.fields)
             if value.expires_at <= now:
                 return Presented(value, ReturnStanding.OVER)
             try:
@@ -137,7 +138,7 @@ class BrowserStates:
                 return Presented(value, ReturnStanding.FIRST)
         if document is None:
             return None
-        return Presented(_restore(kind, document.fields), ReturnStanding.AGAIN, document.fields.get("outcome"))
+        return Presented(from_fields(kind, document.fields), ReturnStanding.AGAIN, document.fields.get("outcome"))
 
     async def note(self, secret: str, value: OneTime, outcome: dict[str, Any], *, now: datetime) -> None:
         """What came of a secret that was FIRST. Best effort: without it, a second delivery learns less."""
@@ -152,13 +153,9 @@ class BrowserStates:
 
 
 def _spent(value: OneTime, now: datetime) -> dict[str, Any]:
-    stored = asdict(value)
+    stored = to_fields(value)
     return stored | {name: "" for name in _OF_NO_USE_AFTERWARDS if name in stored} | {"spent_at": now}
 
 
 def _path(kind: type, secret: str) -> str:
     return f"{_COLLECTIONS[kind]}/{digest(secret)}"
-
-
-def _restore(kind: type[_Stored], stored: dict[str, Any]) -> _Stored:
-    return kind(**{item.name: stored[item.name] for item in fields(kind) if item.name in stored})

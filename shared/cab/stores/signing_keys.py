@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from cab.ports import AlreadyExists, Conflict, Create, Documents, Replace
+from cab.stores.fields import from_fields, to_fields
 
 JWKS_MAX_AGE = timedelta(seconds=300)  # Cache-Control of the key sets: how long verifiers may not know a new key
 JWKS_REMEMBERED = timedelta(seconds=30)  # beside that: how long an instance that publishes them does not look again
@@ -76,34 +77,12 @@ class SigningKeys:
         document = await self._keys.read(f"signing_keys/{issuer.value}")
         if document is None:
             return None
-        return KeyRing(
-            keys=tuple(
-                SigningKey(
-                    kid=item["kid"],
-                    secret_version=item["secret_version"],
-                    state=KeyState(item["state"]),
-                    jwk=item["jwk"],
-                    changed_at=item["changed_at"],
-                )
-                for item in document.fields["keys"]
-            ),
-            version=document.version,
-        )
+        keys = tuple(from_fields(SigningKey, item) for item in document.fields["keys"])
+        return KeyRing(keys, document.version)
 
     async def save(self, issuer: Issuer, keys: tuple[SigningKey, ...], *, read: KeyRing | None) -> bool:
         """Write the ring. False when another operator changed it since it was read."""
-        fields = {
-            "keys": [
-                {
-                    "kid": key.kid,
-                    "secret_version": key.secret_version,
-                    "state": key.state.value,
-                    "jwk": key.jwk,
-                    "changed_at": key.changed_at,
-                }
-                for key in keys
-            ]
-        }
+        fields = {"keys": [to_fields(key) for key in keys]}
         path = f"signing_keys/{issuer.value}"
         try:
             await self._keys.write(Create(path, fields) if read is None else Replace(path, fields, read.version))

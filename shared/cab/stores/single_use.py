@@ -30,7 +30,7 @@ class SingleUse:
         """Record the use atomically. True the first time, False ever after (a mark past its end still counts as used).
 
         Kept until `until` plus the verifier's leeway. Raises Unavailable: then nothing may be issued, since the mark may
-        or may not stand.
+        or may not have been written.
         """
         path = f"single_use/{digest(tenant, kind.value, issuer, identifier)}"
         try:

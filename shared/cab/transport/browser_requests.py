@@ -26,7 +26,7 @@ _COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(slots=True)
 class Visit:
-    """One request on its way. `query` holds what the page reads, `names` the name of everything that stands in the address.
+    """One request on its way. `query` holds what the page reads, `names` the name of every parameter of the address.
 
     `session` and `cookie` are both there or both absent.
     """
@@ -60,7 +60,7 @@ class Cookies:
 
     @staticmethod
     def read(request: Request, name: str) -> str | None:
-        """The value of a cookie of ours; none when it stands twice or does not look like ours."""
+        """The value of a cookie of ours; none when it is repeated or does not look like ours."""
         pairs = [part.partition("=") for header in request.headers.getlist("cookie") for part in header.split(";")]
         values = [value.strip() for key, _, value in pairs if key.strip() == name]
         return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None

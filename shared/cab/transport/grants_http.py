@@ -21,7 +21,7 @@ from cab.ports import Randomness
 from cab.transport.oauth_http import refusal_response
 from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
 from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
-from cab.use_cases.grants.reinstate import AllowAgain
+from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
 from cab.use_cases.grants.sweep import FanOut, SweepGrants
@@ -84,7 +84,7 @@ class GrantEndpoints:
         serve: ServeGrant,
         revoke: RevokeGrants,
         sweep: SweepGrants,
-        allow_again: AllowAgain,
+        reinstate: ReinstateGrant,
         *,
         services: ServiceAuthenticator,
         callers: Callers,
@@ -96,7 +96,7 @@ class GrantEndpoints:
         self._serve = serve
         self._revoke = revoke
         self._sweep = sweep
-        self._allow_again = allow_again
+        self._reinstate = reinstate
         self._services = services
         self._fan_out = fan_out
         self._synchronize = synchronize
@@ -177,7 +177,7 @@ class GrantEndpoints:
         asked = _parse(AllowRequest, body)
         facts.txn = asked.txn
         by = _caller(facts)
-        return {"allowed": await self._allow_again(asked.grant_id, cause=asked.cause, txn=asked.txn, by=by)}
+        return {"allowed": await self._reinstate(asked.grant_id, cause=asked.cause, txn=asked.txn, by=by)}
 
     async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
         return {"due": await self._sweep.hand_over(self._fan_out)}

@@ -15,7 +15,7 @@ _BUSY: Final = (
     "A system we need does not answer. Please try again in a minute.",
 )
 _CHANGED: Final = (
-    "A part of it stands twice or cannot be read; it may have been changed or cut off on its way. Nothing was done. Follow the "
+    "A part of it is repeated or cannot be read; it may have been changed or cut off on its way. Nothing was done. Follow the "
     "link again from where you got it, or start from your own page."
 )
 _SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
@@ -54,7 +54,7 @@ _SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
     ),
     Reason.STATE_USED: (
         "This was received before",
-        "The same answer came a second time and changed nothing. What came of the first stands on your own page; it can take some "
+        "The same answer came a second time and changed nothing. What came of the first is on your own page; it can take some "
         "seconds. If nothing came of it, begin again.",
     ),
     Reason.ISSUER_MISMATCH: (

@@ -73,7 +73,7 @@ def single_header(request: Request, name: str) -> str | None:
         return None
     if len(values) > 1 or "," in values[0]:
         reason = Reason.DPOP_PROOF_INVALID if name == "dpop" else Reason.CLIENT_AUTHENTICATION_FAILED
-        raise BrokerError(reason, f"The header {name} stands twice.")
+        raise BrokerError(reason, f"The header {name} is repeated.")
     return values[0]
 
 

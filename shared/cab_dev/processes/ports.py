@@ -75,7 +75,7 @@ class PortLeases:
         return port
 
     def take_free(self, preferred: int = 0) -> int:
-        """Lease `preferred` when it can be had, else any free port. Raises: OSError when there is none at all."""
+        """Lease `preferred` when it is free, else any free port. Raises: OSError when there is none at all."""
         candidates = [preferred] if preferred else []
         candidates += random.sample(range(FIRST_FREE_PORT, LAST_FREE_PORT + 1), 500)
         for port in candidates:

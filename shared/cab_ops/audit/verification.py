@@ -126,7 +126,7 @@ UNVOUCHED: Final = Question(
     timeout_s=_TIMEOUT_S,
 )
 
-# What stands where other heads were noted than the chains have now. `places` are `id seq`.
+# What is there where other heads were noted than the chains have now. `places` are `id seq`.
 PLACES: Final = Question(
     f"""
     SELECT chain.id AS chain_id, chain.seq AS seq, chain.`hash` AS stated_hash, event_id, occurred_at
@@ -153,7 +153,7 @@ class Kind(StrEnum):
     NOT_KEPT = "not_kept"  # a row from before published events were kept: nothing to recompute
     OTHER_CONTENT = "other_content"  # an event that was received before has the same id and says something else
     NOT_JUDGED = "not_judged"  # more rows than are judged here could not be vouched for by BigQuery
-    HEAD_CHANGED = "head_changed"  # at the place of a noted head stands another event, or none
+    HEAD_CHANGED = "head_changed"  # at the place of a noted head there is another event, or none
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from cab.stores.grants import Grants
 from cab_ops.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
 
 SHOWN = {
-    *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_ver"),
+    *("grant_id", "tenant", "subject", "connection", "provider", "provider_class", "status", "seq", "secret_version"),
     *(
         "fail_count",
         "fail_cause",
@@ -129,7 +129,7 @@ def allow(url: str, cause: str, grant_id: str) -> None:
 
 
 async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
-    """refresh_grants' answer. Each command is a transaction of its own, which stands on standard error for `cab audit trace`."""
+    """refresh_grants' answer. Each command is a transaction of its own, which is on standard error for `cab audit trace`."""
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
     from cab.adapters.http.client import AiohttpClient
     from cab.adapters.system import SystemClock, SystemRandomness

@@ -31,7 +31,7 @@ class Column:
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> str:
     """A header, a rule and one line per row, none wider than `width`. Columns without any value are left out.
 
-    More columns than can stand side by side make one block of lines per row instead.
+    More columns than fit side by side make one block of lines per row instead.
     """
     shown = [column for column in columns if any(row.get(column.key) not in (None, [], "") for row in rows)]
     cells = [[text_of(row.get(column.key)) for column in shown] for row in rows]

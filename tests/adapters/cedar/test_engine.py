@@ -9,7 +9,6 @@ import cedarpy
 import pytest
 from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, decide, engine
 
-from cab.adapters.cedar import engine as engine_module
 from cab.domain.decisions import Confirm, Deny, Permit, StepUp, differ
 from cab.domain.errors import Reason
 
@@ -174,7 +173,7 @@ def test_whatever_fails_inside_the_engine_denies(monkeypatch: pytest.MonkeyPatch
     def broken(*_: object, **__: object) -> cedarpy.AuthzResult:
         raise RuntimeError
 
-    monkeypatch.setattr(engine_module.cedarpy, "is_authorized", broken)
+    monkeypatch.setattr(cedarpy, "is_authorized", broken)
     assert policy_engine.evaluate(UPDATE).decision == Deny(Reason.POLICY_ERROR)
 
 

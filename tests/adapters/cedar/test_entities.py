@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.adapters.cedar.policy_cases import PLAIN, UPDATE, decide, deployment
@@ -64,7 +65,7 @@ def test_the_resource_counts_where_only_the_scope_names_it() -> None:
         {"subject": "subject-2-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"},
     ],
 )
-def test_who_was_seen_before_never_stands_for_another(changes: dict[str, object]) -> None:
+def test_who_was_seen_before_never_stands_for_another(changes: dict[str, Any]) -> None:
     rule = """
     @id("p") permit (principal in CAB::Group::"sales", action, resource) when { principal.tenant == "acme" };
     @id("f") forbid (principal == CAB::User::"subject-2-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", action, resource);

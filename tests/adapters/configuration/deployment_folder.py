@@ -143,7 +143,7 @@ def check(root: Path, environment: dict[str, str] | None = None, **files: str | 
 
 
 def deployment_of(root: Path, **files: str | bytes | None) -> Deployment:
-    deployment = check(root, **files).deployment
+    deployment = inspect_folder(write_folder(root, **files), ENVIRONMENT).deployment
     assert deployment is not None
     return deployment
 

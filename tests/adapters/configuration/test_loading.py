@@ -92,7 +92,13 @@ def test_the_policy_version_is_the_digest_of_names_and_bytes_before_filling(tmp_
 
 
 def test_the_digest_tells_names_contents_and_their_borders_apart() -> None:
-    variants = ({"a": b"bc"}, {"ab": b"c"}, {"a": b"b", "c": b""}, {"a": b"", "c": b"b"}, {})
+    variants: tuple[dict[str, bytes], ...] = (
+        {"a": b"bc"},
+        {"ab": b"c"},
+        {"a": b"b", "c": b""},
+        {"a": b"", "c": b"b"},
+        {},
+    )
     assert len({digest_of(files) for files in variants}) == len(variants)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from tests.adapters.configuration.deployment_folder import (
@@ -38,7 +38,7 @@ B, P, A, C = "broker.yaml", "identity_providers.yaml", "agents.yaml", "connectio
 
 MISTAKES = {
     # --- YAML ---
-    "a key that stands twice": Mistake(B, "tenants:", "origin: https://x.test\ntenants:", "`origin` stands twice in the same place", "remove one of them", at="origin: https://x"),
+    "a duplicate key": Mistake(B, "tenants:", "origin: https://x.test\ntenants:", "duplicate key `origin`", "remove one of them", at="origin: https://x"),
     "an anchor": Mistake(B, "title: Acme", "title: &a Acme", "anchors and aliases are not accepted", "write the value out where it is used"),
     "an alias": Mistake(B, "title: Acme", "title: *a", "anchors and aliases are not accepted", "write the value out where it is used"),
     "a tag": Mistake(B, "title: Acme", "title: !!python/name:os.system x", "YAML tags are not accepted", "remove the tag (the word after `!`)"),
@@ -158,7 +158,7 @@ MISTAKES = {
     "an ID-JAG for the broker itself": Mistake(C, "narrowing: scope_at_refresh\nconnections:\n  - id: crm\n", "issuer: https://cab.test/oauth2\n    narrowing: scope_at_refresh\nconnections:\n  - id: crm\n    grant_kind: id_jag\n    user_map: {a: b}\n", "the issuer of provider `own-crm` is the broker itself", "name the issuer of the system's authorization server", at="provider: own-crm"),
     "an ID-JAG for no client": Mistake(C, "    client_id: cab\n", "    grant_kind: id_jag\n    user_map: {a: b}\n", "id_jag needs a client_id", "add client_id: ID-JAGs are made out to this client of the broker", at="grant_kind"),
     "an ID-JAG of a client without a secret": Mistake(C, "    client_id: cab\n    client_secret: {secret: cab-provider-crm}\n", "    grant_kind: id_jag\n    user_map: {a: b}\n    client_id: cab\n", "the client has no client_secret", "add client_secret with the name of the Secret Manager secret", at="client_id"),
-    "an ID-JAG that anybody may redeem": Mistake(C, "narrowing: scope_at_refresh\nconnections:\n  - id: crm\n    title: CRM\n    provider: own-crm\n    resource: ${CRM_ORIGIN}\n    tenants: [acme]\n    client_id: cab\n    client_secret: {secret: cab-provider-crm}\n", "issuer: https://login.crm.test\n    token_endpoint_auth_method: none\n    narrowing: scope_at_refresh\nconnections:\n  - id: crm\n    title: CRM\n    provider: own-crm\n    resource: ${CRM_ORIGIN}\n    tenants: [acme]\n    client_id: cab\n    grant_kind: id_jag\n    user_map: {a: b}\n", "whoever comes by an ID-JAG may redeem it: the client does not authenticate", "register a confidential client there, and write how it authenticates into the provider", at="grant_kind", severity="warning"),
+    "an ID-JAG that anybody may redeem": Mistake(C, "narrowing: scope_at_refresh\nconnections:\n  - id: crm\n    title: CRM\n    provider: own-crm\n    resource: ${CRM_ORIGIN}\n    tenants: [acme]\n    client_id: cab\n    client_secret: {secret: cab-provider-crm}\n", "issuer: https://login.crm.test\n    token_endpoint_auth_method: none\n    narrowing: scope_at_refresh\nconnections:\n  - id: crm\n    title: CRM\n    provider: own-crm\n    resource: ${CRM_ORIGIN}\n    tenants: [acme]\n    client_id: cab\n    grant_kind: id_jag\n    user_map: {a: b}\n", "anyone who obtains an ID-JAG can redeem it: the client does not authenticate", "register a confidential client there, and write how it authenticates into the provider", at="grant_kind", severity="warning"),
     "an assertion key beside an ID-JAG": Mistake(C, "tenants: [acme]", "assertion_key: {secret: cab-assertion-crm}\n    grant_kind: id_jag\n    user_map: {a: b}\n    tenants: [acme]", "assertion_key belongs to grant_kind jwt_bearer", "remove it", at="assertion_key"),
     "a client without a secret": Mistake(C, "    client_secret: {secret: cab-provider-crm}\n", "", "the client has no client_secret", "add client_secret with the name of the Secret Manager secret", at="client_id"),
     "a secret that is never sent": Mistake(C, "narrowing: scope_at_refresh", "narrowing: scope_at_refresh\n    token_endpoint_auth_method: none", "the client_secret is never sent", "remove it: provider `own-crm` authenticates no client", at="client_secret"),
@@ -190,7 +190,8 @@ def test_a_mistake_is_reported_with_file_line_and_remedy(mistake: Mistake, tmp_p
     file, place = (mistake.file, where) if ".yaml:" not in where else (where.split(":", 1)[0], where.split(":", 1)[1])
     line = line_of(text if file == mistake.file else FILES[file], place)
 
-    inspection = check(tmp_path, **{mistake.file.removesuffix(".yaml"): text})
+    files: dict[str, Any] = {mistake.file.removesuffix(".yaml"): text}
+    inspection = check(tmp_path, **files)
 
     reported = {(p.file, p.line, p.message, p.remedy, p.severity) for p in inspection.problems}
     assert (file, line, mistake.message, mistake.remedy, mistake.severity) in reported, reported
@@ -370,7 +371,8 @@ def test_a_deployment_without_front_ends_is_pointed_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["agents", "policies__sales"])
 def test_an_invisible_character_is_reported(file: str, char: str, tmp_path: Path) -> None:
     text = FILES[{"agents": A, "policies__sales": "policies/sales.cedar"}[file]]
-    inspection = check(tmp_path, **{file: f"{text}# or //{char}\n"})
+    files: dict[str, Any] = {file: f"{text}# or //{char}\n"}
+    inspection = check(tmp_path, **files)
     line = text.count("\n") + 1
     assert f"an invisible character, U+{ord(char):04X}" in [p.message for p in inspection.problems if p.line == line]
     assert not inspection.valid

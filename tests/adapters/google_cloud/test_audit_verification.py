@@ -271,7 +271,9 @@ def _sealed_by_hand(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     change(document)
     document["chain"]["hash"] = event_hash(document)
     text = rfc8785.dumps(document).decode()
-    return {name: document.get(name, value) for name, value in row.items()} | document | {"event_json": text}
+    columns = {name: document.get(name, value) for name, value in row.items()}
+    changed: dict[str, Any] = columns | document | {"event_json": text}
+    return changed
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 from google.auth.credentials import TokenState
@@ -53,16 +54,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.join()
 
 
+def _state(credentials: MetadataCredentials) -> TokenState:
+    state: TokenState = credentials.token_state
+    return state
+
+
 def test_an_access_token_is_fresh_until_minutes_before_its_end(server: Server) -> None:
-    credentials = MetadataCredentials()
+    credentials: Any = MetadataCredentials()
     credentials.refresh(None)
     headers: dict[str, str] = {}
     credentials.apply(headers)
     assert headers == {"authorization": "Bearer canary-3f9a"}
-    assert credentials.token_state is TokenState.FRESH
+    assert _state(credentials) is TokenState.FRESH
     server.body = GOOD.replace(b"3599", b"100")
     credentials.refresh(None)
-    assert credentials.token_state is TokenState.STALE
+    assert _state(credentials) is TokenState.STALE
     assert server.asked == [("/computeMetadata/v1/instance/service-accounts/default/token", "Google")] * 2
 
 

@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.auth.credentials import TokenState
 from google.protobuf.wrappers_pb2 import StringValue
 
-from cab.adapters.google_cloud import access_tokens
 from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
 from cab.adapters.google_cloud.rpc import GoogleApi, Method
 from cab.ports import Unavailable
@@ -142,7 +141,7 @@ class Credentials:
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> Credentials:
     credentials = Credentials()
-    monkeypatch.setattr(access_tokens.google.auth, "default", lambda **_: (credentials, "project"))
+    monkeypatch.setattr(google.auth, "default", lambda **_: (credentials, "project"))
     return credentials
 
 

@@ -176,7 +176,7 @@ def test_firestore_refuses_what_it_does_not_do(db: firestore.Client, method: str
         "explain": lambda: list(grants.stream(explain_options=ExplainOptions(analyze=True))),
     }
     with pytest.raises(MethodNotImplemented):
-        calls[method]()
+        calls[method]()  # type: ignore[no-untyped-call]
 
 
 # Firestore: the order of values
@@ -229,7 +229,9 @@ def test_quoted_field_paths_split_into_their_segments(path: list[str]) -> None:
     assert split_path(quoted) == path
     doc = document.Document.pb()()
     set_field(doc, quoted, value(integer_value=1))
-    assert get_field(doc, quoted).integer_value == 1
+    found = get_field(doc, quoted)
+    assert found is not None
+    assert found.integer_value == 1
 
 
 # Pub/Sub

@@ -261,7 +261,9 @@ def test_the_maximum_and_minimum_with_nan_are_nan(db: Client) -> None:
     document = db.document("limits/l1")
     document.set({"high": math.nan, "low": 1})
     document.update({"high": firestore.Maximum(3), "low": firestore.Minimum(math.nan)})
-    assert all(math.isnan(value) for value in document.get().to_dict().values())
+    found = document.get().to_dict()
+    assert found is not None
+    assert all(math.isnan(value) for value in found.values())
 
 
 def test_array_union_and_remove_work_on_elements(db: Client) -> None:

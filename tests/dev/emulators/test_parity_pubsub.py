@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from google.api_core.exceptions import AlreadyExists, InvalidArgument, NotFound
-from google.cloud import pubsub_v1
+from google.cloud import pubsub_v1  # type: ignore[attr-defined]
 from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1 import PublisherAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
@@ -212,7 +212,7 @@ def test_messages_with_one_ordering_key_come_in_order(pubsub: PubSub) -> None:
     pubsub.create_subscription(enable_message_ordering=True)
     for number in range(5):
         pubsub.publish(str(number).encode(), ordering_key="chain-1")
-    order = []
+    order: list[str] = []
     while len(order) < 5:
         received = pubsub.pull()
         order += [message.message.data.decode() for message in received]

@@ -137,7 +137,7 @@ def test_a_signal_stops_cleanly_while_clients_wait(number: signal.Signals) -> No
             pid = process.pid
             os.kill(pid, number)
             assert process.wait() == 0
-            assert waiting.exception(timeout=5) is not None
+            assert waiting.exception(timeout=5) is not None  # type: ignore[call-arg]
         assert not psutil.pid_exists(pid)
 
 

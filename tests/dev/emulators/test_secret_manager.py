@@ -20,7 +20,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from gcp_emulators import Emulators
 
 State = SecretVersion.State
-AUTOMATIC = {"replication": {"automatic": {}}}
+AUTOMATIC: dict[str, Any] = {"replication": {"automatic": {}}}
 
 
 class Vault:

@@ -11,6 +11,7 @@ from requests.adapters import BaseAdapter
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 from urllib3 import HTTPResponse
+from urllib3._collections import HTTPHeaderDict
 
 
 def client_of(app: ASGIApp, origin: str) -> TestClient:
@@ -49,7 +50,7 @@ class _ApplicationAdapter(BaseAdapter):
         response.encoding = "utf-8"
         response.raw = HTTPResponse(
             body=BytesIO(answer.content),
-            headers=answer.headers.multi_items(),
+            headers=HTTPHeaderDict(answer.headers.multi_items()),
             status=answer.status_code,
             preload_content=False,
             original_response=_original(answer.headers.multi_items()),

@@ -62,23 +62,23 @@ class ProviderUnderTest:
         answer = self.http.post("/oauth/consent", data={"request": self.request_id_of(page.text), "account": account})
         return dict(parse_qsl(urlsplit(answer.headers["location"]).query))
 
-    def token(self, *, client: tuple[str, str] = ("cab", SECRET), **form: str) -> Any:
+    def token(self, *, client: tuple[str, str] = ("cab", SECRET), **form: Any) -> Any:
         return self.http.post("/oauth/token", data=form, auth=client)
 
     def redeem(self, code: str, /, **changes: str) -> Any:
-        form = {
+        form: dict[str, Any] = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": CALLBACK,
             "code_verifier": VERIFIER,
         }
-        return self.token(**{**form, **changes})
+        return self.token(**form | changes)
 
-    def connect(self, **changes: str | None) -> dict[str, Any]:
+    def connect(self, **changes: Any) -> dict[str, Any]:
         """The first token answer of a new grant of alice."""
         return dict(self.redeem(self.consent(**changes)["code"]).json())
 
-    def refresh(self, refresh_token: str, **extra: str) -> Any:
+    def refresh(self, refresh_token: str, **extra: Any) -> Any:
         return self.token(grant_type="refresh_token", refresh_token=refresh_token, **extra)
 
     def works(self, access_token: str) -> bool:

@@ -16,16 +16,16 @@ OWN_API = "api://cab/access"
 
 
 def downscope(twin: ProviderUnderTest, token: str, **changes: str | None) -> Any:
-    form = {"subject_token": token, "subject_token_type": ACCESS_TOKEN, "scope": "read", **changes}
+    form: dict[str, Any] = {"subject_token": token, "subject_token_type": ACCESS_TOKEN, "scope": "read", **changes}
     form = {"grant_type": TOKEN_EXCHANGE, **{name: value for name, value in form.items() if value is not None}}
     if twin.provider.settings.profile.exchange is Exchange.TOKEN_ALONE:
         return twin.http.post("/oauth/token", data=form)
-    return twin.token(**form)  # type: ignore[arg-type]
+    return twin.token(**form)
 
 
 def on_behalf_of(twin: ProviderUnderTest, token: str, *, client: Any = None, **changes: str) -> Any:
-    form = {"assertion": token, "requested_token_use": "on_behalf_of", "scope": "read", **changes}
-    more = {} if client is None else {"client": client}
+    form: dict[str, Any] = {"assertion": token, "requested_token_use": "on_behalf_of", "scope": "read", **changes}
+    more: dict[str, Any] = {} if client is None else {"client": client}
     return twin.token(grant_type=JWT_BEARER, **more, **form)
 
 
@@ -79,13 +79,13 @@ def test_downscoping_is_refused_unless_it_is_exactly_that(changes: dict[str, Any
 
 def test_a_token_that_is_presented_alone_comes_without_credentials_in_the_header_too() -> None:
     twin, wide = connected("box-like")
-    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
     assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "invalid_request"
 
 
 def test_one_client_cannot_downscope_the_token_of_another() -> None:
     twin, wide = connected(WITH_CLIENT)
-    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
     answer = twin.token(client=("other", "other-secret"), grant_type=TOKEN_EXCHANGE, **form)
     assert answer.json()["error"] == "invalid_request"
     refused = twin.token(client=("cab", "wrong"), grant_type=TOKEN_EXCHANGE, **form)
@@ -132,5 +132,5 @@ def test_a_token_for_another_api_is_no_assertion() -> None:
 
 def test_a_provider_without_exchanges_knows_none() -> None:
     twin, wide = connected("google-like")
-    form = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
     assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "unsupported_grant_type"

@@ -105,7 +105,7 @@ def test_every_class_keeps_its_promises(name: str) -> None:
         "salesforce-like-revoking-grant": ProviderProfile(name="x", refresh_class=RefreshClass.STRICT_FAMILY),
         "static": ProviderProfile(name="x", refresh_class=RefreshClass.STATIC),
     }
-    machine = type("Machine", (ClientOfOneProvider,), {"profile": profiles[name]})
+    machine: Any = type("Machine", (ClientOfOneProvider,), {"profile": profiles[name]})
     machine.TestCase.settings = settings(
         max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

@@ -43,7 +43,7 @@ def test_a_trusted_jwt_brings_an_access_token_of_the_mapped_user_and_no_refresh_
 
 def test_token_exchange_answers_with_the_type_of_what_it_issued() -> None:
     twin = provider()
-    form = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
     answer = twin.token(grant_type=TOKEN_EXCHANGE, **form).json()
     assert answer["issued_token_type"] == "urn:ietf:params:oauth:token-type:access_token"
     assert twin.works(answer["access_token"])
@@ -66,7 +66,7 @@ def test_token_exchange_answers_with_the_type_of_what_it_issued() -> None:
 def test_a_jwt_that_vouches_for_nobody_here_is_refused(changes: dict[str, Any]) -> None:
     twin = provider()
     bearer = twin.token(grant_type=JWT_BEARER, assertion=assertion(**changes), scope="read")
-    form = {"subject_token": assertion(**changes), "subject_token_type": JWT_TYPE, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": assertion(**changes), "subject_token_type": JWT_TYPE, "scope": "read"}
     exchange = twin.token(grant_type=TOKEN_EXCHANGE, **form)
     assert (bearer.status_code, bearer.json()) == (400, {"error": "invalid_grant"})
     assert (exchange.status_code, exchange.json()) == (400, {"error": "invalid_request"})
@@ -101,11 +101,16 @@ def test_a_provider_that_trusts_nobody_does_not_offer_these_grants() -> None:
 
 # --- ID-JAGs ---
 
-JAG_CLAIMS = {"client_id": "cab", "iat": NOW, "resource": ISSUER, "scope": "read write"}
+JAG_CLAIMS: dict[str, Any] = {"client_id": "cab", "iat": NOW, "resource": ISSUER, "scope": "read write"}
 
 
 def jag_provider(**changes: Any) -> ProviderUnderTest:
-    trusted = {"issuer": BROKER, "jwks": jwks, "accounts": {"key-of-alice": "twin-1001"}, "id_jags": True} | changes
+    trusted: dict[str, Any] = {
+        "issuer": BROKER,
+        "jwks": jwks,
+        "accounts": {"key-of-alice": "twin-1001"},
+        "id_jags": True,
+    } | changes
     return ProviderUnderTest("salesforce-like", trusted_issuers=(TrustedIssuer(**trusted),))
 
 
@@ -167,10 +172,10 @@ def test_an_id_jag_is_good_once_and_for_no_more_than_it_carries() -> None:
 
 
 def test_an_id_jag_is_no_subject_token_and_vouches_only_where_that_is_agreed() -> None:
-    form = {"subject_token": id_jag(), "subject_token_type": JWT_TYPE, "scope": "read"}
+    form: dict[str, Any] = {"subject_token": id_jag(), "subject_token_type": JWT_TYPE, "scope": "read"}
     assert jag_provider().token(grant_type=TOKEN_EXCHANGE, **form).json() == {"error": "invalid_request"}
     assert redeemed(provider(), id_jag()).json() == {"error": "invalid_grant"}
-    exchanged = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
+    exchanged: dict[str, Any] = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
     assert jag_provider().token(grant_type=TOKEN_EXCHANGE, **exchanged).status_code == 200
 
 
@@ -183,7 +188,11 @@ def test_a_provider_that_takes_id_jags_says_so() -> None:
 
 def test_an_issuer_may_call_the_provider_by_a_name_that_they_agreed_on() -> None:
     twin = jag_provider(id_jags=False, audiences=("cab-at-twin",))
-    form = {"subject_token": assertion(aud="cab-at-twin"), "subject_token_type": JWT_TYPE, "scope": "read"}
+    form: dict[str, Any] = {
+        "subject_token": assertion(aud="cab-at-twin"),
+        "subject_token_type": JWT_TYPE,
+        "scope": "read",
+    }
     assert twin.token(grant_type=TOKEN_EXCHANGE, **form).status_code == 200
 
 

@@ -86,7 +86,7 @@ class Report:
 
 
 def draw_plans(kind: str, number: int, dice: random.Random) -> list[Plan]:
-    """By turns: killed at every step, killed at random moments, stopped at steps, stopped at random moments."""
+    """In rotation: killed at every step, killed at random moments, stopped at steps, stopped at random moments."""
 
     def moment() -> float:
         return dice.uniform(0, LONGEST_REFRESH_S)

@@ -163,7 +163,10 @@ class Site:
 
     def connect(self, kinds: list[str], *, user: str) -> list[Connected]:
         """One grant for each kind of provider named, all of different users; their access tokens have expired."""
-        return self._with_stores(self._connect_all, [(kind, f"{user}-{n}") for n, kind in enumerate(kinds)])
+        connected: list[Connected] = self._with_stores(
+            self._connect_all, [(kind, f"{user}-{n}") for n, kind in enumerate(kinds)]
+        )
+        return connected
 
     async def _connect_all(
         self, store: Grants, vault: SecretManagerVault, wanted: list[tuple[str, str]]
@@ -210,7 +213,8 @@ class Site:
         return Connected(kind, grant.grant_id, tokens.grant_id, token_sha256(tokens.refresh_token))
 
     def truths(self, connected: list[Connected]) -> list[Truth]:
-        return self._with_stores(self._truths, connected)
+        truths: list[Truth] = self._with_stores(self._truths, connected)
+        return truths
 
     async def _truths(self, store: Grants, vault: SecretManagerVault, connected: list[Connected]) -> list[Truth]:
         return list(await asyncio.gather(*(self._truth(store, vault, item) for item in connected)))
@@ -219,7 +223,7 @@ class Site:
         stored = await store.read(item.name)
         assert stored is not None
         tokens: dict[int, str | None] = {}
-        for version in range(1, stored.grant.secret_ver + 6):
+        for version in range(1, stored.grant.secret_version + 6):
             try:
                 tokens[version] = _refresh_token(await vault.access(secret_id(item.name), version))
             except NotFound:
@@ -248,6 +252,11 @@ class Site:
             if event.get("grant"):
                 self._events.setdefault((event["grant"]["id"], event["event_type"]), set()).add(event["event_id"])
         return self._events
+
+    def _kill_workers(self) -> None:
+        for worker in self._workers.values():
+            if worker.is_alive():
+                worker.kill()
 
     def _with_stores(self, work: Any, *arguments: Any) -> Any:
         async def run() -> Any:
@@ -302,7 +311,7 @@ class Truth:
     @property
     def is_alive(self) -> bool:
         """ACTIVE, with a refresh token that works."""
-        return self.grant.status is GrantStatus.ACTIVE and self.tokens.get(self.grant.secret_ver) in self.live
+        return self.grant.status is GrantStatus.ACTIVE and self.tokens.get(self.grant.secret_version) in self.live
 
     @property
     def is_silently_dead(self) -> bool:
@@ -357,7 +366,7 @@ def running_site(folder: Path) -> Iterator[Site]:
         assert zygote.stdout is not None
         assert zygote.stdout.readline() == '{"ready": true}\n', "the workers cannot start"
         site = Site(emulators, folder, ports, environment, zygote)
-        stack.callback(lambda: [worker.kill() for worker in site._workers.values() if worker.is_alive()])
+        stack.callback(site._kill_workers)
         site._with_stores(_make_escrow_key)
         yield site
 

@@ -122,8 +122,9 @@ class _Edited:
         self._path = path
 
     def __enter__(self) -> dict[str, Any]:
-        self._content: dict[str, Any] = yaml.safe_load(self._path.read_text())
-        return self._content
+        content: dict[str, Any] = yaml.safe_load(self._path.read_text())
+        self._content = content
+        return content
 
     def __exit__(self, *_: object) -> None:
         self._path.write_text(yaml.dump(self._content, sort_keys=False))

@@ -16,11 +16,11 @@ from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import GROUP
 from cab.adapters.cedar.vocabulary import children
 
-MOST_SETS: Final = 6  # of groups that one rule tells apart: 64 combinations
+MOST_SETS: Final = 6  # of groups that one rule distinguishes: 64 combinations
 
 
 def group_worlds(rule: Rule) -> tuple[tuple[str, ...], ...] | None:
-    """Every membership that the rule can tell apart, the empty one first. None when there are too many to ask for.
+    """Every membership that the rule can distinguish, the empty one first. None when there are too many to ask for.
 
     Groups that the rule names only together, in the same sets, count as one: `principal in [a, b]` asks whether any is there.
     """

@@ -1,4 +1,4 @@
-"""YAML text as plain values plus the line each one stands on.
+"""YAML text as plain values plus the line of each.
 
 A small, closed part of YAML: mappings with unique text keys, lists, and scalars read by the YAML 1.2 core rules (`no` is text).
 Anchors, aliases, tags, several documents, floats, deep nesting and large files are refused: none has a use here, each has been an attack.
@@ -121,9 +121,7 @@ class _Reader:
                 raise _Refused(line, "a key must be plain text", "write `key: value`")
             key = event.value
             if key in members:
-                self.problems.append(
-                    Problem(self.file, line, f"`{key}` stands twice in the same place", "remove one of them")
-                )
+                self.problems.append(Problem(self.file, line, f"duplicate key `{key}`", "remove one of them"))
             self._lines[(*place, key)] = line
             members[key] = self._value(self._next(), (*place, key))
         return members

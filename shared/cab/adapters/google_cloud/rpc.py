@@ -122,7 +122,7 @@ class GoogleApi:
             async with asyncio.timeout(budget_s):
                 return await tokens.metadata()
         except (NoCredentials, TimeoutError):
-            _logger.warning("%s: no access token of this service could be had", self._what)
+            _logger.warning("%s: no access token of this service is available", self._what)
             raise Unavailable(self._what) from None
 
     def _open(self, method: Method) -> Any:

@@ -90,7 +90,7 @@ def _path(path: str, values: Mapping[str, Any]) -> str:
 def _segment(value: Any) -> str:
     text = quote(_text(value), safe="")
     if text.strip(".") == "":  # empty, `.` and `..` would be another path; RFC 3986 section 6.2.2.3
-        raise BrokerError(Reason.INTENT_MALFORMED, "A value that stands in a path must not be empty or dots.")
+        raise BrokerError(Reason.INTENT_MALFORMED, "A value in a path must not be empty or dots.")
     return text
 
 

@@ -166,7 +166,7 @@ class Action(StrictModel):
         if optional := sorted(
             self.call.always_needed() - {ID} - {n for n, p in self.parameters.items() if p.is_always_there}
         ):
-            raise ValueError(f"{optional[0]} must be required or have a default: it stands in the path or in a list")
+            raise ValueError(f"{optional[0]} must be required or have a default: it is used in the path or in a list")
         method = self.call.method.value
         if self.effect is Effect.READ and method == "DELETE":
             raise ValueError("DELETE is no method of an action that reads")

@@ -86,7 +86,7 @@ class Call(StrictModel):
     )
     body: Json = Field(default=None, description="JSON value to send; absent parameter: absent member.")
     encoding: Literal["json", "form"] = Field(default="json", description="How the body is written.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Headers sent as they stand here.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Headers that are sent as written here.")
     idempotent: bool | None = Field(
         default=None, description="Whether twice is the same as once; default: by the method, as HTTP defines it."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -59,6 +59,8 @@ class ClientSecretPost(StrictModel):
     secret: SecretReference = Field(description="Its secret, by name.")
 
 
+# By their registered names (RFC 7591 section 2). A FederatedJwt is a client assertion too, signed by another issuer.
+REGISTERED_METHODS: Final = ("private_key_jwt", "client_secret_basic", "client_secret_post")
 ClientSecret = ClientSecretBasic | ClientSecretPost
 Authentication = Annotated[PrivateKeyJwt | FederatedJwt | ClientSecret, Field(discriminator="method")]
 SignedAuthentication = Annotated[PrivateKeyJwt | FederatedJwt, Field(discriminator="method")]

@@ -319,7 +319,7 @@ class Connection(StrictModel):
     actions: tuple[Action, ...] = Field(min_length=1, description="The catalog: everything tools can do here.")
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Connection:
+    def _is_consistent(self) -> Connection:
         if self.grant_kind is GrantKind.AUTHORIZATION_CODE and self.client_id is None:
             raise ValueError("an authorization_code connection needs a client_id")
         if "#" in self.resource or "?" in self.resource:

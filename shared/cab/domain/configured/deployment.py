@@ -121,7 +121,7 @@ class Broker(StrictModel):
     )
     mark_results: bool = Field(
         default=True,
-        description="Whether what platforms return stands, for models, between two lines that say whose words it is.",
+        description="Whether what platforms return is shown to models between two lines that say whose words it is.",
     )
 
     @model_validator(mode="after")
@@ -143,6 +143,10 @@ class Broker(StrictModel):
     def calls_resource(self) -> str:
         """What call tokens are for: the audience of the tools that the broker executes itself (RFC 8707)."""
         return f"{self.origin}/mcp"
+
+    def connect_uri(self, connection_id: str) -> str:
+        """Where a user connects a system, for the first time or again."""
+        return f"{self.origin}/connect?connection={connection_id}"
 
 
 class BrowserLogin(StrictModel):

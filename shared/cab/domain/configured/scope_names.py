@@ -25,7 +25,7 @@ class ScopeNames(StrictModel):
         default_factory=dict, description="Scopes that include others, which answers then leave out."
     )
     optional_prefix: str | None = Field(
-        default=None, min_length=1, description="What may stand before a name, or not, without changing its meaning."
+        default=None, min_length=1, description="A prefix that names may have or lack without changing their meaning."
     )
     ignore_case: bool = Field(default=False, description="Whether capital and small letters are the same.")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -36,7 +36,7 @@ CERTIFICATE_HEADERS: Final = frozenset({"jku", "x5u", "x5c"})  # what identity p
 
 
 class TokenRejected(Exception):
-    """The token must not be used. `why` is a fixed phrase for the audit event; `expired` is told apart for the caller."""
+    """The token must not be used. `why` is a fixed phrase for the audit event; `expired` is the one fault that a new token fixes."""
 
     def __init__(self, why: str, *, expired: bool = False) -> None:
         super().__init__(why)
@@ -78,6 +78,7 @@ class VerifiedClaims:
     expires_at: datetime
     issued_at: datetime | None
     checked_at: datetime | None = None  # the present of the verifier; None for claims that were verified before
+    key: VerificationKey | None = field(default=None, repr=False, compare=False)  # what verified them
 
     def text(self, name: str, *, max_length: int = 255) -> str:
         """A required string claim of printable characters. Raises TokenRejected."""
@@ -105,7 +106,7 @@ class Rules:
     audiences: frozenset[str]
     max_life: timedelta
     several_audiences: bool = False  # only identity providers put more than one into `aud`
-    one_element_audience: bool = False  # the single audience may stand in an array: ID-JAGs, older client libraries
+    one_element_audience: bool = False  # the single audience may be in an array: ID-JAGs, older client libraries
     issued_at_required: bool = True
     fractions: bool = False  # of seconds, as RFC 7519 section 2 allows; our own kinds have none
 
@@ -194,7 +195,12 @@ def verify(token: UnverifiedToken, key: VerificationKey, rules: Rules, *, now: d
     check_audience(token, rules)
     issued_at, expires_at = check_times(token, rules, now)
     return VerifiedClaims(
-        claims=token.claims, issuer=rules.issuer, expires_at=expires_at, issued_at=issued_at, checked_at=now
+        claims=token.claims,
+        issuer=rules.issuer,
+        expires_at=expires_at,
+        issued_at=issued_at,
+        checked_at=now,
+        key=key,
     )
 
 

@@ -49,7 +49,7 @@ class _Call(BaseModel):
         if (self.deferral_code is None) == (self.tool is None):
             raise ValueError("give tool or deferral_code")
         if self.deferral_code is not None and len(self.model_fields_set) > 1:
-            raise ValueError("deferral_code stands alone")
+            raise ValueError("deferral_code allows no other parameter")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Audit ingest: a pushed message in, a typed row out. Acknowledged only when the row stands; poison is kept aside, never in the way."""
+"""Audit ingest: a pushed message in, a typed row out. Acknowledged only when the row is written; poison is kept aside, never in the way."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def grant_event(
     provider_error: str | None = None,
     provider_ms: float | None = None,
 ) -> dict[str, Any]:
-    """The event of a state change, as `grant` stands after it. `by` names the service or operator that asked for it.
+    """The event of a state change, as `grant` is after it. `by` names the service or operator that asked for it.
 
     `provider_error`: the provider's own word for it; `provider_ms`: how long its answer took.
     """
@@ -86,7 +86,7 @@ def grant_event(
         grant=audit.GrantFacts(
             id=grant.grant_id,
             seq=grant.seq,
-            secret_version=grant.secret_ver,
+            secret_version=grant.secret_version,
             cause=cause,
             upstream_revoked=upstream_revoked,
             provider_error=provider_error,

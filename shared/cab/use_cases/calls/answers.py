@@ -82,7 +82,7 @@ class Reduced:
 
 
 def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) -> Reduced:
-    """Reduce an answer that is known not to hold the token. `copies` is how often its text will stand in what is sent.
+    """Reduce an answer that is known not to hold the token. `copies` is how often its text will be in what is sent.
 
     Raises: AnswerRefused RESPONSE_TYPE_NOT_ALLOWED, RESPONSE_TOO_LARGE.
     """

@@ -22,7 +22,7 @@ from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.calls import Call
 from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.configured.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason, Remedy
+from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import token_sha256
 from cab.domain.intents import DeclaredIntent, Intent, check_against_catalog
 from cab.ports import AuditLog, CallDecisions, Clock, HttpAnswer, PermittedCall, Randomness, Unavailable
@@ -33,6 +33,7 @@ from cab.use_cases.calls.execute import Execute, Executed, Sendable
 from cab.use_cases.calls.identify import ToolCaller
 from cab.use_cases.calls.listing import Listing
 from cab.use_cases.calls.running import RunningCalls
+from cab.use_cases.upstream.servable import needs_reauth
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -109,7 +110,7 @@ class CallTool:
         self._randomness = randomness
 
     async def __call__(self, caller: ToolCaller, call: NewToolCall, facts: Facts, *, copies: int = 1) -> CallEnded:
-        """`copies` is how often the result will stand in the answer: its size is of all of them.
+        """`copies` is how often the result will be in the answer: its size is of all of them.
 
         Raises: BrokerError TOOL_UNKNOWN, SCOPE_NOT_GRANTABLE, INTENT_MALFORMED, RATE_LIMITED; RefusedElsewhere with what
         an exchange refuses; Unavailable.
@@ -248,11 +249,7 @@ class CallTool:
         return replace(ended, refusal=_refusal_of(executed))
 
     def _needs_reauth(self, connection: Connection) -> BrokerError:
-        return BrokerError(
-            Reason.GRANT_NEEDS_REAUTH,
-            "The user must connect this system again.",
-            remedy=Remedy(interaction_uri=f"{self._deployment.broker.origin}/connect?connection={connection.id}"),
-        )
+        return needs_reauth(self._deployment.broker.connect_uri(connection.id))
 
     def _headers(self, granted: _Granted, permitted: PermittedCall, facts: Facts) -> dict[str, str]:
         """Everything that is sent beside the token. Literal headers come first: none of them replaces one of ours."""

@@ -150,7 +150,7 @@ async def _other(fresh_token: FreshToken) -> str | BrokerError:
     except BrokerError as error:
         return error
     except Unavailable:
-        return BrokerError(Reason.PROVIDER_UNAVAILABLE, "The platform refused the token, and no other could be had.")
+        return BrokerError(Reason.PROVIDER_UNAVAILABLE, "The platform refused the token, and no other is available.")
 
 
 def _executed(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> Executed:

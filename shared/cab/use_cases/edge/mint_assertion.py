@@ -11,7 +11,7 @@ from cab.domain.configured.clients import FrontEnd
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.identifiers import token_sha256
-from cab.ports import Clock, NotFound, Randomness, Signer, VerificationKeys
+from cab.ports import Clock, Randomness, Signer, VerificationKeys
 from cab.protocol import names
 from cab.protocol.authorization_details import parse_task, task_digest
 from cab.protocol.forms import required
@@ -24,6 +24,7 @@ from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Cred
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
 from cab.use_cases.identity.verify_dpop import DpopVerifier
+from cab.use_cases.identity.verify_token import verify_token
 
 _NO_LOGIN: Final = "The subject token is not an acceptable ID token."
 
@@ -67,7 +68,7 @@ class MintAssertion:
         self._logins = {name: VerifiedTokens[Login](keys, clock) for name in deployment.front_end_by_id}
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
-        """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores cannot be had."""
+        """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores are not available."""
         # No front end has a secret, so `client_secret` is like any parameter that nobody knows here: ignored.
         front_end, spending = await self._authenticator.authenticate(replace(credentials, client_secret=None))
         facts.client_authenticated = True
@@ -153,16 +154,12 @@ class MintAssertion:
         """Who logged in. Front ends mint for every turn of a conversation from one ID token: it is remembered."""
         remembered = self._logins[front_end.client_id]
         try:
-            login = await remembered.recall(token)
-            if login is None:
-                login = remembered.remember(token, await self._verify_id_token(token, front_end))
+            login = await remembered.read(token, lambda: self._verify_id_token(token, front_end))
             if login.expires_at <= self._clock.now():  # within the leeway: nothing left that an assertion could live
                 raise jws.TokenRejected("expired", expired=True)
         except jws.TokenRejected as error:
             reason = Reason.SUBJECT_TOKEN_EXPIRED if error.expired else Reason.SUBJECT_TOKEN_INVALID
             raise credential_refused(reason, _NO_LOGIN, error, token=token) from error
-        except NotFound as error:
-            raise credential_refused(Reason.SUBJECT_TOKEN_INVALID, _NO_LOGIN, error, token=token) from error
         return login
 
     async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:
@@ -170,8 +167,6 @@ class MintAssertion:
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
         if unverified.unverified_issuer != provider.issuer:
             raise jws.TokenRejected("iss is not this front end's identity provider")
-        key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
         rules = id_tokens.rules(provider, front_end.idp_client_id)
-        claims = jws.verify(unverified, key, rules, now=self._clock.now())
-        login = id_tokens.read(claims, provider, client_id=front_end.idp_client_id)
-        return Verified(login, claims.issuer, claims.expires_at, key)
+        claims = await verify_token(unverified, rules, self._keys, now=self._clock.now())
+        return Verified.by(claims, id_tokens.read(claims, provider, client_id=front_end.idp_client_id))

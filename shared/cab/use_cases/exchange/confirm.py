@@ -88,7 +88,7 @@ class Confirmations:
         a weaker login than the `decision` of today does, or was agreed to with another upstream account than `account`.
         Changes nothing.
 
-        Raises: BrokerError CONFIRMATION_REFUSED while the refusal stands.
+        Raises: BrokerError CONFIRMATION_REFUSED while the refusal is in force.
         """
         state = await self.state(request)
         strong = not isinstance(decision, Confirm) or _is_as_strong(request.acr_values, decision.acr_values)

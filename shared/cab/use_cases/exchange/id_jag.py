@@ -11,7 +11,7 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.tasks import Task
-from cab.ports import Clock, NotFound, Randomness, VerificationKeys
+from cab.ports import Clock, Randomness, VerificationKeys
 from cab.protocol.authorization_details import validate_detail
 from cab.protocol.jose import jws
 from cab.protocol.names import TASK_TYPE
@@ -21,6 +21,7 @@ from cab.protocol.tokens.id_jag import IdJag
 from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.exchange.request import Bounds
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verify_token import verify_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class RedeemIdJag:
         """Raises: BrokerError ASSERTION_INVALID, one answer for every fault; Unavailable."""
         try:
             jag = await self._verify(token, agent)
-        except (jws.TokenRejected, NotFound) as error:
+        except jws.TokenRejected as error:
             raise credential_refused(
                 Reason.ASSERTION_INVALID, "The assertion is not valid.", error, token=token
             ) from error
@@ -84,9 +85,9 @@ class RedeemIdJag:
         provider = self._deployment.identity_provider_by_issuer.get(unverified.unverified_issuer)
         if provider is None or not provider.id_jag or provider.tenant != agent.tenant:
             raise jws.TokenRejected("iss does not vouch for users here")
-        key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
         now = self._clock.now()
-        verified = jws.verify(unverified, key, id_jag.rules(provider, self._deployment.broker.sts_issuer), now=now)
+        rules = id_jag.rules(provider, self._deployment.broker.sts_issuer)
+        verified = await verify_token(unverified, rules, self._keys, now=now)
         jag = id_jag.read(verified, provider)
         if jag.client_id != agent.client_id:
             raise jws.TokenRejected("client_id is another client")

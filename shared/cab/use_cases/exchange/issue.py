@@ -10,8 +10,7 @@ from typing import Any, Final
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection, GrantKind, Provider
 from cab.domain.configured.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import ENDED, Grant, GrantStatus, grant_id
+from cab.domain.grants import Grant, grant_id
 from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.domain.token_life import handed_out_until
@@ -21,7 +20,8 @@ from cab.protocol.tokens import access_tokens, subject_tokens
 from cab.protocol.tokens.assertions import Assertion
 from cab.protocol.tokens.subject_tokens import Statement
 from cab.stores.grants import Grants
-from cab.use_cases.upstream.users import refuse_ended, statement_about
+from cab.use_cases.upstream.servable import check_servable
+from cab.use_cases.upstream.users import statement_about
 
 CACHE_SIZE: Final = 4096
 
@@ -119,9 +119,6 @@ class DownstreamTokens:
         self._statuses: OrderedDict[str, tuple[datetime, Grant]] = OrderedDict()
         self._status_life = timedelta(seconds=deployment.broker.grant_status_cache_s)
 
-    def connect_uri(self, connection: Connection) -> str:
-        return f"{self._deployment.broker.origin}/connect?connection={connection.id}"
-
     async def read_grant(self, connection: Connection, assertion: Assertion, *, fresh: bool = False) -> Grant | None:
         """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two.
 
@@ -188,24 +185,15 @@ class DownstreamTokens:
 
     def check_servable(self, connection: Connection, grant: Grant | None) -> None:
         """Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED."""
-        if connection.grant_kind.is_trusted:
-            if grant is not None:
-                refuse_ended(grant)
-            return  # no consent to wait for: refresh_grants makes the document at first use
-        remedy = Remedy(interaction_uri=self.connect_uri(connection))
-        if grant is None or not grant.keeps_tokens:
-            raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
-        if grant.status is GrantStatus.NEEDS_REAUTH:
-            raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
-        if grant.status in ENDED:
-            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+        connect_uri = self._deployment.broker.connect_uri(connection.id)
+        check_servable(grant, is_trusted=connection.grant_kind.is_trusted, connect_uri=connect_uri)
 
     def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider) -> bool:
         token = remembered.token
         if remembered.revoke_epoch != grant.revoke_epoch:
             return False
         # Where a refresh may end older access tokens, only the newest one is handed out.
-        if token.secret_version != grant.secret_ver and provider.rotation.old_access_token != "lives_on":
+        if token.secret_version != grant.secret_version and provider.rotation.old_access_token != "lives_on":
             return False
         renew_at = token.renew_at or _planned_renewal(token, provider)
         return renew_at is None or self._clock.now() < renew_at

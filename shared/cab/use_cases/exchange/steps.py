@@ -262,7 +262,7 @@ class Steps:
 
     async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: GrantStanding) -> bool:
         """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
-        if standing.grant is None or issued.secret_version in (None, standing.grant.secret_ver):
+        if standing.grant is None or issued.secret_version in (None, standing.grant.secret_version):
             return False
         connection, assertion = asked_for.connection, asked_for.judgement.case.assertion
         now = await self._downstream_tokens.read_grant(connection, assertion, fresh=True)
@@ -345,7 +345,7 @@ class Steps:
         if claim is CallClaim.FIRST:
             facts.release.append(lambda: self._call_ids.release(key))
         elif claim is CallClaim.REUSED:
-            raise BrokerError(Reason.CALL_ID_REUSED, "The call_id stands for another call.")
+            raise BrokerError(Reason.CALL_ID_REUSED, "The call_id belongs to another call.")
         elif not repeats_safely(asked_for.intent.action):
             raise BrokerError(
                 Reason.CALL_ALREADY_ATTEMPTED,

@@ -21,6 +21,7 @@ from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.upstream.answers import Granted, UserRefused, Wish, read_answer, sent_in_time, unavailable
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.servable import has_ended
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class NarrowTokens:
         *,
         timings: Timings = PRODUCTION_TIMINGS,
     ) -> None:
-        self._origin = broker.origin
+        self._broker = broker
         self._store = store
         self._refresher = refresher
         self._calls = calls
@@ -92,7 +93,7 @@ class NarrowTokens:
         raise BrokerError(
             Reason.GRANT_NEEDS_REAUTH,
             "The connected system does not accept this user for these scopes: consent is missing, or the user must log in there.",
-            remedy=self._reconnect(connection.id),
+            remedy=Remedy(interaction_uri=self._broker.connect_uri(connection.id)),
         )
 
     async def _granted(
@@ -134,14 +135,7 @@ class NarrowTokens:
         """What was revoked while the provider was asked stays in here. Raises: BrokerError GRANT_REVOKED; Unavailable."""
         stored = await self._store.read(key.grant_id)
         if stored is None or stored.grant.revoke_epoch != key.revoke_epoch or stored.grant.status in ENDED:
-            raise BrokerError(
-                Reason.GRANT_REVOKED,
-                "The user's connection to this system has ended.",
-                remedy=self._reconnect(wanted.connection.id),
-            )
-
-    def _reconnect(self, connection: str) -> Remedy:
-        return Remedy(interaction_uri=f"{self._origin}/connect?connection={connection}")
+            raise has_ended(self._broker.connect_uri(wanted.connection.id))
 
 
 def _exchange_form(wide_token: str, wanted: Wanted) -> dict[str, str]:

@@ -16,7 +16,7 @@ from cab.use_cases.audit.outbox import Outbox, grant_event
 _TRIES: Final = 4
 
 
-class AllowAgain:
+class ReinstateGrant:
     def __init__(
         self, deployment: Deployment, store: Grants, outbox: Outbox, clock: Clock, randomness: Randomness
     ) -> None:

@@ -30,7 +30,7 @@ class ReplacedTokens:
             return []
         found = {
             version: payload
-            for version in range(grant.destroy_below, max(below, grant.secret_ver + 1))
+            for version in range(grant.destroy_below, max(below, grant.secret_version + 1))
             if (payload := await self._at(grant, version, provider)) is not None
         }
         spent = {

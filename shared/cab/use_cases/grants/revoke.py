@@ -130,17 +130,17 @@ class RevokeGrants:
         if result is Upstream.FAILED and grant.fail_count < MAX_TRIES_UPSTREAM:
             await self._store.replace(stored, grant.model_copy(update={"fail_count": grant.fail_count + 1}))
             raise Unavailable("provider")
-        after = grant.model_copy(update={"secret_ver": NO_TOKENS})
+        after = grant.model_copy(update={"secret_version": NO_TOKENS})
         events = [self._event(grant, "replaced by trust", upstream_revoked=result is Upstream.CONFIRMED)]
         if connection.grant_kind.is_trusted:
             events.append(self._event(after, APPROVED, of_type=audit.EventType.GRANT_CONNECTED))
         done = await self._store.replace(
-            stored, grant_transitions.laid_aside(grant, now=self._clock.now(), events=events)
+            stored, grant_transitions.dropped_tokens(grant, now=self._clock.now(), events=events)
         )
         if done is not None:
             await self._outbox.flush(done)
 
-    async def bury(self, stored: StoredGrant) -> None:
+    async def purge(self, stored: StoredGrant) -> None:
         """Destroy every version of tokens that have ended; one that was stored late is revoked upstream first.
 
         Raises: Unavailable.
@@ -160,10 +160,10 @@ class RevokeGrants:
                     raise Unavailable("provider")
         for version in range(grant.destroy_below, last + 1):
             await self._payloads.destroy(grant.grant_id, version)
-        buried = grant_transitions.cleaned(
+        purged = grant_transitions.cleaned(
             grant, keepalive=keepalive_of(grant, self._deployment), now=self._clock.now(), timings=self._timings
         )
-        await self._store.replace(stored, buried)
+        await self._store.replace(stored, purged)
 
     async def end_replaced(self, grant: Grant) -> bool | None:
         """Before versions below `clean_below` are destroyed: refresh tokens of earlier consents end upstream where that harms
@@ -204,7 +204,7 @@ class RevokeGrants:
         if result is not Upstream.CONFIRMED or not with_replaced or grant.replaced_below is None:
             return result
         # Earlier consents are not cleaned up yet: "it has ended there" is true only when theirs have, too.
-        replaced = await self._replaced.end(grant, grant.secret_ver, connection, provider, grant_ended=True)
+        replaced = await self._replaced.end(grant, grant.secret_version, connection, provider, grant_ended=True)
         return next((other for other in replaced if other is not Upstream.CONFIRMED), result)
 
     async def _tell(self, grant: Grant, payload: Payload, connection: Connection, provider: Provider) -> Upstream:

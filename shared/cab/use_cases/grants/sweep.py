@@ -145,7 +145,7 @@ class SweepGrants:
         grant = stored.grant
         wanted = grant.clean_below is None or now < grant_transitions.may_clean_at(grant, self._timings)
         if not wanted and (grant.status is GrantStatus.REVOKED or not grant.keeps_tokens):
-            await self._revoker.bury(stored)
+            await self._revoker.purge(stored)
             return
         keepalive = keepalive_of(grant, self._deployment)
         following = grant_transitions.scheduled(grant, keepalive=keepalive, now=now, timings=self._timings)

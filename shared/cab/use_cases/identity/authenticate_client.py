@@ -21,12 +21,14 @@ from cab.domain.configured.clients import (
 )
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import Clock, NotFound, SecretReader, VerificationKeys
+from cab.protocol.client_secrets import basic_credentials
 from cab.protocol.jose import jws
 from cab.protocol.names import CLIENT_ASSERTION_TYPE
-from cab.protocol.tokens.client_assertions import basic_credentials, federated_rules, private_key_jwt_rules
+from cab.protocol.tokens.client_assertions import federated_rules, private_key_jwt_rules
 from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
+from cab.use_cases.identity.verify_token import verify_token
 
 _Client = TypeVar("_Client", bound=FrontEnd | Agent)
 _Answer = TypeVar("_Answer")
@@ -67,7 +69,7 @@ def failed(
     token: str | None = None,
     client_id: str | None = None,
 ) -> BrokerError:
-    """One answer for every fault; `why` tells them apart in the audit."""
+    """One answer for every fault; `why` distinguishes them in the audit."""
     return credential_refused(Reason.CLIENT_AUTHENTICATION_FAILED, detail, why, token=token, client_id=client_id)
 
 
@@ -159,7 +161,7 @@ class ClientAuthenticator(Generic[_Client]):
             if issuer in self._federated_algorithms:
                 return self._workloads.remember(assertion, await self._by_workload_identity(token, issuer)), None
             return await self._by_own_key(token, issuer)
-        except (jws.TokenRejected, NotFound) as error:
+        except jws.TokenRejected as error:
             raise failed(error, token=assertion) from error
 
     async def _by_own_key(self, token: jws.UnverifiedToken, client_id: str) -> tuple[_Client, _Spend]:
@@ -173,11 +175,10 @@ class ClientAuthenticator(Generic[_Client]):
             raise jws.TokenRejected("the client is not registered for private_key_jwt")
         if token.claims.get("sub") != client_id:
             raise jws.TokenRejected("sub is another than iss")
-        key = await self._keys.find(client_source(client_id), token.kid, token.algorithm)
         rules = private_key_jwt_rules(method, client_id=client_id, issuer=self._issuer, endpoint=self._endpoint)
-        verified = jws.verify(token, key, rules, now=self._clock.now())
-        jti = verified.text("jti")
-        return client, self._spend(client, jti, verified.expires_at)
+        source = client_source(client_id)
+        verified = await verify_token(token, rules, self._keys, now=self._clock.now(), source=source)
+        return client, self._spend(client, verified.text("jti"), verified.expires_at)
 
     async def _spend(self, client: _Client, jti: str, until: datetime) -> None:
         first_use = await self._single_use.claim(
@@ -196,13 +197,12 @@ class ClientAuthenticator(Generic[_Client]):
 
         Workloads send the same one for up to an hour: it is remembered.
         """
-        key = await self._keys.find(issuer, token.kid, token.algorithm)
         rules = federated_rules(issuer, self._federated_algorithms[issuer], audience=self._issuer)
-        verified = jws.verify(token, key, rules, now=self._clock.now())
+        verified = await verify_token(token, rules, self._keys, now=self._clock.now())
         client = self._by_workload.get((issuer, verified.text("sub")))
         if client is None:
             raise jws.TokenRejected("sub is no workload of a client of this endpoint")
-        return Verified(client, verified.issuer, verified.expires_at, key)
+        return Verified.by(verified, client)
 
     async def _by_basic(self, authorization: str) -> _Client:
         offered = basic_credentials(authorization)

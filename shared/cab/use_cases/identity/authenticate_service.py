@@ -8,9 +8,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cab.domain.errors import BrokerError, Reason
-from cab.ports import Clock, NotFound, VerificationKeys
+from cab.ports import Clock, VerificationKeys
 from cab.protocol.jose import jws
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verify_token import verify_token
 
 MAX_LIFE = timedelta(hours=1)
 
@@ -35,11 +36,9 @@ class ServiceAuthenticator:
             max_life=MAX_LIFE,
         )
         try:
-            unverified = jws.parse(token)
-            key = await self._keys.find(self._issuer, unverified.kid, unverified.algorithm)
-            verified = jws.verify(unverified, key, rules, now=self._clock.now())
+            verified = await verify_token(jws.parse(token), rules, self._keys, now=self._clock.now())
             email = verified.text("email")
-        except (jws.TokenRejected, NotFound) as error:
+        except jws.TokenRejected as error:
             raise _refused(error, token) from error
         if verified.claims.get("email_verified") is not True:
             raise _refused("email is not verified", token)

@@ -1,9 +1,8 @@
-"""One refusal of a credential: the same bare answer for every fault, and for the audit the phrase that tells the faults apart."""
+"""One refusal of a credential: the same bare answer for every fault, and for the audit the phrase that distinguishes the faults."""
 
 from __future__ import annotations
 
 from cab.domain.errors import BrokerError, Claimed, Reason
-from cab.ports import NotFound
 from cab.protocol.jose import jws
 from cab.protocol.tokens import dpop
 
@@ -27,8 +26,6 @@ def _phrase(cause: Exception | str) -> str:
         case dpop.InvalidProof():
             inner = cause.__cause__
             return f"{cause}: {inner.why}" if isinstance(inner, jws.TokenRejected) else str(cause)
-        case NotFound():
-            return "no such key of this issuer"
         case BrokerError():
             return cause.why or cause.reason.value
         case _:

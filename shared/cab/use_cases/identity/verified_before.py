@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
@@ -28,7 +29,11 @@ class Verified(Generic[_Meaning]):
     meaning: _Meaning
     issuer: str
     expires_at: datetime
-    key: VerificationKey
+    key: VerificationKey | None
+
+    @classmethod
+    def by(cls, claims: jws.VerifiedClaims, meaning: _Meaning) -> Verified[_Meaning]:
+        return cls(meaning, claims.issuer, claims.expires_at, claims.key)
 
 
 class VerifiedTokens(Generic[_Meaning]):
@@ -41,6 +46,11 @@ class VerifiedTokens(Generic[_Meaning]):
 
     def __len__(self) -> int:
         return len(self._known)
+
+    async def read(self, token: str, verify: Callable[[], Awaitable[Verified[_Meaning]]]) -> _Meaning:
+        """What the token means, by `verify` where it is not remembered. Raises: Unavailable; what `verify` raises."""
+        known = await self.recall(token)
+        return self.remember(token, await verify()) if known is None else known
 
     async def recall(self, token: str) -> _Meaning | None:
         """What the token means, if that was found out before and nothing has ended it since. Raises: Unavailable."""
@@ -58,7 +68,7 @@ class VerifiedTokens(Generic[_Meaning]):
 
     async def _still_stands(self, known: Verified[_Meaning]) -> bool:
         """Whether the token lives and its issuer still publishes the very key that verified it."""
-        if known.expires_at <= self._clock.now() - jws.LEEWAY:
+        if known.key is None or known.expires_at <= self._clock.now() - jws.LEEWAY:
             return False
         try:
             key: VerificationKey = await self._keys.find(known.issuer, known.key.kid, known.key.algorithm)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from cab.domain.configured.deployment import Broker
-from cab.domain.errors import BrokerError, Reason
-from cab.ports import Clock, NotFound, VerificationKeys
+from cab.domain.errors import Reason
+from cab.ports import Clock, VerificationKeys
 from cab.protocol.jose import jws
 from cab.protocol.tokens import assertions
 from cab.protocol.tokens.assertions import Assertion
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
+from cab.use_cases.identity.verify_token import verify_token
 
 
 class AssertionVerifier:
@@ -26,27 +27,17 @@ class AssertionVerifier:
     async def verify(self, token: str) -> Assertion:
         """Raises: BrokerError SUBJECT_TOKEN_INVALID, SUBJECT_TOKEN_EXPIRED; Unavailable."""
         try:
-            known = await self._verified.recall(token)
-            return self._verified.remember(token, await self._verify(token)) if known is None else known
+            return await self._verified.read(token, lambda: self._verify(token))
         except jws.TokenRejected as error:
+            reason, detail = Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid."
             if error.expired:
-                raise credential_refused(
-                    Reason.SUBJECT_TOKEN_EXPIRED, "The subject token has expired.", error, token=token
-                ) from error
-            raise _invalid(error, token) from error
-        except NotFound as error:
-            raise _invalid(error, token) from error
+                reason, detail = Reason.SUBJECT_TOKEN_EXPIRED, "The subject token has expired."
+            raise credential_refused(reason, detail, error, token=token) from error
 
     async def _verify(self, token: str) -> Verified[Assertion]:
         unverified = jws.parse(token)
-        issuer = unverified.unverified_issuer
-        rules = self._rules.get(issuer)
+        rules = self._rules.get(unverified.unverified_issuer)
         if rules is None:
             raise jws.TokenRejected("iss is not one of ours")
-        key = await self._keys.find(issuer, unverified.kid, unverified.algorithm)
-        claims = jws.verify(unverified, key, rules, now=self._clock.now())
-        return Verified(assertions.read(claims), claims.issuer, claims.expires_at, key)
-
-
-def _invalid(cause: Exception, token: str) -> BrokerError:
-    return credential_refused(Reason.SUBJECT_TOKEN_INVALID, "The subject token is not valid.", cause, token=token)
+        claims = await verify_token(unverified, rules, self._keys, now=self._clock.now())
+        return Verified.by(claims, assertions.read(claims))

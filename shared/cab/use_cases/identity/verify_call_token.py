@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from cab.domain.configured.deployment import Broker
 from cab.domain.errors import Reason
-from cab.ports import Clock, NotFound, VerificationKeys
+from cab.ports import Clock, VerificationKeys
 from cab.protocol.jose import jws
 from cab.protocol.tokens import call_tokens
 from cab.protocol.tokens.call_tokens import CallToken
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
+from cab.use_cases.identity.verify_token import verify_token
 
 
 class CallTokenVerifier:
@@ -24,15 +25,12 @@ class CallTokenVerifier:
     async def verify(self, token: str) -> CallToken:
         """Raises: BrokerError CALL_TOKEN_INVALID, one answer for every fault; Unavailable."""
         try:
-            known = await self._verified.recall(token)
-            return self._verified.remember(token, await self._verify(token)) if known is None else known
-        except (jws.TokenRejected, NotFound) as error:
+            return await self._verified.read(token, lambda: self._verify(token))
+        except jws.TokenRejected as error:
             raise credential_refused(
                 Reason.CALL_TOKEN_INVALID, "The call token is not valid.", error, token=token
             ) from error
 
     async def _verify(self, token: str) -> Verified[CallToken]:
-        unverified = jws.parse(token)
-        key = await self._keys.find(self._rules.issuer, unverified.kid, unverified.algorithm)
-        claims = jws.verify(unverified, key, self._rules, now=self._clock.now())
-        return Verified(call_tokens.read(claims), claims.issuer, claims.expires_at, key)
+        claims = await verify_token(jws.parse(token), self._rules, self._keys, now=self._clock.now())
+        return Verified.by(claims, call_tokens.read(claims))

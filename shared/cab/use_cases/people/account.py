@@ -136,7 +136,7 @@ class MyAccount:
         return None if stored is None else stored.grant
 
     async def _questions(self, session: Session) -> tuple[Questions, ...]:
-        """What waits for the person, by agent; whoever asks least stands first, so that no flood pushes anybody down."""
+        """What waits for the person, by agent; whoever asks least comes first, so that no flood pushes anybody down."""
         agents = [agent.client_id for agent in self._deployment.agents if agent.tenant == session.tenant]
         requests = await self._requests.waiting_for(
             session.tenant, session.subject, agents=agents, now=self._clock.now()

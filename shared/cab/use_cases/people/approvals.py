@@ -126,7 +126,7 @@ class DecideConfirmation:
             by=session.subject,
             expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
         )
-        return await self._view(request)  # of two tabs that answered at once, both show the answer that stands
+        return await self._view(request)  # of two tabs that answered at once, both show the answer that counts
 
     async def _own_request(self, session: Session, approval_id: str) -> ApprovalRequest:
         request = await self._requests.read(approval_id)

@@ -298,9 +298,7 @@ class ConnectAccount:
         presented = await self._states.take(AccountQuestion, question, now=self._clock.now())
         if presented is None or not _belongs(presented.value, visitor):
             raise BrokerError(Reason.STATE_INVALID, "This question was not put to you in this browser, or it is over.")
-        way_on = Remedy(
-            interaction_uri=f"{self._deployment.broker.origin}/connect?connection={presented.value.connection}"
-        )
+        way_on = Remedy(interaction_uri=self._deployment.broker.connect_uri(presented.value.connection))
         if presented.standing is ReturnStanding.OVER:
             raise BrokerError(Reason.STATE_OVER, "The question is too old.", remedy=way_on)
         if presented.standing is ReturnStanding.AGAIN:

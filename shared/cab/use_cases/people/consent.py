@@ -206,7 +206,7 @@ class ConsentWriter:
         there = _account(members, provider, _USUAL_NAMES if own_name is None else (own_name,))
         if account.id is None:
             return there
-        same = there.id in (None, account.id)  # a name is only that of the account it stands beside
+        same = there.id in (None, account.id)  # a name belongs to the account beside it
         return replace(account, name=account.name or there.name) if same else account
 
     async def _commit(self, consent: ConsentedGrant, saved: _Saved, facts: Facts) -> None:
@@ -214,7 +214,7 @@ class ConsentWriter:
         for _ in range(COMMIT_ATTEMPTS):
             stored = await self._store.read(consent.draft.grant_id)
             refuse_while_revoking(stored)
-            if stored is not None and stored.grant.secret_ver == saved.version:
+            if stored is not None and stored.grant.secret_version == saved.version:
                 await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
                 return
             must_match = _account_to_match(stored.grant) if stored else None
@@ -236,11 +236,11 @@ class ConsentWriter:
         if stored is None:
             first = consent.draft.model_copy(
                 update={
-                    "secret_ver": saved.version,
+                    "secret_version": saved.version,
                     "scopes": saved.scopes,
                     "upstream_account": saved.account.id,
                     "upstream_account_name": saved.account.name,
-                    "refresh_ver": None if saved.has_refresh_token else NO_TOKENS,
+                    "refresh_version": None if saved.has_refresh_token else NO_TOKENS,
                     "access_expires_at": saved.access_expires_at,
                     "refreshed_at": now,
                     # Versions below are of consents that this process or another did not finish.
@@ -261,8 +261,10 @@ class ConsentWriter:
         )
         before = stored.grant
         changed = before.upstream_account not in (None, saved.account.id)
-        refresh_ver = _refresh_version(before, consent.provider, saved)
-        after = again.model_copy(update={"seq": again.seq + 1, "secret_ver": saved.version, "refresh_ver": refresh_ver})
+        refresh_version = _refresh_version(before, consent.provider, saved)
+        after = again.model_copy(
+            update={"seq": again.seq + 1, "secret_version": saved.version, "refresh_version": refresh_version}
+        )
         event = self._event(facts, after, cause=_cause("account replaced" if changed else "reconnected", after, saved))
         same_account = before.upstream_account is not None and not changed
         return await self._store.replace(
@@ -273,7 +275,7 @@ class ConsentWriter:
                 scopes=saved.scopes,
                 upstream_account=saved.account.id,
                 upstream_account_name=saved.account.name or (before.upstream_account_name if same_account else None),
-                refresh_ver=refresh_ver,
+                refresh_version=refresh_version,
                 access_expires_at=saved.access_expires_at,
                 now=now,
                 event=event,
@@ -281,7 +283,9 @@ class ConsentWriter:
         )
 
     def _event(self, facts: Facts, grant: Grant, *, cause: str) -> dict[str, Any]:
-        facts.grant = audit.GrantFacts(id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_ver, cause=cause)
+        facts.grant = audit.GrantFacts(
+            id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_version, cause=cause
+        )
         event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.EXECUTED, reason=None)
         connected = event.model_copy(update={"event_type": audit.EventType.GRANT_CONNECTED})
         return connected.model_dump(mode="json", exclude_none=True)
@@ -293,7 +297,7 @@ def _account_to_match(grant: Grant) -> str | None:
 
 
 def refused_code(consent: ConsentedGrant, answer: HttpAnswer) -> BrokerError:
-    """The refusal behind an answer without tokens: our registration there is wrong, which is the operator's to mend, or this
+    """The refusal behind an answer without tokens: our registration there is wrong, which the operator must fix, or this
     one code was no good. Raises: Unavailable where the system says that it is busy.
     """
     read = token_responses.parse(answer.body)
@@ -325,7 +329,7 @@ def refuse_while_revoking(stored: StoredGrant | None) -> None:
 
 
 def _refresh_version(before: Grant, provider: Provider, saved: _Saved) -> int | None:
-    """As `Grant.refresh_ver`. A new answer without a refresh token says nothing about the one that the same account gave
+    """As `Grant.refresh_version`. A new answer without a refresh token says nothing about the one that the same account gave
     before (RFC 6749 section 5.1: it is optional); one of an unnamed or other account, or one that has ended, is not used.
     """
     if saved.has_refresh_token:
@@ -333,7 +337,7 @@ def _refresh_version(before: Grant, provider: Provider, saved: _Saved) -> int | 
     same = (before.upstream_account, before.provider) == (saved.account.id, provider.id)
     if not same or saved.account.id is None or before.status in ENDED or before.status is GrantStatus.NEEDS_REAUTH:
         return NO_TOKENS
-    return before.secret_ver if before.refresh_ver is None else before.refresh_ver
+    return before.secret_version if before.refresh_version is None else before.refresh_version
 
 
 def _cause(what: str, grant: Grant, saved: _Saved) -> str:

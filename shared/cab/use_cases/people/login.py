@@ -6,14 +6,13 @@ login is bound to the browser by a cookie: nobody can be logged in as somebody e
 
 from __future__ import annotations
 
-import base64
 import hmac
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from cab.domain import audit
 from cab.domain.configured.deployment import Deployment, IdentityProvider
@@ -32,12 +31,14 @@ from cab.ports import (
     VerificationKeys,
 )
 from cab.protocol import authorization_errors, token_refusals, token_responses
+from cab.protocol.client_secrets import with_secret
 from cab.protocol.jose import jws
 from cab.protocol.pkce import code_challenge
 from cab.protocol.tokens import id_tokens
 from cab.stores.sessions import BrowserStates, LoginState, ReturnStanding, Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verify_token import verify_token
 from cab.use_cases.people.idp_metadata import IdpEndpoints, IdpMetadata
 
 STATE_LIFE: Final = timedelta(minutes=10)
@@ -245,17 +246,13 @@ class LoginFlow:
             "redirect_uri": self._redirect_uri,
             "code_verifier": verifier,
         }
-        headers = {"Accept": "application/json"}
         reference = provider.login.client_secret
         try:
             secret = (await self._client_secrets.access(reference.secret, reference.version)).decode()
         except NotFound as error:
             raise Unavailable("secrets") from error
-        if endpoints.posts_client_secret:
-            form |= {"client_id": provider.login.client_id, "client_secret": secret}
-        else:
-            pair = f"{quote(provider.login.client_id, safe='')}:{quote(secret, safe='')}"  # RFC 6749 section 2.3.1
-            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+        form, headers = with_secret(form, provider.login.client_id, secret, in_form=endpoints.posts_client_secret)
+        headers["Accept"] = "application/json"
         try:
             answer = await self._http.post_form(
                 endpoints.token_endpoint, form, headers=headers, timeout_s=TOKEN_TIMEOUT_S
@@ -277,10 +274,10 @@ class LoginFlow:
             unverified = jws.parse(id_token, allowed_headers=jws.CERTIFICATE_HEADERS)
             if unverified.unverified_issuer != provider.issuer:
                 raise jws.TokenRejected("iss is not this identity provider")
-            key = await self._keys.find(provider.issuer, unverified.kid, unverified.algorithm)
-            verified = jws.verify(unverified, key, id_tokens.rules(provider, client_id), now=self._clock.now())
+            rules = id_tokens.rules(provider, client_id)
+            verified = await verify_token(unverified, rules, self._keys, now=self._clock.now())
             return id_tokens.read(verified, provider, client_id=client_id, nonce=nonce)
-        except (jws.TokenRejected, NotFound) as error:
+        except jws.TokenRejected as error:
             raise credential_refused(
                 Reason.LOGIN_FAILED, "The identity provider's answer cannot be trusted.", error, token=id_token
             ) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from cab.domain.configured.connections import Connection, Provider
 from cab.ports import HttpAnswer, HttpClient, SecretReader
+from cab.protocol.client_secrets import with_secret
 from cab.protocol.token_responses import MAX_RESPONSE_BYTES
 
 OTHER_TIMEOUT_S = 5.0
@@ -117,7 +117,6 @@ class ProviderCalls:
             return form | {"client_id": client_id}, headers
         reference = connection.client_secret
         secret = (await self._client_secrets.access(reference.secret, reference.version)).decode()
-        if provider.token_endpoint_auth_method == "client_secret_post":
-            return form | {"client_id": client_id, "client_secret": secret}, headers
-        pair = f"{quote(client_id, safe='')}:{quote(secret, safe='')}"
-        return form, headers | {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+        in_form = provider.token_endpoint_auth_method == "client_secret_post"
+        form, authenticated = with_secret(form, client_id, secret, in_form=in_form)
+        return form, headers | authenticated

@@ -1,10 +1,9 @@
-"""Who a user is to a provider that takes the organisation's word, and whether that user's access still stands."""
+"""Who a user is to a provider that takes the organisation's word."""
 
 from __future__ import annotations
 
 from cab.domain.configured.connections import Connection, GrantKind, Provider
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import ENDED, Grant
 from cab.protocol.tokens import subject_tokens
 from cab.protocol.tokens.assertions import Assertion
 from cab.protocol.tokens.subject_tokens import Statement
@@ -45,9 +44,3 @@ def statement_about(
         resource=connection.resource,
         scopes=scopes,
     )
-
-
-def refuse_ended(grant: Grant) -> None:
-    """Raises: BrokerError GRANT_REVOKED. Nothing else in the document stands in the way: the rest is the provider's word."""
-    if grant.status in ENDED:
-        raise BrokerError(Reason.GRANT_REVOKED, "This user's access to the system was ended.")

@@ -50,7 +50,7 @@ def _issuer(entry: Mapping[str, Any], accounts: Mapping[str, str]) -> TrustedIss
 
 
 class PublishedKeys:
-    """The JWK set at a loopback `uri`, kept for half a minute. Raises OSError when it cannot be had."""
+    """The JWK set at a loopback `uri`, kept for half a minute. Raises OSError when it cannot be fetched."""
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)

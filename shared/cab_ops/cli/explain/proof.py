@@ -104,7 +104,7 @@ def proof_as_text(proof: Proved, sources: Sources) -> str:
         f"configuration {sources.root}, policy version {sources.deployment.policy_version}",
     ]
     if sources.unset:
-        lines.append(f"unset, so placeholders stand for them: {', '.join(sources.unset)}")
+        lines.append(f"unset, so placeholders are used: {', '.join(sources.unset)}")
     lines.append("")
     for number, step in enumerate(explanation.steps, 1):
         lines += _step_lines(number, step, sources)

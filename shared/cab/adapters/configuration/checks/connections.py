@@ -187,7 +187,7 @@ def _check_grant_kind(findings: Findings, at: Place, connection: Connection, pro
         findings.add(CONNECTIONS, (*at, "provider"), "neither PKCE nor the client's secret protects codes", remedy)
     if kind is GrantKind.ID_JAG and public:
         remedy = "register a confidential client there, and write how it authenticates into the provider"
-        message = "whoever comes by an ID-JAG may redeem it: the client does not authenticate"
+        message = "anyone who obtains an ID-JAG can redeem it: the client does not authenticate"
         findings.add(CONNECTIONS, place, message, remedy, severity="warning")
 
 

@@ -1,4 +1,4 @@
-"""Which URLs may stand in the configuration: https, or http to loopback where broker.yaml allows it."""
+"""Which URLs the configuration may hold: https, or http to loopback where broker.yaml allows it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import DeclaredIntent
-from cab.ports import Clock, NotFound, PolicyEngine, Randomness, VerificationKeys
+from cab.ports import Clock, PolicyEngine, Randomness, VerificationKeys
 from cab.protocol.authorization_details import validate_detail
 from cab.protocol.jose import jws
 from cab.protocol.tokens import attempts
@@ -32,6 +32,7 @@ from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
+from cab.use_cases.identity.verify_token import verify_token
 
 MADE_ID_BYTES: Final = 16
 
@@ -179,13 +180,10 @@ class DecideCall:
         return await self._steps.issue_again(asked_for, caller, facts, rejected=request.rejected_token_sha256)
 
     async def _attempt(self, token: str) -> Attempt:
-        issuer = self._deployment.broker.sts_issuer
+        rules = attempts.rules(self._deployment.broker.sts_issuer)
         try:
-            unverified = jws.parse(token)
-            key = await self._keys.find(issuer, unverified.kid, unverified.algorithm)
-            verified = jws.verify(unverified, key, attempts.rules(issuer), now=self._clock.now())
-            return attempts.read(verified)
-        except (jws.TokenRejected, NotFound) as error:
+            return attempts.read(await verify_token(jws.parse(token), rules, self._keys, now=self._clock.now()))
+        except jws.TokenRejected as error:
             raise _refused(error, token) from error
 
 

@@ -11,7 +11,7 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.identifiers import digest, token_sha256
-from cab.ports import Clock, NotFound, VerificationKeys
+from cab.ports import Clock, VerificationKeys
 from cab.protocol.authorization_details import details_hash
 from cab.protocol.jose import jws
 from cab.protocol.tokens import access_tokens
@@ -20,6 +20,7 @@ from cab.stores.issued_tokens import IssuedTokens
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_agent
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.identity.verify_token import verify_token
 
 REPORTED_UNTIL: Final = timedelta(hours=1)  # after the token's end
 AgentOutcome = Literal["done", "rejected", "failed", "not_used", "unknown"]
@@ -127,13 +128,12 @@ class ReportOutcome:
         )
         try:
             unverified = jws.parse(token)
-            key = await self._keys.find(broker.sts_issuer, unverified.kid, unverified.algorithm)
             ends_at = unverified.claims.get("exp")
             if isinstance(ends_at, bool) or not isinstance(ends_at, int):
                 return None
             last = datetime.fromtimestamp(min(ends_at, int(now.timestamp()) + 1) - 1, UTC)
-            claims = jws.verify(unverified, key, rules, now=last).claims
-        except (jws.TokenRejected, NotFound):
+            claims = (await verify_token(unverified, rules, self._keys, now=last)).claims
+        except jws.TokenRejected:
             return None
         ended = datetime.fromtimestamp(ends_at, UTC)
         if now > ended + REPORTED_UNTIL or (claims["tenant"], claims["client_id"]) != (agent.tenant, agent.client_id):

@@ -45,7 +45,7 @@ from cab.stores.grants import StoredGrant
 from cab.use_cases.audit.outbox import Outbox, grant_event
 from cab.use_cases.grants.refresh.escrow import Escrow, seal_token_set
 from cab.use_cases.grants.refresh.fence import FencedWrites, FenceLost, Transition
-from cab.use_cases.grants.refresh.orphaned_tokens import LateTokens
+from cab.use_cases.grants.refresh.orphaned_tokens import OrphanedTokens
 from cab.use_cases.upstream.provider_client import ProviderCalls
 
 _logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class AttemptParts:
     payloads: GrantPayloads
     escrow: Escrow
     calls: ProviderCalls
-    late: LateTokens
+    orphans: OrphanedTokens
     outbox: Outbox
     write_proof: WriteProof
     clock: Clock
@@ -214,7 +214,7 @@ class _Attempt:
 
     @property
     def _base_version(self) -> int:
-        return self._grant.base_ver or self._grant.secret_ver
+        return self._grant.base_version or self._grant.secret_version
 
     async def _adopt(self) -> Committed | None:
         """The document lags behind the vault (an older backup was restored): go on from the newest payload there is."""
@@ -272,7 +272,7 @@ class _Attempt:
     async def _wait_for_a_reader(self) -> None:
         """The spent token is not sent again. A release that can read the answer goes on from it; the user may connect anew."""
         _logger.error("an answer of %s cannot be read and is kept, grant %s", self._provider.id, self._grant.grant_id)
-        await self._lose_sight(UNREAD, asked=self._parts.timings.longest_back_off)
+        await self._outcome_unknown(UNREAD, asked=self._parts.timings.longest_back_off)
 
     async def _preflight(self, base: Payload) -> None:
         """Step 2. Never spend a token whose successor we cannot save."""
@@ -349,7 +349,7 @@ class _Attempt:
         except SendFailed as error:
             await self._parts.step("after send")
             if error.may_have_arrived:
-                await self._lose_sight_in_flight()
+                await self._outcome_unknown_in_flight()
             else:
                 with suppress(FenceLost):  # nothing was sent, so whoever took over need not be warned
                     await self._put_back("cannot connect")
@@ -363,9 +363,9 @@ class _Attempt:
             return await self._keep(base, answer, scopes)
         return await self._refused(base, answer)
 
-    async def _lose_sight_in_flight(self) -> None:
+    async def _outcome_unknown_in_flight(self) -> None:
         try:
-            await self._lose_sight("no answer", in_flight=True)
+            await self._outcome_unknown("no answer", in_flight=True)
         except FenceLost:
             # The request may be before its answer still: what is tried now may be dead in a moment. So warn once more then.
             await self._warn()
@@ -418,10 +418,10 @@ class _Attempt:
     async def _too_large(self) -> None:
         """It may have held tokens, and cannot be kept: the operator should know why a user is asked again."""
         _logger.error("an answer of %s is too large to be kept, grant %s", self._provider.id, self._grant.grant_id)
-        await self._lose_sight("answer too large")
+        await self._outcome_unknown("answer too large")
 
     async def _persist(self, raw: bytes) -> int | None:
-        """Step 4. The one write that must not fail: the vault, else the escrow, by turns while the lease lasts.
+        """Step 4. The one write that must not fail: the vault, else the escrow, alternately until the lease expires.
 
         None when it is in escrow, or handed to the present holder. Raises: Unavailable when both stores failed to the end;
         whether that loses the grant, recovery will find out and say.
@@ -453,13 +453,15 @@ class _Attempt:
         except Unavailable:
             return False
         except FenceLost:
-            return await self._parts.late.hand_over(self._grant, raw, sealed, self._wanted.connection, self._provider)
+            return await self._parts.orphans.hand_over(
+                self._grant, raw, sealed, self._wanted.connection, self._provider
+            )
         return True
 
     async def _commit(self, payload: Payload, outcome: RefreshOutcome) -> Committed | None:
         """Step 5. On a lost fence the token set is not dropped."""
         now = self._now()
-        facts = self._grant.model_copy(update={"seq": self._grant.seq + 1, "secret_ver": payload.version})
+        facts = self._grant.model_copy(update={"seq": self._grant.seq + 1, "secret_version": payload.version})
         event = self._event(audit.EventType.GRANT_REFRESHED, facts, outcome.value)
         try:
             done = await self._apply(
@@ -469,7 +471,7 @@ class _Attempt:
             )
         except FenceLost:
             await self._parts.step("fence lost")
-            await self._parts.late.settle(self._grant, payload, self._wanted.connection, self._provider)
+            await self._parts.orphans.settle(self._grant, payload, self._wanted.connection, self._provider)
             return None
         await self._parts.step("committed")
         flushed = await self._parts.outbox.flush(done)
@@ -512,7 +514,7 @@ class _Attempt:
             await self._put_back(cause, asked=_retry_after(answer), refusal=refusal)
         else:
             in_flight = answer.status in GATEWAY_FAILURES
-            await self._lose_sight(cause, in_flight=in_flight, asked=_retry_after(answer), refusal=refusal)
+            await self._outcome_unknown(cause, in_flight=in_flight, asked=_retry_after(answer), refusal=refusal)
 
     async def _our_client_is_refused(self, refusal: Refusal, answer: HttpAnswer) -> None:
         """No user can help, and none is asked: the operator must (docs/runbooks/client-refused.md)."""
@@ -542,7 +544,7 @@ class _Attempt:
         elif error.code != token_responses.UNPARSABLE:
             await self._end("error in 200", answer)
         else:
-            await self._lose_sight("unusable answer")
+            await self._outcome_unknown("unusable answer")
         return None
 
     async def _invalid_grant(self, base: Payload, said: str) -> Committed | None:
@@ -569,12 +571,12 @@ class _Attempt:
             return
         for pause_s in _WARN_AGAIN_AFTER_S:
             try:
-                await self._parts.late.suspect(self._grant)
+                await self._parts.orphans.suspect(self._grant)
             except Unavailable:
                 await asyncio.sleep(pause_s)
             else:
                 return
-        await self._parts.late.suspect(self._grant)
+        await self._parts.orphans.suspect(self._grant)
 
     async def _give_up(self, cause: str, said: str | None = None) -> None:
         now, timings = self._now(), self._parts.timings
@@ -600,7 +602,7 @@ class _Attempt:
     async def _put_back(self, cause: str, *, asked: timedelta | None = None, refusal: str | None = None) -> None:
         """This attempt spent nothing. An earlier one, whose place it took, may have. `refusal` as in the transitions."""
         if self._recovers:
-            await self._lose_sight(cause, asked=asked, refusal=refusal)
+            await self._outcome_unknown(cause, asked=asked, refusal=refusal)
             return
         now, timings = self._now(), self._parts.timings
         pause = self._pause(cause, may_be_spent=False, asked=asked)
@@ -610,7 +612,7 @@ class _Attempt:
             )
         )
 
-    async def _lose_sight(
+    async def _outcome_unknown(
         self, cause: str, *, in_flight: bool = False, asked: timedelta | None = None, refusal: str | None = None
     ) -> None:
         now, timings = self._now(), self._parts.timings
@@ -631,7 +633,7 @@ class _Attempt:
         )
 
     async def _reading(self, call: Awaitable[_Result]) -> _Result:
-        """The result of a call to our own stores; when it cannot be had, the attempt ends."""
+        """The result of a call to our own stores; when it is not available, the attempt ends."""
         try:
             return await call
         except Unavailable:

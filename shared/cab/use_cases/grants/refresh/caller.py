@@ -17,7 +17,7 @@ from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.domain.identifiers import token_sha256
 from cab.domain.token_life import TokenLife, token_life
 from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
@@ -37,15 +37,16 @@ from cab.use_cases.grants.refresh.attempt import (
 )
 from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.refresh.fence import FencedWrites
-from cab.use_cases.grants.refresh.orphaned_tokens import LateTokens
+from cab.use_cases.grants.refresh.orphaned_tokens import OrphanedTokens
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab.use_cases.upstream.revoke import RevokeUpstream
+from cab.use_cases.upstream.servable import check_consented, not_connected
 
 _logger = logging.getLogger(__name__)
 
 _POLL_FIRST_S: Final = 0.05
 _POLL_LONGEST_S: Final = 0.5
-_LAST_MARGIN: Final = timedelta(seconds=5)  # life that a token must have left when no better one can be had
+_LAST_MARGIN: Final = timedelta(seconds=5)  # life that a token must have left when no better one is available
 # A platform that refuses every token must not make us spend a refresh token for each of its refusals.
 REFRESHED_FOR_A_REJECTION_AT_MOST_EVERY: Final = timedelta(seconds=60)
 _STALE_AFTER: Final = timedelta(
@@ -86,7 +87,7 @@ class RefreshGrant:
         self.outbox = Outbox(deployment, store, log, clock, timings=timings)
         self.escrow = Escrow(escrow_keys)
         self.revoke_upstream = RevokeUpstream(calls)
-        self._late = LateTokens(
+        self._orphans = OrphanedTokens(
             store, payloads, self.escrow, calls, self.revoke_upstream, self.outbox, clock, randomness
         )
         self._parts = AttemptParts(
@@ -94,7 +95,7 @@ class RefreshGrant:
             payloads=payloads,
             escrow=self.escrow,
             calls=calls,
-            late=self._late,
+            orphans=self._orphans,
             outbox=self.outbox,
             write_proof=WriteProof(timings),
             clock=clock,
@@ -210,13 +211,10 @@ class RefreshGrant:
             await asyncio.wait({task})
 
     def _servable(self, stored: StoredGrant | None, wanted: Wanted) -> StoredGrant:
-        remedy = Remedy(interaction_uri=f"{self._deployment.broker.origin}/connect?connection={wanted.connection.id}")
-        if stored is None or not stored.grant.keeps_tokens:
-            raise BrokerError(Reason.GRANT_MISSING, "The user has not connected this system.", remedy=remedy)
-        if stored.grant.status is GrantStatus.NEEDS_REAUTH:
-            raise BrokerError(Reason.GRANT_NEEDS_REAUTH, "The user must connect this system again.", remedy=remedy)
-        if stored.grant.status in ENDED:
-            raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.", remedy=remedy)
+        connect_uri = self._deployment.broker.connect_uri(wanted.connection.id)
+        if stored is None:
+            raise not_connected(connect_uri)
+        check_consented(stored.grant, connect_uri=connect_uri)
         if stored.grant.scopes and wanted.provider.scope_names.missing(wanted.scopes, stored.grant.scopes):
             # No refresh can bring what the user did not grant: asking would only spend a token.
             raise BrokerError(
@@ -236,7 +234,7 @@ class RefreshGrant:
         if stored.grant.suspect_since is not None:
             return None
         try:
-            return await self._payloads.load(stored.grant, stored.grant.secret_ver, provider)
+            return await self._payloads.load(stored.grant, stored.grant.secret_version, provider)
         except CorruptPayload:
             await self._quarantine(stored)
             raise BrokerError(Reason.GRANT_REVOKED, "The user's connection to this system has ended.") from None
@@ -256,7 +254,7 @@ class RefreshGrant:
     async def _committed_token(self, committed: Committed, wanted: Wanted) -> AccessToken | None:
         """The token that this attempt brought. However short its life, the provider gives no better one."""
         grant = committed.stored.grant
-        payload = await self._payloads.load(grant, grant.secret_ver, wanted.provider)
+        payload = await self._payloads.load(grant, grant.secret_version, wanted.provider)
         usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
         if usable is not None:
             return _access_token(grant, payload, usable, wanted, committed.outcome)
@@ -338,7 +336,7 @@ class RefreshGrant:
 
     async def _look_once_more(self, stored: StoredGrant, provider: Provider, now: datetime) -> None:
         grant = stored.grant
-        if await self._late.look(stored, provider) is not None:
+        if await self._orphans.look(stored, provider) is not None:
             return
         if grant.next_try_at is not None and now >= grant.next_try_at:
             keepalive = keepalive_of(grant, self._deployment)

@@ -1,4 +1,4 @@
-"""Writes of a grant's holder: each stands only while the fence is the holder's, whatever else changes in the document."""
+"""Writes of a grant's holder: each succeeds only while the fence is the holder's, whatever else changes in the document."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FencedWrites:
             raise
 
     async def apply(self, held: StoredGrant, transition: Transition) -> StoredGrant:
-        """Write what follows from the document as it stands. Changes by others that leave the fence alone are kept.
+        """Write what follows from the current document. Changes by others that leave the fence alone are kept.
 
         `transition` may be called more than once. Raises: FenceLost, Unavailable.
         """

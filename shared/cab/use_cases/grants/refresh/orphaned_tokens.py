@@ -17,7 +17,7 @@ _REVOKED = (GrantStatus.REVOKING, GrantStatus.REVOKED)
 _TRIES = 4
 
 
-class LateTokens:
+class OrphanedTokens:
     def __init__(
         self,
         store: Grants,
@@ -110,7 +110,7 @@ class LateTokens:
         if current.grant.status is not GrantStatus.NEEDS_REAUTH or not await self._works(payload, provider):
             return None
         now = self._clock.now()
-        facts = current.grant.model_copy(update={"seq": current.grant.seq + 1, "secret_ver": payload.version})
+        facts = current.grant.model_copy(update={"seq": current.grant.seq + 1, "secret_version": payload.version})
         event = grant_event(
             audit.EventType.GRANT_REFRESHED,
             facts,
@@ -154,5 +154,5 @@ def _wants_token_of(current: Grant, ours: Grant) -> bool:
     Whoever takes over after a send is recovering, or has given up.
     """
     waits = current.status in (GrantStatus.RECOVERING, GrantStatus.NEEDS_REAUTH)
-    same_base = (current.base_ver or current.secret_ver) == (ours.base_ver or ours.secret_ver)
+    same_base = (current.base_version or current.secret_version) == (ours.base_version or ours.secret_version)
     return waits and same_base and current.revoke_epoch == ours.revoke_epoch

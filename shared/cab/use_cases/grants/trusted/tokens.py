@@ -13,7 +13,7 @@ from cab.domain.configured.connections import Connection, Provider, RotationClas
 from cab.domain.configured.deployment import Broker
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings, grant_id
-from cab.ports import AccessToken, Clock, NotFound, Randomness, SecretReader, Unavailable, VerificationKeys
+from cab.ports import AccessToken, Clock, Randomness, SecretReader, Unavailable, VerificationKeys
 from cab.protocol.jose import jws
 from cab.protocol.tokens import subject_tokens
 from cab.protocol.tokens.assertions import Assertion
@@ -23,8 +23,10 @@ from cab.use_cases.audit.outbox import APPROVED, Outbox, grant_event
 from cab.use_cases.grants.kept_tokens import KeptTokens
 from cab.use_cases.grants.trusted.requests import TrustedRequest, TrustedRequests
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.verify_token import verify_token
 from cab.use_cases.upstream.provider_client import ProviderCalls
-from cab.use_cases.upstream.users import refuse_ended, statement_about, upstream_user
+from cab.use_cases.upstream.servable import check_not_ended
+from cab.use_cases.upstream.users import statement_about, upstream_user
 
 
 class _Key(NamedTuple):
@@ -96,7 +98,7 @@ class TrustedTokens:
             narrowed=granted.narrowed,
             grant_id=grant.grant_id,
             seq=grant.seq,
-            secret_version=grant.secret_ver,
+            secret_version=grant.secret_version,
             outcome=outcome.value,
             renew_at=granted.usable_until,
             works_until=granted.expires_at,
@@ -107,10 +109,9 @@ class TrustedTokens:
     async def _check(self, token: str | None, statement: Statement) -> None:
         """Ours, for this provider, of this user and exchange: whoever may call here cannot swap one user for another."""
         try:
-            unverified = jws.parse(token or "")
-            key = await self._own_keys.find(self._issuer, unverified.kid, unverified.algorithm)
-            verified = jws.verify(unverified, key, subject_tokens.rules(statement), now=self._clock.now())
-        except (jws.TokenRejected, NotFound) as error:
+            rules = subject_tokens.rules(statement)
+            verified = await verify_token(jws.parse(token or ""), rules, self._own_keys, now=self._clock.now())
+        except jws.TokenRejected as error:
             raise _foreign(error, token) from error
         if not subject_tokens.says(verified, statement):
             raise _foreign("its claims are not of this user and exchange", token)
@@ -124,13 +125,13 @@ class TrustedTokens:
         stored = stored or await self._store.read(name)  # another request was faster
         if stored is None:
             raise Unavailable("documents")
-        refuse_ended(stored.grant)
+        check_not_ended(stored.grant)
         if stored.grant.keeps_tokens:
             await self._have_tokens_ended(stored)
         return stored.grant
 
     async def _have_tokens_ended(self, stored: StoredGrant) -> None:
-        """The user consented here before the organisation approved: the sweeper puts an end to the tokens of then."""
+        """The user consented here before the organisation approved: the sweeper revokes the tokens of the earlier consent."""
         soon = self._clock.now() + self._timings.visit_again
         if stored.grant.due_at is None or stored.grant.due_at > soon:
             await self._store.replace(stored, stored.grant.model_copy(update={"due_at": self._clock.now()}))
@@ -146,7 +147,7 @@ class TrustedTokens:
             connection=connection.id,
             provider=provider.id,
             provider_class=RotationClass.STATIC,
-            secret_ver=NO_TOKENS,
+            secret_version=NO_TOKENS,
             connected_at=now,
             due_at=now,
         )
@@ -166,7 +167,7 @@ class TrustedTokens:
         stored = await self._store.read(key.grant_id)
         if stored is None:
             raise Unavailable("documents")
-        refuse_ended(stored.grant)
+        check_not_ended(stored.grant)
         # Ended and allowed again, or the tokens of a consent put away.
         if stored.grant.revoke_epoch != key.revoke_epoch:
             raise BrokerError(
