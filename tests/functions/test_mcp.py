@@ -307,7 +307,7 @@ async def test_a_client_that_can_show_no_page_gets_the_address_and_repeats(world
         assert asked.is_error
         assert asked.meta is not None
         url = asked.meta["cab/interaction_uri"]
-        assert f"Open {url}, then call again with the same arguments." in text_of(asked)
+        assert f"{url} - then call again with the same arguments." in text_of(asked)
         await user(url)
         result = await client.call_tool("warehouse_table_drop", {"id": "t1"})
     assert (result.is_error, len(platform.hits)) == (False, 1)

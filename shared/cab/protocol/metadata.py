@@ -22,6 +22,7 @@ METADATA_PATHS = frozenset(
     }
 )
 DETAILS_METADATA_PATH = "/oauth2/authorization-details-types"
+TOOLS_METADATA_PATH = "/.well-known/oauth-protected-resource/mcp"  # RFC 9728 section 3.1
 
 
 def document(deployment: Deployment) -> dict[str, Any]:
@@ -56,6 +57,19 @@ def document(deployment: Deployment) -> dict[str, Any]:
         grant_types.append(names.JWT_BEARER)
         content["authorization_grant_profiles_supported"] = [drafts.ID_JAG_GRANT_PROFILE]
     return content | {"grant_types_supported": grant_types}
+
+
+def protected_resource(deployment: Deployment) -> dict[str, Any]:
+    """The metadata of the tools as a protected resource (RFC 9728 section 2, RFC 9396 section 10)."""
+    broker = deployment.broker
+    return {
+        "resource": broker.calls_resource,
+        "authorization_servers": [broker.sts_issuer],
+        "scopes_supported": [tool_scope(effect) for effect in Effect],
+        "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": ["ES256", "RS256"],
+        "authorization_details_types_supported": [names.ACTION_TYPE],
+    }
 
 
 def _client_authentication(*endpoints: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cab.domain.intents import DeclaredIntent
 from cab.domain.tasks import Task
 from cab.encoding.json_schema import schema_of
 from cab.protocol import drafts, names
-from cab.protocol.metadata import DETAILS_METADATA_PATH, JWKS_PATHS, METADATA_PATHS
+from cab.protocol.metadata import DETAILS_METADATA_PATH, JWKS_PATHS, METADATA_PATHS, TOOLS_METADATA_PATH
 from cab.protocol.oauth_errors import TABLE
 
 PATH: Final = "/oauth2/openapi.json"
@@ -57,6 +57,10 @@ def document(origin: str) -> Json:
                 "name": "oauth2",
                 "description": "For agents and tool servers: an assertion and an intent in, a token out.",
             },
+            {
+                "name": "tools",
+                "description": "For agents in call mode: a call token and a tool in, the platform's answer out.",
+            },
             {"name": "metadata", "description": "Public and cacheable."},
         ],
         "paths": _paths(),
@@ -70,7 +74,13 @@ def document(origin: str) -> Json:
                     "type": "http",
                     "scheme": "basic",
                     "description": "RFC 6749 section 2.3.1; only for agents whose entry allows it.",
-                }
+                },
+                "call_token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "at+jwt",
+                    "description": "A token for the resource `ORIGIN/mcp`; with the scheme DPoP where it is bound to a key.",
+                },
             },
         },
     }
@@ -92,7 +102,7 @@ _HEADERS: Final[Json] = {
     },
     "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
     "WWW-Authenticate": {
-        "description": "Only where the client tried HTTP Basic (RFC 6749 section 5.2).",
+        "description": "Of the token endpoints only where the client tried HTTP Basic (RFC 6749 section 5.2).",
         "schema": {"type": "string"},
     },
     "ETag": {"description": "Of these bytes, at every instance (RFC 9110).", "schema": {"type": "string"}},
@@ -141,6 +151,11 @@ def _paths() -> Json:
             request="TokenReference",
             success={"description": "An empty body, also for a token that is unknown.", "headers": _common_headers()},
         ),
+        "/tools/call": _call_tool(),
+        "/tools": _list_tools(),
+        TOOLS_METADATA_PATH: _get(
+            "getToolsMetadata", "The tools as a protected resource (RFC 9728)", "ProtectedResource", tagged=False
+        ),
         DETAILS_METADATA_PATH: _get("getDetailsTypes", "JSON Schemas of intents and tasks", "DetailsTypes"),
         PATH: _get("getOpenApi", "This document", "OpenApi"),
         "/health": _get("getHealth", "Whether the function answers", "Health", cacheable=False),
@@ -177,11 +192,62 @@ def _post(tag: str, operation: str, summary: str, *, request: str, success: Json
     }
 
 
-def _get(operation: str, summary: str, schema: str, *, cacheable: bool = True) -> Json:
+def _call_tool() -> Json:
+    made = ("400", "404", "405", "409", "413", "415", "429", "500", "502", "503", "504")
+    return {
+        "post": {
+            "tags": ["tools"],
+            "operationId": "callTool",
+            "summary": "Have a tool called with the user's own token, or go on with a call that waited for the user",
+            "security": [{"call_token": []}],
+            "parameters": [{"$ref": "#/components/parameters/DPoP"}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("ToolCall")}}},
+            "responses": {"200": _json("ToolResult", "The platform answered, be it with a no.")}
+            | {status: {"$ref": f"#/components/responses/Error{status}"} for status in made}
+            | _challenges(),
+        }
+    }
+
+
+def _list_tools() -> Json:
+    return {
+        "get": {
+            "tags": ["tools"],
+            "operationId": "listTools",
+            "summary": "What this agent may have called for this user and task; being listed promises nothing",
+            "security": [{"call_token": []}],
+            "parameters": [{"$ref": "#/components/parameters/DPoP"}],
+            "responses": {"200": _json("ToolList", "The tools.")}
+            | {status: {"$ref": f"#/components/responses/Error{status}"} for status in ("400", "405", "500", "503")}
+            | _challenges(),
+        }
+    }
+
+
+def _challenges() -> Json:
+    """What another token would mend: said by the status and `WWW-Authenticate`, with the errors of RFC 6750 and RFC 9470."""
+    headers = _common_headers() | {
+        "WWW-Authenticate": {
+            "description": "The error, where to get a token (RFC 9728), and which scopes or login it needs.",
+            "schema": {"type": "string"},
+            "required": True,
+        }
+    }
+    content = {"application/json": {"schema": _ref("Error")}}
+    return {
+        "401": {
+            "description": "invalid_token, insufficient_user_authentication",
+            "headers": headers,
+            "content": content,
+        },
+        "403": {"description": "insufficient_scope", "headers": headers, "content": content},
+    }
+
+
+def _get(operation: str, summary: str, schema: str, *, cacheable: bool = True, tagged: bool = True) -> Json:
     headers = {
         "Cache-Control": {"schema": {"type": "string"}, "description": "How long the answer may be kept."},
-        "ETag": _header("ETag"),
-    }
+    } | ({"ETag": _header("ETag")} if tagged else {})
     success = {
         "description": summary,
         "headers": headers if cacheable else {},
@@ -191,7 +257,7 @@ def _get(operation: str, summary: str, schema: str, *, cacheable: bool = True) -
     unchanged = {"304": {"description": "What `If-None-Match` names is current.", "headers": headers}}
     responses = (
         {"200": success}
-        | (unchanged if cacheable else {})
+        | (unchanged if cacheable and tagged else {})
         | {status: {"$ref": f"#/components/responses/Error{status}"} for status in refusals}
     )
     return {"get": {"tags": ["metadata"], "operationId": operation, "summary": summary, "responses": responses}}
@@ -280,6 +346,7 @@ def _schemas() -> Json:
         **_parts_of(Task),
         **_requests(),
         **_answers(),
+        **_tools(),
     }
 
 
@@ -318,6 +385,99 @@ def _client_members(*, secret: bool) -> Json:
 
 def _form(required: list[str], members: Json, *, secret: bool = True) -> Json:
     return {"type": "object", "required": required, "properties": members | _client_members(secret=secret)}
+
+
+def _tools() -> Json:
+    open_object: Json = {"type": "object"}
+    texts = {"type": "string"}
+    return {
+        "ToolCall": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": ["tool"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "tool": _text("As the list names it."),
+                        "arguments": open_object | {"description": "As its `input_schema` says."},
+                        "reason": _text("Why, for people.") | {"maxLength": 500},
+                        "call_id": _text("The caller's own name for this call.") | {"maxLength": 128},
+                        drafts.COMPLETION_MODE: {"const": drafts.COMPLETION_MODE_DEFERRED},
+                    },
+                },
+                {
+                    "type": "object",
+                    "required": [drafts.DEFERRAL_CODE],
+                    "additionalProperties": False,
+                    "properties": {drafts.DEFERRAL_CODE: _text("Of a call that waited for a person.")},
+                },
+            ]
+        },
+        "ToolResult": {
+            "type": "object",
+            "required": ["outcome", "result", "upstream", "trust", "source", "request_digest", "call_id", "txn"],
+            "properties": {
+                "outcome": {"enum": ["done", "rejected"]},
+                "result": {"description": "What the platform answered, reduced; null when it said no."},
+                "result_salt": _text("With it, the commitment on record can be checked."),
+                "upstream": {"type": "object", "properties": {"status": {"type": "integer"}}},
+                "retry_after_s": {"type": "integer", "minimum": 0},
+                "trust": {"const": "untrusted"},
+                "source": _text("The connection whose words these are."),
+                "authorization_details": {"type": "array", "items": open_object},
+                "intent_hash": texts,
+                "request_digest": _text("Of what was approved, decided and sent."),
+                "call_id": texts,
+                "audit": {"const": "pending"},
+                "txn": texts,
+            },
+        },
+        "ToolList": {
+            "type": "object",
+            "required": ["tools"],
+            "properties": {
+                "tools": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": [
+                            "name",
+                            "title",
+                            "description",
+                            "input_schema",
+                            "action",
+                            "effect",
+                            "mode",
+                            "resource",
+                        ],
+                        "properties": {
+                            "name": texts,
+                            "title": texts,
+                            "description": texts,
+                            "input_schema": open_object,
+                            "annotations": open_object,
+                            "action": texts,
+                            "effect": {"enum": ["read", "write", "destructive"]},
+                            "mode": {"enum": ["call", "both", "token"]},
+                            "resource": texts,
+                        },
+                    },
+                }
+            },
+        },
+        "ProtectedResource": {
+            "type": "object",
+            "required": ["resource", "authorization_servers"],
+            "properties": {
+                "resource": {"type": "string", "format": "uri"},
+                "authorization_servers": {"type": "array", "items": {"type": "string", "format": "uri"}},
+                "scopes_supported": {"type": "array", "items": texts},
+                "bearer_methods_supported": {"type": "array", "items": texts},
+                "dpop_signing_alg_values_supported": {"type": "array", "items": texts},
+                "authorization_details_types_supported": {"type": "array", "items": texts},
+            },
+        },
+    }
 
 
 def _requests() -> Json:

@@ -10,30 +10,17 @@ from starlette.responses import Response
 
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
+from cab.protocol.metadata import TOOLS_METADATA_PATH
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.transport.requests import NO_STORE, single_header
 from cab.use_cases.calls.call import CallEnded
 
-METADATA_PATH: Final = "/.well-known/oauth-protected-resource/mcp"  # RFC 9728 section 3.1
 UNTRUSTED: Final = "untrusted"
 # At a resource these mean something else than at the token endpoint (RFC 6750 section 3.1, RFC 9470 section 3).
 _AS_A_RESOURCE: Final = {
     Reason.SCOPE_NOT_GRANTABLE: ("insufficient_scope", 403),
     Reason.STEP_UP_REQUIRED: ("insufficient_user_authentication", 401),
 }
-
-
-def protected_resource(deployment: Deployment) -> dict[str, Any]:
-    """The metadata of the tools as a protected resource (RFC 9728 section 2, RFC 9396 section 10)."""
-    broker = deployment.broker
-    return {
-        "resource": broker.calls_resource,
-        "authorization_servers": [broker.sts_issuer],
-        "scopes_supported": ["tools.read", "tools.write", "tools.destructive"],
-        "bearer_methods_supported": ["header"],
-        "dpop_signing_alg_values_supported": ["ES256", "RS256"],
-        "authorization_details_types_supported": ["cab_action"],
-    }
 
 
 def facts_of(ended: CallEnded) -> dict[str, Any]:
@@ -76,7 +63,7 @@ class Refusals:
     """Refusals as a protected resource gives them, with the challenge that tells a client where to go."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self._metadata = f"{deployment.broker.origin}{METADATA_PATH}"
+        self._metadata = f"{deployment.broker.origin}{TOOLS_METADATA_PATH}"
 
     def response(
         self, refusal: BrokerError, *, txn: str, scopes: tuple[str, ...] = (), ended: CallEnded | None = None

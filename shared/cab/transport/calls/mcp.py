@@ -310,7 +310,7 @@ class McpEndpoint:
             asked = types.ElicitRequest(params=types.ElicitRequestURLParams(message=message, url=url or self._origin))
             return types.InputRequiredResult(input_requests={"cab": asked}, request_state=state)
         message = self._message(session.caller, params.name, refusal)
-        said = f"{message} Open {url}, then call again with the same arguments."
+        said = f"{message} The address: {url} - then call again with the same arguments."
         if client.by_error and url is not None:
             opened = types.ElicitRequestURLParams(
                 message=message, url=url, elicitation_id=digest("cab-elicitation", url)

@@ -18,7 +18,8 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
 from cab.ports import Randomness
-from cab.transport.calls.answers import METADATA_PATH, Refusals, credentials_of, protected_resource, result_body
+from cab.protocol.metadata import TOOLS_METADATA_PATH, protected_resource
+from cab.transport.calls.answers import Refusals, credentials_of, result_body
 from cab.transport.requests import NO_STORE, context_of, health, read_body
 from cab.use_cases.audit.auditor import Auditor, Facts
 from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedElsewhere
@@ -88,12 +89,12 @@ class ToolEndpoints:
                 return await self._call(request)
             case "/tools":
                 return await self._list(request)
-            case _ if path == METADATA_PATH and request.method in ("GET", "HEAD"):
+            case _ if path == TOOLS_METADATA_PATH and request.method in ("GET", "HEAD"):
                 headers = {"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
                 headers["CAB-Txn"] = self._randomness.token(16)
                 return Response(self._metadata, media_type="application/json", headers=headers)
         txn = self._randomness.token(16)
-        if path == METADATA_PATH:
+        if path == TOOLS_METADATA_PATH:
             response = self._refusals.response(BrokerError(Reason.METHOD_NOT_ALLOWED, "Use GET."), txn=txn)
             response.headers["Allow"] = "GET, HEAD"
             return response
