@@ -1,4 +1,4 @@
-"""What the broker needs from the outside, as role-named protocols. Every one has a real adapter and an in-memory twin under
+"""What the broker needs from the outside, as role-named protocols. Every one has a real adapter and an in-memory fake under
 `cab.adapters`; both pass the same contract suite in tests/contracts/.
 
 All calls are bounded in time by the adapter. A dependency that does not answer raises `Unavailable`, never anything of a vendor.

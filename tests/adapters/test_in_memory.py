@@ -1,4 +1,4 @@
-"""The twins: honest about being twins, and able to fail like the real ones."""
+"""The fakes: honest about being fakes, and able to fail like the real ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cab_dev.fakes.secrets import InMemoryVault
 from cab_dev.fakes.service_tokens import InMemoryServiceTokens
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-TWINS = [
+FAKES = [
     "audit_log.InMemoryAuditLog",
     "audit_rows.InMemoryAuditRows",
     "clock.SettableClock",
@@ -35,16 +35,16 @@ TWINS = [
 ]
 
 
-def test_twins_warn_when_they_are_built_outside_tests() -> None:
-    program = "import warnings, importlib\nfrom cab_dev.fakes.twins import TwinInUse\n"
-    for twin in TWINS:
-        module, name = twin.split(".")
+def test_fakes_warn_when_they_are_built_outside_tests() -> None:
+    program = "import warnings, importlib\nfrom cab_dev.fakes.warning import FakeInUse\n"
+    for fake in FAKES:
+        module, name = fake.split(".")
         program += (
-            f"twin = importlib.import_module('cab_dev.fakes.{module}').{name}\n"
+            f"fake = importlib.import_module('cab_dev.fakes.{module}').{name}\n"
             "with warnings.catch_warnings(record=True) as caught:\n"
             "    warnings.simplefilter('always')\n"
-            "    twin()\n"
-            "assert [warning.category for warning in caught] == [TwinInUse], twin\n"
+            "    fake()\n"
+            "assert [warning.category for warning in caught] == [FakeInUse], fake\n"
         )
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
@@ -132,7 +132,7 @@ async def test_an_event_whose_answer_was_lost_comes_twice_as_the_same_bytes() ->
     assert first == again
 
 
-async def test_the_other_twins_can_be_down() -> None:
+async def test_the_other_fakes_can_be_down() -> None:
     rows, quarantine, tokens = InMemoryAuditRows(), InMemoryQuarantine(), InMemoryServiceTokens()
     rows.is_down = quarantine.is_down = tokens.is_down = True
     with pytest.raises(Unavailable):

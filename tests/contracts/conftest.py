@@ -1,4 +1,4 @@
-"""Every port on every adapter: the twin, and the real adapter on the embedded and on the official emulators."""
+"""Every port on every adapter: the double, and the real adapter on the embedded and on the official emulators."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ class Bench:
 @pytest.fixture(params=["memory", "embedded", pytest.param("official", marks=pytest.mark.emulators)])
 async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
     if request.param == "memory":
-        twin = InMemoryAuditLog(service="exchange_token", revision="r1")
-        yield Bench(twin, lambda _: [sealed.data for sealed in twin.messages])
+        double = InMemoryAuditLog(service="exchange_token", revision="r1")
+        yield Bench(double, lambda _: [sealed.data for sealed in double.messages])
         return
     address = request.getfixturevalue(request.param).address("pubsub")
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)

@@ -42,8 +42,8 @@ class Bench:
 @pytest.fixture(params=["memory", "local"])
 async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
     if request.param == "memory":
-        twin = InMemoryAuditRows()
-        yield Bench(twin, lambda: [dict(row) for row in twin.rows])
+        double = InMemoryAuditRows()
+        yield Bench(double, lambda: [dict(row) for row in double.rows])
         return
     url = request.getfixturevalue("bigquery_url")
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", url)

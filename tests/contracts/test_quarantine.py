@@ -22,8 +22,10 @@ class Bench:
 @pytest.fixture(params=["memory", "embedded", pytest.param("official", marks=pytest.mark.emulators)])
 async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
     if request.param == "memory":
-        twin = InMemoryQuarantine()
-        yield Bench(twin, lambda _: [(message.data, message.cause, message.message_id) for message in twin.messages])
+        double = InMemoryQuarantine()
+        yield Bench(
+            double, lambda _: [(message.data, message.cause, message.message_id) for message in double.messages]
+        )
         return
     address = request.getfixturevalue(request.param).address("pubsub")
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)

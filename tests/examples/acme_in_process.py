@@ -7,9 +7,9 @@ from examples.acme.services.crm import create_crm
 from examples.acme.services.idp import create_idp
 from examples.acme.services.tracker import SCOPES as TRACKER_SCOPES
 from examples.acme.services.tracker import create_tracker
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider import s256
 
@@ -23,15 +23,17 @@ SECRET = "s3cret-of-cab"
 IDP_CLIENTS = {
     client.client_id: client
     for client in (
-        TwinClient(client_id="acme-web", redirect_uris=("http://127.0.0.1:*/cb",), name="Acme Web"),
-        TwinClient(client_id="cab", client_secret=SECRET, redirect_uris=(f"{BROKER}/login/callback",)),
+        RegisteredClient(client_id="acme-web", redirect_uris=("http://127.0.0.1:*/cb",), name="Acme Web"),
+        RegisteredClient(client_id="cab", client_secret=SECRET, redirect_uris=(f"{BROKER}/login/callback",)),
     )
 }
 
 
-def provider_clients(connection: str) -> dict[str, TwinClient]:
+def provider_clients(connection: str) -> dict[str, RegisteredClient]:
     callback = f"{BROKER}/connect/callback/{connection}"
-    return {"cab": TwinClient(client_id="cab", client_secret=SECRET, redirect_uris=(callback,), name="Acme assistant")}
+    return {
+        "cab": RegisteredClient(client_id="cab", client_secret=SECRET, redirect_uris=(callback,), name="Acme assistant")
+    }
 
 
 def fixed_clock() -> MovableClock:

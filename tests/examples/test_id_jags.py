@@ -7,11 +7,11 @@ import jwt
 import pytest
 from examples.acme.services.idp import create_idp
 from starlette.testclient import TestClient
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 from tests.examples.acme_in_process import BROKER, IDP, VERIFIER, fixed_clock
 from tests.examples.test_idp import log_in
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 
 AUDIENCE = f"{BROKER}/oauth2"
@@ -23,14 +23,16 @@ NOW = 1_800_000_000
 CLIENTS = {
     client.client_id: client
     for client in (
-        TwinClient(
+        RegisteredClient(
             client_id="desktop",
             client_secret=SECRET,
             redirect_uris=("http://127.0.0.1:*/cb",),
             client_id_at={AUDIENCE: "mcp-client"},
         ),
-        TwinClient(client_id="other", client_secret=SECRET, redirect_uris=(), client_id_at={AUDIENCE: "other"}),
-        TwinClient(client_id="public", redirect_uris=("http://127.0.0.1:*/cb",), client_id_at={AUDIENCE: "public"}),
+        RegisteredClient(client_id="other", client_secret=SECRET, redirect_uris=(), client_id_at={AUDIENCE: "other"}),
+        RegisteredClient(
+            client_id="public", redirect_uris=("http://127.0.0.1:*/cb",), client_id_at={AUDIENCE: "public"}
+        ),
     )
 }
 

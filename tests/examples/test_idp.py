@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import jwt
 import pytest
 from starlette.testclient import TestClient
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 from tests.examples.acme_in_process import BROKER, IDP, SECRET, VERIFIER, fixed_clock, idp_client
 
 from cab_dev.doubles.clock import MovableClock

@@ -9,10 +9,10 @@ from examples.acme.services.warehouse import create_warehouse, run_query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 from tests.examples.acme_in_process import ApiUnderTest, idp_client
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.strict_input import BadRequest
 
 WAREHOUSE = "http://127.0.0.1:8084"
@@ -116,7 +116,7 @@ def test_every_query_text_is_answered_or_refused_and_shows_own_rows_only(sql: st
 def test_a_client_registered_with_an_odd_name_is_shown_escaped() -> None:
     from cab_dev.doubles.oauth_provider import create_provider_app, s256
 
-    odd = TwinClient(client_id="odd", name="<img src=x>", redirect_uris=("http://127.0.0.1:1/cb",))
+    odd = RegisteredClient(client_id="odd", name="<img src=x>", redirect_uris=("http://127.0.0.1:1/cb",))
     app, _ = create_provider_app("acme-crm", issuer="http://127.0.0.1:9000", clients=[odd])
     query = {
         "response_type": "code",

@@ -5,7 +5,7 @@ import pytest
 from examples.acme.person import Person, StuckError
 from examples.acme.services.crm import create_crm
 from examples.acme.services.idp import create_idp
-from tests.dev.twins.in_process import browser_session
+from tests.dev.doubles.in_process import browser_session
 from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, fixed_clock, provider_clients
 from tests.examples.fake_broker import FakeBroker
 

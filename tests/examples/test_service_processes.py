@@ -25,7 +25,7 @@ READY_WITHIN_S = 20
 def running(service: str, port: int, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The service as a process, ready for requests; killed at the end if it still runs."""
     command = [sys.executable, "-m", f"examples.acme.services.{service}", "--port", str(port), *arguments]
-    environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}shared", "TWIN_TEST_SECRET": "s3cret"}
+    environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}shared", "DOUBLE_TEST_SECRET": "s3cret"}
     with log.open("ab") as output, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=output) as process:
         try:
             _wait_until_ready(process, port)
@@ -93,7 +93,7 @@ def test_a_reset_closes_the_connection_in_the_middle_of_the_body(port: int, tmp_
 
 def test_a_client_that_gives_up_on_a_slow_refresh_has_lost_the_answer(port: int, tmp_path: Path) -> None:
     clients = tmp_path / "clients.json"
-    entry = {"client_id": "cab", "client_secret_env": "TWIN_TEST_SECRET", "redirect_uris": ["http://127.0.0.1:9/cb"]}
+    entry = {"client_id": "cab", "client_secret_env": "DOUBLE_TEST_SECRET", "redirect_uris": ["http://127.0.0.1:9/cb"]}
     clients.write_text(json.dumps({"clients": [entry]}))
     with running("crm", port, "--clients", str(clients), log=tmp_path / "log"):
         origin = f"http://127.0.0.1:{port}"

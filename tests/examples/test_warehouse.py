@@ -16,7 +16,7 @@ from examples.acme.services.token_verifier import metadata_url
 from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
 from examples.acme.warehouse_users import warehouse_users
 from starlette.testclient import TestClient
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 
 from cab.domain.identifiers import subject_key
 

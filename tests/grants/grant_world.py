@@ -1,4 +1,4 @@
-"""Everything around a grant, in this process: stores, a provider twin with its ledger, and refresh_grants as often as wanted."""
+"""Everything around a grant, in this process: stores, a provider double with its ledger, and refresh_grants as often as wanted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
+from tests.grants.double_http import DoubleHttp
 from tests.grants.history import History, RecordingDocuments
-from tests.grants.twin_http import TwinHttp
 from tests.grants.virtual_time import AT_THE_END, START, VirtualClock
 
 from cab.domain.configured.actions import Action
@@ -31,7 +31,7 @@ from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.upstream.provider_client import ProviderCalls
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, create_provider_app, s256
 from cab_dev.fakes.audit_log import InMemoryAuditLog
@@ -39,15 +39,15 @@ from cab_dev.fakes.randomness import PredictableRandomness
 from cab_dev.fakes.secrets import InMemoryVault
 
 ISSUER = "http://127.0.0.1:9000"
-CLIENT = TwinClient(client_id="cab", redirect_uris=("http://127.0.0.1:8080/connect/callback/twin",))
+CLIENT = RegisteredClient(client_id="cab", redirect_uris=("http://127.0.0.1:8080/connect/callback/double",))
 READ = ("read",)
 WRITE = ("write",)
 STRICT, FAMILY, LEEWAY, STATIC = "acme-crm", "salesforce-like", "acme-tracker", "google-like"
 EVERY_CLASS = (STATIC, LEEWAY, STRICT, FAMILY)
 
 
-def provider_of(profile: ProviderProfile, *, issuer_of_twin: str = ISSUER, **changes: Any) -> Provider:
-    """The profile of a twin as the broker's configuration would describe it."""
+def provider_of(profile: ProviderProfile, *, issuer_of_double: str = ISSUER, **changes: Any) -> Provider:
+    """The profile of a double as the broker's configuration would describe it."""
     rotation: dict[str, Any] = {
         "class": profile.refresh_class.value.removesuffix("_family"),
         "leeway_s": profile.leeway_s,
@@ -62,16 +62,16 @@ def provider_of(profile: ProviderProfile, *, issuer_of_twin: str = ISSUER, **cha
     facts: dict[str, Any] = {
         "id": profile.name,
         "title": profile.name,
-        "authorization_endpoint": f"{issuer_of_twin}/oauth/authorize",
-        "token_endpoint": f"{issuer_of_twin}/oauth/token",
-        "userinfo_endpoint": f"{issuer_of_twin}/oauth/userinfo",
+        "authorization_endpoint": f"{issuer_of_double}/oauth/authorize",
+        "token_endpoint": f"{issuer_of_double}/oauth/token",
+        "userinfo_endpoint": f"{issuer_of_double}/oauth/userinfo",
         "token_endpoint_auth_method": "none",
         "base_scopes": (profile.offline_scope,) if profile.offline_scope else (),
         "rotation": Rotation.model_validate(rotation),
         "narrowing": "scope_at_refresh" if profile.narrowing.value == "honoured" else "none",
         "scope_separator": profile.scope_separator,
         "revocation": Revocation(
-            endpoint=None if profile.revocation.value == "none" else f"{issuer_of_twin}/oauth/revoke",
+            endpoint=None if profile.revocation.value == "none" else f"{issuer_of_double}/oauth/revoke",
             blast_radius=radius,
         ),
         "invalid_grant_errors": tuple(dict.fromkeys((profile.invalid_grant_error, "invalid_grant"))),
@@ -83,12 +83,12 @@ def provider_of(profile: ProviderProfile, *, issuer_of_twin: str = ISSUER, **cha
 
 def deployment_of(provider: Provider, **connection_changes: Any) -> Deployment:
     actions = tuple(
-        Action(id=f"twin.thing.{name}", title=name, effect=effect, scopes=(name,), identifier="thing/{id}")
+        Action(id=f"double.thing.{name}", title=name, effect=effect, scopes=(name,), identifier="thing/{id}")
         for name, effect in (("read", "read"), ("write", "write"))
     )
     facts: dict[str, Any] = {
-        "id": "twin",
-        "title": "Twin",
+        "id": "double",
+        "title": "Double",
         "provider": provider.id,
         "resource": ISSUER,
         "tenants": ("acme", "globex"),
@@ -154,7 +154,7 @@ class GrantWorld:
         *,
         delay_s: float = 0.01,
         timings: Timings = PRODUCTION_TIMINGS,
-        client: TwinClient = CLIENT,
+        client: RegisteredClient = CLIENT,
         connection_changes: Mapping[str, Any] | None = None,
         **provider_changes: Any,
     ) -> None:
@@ -173,14 +173,14 @@ class GrantWorld:
         self.store = Grants(self.documents)
         self.randomness = PredictableRandomness()
         loop = asyncio.get_running_loop()
-        app, self.twin = create_provider_app(
+        app, self.double = create_provider_app(
             self.profile,
             issuer=ISSUER,
             clients=[client],
             clock=MovableClock(lambda: START.timestamp() + loop.time()),
         )
-        self.http = TwinHttp(app, delay_s=delay_s)
-        self.book = self.twin.book
+        self.http = DoubleHttp(app, delay_s=delay_s)
+        self.book = self.double.book
         self._workers = 0
 
     async def open(self) -> GrantWorld:
@@ -226,14 +226,14 @@ class GrantWorld:
 
     async def connect(self, user: str = "alice", *, expired: bool = True, tenant: str = "acme") -> str:
         """A grant as the connect flow leaves it; its access token already old unless told otherwise."""
-        name = grant_id(tenant, user, "twin")
+        name = grant_id(tenant, user, "double")
         scopes = tuple(dict.fromkeys((*self.connection.consent_scopes, *self.provider.base_scopes)))
         now = self.clock.now()
         draft = Grant(
             grant_id=name,
             tenant=tenant,
             subject=user,
-            connection="twin",
+            connection="double",
             provider=self.provider.id,
             provider_class=self.provider.rotation.rotation_class,
             leeway_s=self.provider.rotation.leeway_s,
@@ -270,7 +270,7 @@ class GrantWorld:
         now = self.clock.now()
         code = self.book.issue_code(
             client_id="cab",
-            account="twin-1001",
+            account="double-1001",
             redirect_uri=CLIENT.redirect_uris[0],
             scopes=draft.scopes,
             challenge=s256("v" * 43),
@@ -352,7 +352,7 @@ class GrantWorld:
         return len(self.vault._secrets[secret_id(name)])
 
     def fault(self, **members: Any) -> None:
-        self.twin.faults.set_from_json(members)
+        self.double.faults.set_from_json(members)
 
     def events(self, event_type: str) -> list[Any]:
         """Audit events of one type, each id once."""

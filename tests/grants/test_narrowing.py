@@ -29,7 +29,7 @@ EXCHANGES = (names.TOKEN_EXCHANGE, names.JWT_BEARER)
 SECRET = "s3cret-of-cab"
 OWN_API = ("api://cab/access",)
 CONFIDENTIAL = replace(CLIENT, client_secret=SECRET)
-PUBLIC_URL = "http://127.0.0.1:8080/connect?connection=twin"
+PUBLIC_URL = "http://127.0.0.1:8080/connect?connection=double"
 DOWNSCOPING = replace(PROFILES["box-like"], name="with-client", exchange=Exchange.WITH_CLIENT)
 ROTATING = replace(DOWNSCOPING, name="rotating", old_access_token=PROFILES["github-like"].old_access_token)
 
@@ -63,7 +63,7 @@ class Instance:
     serve: ServeGrant
 
     async def token(self, scopes: tuple[str, ...] = READ, user: str = "alice") -> AccessToken:
-        token = await self.serve(subject_assertion=user, connection_id="twin", scopes=scopes)
+        token = await self.serve(subject_assertion=user, connection_id="double", scopes=scopes)
         self.world.history.served.append((self.world.clock.now(), token.grant_id, token.outcome))
         self.world.served.append(token)
         return token
@@ -75,7 +75,7 @@ class Instance:
 
 
 class NarrowingWorld(GrantWorld):
-    """`forms` are what left for the token endpoint; `answer` may take the place of the twin's answers to exchanges."""
+    """`forms` are what left for the token endpoint; `answer` may take the place of the double's answers to exchanges."""
 
     def __init__(self, profile: str | ProviderProfile, connection: Mapping[str, Any], **facts: Any) -> None:
         super().__init__(profile, client=CONFIDENTIAL, connection_changes=connection, **facts)
@@ -88,8 +88,8 @@ class NarrowingWorld(GrantWorld):
 
     async def open(self) -> NarrowingWorld:
         await super().open()
-        await self.vault.create("cab-provider-twin")
-        await self.vault.add("cab-provider-twin", SECRET.encode())
+        await self.vault.create("cab-provider-double")
+        await self.vault.add("cab-provider-double", SECRET.encode())
         return self
 
     async def _recorded(self, url: str, form: Mapping[str, str], **options: Any) -> HttpAnswer:
@@ -133,7 +133,7 @@ class NarrowingWorld(GrantWorld):
 
 
 def box(profile: ProviderProfile = PROFILES["box-like"], **changes: Any) -> NarrowingWorld:
-    connection = {"client_secret": SecretReference(secret="cab-provider-twin"), **changes.pop("connection", {})}
+    connection = {"client_secret": SecretReference(secret="cab-provider-double"), **changes.pop("connection", {})}
     facts = {
         "narrowing": "token_exchange",
         "narrowing_request": {"client_authentication": profile.exchange is Exchange.WITH_CLIENT},
@@ -144,7 +144,7 @@ def box(profile: ProviderProfile = PROFILES["box-like"], **changes: Any) -> Narr
 
 def entra(profile: str | ProviderProfile = "entra-like", **changes: Any) -> NarrowingWorld:
     connection = {
-        "client_secret": SecretReference(secret="cab-provider-twin"),
+        "client_secret": SecretReference(secret="cab-provider-double"),
         "connect_scopes": OWN_API,
         **changes.pop("connection", {}),
     }
@@ -440,7 +440,7 @@ async def test_a_grant_that_does_not_exist_is_missing() -> None:
 async def test_a_dead_refresh_token_is_told_as_always() -> None:
     world = await entra().open()
     name = await world.connect()
-    world.book.end_account("twin-1001")
+    world.book.end_account("double-1001")
     assert (await world.instance().refused()).reason is Reason.GRANT_NEEDS_REAUTH
     assert (await world.grant(name)).status is GrantStatus.NEEDS_REAUTH
     assert world.exchanges == []
@@ -491,7 +491,7 @@ async def test_without_the_client_secret_nothing_is_sent_and_nobody_is_blamed() 
     world = await entra().open()
     await world.connect(expired=False)
     instance = world.instance()
-    del world.vault._secrets["cab-provider-twin"]
+    del world.vault._secrets["cab-provider-double"]
     with pytest.raises(Unavailable, match="secrets"):
         await instance.token()
     assert world.exchanges == []
@@ -603,7 +603,7 @@ async def test_a_refusal_of_our_own_client_is_told_to_the_operator(
     await world.connect(expired=False)
     world.answer = answers(document, status)
     assert (await world.instance().refused()).reason is Reason.PROVIDER_UNAVAILABLE
-    assert "refuses our client, connection twin: http " in caplog.text
+    assert "refuses our client, connection double: http " in caplog.text
 
 
 CHALLENGE = {"error": "interaction_required", "claims": '{"access_token":{"polids":{"essential":true}}}'}
@@ -635,16 +635,16 @@ async def test_missing_consent_is_for_the_user_to_mend_and_leaves_the_grant_to_o
     assert (await instance.token(READ)).scopes == READ
     assert len(world.exchanges) == 2
     assert world.refreshes() == 0
-    assert "narrowing at twin refused: " in caplog.text
+    assert "narrowing at double refused: " in caplog.text
     assert "polids" not in caplog.text
     world.answer = lambda _: None  # the administrator consents: at once it works
     assert (await instance.token(WRITE)).scopes == WRITE
 
 
 @in_virtual_time
-async def test_a_twin_without_consent_says_so() -> None:
+async def test_a_double_without_consent_says_so() -> None:
     world = await entra().open()
-    object.__setattr__(world.twin.settings, "consented_scopes", frozenset(READ))
+    object.__setattr__(world.double.settings, "consented_scopes", frozenset(READ))
     await world.connect(expired=False)
     instance = world.instance()
     assert (await instance.refused(WRITE)).reason is Reason.GRANT_NEEDS_REAUTH

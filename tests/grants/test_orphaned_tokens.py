@@ -183,7 +183,7 @@ async def test_a_late_token_set_that_the_provider_cannot_be_told_of_is_revoked_b
     world.fault(endpoint="revoke", kind="status", status=503)
     await asyncio.gather(asking, return_exceptions=True)
     assert world.usable() != set()
-    world.twin.faults.clear()
+    world.double.faults.clear()
     await world.drain(other, for_s=200)
     assert world.usable() == set()
     assert (await world.grant(name)).due_at is None

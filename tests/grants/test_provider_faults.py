@@ -35,7 +35,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "hang": {"kind": "hang"},
     "reset": {"kind": "reset"},
 }
-COMES_TOO_LATE = {"slow"}  # the twin works on when its client has left
+COMES_TOO_LATE = {"slow"}  # the double works on when its client has left
 SAYS_NOTHING_WAS_DONE = {"429"}
 
 
@@ -77,7 +77,7 @@ async def test_a_provider_in_trouble_is_waited_for(fault: str, profile: str) -> 
     assert set(await asyncio.gather(*(ask(world, worker, name) for _ in range(3)))) == {"provider_unavailable"}
     assert world.events("grant.needs_reauth") == []
 
-    world.twin.faults.clear()
+    world.double.faults.clear()
     await ends_well(world, worker, name)
     assert world.events("grant.needs_reauth") == []
 
@@ -143,7 +143,7 @@ async def serve(world: GrantWorld, worker: Worker, user: str = "alice") -> str:
     verifier: Any = Verifier()
     request = ServeGrant(world.deployment, verifier, worker.refresher, nobody, nobody)
     try:
-        token = await request(subject_assertion=user, connection_id="twin", scopes=("read",))
+        token = await request(subject_assertion=user, connection_id="double", scopes=("read",))
     except BrokerError as error:
         return error.reason.value
     return token.outcome
@@ -265,7 +265,7 @@ async def test_a_token_inside_the_margin_is_better_than_an_error() -> None:
 async def test_what_the_user_withdrew_at_the_provider_needs_a_new_consent(profile: str) -> None:
     world = await GrantWorld(profile).open()
     worker, name = world.worker(), await world.connect()
-    world.book.end_account("twin-1001")
+    world.book.end_account("double-1001")
 
     assert await ask(world, worker, name) == "grant_needs_reauth"
     assert await ask(world, worker, name) == "grant_needs_reauth"
@@ -356,7 +356,7 @@ LARGE_ANSWERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 async def test_a_large_answer_is_kept_whatever_is_carried_beside_it(kind: str, profile: str) -> None:
     world = await GrantWorld(profile).open()
     worker, name = world.worker(), await world.connect()
-    long_ones: dict[str, str] = {}  # what the twin calls the tokens that the broker sees
+    long_ones: dict[str, str] = {}  # what the double calls the tokens that the broker sees
 
     def enlarged(answer: HttpAnswer) -> HttpAnswer:
         if answer.status != 200:

@@ -64,7 +64,7 @@ async def test_who_has_no_grant_is_told_where_to_connect() -> None:
     with pytest.raises(BrokerError) as missing:
         await world.worker().token("nobody")
     assert missing.value.reason is Reason.GRANT_MISSING
-    assert missing.value.remedy.interaction_uri == "http://127.0.0.1:8080/connect?connection=twin"
+    assert missing.value.remedy.interaction_uri == "http://127.0.0.1:8080/connect?connection=double"
 
 
 @in_virtual_time

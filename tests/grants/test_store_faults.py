@@ -59,7 +59,7 @@ async def test_a_token_whose_successor_could_not_be_saved_is_not_spent(how: str,
     elif how == "no escrow key":
         await world.vault.destroy(ESCROW_SECRET, 1)
     else:
-        secret = {"secret": "cab-provider-twin", "version": 1}
+        secret = {"secret": "cab-provider-double", "version": 1}
         worker.connection = type(worker.connection).model_validate(
             worker.connection.model_dump() | {"client_secret": secret}
         )

@@ -72,7 +72,7 @@ async def test_a_keepalive_that_fails_is_tried_again() -> None:
     world.fault(endpoint="token", kind="status", status=503)
     await world.drain(worker, for_s=90_000, every_s=60)
     assert world.refreshes() == 1
-    world.twin.faults.clear()
+    world.double.faults.clear()
     await world.drain(worker, for_s=130)
     assert world.refreshes() == 2
 

@@ -1,4 +1,4 @@
-"""The Cloud Run functions as they are deployed, built from their main.py, with twins where Google Cloud and the network are."""
+"""The Cloud Run functions as they are deployed, built from their main.py, with doubles where Google Cloud and the network are."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from examples.acme.services.tracker import create_tracker
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.dev.twins.in_process import browser_session
+from tests.dev.doubles.in_process import browser_session
 from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, SECRET, TRACKER, provider_clients
 
 from cab.adapters.configuration.loader import FolderConfiguration
@@ -187,7 +187,7 @@ class FakeRefresher:
 
 
 class ForeverMoving:
-    """The twins' clock as the broker's sees it."""
+    """The doubles' clock as the broker's sees it."""
 
     def __init__(self, clock: SettableClock) -> None:
         self._clock = clock
@@ -201,12 +201,12 @@ class AcmePages:
 
     def __init__(self, *, change: Callable[[Deployment], Deployment] = lambda deployment: deployment) -> None:
         self.clock = SettableClock(START)
-        twin_clock = MovableClock(ForeverMoving(self.clock))
+        double_clock = MovableClock(ForeverMoving(self.clock))
         self.deployment = change(FolderConfiguration(ACME, ORIGINS).load())
         with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):  # they take longer than a test
-            self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=twin_clock)
-        self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=twin_clock)
-        self.tracker = create_tracker(issuer=TRACKER, clients=provider_clients("tracker"), clock=twin_clock)
+            self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=double_clock)
+        self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=double_clock)
+        self.tracker = create_tracker(issuer=TRACKER, clients=provider_clients("tracker"), clock=double_clock)
         self.apps: dict[str, ASGIApp] = {IDP: self.idp, CRM: self.crm, TRACKER: self.tracker}
         self.idp_http = AppClient({IDP: self.idp}, what="identity_provider")
         self.provider_http = AppClient({CRM: self.crm, TRACKER: self.tracker}, what="provider")

@@ -150,7 +150,7 @@ def test_disconnecting_revokes_the_kept_refresh_token_upstream(acme: AcmePages) 
     browser.connect()
 
     assert refresh_grants.revoke() is True
-    assert live_refresh_tokens(browser) == 1  # the one that the twin made and did not tell us
+    assert live_refresh_tokens(browser) == 1  # the one that the double made and did not tell us
 
 
 def live_refresh_tokens(browser: Browser) -> int:
@@ -375,7 +375,7 @@ def test_a_changed_name_is_no_other_account(acme: AcmePages) -> None:
 
 
 def revoking_ends(radius: str) -> AcmePages:
-    """What one revocation ends there, as the configuration says it. The twin's own ends what came of one consent."""
+    """What one revocation ends there, as the configuration says it. The double's own ends what came of one consent."""
 
     def change(deployment: Deployment) -> Deployment:
         provider = deployment.provider_of(deployment.connection_by_id["crm"])

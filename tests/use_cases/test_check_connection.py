@@ -42,7 +42,7 @@ def test_a_connection_that_is_right_holds_in_every_check() -> None:
 
     assert {it.check for it in found.values() if it.holds is not Holds.YES} == {
         "clock"
-    }  # the twin's answers have no Date
+    }  # the double's answers have no Date
     assert list(found) == [
         *("metadata", "metadata: issuer", "metadata: authorization_endpoint", "metadata: token_endpoint"),
         *(

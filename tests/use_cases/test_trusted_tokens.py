@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 import jwt
 import pytest
-from tests.dev.twins.provider_client import ISSUER, SECRET, ProviderUnderTest
+from tests.dev.doubles.provider_client import ISSUER, SECRET, ProviderUnderTest
 from tests.support.jose import Key, ec_key, key_set, rsa_key
 from tests.support.web import Sent, Web, WebClient, json_answer
 
@@ -78,13 +78,13 @@ class OwnKeys:
 
 
 class Desk:
-    """refresh_grants at one connection, with a provider twin that trusts it. `sent` are the forms that left."""
+    """refresh_grants at one connection, with a provider double that trusts it. `sent` are the forms that left."""
 
     def __init__(self, kind: GrantKind, *, key: Key = BEARER_KEY, allow_unnarrowed: bool = False, **facts: Any) -> None:
         bearer, mapped = kind is GrantKind.JWT_BEARER, kind.serves_mapped_users_only
         issuer, signer = ("cab", key) if bearer else (STS, STS_KEY)
-        logins = {"alice@acme.test": "twin-1001", "bob@acme.test": "twin-1002"}
-        subjects = {"key-of-alice": "twin-1001", "key-of-bob": "twin-1002"}
+        logins = {"alice@acme.test": "double-1001", "bob@acme.test": "double-1002"}
+        subjects = {"key-of-alice": "double-1001", "key-of-bob": "double-1002"}
         trusted = TrustedIssuer(
             issuer=issuer,
             jwks=lambda: key_set(signer),
@@ -92,9 +92,9 @@ class Desk:
             audiences=(AT_PROVIDER,),
             id_jags=kind is GrantKind.ID_JAG,
         )
-        self.twin = ProviderUnderTest("google-like", trusted_issuers=(trusted,))
+        self.double = ProviderUnderTest("google-like", trusted_issuers=(trusted,))
         self.clock = SettableClock(START)
-        self.answer: Callable[[Sent], Awaitable[HttpAnswer]] = self._from_twin
+        self.answer: Callable[[Sent], Awaitable[HttpAnswer]] = self._from_double
         self.web = Web(hosts={ISSUER: self._answer})
         self.vault = InMemoryVault()
         self.log = InMemoryAuditLog(service="refresh_grants", revision="r")
@@ -103,8 +103,8 @@ class Desk:
         self.key = key
         self.provider = Provider.model_validate(
             {
-                "id": "twin",
-                "title": "Twin",
+                "id": "double",
+                "title": "Double",
                 "issuer": ISSUER,
                 "token_endpoint": f"{ISSUER}/oauth/token",
                 "grant_kinds": (kind,),
@@ -118,7 +118,7 @@ class Desk:
         actions = tuple(
             Action.model_validate(
                 {
-                    "id": f"twin.thing.{name}",
+                    "id": f"double.thing.{name}",
                     "title": name,
                     "effect": name,
                     "scopes": (name,),
@@ -128,15 +128,15 @@ class Desk:
             for name in ("read", "write")
         )
         self.connection = Connection(
-            id="twin",
-            title="Twin",
-            provider="twin",
+            id="double",
+            title="Double",
+            provider="double",
             resource=ISSUER,
             tenants=("acme",),
             grant_kind=kind,
             client_id="cab",
-            client_secret=SecretReference(secret="cab-provider-twin"),
-            assertion_key=SecretReference(secret="cab-assertion-twin") if bearer else None,
+            client_secret=SecretReference(secret="cab-provider-double"),
+            assertion_key=SecretReference(secret="cab-assertion-double") if bearer else None,
             user_map={"key-of-alice": "alice@acme.test", "key-of-bob": "bob@acme.test"} if mapped else {},
             allow_unnarrowed=allow_unnarrowed,
             actions=actions,
@@ -175,7 +175,7 @@ class Desk:
         )
 
     async def set_up(self) -> None:
-        secrets = {"cab-provider-twin": SECRET.encode(), "cab-assertion-twin": self._private_key()}
+        secrets = {"cab-provider-double": SECRET.encode(), "cab-assertion-double": self._private_key()}
         for name, payload in secrets.items():
             await self.vault.create(name)
             await self.vault.add(name, payload)
@@ -190,8 +190,8 @@ class Desk:
     async def _answer(self, sent: Sent) -> HttpAnswer:
         return await self.answer(sent)
 
-    async def _from_twin(self, sent: Sent) -> HttpAnswer:
-        answer = self.twin.http.post(
+    async def _from_double(self, sent: Sent) -> HttpAnswer:
+        answer = self.double.http.post(
             "/oauth/token",
             content=sent.body,
             headers=dict(sent.headers) | {"Content-Type": "application/x-www-form-urlencoded"},
@@ -200,7 +200,7 @@ class Desk:
 
     def advance(self, span: timedelta) -> None:
         self.clock.advance(span)
-        self.twin.clock.advance(span.total_seconds())
+        self.double.clock.advance(span.total_seconds())
 
     @property
     def sent(self) -> list[dict[str, str]]:
@@ -238,11 +238,11 @@ class Desk:
         return caught.value
 
     async def grant(self, subject: str = "key-of-alice") -> Grant | None:
-        stored = await self.store.read(grant_id("acme", subject, "twin"))
+        stored = await self.store.read(grant_id("acme", subject, "double"))
         return None if stored is None else stored.grant
 
     def account_of(self, token: AccessToken) -> str:
-        return str(self.twin.book.accept(token.access_token).account)
+        return str(self.double.book.accept(token.access_token).account)
 
 
 def bearer_desk(**facts: Any) -> Desk:
@@ -281,7 +281,7 @@ def test_each_user_gets_a_token_of_the_own_account_with_the_scopes_of_the_action
 
     async def story() -> None:
         of_alice, of_bob = await desk.token(), await desk.token(assertion("key-of-bob"))
-        assert (desk.account_of(of_alice), desk.account_of(of_bob)) == ("twin-1001", "twin-1002")
+        assert (desk.account_of(of_alice), desk.account_of(of_bob)) == ("double-1001", "double-1002")
         assert (of_alice.scopes, of_alice.narrowed) == (READ, True)
         assert of_alice.expires_at is not None
         assert of_alice.expires_at > desk.clock.now()
@@ -480,7 +480,7 @@ def test_an_id_jag_says_who_for_which_client_where_and_how_far_and_no_more() -> 
             "iat": now,
             "exp": now + 300,
         }
-        (voucher,) = [entry for entry in desk.twin.book.ledger() if entry["event"] == "vouched"]
+        (voucher,) = [entry for entry in desk.double.book.ledger() if entry["event"] == "vouched"]
         assert (voucher["kind"], voucher["claims"]["client_id"]) == ("id_jag", "cab")
         assert "Authorization" in desk.web.sent[0].headers  # the client that it names is the client that asks
 
@@ -589,8 +589,8 @@ def test_a_token_that_came_while_the_grant_was_revoked_stays_inside(make: Callab
 
     async def story() -> None:
         async def revoked_meanwhile(sent: Sent) -> HttpAnswer:
-            await desk.revoker.one(grant_id("acme", "key-of-alice", "twin"), cause="user", txn="t")
-            return await desk._from_twin(sent)
+            await desk.revoker.one(grant_id("acme", "key-of-alice", "double"), cause="user", txn="t")
+            return await desk._from_double(sent)
 
         desk.answer = revoked_meanwhile
         assert (await desk.refused()).reason is Reason.GRANT_REVOKED
@@ -710,7 +710,7 @@ def test_other_scopes_than_asked_for_are_refused(make: Callable[[], Desk], scope
     async def story() -> None:
         desk.answer = _answers({"access_token": "wide", "scope": scope})
         assert (await desk.refused()).reason is Reason.SCOPE_NOT_GRANTABLE
-        desk.answer = desk._from_twin
+        desk.answer = desk._from_double
         assert (await desk.token()).scopes == READ  # the wide one was not kept
 
     run(desk, story)
@@ -785,7 +785,7 @@ def test_a_busy_provider_is_left_alone_for_as_long_as_it_asks(said: str, told: i
         assert (await desk.refused()).remedy.retry_after_s == told
         again = await desk.refused()
         assert (again.reason, len(desk.sent)) == (Reason.PROVIDER_UNAVAILABLE, 1)
-        desk.answer = desk._from_twin
+        desk.answer = desk._from_double
         desk.advance(timedelta(seconds=told))
         await desk.token()
 
@@ -819,7 +819,7 @@ def test_a_caller_that_leaves_does_not_stop_the_others() -> None:
         async def slow(sent: Sent) -> HttpAnswer:
             arrived.set()
             await go_on.wait()
-            return await desk._from_twin(sent)
+            return await desk._from_double(sent)
 
         desk.answer = slow
         leaving = asyncio.create_task(desk.token())

@@ -12,7 +12,7 @@ from typing import Any
 
 import jwt
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.strict_input import BadRequest
 from examples.acme.services.idp_keys import SigningKeys
 
@@ -24,7 +24,7 @@ _COPIED = ("sub", "email", "email_verified", "groups", "auth_time", "acr", "amr"
 
 
 def id_jag_answer(
-    form: Mapping[str, str], client: TwinClient, keys: SigningKeys, *, issuer: str, now: float
+    form: Mapping[str, str], client: RegisteredClient, keys: SigningKeys, *, issuer: str, now: float
 ) -> dict[str, Any]:
     """The token answer: an ID-JAG for the user of the ID token, for this client at the server named by `audience`.
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from cab_dev.doubles.authorization_answer import RefusedToClient, back_to_client
 from cab_dev.doubles.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
-from cab_dev.doubles.clients import TwinClient, authenticate_client, load_clients
+from cab_dev.doubles.clients import RegisteredClient, authenticate_client, load_clients
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.control import control_routes
 from cab_dev.doubles.faults import Fault, FaultBoard
@@ -46,7 +46,7 @@ _PUBLIC_JWK_MEMBERS = ("kty", "crv", "x", "y", "n", "e", "use", "alg", "kid", "k
 
 @dataclass(frozen=True, kw_only=True)
 class _AuthorizationRequest:
-    client: TwinClient
+    client: RegisteredClient
     redirect_uri: str
     scopes: tuple[str, ...]
     challenge: str
@@ -69,7 +69,7 @@ class IdentityProvider:
         self,
         *,
         issuer: str,
-        clients: Mapping[str, TwinClient],
+        clients: Mapping[str, RegisteredClient],
         client_keys: Path | None,
         clock: MovableClock,
     ) -> None:
@@ -202,7 +202,7 @@ class IdentityProvider:
         set_browser_cookie(page, COOKIE, browser, secure=self._secure)
         return page
 
-    def _parse(self, client: TwinClient, redirect_uri: str, query: Mapping[str, str]) -> _AuthorizationRequest:
+    def _parse(self, client: RegisteredClient, redirect_uri: str, query: Mapping[str, str]) -> _AuthorizationRequest:
         if query.get("response_type") != "code":
             raise RefusedToClient("unsupported_response_type")
         challenge = query.get("code_challenge", "")
@@ -316,7 +316,7 @@ class IdentityProvider:
 
         return await self.faults.around(fault, request, work)
 
-    def _redeem(self, client: TwinClient, form: Mapping[str, str]) -> _Code:
+    def _redeem(self, client: RegisteredClient, form: Mapping[str, str]) -> _Code:
         code = self._codes.pop(token_sha256(form.get("code", "")), None)
         if (
             code is None
@@ -383,7 +383,7 @@ class IdentityProvider:
 def create_idp(
     *,
     issuer: str,
-    clients: Mapping[str, TwinClient],
+    clients: Mapping[str, RegisteredClient],
     client_keys: Path | None = None,
     clock: MovableClock | None = None,
 ) -> Starlette:

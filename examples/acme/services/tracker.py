@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.doubles.clients import TwinClient, load_clients
+from cab_dev.doubles.clients import RegisteredClient, load_clients
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider import (
     PROFILES,
@@ -68,7 +68,7 @@ def _new_task(document: Mapping[str, Any]) -> dict[str, Any]:
 def create_tracker(
     *,
     issuer: str,
-    clients: Mapping[str, TwinClient],
+    clients: Mapping[str, RegisteredClient],
     database: str = ":memory:",
     profile: ProviderProfile = PROFILES["acme-tracker"],
     clock: MovableClock | None = None,

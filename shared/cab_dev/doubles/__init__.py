@@ -1,1 +1,1 @@
-"""Twins: stand-ins for foreign systems that behave like them, faults included. Local and tests only."""
+"""Doubles: stand-ins for foreign systems that behave like them, faults included. Local and tests only."""

@@ -1,4 +1,4 @@
-"""OAuth clients of a twin, read from a JSON file that names where each secret is kept.
+"""OAuth clients of a double, read from a JSON file that names where each secret is kept.
 
     {"clients": [{"client_id": "cab", "name": "Acme assistant", "client_secret_file": "/run/cab.secret",
                   "redirect_uris": ["http://127.0.0.1:8080/connect/callback/crm"]}]}
@@ -22,7 +22,7 @@ from cab_dev.doubles.strict_input import BadRequest, basic_credentials
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwinClient:
+class RegisteredClient:
     """A registered client. `client_secret` None means public: PKCE alone proves who redeems a code.
 
     `client_id_at`: under which id each foreign authorization server, named by its issuer, knows this client.
@@ -35,7 +35,7 @@ class TwinClient:
     client_id_at: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"TwinClient({self.client_id!r})"
+        return f"RegisteredClient({self.client_id!r})"
 
     @property
     def display_name(self) -> str:
@@ -60,7 +60,7 @@ def _redirect_matches(registered: str, redirect_uri: str) -> bool:
     return found is not None and found[2] == registered.removeprefix(marker) and 0 < int(found[1]) < 65536
 
 
-def load_clients(path: str | Path | None) -> dict[str, TwinClient]:
+def load_clients(path: str | Path | None) -> dict[str, RegisteredClient]:
     """The clients of a file by id; none when `path` is None. Ends the process on a file that makes no sense."""
     if path is None:
         return {}
@@ -71,9 +71,9 @@ def load_clients(path: str | Path | None) -> dict[str, TwinClient]:
     return {client.client_id: client for client in clients}
 
 
-def _client(entry: Any, path: str | Path) -> TwinClient:
+def _client(entry: Any, path: str | Path) -> RegisteredClient:
     try:
-        return TwinClient(
+        return RegisteredClient(
             client_id=str(entry["client_id"]),
             redirect_uris=tuple(str(uri) for uri in entry["redirect_uris"]),
             client_secret=_secret(entry),
@@ -93,8 +93,8 @@ def _secret(entry: Mapping[str, Any]) -> str | None:
 
 
 def authenticate_client(
-    request: Request, form: Mapping[str, str], clients: Mapping[str, TwinClient], *, realm: str
-) -> TwinClient:
+    request: Request, form: Mapping[str, str], clients: Mapping[str, RegisteredClient], *, realm: str
+) -> RegisteredClient:
     """The client of a token-endpoint request: `client_secret_basic`, `client_secret_post`, or public by `client_id`.
 
     Raises BadRequest: `invalid_client` (401), also for two methods at once. RFC 6749 section 2.3.

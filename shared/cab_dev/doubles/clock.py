@@ -1,4 +1,4 @@
-"""The clock of a twin: real time that a test may push forward, never back."""
+"""The clock of a double: real time that a test may push forward, never back."""
 
 import time
 from collections.abc import Callable

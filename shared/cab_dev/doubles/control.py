@@ -1,4 +1,4 @@
-"""Control endpoints that every twin has: its faults and its clock."""
+"""Control endpoints that every double has: its faults and its clock."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

@@ -1,4 +1,4 @@
-"""Fault switches of a twin: what goes wrong at which endpoint, for how many requests, and before or after it worked.
+"""Fault switches of a double: what goes wrong at which endpoint, for how many requests, and before or after it worked.
 
 `POST /_control/faults` takes one fault, or `{"faults": [...]}`; the next request to the endpoint takes the oldest one
 that fits. A fault without `count` stays until it is cleared.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain, SealedEvent
 from cab.domain.audit import AuditEvent, Service
 from cab.ports import Unavailable
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 
 class InMemoryAuditLog:
@@ -20,7 +20,7 @@ class InMemoryAuditLog:
     """
 
     def __init__(self, *, service: str = "test", revision: str = "test-1", delay_s: float = 0.0) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self.delay_s = delay_s
         self.is_down = False
         self.loses_answers = False

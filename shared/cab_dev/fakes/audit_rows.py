@@ -9,7 +9,7 @@ from typing import Any
 
 from cab.adapters.google_cloud.bigquery.audit_schema import Column, columns
 from cab.ports import Unavailable
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -23,7 +23,7 @@ class InMemoryAuditRows:
     """`rows` holds what was written, duplicates included. `is_down` makes every call fail."""
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self.delay_s = delay_s
         self.is_down = False
         self.rows: list[Mapping[str, Any]] = []

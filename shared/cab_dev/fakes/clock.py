@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 _START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 class SettableClock:
     def __init__(self, start: datetime = _START) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self.set(start)
 
     def now(self) -> datetime:

@@ -25,7 +25,7 @@ from cab.ports import (
     Unavailable,
     Write,
 )
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 Method = Literal["read", "write", "tally", "find", "server_time"]
 
@@ -67,7 +67,7 @@ class InMemoryDocuments:
         indexes: Collection[CompositeIndex] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self._clock = clock or SystemClock()
         self._indexes = listed_indexes() if indexes is None else indexes
         self.delay_s = delay_s

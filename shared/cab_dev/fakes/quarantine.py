@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cab.ports import Unavailable
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class InMemoryQuarantine:
     """`messages` holds what was put. `is_down` makes every call fail."""
 
     def __init__(self) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self.messages: list[Quarantined] = []
         self.is_down = False
 

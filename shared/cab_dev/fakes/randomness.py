@@ -7,14 +7,14 @@ import itertools
 import uuid
 
 from cab.domain.identifiers import base64url
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 
 class PredictableRandomness:
     """Every value is derived from `seed` and a counter: distinct, repeatable, and guessable by anyone."""
 
     def __init__(self, seed: str = "seed") -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self._seed = seed
         self._event_numbers = itertools.count(1)
         self._token_numbers = itertools.count(1)

@@ -6,7 +6,7 @@ import asyncio
 
 from cab.adapters.secret_names import MAX_PAYLOAD_BYTES, checked_secret, checked_version
 from cab.ports import NotFound, Unavailable
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 _WHAT = "secrets"
 
@@ -19,7 +19,7 @@ class InMemoryVault:
     """
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self.delay_s = delay_s
         self.is_down = False
         self.loses_answers = False

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from cab.ports import Unavailable
-from cab_dev.fakes.twins import warn_of_twin
+from cab_dev.fakes.warning import warn_of_fake
 
 
 class InMemoryServiceTokens:
     """`is_down` makes every call fail."""
 
     def __init__(self, account: str = "test@demo-cab.iam.gserviceaccount.com") -> None:
-        warn_of_twin(self)
+        warn_of_fake(self)
         self._account = account
         self.is_down = False
 

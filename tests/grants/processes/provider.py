@@ -1,4 +1,4 @@
-"""Provider twins in a process of their own: `python provider.py FOLDER NAME=PORT...`. Each keeps its book in FOLDER/NAME.db."""
+"""Provider doubles in a process of their own: `python provider.py FOLDER NAME=PORT...`. Each keeps its book in FOLDER/NAME.db."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import uvicorn
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, create_provider_app
 
-CALLBACK = "http://127.0.0.1:8080/connect/callback/twin"
-CLIENT = TwinClient(client_id="cab", redirect_uris=(CALLBACK,))
+CALLBACK = "http://127.0.0.1:8080/connect/callback/double"
+CLIENT = RegisteredClient(client_id="cab", redirect_uris=(CALLBACK,))
 PROVIDERS: dict[str, ProviderProfile] = {
     "static": PROFILES["google-like"],
     "leeway": replace(PROFILES["acme-tracker"], leeway_s=16),

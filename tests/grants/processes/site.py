@@ -177,7 +177,7 @@ class Site:
         profile, book = PROVIDERS[kind], self.books[kind]
         scopes = ("read", "write", *([profile.offline_scope] if profile.offline_scope else []))
         code = book.issue_code(
-            client_id="cab", account="twin-1001", redirect_uri=CALLBACK, scopes=scopes, challenge=s256(VERIFIER)
+            client_id="cab", account="double-1001", redirect_uri=CALLBACK, scopes=scopes, challenge=s256(VERIFIER)
         )
         tokens = book.redeem_code(code, client_id="cab", redirect_uri=CALLBACK, verifier=VERIFIER)
         grant = Grant(
@@ -185,7 +185,7 @@ class Site:
             tenant="acme",
             subject=user,
             connection=kind,
-            provider=f"twin-{kind}",
+            provider=f"double-{kind}",
             provider_class=RotationClass(profile.refresh_class.value.removesuffix("_family")),
             leeway_s=profile.leeway_s,
             scopes=list(scopes),
@@ -404,7 +404,7 @@ def _wait_for(port: int) -> None:
             if connection.getresponse().status == 200:
                 return
         except OSError:
-            assert time.monotonic() < give_up_at, "the provider twin did not start"
+            assert time.monotonic() < give_up_at, "the provider double did not start"
             time.sleep(0.05)
         finally:
             connection.close()
@@ -448,7 +448,7 @@ def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
     providers: list[dict[str, Any]] = []
     connections: list[dict[str, Any]] = []
     for kind, port in ports.items():
-        provider = provider_of(PROVIDERS[kind], id=f"twin-{kind}", issuer_of_twin=f"http://127.0.0.1:{port}")
+        provider = provider_of(PROVIDERS[kind], id=f"double-{kind}", issuer_of_double=f"http://127.0.0.1:{port}")
         providers.append(provider.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True))
         actions = [
             {"id": f"{kind}.thing.{name}", "title": name, "effect": name, "scopes": [name], "identifier": "thing/{id}"}
@@ -458,7 +458,7 @@ def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
             {
                 "id": kind,
                 "title": kind,
-                "provider": f"twin-{kind}",
+                "provider": f"double-{kind}",
                 "resource": f"http://127.0.0.1:{port}",
                 "tenants": ["acme"],
                 "client_id": "cab",

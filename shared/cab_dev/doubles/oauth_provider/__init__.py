@@ -1,4 +1,4 @@
-"""An OAuth 2 authorization server twin: code flow with PKCE, rotating refresh tokens, faults and a ledger.
+"""An OAuth 2 authorization server double: code flow with PKCE, rotating refresh tokens, faults and a ledger.
 
 `OAuthProvider` gives routes and a bearer check to a demo service; `create_provider_app` is the same as an application
 of its own, for tests.

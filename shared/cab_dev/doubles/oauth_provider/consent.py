@@ -1,4 +1,4 @@
-"""The user's side of the provider twin: a consent page without passwords, and the decision."""
+"""The user's side of the provider double: a consent page without passwords, and the decision."""
 
 import html
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from cab_dev.doubles.authorization_answer import RefusedToClient, back_to_client
 from cab_dev.doubles.browser_requests import WaitingRequests, browser_of, new_browser, set_browser_cookie
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.oauth_provider.settings import Account, ProviderSettings
 from cab_dev.doubles.oauth_provider.token_book import TokenBook
 from cab_dev.doubles.pages import Pages
@@ -18,7 +18,7 @@ from cab_dev.doubles.strict_input import BadRequest, read_form, read_query
 
 @dataclass(frozen=True, kw_only=True)
 class _ConsentRequest:
-    client: TwinClient
+    client: RegisteredClient
     redirect_uri: str
     scopes: tuple[str, ...]
     challenge: str

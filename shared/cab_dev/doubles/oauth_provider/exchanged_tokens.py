@@ -1,6 +1,6 @@
 """Access tokens made from another access token of the same grant: RFC 8693 downscoping, and Microsoft Entra's on-behalf-of.
 
-A twin offers one of them, by its profile. Whatever is not exactly as documented is refused, and the ledger has every exchange
+A double offers one of them, by its profile. Whatever is not exactly as documented is refused, and the ledger has every exchange
 with the digest of the token that was presented.
 """
 
@@ -28,7 +28,7 @@ class ExchangedTokens:
         self._book = book
 
     def answers(self, form: Mapping[str, str]) -> bool:
-        """Whether a request is of this kind and the twin offers it."""
+        """Whether a request is of this kind and the double offers it."""
         offered = self._settings.profile.exchange
         if offered is Exchange.NONE:
             return False

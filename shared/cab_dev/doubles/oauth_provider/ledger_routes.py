@@ -1,4 +1,4 @@
-"""What a test or an operator of the stack may ask a provider twin, and do to it."""
+"""What a test or an operator of the stack may ask a provider double, and do to it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The provider twin as a whole: its routes, the bearer check for the API beside it, and a stand-alone application.
+"""The provider double as a whole: its routes, the bearer check for the API beside it, and a stand-alone application.
 
 RFC 6749, 7636 (S256 required), 7009, 8414, 9207; bearer errors as in RFC 6750 section 3.
 """
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.control import control_routes
 from cab_dev.doubles.faults import FaultBoard
@@ -151,7 +151,7 @@ def create_provider_app(
     profile: str | ProviderProfile,
     *,
     issuer: str,
-    clients: Iterable[TwinClient],
+    clients: Iterable[RegisteredClient],
     clock: MovableClock | None = None,
     database: str = ":memory:",
     trusted_issuers: tuple[TrustedIssuer, ...] = (),
@@ -160,14 +160,14 @@ def create_provider_app(
     """A provider alone, with users alice and bob and scopes `read`, `write`, `offline_access`, `refresh_token`."""
     settings = ProviderSettings(
         issuer=issuer,
-        brand="Twin",
+        brand="Double",
         accent="#3f51b5",
-        cookie="twin_session",
+        cookie="double_session",
         profile=PROFILES[profile] if isinstance(profile, str) else profile,
         clients={client.client_id: client for client in clients},
         accounts=(
-            Account(login="alice", account_id="twin-1001", name="Alice", email="alice@acme.example"),
-            Account(login="bob", account_id="twin-1002", name="Bob", email="bob@acme.example"),
+            Account(login="alice", account_id="double-1001", name="Alice", email="alice@acme.example"),
+            Account(login="bob", account_id="double-1002", name="Bob", email="bob@acme.example"),
         ),
         scopes={
             "read": "Read your records",

@@ -1,9 +1,9 @@
-"""What makes one provider twin: its name, profile, clients, accounts and scopes."""
+"""What makes one provider double: its name, profile, clients, accounts and scopes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider.profiles import Exchange, ProviderProfile
 from cab_dev.doubles.oauth_provider.trusted_assertions import TrustedIssuer
@@ -33,7 +33,7 @@ class ProviderSettings:
     accent: str
     cookie: str
     profile: ProviderProfile
-    clients: Mapping[str, TwinClient]
+    clients: Mapping[str, RegisteredClient]
     accounts: tuple[Account, ...]
     scopes: Mapping[str, str]
     database: str = ":memory:"

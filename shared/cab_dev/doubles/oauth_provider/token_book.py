@@ -1,4 +1,4 @@
-"""Every code, token and grant of a provider twin, and the ledger of what happened to them.
+"""Every code, token and grant of a provider double, and the ledger of what happened to them.
 
 Only SHA-256 digests of tokens are kept, in SQLite: in memory, or in a file so that a killed process keeps them. All
 methods are short, synchronous and serialised by one lock. The ledger is append-only; it is the oracle for "exactly one
@@ -103,7 +103,7 @@ class TokenBook:
         self._db = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")  # survives a killed process, which is all a twin needs
+        self._db.execute("PRAGMA synchronous=OFF")  # survives a killed process, which is all a double needs
         self._db.executescript(_SCHEMA)
         # Also when nobody calls it: Python 3.13 warns of a database that is left open.
         self.close = weakref.finalize(self, self._db.close)

@@ -1,4 +1,4 @@
-"""The client's side of the provider twin: token and revocation endpoints. RFC 6749, 7009, 7523, 8693."""
+"""The client's side of the provider double: token and revocation endpoints. RFC 6749, 7009, 7523, 8693."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from cab_dev.doubles.clients import TwinClient, authenticate_client
+from cab_dev.doubles.clients import RegisteredClient, authenticate_client
 from cab_dev.doubles.faults import LARGE_BODY_BYTES, Fault, FaultBoard
 from cab_dev.doubles.oauth_provider.exchanged_tokens import ExchangedTokens
 from cab_dev.doubles.oauth_provider.settings import ProviderSettings
@@ -24,7 +24,7 @@ from cab_dev.doubles.oauth_provider.trusted_assertions import (
 )
 from cab_dev.doubles.strict_input import BadRequest, read_form
 
-_NO_CLIENT = TwinClient(client_id="", redirect_uris=())
+_NO_CLIENT = RegisteredClient(client_id="", redirect_uris=())
 
 
 class TokenEndpoint:
@@ -74,14 +74,14 @@ class TokenEndpoint:
             self._book.note_lost_answer(issued[0])
         return answer
 
-    def _client(self, request: Request, form: Mapping[str, str], grant_type: str) -> TwinClient:
+    def _client(self, request: Request, form: Mapping[str, str], grant_type: str) -> RegisteredClient:
         """A JWT that vouches may come without any client (RFC 7521 section 4.1): then its issuer is all that is known."""
         vouched = grant_type in (JWT_BEARER, TOKEN_EXCHANGE) and bool(self._settings.trusted_issuers)
         if vouched and "authorization" not in request.headers and not {"client_id", "client_secret"} & form.keys():
             return _NO_CLIENT
         return authenticate_client(request, form, self._settings.clients, realm=self._settings.brand)
 
-    def _issue(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> IssuedTokens:
+    def _issue(self, grant_type: str, client: RegisteredClient, form: Mapping[str, str]) -> IssuedTokens:
         if grant_type == "authorization_code":
             _require(form, "code", "redirect_uri", "code_verifier")
             return self._book.redeem_code(
@@ -98,7 +98,7 @@ class TokenEndpoint:
             return self._issue_for_assertion(grant_type, client, form)
         raise BadRequest("unsupported_grant_type", "This grant type is not offered here.")
 
-    def _issue_for_assertion(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> IssuedTokens:
+    def _issue_for_assertion(self, grant_type: str, client: RegisteredClient, form: Mapping[str, str]) -> IssuedTokens:
         token = form.get("assertion" if grant_type == JWT_BEARER else "subject_token", "")
         try:
             voucher = self._believed(grant_type, client, form)
@@ -117,7 +117,7 @@ class TokenEndpoint:
             claims=voucher.claims,
         )
 
-    def _believed(self, grant_type: str, client: TwinClient, form: Mapping[str, str]) -> Voucher:
+    def _believed(self, grant_type: str, client: RegisteredClient, form: Mapping[str, str]) -> Voucher:
         if grant_type == JWT_BEARER:
             _require(form, "assertion")
             return self._assertions.for_jwt_bearer(form["assertion"], client)

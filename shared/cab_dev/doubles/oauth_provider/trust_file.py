@@ -1,4 +1,4 @@
-"""Trusted issuers of a provider twin, read from a JSON file that says whose JWTs are believed, and about whom.
+"""Trusted issuers of a provider double, read from a JSON file that says whose JWTs are believed, and about whom.
 
     {"issuers": [{"issuer": "http://127.0.0.1:8080/oauth2", "jwks_uri": "http://127.0.0.1:8080/oauth2/jwks.json",
                   "audiences": ["cab-at-crm"], "id_jags": true},

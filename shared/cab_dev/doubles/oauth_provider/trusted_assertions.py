@@ -1,7 +1,7 @@
 """Grants without a consent screen: an issuer that the organisation trusts vouches for the user.
 
 RFC 7523 section 2.1 (`jwt-bearer`), RFC 8693 (`token-exchange` with a JWT as subject token), and ID-JAGs at the `jwt-bearer`
-grant (draft-ietf-oauth-identity-assertion-authz-grant-05). Each twin names the issuers it trusts, and which account each of
+grant (draft-ietf-oauth-identity-assertion-authz-grant-05). Each double names the issuers it trusts, and which account each of
 their subjects has here. A JWT is good once.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import Clock
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -71,7 +71,7 @@ class TrustedAssertions:
         self._clock = clock
         self._used: dict[tuple[str, str], float] = {}
 
-    def for_jwt_bearer(self, assertion: str, client: TwinClient) -> Voucher:
+    def for_jwt_bearer(self, assertion: str, client: RegisteredClient) -> Voucher:
         """Raises AssertionRefused."""
         return self._id_jag(assertion, client) if _typ(assertion) == ID_JAG_TYP else self._jwt(assertion, bearer=True)
 
@@ -91,7 +91,7 @@ class TrustedAssertions:
             raise AssertionRefused("for another audience")
         return self._voucher("jwt", claims, trusted, longest_s=_LONGEST_LIFE_S)
 
-    def _id_jag(self, token: str, client: TwinClient) -> Voucher:
+    def _id_jag(self, token: str, client: RegisteredClient) -> Voucher:
         """Strict: this issuer as the one audience, this confidential client, a bound that is kept."""
         trusted = self._trusted(token)
         if not trusted.id_jags:
@@ -154,7 +154,7 @@ class TrustedAssertions:
         longest_s: int,
         scopes: frozenset[str] | None = None,
     ) -> Voucher:
-        """By the twin's own clock, which tests move. Last of all the `jti` is spent."""
+        """By the double's own clock, which tests move. Last of all the `jti` is spent."""
         now = self._clock()
         expires_at = claims["exp"]
         if type(expires_at) is not int or not now - _LEEWAY_S < expires_at <= now + longest_s + _LEEWAY_S:

@@ -1,11 +1,11 @@
-"""Grants that an issuer vouches for: jwt-bearer and token exchange at the provider twin."""
+"""Grants that an issuer vouches for: jwt-bearer and token exchange at the provider double."""
 
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.dev.twins.provider_client import ISSUER, ProviderUnderTest
+from tests.dev.doubles.provider_client import ISSUER, ProviderUnderTest
 
 from cab_dev.doubles.oauth_provider import TrustedIssuer
 
@@ -23,7 +23,7 @@ def jwks() -> dict[str, Any]:
 
 
 def provider() -> ProviderUnderTest:
-    trusted = TrustedIssuer(issuer=BROKER, jwks=jwks, accounts={"key-of-alice": "twin-1001"})
+    trusted = TrustedIssuer(issuer=BROKER, jwks=jwks, accounts={"key-of-alice": "double-1001"})
     return ProviderUnderTest("salesforce-like", trusted_issuers=(trusted,))
 
 
@@ -34,19 +34,19 @@ def assertion(*, key: Any = KEY, kid: str = "k1", typ: str = "JWT", **changes: A
 
 
 def test_a_trusted_jwt_brings_an_access_token_of_the_mapped_user_and_no_refresh_token() -> None:
-    twin = provider()
-    answer = twin.token(grant_type=JWT_BEARER, assertion=assertion(), scope="read")
+    double = provider()
+    answer = double.token(grant_type=JWT_BEARER, assertion=assertion(), scope="read")
     assert (answer.status_code, answer.json()["scope"]) == (200, "read")
     assert "refresh_token" not in answer.json()
-    assert twin.book.accept(answer.json()["access_token"]).account == "twin-1001"
+    assert double.book.accept(answer.json()["access_token"]).account == "double-1001"
 
 
 def test_token_exchange_answers_with_the_type_of_what_it_issued() -> None:
-    twin = provider()
+    double = provider()
     form: dict[str, Any] = {"subject_token": assertion(), "subject_token_type": JWT_TYPE, "scope": "read"}
-    answer = twin.token(grant_type=TOKEN_EXCHANGE, **form).json()
+    answer = double.token(grant_type=TOKEN_EXCHANGE, **form).json()
     assert answer["issued_token_type"] == "urn:ietf:params:oauth:token-type:access_token"
-    assert twin.works(answer["access_token"])
+    assert double.works(answer["access_token"])
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,19 @@ def test_token_exchange_answers_with_the_type_of_what_it_issued() -> None:
     ],
 )
 def test_a_jwt_that_vouches_for_nobody_here_is_refused(changes: dict[str, Any]) -> None:
-    twin = provider()
-    bearer = twin.token(grant_type=JWT_BEARER, assertion=assertion(**changes), scope="read")
+    double = provider()
+    bearer = double.token(grant_type=JWT_BEARER, assertion=assertion(**changes), scope="read")
     form: dict[str, Any] = {"subject_token": assertion(**changes), "subject_token_type": JWT_TYPE, "scope": "read"}
-    exchange = twin.token(grant_type=TOKEN_EXCHANGE, **form)
+    exchange = double.token(grant_type=TOKEN_EXCHANGE, **form)
     assert (bearer.status_code, bearer.json()) == (400, {"error": "invalid_grant"})
     assert (exchange.status_code, exchange.json()) == (400, {"error": "invalid_request"})
 
 
 def test_a_jwt_is_good_once() -> None:
-    twin = provider()
+    double = provider()
     same = assertion()
-    assert twin.token(grant_type=JWT_BEARER, assertion=same, scope="read").status_code == 200
-    assert twin.token(grant_type=JWT_BEARER, assertion=same, scope="read").status_code == 400
+    assert double.token(grant_type=JWT_BEARER, assertion=same, scope="read").status_code == 200
+    assert double.token(grant_type=JWT_BEARER, assertion=same, scope="read").status_code == 400
 
 
 @pytest.mark.parametrize("assertion_text", ["x", "a.b.c", "", "é"])
@@ -91,9 +91,9 @@ def test_scopes_must_be_named_and_known(scope: str) -> None:
 
 
 def test_a_provider_that_trusts_nobody_does_not_offer_these_grants() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    assert twin.token(grant_type=JWT_BEARER, assertion=assertion()).json()["error"] == "unsupported_grant_type"
-    grants = twin.http.get("/.well-known/oauth-authorization-server").json()["grant_types_supported"]
+    double = ProviderUnderTest("acme-crm")
+    assert double.token(grant_type=JWT_BEARER, assertion=assertion()).json()["error"] == "unsupported_grant_type"
+    grants = double.http.get("/.well-known/oauth-authorization-server").json()["grant_types_supported"]
     assert grants == ["authorization_code", "refresh_token"]
     offered = provider().http.get("/.well-known/oauth-authorization-server").json()["grant_types_supported"]
     assert offered == ["authorization_code", "refresh_token", JWT_BEARER, TOKEN_EXCHANGE]
@@ -108,7 +108,7 @@ def jag_provider(**changes: Any) -> ProviderUnderTest:
     trusted: dict[str, Any] = {
         "issuer": BROKER,
         "jwks": jwks,
-        "accounts": {"key-of-alice": "twin-1001"},
+        "accounts": {"key-of-alice": "double-1001"},
         "id_jags": True,
     } | changes
     return ProviderUnderTest("salesforce-like", trusted_issuers=(TrustedIssuer(**trusted),))
@@ -118,19 +118,19 @@ def id_jag(*, typ: str = "oauth-id-jag+jwt", **changes: Any) -> str:
     return assertion(typ=typ, **(JAG_CLAIMS | changes))
 
 
-def redeemed(twin: ProviderUnderTest, token: str, scope: str = "read", **client: Any) -> Any:
-    return twin.token(grant_type=JWT_BEARER, assertion=token, scope=scope, **client)
+def redeemed(double: ProviderUnderTest, token: str, scope: str = "read", **client: Any) -> Any:
+    return double.token(grant_type=JWT_BEARER, assertion=token, scope=scope, **client)
 
 
 def test_an_id_jag_brings_a_token_of_its_user_and_stands_in_the_ledger() -> None:
-    twin = jag_provider()
-    answer = redeemed(twin, id_jag(act={"sub": "assistant"}))
+    double = jag_provider()
+    answer = redeemed(double, id_jag(act={"sub": "assistant"}))
     assert (answer.status_code, answer.json()["scope"]) == (200, "read")
     assert "refresh_token" not in answer.json()
-    assert twin.book.accept(answer.json()["access_token"]).account == "twin-1001"
-    (voucher,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "vouched"]
+    assert double.book.accept(answer.json()["access_token"]).account == "double-1001"
+    (voucher,) = [entry for entry in double.ledger()["entries"] if entry["event"] == "vouched"]
     assert (voucher["kind"], voucher["claims"]["act"]) == ("id_jag", {"sub": "assistant"})
-    assert twin.ledger()["grants"][0]["grant_id"] == voucher["grant_id"]
+    assert double.ledger()["grants"][0]["grant_id"] == voucher["grant_id"]
 
 
 BAD_ID_JAGS: dict[str, dict[str, Any]] = {
@@ -156,19 +156,19 @@ BAD_ID_JAGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", BAD_ID_JAGS.values(), ids=BAD_ID_JAGS)
 def test_an_id_jag_with_one_thing_wrong_is_refused_and_the_ledger_knows_why(changes: dict[str, Any]) -> None:
-    twin = jag_provider()
-    answer = redeemed(twin, id_jag(**changes))
+    double = jag_provider()
+    answer = redeemed(double, id_jag(**changes))
     assert (answer.status_code, answer.json()) == (400, {"error": "invalid_grant"})
-    (refusal,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "refused"]
+    (refusal,) = [entry for entry in double.ledger()["entries"] if entry["event"] == "refused"]
     assert refusal["why"]
 
 
 def test_an_id_jag_is_good_once_and_for_no_more_than_it_carries() -> None:
-    twin = jag_provider()
-    assert redeemed(twin, id_jag(scope="read"), scope="write").json() == {"error": "invalid_scope"}
+    double = jag_provider()
+    assert redeemed(double, id_jag(scope="read"), scope="write").json() == {"error": "invalid_scope"}
     one = id_jag(jti="j2", aud=[ISSUER])
-    assert redeemed(twin, one, scope="read write").status_code == 200
-    assert redeemed(twin, one).json() == {"error": "invalid_grant"}
+    assert redeemed(double, one, scope="read write").status_code == 200
+    assert redeemed(double, one).json() == {"error": "invalid_grant"}
 
 
 def test_an_id_jag_is_no_subject_token_and_vouches_only_where_that_is_agreed() -> None:
@@ -187,13 +187,13 @@ def test_a_provider_that_takes_id_jags_says_so() -> None:
 
 
 def test_an_issuer_may_call_the_provider_by_a_name_that_they_agreed_on() -> None:
-    twin = jag_provider(id_jags=False, audiences=("cab-at-twin",))
+    double = jag_provider(id_jags=False, audiences=("cab-at-double",))
     form: dict[str, Any] = {
-        "subject_token": assertion(aud="cab-at-twin"),
+        "subject_token": assertion(aud="cab-at-double"),
         "subject_token_type": JWT_TYPE,
         "scope": "read",
     }
-    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).status_code == 200
+    assert double.token(grant_type=TOKEN_EXCHANGE, **form).status_code == 200
 
 
 def test_an_issuer_whose_keys_cannot_be_fetched_vouches_for_nobody() -> None:
@@ -205,9 +205,9 @@ def test_an_issuer_whose_keys_cannot_be_fetched_vouches_for_nobody() -> None:
 
 def test_a_jwt_that_vouches_may_come_without_a_client_and_an_id_jag_may_not() -> None:
     form = {"grant_type": JWT_BEARER, "assertion": assertion(), "scope": "read"}
-    twin = provider()
-    assert twin.http.post("/oauth/token", data=form).status_code == 200
-    assert twin.ledger()["grants"][0]["client_id"] == BROKER
+    double = provider()
+    assert double.http.post("/oauth/token", data=form).status_code == 200
+    assert double.ledger()["grants"][0]["client_id"] == BROKER
     alone = jag_provider().http.post("/oauth/token", data=form | {"assertion": id_jag()})
     assert (alone.status_code, alone.json()) == (400, {"error": "invalid_grant"})
     assert ProviderUnderTest("acme-crm").http.post("/oauth/token", data=form).json() == {"error": "invalid_client"} | {

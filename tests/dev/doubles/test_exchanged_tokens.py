@@ -1,10 +1,10 @@
-"""Tokens made from tokens at the provider twin: downscoping (RFC 8693) and Entra's on-behalf-of, and whatever is not quite that."""
+"""Tokens made from tokens at the provider double: downscoping (RFC 8693) and Entra's on-behalf-of, and whatever is not quite that."""
 
 import dataclasses
 from typing import Any
 
 import pytest
-from tests.dev.twins.provider_client import ProviderUnderTest
+from tests.dev.doubles.provider_client import ProviderUnderTest
 
 from cab_dev.doubles.oauth_provider import PROFILES, Exchange, token_sha256
 
@@ -15,46 +15,46 @@ WITH_CLIENT = dataclasses.replace(PROFILES["box-like"], name="with-client", exch
 OWN_API = "api://cab/access"
 
 
-def downscope(twin: ProviderUnderTest, token: str, **changes: str | None) -> Any:
+def downscope(double: ProviderUnderTest, token: str, **changes: str | None) -> Any:
     form: dict[str, Any] = {"subject_token": token, "subject_token_type": ACCESS_TOKEN, "scope": "read", **changes}
     form = {"grant_type": TOKEN_EXCHANGE, **{name: value for name, value in form.items() if value is not None}}
-    if twin.provider.settings.profile.exchange is Exchange.TOKEN_ALONE:
-        return twin.http.post("/oauth/token", data=form)
-    return twin.token(**form)
+    if double.provider.settings.profile.exchange is Exchange.TOKEN_ALONE:
+        return double.http.post("/oauth/token", data=form)
+    return double.token(**form)
 
 
-def on_behalf_of(twin: ProviderUnderTest, token: str, *, client: Any = None, **changes: str) -> Any:
+def on_behalf_of(double: ProviderUnderTest, token: str, *, client: Any = None, **changes: str) -> Any:
     form: dict[str, Any] = {"assertion": token, "requested_token_use": "on_behalf_of", "scope": "read", **changes}
     more: dict[str, Any] = {} if client is None else {"client": client}
-    return twin.token(grant_type=JWT_BEARER, **more, **form)
+    return double.token(grant_type=JWT_BEARER, **more, **form)
 
 
 def connected(profile: Any, scope: str = "read write") -> tuple[ProviderUnderTest, str]:
-    twin = ProviderUnderTest(profile)
-    return twin, twin.connect(scope=scope)["access_token"]
+    double = ProviderUnderTest(profile)
+    return double, double.connect(scope=scope)["access_token"]
 
 
 @pytest.mark.parametrize("profile", ["box-like", WITH_CLIENT], ids=["token alone", "with client"])
 def test_a_downscoped_token_has_the_scopes_asked_for_and_ends_with_its_grant(profile: Any) -> None:
-    twin, wide = connected(profile)
-    answer = downscope(twin, wide).json()
+    double, wide = connected(profile)
+    answer = downscope(double, wide).json()
     assert (answer["scope"], answer["issued_token_type"]) == ("read", ACCESS_TOKEN)
     assert "refresh_token" not in answer
-    accepted = twin.book.accept(answer["access_token"])
-    assert (accepted.scopes, accepted.account) == (frozenset({"read"}), "twin-1001")
-    (entry,) = [entry for entry in twin.ledger()["entries"] if entry["event"] == "exchanged"]
+    accepted = double.book.accept(answer["access_token"])
+    assert (accepted.scopes, accepted.account) == (frozenset({"read"}), "double-1001")
+    (entry,) = [entry for entry in double.ledger()["entries"] if entry["event"] == "exchanged"]
     assert (entry["token_sha256"], entry["scope"]) == (token_sha256(wide), "read")
-    twin.book.end_account("twin-1001")
-    assert not twin.works(answer["access_token"])
+    double.book.end_account("double-1001")
+    assert not double.works(answer["access_token"])
 
 
 def test_a_downscoped_token_lives_no_longer_than_the_token_it_was_made_from() -> None:
-    twin, wide = connected("box-like")
-    twin.clock.advance(3000)
-    answer = downscope(twin, wide).json()
+    double, wide = connected("box-like")
+    double.clock.advance(3000)
+    answer = downscope(double, wide).json()
     assert answer["expires_in"] == 600
-    twin.clock.advance(601)
-    assert not twin.works(answer["access_token"])
+    double.clock.advance(601)
+    assert not double.works(answer["access_token"])
 
 
 @pytest.mark.parametrize(
@@ -72,39 +72,39 @@ def test_a_downscoped_token_lives_no_longer_than_the_token_it_was_made_from() ->
     ],
 )
 def test_downscoping_is_refused_unless_it_is_exactly_that(changes: dict[str, Any], error: str) -> None:
-    twin, wide = connected("box-like")
-    answer = downscope(twin, wide, **changes)
+    double, wide = connected("box-like")
+    answer = downscope(double, wide, **changes)
     assert (answer.status_code, answer.json()["error"]) == (400, error)
 
 
 def test_a_token_that_is_presented_alone_comes_without_credentials_in_the_header_too() -> None:
-    twin, wide = connected("box-like")
+    double, wide = connected("box-like")
     form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
-    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "invalid_request"
+    assert double.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "invalid_request"
 
 
 def test_one_client_cannot_downscope_the_token_of_another() -> None:
-    twin, wide = connected(WITH_CLIENT)
+    double, wide = connected(WITH_CLIENT)
     form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
-    answer = twin.token(client=("other", "other-secret"), grant_type=TOKEN_EXCHANGE, **form)
+    answer = double.token(client=("other", "other-secret"), grant_type=TOKEN_EXCHANGE, **form)
     assert answer.json()["error"] == "invalid_request"
-    refused = twin.token(client=("cab", "wrong"), grant_type=TOKEN_EXCHANGE, **form)
+    refused = double.token(client=("cab", "wrong"), grant_type=TOKEN_EXCHANGE, **form)
     assert (refused.status_code, refused.json()["error"]) == (401, "invalid_client")
 
 
 def test_an_expired_token_is_not_downscoped() -> None:
-    twin, wide = connected("box-like")
-    twin.clock.advance(3601)
-    assert downscope(twin, wide).json()["error"] == "invalid_request"
+    double, wide = connected("box-like")
+    double.clock.advance(3601)
+    assert downscope(double, wide).json()["error"] == "invalid_request"
 
 
 def test_on_behalf_of_brings_a_token_for_another_api_and_the_own_one_opens_nothing() -> None:
-    twin, wide = connected("entra-like", OWN_API)
-    answer = on_behalf_of(twin, wide).json()
+    double, wide = connected("entra-like", OWN_API)
+    answer = on_behalf_of(double, wide).json()
     assert answer["scope"] == "read"
     assert "refresh_token" not in answer
-    assert twin.book.accept(answer["access_token"]).scopes == {"read"}
-    assert twin.book.accept(wide).scopes == {OWN_API}
+    assert double.book.accept(answer["access_token"]).scopes == {"read"}
+    assert double.book.accept(wide).scopes == {OWN_API}
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ def test_on_behalf_of_brings_a_token_for_another_api_and_the_own_one_opens_nothi
     ],
 )
 def test_on_behalf_of_is_refused_unless_it_is_exactly_that(changes: dict[str, Any], status: int, error: str) -> None:
-    twin, wide = connected("entra-like", OWN_API)
-    answer = on_behalf_of(twin, changes.pop("assertion", wide), **changes)
+    double, wide = connected("entra-like", OWN_API)
+    answer = on_behalf_of(double, changes.pop("assertion", wide), **changes)
     assert (answer.status_code, answer.json()["error"]) == (status, error)
 
 
 def test_a_token_for_another_api_is_no_assertion() -> None:
-    twin, wide = connected("entra-like", "read")
-    assert on_behalf_of(twin, wide).json()["error"] == "invalid_grant"
+    double, wide = connected("entra-like", "read")
+    assert on_behalf_of(double, wide).json()["error"] == "invalid_grant"
 
 
 def test_a_provider_without_exchanges_knows_none() -> None:
-    twin, wide = connected("google-like")
+    double, wide = connected("google-like")
     form: dict[str, Any] = {"subject_token": wide, "subject_token_type": ACCESS_TOKEN, "scope": "read"}
-    assert twin.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "unsupported_grant_type"
+    assert double.token(grant_type=TOKEN_EXCHANGE, **form).json()["error"] == "unsupported_grant_type"

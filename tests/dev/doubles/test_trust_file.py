@@ -1,4 +1,4 @@
-"""The file that tells a provider twin whom to believe, and the keys that it fetches."""
+"""The file that tells a provider double whom to believe, and the keys that it fetches."""
 
 from __future__ import annotations
 

@@ -1,27 +1,27 @@
-"""A confidential OAuth client that talks to a provider twin in this process, as a broker would."""
+"""A confidential OAuth client that talks to a provider double in this process, as a broker would."""
 
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.testclient import TestClient
-from tests.dev.twins.in_process import client_of
+from tests.dev.doubles.in_process import client_of
 
-from cab_dev.doubles.clients import TwinClient
+from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider import ProviderProfile, create_provider_app, s256
 
 ISSUER = "http://127.0.0.1:9000"
-CALLBACK = "http://127.0.0.1:8080/connect/callback/twin"
+CALLBACK = "http://127.0.0.1:8080/connect/callback/double"
 SECRET = "s3cret-of-cab"
 VERIFIER = "v" * 43
 CLIENTS = (
-    TwinClient(client_id="cab", client_secret=SECRET, redirect_uris=(CALLBACK,), name="Acme assistant"),
-    TwinClient(client_id="other", client_secret="other-secret", redirect_uris=(CALLBACK,)),
+    RegisteredClient(client_id="cab", client_secret=SECRET, redirect_uris=(CALLBACK,), name="Acme assistant"),
+    RegisteredClient(client_id="other", client_secret="other-secret", redirect_uris=(CALLBACK,)),
 )
 
 
 class ProviderUnderTest:
-    """One provider twin with a clock that only moves when told to."""
+    """One provider double with a clock that only moves when told to."""
 
     def __init__(
         self, profile: str | ProviderProfile, *, database: str = ":memory:", trusted_issuers: Any = ()

@@ -1,4 +1,4 @@
-"""Clients of a twin: where secrets come from, and which redirect URIs match."""
+"""Clients of a double: where secrets come from, and which redirect URIs match."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cab_dev.doubles.clients import TwinClient, load_clients
+from cab_dev.doubles.clients import RegisteredClient, load_clients
 
 
 def write(folder: Path, document: Any) -> Path:
@@ -17,10 +17,10 @@ def write(folder: Path, document: Any) -> Path:
 
 def test_secrets_are_read_from_where_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_text("from-file\n")
-    monkeypatch.setenv("TWIN_TEST_SECRET", "from-env")
+    monkeypatch.setenv("DOUBLE_TEST_SECRET", "from-env")
     entries = [
         {"client_id": "a", "redirect_uris": [], "client_secret_file": str(tmp_path / "secret")},
-        {"client_id": "b", "redirect_uris": [], "client_secret_env": "TWIN_TEST_SECRET"},
+        {"client_id": "b", "redirect_uris": [], "client_secret_env": "DOUBLE_TEST_SECRET"},
         {"client_id": "c", "redirect_uris": ["http://127.0.0.1:1/cb"], "name": "C"},
     ]
     clients = load_clients(write(tmp_path, {"clients": entries}))
@@ -43,7 +43,7 @@ def test_no_file_means_no_clients() -> None:
         {"clients": [7]},
         {"clients": [{"client_id": "a"}]},
         {"clients": [{"client_id": "a", "redirect_uris": [], "client_secret_file": "/nonexistent"}]},
-        {"clients": [{"client_id": "a", "redirect_uris": [], "client_secret_env": "TWIN_TEST_UNSET"}]},
+        {"clients": [{"client_id": "a", "redirect_uris": [], "client_secret_env": "DOUBLE_TEST_UNSET"}]},
     ],
 )
 def test_a_file_that_makes_no_sense_ends_the_start(tmp_path: Path, document: Any) -> None:
@@ -57,7 +57,7 @@ def test_an_unreadable_file_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_a_client_never_shows_its_secret() -> None:
-    client = TwinClient(client_id="a", client_secret="hidden", redirect_uris=())
+    client = RegisteredClient(client_id="a", client_secret="hidden", redirect_uris=())
     assert "hidden" not in repr(client)
     assert "hidden" not in f"{client}"
 
@@ -79,4 +79,4 @@ def test_a_client_never_shows_its_secret() -> None:
     ],
 )
 def test_redirect_uris_match_exactly_but_for_the_loopback_port(registered: str, presented: str, matches: bool) -> None:
-    assert TwinClient(client_id="a", redirect_uris=(registered,)).allows_redirect(presented) is matches
+    assert RegisteredClient(client_id="a", redirect_uris=(registered,)).allows_redirect(presented) is matches

@@ -1,12 +1,12 @@
-"""The provider twin as a client and a browser see it: consent, PKCE, client authentication, errors, pages."""
+"""The provider double as a client and a browser see it: consent, PKCE, client authentication, errors, pages."""
 
 import re
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from tests.dev.twins.in_process import client_of
-from tests.dev.twins.provider_client import CALLBACK, ISSUER, SECRET, VERIFIER, ProviderUnderTest
+from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.provider_client import CALLBACK, ISSUER, SECRET, VERIFIER, ProviderUnderTest
 
 from cab_dev.doubles.oauth_provider import s256
 
@@ -29,10 +29,10 @@ def test_the_metadata_names_the_issuer_exactly_and_offers_only_s256() -> None:
 
 
 def test_consent_brings_a_code_with_state_and_issuer_and_the_code_brings_tokens() -> None:
-    twin = ProviderUnderTest("acme-crm")
+    double = ProviderUnderTest("acme-crm")
 
-    answer = twin.consent()
-    tokens = twin.redeem(answer.pop("code"))
+    answer = double.consent()
+    tokens = double.redeem(answer.pop("code"))
 
     assert answer == {"state": "st-1", "iss": ISSUER}
     assert tokens.headers["cache-control"] == "no-store"
@@ -40,11 +40,11 @@ def test_consent_brings_a_code_with_state_and_issuer_and_the_code_brings_tokens(
 
 
 def test_userinfo_names_the_account_of_the_user_who_agreed() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    token = twin.connect(account="bob")["access_token"]
-    answer = twin.http.get("/oauth/userinfo", headers={"Authorization": f"Bearer {token}"})
+    double = ProviderUnderTest("acme-crm")
+    token = double.connect(account="bob")["access_token"]
+    answer = double.http.get("/oauth/userinfo", headers={"Authorization": f"Bearer {token}"})
     assert answer.json() == {
-        "sub": "twin-1002",
+        "sub": "double-1002",
         "preferred_username": "bob",
         "name": "Bob",
         "email": "bob@acme.example",
@@ -72,8 +72,8 @@ def test_a_refusal_goes_back_as_access_denied() -> None:
     ],
 )
 def test_an_unregistered_client_or_address_gets_a_page_and_no_redirect(changes: dict[str, str | None]) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    answer = twin.http.get("/oauth/authorize", params=twin.authorize_query(**changes))
+    double = ProviderUnderTest("acme-crm")
+    answer = double.http.get("/oauth/authorize", params=double.authorize_query(**changes))
     assert answer.status_code == 400
     assert "location" not in answer.headers
 
@@ -94,8 +94,8 @@ def test_an_unregistered_client_or_address_gets_a_page_and_no_redirect(changes: 
 def test_a_faulty_request_of_a_known_client_goes_back_with_state_and_issuer(
     changes: dict[str, str | None], error: str
 ) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    answer = twin.http.get("/oauth/authorize", params=twin.authorize_query(**changes))
+    double = ProviderUnderTest("acme-crm")
+    answer = double.http.get("/oauth/authorize", params=double.authorize_query(**changes))
     assert answer.status_code == 303
     assert dict(parse_qsl(urlsplit(answer.headers["location"]).query)) == {
         "error": error,
@@ -113,83 +113,83 @@ def test_a_faulty_request_of_a_known_client_goes_back_with_state_and_issuer(
     ],
 )
 def test_a_code_is_worth_nothing_without_its_verifier_and_address(changes: dict[str, str]) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    code = twin.consent()["code"]
-    assert twin.redeem(code, **changes).json() == {"error": "invalid_grant"}
+    double = ProviderUnderTest("acme-crm")
+    code = double.consent()["code"]
+    assert double.redeem(code, **changes).json() == {"error": "invalid_grant"}
 
 
 def test_a_code_of_one_client_is_worth_nothing_to_another() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    code = twin.consent()["code"]
+    double = ProviderUnderTest("acme-crm")
+    code = double.consent()["code"]
     form = {"code": code, "redirect_uri": CALLBACK, "code_verifier": VERIFIER}
-    answer = twin.token(client=("other", "other-secret"), grant_type="authorization_code", **form)
+    answer = double.token(client=("other", "other-secret"), grant_type="authorization_code", **form)
     assert answer.json() == {"error": "invalid_grant"}
 
 
 def test_a_code_ends_after_a_minute() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    code = twin.consent()["code"]
-    twin.clock.advance(60)
-    assert twin.redeem(code).json() == {"error": "invalid_grant"}
+    double = ProviderUnderTest("acme-crm")
+    code = double.consent()["code"]
+    double.clock.advance(60)
+    assert double.redeem(code).json() == {"error": "invalid_grant"}
 
 
 def test_a_code_used_twice_revokes_what_it_gave() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    code = twin.consent()["code"]
-    tokens = twin.redeem(code).json()
+    double = ProviderUnderTest("acme-crm")
+    code = double.consent()["code"]
+    tokens = double.redeem(code).json()
 
-    assert twin.redeem(code).json() == {"error": "invalid_grant"}
+    assert double.redeem(code).json() == {"error": "invalid_grant"}
 
-    assert not twin.works(tokens["access_token"])
+    assert not double.works(tokens["access_token"])
 
 
 def test_the_consent_form_works_once() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    page = twin.http.get("/oauth/authorize", params=twin.authorize_query())
-    form = {"request": twin.request_id_of(page.text), "account": "alice"}
-    assert twin.http.post("/oauth/consent", data=form).status_code == 303
-    assert twin.http.post("/oauth/consent", data=form).status_code == 400
+    double = ProviderUnderTest("acme-crm")
+    page = double.http.get("/oauth/authorize", params=double.authorize_query())
+    form = {"request": double.request_id_of(page.text), "account": "alice"}
+    assert double.http.post("/oauth/consent", data=form).status_code == 303
+    assert double.http.post("/oauth/consent", data=form).status_code == 400
 
 
 def test_the_consent_form_is_worth_nothing_in_another_browser() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    page = twin.http.get("/oauth/authorize", params=twin.authorize_query())
-    form = {"request": twin.request_id_of(page.text), "account": "alice"}
-    other_browser = client_of(twin.http.app, ISSUER)
+    double = ProviderUnderTest("acme-crm")
+    page = double.http.get("/oauth/authorize", params=double.authorize_query())
+    form = {"request": double.request_id_of(page.text), "account": "alice"}
+    other_browser = client_of(double.http.app, ISSUER)
 
     assert other_browser.post("/oauth/consent", data=form).status_code == 400
-    other_browser.get("/oauth/authorize", params=twin.authorize_query())
+    other_browser.get("/oauth/authorize", params=double.authorize_query())
     assert other_browser.post("/oauth/consent", data=form).status_code == 400
 
-    assert twin.http.post("/oauth/consent", data=form).status_code == 303
+    assert double.http.post("/oauth/consent", data=form).status_code == 303
 
 
 def test_the_consent_form_expires() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    page = twin.http.get("/oauth/authorize", params=twin.authorize_query())
-    twin.clock.advance(600)
-    form = {"request": twin.request_id_of(page.text), "account": "alice"}
-    assert twin.http.post("/oauth/consent", data=form).status_code == 400
+    double = ProviderUnderTest("acme-crm")
+    page = double.http.get("/oauth/authorize", params=double.authorize_query())
+    double.clock.advance(600)
+    form = {"request": double.request_id_of(page.text), "account": "alice"}
+    assert double.http.post("/oauth/consent", data=form).status_code == 400
 
 
 def test_the_browser_cookie_changes_when_somebody_signs_in() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    twin.http.get("/oauth/authorize", params=twin.authorize_query())
-    before = twin.http.cookies["twin_session"]
-    twin.consent()
-    assert twin.http.cookies["twin_session"] != before
+    double = ProviderUnderTest("acme-crm")
+    double.http.get("/oauth/authorize", params=double.authorize_query())
+    before = double.http.cookies["double_session"]
+    double.consent()
+    assert double.http.cookies["double_session"] != before
 
 
 def test_a_returning_user_is_offered_first() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    twin.consent(account="bob")
-    page = twin.http.get("/oauth/authorize", params=twin.authorize_query()).text
+    double = ProviderUnderTest("acme-crm")
+    double.consent(account="bob")
+    page = double.http.get("/oauth/authorize", params=double.authorize_query()).text
     assert re.findall(r'name="account" value="(\w+)"', page) == ["bob", "alice"]
 
 
 def test_the_consent_page_says_who_asks_for_what_and_runs_no_script() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    page = twin.http.get("/oauth/authorize", params=twin.authorize_query(scope="read", state="<script>"))
+    double = ProviderUnderTest("acme-crm")
+    page = double.http.get("/oauth/authorize", params=double.authorize_query(scope="read", state="<script>"))
     assert "Acme assistant" in page.text
     assert "Read your records" in page.text
     assert "Change your records" not in page.text
@@ -217,18 +217,18 @@ def test_the_consent_page_says_who_asks_for_what_and_runs_no_script() -> None:
     ],
 )
 def test_a_client_that_does_not_prove_itself_is_refused(auth: Any, posted: dict[str, str]) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    form = {"grant_type": "refresh_token", "refresh_token": twin.connect()["refresh_token"], **posted}
-    answer = twin.http.post("/oauth/token", data=form, auth=auth)
+    double = ProviderUnderTest("acme-crm")
+    form = {"grant_type": "refresh_token", "refresh_token": double.connect()["refresh_token"], **posted}
+    answer = double.http.post("/oauth/token", data=form, auth=auth)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
     assert answer.headers["www-authenticate"].startswith("Basic")
 
 
 def test_a_client_may_post_its_secret() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    form = {"grant_type": "refresh_token", "refresh_token": twin.connect()["refresh_token"]}
+    double = ProviderUnderTest("acme-crm")
+    form = {"grant_type": "refresh_token", "refresh_token": double.connect()["refresh_token"]}
     posted = {"client_id": "cab", "client_secret": SECRET}
-    assert twin.http.post("/oauth/token", data={**form, **posted}).status_code == 200
+    assert double.http.post("/oauth/token", data={**form, **posted}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_a_client_may_post_its_secret() -> None:
     ],
 )
 def test_bad_bodies_are_the_callers_mistake(content: bytes, content_type: str, status: int) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    answer = twin.http.post("/oauth/token", content=content, headers={"Content-Type": content_type})
+    double = ProviderUnderTest("acme-crm")
+    answer = double.http.post("/oauth/token", content=content, headers={"Content-Type": content_type})
     assert answer.status_code == status
     assert "error" in answer.json()
 
@@ -262,20 +262,20 @@ def test_a_missing_parameter_is_named() -> None:
 
 
 def test_a_query_parameter_is_no_form_parameter() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    token = twin.connect()["refresh_token"]
-    answer = twin.http.post(
+    double = ProviderUnderTest("acme-crm")
+    token = double.connect()["refresh_token"]
+    answer = double.http.post(
         f"/oauth/token?grant_type=refresh_token&refresh_token={token}", data={"x": "y"}, auth=("cab", SECRET)
     )
     assert answer.json()["error"] == "unsupported_grant_type"
 
 
 def test_a_token_in_the_query_is_not_looked_at() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    token = twin.connect()["access_token"]
-    answer = twin.http.get("/oauth/userinfo", params={"access_token": token})
+    double = ProviderUnderTest("acme-crm")
+    token = double.connect()["access_token"]
+    answer = double.http.get("/oauth/userinfo", params={"access_token": token})
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="Twin"'
+    assert answer.headers["www-authenticate"] == 'Bearer realm="Double"'
 
 
 @pytest.mark.parametrize("path", ["/oauth/token", "/oauth/revoke", "/oauth/consent"])
@@ -285,23 +285,23 @@ def test_get_is_not_allowed_where_something_happens(path: str) -> None:
 
 
 def test_a_request_that_names_another_host_is_refused() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    assert twin.http.get("/health", headers={"Host": "evil.example"}).status_code == 403
-    assert twin.http.get("/health", headers={"Host": "[broken"}).status_code == 403
-    assert twin.http.get("/health").json() == {"status": "ok"}
+    double = ProviderUnderTest("acme-crm")
+    assert double.http.get("/health", headers={"Host": "evil.example"}).status_code == 403
+    assert double.http.get("/health", headers={"Host": "[broken"}).status_code == 403
+    assert double.http.get("/health").json() == {"status": "ok"}
 
 
 def test_a_web_page_cannot_reach_the_control_endpoints() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    answer = twin.http.post("/_control/reset", headers={"Origin": "https://evil.example"})
+    double = ProviderUnderTest("acme-crm")
+    answer = double.http.post("/_control/reset", headers={"Origin": "https://evil.example"})
     assert answer.status_code == 403
 
 
 @pytest.mark.parametrize("advance_s", [-1, "5", True, 1e18, None])
 def test_the_clock_only_moves_forward(advance_s: object) -> None:
-    twin = ProviderUnderTest("acme-crm")
-    assert twin.http.post("/_control/clock", json={"advance_s": advance_s}).status_code == 400
-    assert twin.http.post("/_control/clock", json={"advance_s": 5}).json() == {"now": 1_800_000_005.0}
+    double = ProviderUnderTest("acme-crm")
+    assert double.http.post("/_control/clock", json={"advance_s": advance_s}).status_code == 400
+    assert double.http.post("/_control/clock", json={"advance_s": 5}).json() == {"now": 1_800_000_005.0}
 
 
 def test_the_challenge_of_the_standards_example_is_right() -> None:
@@ -309,6 +309,6 @@ def test_the_challenge_of_the_standards_example_is_right() -> None:
 
 
 def test_a_surrogate_in_an_authorization_header_is_no_server_error() -> None:
-    twin = ProviderUnderTest("acme-crm")
-    answer = twin.http.get("/oauth/userinfo", headers=[(b"authorization", b"Bearer \xff\xfe")])
+    double = ProviderUnderTest("acme-crm")
+    answer = double.http.get("/oauth/userinfo", headers=[(b"authorization", b"Bearer \xff\xfe")])
     assert answer.status_code == 401

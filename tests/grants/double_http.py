@@ -1,4 +1,4 @@
-"""A provider twin in this process behind the port `HttpClient`: with latency, timeouts and broken connections."""
+"""A provider double in this process behind the port `HttpClient`: with latency, timeouts and broken connections."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from urllib.parse import urlencode, urlsplit
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 
-class TwinHttp:
+class DoubleHttp:
     """`delay_s` passes on the way there and again on the way back. `refuses` makes every connection fail before anything is
-    sent. `calls` holds the path of every request that left; `answer_after` may change what the twin answered.
+    sent. `calls` holds the path of every request that left; `answer_after` may change what the double answered.
     """
 
     def __init__(self, app: Any, *, delay_s: float = 0.01) -> None:
@@ -22,7 +22,7 @@ class TwinHttp:
         self.calls: list[str] = []
         self.answer_instead: Callable[[str], HttpAnswer | None] = lambda _: None
         self.answer_after: Callable[[HttpAnswer], HttpAnswer] = lambda answer: answer
-        self.token_names: dict[str, str] = {}  # what the twin calls tokens that `answer_after` renamed
+        self.token_names: dict[str, str] = {}  # what the double calls tokens that `answer_after` renamed
         self._left_alone: set[asyncio.Task[Any]] = set()
 
     async def get(
