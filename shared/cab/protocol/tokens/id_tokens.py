@@ -154,6 +154,8 @@ def groups_of(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tu
     if value is None:
         return (), GroupsUnknown.MISSING
     items = [value] if isinstance(value, str) else value  # one value often comes without its array
+    if isinstance(items, Mapping) and items and all(isinstance(about, Mapping) for about in items.values()):
+        items = list(items)  # ZITADEL's roles: each name with the organisations that gave it
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return (), GroupsUnknown.UNREADABLE
     if isinstance(value, str) and value not in provider.groups and _joined(value) & provider.groups.keys():
