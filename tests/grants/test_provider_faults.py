@@ -381,6 +381,20 @@ async def test_a_large_answer_is_kept_whatever_is_carried_beside_it(kind: str, p
     assert world.events("grant.needs_reauth") == []
 
 
+@pytest.mark.parametrize("size", [100_000, 300_000])
+@in_virtual_time
+async def test_an_answer_that_cannot_be_kept_is_told_to_the_operator(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    unread = b'{"access_token":"x","more":"' + jwt_like(size, 5).encode() + b'",'
+    world.http.answer_instead = answered(unread)
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert f"too large to be kept, grant {name}" in caplog.text
+    assert (await world.grant(name)).fail_cause == "answer too large"
+
+
 ODD_REFRESH_TOKEN = {"refresh token of another type", "refresh token too long"}  # beside an access token that is fine
 
 

@@ -105,10 +105,12 @@ def test_groups_may_be_the_names_of_an_object_of_objects() -> None:
     """ZITADEL's `urn:zitadel:iam:org:project:roles`; nothing was known of its users' groups, ever."""
     roles = "urn:zitadel:iam:org:project:roles"
     provider = PROVIDER.model_copy(update={"groups_claim": roles})
-    found = login(provider, **{roles: {"S": {"152842456561123": "acme.zitadel.cloud"}, "X": {}}})
+    said: dict[str, Any] = {roles: {"S": {"152842456561123": "acme.zitadel.cloud"}, "X": {}}}
+    found = login(provider, **said)
     assert (found.groups, found.groups_unknown) == (("sales",), None)
     for unreadable in ({"S": True}, {"S": {}, "O": False}, {"S": "1"}, {}):
-        assert login(provider, **{roles: unreadable}).groups_unknown is GroupsUnknown.UNREADABLE
+        said = {roles: unreadable}
+        assert login(provider, **said).groups_unknown is GroupsUnknown.UNREADABLE
 
 
 @pytest.mark.parametrize(
