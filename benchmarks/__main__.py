@@ -31,7 +31,7 @@ def main() -> None:
 
 async def _run(arguments: argparse.Namespace) -> int:
     # Below the check for Linux: these read the machine's cores when they load.
-    from benchmarks import call_counts, cold_start, rounds
+    from benchmarks import call_counts, call_waits, cold_start, rounds
     from benchmarks.processes import OTHER_CORES
     from benchmarks.report import Results
     from benchmarks.rows import ECHO, all_rows
@@ -59,10 +59,11 @@ async def _run(arguments: argparse.Namespace) -> int:
                 )
                 for row in counted
             }
-            pss = {row.name: row.server.pss_bytes() / 2**20 for row in rows}
+            waits = await call_waits.measure(rows, around, samples=arguments.rounds * 10, progress=progress)
+            pss = {row.name: row.pss_bytes() / 2**20 for row in rows}
         starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
     progress("done")
-    results = Results(rows, measured, one_by_one, together, pss, starts, arguments.connections)
+    results = Results(rows, measured, one_by_one, together, pss, waits, starts, arguments.connections)
     print(json.dumps(results.as_json(), indent=2) if arguments.json else results.as_text())
     return int(arguments.check and not all(goal.is_met for goal in results.goals()))
 

@@ -6,17 +6,20 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from benchmarks.load import Post
+from benchmarks.load import Post, ToolCall
 from cab.domain.identifiers import subject_key
 from cab.protocol import names
 from cab.protocol.jose import jws
 from cab.protocol.jose.jwk import public_jwk
+from cab.protocol.jose.jws import VerifiedClaims
+from cab.protocol.tokens import assertions, call_tokens
 
 FRONT_END = "acme-web"
 AGENT = "sales-assistant"
@@ -88,7 +91,9 @@ class Clients:
     resources: dict[str, str]
     idp: IdentityProvider
     edge: EcKey
+    sts: EcKey
     client: EcKey
+    _call_tokens: dict[int, str] = field(default_factory=dict, repr=False)
 
     def mint(self, *, identity: str | None = None) -> Post:
         """A login for an assertion. `identity` is a Google ID token; without it the front end signs for itself."""
@@ -111,6 +116,38 @@ class Clients:
         """An exchange for the platform's own token, to write with, which takes a task of the user."""
         parameters = {"stage": "won", "amount_cents": 120_000}
         return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, task=_TASK)
+
+    def call_list_opportunities(self, *, account: str = "acme") -> ToolCall:
+        """The same reading as a call that the broker makes. `slow` is the account that the platform takes its time for."""
+        return ToolCall("crm_opportunity_list", {"account": account}, self._call_token())
+
+    def _call_token(self) -> str:
+        """As exchange_token would make it; one for all calls of half a minute."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        period = int(now.timestamp()) // 30
+        if period not in self._call_tokens:
+            issuer = f"{self.origin}/oauth2"
+            verified = VerifiedClaims(
+                jwt.decode(self.assertion(), options={"verify_signature": False}),
+                issuer,
+                expires_at=now + timedelta(seconds=300),
+                issued_at=now,
+            )
+            claims = call_tokens.claims(
+                assertions.read(verified),
+                issuer=issuer,
+                audience=f"{self.origin}/mcp",
+                agent=AGENT,
+                scopes=("tools.read", "tools.write"),
+                intents=None,
+                jti=secrets.token_urlsafe(16),
+                now=now,
+                expires_at=now + timedelta(seconds=300),
+                jkt=None,
+            )
+            self._call_tokens.clear()
+            self._call_tokens[period] = self.sts.sign(claims, typ=names.ACCESS_TOKEN_TYP)
+        return self._call_tokens[period]
 
     def query_warehouse(self) -> Post:
         """An exchange for a JWT of the broker."""

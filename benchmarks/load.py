@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,11 +29,28 @@ class Post:
         return head.encode() + body
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, under a call token."""
+
+    tool: str
+    arguments: dict[str, Any]
+    token: str = field(repr=False)
+
+    def as_bytes(self) -> bytes:
+        body = json.dumps({"tool": self.tool, "arguments": self.arguments}).encode()
+        head = (
+            f"POST /tools/call HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {self.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
 class NotServed(Exception):
     """A request was not answered with 200: the figures would mean nothing. Carries the error's reason, never a token."""
 
 
-async def send(posts: Iterable[Post], *, port: int, connections: int) -> bytes:
+async def send(posts: Iterable[Post | ToolCall], *, port: int, connections: int) -> bytes:
     """Send all; returns the last body. Raises: NotServed."""
     waiting = deque(post.as_bytes() for post in posts)
     bodies = await asyncio.gather(*(_converse(waiting, port) for _ in range(connections)))

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from benchmarks.clients import AGENT, FRONT_END
-from benchmarks.load import Post, send
-from benchmarks.processes import Function, Server
-from benchmarks.surroundings import ORIGIN, Surroundings
+from benchmarks.load import Post, ToolCall, send
+from benchmarks.processes import HOST, Function, Server
+from benchmarks.surroundings import ORIGIN, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
-TEXTBOOK, ECHO = "textbook", "echo"
+TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
 EXCHANGE_TOKEN = "functions/exchange_token"
 VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
 
@@ -25,8 +25,16 @@ class Row:
     says: str
     server: Server
     project: str
-    prepare: Callable[[], Post]
+    prepare: Callable[[], Post | ToolCall]
     operations: Mapping[str, int]
+    behind: tuple[Server, ...] = ()  # functions that it asks: their CPU counts too
+    prepare_slow: Callable[[], Post | ToolCall] | None = None  # the same at a platform that takes its time
+
+    def cpu_ns(self) -> int:
+        return sum(server.cpu_ns() for server in (self.server, *self.behind))
+
+    def pss_bytes(self) -> int:
+        return sum(server.pss_bytes() for server in (self.server, *self.behind))
 
 
 @asynccontextmanager
@@ -36,6 +44,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     relaxed = await surroundings.open_project("demo-relaxed")
     default = await surroundings.open_project("demo-default")
     textbook = await surroundings.open_project("demo-textbook")
+    calling = await surroundings.open_project("demo-calls")
     agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
     front_end = surroundings.google_identity(FRONT_END, audience=f"{ORIGIN}/edge")
 
@@ -48,6 +57,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
         textbook_server = start(
             surroundings.function("benchmarks/functions/textbook_broker", "textbook_broker", project="demo-textbook")
         )
+        port = surroundings.ports.take_free()
+        both = {"project": "demo-calls", "exchange_token": f"http://{HOST}:{port}"}
+        deciding = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", **both), port)
+        call_server = start(surroundings.function("functions/call_tool", "call_tool", **both))
         answer = await send([default.list_opportunities()], port=default_server.port, connections=1)
         echo_server = start(Function("benchmarks/functions/echo", "echo", {"BENCH_ANSWER_BYTES": str(len(answer))}))
         hot = Row(
@@ -95,6 +108,16 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-default",
                 default.query_warehouse,
                 {VERIFY_ES256: 2, SIGN_ES256: 1},
+            ),
+            Row(
+                CALL,
+                "a call of the platform by the broker: call_tool and exchange_token together",
+                call_server,
+                "demo-calls",
+                calling.call_list_opportunities,
+                {VERIFY_ES256: 2, SIGN_ES256: 1},
+                behind=(deciding,),
+                prepare_slow=lambda: calling.call_list_opportunities(account=SLOW),
             ),
             Row(
                 TEXTBOOK,

@@ -38,12 +38,12 @@ from cab_dev.services import google_identity
 from gcp_emulators import Emulators, running
 
 ORIGIN = "http://127.0.0.1:8080"  # only ever compared: the functions are called where they listen
-RESOURCES = {  # nobody calls them
-    "crm": "http://127.0.0.1:8082",
+RESOURCES = {  # nobody calls them; the CRM answers where `platform` says
     "tracker": "http://127.0.0.1:8083",
     "warehouse": "http://127.0.0.1:8084",
 }
 ACCESS_TOKEN = "a" * 300
+SLOW, PLATFORM_WAIT_S = "slow", 0.1
 _GOOGLE = "https://accounts.google.com"
 _ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
 _EXAMPLE = ROOT / "examples" / "acme"
@@ -59,7 +59,8 @@ class Surroundings:
     edge_keys: dict[str, EcKey]
     google: google_identity.Signer
     google_jwks_uri: str
-    metadata: str  # host:port
+    metadata: dict[str, str]  # host:port by function
+    platform: str  # origin
     folder: Path
 
     def google_identity(self, client_id: str, *, audience: str) -> str:
@@ -70,12 +71,22 @@ class Surroundings:
         """A project with its topic, its signing keys and the person's grant; the clients of the broker in it."""
         await asyncio.to_thread(_create_topic, name)
         await create_signing_keys(name)
-        edge = self.edge_keys[name] = await _edge_key(name)
+        edge = self.edge_keys[name] = await _own_key(name, Issuer.EDGE)
+        sts = await _own_key(name, Issuer.STS)
         await _connect(name, self.idp.subject)
-        return Clients(ORIGIN, RESOURCES, self.idp, edge, self.client_key)
+        return Clients(ORIGIN, self._resources, self.idp, edge, sts, self.client_key)
 
-    def function(self, source: str, target: str, *, project: str, deployment: str = "default") -> Function:
-        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml."""
+    @property
+    def _resources(self) -> dict[str, str]:
+        return RESOURCES | {"crm": self.platform}
+
+    def function(
+        self, source: str, target: str, *, project: str, deployment: str = "default", exchange_token: str | None = None
+    ) -> Function:
+        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml. `exchange_token` is the
+        origin of the one that decides on calls.
+        """
+        metadata = self.metadata.get(target, self.metadata["exchange_token"])
         return Function(
             source,
             target,
@@ -83,8 +94,13 @@ class Surroundings:
                 **self.emulators.environment(),
                 **self._variables(),
                 "GOOGLE_CLOUD_PROJECT": project,
-                "GCE_METADATA_HOST": self.metadata,
-                "GCE_METADATA_IP": self.metadata,
+                "GCE_METADATA_HOST": metadata,
+                "GCE_METADATA_IP": metadata,
+                **(
+                    {"CAB_EXCHANGE_TOKEN_URL": exchange_token, "CAB_CALL_CALLERS": _ACCOUNT.format("call-tool")}
+                    if exchange_token
+                    else {}
+                ),
                 "CAB_CONFIG_DIR": str(self._configuration(deployment)),
                 "CAB_GOOGLE_ISSUER": _GOOGLE,
                 "CAB_GOOGLE_JWKS_URI": self.google_jwks_uri,
@@ -96,12 +112,12 @@ class Surroundings:
         )
 
     @contextmanager
-    def servers(self) -> Iterator[Callable[[Function], Server]]:
+    def servers(self) -> Iterator[Callable[..., Server]]:
         """Gives a function that starts servers, which all end with the block."""
         with ExitStack() as stack:
 
-            def start(function: Function) -> Server:
-                server = Server(function, self.ports.take_free())
+            def start(function: Function, port: int | None = None) -> Server:
+                server = Server(function, port or self.ports.take_free())
                 stack.callback(server.stop)
                 server.wait_until_it_answers()
                 return server
@@ -113,7 +129,7 @@ class Surroundings:
         return {
             "CAB_ORIGIN": ORIGIN,
             "ACME_IDP_ORIGIN": self.idp.issuer,
-            **{f"ACME_{name.upper()}_ORIGIN": resource for name, resource in RESOURCES.items()},
+            **{f"ACME_{name.upper()}_ORIGIN": resource for name, resource in self._resources.items()},
             "BENCH_FRONT_END_ACCOUNT": google_identity.unique_id(_ACCOUNT.format(FRONT_END)),
             "BENCH_AGENT_ACCOUNT": google_identity.unique_id(_ACCOUNT.format(AGENT)),
         }
@@ -151,10 +167,13 @@ async def surroundings() -> AsyncIterator[Surroundings]:
 
         await serve(_other_services(idp, client_key, edge_keys), others)
         google_keys = await serve(google_identity.issuer_application(signer, frozenset()))
-        metadata = await serve(google_identity.metadata_application(signer, _ACCOUNT.format("exchange-token")))
-        yield Surroundings(
-            emulators, ports, idp, client_key, edge_keys, signer, f"http://{google_keys}/jwks", metadata, folder
-        )
+        metadata = {
+            name: await serve(google_identity.metadata_application(signer, _ACCOUNT.format(name.replace("_", "-"))))
+            for name in ("exchange_token", "call_tool")
+        }
+        platform = f"http://{await serve(_platform())}"
+        keys_uri = f"http://{google_keys}/jwks"
+        yield Surroundings(emulators, ports, idp, client_key, edge_keys, signer, keys_uri, metadata, platform, folder)
 
 
 def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[str, EcKey]) -> web.Application:
@@ -200,21 +219,35 @@ def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[st
     return application
 
 
+def _platform() -> web.Application:
+    """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`."""
+    deals = [{"id": f"00{number}", "name": "Acme renewal", "amount_cents": 12_500_000} for number in range(5)]
+
+    async def opportunities(request: web.Request) -> web.Response:
+        if request.query.get("account") == SLOW:
+            await asyncio.sleep(PLATFORM_WAIT_S)
+        return web.json_response({"opportunities": deals})
+
+    application = web.Application()
+    application.add_routes([web.get("/opportunities", opportunities)])
+    return application
+
+
 def _create_topic(project: str) -> None:
     with grpc.insecure_channel(os.environ["PUBSUB_EMULATOR_HOST"]) as channel:
         publisher = PublisherClient(transport=PublisherGrpcTransport(channel=channel))
         publisher.create_topic(name=f"projects/{project}/topics/{AUDIT_TOPIC}", timeout=10)
 
 
-async def _edge_key(project: str) -> EcKey:
-    """The edge's signing key, so that the agents' assertions need not be minted one by one."""
+async def _own_key(project: str, issuer: Issuer) -> EcKey:
+    """A signing key of the broker, so that the agents' tokens need not be minted one by one."""
     documents, vault = FirestoreDocuments(project, "keys"), SecretManagerVault(project)
     try:
-        ring = await SigningKeys(documents).ring(Issuer.EDGE)
+        ring = await SigningKeys(documents).ring(issuer)
         active = ring.active if ring else None
         if active is None:
             raise LookupError("the project has no signing key")
-        private = strict_json.load_object(await vault.access(SECRET[Issuer.EDGE], active.secret_version))
+        private = strict_json.load_object(await vault.access(SECRET[issuer], active.secret_version))
     finally:
         await documents.close()
         await vault.close()
