@@ -186,3 +186,18 @@ def client_assertion(agent: str, state_dir: Path) -> None:
     if entry is None or entry.private_key_file is None:
         raise click.ClickException(f"There is no agent {agent} with a key. Choose from: {', '.join(stack.agents)}.")
     click.echo(sign(entry.private_key_file, client_id=entry.client_id, audience=stack.issuer))
+
+
+@dev_group.command("approve")
+@click.argument("uri")
+@click.option("--user", required=True, help="Whose question it is: alice, bob or carol.")
+@click.option("--refuse", is_flag=True, help="Say no instead.")
+@_state_dir
+def approve(uri: str, user: str, state_dir: Path, *, refuse: bool) -> None:
+    """Open the approval page URI as USER, in a browser of their own after a fresh login, and say yes."""
+    from cab_dev.people import PersonFailed, decide
+
+    try:
+        click.echo(decide(state_dir, uri, user=user, approve=not refuse))
+    except PersonFailed as exc:
+        raise click.ClickException(str(exc)) from exc

@@ -1,0 +1,454 @@
+"""What applications hold: a front end and an agent, each for threads and for asyncio, over one core without I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+from cab_client import tools
+from cab_client.authorized import AsyncAuthorizedClient, AsyncPeerClient, AuthorizedClient, PeerClient, outcome_of
+from cab_client.broker import Broker, CallResult
+from cab_client.credentials import ClientCredential, DpopKey
+from cab_client.current import as_assertion, assertion_of, current_assertion
+from cab_client.errors import CabError, ConfirmationNeeded, Misconfigured, NeedsUser
+from cab_client.transport import AsyncDriver, SyncDriver
+from cab_client.values import Assertion, Connection, Intent, Permit, Scalar, Secret, Task
+
+R = TypeVar("R")
+
+User = Assertion | str | Secret
+Mode = Literal["token", "call"]
+OnUser = Callable[[NeedsUser], None]
+Pause = Callable[[NeedsUser], Any]
+
+_PAUSES = 5  # of one call: connecting, connecting again, confirming
+
+
+def _connections(given: Mapping[str, str | Connection] | None) -> dict[str, Connection]:
+    return {
+        name: value if isinstance(value, Connection) else Connection(value) for name, value in (given or {}).items()
+    }
+
+
+class FrontEnd:
+    """The application's server: trades its user's ID token for an assertion, once for each request of the user."""
+
+    def __init__(self, origin: str, credential: ClientCredential, *, dpop: DpopKey | None = None) -> None:
+        self._broker = Broker(origin, credential, dpop=dpop)
+        self._driver = SyncDriver()
+
+    def mint(self, id_token: str | Secret, *, may_act: str | None = None, task: Task | None = None) -> Assertion:
+        """An assertion that the agent `may_act` may use. Without a task it is good for reads only.
+
+        Raises: LoginExpired, StepUpNeeded, TryLater, Misconfigured.
+        """
+        return self._driver.run(self._broker.mint(id_token, may_act=may_act, task=task))
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+class AsyncFrontEnd:
+    """`FrontEnd` for asyncio."""
+
+    def __init__(self, origin: str, credential: ClientCredential, *, dpop: DpopKey | None = None) -> None:
+        self._broker = Broker(origin, credential, dpop=dpop)
+        self._driver = AsyncDriver()
+
+    async def mint(self, id_token: str | Secret, *, may_act: str | None = None, task: Task | None = None) -> Assertion:
+        """See `FrontEnd.mint`."""
+        return await self._driver.run(self._broker.mint(id_token, may_act=may_act, task=task))
+
+    async def aclose(self) -> None:
+        await self._driver.aclose()
+
+
+class _AgentBase:
+    """What both agents share: the configuration, the tools, and what does no I/O."""
+
+    def __init__(
+        self,
+        origin: str,
+        credential: ClientCredential,
+        *,
+        connections: Mapping[str, str | Connection] | None = None,
+        dpop: DpopKey | None = None,
+        mode: Mode = "token",
+        peers: Mapping[str, str] | None = None,
+        on_user: OnUser | None = None,
+        reports: bool = False,
+        deadline_s: float = 30.0,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """`connections`: by id, the address of the API (its origin is the resource) or a `Connection`. `mode`: who makes the
+        calls of the tools, the agent with a token or the broker. `peers`: by client id, the origin of other agents.
+        `on_user` is told of every link that a user must open. `reports`: tell the broker what came of every token.
+        """
+        self._broker = Broker(
+            origin, credential, connections=_connections(connections), dpop=dpop, deadline_s=deadline_s
+        )
+        self._mode: Mode = mode
+        self._peers = {name: Connection(address) for name, address in (peers or {}).items()}
+        self._on_user = on_user
+        self._reports = reports
+        self._timeout_s = timeout_s
+        self.tools: list[tools.Declared] = []
+
+    @property
+    def origin(self) -> str:
+        return self._broker.origin
+
+    def _tell(self, error: CabError) -> None:
+        if self._on_user is not None and isinstance(error, NeedsUser):
+            self._on_user(error)
+
+    def _declare(self, function: Callable[..., Any], action: str, calls: bool, **how: Any) -> tools.Declared:  # noqa: FBT001
+        declared = tools.declare(function, action, calls=calls, connections=self._broker.connections, **how)
+        self.tools.append(declared)
+        return declared
+
+    def _mistakes(self, listed: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What `GET /tools` does not agree with, by tool."""
+        by_action = {str(tool.get("action")): tool for tool in listed}
+        found = []
+        for tool in self.tools:
+            name = tool.function.__name__
+            known = by_action.get(tool.action)
+            if known is None:
+                found.append(f"{name}: the broker lists no {tool.action} for this agent")
+                continue
+            schema = known.get("input_schema")
+            properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+            found += [f"{name}: {tool.action} knows no {one}" for one in tool.parameters if one not in properties]
+            required = set(schema.get("required", ())) - {"id"} if isinstance(schema, dict) else set()
+            found += [f"{name}: {tool.action} needs {one}" for one in sorted(required - set(tool.parameters))]
+            if known.get("resource") != self._broker.connection(tool.on).resource:
+                found.append(f"{name}: {tool.action} is no action of {tool.on}")
+        return found
+
+    def _restored(self, text: str) -> ConfirmationNeeded:
+        value = json.loads(text)
+        needed = ConfirmationNeeded(
+            str(value["reason_code"]),
+            uri=value["uri"],
+            until=value["until"],
+            interval=value["interval"],
+            deferral_code=value["deferral_code"],
+            txn=value["txn"],
+        )
+        needed.intent = None if value["intent"] is None else Intent.from_dict(value["intent"])
+        return needed
+
+    def _peer(self, client_id: str) -> Connection:
+        try:
+            return self._peers[client_id]
+        except KeyError:
+            raise Misconfigured("peer_unknown", parameter=client_id, description="Not among `peers`.") from None
+
+
+def _checked(mistakes: list[str]) -> None:
+    if mistakes:
+        raise Misconfigured("tools_do_not_match", description="; ".join(mistakes))
+
+
+class Agent(_AgentBase):
+    """An agent, or the tool server that acts for it, in threads. Safe under them; keeps no token between calls."""
+
+    @cached_property
+    def _driver(self) -> SyncDriver:
+        return SyncDriver()
+
+    def permit(self, intent: Intent, *, assertion: User | None = None, deferred: bool = False) -> Permit:
+        """A token for this intent. `deferred`: a question to the user comes with a code that outlives the assertion.
+
+        Raises: what `errors.py` lists.
+        """
+        user = assertion_of(assertion)
+        try:
+            return self._driver.run(self._broker.exchange(user, intent, deferred=deferred))
+        except CabError as error:
+            raise self._told(error, user) from None
+
+    def _told(self, error: CabError, user: Assertion | None) -> CabError:
+        if isinstance(error, ConfirmationNeeded):
+            error._waiting = lambda needed, seconds: self._driver.run(self._broker.wait(needed, user, seconds))  # noqa: SLF001
+        self._tell(error)
+        return error.with_traceback(None)
+
+    @contextmanager
+    def acting(
+        self,
+        action: str,
+        *,
+        on: str,
+        identifier: str,
+        parameters: Mapping[str, Scalar] | None = None,
+        reason: str | None = None,
+        assertion: User | None = None,
+    ) -> Iterator[AuthorizedClient]:
+        """A client that may do this one thing for as long as the block lasts. A second action needs a second block."""
+        intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
+        with self._using(self.permit(intent, assertion=assertion)) as http:
+            yield http
+
+    @contextmanager
+    def _using(self, permit: Permit) -> Iterator[AuthorizedClient]:
+        assert permit.intent is not None  # noqa: S101 - ours are made from one
+        base = self._broker.connection(permit.intent.on).api_base
+        failed = True
+        http = AuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s)
+        try:
+            with http:
+                yield http
+            failed = False
+        finally:
+            if self._reports:
+                self.report(permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
+            permit.drop()
+
+    def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
+        """Tell the broker what came of the token: `done`, `rejected`, `failed`, `not_used` or `unknown`.
+
+        Failing to tell fails nothing else: the record then says that nobody knows.
+        """
+        try:
+            self._driver.run(self._broker.report(permit, outcome, status=status))
+        except CabError:
+            return
+
+    def call(
+        self,
+        intent: Intent,
+        *,
+        assertion: User | None = None,
+        call_id: str | None = None,
+        deferred: bool = False,
+    ) -> CallResult:
+        """Have the broker do it: the agent holds no token of the system. Raises also: OutcomeUnknown."""
+        user = assertion_of(assertion)
+        try:
+            return self._driver.run(self._broker.call(user, intent, call_id=call_id, deferred=deferred))
+        except CabError as error:
+            raise self._told(error, user) from None
+
+    def tool(
+        self,
+        action: str,
+        *,
+        on: str,
+        identifier: str,
+        parameters: Sequence[str] | Mapping[str, str] = (),
+        undeclared: Sequence[str] = (),
+        mode: Mode | None = None,
+        pause: Pause | None = None,
+    ) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        """A function as a tool that declares what it does, from its arguments, before its first line runs.
+
+        `identifier` may hold `{argument}`; `parameters` names the arguments that the intent shows, or maps the intent's names
+        to them; every other argument must be named in `undeclared`. The function's client parameter is ours to give and is in
+        no schema. `mode="call"`: the broker makes the call, the body never runs, the tool returns the platform's result.
+        `pause` is called when the user must do something, before trying again; without it the error is raised.
+        """
+        calls = (mode or self._mode) == "call"
+
+        def decorate(function: Callable[..., R]) -> Callable[..., R]:
+            how = {"on": on, "identifier": identifier, "parameters": parameters, "undeclared": undeclared}
+            declared = self._declare(function, action, calls, asynchronous=False, **how)
+
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                bound = declared.bound(args, kwargs)
+                intent = declared.intent(bound.arguments)
+                if calls:
+                    return self._pausing(lambda: self.call(intent), pause).result
+                with self._using(self._pausing(lambda: self.permit(intent), pause)) as http:
+                    return function(*bound.args, **bound.kwargs, **{str(declared.client): http})
+
+            tools.dress(wrapper, declared)
+            return wrapper
+
+        return decorate
+
+    @staticmethod
+    def _pausing(attempt: Callable[[], R], pause: Pause | None) -> R:
+        for _ in range(_PAUSES if pause else 0):
+            try:
+                return attempt()
+            except NeedsUser as needed:
+                assert pause is not None  # noqa: S101 - the loop's condition
+                pause(needed)
+        return attempt()
+
+    def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
+        """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code."""
+        needed = self._restored(text)
+        user = as_assertion(assertion) if assertion is not None else current_assertion()
+        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
+        return needed
+
+    def check(self, *, assertion: User | None = None) -> None:
+        """Compare every tool with `GET /tools`, which lists the actions that the broker can call. Raises: Misconfigured."""
+        _checked(self._mistakes(self._driver.run(self._broker.tools(assertion_of(assertion)))))
+
+    def delegate(self, may_act: str, *, task: Task | None = None, assertion: User | None = None) -> Assertion:
+        """An assertion for another agent, never wider or longer than this one's."""
+        return self._driver.run(self._broker.delegate(assertion_of(assertion), may_act=may_act, task=task))
+
+    @contextmanager
+    def to(self, client_id: str, *, task: Task | None = None, assertion: User | None = None) -> Iterator[PeerClient]:
+        """An httpx2 client to another agent, among `peers`, that carries an assertion handed on to it in `CAB-Assertion`."""
+        peer = self._peer(client_id)
+        handed_on = self.delegate(client_id, task=task, assertion=assertion)
+        with PeerClient(handed_on, base_url=peer.api_base, timeout_s=self._timeout_s) as http:
+            yield http
+
+    def close(self) -> None:
+        self._driver.close()
+
+
+class AsyncAgent(_AgentBase):
+    """`Agent` for asyncio."""
+
+    @cached_property
+    def _driver(self) -> AsyncDriver:
+        return AsyncDriver()
+
+    async def permit(self, intent: Intent, *, assertion: User | None = None, deferred: bool = False) -> Permit:
+        """See `Agent.permit`."""
+        user = assertion_of(assertion)
+        try:
+            return await self._driver.run(self._broker.exchange(user, intent, deferred=deferred))
+        except CabError as error:
+            raise self._told(error, user) from None
+
+    def _told(self, error: CabError, user: Assertion | None) -> CabError:
+        if isinstance(error, ConfirmationNeeded):
+            error._waiting = lambda needed, seconds: self._driver.run(self._broker.wait(needed, user, seconds))  # noqa: SLF001
+        self._tell(error)
+        return error.with_traceback(None)
+
+    @asynccontextmanager
+    async def acting(
+        self,
+        action: str,
+        *,
+        on: str,
+        identifier: str,
+        parameters: Mapping[str, Scalar] | None = None,
+        reason: str | None = None,
+        assertion: User | None = None,
+    ) -> AsyncIterator[AsyncAuthorizedClient]:
+        """See `Agent.acting`."""
+        intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
+        async with self._using(await self.permit(intent, assertion=assertion)) as http:
+            yield http
+
+    @asynccontextmanager
+    async def _using(self, permit: Permit) -> AsyncIterator[AsyncAuthorizedClient]:
+        assert permit.intent is not None  # noqa: S101 - ours are made from one
+        base = self._broker.connection(permit.intent.on).api_base
+        failed = True
+        http = AsyncAuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s)
+        try:
+            async with http:
+                yield http
+            failed = False
+        finally:
+            if self._reports:
+                await self.report(permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
+            permit.drop()
+
+    async def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
+        """See `Agent.report`."""
+        try:
+            await self._driver.run(self._broker.report(permit, outcome, status=status))
+        except CabError:
+            return
+
+    async def call(
+        self,
+        intent: Intent,
+        *,
+        assertion: User | None = None,
+        call_id: str | None = None,
+        deferred: bool = False,
+    ) -> CallResult:
+        """See `Agent.call`."""
+        user = assertion_of(assertion)
+        try:
+            return await self._driver.run(self._broker.call(user, intent, call_id=call_id, deferred=deferred))
+        except CabError as error:
+            raise self._told(error, user) from None
+
+    def tool(
+        self,
+        action: str,
+        *,
+        on: str,
+        identifier: str,
+        parameters: Sequence[str] | Mapping[str, str] = (),
+        undeclared: Sequence[str] = (),
+        mode: Mode | None = None,
+        pause: Pause | None = None,
+    ) -> Callable[[Callable[..., Awaitable[R]]], Callable[..., Coroutine[Any, Any, R]]]:
+        """See `Agent.tool`. `pause` may be asynchronous."""
+        calls = (mode or self._mode) == "call"
+
+        def decorate(function: Callable[..., Awaitable[R]]) -> Callable[..., Coroutine[Any, Any, R]]:
+            how = {"on": on, "identifier": identifier, "parameters": parameters, "undeclared": undeclared}
+            declared = self._declare(function, action, calls, asynchronous=True, **how)
+
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                bound = declared.bound(args, kwargs)
+                intent = declared.intent(bound.arguments)
+                if calls:
+                    return (await self._pausing(lambda: self.call(intent), pause)).result
+                async with self._using(await self._pausing(lambda: self.permit(intent), pause)) as http:
+                    return await function(*bound.args, **bound.kwargs, **{str(declared.client): http})
+
+            tools.dress(wrapper, declared)
+            return wrapper
+
+        return decorate
+
+    @staticmethod
+    async def _pausing(attempt: Callable[[], Awaitable[R]], pause: Pause | None) -> R:
+        for _ in range(_PAUSES if pause else 0):
+            try:
+                return await attempt()
+            except NeedsUser as needed:
+                assert pause is not None  # noqa: S101 - the loop's condition
+                waiting = pause(needed)
+                if isinstance(waiting, Awaitable):
+                    await waiting
+        return await attempt()
+
+    def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
+        """See `Agent.pending`."""
+        needed = self._restored(text)
+        user = as_assertion(assertion) if assertion is not None else current_assertion()
+        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
+        return needed
+
+    async def check(self, *, assertion: User | None = None) -> None:
+        """See `Agent.check`."""
+        _checked(self._mistakes(await self._driver.run(self._broker.tools(assertion_of(assertion)))))
+
+    async def delegate(self, may_act: str, *, task: Task | None = None, assertion: User | None = None) -> Assertion:
+        """See `Agent.delegate`."""
+        return await self._driver.run(self._broker.delegate(assertion_of(assertion), may_act=may_act, task=task))
+
+    @asynccontextmanager
+    async def to(
+        self, client_id: str, *, task: Task | None = None, assertion: User | None = None
+    ) -> AsyncIterator[AsyncPeerClient]:
+        """See `Agent.to`."""
+        peer = self._peer(client_id)
+        handed_on = await self.delegate(client_id, task=task, assertion=assertion)
+        async with AsyncPeerClient(handed_on, base_url=peer.api_base, timeout_s=self._timeout_s) as http:
+            yield http
+
+    async def aclose(self) -> None:
+        await self._driver.aclose()

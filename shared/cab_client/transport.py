@@ -1,0 +1,174 @@
+"""Runs flows over httpx2: one driver for threads, one for asyncio. No redirects, no cookies, bounded answers.
+
+`use_transport` puts another transport under everything that is opened afterwards: the fake broker of `cab_client.testing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx2
+
+from cab_client.errors import CabError
+from cab_client.flows import CannotConnect, Flow, NoAnswer, Pause, Reply, Send
+
+T = TypeVar("T")
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+_NOTHING = Reply(0, {}, b"")
+_override: Any = None
+
+
+@contextmanager
+def use_transport(transport: Any) -> Iterator[None]:
+    """`transport` serves both httpx2.BaseTransport and httpx2.AsyncBaseTransport."""
+    global _override  # noqa: PLW0603 - agents are module globals of the code under test
+    before, _override = _override, transport
+    try:
+        yield
+    finally:
+        _override = before
+
+
+def current_transport() -> Any:
+    return _override
+
+
+def sync_client(**options: Any) -> httpx2.Client:
+    return httpx2.Client(transport=_override, **options)
+
+
+def async_client(**options: Any) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=_override, **options)
+
+
+class SyncDriver:
+    """Runs flows one after another in the calling thread. Safe under threads; its connections are kept."""
+
+    def __init__(self) -> None:
+        self._client: httpx2.Client | None = None
+        self._made_for: Any = None
+
+    def run(self, flow: Flow[T]) -> T:
+        failure: CabError
+        try:
+            step = next(flow)
+            while True:
+                reply = self._answer(step)
+                step = flow.send(reply) if isinstance(reply, Reply) else flow.throw(reply)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        except CabError as error:
+            failure = error
+        raise _bare(failure)
+
+    def _answer(self, step: Send | Pause) -> Reply | CannotConnect | NoAnswer:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return _NOTHING
+        try:
+            return self._send(step)
+        except (CannotConnect, NoAnswer) as failed:
+            return failed
+
+    def _send(self, send: Send) -> Reply:
+        try:
+            with self._open().stream(
+                send.method, send.url, headers=send.headers, content=send.body, timeout=send.timeout_s
+            ) as answer:
+                body = b""
+                for part in answer.iter_bytes():
+                    body = _bounded(body + part)
+                return _reply(answer, body)
+        except httpx2.HTTPError as error:
+            raise _failure(error) from None
+
+    def _open(self) -> httpx2.Client:
+        if self._client is None or self._made_for is not _override:
+            self._client, self._made_for = sync_client(follow_redirects=False), _override
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class AsyncDriver:
+    """Runs flows under asyncio. One client for each event loop, since connections belong to theirs."""
+
+    def __init__(self) -> None:
+        self._client: httpx2.AsyncClient | None = None
+        self._made_for: Any = None
+
+    async def run(self, flow: Flow[T]) -> T:
+        failure: CabError
+        try:
+            step = next(flow)
+            while True:
+                reply = await self._answer(step)
+                step = flow.send(reply) if isinstance(reply, Reply) else flow.throw(reply)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        except CabError as error:
+            failure = error
+        raise _bare(failure)
+
+    async def _answer(self, step: Send | Pause) -> Reply | CannotConnect | NoAnswer:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return _NOTHING
+        try:
+            return await self._send(step)
+        except (CannotConnect, NoAnswer) as failed:
+            return failed
+
+    async def _send(self, send: Send) -> Reply:
+        try:
+            async with self._open().stream(
+                send.method, send.url, headers=send.headers, content=send.body, timeout=send.timeout_s
+            ) as answer:
+                body = b""
+                async for part in answer.aiter_bytes():
+                    body = _bounded(body + part)
+                return _reply(answer, body)
+        except httpx2.HTTPError as error:
+            raise _failure(error) from None
+
+    def _open(self) -> httpx2.AsyncClient:
+        owner = (asyncio.get_running_loop(), _override)
+        if self._client is None or self._made_for != owner:
+            self._client, self._made_for = async_client(follow_redirects=False), owner
+        return self._client
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+def _bare(error: CabError) -> CabError:
+    """Without the frames of the flow, whose variables held tokens, and without what they were about."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _bounded(body: bytes) -> bytes:
+    if len(body) > MAX_ANSWER_BYTES:
+        raise NoAnswer
+    return body
+
+
+def _reply(answer: httpx2.Response, body: bytes) -> Reply:
+    return Reply(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+
+def _failure(error: httpx2.HTTPError) -> CannotConnect | NoAnswer:
+    unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    return CannotConnect() if unsent else NoAnswer()
