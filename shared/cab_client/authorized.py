@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from cab_client.errors import WrongOrigin
-from cab_client.transport import current_transport
+from cab_client.transport import client_options
 from cab_client.values import Assertion, Permit
 
 
@@ -38,7 +38,7 @@ class _Locked(httpx2.Client):
     """Sends to the origin of `base_url` alone."""
 
     def __init__(self, proof: httpx2.Auth, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(base_url=base_url, timeout=timeout_s, follow_redirects=False, transport=current_transport())
+        super().__init__(base_url=base_url, timeout=timeout_s, **client_options())
         self._home = _origin(httpx2.URL(base_url))
         self._proof = proof
         self.last_status: int | None = None
@@ -56,7 +56,7 @@ class _AsyncLocked(httpx2.AsyncClient):
     """Sends to the origin of `base_url` alone."""
 
     def __init__(self, proof: httpx2.Auth, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(base_url=base_url, timeout=timeout_s, follow_redirects=False, transport=current_transport())
+        super().__init__(base_url=base_url, timeout=timeout_s, **client_options())
         self._home = _origin(httpx2.URL(base_url))
         self._proof = proof
         self.last_status: int | None = None

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -34,16 +37,15 @@ def use_transport(transport: Any) -> Iterator[None]:
         _override = before
 
 
-def current_transport() -> Any:
-    return _override
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes longer than an exchange."""
+    return httpx2.create_ssl_context()
 
 
-def sync_client(**options: Any) -> httpx2.Client:
-    return httpx2.Client(transport=_override, **options)
-
-
-def async_client(**options: Any) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=_override, **options)
+def client_options() -> dict[str, Any]:
+    """What every client of ours is made with."""
+    return {"transport": _override, "verify": _certificates(), "follow_redirects": False}
 
 
 class SyncDriver:
@@ -90,7 +92,8 @@ class SyncDriver:
 
     def _open(self) -> httpx2.Client:
         if self._client is None or self._made_for is not _override:
-            self._client, self._made_for = sync_client(follow_redirects=False), _override
+            self._client, self._made_for = httpx2.Client(**client_options()), _override
+            weakref.finalize(self, self._client.close)  # an agent that is simply dropped leaves no socket behind
         return self._client
 
     def close(self) -> None:
@@ -144,7 +147,7 @@ class AsyncDriver:
     def _open(self) -> httpx2.AsyncClient:
         owner = (asyncio.get_running_loop(), _override)
         if self._client is None or self._made_for != owner:
-            self._client, self._made_for = async_client(follow_redirects=False), owner
+            self._client, self._made_for = httpx2.AsyncClient(**client_options()), owner
         return self._client
 
     async def aclose(self) -> None:
