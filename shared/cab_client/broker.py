@@ -25,7 +25,7 @@ from cab_client.errors import (
     error_from,
 )
 from cab_client.flows import CannotConnect, Flow, NoAnswer, Pause, Reply, Send
-from cab_client.values import Assertion, Connection, HiddenFields, Intent, Permit, Scalar, Secret, Task
+from cab_client.values import Assertion, Connection, HiddenFields, Intent, Permit, Scalar, Secret, Task, is_scalar
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEFERRED = "urn:ietf:params:oauth:grant-type:deferred"
@@ -369,5 +369,5 @@ def _required(answer: Mapping[str, Any], member: str) -> Secret:
 def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Raises: InvalidArgument."""
     for name, value in parameters.items():
-        if type(value) not in (str, int, bool):
-            raise InvalidArgument(name, "must be a text, a whole number, true or false")
+        if not is_scalar(value):
+            raise InvalidArgument(name, "must be a text, a whole number, true or false, or texts")

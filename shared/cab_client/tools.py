@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from cab_client.authorized import AsyncAuthorizedClient, AuthorizedClient
 from cab_client.errors import InvalidArgument
-from cab_client.values import Connection, Intent, Scalar
+from cab_client.values import Connection, Intent, Scalar, is_scalar
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PART = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~@:+=,-]{1,128}")
@@ -43,9 +43,11 @@ def scalar(name: str, value: Any) -> Scalar:
     """A value as intents hold it. Raises: InvalidArgument."""
     if isinstance(value, enum.Enum):
         value = value.value
-    if type(value) not in (str, int, bool):
-        raise InvalidArgument(name, "must be a text, a whole number, true or false")
-    plain: Scalar = value
+    if isinstance(value, tuple):
+        value = list(value)
+    if not is_scalar(value):
+        raise InvalidArgument(name, "must be a text, a whole number, true or false, or texts")
+    plain: Scalar = list(value) if isinstance(value, list) else value
     return plain
 
 

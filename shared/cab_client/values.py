@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
-Scalar = str | int | bool
+Scalar = str | int | bool | list[str]
+"""What an intent can show; lists of texts only where the catalog says so."""
+
+
+def is_scalar(value: Any) -> bool:
+    if type(value) is list:
+        return all(type(one) is str for one in value)
+    return type(value) in (str, int, bool)
+
 
 ASSERTION_HEADER = "CAB-Assertion"
 
