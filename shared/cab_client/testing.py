@@ -39,7 +39,6 @@ class World(Protocol):
     """What tests need of a broker, in process or running."""
 
     origin: str
-    connections: Mapping[str, Connection]
 
     def id_token(self, user: str) -> str: ...
     def front_end(self) -> FrontEnd: ...

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tests.client.worlds import AGENT, fake_acme, running_acme
 
 from cab_client import (
     Agent,
+    Assertion,
     AuthorizedClient,
     ConfirmationNeeded,
     Connection,
@@ -38,7 +40,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield fake
 
 
-def minted(world: World, task: Task | None = EVERYTHING, *, agent: str = AGENT):
+def minted(world: World, task: Task | None = EVERYTHING, *, agent: str = AGENT) -> Assertion:
     return world.front_end().mint(world.id_token("alice"), may_act=agent, task=task)
 
 
@@ -177,7 +179,7 @@ def test_an_outcome_is_reported(world: World) -> None:
     assert failures == []
 
 
-def _noting(run, flow, failures):  # type: ignore[no-untyped-def]
+def _noting(run: Callable[[Any], Any], flow: Any, failures: list[str]) -> Any:
     try:
         return run(flow)
     except Exception as error:

@@ -30,7 +30,7 @@ RULES = {
     "POST /opportunities/{id}/notes": covers("crm.note.create", "opportunity/{id}", body=("text",)),
     "POST /tasks": covers("tracker.task.create", "task/*", body=("title", "priority"), defaults={"priority": "normal"}),
 }
-CHANGE = {"stage": "won", "amount_cents": 120000, "hot": True}
+CHANGE: dict[str, str | int | bool | list[str]] = {"stage": "won", "amount_cents": 120000, "hot": True}
 INTENT = Intent("crm.opportunity.update", on="crm", identifier="opportunity/0061", parameters=CHANGE)
 
 
@@ -89,7 +89,7 @@ class Reached:
         return asyncio.run(one())
 
 
-GOOD = {"method": "PATCH", "url": f"{RESOURCE}/opportunities/0061", "json": CHANGE}
+GOOD: dict[str, Any] = {"method": "PATCH", "url": f"{RESOURCE}/opportunities/0061", "json": CHANGE}
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -153,7 +153,7 @@ MUTATIONS: list[dict[str, Any]] = [
         for value in (120001, 119999, 0, -120000, 120000.0, 120000.5, "120000", True, None, [120000], {"x": 120000}, 10**20)
     ),
     *(body(stage=value) for value in ("lost", "WON", "won ", " won", "", "wοn", "won\u0000", 1, None, ["won"], True)),
-    *(body(hot=value) for value in (False, 1, 1.0, "true", None, [], {}, "True")),
+    *(body(hot=value) for value in (False, 1, 1.0, "true", None, ["x"], {"x": 1}, "True")),
     # a member too few or too many
     *(without(name) for name in CHANGE),
     *(

@@ -7,6 +7,7 @@ import inspect
 import threading
 import typing
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -140,7 +141,7 @@ def test_an_argument_that_the_intent_would_not_tell_is_a_mistake_of_the_programm
 def test_mistakes_are_told_when_the_tool_is_declared(how: dict[str, str], text: str) -> None:
     def read(deal_id: str, *, http: AuthorizedClient) -> None: ...
 
-    options = {"on": "crm", "identifier": "opportunity/{deal_id}"} | how
+    options: dict[str, Any] = {"on": "crm", "identifier": "opportunity/{deal_id}"} | how
     with pytest.raises(ValueError, match=text):
         agent.tool("crm.opportunity.read", **options)(read)
 
