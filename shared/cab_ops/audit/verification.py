@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -24,6 +24,7 @@ from cab.encoding import strict_json
 from cab_ops.audit.questions import Parameter, Question, Row
 from cab_ops.audit.remade import remade_sql, vouched_sql
 
+QUIET_FOR: Final = timedelta(hours=1)
 MAX_JUDGED: Final = 50_000  # rows that are judged here, of some 2 KB each
 _PLACES_AT_ONCE: Final = 50_000  # noted heads in one query: BigQuery takes 10 MB
 _TIMEOUT_S: Final = 600.0
@@ -154,6 +155,8 @@ class Kind(StrEnum):
     OTHER_CONTENT = "other_content"  # an event that was received before has the same id and says something else
     NOT_JUDGED = "not_judged"  # more rows than are judged here could not be vouched for by BigQuery
     HEAD_CHANGED = "head_changed"  # at the place of a noted head there is another event, or none
+    CHAIN_REMOVED = "chain_removed"  # a chain that was noted has no event at all
+    DAY_REMOVED = "day_removed"  # all chains that were noted for a day are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ class Head:
     seq: int
     hash: str
     closed: bool
+    occurred_at: datetime | None = None
 
 
 @dataclass
@@ -183,6 +187,19 @@ class Verdict:
     recomputed: int = 0
     findings: list[Finding] = field(default_factory=list)
     heads: list[Head] = field(default_factory=list)
+
+    def ended_without_close(self, *, now: datetime, noted: Sequence[Head] = ()) -> list[Head]:
+        """Chains that said nothing for an hour and did not close: their last events may have been removed.
+
+        Not those whose head is the one that was noted an hour after it or later: nothing was removed from them since.
+        """
+        quiet = [
+            head
+            for head in self.heads
+            if not head.closed and head.occurred_at is not None and head.occurred_at < now - QUIET_FOR
+        ]
+        known = {(head.chain_id, head.seq, head.hash) for head in noted}
+        return [head for head in quiet if (head.chain_id, head.seq, head.hash) not in known]
 
 
 def verify(tables: Tables, *, since: datetime, until: datetime, noted: Sequence[Head] = ()) -> Verdict:
@@ -232,7 +249,8 @@ _DETAILS: Final[Mapping[str, str]] = {
 
 def _head(row: Row) -> Head:
     closed = row["event_type"] == EventType.CHAIN_CLOSED
-    return Head(row["chain_id"], row["function_name"] or "unknown", row["seq"], row["stated_hash"], closed)
+    function = row["function_name"] or "unknown"
+    return Head(row["chain_id"], function, row["seq"], row["stated_hash"], closed, row["occurred_at"])
 
 
 def _judge_unvouched(rows: Iterable[Row], expected: int, verdict: Verdict) -> None:
@@ -259,6 +277,10 @@ def _changed_heads(tables: Tables, since: datetime, noted: Sequence[Head], heads
     """What was noted and is not the head of its chain now: the chain went on, or was changed."""
     now = {(head.chain_id, head.seq, head.hash) for head in heads}
     passed = [head for head in noted if (head.chain_id, head.seq, head.hash) not in now]
+    there = {head.chain_id for head in heads}
+    gone = [head for head in passed if head.chain_id not in there]
+    yield from _removed(tables, since, gone, noted)
+    passed = [head for head in passed if head.chain_id in there]
     for start in range(0, len(passed), _PLACES_AT_ONCE):
         some = passed[start : start + _PLACES_AT_ONCE]
         found: dict[tuple[str, int], list[Row]] = {}
@@ -271,6 +293,36 @@ def _changed_heads(tables: Tables, since: datetime, noted: Sequence[Head], heads
                 yield Finding(Kind.HEAD_CHANGED, head.chain_id, head.seq, None, None, detail)
             elif all(row["stated_hash"] != head.hash for row in rows):
                 yield _finding(Kind.HEAD_CHANGED, rows[0], "another event was noted as head here")
+
+
+def _removed(tables: Tables, since: datetime, gone: Sequence[Head], noted: Sequence[Head]) -> Iterator[Finding]:
+    """Chains that were noted and have no event in the period. One that is read now only because it went on is none."""
+    if not gone:
+        return
+    asked = [f"{head.chain_id} {head.seq}" for head in gone]
+    found = {
+        (row["chain_id"], row["stated_hash"])
+        for start in range(0, len(asked), _PLACES_AT_ONCE)
+        for row in tables.ask(PLACES, since=since, places=asked[start : start + _PLACES_AT_ONCE])
+    }
+    gone = [head for head in gone if (head.chain_id, head.hash) not in found]
+    by_day: dict[date, list[Head]] = {}
+    noted_by_day: dict[date, int] = {}
+    for head in noted:
+        if head.occurred_at is not None:
+            day = head.occurred_at.astimezone(UTC).date()
+            noted_by_day[day] = noted_by_day.get(day, 0) + 1
+    for head in gone:
+        at = head.occurred_at
+        if at is not None:
+            by_day.setdefault(at.astimezone(UTC).date(), []).append(head)
+        detail = f"{head.seq} events of {head.function} were noted, and none is there"
+        yield Finding(Kind.CHAIN_REMOVED, head.chain_id, head.seq, None, at, detail)
+    for day, heads in sorted(by_day.items()):
+        if len(heads) == noted_by_day[day] and len(heads) > 1:
+            events = sum(head.seq for head in heads)
+            detail = f"{day}: all {len(heads)} chains that were noted, {events} events, are gone"
+            yield Finding(Kind.DAY_REMOVED, None, None, None, heads[0].occurred_at, detail)
 
 
 def _judge_content(row: Row) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from cab_ops.cli.audit.options import (
 )
 from cab_ops.cli.audit.report import report
 from cab_ops.cli.audit.trace import story
-from cab_ops.cli.audit.verify import verify_chain
+from cab_ops.cli.audit.verify import note_heads, verify_chain
 from cab_ops.cli.cloud import TAKES_AN_ID, json_option, project_option
 from cab_ops.cli.tables import Column, table
 
@@ -274,4 +274,5 @@ def query(sql: str, project: str, dataset: str, limit: int, *, as_json: bool) ->
 
 
 audit_group.add_command(verify_chain)
+audit_group.add_command(note_heads)
 audit_group.add_command(report)

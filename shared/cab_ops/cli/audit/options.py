@@ -78,3 +78,12 @@ outcome_option = click.option(
     type=click.Choice(["done", "rejected", "failed", "not_sent", "unknown", "pending"]),
     help="Only calls that ended so.",
 )
+heads_option = click.option(
+    "--heads", envvar="CAB_AUDIT_HEADS", show_envvar=True, help="Where signed heads are kept: gs://BUCKET or a folder."
+)
+heads_key_option = click.option(
+    "--heads-key",
+    envvar="CAB_AUDIT_HEADS_KEY",
+    show_envvar=True,
+    help="What they are signed with: a Cloud KMS key version, or a PEM file (the public half is enough).",
+)

@@ -11,9 +11,20 @@ from typing import Any, BinaryIO
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cab_ops.audit.heads import (
+    BadNote,
+    HeadsKey,
+    encode,
+    last_note,
+    name_of,
+    noted_heads,
+    store_at,
+    take_note,
+    told_shorter,
+)
 from cab_ops.audit.verification import Head, Verdict, verify
 from cab_ops.cli.audit.access import tables_of
-from cab_ops.cli.audit.options import Moment, dataset_option, since_option
+from cab_ops.cli.audit.options import Moment, dataset_option, heads_key_option, heads_option, since_option
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.cli.tables import Column, table
 
@@ -25,6 +36,9 @@ _FINDINGS = (
     Column("event_id", "event", short=True),
     Column("detail", "what", keep=True),
 )
+
+
+_QUIET = "nothing for an hour, and not closed"
 
 
 class _Note(BaseModel):
@@ -46,6 +60,8 @@ class _Note(BaseModel):
     type=click.File("rb"),
     help="An earlier --json output, kept where the table's writers cannot write: its heads must still be there.",
 )
+@heads_option
+@heads_key_option
 @json_option
 def verify_chain(
     project: str,
@@ -53,20 +69,36 @@ def verify_chain(
     since: datetime,
     until: datetime | None,
     against: BinaryIO | None,
+    heads: str | None,
+    heads_key: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Recompute the hash of every event of the chains that touch the time range, and follow each chain from its start.
 
-    Exits with 1 when something is missing, edited, forked or was noted differently; chains still open are no finding.
+    With --heads (or CAB_AUDIT_HEADS) the signed notes of cab audit note-heads are held against it by itself: then also a
+    removed tail, chain or day is found and named. Exits with 1 when something is missing, edited, forked or was noted
+    differently; chains still open are no finding, and those that ended without closing are counted.
     """
     note = _read_note(against) if against else None
     if note:
         since = min(since, note.since)
-    until = until or datetime.now(UTC)
+    now = datetime.now(UTC)
+    until = until or now
+    noted = list(note.heads) if note else []
+    noted_at: datetime | None = None
     with tables_of(project, dataset) as tables:
-        verdict = verify(tables, since=since, until=until, noted=note.heads if note else ())
-    click.echo(_as_json(verdict, since, until) if as_json else _as_text(verdict))
+        if heads is not None:
+            if heads_key is None:
+                raise click.UsageError("--heads wants --heads-key: the notes are signed.")
+            try:
+                signed, noted_at = noted_heads(store_at(heads), HeadsKey(heads_key).public(), since=since, until=until)
+            except BadNote as error:
+                raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
+            noted += signed
+        verdict = verify(tables, since=since, until=until, noted=noted)
+    quiet = verdict.ended_without_close(now=now, noted=noted)
+    click.echo(_as_json(verdict, since, until, quiet) if as_json else _as_text(verdict, quiet, noted_at))
     if verdict.findings:
         raise SystemExit(1)
 
@@ -78,7 +110,7 @@ def _read_note(file: BinaryIO) -> _Note:
         raise click.UsageError("--against wants the JSON output of an earlier verify-chain.") from error
 
 
-def _as_json(verdict: Verdict, since: datetime, until: datetime) -> str:
+def _as_json(verdict: Verdict, since: datetime, until: datetime, quiet: Sequence[Head]) -> str:
     answer: dict[str, Any] = {
         "whole": not verdict.findings,
         "since": since.isoformat(),
@@ -86,19 +118,28 @@ def _as_json(verdict: Verdict, since: datetime, until: datetime) -> str:
         "events": verdict.events,
         "recomputed": verdict.recomputed,
         "findings": [asdict(finding) for finding in verdict.findings],
+        "ended_without_close": [asdict(head) for head in quiet],
         "heads": [asdict(head) for head in verdict.heads],
     }
     return json.dumps(answer, indent=2, default=lambda value: value.isoformat())
 
 
-def _as_text(verdict: Verdict) -> str:
+def _as_text(verdict: Verdict, quiet: Sequence[Head], noted_at: datetime | None) -> str:
     lines: list[str] = []
     if verdict.findings:
         lines += [table(_FINDINGS, [asdict(finding) for finding in verdict.findings]), ""]
+    if quiet:
+        shown = [{**asdict(head), "kind": "ended_without_close", "detail": _QUIET} for head in quiet]
+        lines += [table(_FINDINGS, shown), ""]
     lines.append(
         f"{verdict.events} events in {len(verdict.heads)} chains, {verdict.recomputed} hashes recomputed, "
         f"{_counted(verdict.findings)}; {sum(not head.closed for head in verdict.heads)} chains are open"
+        + (f", of which {len(quiet)} ended without closing: what followed may have been removed" if quiet else "")
     )
+    if noted_at is not None:
+        lines.append(f"held against the signed heads, the last of {noted_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+    elif verdict.heads:
+        lines.append("not held against signed heads: whether a chain's end or a whole chain was removed is not known")
     return "\n".join(lines)
 
 
@@ -106,3 +147,34 @@ def _counted(findings: Sequence[Any]) -> str:
     return (
         "nothing missing or changed" if not findings else f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
     )
+
+
+@click.command("note-heads", short_help="Note, signed, how far each chain has come.")
+@project_option
+@dataset_option
+@click.option("--to", envvar="CAB_AUDIT_HEADS", required=True, help="gs://BUCKET or a folder.", show_envvar=True)
+@click.option(
+    "--key",
+    envvar="CAB_AUDIT_HEADS_KEY",
+    required=True,
+    show_envvar=True,
+    help="An EC P-256 key: a Cloud KMS key version, or a PEM file.",
+)
+def note_heads(project: str, dataset: str, to: str, key: str) -> None:
+    """Note how far each chain of the last 26 hours has come, signed, where the table's writers cannot write.
+
+    Run it every few minutes. Exits with 1, with the note made, when a chain is shorter than it was noted before.
+    """
+    now = datetime.now(UTC)
+    store, signer = store_at(to), HeadsKey(key)
+    try:
+        with tables_of(project, dataset) as tables:
+            note, shorter = take_note(tables, now=now, before=last_note(store, signer.public(), now=now))
+            store.write(name_of(note), encode(note, signer.sign))
+    except BadNote as error:
+        raise click.ClickException(f"A note in {to} is not to be believed: {error}.") from error
+    click.echo(f"noted {len(note.heads)} chains as {name_of(note)}")
+    for told in told_shorter(shorter):
+        click.echo(told, err=True)
+    if shorter:
+        raise SystemExit(1)

@@ -1,0 +1,315 @@
+"""Signed notes of how far each chain had come, kept where the table's writers cannot write.
+
+A note holds the head of every chain that had an event of late, and keeps what the note before it said of one that has
+become shorter since: so the last note of a day says how far every chain of that day ever came. It is a compact JWS
+(RFC 7515), ES256, `typ: cab-chain-heads+jws`; the object's name begins with its instant.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from google.auth.exceptions import GoogleAuthError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from requests.exceptions import RequestException
+
+from cab.ports import Unavailable
+from cab_ops.audit.questions import Question
+from cab_ops.audit.verification import Head, Tables
+
+TYP: Final = "cab-chain-heads+jws"
+REACHES_BACK: Final = timedelta(hours=26)  # a note covers its day, whenever the last one before it was made
+_KMS: Final = "https://cloudkms.googleapis.com/v1/"
+_STORAGE: Final = "https://storage.googleapis.com/"
+_TIMEOUT_S: Final = 20
+
+HEADS: Final = Question(
+    """
+    SELECT
+      chain.id AS chain_id,
+      MAX(service.function) AS function_name,
+      ARRAY_AGG(
+        STRUCT(chain.seq AS seq, chain.`hash` AS stated, event_type AS event_type, occurred_at AS occurred_at)
+        ORDER BY chain.seq DESC, received_at LIMIT 1
+      )[SAFE_OFFSET(0)] AS head
+    FROM events_raw
+    WHERE occurred_at >= @since AND chain.id IS NOT NULL
+    GROUP BY chain_id
+    """,
+    ("since",),
+)
+
+Sign = Callable[[bytes], bytes]  # 64 bytes, as JWS has them (RFC 7518 section 3.4)
+
+
+class BadNote(Exception):
+    """Not a note, or not signed by the key."""
+
+
+class Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    made_at: datetime
+    since: datetime
+    heads: list[Head]
+
+
+class HeadsStore(Protocol):
+    """Where notes are kept. Raises: Unavailable."""
+
+    def names(self, day: datetime) -> list[str]:
+        """Of the notes of this UTC day, the oldest first."""
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Adds one; never over another."""
+
+
+def take_note(tables: Tables, *, now: datetime, before: Note | None) -> tuple[Note, list[Head]]:
+    """The note of now, and the chains that were longer in the one `before`: somebody removed their last events."""
+    since = now - REACHES_BACK
+    found: dict[str, Head] = {}
+    for row in tables.ask(HEADS, since=since):
+        head = row["head"]
+        found[row["chain_id"]] = Head(
+            row["chain_id"],
+            row["function_name"] or "unknown",
+            head["seq"],
+            head["stated"],
+            closed=head["event_type"] == "chain.closed",
+            occurred_at=head["occurred_at"],
+        )
+    shorter = []
+    for noted in before.heads if before else ():
+        if noted.occurred_at is None or noted.occurred_at < since:
+            continue
+        now_there = found.get(noted.chain_id)
+        if now_there is None or now_there.seq < noted.seq:
+            shorter.append(noted)
+            found[noted.chain_id] = noted
+    return Note(made_at=now, since=since, heads=sorted(found.values(), key=lambda head: head.chain_id)), shorter
+
+
+def noted_heads(
+    store: HeadsStore, key: EllipticCurvePublicKey, *, since: datetime, until: datetime
+) -> tuple[list[Head], datetime | None]:
+    """How far each chain with an event in the period ever came, and when the last note was made.
+
+    Raises: BadNote for a note that the key did not sign; Unavailable.
+    """
+    furthest: dict[str, Head] = {}
+    last: datetime | None = None
+    day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    while day <= until + timedelta(days=1):
+        names = store.names(day)
+        if names:
+            note = decode(store.read(names[-1]), key)
+            last = note.made_at
+            for head in note.heads:
+                known = furthest.get(head.chain_id)
+                if known is None or known.seq < head.seq:
+                    furthest[head.chain_id] = head
+        day += timedelta(days=1)
+    asked = [head for head in furthest.values() if head.occurred_at and since <= head.occurred_at < until]
+    return sorted(asked, key=lambda head: head.chain_id), last
+
+
+def last_note(store: HeadsStore, key: EllipticCurvePublicKey, *, now: datetime) -> Note | None:
+    """Raises: BadNote; Unavailable."""
+    for days in (0, 1):
+        names = store.names(now - timedelta(days=days))
+        if names:
+            return decode(store.read(names[-1]), key)
+    return None
+
+
+def name_of(note: Note) -> str:
+    made_at = note.made_at.astimezone(UTC)
+    return f"heads/{made_at:%Y-%m-%d}/{made_at:%H-%M-%S.%f}Z.jws"
+
+
+def encode(note: Note, sign: Sign) -> bytes:
+    document = {
+        "made_at": note.made_at,
+        "since": note.since,
+        "heads": [asdict(head) for head in note.heads],
+    }
+    signing_input = f"{_text(orjson.dumps({'alg': 'ES256', 'typ': TYP}))}.{_text(orjson.dumps(document))}"
+    return f"{signing_input}.{_text(sign(signing_input.encode()))}".encode()
+
+
+def decode(data: bytes, key: EllipticCurvePublicKey) -> Note:
+    """Raises: BadNote."""
+    try:
+        header, payload, signature = data.decode("ascii").split(".")
+        if orjson.loads(_bytes(header)) != {"alg": "ES256", "typ": TYP}:
+            raise BadNote("it is no note of heads")
+        raw = _bytes(signature)
+        if len(raw) != 64:
+            raise BadNote("its signature is not of ES256")
+        der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
+        key.verify(der, f"{header}.{payload}".encode(), ECDSA(hashes.SHA256()))
+        return Note.model_validate_json(_bytes(payload))
+    except InvalidSignature as error:
+        raise BadNote("its signature is not of the key") from error
+    except (ValueError, ValidationError) as error:
+        raise BadNote("it is no note of heads") from error
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+# --- keys ---
+
+
+class HeadsKey:
+    """An EC P-256 key: a PEM file, or a key version of Cloud KMS by its full name, whose private half nobody ever has."""
+
+    def __init__(self, name: str, session: Callable[[], Any] | None = None) -> None:
+        self._name = name
+        self._session = session or authorized_session
+        self._is_kms = name.startswith("projects/")
+
+    def public(self) -> EllipticCurvePublicKey:
+        """Raises: BadNote when it is no such key; Unavailable."""
+        if self._is_kms:
+            pem = _answer(self._session().get(f"{_KMS}{self._name}/publicKey", timeout=_TIMEOUT_S))["pem"].encode()
+            key: Any = serialization.load_pem_public_key(pem)
+        else:
+            pem = Path(self._name).read_bytes()
+            is_private = b"PRIVATE" in pem
+            key = (
+                serialization.load_pem_private_key(pem, None).public_key()
+                if is_private
+                else serialization.load_pem_public_key(pem)
+            )
+        if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+            raise BadNote("the key is not on P-256")
+        return key
+
+    def sign(self, data: bytes) -> bytes:
+        """Raises: BadNote when the file holds no private key; Unavailable."""
+        if self._is_kms:
+            body = {"digest": {"sha256": base64.b64encode(hashlib.sha256(data).digest()).decode()}}
+            answer = self._session().post(f"{_KMS}{self._name}:asymmetricSign", json=body, timeout=_TIMEOUT_S)
+            der = base64.b64decode(_answer(answer)["signature"])
+        else:
+            try:
+                key = serialization.load_pem_private_key(Path(self._name).read_bytes(), None)
+            except ValueError as error:
+                raise BadNote("the key file holds no private key") from error
+            if not isinstance(key, EllipticCurvePrivateKey):
+                raise BadNote("the key is not on P-256")
+            der = key.sign(data, ECDSA(hashes.SHA256()))
+        r, s = decode_dss_signature(der)
+        return r.to_bytes(32) + s.to_bytes(32)
+
+
+# --- places ---
+
+
+class FolderHeads:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self, day: datetime) -> list[str]:
+        found = self._folder.glob(f"heads/{day.astimezone(UTC):%Y-%m-%d}/*.jws")
+        return sorted(str(path.relative_to(self._folder)) for path in found)
+
+    def read(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(data)
+
+
+class BucketHeads:
+    """A bucket of Cloud Storage. Its retention lock is what keeps notes; writing needs objectCreator alone."""
+
+    def __init__(self, bucket: str, session: Callable[[], Any] | None = None) -> None:
+        self._bucket = bucket
+        self._session = session or authorized_session
+
+    def names(self, day: datetime) -> list[str]:
+        names: list[str] = []
+        parameters = {"prefix": f"heads/{day.astimezone(UTC):%Y-%m-%d}/", "fields": "items/name,nextPageToken"}
+        while True:
+            url = f"{_STORAGE}storage/v1/b/{self._bucket}/o"
+            answer = _answer(_asked(lambda: self._session().get(url, params=parameters, timeout=_TIMEOUT_S)))  # noqa: B023
+            names += [item["name"] for item in answer.get("items", ())]
+            if "nextPageToken" not in answer:
+                return sorted(names)
+            parameters = parameters | {"pageToken": answer["nextPageToken"]}
+
+    def read(self, name: str) -> bytes:
+        url = f"{_STORAGE}storage/v1/b/{self._bucket}/o/{quote(name, safe='')}?alt=media"
+        answer = _asked(lambda: self._session().get(url, timeout=_TIMEOUT_S))
+        if answer.status_code != 200:
+            raise Unavailable("noted heads")
+        content: bytes = answer.content
+        return content
+
+    def write(self, name: str, data: bytes) -> None:
+        url = f"{_STORAGE}upload/storage/v1/b/{self._bucket}/o"
+        parameters = {"uploadType": "media", "name": name, "ifGenerationMatch": "0"}
+        _answer(_asked(lambda: self._session().post(url, params=parameters, data=data, timeout=_TIMEOUT_S)))
+
+
+def store_at(place: str) -> HeadsStore:
+    """`gs://BUCKET` or a folder."""
+    return (
+        BucketHeads(place.removeprefix("gs://").rstrip("/")) if place.startswith("gs://") else FolderHeads(Path(place))
+    )
+
+
+def authorized_session() -> Any:
+    """Application default credentials. Raises: Unavailable without any."""
+    import google.auth
+    from google.auth.transport.requests import AuthorizedSession
+
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    except GoogleAuthError as error:
+        raise Unavailable("noted heads") from error
+    return AuthorizedSession(credentials)
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except (GoogleAuthError, RequestException) as error:
+        raise Unavailable("noted heads") from error
+
+
+def _answer(response: Any) -> Any:
+    if response.status_code != 200:
+        raise Unavailable("noted heads")
+    return response.json()
+
+
+def told_shorter(heads: Iterable[Head]) -> list[str]:
+    return [
+        f"chain {head.chain_id} of {head.function} had {head.seq} events when it was noted, and has fewer now"
+        for head in heads
+    ]

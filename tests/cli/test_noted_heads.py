@@ -1,0 +1,233 @@
+"""Signed heads: what somebody who may write the table removed is found by a note that they cannot write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.contracts.audit_story import Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table
+from cab.domain.audit import EventType, Outcome
+from cab_ops.cli import main
+
+PROJECT = "demo-heads"
+Rows = list[dict[str, Any]]
+_datasets = count()
+
+
+@pytest.fixture(scope="module")
+def write(bigquery_url: str) -> Iterator[Callable[[Rows], str]]:
+    """Puts rows into a table of its own, and says which."""
+    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
+
+        def written(rows: Rows) -> str:
+            dataset = f"heads_{next(_datasets)}"
+            create_table(tables, dataset)
+            if rows:
+                name = f"{PROJECT}.{dataset}.{TABLE}"
+                assert tables.insert_rows_json(name, rows, row_ids=[None] * len(rows), timeout=10) == []
+            return dataset
+
+        yield written
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    """Two chains that ended in order."""
+    story = Story()
+    for _ in range(4):
+        story.exchange(Outcome.ISSUED)
+        story.tell(EventType.KEY_ROTATED, by="b")
+    for by in ("a", "b"):
+        story.tell(EventType.CHAIN_CLOSED, by=by)
+    return story.rows
+
+
+def key_file(folder: Path, name: str) -> Path:
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / name
+    path.write_bytes(pem)
+    return path
+
+
+class Desk:
+    """Where notes are kept, and with which key they are signed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = key_file(folder, "heads.pem")
+
+    def run(self, *arguments: str, status: int = 0) -> Result:
+        result = CliRunner().invoke(main, ["audit", *arguments])
+        assert result.exit_code == status, result.output
+        return result
+
+    def note(self, dataset: str, *, status: int = 0) -> Result:
+        arguments = ("note-heads", "--dataset", dataset, "--to", str(self.folder), "--key", str(self.key))
+        return self.run(*arguments, status=status)
+
+    def verify(self, dataset: str, *more: str, status: int = 1) -> Result:
+        arguments = ("verify-chain", "--dataset", dataset, "--heads", str(self.folder), "--heads-key", str(self.key))
+        return self.run(*arguments, *more, status=status)
+
+    def findings(self, dataset: str) -> list[tuple[str, str | None, int | None]]:
+        found = json.loads(self.verify(dataset, "--json").stdout)["findings"]
+        return sorted((item["kind"], item["chain_id"], item["seq"]) for item in found)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def of(rows: Rows, chain: str, *, up_to: int = 99) -> Rows:
+    return [row for row in rows if row["chain"]["id"] == chain and row["chain"]["seq"] <= up_to]
+
+
+def test_a_whole_record_stands_beside_its_noted_heads(desk: Desk, write: Callable[[Rows], str], rows: Rows) -> None:
+    dataset = write(rows)
+    assert "noted 2 chains as heads/" in desk.note(dataset).stdout
+    told = desk.verify(dataset, status=0).stdout
+    assert "nothing missing or changed" in told
+    assert "held against the signed heads" in told
+
+
+def test_a_removed_row_tail_chain_and_day_are_found_and_named(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    desk.note(write(rows))
+    one_row = [row for row in rows if (row["chain"]["id"], row["chain"]["seq"]) != ("chain-a", 2)]
+    assert desk.findings(write(one_row)) == [("missing", "chain-a", 3)]
+    tail = of(rows, "chain-a", up_to=3) + of(rows, "chain-b")
+    assert desk.findings(write(tail)) == [("head_changed", "chain-a", 5)]
+    assert desk.findings(write(of(rows, "chain-b"))) == [("chain_removed", "chain-a", 5)]
+    assert desk.findings(write([])) == [
+        ("chain_removed", "chain-a", 5),
+        ("chain_removed", "chain-b", 5),
+        ("day_removed", None, None),
+    ]
+    assert "all 2 chains that were noted, 10 events, are gone" in " ".join(desk.verify(write([])).stdout.split())
+
+
+def test_what_was_removed_between_two_notes_is_told_by_the_second_and_kept_in_it(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    desk.note(write(rows))
+    shorter = write(of(rows, "chain-a", up_to=3) + of(rows, "chain-b"))
+    told = desk.note(shorter, status=1)
+    assert "chain chain-a of a had 5 events when it was noted, and has fewer now" in told.stderr
+    assert desk.findings(shorter) == [("head_changed", "chain-a", 5)]
+
+
+def test_a_chain_that_went_on_or_began_since_is_no_finding(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    desk.note(write(of(rows, "chain-a", up_to=2)))
+    desk.verify(write(rows), status=0)
+
+
+def test_without_noted_heads_a_removed_tail_is_counted_and_a_removed_chain_is_said_not_to_be_known(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    tail = write(of(rows, "chain-a", up_to=3) + of(rows, "chain-b"))
+    told = desk.run("verify-chain", "--dataset", tail).stdout
+    assert "1 chains are open, of which 1 ended without closing" in told
+    assert "ended_without_close" in told
+    assert "not held against signed heads" in told
+
+
+def test_a_note_of_another_key_is_not_believed_nor_one_that_was_changed(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    dataset = write(rows)
+    desk.note(dataset)
+    true_key, desk.key = desk.key, key_file(desk.folder, "other.pem")
+    assert "is not to be believed: its signature is not of the key" in desk.verify(dataset).stderr
+    desk.key = true_key
+    (note,) = desk.folder.glob("heads/*/*.jws")
+    note.write_bytes(note.read_bytes().replace(b"A", b"B", 1))
+    assert "is not to be believed" in desk.verify(dataset).stderr
+
+
+def test_a_note_is_never_written_over(desk: Desk) -> None:
+    from cab_ops.audit.heads import FolderHeads
+
+    place = FolderHeads(desk.folder)
+    place.write("heads/2026-11-21/a.jws", b"one")
+    with pytest.raises(FileExistsError):
+        place.write("heads/2026-11-21/a.jws", b"two")
+
+
+class Answer:
+    def __init__(self, status_code: int, document: Any = None, content: bytes = b"") -> None:
+        self.status_code, self._document, self.content = status_code, document, content
+
+    def json(self) -> Any:
+        return self._document
+
+
+class Cloud:
+    """Cloud Storage and Cloud KMS as far as they are asked, over their published JSON interfaces."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def get(self, url: str, params: dict[str, str] | None = None, timeout: float = 0) -> Answer:
+        if url.endswith("/publicKey"):
+            pem = self._key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            return Answer(200, {"pem": pem.decode()})
+        if url.endswith("/o"):
+            names = sorted(name for name in self.objects if params and name.startswith(params["prefix"]))
+            start = int((params or {}).get("pageToken", 0))
+            more = {"nextPageToken": str(start + 1)} if start + 1 < len(names) else {}
+            return Answer(200, {"items": [{"name": name} for name in names[start : start + 1]]} | more)
+        name = url.rpartition("/o/")[2].removesuffix("?alt=media").replace("%2F", "/")
+        return Answer(200, content=self.objects[name]) if name in self.objects else Answer(404)
+
+    def post(self, url: str, params: Any = None, json: Any = None, data: bytes = b"", timeout: float = 0) -> Answer:
+        from base64 import b64decode, b64encode
+
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+
+        if url.endswith(":asymmetricSign"):
+            digest = b64decode(json["digest"]["sha256"])
+            signature = self._key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+            return Answer(200, {"signature": b64encode(signature).decode()})
+        if params["name"] in self.objects and params["ifGenerationMatch"] == "0":
+            return Answer(412)
+        self.objects[params["name"]] = data
+        return Answer(200, {})
+
+
+def test_in_the_cloud_notes_are_signed_by_kms_and_kept_in_a_bucket(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud = Cloud()
+    monkeypatch.setattr("cab_ops.audit.heads.authorized_session", lambda: cloud)
+    version = "projects/p/locations/europe/keyRings/r/cryptoKeys/heads/cryptoKeyVersions/1"
+    where = ("--to", "gs://notes", "--key", version)
+    dataset = write(rows)
+    desk.run("note-heads", "--dataset", dataset, *where)
+    desk.run("note-heads", "--dataset", dataset, *where)
+    assert len(cloud.objects) == 2
+    against = ("--heads", "gs://notes", "--heads-key", version)
+    desk.run("verify-chain", "--dataset", dataset, *against)
+    told = desk.run("verify-chain", "--dataset", write(of(rows, "chain-b")), *against, status=1).stdout
+    assert "chain_removed" in told
