@@ -201,3 +201,14 @@ variable "source_archive" {
     error_message = "Give source_archive or image, and not both."
   }
 }
+
+variable "audit_heads" {
+  description = "Signs how far each audit chain has come, every five minutes, into a bucket with retention lock (docs/audit.md). `image` holds the command `cab`, by digest. Null: no notes, and a removed end of a chain is not proven."
+  type        = object({ image = string })
+  default     = null
+
+  validation {
+    condition     = var.audit_heads == null ? true : can(regex("@sha256:[0-9a-f]{64}$", var.audit_heads.image))
+    error_message = "Name the image by digest (...@sha256:...): a tag can be moved to other code."
+  }
+}

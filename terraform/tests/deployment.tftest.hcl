@@ -266,3 +266,30 @@ run "somebody_looks_every_minute_and_is_heard" {
     error_message = "A certificate ends when its days are few."
   }
 }
+
+run "without_notes_of_heads_there_is_nothing_of_them" {
+  command = plan
+  assert {
+    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0
+    error_message = "Notes are a choice."
+  }
+}
+
+run "notes_of_heads_are_signed_by_who_can_write_no_row_and_kept_where_nobody_can_shorten_it" {
+  command = plan
+  variables {
+    audit_heads = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000" }
+  }
+  assert {
+    condition     = google_storage_bucket.heads[0].retention_policy[0].is_locked && google_storage_bucket.heads[0].retention_policy[0].retention_period == tostring(var.audit_retention_days * 24 * 3600)
+    error_message = "A note that can be deleted proves nothing."
+  }
+  assert {
+    condition     = google_bigquery_dataset_iam_member.heads[0].role == "roles/bigquery.dataViewer" && toset(keys(google_storage_bucket_iam_member.heads)) == toset(["roles/storage.objectCreator", "roles/storage.objectViewer"])
+    error_message = "Who notes heads reads the record and adds notes, and no more."
+  }
+  assert {
+    condition     = google_cloud_scheduler_job.heads[0].schedule == "*/5 * * * *" && google_kms_crypto_key.heads[0].purpose == "ASYMMETRIC_SIGN"
+    error_message = "Every five minutes, signed."
+  }
+}

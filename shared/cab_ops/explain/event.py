@@ -126,6 +126,18 @@ def _judged_again(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     steps.append(Step(Stage.CATALOG, Result.RECORDED, fitted, about=About("action", facts.action)))
     requested = event.scopes.requested if event.scopes else []
     steps.append(Step(Stage.SCOPES, Result.RECORDED, "grantable", {"requested": requested}))
+    return told(steps, _weighed(event, facts, agent, connection, action, policies), deployment)
+
+
+def _weighed(
+    event: AuditEvent,
+    facts: _Recorded,
+    agent: Agent,
+    connection: Connection,
+    action: Action,
+    policies: PolicyEngine,
+) -> Judgement:
+    requested = event.scopes.requested if event.scopes else []
     intent = _intent(facts, action, connection)
     called = event.call if event.tool is not None and event.tool.mode == "call" else None
     call = None if called is None else CallAsked(called.id or "", (), is_chosen=False)
@@ -133,7 +145,27 @@ def _judged_again(event: AuditEvent, deployment: Deployment, policies: PolicyEng
     scopes = tuple(scope for scope in action.scopes if not requested or scope in requested)
     judgement = Judgement(case, connection=connection, intent=intent, scopes=scopes)
     weigh(judgement, intent, policies)
-    return told(steps, judgement, deployment)
+    return judgement
+
+
+def judge_again(event: AuditEvent, deployment: Deployment, policies: PolicyEngine) -> Judgement | Reason:
+    """What this configuration decides on what a decided event records; the reason where it knows agent, target or action no more."""
+    facts = _Recorded(event)
+    agent = deployment.agent_by_id.get(facts.agent)
+    if agent is None:
+        return _GONE[Stage.CLIENT]
+    connection = deployment.connection_by_id.get(facts.connection)
+    if connection is None:
+        return _GONE[Stage.TARGET]
+    action = connection.action_by_id.get(facts.action)
+    if action is None:
+        return _GONE[Stage.CATALOG]
+    return _weighed(event, facts, agent, connection, action, policies)
+
+
+def is_recorded_whole(event: AuditEvent) -> bool:
+    """Whether every parameter that was decided on is in the record, and none redacted or cut."""
+    return all(_is_recorded(value) for value in _Recorded(event).parameters.values())
 
 
 def _gone(steps: list[Step], stage: Stage, sentence: str, inputs: dict[str, Any]) -> Explanation:
@@ -172,7 +204,9 @@ class _Recorded:
         self.txn = event.txn or ""
         self.at = event.occurred_at
         self.agent = (actor and actor.agent_id) or ""
-        self.chain = tuple(actor.chain[1:]) if actor else ()
+        # Until schema version 3 the agent itself stood first.
+        self.chain = tuple(actor.chain if event.schema_version >= 3 else actor.chain[1:]) if actor else ()
+        self.login = event.login
         self.front_end = (actor and actor.client_id) or ""
         self.subject = (subject and subject.key) or ""
         self.groups = tuple(subject.groups) if subject else ()
@@ -204,6 +238,8 @@ class _Recorded:
             expires_at=self.at + timedelta(seconds=1),
             chain=self.chain,
             task=self._task(intent),
+            auth_time=int(self.login.auth_time.timestamp()) if self.login and self.login.auth_time else None,
+            acr=self.login.acr if self.login else None,
         )
 
     def _task(self, intent: Intent) -> Task | None:
@@ -359,5 +395,6 @@ def _notes(event: AuditEvent, deployment: Deployment) -> list[str]:
     fingerprinted = [name for name, value in written if isinstance(value, str) and MARK in value]
     if fingerprinted:
         notes.append(f"looked like a credential, so recorded and judged as its fingerprint: {', '.join(fingerprinted)}")
-    notes.append("age and strength of the login (auth_time, acr, amr) are not recorded: rules see them as unknown")
+    unknown = "amr" if facts.login else "auth_time, acr, amr"
+    notes.append(f"age and strength of the login ({unknown}) are not recorded: rules see them as unknown")
     return notes
