@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -14,9 +13,7 @@ import click
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
-from cab_ops.catalog.documents import DocumentRefused, read_document
-from cab_ops.catalog.entries import entries_text
-from cab_ops.catalog.openapi import import_operations, listed_operations
+from cab_ops.cli.catalog import import_openapi, ready_actions
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab_ops.configuration.reference import with_reference
@@ -134,45 +131,5 @@ def providers(*, as_json: bool, document: Path | None) -> None:
         click.echo(provider_table(), nl=False)
 
 
-@config_group.command("import-openapi")
-@click.argument("document", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--connection", help="ID of the connection that the actions are for; their ids begin with it.")
-@click.option(
-    "--operation",
-    "operations",
-    multiple=True,
-    help="operationId, or `GET /path`; with =ACTION behind it to name the action. As often as you like; none: list them.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of YAML.")
-def import_openapi(document: Path, connection: str | None, operations: tuple[str, ...], *, as_json: bool) -> None:
-    """Write entries for connections.yaml from operations of an OpenAPI 3 DOCUMENT, to be reviewed and pasted.
-
-    Says above each entry what was left out or must be looked at. Exits with 1 when an operation cannot be written. Nothing is
-    fetched: references may only lead into the document itself.
-    """
-    try:
-        data = document.read_bytes()
-        read = read_document(data)
-        if not operations:
-            click.echo("\n".join(listed_operations(read)))
-            return
-        if connection is None:
-            raise click.UsageError("--connection is needed")
-        imported = import_operations(read, connection=connection, operations=operations)
-    except DocumentRefused as exc:
-        raise click.ClickException(f"{document.name}: {exc}") from exc
-    if as_json:
-        found = [{"action": entry.action, "notes": entry.notes} for entry in imported.entries]
-        answer = {"title": imported.title, "servers": imported.servers, "entries": found, "refused": imported.refused}
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
-    elif imported.entries:
-        about = [
-            f"Read from {document.name}: {imported.title}, sha256 {hashlib.sha256(data).hexdigest()}",
-            f"Paths are under {' or '.join(imported.servers) or 'no named server'}: api_base of {connection} must say the same.",
-            "Words are the vendor's: models read them, so read them first.",
-        ]
-        click.echo(entries_text(((entry.action, entry.notes) for entry in imported.entries), about=about), nl=False)
-    for name, why in imported.refused.items():
-        click.echo(f"{name}: not written: {why}", err=True)
-    if imported.refused:
-        raise SystemExit(1)
+for command in (import_openapi, ready_actions):
+    config_group.add_command(command)
