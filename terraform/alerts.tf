@@ -82,8 +82,8 @@ locals {
       filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"refuses our client\""
     }
     unread-answer = {
-      what   = "A provider's answer to a refresh cannot be read. It is kept, and the grant waits."
-      filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"cannot be read and is kept\""
+      what   = "A provider's answer, or the refresh token in it, cannot be read or kept."
+      filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"answer of .* (cannot be read and is kept|is too large to be kept)|gave a refresh token that cannot be read\""
     }
   }
 }

@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -392,7 +393,16 @@ async def test_an_answer_that_cannot_be_kept_is_told_to_the_operator(
     world.http.answer_instead = answered(unread)
     assert await ask(world, worker, name) == "provider_unavailable"
     assert f"too large to be kept, grant {name}" in caplog.text
+    assert alerted("unread-answer", caplog.text)
     assert (await world.grant(name)).fail_cause == "answer too large"
+
+
+def alerted(slug: str, text: str) -> bool:
+    """Whether one of these log lines meets the alert of that name in terraform/alerts.tf."""
+    alerts = (Path(__file__).parents[2] / "terraform" / "alerts.tf").read_text("utf-8")
+    block = alerts.partition(f"    {slug} = {{")[2].partition("}")[0]
+    (pattern,) = re.findall(r'jsonPayload\.message =~ \\"(.+?)\\"', block)
+    return re.search(pattern, text) is not None
 
 
 ODD_REFRESH_TOKEN = {"refresh token of another type", "refresh token too long"}  # beside an access token that is fine
@@ -720,7 +730,7 @@ async def test_a_refusal_of_our_own_client_never_ends_a_grant_and_is_told_to_the
         assert await ask(world, worker, name) == "provider_unavailable"
         await asyncio.sleep(6 * 3600)
     assert (await world.grant(name)).fail_cause == "our client is refused"
-    assert any("refuses our client" in record.getMessage() for record in caplog.records)
+    assert alerted("client-refused", caplog.text)
     world.http.answer_instead = lambda _: None
     await ends_well(world, worker, name)
     assert world.events("grant.needs_reauth") == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.examples.acme_in_process import BROKER, CRM
+from tests.grants.test_provider_faults import alerted
 from tests.transport.acme_pages import AcmePages, Browser, change_connection
 
 from cab.domain.audit import EventType
@@ -261,7 +262,7 @@ def test_a_refresh_token_that_cannot_be_read_is_told_to_the_user_and_the_operato
     event = acme.events(EventType.GRANT_CONNECTED)[-1].grant
     assert event is not None
     assert event.cause == "connected, its refresh token cannot be read"
-    assert "gave a refresh token that cannot be read" in caplog.text
+    assert alerted("unread-answer", caplog.text)
     assert "R1" not in caplog.text
 
 
