@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, present, rsa_key
-from tests.support.world import ACCOUNTS, INGEST_AUDIT, REFRESH_GRANTS, START, World
+from tests.support.world import ACCOUNTS, INGEST_AUDIT, REFRESH_GRANTS, START, World, deployment
 
 ACCOUNT_BY_PATH = {
     "/grants/token": "exchange-token",
@@ -53,6 +53,15 @@ async def test_a_token_is_served_to_exchange_token_for_the_user_of_the_assertion
         "secret_version": 2,
         "outcome": "success",
     }
+
+
+async def test_every_scope_of_the_connection_may_be_asked_for_and_no_other(world: World) -> None:
+    connection = deployment().connection_by_id["crm"]
+    await world.connect("alice", "crm", *connection.all_scopes, "offline")
+    every = await ask_for_token(world, scopes=list(connection.all_scopes))
+    assert (every.status, set(every.json["scopes"])) == (200, set(connection.all_scopes))
+    more = await ask_for_token(world, scopes=[*connection.all_scopes, "offline"])
+    assert more.refusal == (400, "invalid_scope", "scope_not_grantable")
 
 
 @pytest.mark.parametrize("path", ACCOUNT_BY_PATH)

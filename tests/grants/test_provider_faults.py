@@ -64,6 +64,23 @@ async def ends_well(world: GrantWorld, worker: Worker, name: str) -> None:
     assert world.book.accept(token.access_token) is not None
 
 
+@pytest.mark.parametrize(("status", "at_work"), [(500, False), (502, True), (503, False), (504, True)])
+@in_virtual_time
+async def test_behind_a_gateway_that_gave_up_a_strict_provider_may_still_be_at_work(
+    status: int, *, at_work: bool
+) -> None:
+    """Its answer to the first request must not meet a token that a second one has spent."""
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(b"", status)
+    await ask(world, worker, name)
+    sent_at = (await world.grant(name)).sent_at
+    assert sent_at is not None
+    next_try_at = (await world.grant(name)).next_try_at
+    assert next_try_at is not None
+    assert (next_try_at - sent_at >= timedelta(seconds=40)) is at_work
+
+
 @pytest.mark.parametrize("profile", EVERY_CLASS)
 @pytest.mark.parametrize("fault", sorted(set(FAULTS) - COMES_TOO_LATE))
 @in_virtual_time

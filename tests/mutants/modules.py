@@ -43,7 +43,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/use_cases/test_trusted_tokens.py",
     ),
     "use_cases/grants/refresh/attempt.py": (*_GRANT, *_FAULTS, "tests/grants/test_store_faults.py"),
-    "use_cases/grants/serve.py": ("tests/functions/test_refresh_grants_callers.py", *_KINDS),
+    "use_cases/grants/serve.py": (
+        "tests/functions/test_refresh_grants_callers.py",
+        *_KINDS,
+        "tests/functions/test_narrowed_grants.py",
+    ),
     "use_cases/identity/verify_dpop.py": ("tests/functions/test_dpop.py",),
     "use_cases/identity/verify_assertion.py": ("tests/use_cases/test_verify_subject.py", _EXCHANGE),
 }

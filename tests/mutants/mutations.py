@@ -29,6 +29,9 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 _NOT_CHANGED = frozenset({"Field", "getLogger", "log", "warning", "info", "debug", "exception", "suppress"})
 """Calls whose arguments tell people something, or only shape types: no test should hold their words."""
 
+_UNSEEN = frozenset({"step"})
+"""Statements that do nothing in production: the kill harness stops a process there."""
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -73,6 +76,8 @@ def _below(node: ast.AST, path: Path) -> Iterator[Path]:
     if isinstance(node, ast.Import | ast.ImportFrom | ast.Assert | ast.Raise | ast.JoinedStr):
         return
     if isinstance(node, ast.Call) and _name(node.func) in _NOT_CHANGED:
+        return
+    if isinstance(node, ast.Expr) and _called(node.value) in _UNSEEN:
         return
     if isinstance(node, ast.Assign | ast.AnnAssign) and _is_type(node.value):
         return
@@ -119,6 +124,11 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
 
 def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
+
+
+def _called(node: ast.expr) -> str:
+    call = node.value if isinstance(node, ast.Await) else node
+    return _name(call.func) if isinstance(call, ast.Call) else ""
 
 
 def _name(node: ast.expr) -> str:
