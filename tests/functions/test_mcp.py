@@ -474,6 +474,34 @@ async def test_headers_that_contradict_the_body_are_refused(world: World) -> Non
     assert (answer.status, answer.json["error"]["code"]) == (400, -32020)
 
 
+async def test_a_member_that_stands_twice_is_refused(world: World) -> None:
+    platform = platform_at(world, WAREHOUSE)
+    message = json.dumps(request("tools/call", name="warehouse_table_write", arguments={"id": "t1"}))
+    twice = message.replace('"id": "t1"', '"id": "t1", "id": "t2"').encode()
+    answer = await post(world, twice, Mcp_Method="tools/call", Mcp_Name="warehouse_table_write")
+    assert (answer.status, answer.json["error"]["code"]) == (400, -32700)
+    assert platform.hits == []
+
+
+@pytest.mark.parametrize("call_id", ["", "with space", "x" * 129, 7])
+async def test_a_call_id_that_cannot_be_one_is_said_and_not_left_out(world: World, call_id: Any) -> None:
+    platform = platform_at(world, WAREHOUSE)
+    async with connected(world) as client:
+        result = await client.call_tool("warehouse_table_write", {"id": "t1"}, meta={"cab/call_id": call_id})
+    assert text_of(result).endswith("[parameter_invalid]")
+    assert platform.hits == []
+
+
+async def test_a_state_that_nobody_gave_is_asked_anew(world: World) -> None:
+    async with connected(world, opens=User(world, approves=None)) as client:
+        for state in ("x", "y" * 5000):
+            result = await client.session.call_tool(
+                "warehouse_table_drop", {"id": "t1"}, request_state=state, allow_input_required=True
+            )
+            assert isinstance(result, types.InputRequiredResult), result
+            assert result.request_state != state
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"jsonrpc":"2.0"}', b"[" * 50_000])
 async def test_garbage_is_refused_and_no_bug(world: World, body: bytes) -> None:
     assert (await post(world, body)).status in (202, 400)

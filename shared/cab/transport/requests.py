@@ -55,6 +55,11 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
         raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, f"Send {media_type}.")
     if "content-encoding" in request.headers:
         raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, "Send the body without content encoding.")
+    return await bounded_body(request)
+
+
+async def bounded_body(request: Request) -> bytes:
+    """Raises: BrokerError BODY_TOO_LARGE."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -8,6 +8,7 @@ since an approval is of one intent; `requestState` (a deferral code) and held ro
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -29,12 +30,13 @@ from starlette.responses import Response
 from cab.domain.audit import EventType
 from cab.domain.calls.tools import CallableTool, hints_of, input_schema
 from cab.domain.configured.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.domain.identifiers import digest
 from cab.domain.lru import remember
+from cab.encoding import strict_json
 from cab.ports import Randomness, Unavailable
 from cab.transport.calls.answers import UNTRUSTED, Refusals, credentials_of, facts_of
-from cab.transport.requests import MAX_BODY_BYTES, NO_STORE, context_of
+from cab.transport.requests import MAX_BODY_BYTES, NO_STORE, bounded_body, context_of
 from cab.use_cases.audit.auditor import REASON_BY_DEPENDENCY, Auditor, Facts
 from cab.use_cases.calls.answers import Reduced
 from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedElsewhere
@@ -49,11 +51,15 @@ HELD_FOR_S: Final = 20.0  # a client gives up after ten rounds, and does not wai
 POLL_S: Final = 2.0
 BOUND_PAUSE_S: Final = 10.0  # a proof of possession is good for one look (RFC 9449 section 11.1), so it is taken late
 COPIES: Final = 2  # of a result: as text for the model, structured for programs
+MOST_HELD: Final = 256  # rounds at once; more are answered at once
+MAX_STATE_CHARS: Final = 500
 CONNECTING: Final = "connecting"  # `requestState` of a call that waits for a connection, which is asked for anew
 WITH_URL_ELICITATION: Final = "2025-11-25"  # the one older revision that has it
 REMEMBERED_CLIENTS: Final = 1024
 
 _SESSION: Final = "cab.session"
+_CALL_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_PARSE_ERROR: Final = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"Parse error"}}'
 # Answered by the resource and not by the tool: the client must get another token (RFC 6750 section 3.1, RFC 9470).
 _CHALLENGES: Final = frozenset(
     {Reason.CALL_TOKEN_INVALID, Reason.DPOP_PROOF_INVALID, Reason.SCOPE_NOT_GRANTABLE, Reason.STEP_UP_REQUIRED}
@@ -122,6 +128,7 @@ class McpEndpoint:
                 allowed_hosts=[urlsplit(self._origin).netloc], allowed_origins=[self._origin]
             ),
         )
+        self._held = 0  # rounds
         self._started: asyncio.Future[None] | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -163,12 +170,17 @@ class McpEndpoint:
 
     async def _serve(self, request: Request, session: _Session) -> Response:
         """The SDK's answer, whole: only then is known whether it is the one to give."""
+        body = await bounded_body(request)
+        try:
+            strict_json.loads(body)
+        except strict_json.InvalidJson:  # also a member that stands twice, of which the SDK would take one
+            return Response(_PARSE_ERROR, status_code=400, media_type="application/json")
         await self._begin()
-        collected = _Collected()
         # Without the blanks around values that HTTP allows: they are compared with the body (RFC 9110 section 5.5).
         headers = [(name, value.strip(b" \t")) for name, value in request.scope["headers"]]
         scope: MutableMapping[str, Any] = {**request.scope, "headers": headers, _SESSION: session}
-        await self._manager.handle_request(scope, request.receive, collected.send)
+        collected = _Collected(bytes(body))
+        await self._manager.handle_request(scope, collected.receive, collected.send)
         return collected.response()
 
     async def _begin(self) -> None:
@@ -220,7 +232,7 @@ class McpEndpoint:
     async def _attend(self, session: _Session, params: types.CallToolRequestParams, client: _Client) -> CallEnded:
         """The call, or the call that waited; a round that says nothing new is held until there is something to say."""
         call, state = _asked(params, deferred=client.in_rounds), params.request_state
-        if state is None:
+        if state is None or len(state) > MAX_STATE_CHARS:
             return await self._call_tool(session.caller, call, session.facts, copies=COPIES)
         _check_not_declined(params)
         loop = asyncio.get_running_loop()
@@ -228,6 +240,14 @@ class McpEndpoint:
         if session.caller.credentials.dpop_proof is not None:
             await self._running.stops_within(BOUND_PAUSE_S)
             until = loop.time()
+        self._held += 1
+        try:
+            return await self._hold(session, call, state, until if self._held <= MOST_HELD else loop.time())
+        finally:
+            self._held -= 1
+
+    async def _hold(self, session: _Session, call: NewToolCall, state: str, until: float) -> CallEnded:
+        now = asyncio.get_running_loop().time
         while True:
             try:
                 if state == CONNECTING:
@@ -239,7 +259,7 @@ class McpEndpoint:
                     return await self._call_tool(session.caller, call, session.facts, copies=COPIES)
                 waits = refusal.reason in _PENDING or (state == CONNECTING and refusal.reason in _TO_CONNECT)
                 pause = float(refusal.remedy.interval_s or POLL_S)
-                if not waits or loop.time() + pause > until or await self._running.stops_within(pause):
+                if not waits or now() + pause > until or await self._running.stops_within(pause):
                     raise
 
     # --- what the client is told ---
@@ -344,11 +364,19 @@ class _Client:
 
 @dataclass
 class _Collected:
-    """An ASGI answer, as a response."""
+    """An ASGI exchange with its request read, and its answer as a response."""
 
+    request: bytes
+    _given: bool = False
     status: int = 500
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self._given:  # whoever waits for the client to leave waits for ever: a call is seen through
+            await asyncio.Event().wait()
+        self._given = True
+        return {"type": "http.request", "body": self.request, "more_body": False}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
@@ -398,12 +426,10 @@ def _described(tool: CallableTool) -> types.Tool:
 def _asked(params: types.CallToolRequestParams, *, deferred: bool) -> NewToolCall:
     arguments = dict(params.arguments or {})
     call_id = (params.meta or {}).get("cab/call_id")
-    return NewToolCall(
-        tool=params.name,
-        arguments=arguments,
-        call_id=call_id if isinstance(call_id, str) else None,
-        deferred=deferred,
-    )
+    if call_id is not None and not (isinstance(call_id, str) and _CALL_ID.fullmatch(call_id)):
+        # Left out, a repetition would be a second call.
+        raise invalid_parameter("cab/call_id")
+    return NewToolCall(tool=params.name, arguments=arguments, call_id=call_id, deferred=deferred)
 
 
 def _check_not_declined(params: types.CallToolRequestParams) -> None:

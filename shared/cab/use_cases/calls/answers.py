@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,10 @@ MAX_DEPTH: Final = 32
 MAX_INTEGER: Final = 2**53 - 1  # beyond, JSON readers differ: such a number goes on as text
 SALT_BYTES: Final = 16
 SHORTEST_TOKEN_TAIL: Final = 16  # characters: what is shorter could stand in an answer by chance
+
+_MEDIA_TYPE: Final = re.compile(
+    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+)  # RFC 6838 section 4.2
 
 # As compared: without punctuation, in lower case.
 _CREDENTIALS: Final = frozenset(
@@ -309,7 +314,10 @@ def _content_type(answer: HttpAnswer) -> str | None:
     """The media type, in lower case. Raises: AnswerRefused for what is encoded: unpacked, it could be of any size."""
     if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise AnswerRefused(Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform compressed its answer unasked.")
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower() or None
+    said = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if said and not _MEDIA_TYPE.fullmatch(said):
+        raise AnswerRefused(Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform's answer says of no known kind of content.")
+    return said or None
 
 
 def _text(answer: HttpAnswer) -> str:
