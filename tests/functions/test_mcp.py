@@ -492,6 +492,22 @@ async def test_a_call_id_that_cannot_be_one_is_said_and_not_left_out(world: Worl
     assert platform.hits == []
 
 
+async def test_with_too_many_rounds_held_the_next_is_answered_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cab.transport.calls.mcp.MOST_HELD", 0)
+    async with connected(world, opens=User(world, approves=None)) as client:
+        first = await client.session.call_tool("warehouse_table_drop", {"id": "t1"}, allow_input_required=True)
+        assert isinstance(first, types.InputRequiredResult)
+        world.advance(3)
+        async with asyncio.timeout(2):
+            again = await client.session.call_tool(
+                "warehouse_table_drop", {"id": "t1"}, request_state=first.request_state, allow_input_required=True
+            )
+    assert isinstance(again, types.InputRequiredResult)
+    assert (again.input_requests, again.request_state) == (None, first.request_state)
+
+
 async def test_a_state_that_nobody_gave_is_asked_anew(world: World) -> None:
     async with connected(world, opens=User(world, approves=None)) as client:
         for state in ("x", "y" * 5000):
