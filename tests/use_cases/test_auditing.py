@@ -206,6 +206,35 @@ async def test_a_source_may_leave_five_events_a_minute(bench: Bench) -> None:
     assert len(bench.log.events) == 7
 
 
+async def test_a_counted_flood_has_its_own_time_network_and_transaction_and_anybody_takes_it_along(
+    bench: Bench,
+) -> None:
+    bench.clock.advance(timedelta(seconds=10))
+    began_at = bench.clock.now()
+    for _ in range(9):
+        await bench.refuse_stranger("192.0.2.0/24")
+    bench.clock.advance(timedelta(hours=3))
+    await bench.run(answered, "198.51.100.0/24")  # who comes next is no stranger, and is not refused
+    (flood,) = [event for event in bench.log.events if event.count is not None]
+    assert (flood.count, flood.caller_ip_prefix, flood.occurred_at) == (4, "192.0.2.0/24", began_at)
+    assert flood.txn not in (None, "txn-of-request")
+
+
+async def test_a_flood_that_cannot_be_written_down_yet_withholds_nobody_elses_token(bench: Bench) -> None:
+    for _ in range(9):
+        await bench.refuse_stranger("192.0.2.0/24")
+    bench.clock.advance(timedelta(hours=3))
+    publish = bench.log.publish
+
+    async def refuse_floods(event: audit.AuditEvent, **options: Any) -> None:
+        if event.count is not None:
+            raise Unavailable("audit")
+        await publish(event, **options)
+
+    bench.log.publish = refuse_floods  # type: ignore[method-assign]
+    assert (await bench.run(answered)).answer == "answer"
+
+
 async def test_sources_without_an_address_are_one_source(bench: Bench) -> None:
     for _ in range(8):
         await bench.refuse_stranger(None)

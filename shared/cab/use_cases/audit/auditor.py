@@ -154,6 +154,7 @@ class Answered(Generic[_Answer]):
 class _Source:
     window_ends_at: datetime
     seen: int = 0
+    first_at: datetime | None = None  # of those that were only counted
 
 
 class Auditor:
@@ -215,7 +216,7 @@ class Auditor:
     async def close(self) -> None:
         """Publish the refusals that were only counted so far, whether their minute is over or not: nobody comes later."""
         while self._sources:
-            events = self._counted(RequestContext(self._randomness.token(16)), all_of_them=True)
+            events = self._counted(all_of_them=True)
             await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
     async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
@@ -223,7 +224,7 @@ class Auditor:
 
         An event that says `issued` is then taken back: nobody gets that token.
         """
-        writes = [asyncio.create_task(write) for write in beside]
+        writes = [asyncio.create_task(write) for write in (*beside, *map(self._publish_anyway, self._counted()))]
         try:
             await self._log.publish(event, if_withheld=self._taking_back(event, Reason.AUDIT_UNAVAILABLE))
         except BaseException:
@@ -251,12 +252,13 @@ class Auditor:
         claimed = refusal.claimed or Claimed()
         why = refusal.why or (refusal.detail if refusal.reason in _TOLD_BY_DETAIL else None) or None
         event = event.model_copy(update={"why": why, "unverified": audit.unverified(claimed.client_id, claimed.issuer)})
+        counted = self._counted()  # before this one opens its source's next minute
         events = [event]
         if not facts.client_authenticated:
-            events = [*self._counted(facts.context), *(events if self._is_within_budget(facts.context) else [])]
+            events = events if self._is_within_budget(facts.context) else []
         if why is not None and event in events:
             _log.warning("%s", _refusal_line(event))
-        await asyncio.gather(*(self._publish_anyway(event) for event in events))
+        await asyncio.gather(*(self._publish_anyway(event) for event in (*counted, *events)))
 
     async def _publish_anyway(self, event: audit.AuditEvent) -> None:
         try:
@@ -269,12 +271,16 @@ class Auditor:
         ends_at = self._clock.now() + timedelta(minutes=1)
         source = self._sources.setdefault(context.caller_ip_prefix, _Source(ends_at))
         source.seen += 1
-        return source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE
+        if source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE:
+            return True
+        source.first_at = source.first_at or self._clock.now()
+        return False
 
-    def _counted(self, context: RequestContext, *, all_of_them: bool = False) -> list[audit.AuditEvent]:
+    def _counted(self, *, all_of_them: bool = False) -> list[audit.AuditEvent]:
         """One event for each source whose minute is over (or that must make room) with refusals that were only counted.
 
-        Every refusal of a stranger takes them along, whoever it is: a flooder need not return to be on record.
+        Whoever comes next takes them along, answered or refused: a flooder need not return to be on record. They have the
+        time and network of the flood, and a transaction of their own.
         """
         now = self._clock.now()
         events: list[audit.AuditEvent] = []
@@ -285,8 +291,8 @@ class Auditor:
             del self._sources[prefix]
             if source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE:
                 continue
-            about = RequestContext(context.txn, caller_ip_prefix=prefix)
-            facts = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, about, now)
+            about = RequestContext(self._randomness.token(16), caller_ip_prefix=prefix)
+            facts = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, about, source.first_at or now)
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
             events.append(event.model_copy(update={"count": source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE}))
         return events
