@@ -32,7 +32,9 @@ _SUBCOMMANDS = {
     "audit": _Subcommand(
         "cab_ops.cli.audit.commands", "audit_group", "Ask the audit tables: who did what for whom, and why."
     ),
-    "policy": _Subcommand("cab_ops.cli.policy", "policy_group", "Try a configuration on what was decided in the past."),
+    "policy": _Subcommand(
+        "cab_ops.cli.audit.policy", "policy_group", "Try a configuration on what was decided in the past."
+    ),
     "grants": _Subcommand("cab_ops.cli.grants", "grants_group", "List, inspect and revoke grants."),
     "keys": _Subcommand("cab_ops.cli.keys", "keys_group", "Create, rotate and list the broker's signing keys."),
     "openapi": _Subcommand(
