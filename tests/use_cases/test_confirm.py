@@ -160,7 +160,7 @@ async def test_a_yes_for_one_account_is_none_for_another_and_a_no_stays_a_no(des
 async def test_why_a_request_can_come_to_nothing_any_more(desk: Desk) -> None:
     request = await desk.ask(a_question())
     assert (await desk.confirmations.ended(request, account=ACCOUNT)).reason is Reason.DEFERRAL_EXPIRED
-    await desk.requests.use(request, until=NOW)
+    await desk.requests.spend(request, until=NOW)
     assert (await desk.confirmations.ended(request, account=ACCOUNT)).reason is Reason.DEFERRAL_CODE_INVALID
 
 

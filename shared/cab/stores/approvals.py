@@ -78,7 +78,7 @@ class ApprovalDecision:
 class ApprovalState:
     request: ApprovalRequest
     decision: ApprovalDecision | None = None
-    used: bool = field(default=False)
+    spent: bool = False
 
     @property
     def is_for_this(self) -> bool:
@@ -90,7 +90,7 @@ class ApprovalState:
             self.decision is not None
             and self.is_for_this
             and self.decision.approved
-            and not self.used
+            and not self.spent
             and now < self.decision.decided_at + valid_for
         )
 
@@ -167,13 +167,13 @@ class ApprovalRequests:
         )
         return [from_fields(ApprovalRequest, document.fields) for document in documents]
 
-    async def use(self, request: ApprovalRequest, *, until: datetime) -> bool:
+    async def spend(self, request: ApprovalRequest, *, until: datetime) -> bool:
         """Spend the approval. True exactly once."""
         return await self._single_use.claim(
             Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id, until=until
         )
 
-    async def is_used(self, request: ApprovalRequest) -> bool:
+    async def is_spent(self, request: ApprovalRequest) -> bool:
         return await self._single_use.is_used(
             Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id
         )

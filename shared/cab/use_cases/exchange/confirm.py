@@ -108,11 +108,11 @@ class Confirmations:
 
         The last step before the answer, and before the audit publish: if that fails, the user is asked again.
         """
-        return await self._requests.use(agreed.request, until=agreed.request.waits_until + self._valid_for)
+        return await self._requests.spend(agreed.request, until=agreed.request.waits_until + self._valid_for)
 
     async def state(self, request: ApprovalRequest) -> ApprovalState:
-        decision, used = await asyncio.gather(self._decisions.read(request.id), self._requests.is_used(request))
-        return ApprovalState(request, decision, used)
+        decision, spent = await asyncio.gather(self._decisions.read(request.id), self._requests.is_spent(request))
+        return ApprovalState(request, decision, spent)
 
     def refusal(self, waiting: Waiting) -> BrokerError:
         return BrokerError(
@@ -127,7 +127,7 @@ class Confirmations:
     async def ended(self, request: ApprovalRequest, *, account: str) -> BrokerError:
         """Why a deferral can no longer come to anything: its approval was spent, or nobody answered in time."""
         state = await self.state(request)
-        if state.used:
+        if state.spent:
             return BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code was redeemed before.")
         if state.decision is not None and state.decision.approved and state.decision.account != account:
             return BrokerError(Reason.DEFERRAL_EXPIRED, "The user agreed with another account than is connected now.")
