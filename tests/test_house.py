@@ -58,10 +58,17 @@ def test_a_room_names_its_files_in_running_order(room: Path) -> None:
     assert set(re.findall(r"`(\w+)`", told)) >= files | rooms
 
 
-def test_nobody_looks_into_a_form_below_the_request() -> None:
-    for path in (SHARED / "cab" / "use_cases" / "exchange").glob("*.py"):
-        if path.name != "request.py":
-            assert not re.search(r"\bform\b(\[|\.get| in\b)", path.read_text("utf-8")), path.name
+FROM_FORMS = [
+    path
+    for room in ("edge", "exchange", "calls")
+    for path in sorted((SHARED / "cab" / "use_cases" / room).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", FROM_FORMS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_nobody_looks_into_a_form_below_the_request(path: Path) -> None:
+    if path.name != "request.py":
+        assert not re.search(r"\bform\b(\[|\.get| in\b)|protocol\.forms", path.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("path", sorted((SHARED / "cab" / "bootstrap").glob("*.py")), ids=lambda path: path.stem)

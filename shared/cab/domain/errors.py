@@ -137,6 +137,10 @@ class BrokerError(Exception):
         self.claimed = claimed
 
 
+def missing_parameter(name: str) -> BrokerError:
+    return BrokerError(Reason.PARAMETER_MISSING, f"The parameter {name} is missing.", remedy=Remedy(member=name))
+
+
 def invalid_parameter(name: str, detail: str = "") -> BrokerError:
     """The refusal of one request parameter, named."""
     return BrokerError(

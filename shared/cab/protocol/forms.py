@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter
+from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter, missing_parameter
 
 MAX_BODY_BYTES: Final = 65_536
 MAX_FIELDS: Final = 50
@@ -108,6 +108,4 @@ def required(form: dict[str, str], name: str) -> str:
     try:
         return form[name]
     except KeyError:
-        raise BrokerError(
-            Reason.PARAMETER_MISSING, f"The parameter {name} is missing.", remedy=Remedy(member=name)
-        ) from None
+        raise missing_parameter(name) from None

@@ -134,7 +134,7 @@ def echoes(answer: HttpAnswer, token: str) -> bool:
     tail = token[-max(SHORTEST_TOKEN_TAIL, len(token) // 2) :]
     wanted = tuple(_forms(tail))
     texts = [answer.body, *(value.encode("utf-8", "surrogateescape") for value in answer.headers.values())]
-    return any(form in variant for text in texts for variant in _variants(text) for form in wanted)
+    return any(shape in variant for text in texts for variant in _variants(text) for shape in wanted)
 
 
 def _forms(tail: str) -> Iterator[bytes]:

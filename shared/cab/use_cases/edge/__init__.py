@@ -1,1 +1,1 @@
-"""The edge: an IdP login in, an assertion out, in `mint_assertion`. The IdP token stops here."""
+"""The edge: an IdP login in, an assertion out. `request` reads what is asked, `mint_assertion` does it. The IdP token stops here."""

@@ -9,17 +9,17 @@ from typing import Any, Final
 from cab.domain import audit
 from cab.domain.configured.clients import FrontEnd
 from cab.domain.configured.deployment import Deployment
-from cab.domain.errors import BrokerError, Reason, invalid_parameter
+from cab.domain.errors import BrokerError, Reason, missing_parameter
 from cab.domain.identifiers import token_sha256
 from cab.ports import Clock, Randomness, Signer, VerificationKeys
 from cab.protocol import names
 from cab.protocol.authorization_details import parse_task, task_digest
-from cab.protocol.forms import required
 from cab.protocol.jose import jws
 from cab.protocol.tokens import assertions, id_tokens
 from cab.protocol.tokens.assertions import Assertion, whole_seconds_until
 from cab.protocol.tokens.id_tokens import Login
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.edge.request import MintRequest, read
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
@@ -78,11 +78,11 @@ class MintAssertion:
 
     async def _mint(self, form: dict[str, str], front_end: FrontEnd, credentials: Credentials, facts: Facts) -> Minted:
         jkt = await self._dpop.key_of(credentials.dpop_proof, tenant=front_end.tenant)
-        self._check_parameters(form)
-        agent = self._may_act(form, front_end)
+        request = read(form, sts_issuer=self._deployment.broker.sts_issuer)
+        agent = _may_act(request, front_end)
         facts.actor = audit.Actor(client_id=front_end.client_id, agent_id=agent)
-        task = parse_task(form["authorization_details"]) if "authorization_details" in form else None
-        login = await self._login(required(form, "subject_token"), front_end)
+        task = None if request.details is None else parse_task(request.details)
+        login = await self._login(request.subject_token, front_end)
         facts.subject = audit.Subject(
             key=login.subject,
             idp_issuer=login.idp_issuer,
@@ -125,31 +125,6 @@ class MintAssertion:
         )
         return Minted(token, assertion, now)
 
-    def _check_parameters(self, form: dict[str, str]) -> None:
-        grant_type = required(form, "grant_type")
-        if grant_type != names.TOKEN_EXCHANGE:
-            raise BrokerError(Reason.GRANT_TYPE_UNKNOWN, "Only token exchange is offered here.")
-        if required(form, "subject_token_type") != names.ID_TOKEN_TYPE:
-            raise invalid_parameter("subject_token_type")
-        if required(form, "requested_token_type") != names.JWT_TYPE:
-            raise invalid_parameter("requested_token_type")
-        if "audience" not in form and "resource" not in form:
-            raise BrokerError(Reason.TARGET_MISSING, "audience must be the issuer of the token endpoint.")
-        if form.get("audience") != self._deployment.broker.sts_issuer or "resource" in form:
-            raise BrokerError(Reason.TARGET_UNKNOWN, "audience must be the issuer of the token endpoint.")
-        for name in ("actor_token", "actor_token_type", "scope"):
-            if name in form:
-                raise invalid_parameter(name, f"The parameter {name} has no meaning here.")
-
-    @staticmethod
-    def _may_act(form: dict[str, str], front_end: FrontEnd) -> str:
-        agent = form.get("may_act") or front_end.default_agent
-        if agent is None:
-            return required(form, "may_act")
-        if agent not in front_end.agents:
-            raise BrokerError(Reason.MAY_ACT_VIOLATED, "may_act names an agent that this front end may not use.")
-        return agent
-
     async def _login(self, token: str, front_end: FrontEnd) -> Login:
         """Who logged in. Front ends mint for every turn of a conversation from one ID token: it is remembered."""
         remembered = self._logins[front_end.client_id]
@@ -170,3 +145,12 @@ class MintAssertion:
         rules = id_tokens.rules(provider, front_end.idp_client_id)
         claims = await verify_token(unverified, rules, self._keys, now=self._clock.now())
         return Verified.by(claims, id_tokens.read(claims, provider, client_id=front_end.idp_client_id))
+
+
+def _may_act(request: MintRequest, front_end: FrontEnd) -> str:
+    agent = request.may_act or front_end.default_agent
+    if agent is None:
+        raise missing_parameter("may_act")
+    if agent not in front_end.agents:
+        raise BrokerError(Reason.MAY_ACT_VIOLATED, "may_act names an agent that this front end may not use.")
+    return agent

@@ -11,11 +11,11 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.identifiers import token_sha256
 from cab.ports import Clock, VerificationKeys
-from cab.protocol.forms import required
 from cab.protocol.jose import jws
 from cab.protocol.tokens import access_tokens
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.exchange.request import inspected_token
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
 from cab.use_cases.identity.verify_token import verify_token
 
@@ -73,7 +73,7 @@ class IntrospectToken(_TokenLookup):
         return await after_spending(spending, self._introspect(form, agent))
 
     async def _introspect(self, form: dict[str, str], agent: Agent) -> dict[str, Any]:
-        token = required(form, "token")
+        token = inspected_token(form)
         claims = await self._broker_jwt(token)
         if claims is not None:
             may_see = claims["client_id"] == agent.client_id or claims["aud"] in agent.introspects
@@ -124,7 +124,7 @@ class RevokeToken(_TokenLookup):
         await after_spending(spending, self._revoke(form, agent, facts))
 
     async def _revoke(self, form: dict[str, str], agent: Agent, facts: Facts) -> None:
-        token = required(form, "token")
+        token = inspected_token(form)
         claims = await self._broker_jwt(token)
         if claims is not None:
             if claims["client_id"] == agent.client_id and claims["tenant"] == agent.tenant:

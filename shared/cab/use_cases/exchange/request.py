@@ -123,6 +123,11 @@ def read(form: dict[str, str]) -> TokenRequest:
     raise invalid_parameter("requested_token_type")
 
 
+def inspected_token(form: dict[str, str]) -> str:
+    """Of introspection and revocation; a hint of its type changes nothing. Raises: BrokerError PARAMETER_MISSING."""
+    return required(form, "token")
+
+
 def _asked(form: dict[str, str]) -> Asked:
     completion = form.get(drafts.COMPLETION_MODE)
     if completion not in (None, drafts.COMPLETION_MODE_DEFERRED):
