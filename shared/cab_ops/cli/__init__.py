@@ -18,13 +18,15 @@ _SUBCOMMANDS = {
     "dev": _Subcommand("cab_ops.cli.dev", "dev_group", "Run the local stack, and get tokens of it to try things with."),
     "config": _Subcommand("cab_ops.cli.config", "config_group", "Check a deployment's configuration folder."),
     "doctor": _Subcommand(
-        "cab_ops.cli.doctor", "doctor_command", "Say what is wrong with a deployment, one line each, with the remedy."
+        "cab_ops.cli.trying.doctor",
+        "doctor_command",
+        "Say what is wrong with a deployment, one line each, with the remedy.",
     ),
     "connection": _Subcommand(
-        "cab_ops.cli.connection", "connection_group", "Try a connection against the live system behind it."
+        "cab_ops.cli.trying.connection", "connection_group", "Try a connection against the live system behind it."
     ),
     "idp": _Subcommand(
-        "cab_ops.cli.idp", "idp_group", "Try an identity provider, or a token of it, against the live one."
+        "cab_ops.cli.trying.idp", "idp_group", "Try an identity provider, or a token of it, against the live one."
     ),
     "explain": _Subcommand(
         "cab_ops.cli.explain.command", "explain_command", "Show a decision and its rule without issuing anything."
