@@ -486,8 +486,9 @@ async def test_a_member_that_stands_twice_is_refused(world: World) -> None:
 @pytest.mark.parametrize("call_id", ["", "with space", "x" * 129, 7])
 async def test_a_call_id_that_cannot_be_one_is_said_and_not_left_out(world: World, call_id: Any) -> None:
     platform = platform_at(world, WAREHOUSE)
+    meta: Any = {"cab/call_id": call_id}
     async with connected(world) as client:
-        result = await client.call_tool("warehouse_table_write", {"id": "t1"}, meta={"cab/call_id": call_id})
+        result = await client.call_tool("warehouse_table_write", {"id": "t1"}, meta=meta)
     assert text_of(result).endswith("[parameter_invalid]")
     assert platform.hits == []
 
