@@ -5,7 +5,7 @@ locals {
 
   # Firestore roles go to one database each, by condition.
   database_grants = {
-    mint_assertion   = { guards = "write", keys = "read" }
+    mint_assertion   = { guards = "write", approvals = "read", keys = "read" }
     exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read" }
     call_tool        = { keys = "read" }
     publish_metadata = { keys = "read" }

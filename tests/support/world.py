@@ -107,6 +107,8 @@ FUNCTION_BY_PATH = {
     "/tools": "call_tool",
     "/tools/call": "call_tool",
     "/.well-known/oauth-protected-resource/mcp": "call_tool",
+    "/ssf/events": "connect_account",
+    "/me": "connect_account",
     "/grants/token": "refresh_grants",
     "/grants/revoke": "refresh_grants",
     "/grants/allow": "refresh_grants",

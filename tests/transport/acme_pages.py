@@ -37,6 +37,7 @@ from cab.domain.identifiers import subject_key
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
 from cab.protocol.authorization_details import details_hash
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
+from cab.stores.departures import Departures
 from cab.stores.grant_payloads import GrantPayloads, secret_id
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
@@ -44,6 +45,7 @@ from cab.stores.sessions import BrowserStates
 from cab.stores.single_use import SingleUse
 from cab.transport.pages import pages_app
 from cab.use_cases.audit.auditor import Auditor
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.fakes.audit_log import InMemoryAuditLog
@@ -234,6 +236,7 @@ class AcmePages:
             approval_decisions=self.decisions,
             issued_tokens=self.issued_tokens,
             grant_tokens=self.refresher,
+            still_here=StillHere(self.deployment, Departures(self.approvals), self.clock),
             audit_log=self.audit_log,
             auditor=Auditor(self.audit_log, self.clock, randomness),
             clock=self.clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 from dataclasses import replace
@@ -13,7 +14,8 @@ from tests.examples.acme_in_process import BROKER, CRM, IDP
 from tests.transport.acme_pages import AcmePages, Browser, query_of, with_query
 
 from cab.domain.audit import EventType
-from cab.domain.configured.deployment import Deployment
+from cab.domain.configured.deployment import Deployment, SharedSignals
+from cab.stores.departures import Departure, Departures
 
 
 @pytest.fixture
@@ -431,3 +433,44 @@ def test_only_a_configured_identity_provider_can_be_picked(idp: str) -> None:
 
     assert Browser(acme.browser(), "alice").get("/login", params={"idp": idp}).status_code == 400
     assert acme.idp_http.requests == []
+
+
+# --- what the provider says afterwards ---
+
+
+def listening(deployment: Deployment) -> Deployment:
+    (provider,) = deployment.identity_providers
+    signals = SharedSignals(audience=("https://cab.example.com/signals",))
+    return replace(deployment, identity_providers=(provider.model_copy(update={"shared_signals": signals}),))
+
+
+def depart(acme: AcmePages, said: Departure) -> None:
+    (stored,) = [acme.approvals._documents[path] for path in sessions(acme)]
+    subject = stored.fields["subject"]
+    asyncio.run(Departures(acme.approvals).note("acme", subject, said))
+
+
+def test_a_session_that_the_provider_ended_shows_nothing_more_and_a_new_login_does() -> None:
+    acme = AcmePages(change=listening)
+    browser = acme.logged_in("alice")
+    assert browser.get("/me").status_code == 200
+
+    depart(acme, Departure(logins_until=acme.clock.now()))
+    assert browser.get("/me").status_code == 303
+
+    acme.clock.advance(timedelta(seconds=5))
+    again = acme.logged_in("alice")
+    assert again.get("/me").status_code == 200
+
+
+def test_nobody_logs_in_to_an_account_that_was_closed() -> None:
+    acme = AcmePages(change=listening)
+    acme.logged_in("alice")
+    depart(acme, Departure(closed_at=acme.clock.now()))
+    acme.clock.advance(timedelta(seconds=5))
+
+    browser, callback = begun(acme)
+    answer = browser.get(callback)
+
+    assert answer.status_code == 403
+    assert acme.audit_log.events[-1].why == "the identity provider closed the account"

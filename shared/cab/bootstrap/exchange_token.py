@@ -86,15 +86,17 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         deferrals=deferrals,
         defer=defer,
         steps=steps,
+        still_here=parts.still_here,
         clock=clock,
     )
     exchange = ExchangeToken(
         authenticator=authenticator,
         dpop=DpopVerifier(f"{broker.origin}/oauth2/token", parts.single_use, clock),
-        subjects=Subjects(authenticator, AssertionVerifier(broker, keys, clock)),
+        subjects=Subjects(authenticator, AssertionVerifier(broker, keys, clock), parts.still_here),
         redeem_id_jag=RedeemIdJag(deployment, keys, parts.single_use, clock, randomness),
         steps=steps,
         delegate=Delegate(deployment, signer, clock, randomness),
+        still_here=parts.still_here,
         call_tokens=CallTokens(deployment, signer, clock, randomness),
         poll=poll,
         clock=clock,
@@ -118,6 +120,7 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
             single_use=single_use,
             steps=steps,
             poll=poll,
+            still_here=parts.still_here,
             clock=clock,
             randomness=randomness,
         )

@@ -27,6 +27,7 @@ def mint_assertion(settings: MintAssertionSettings) -> Handler:
         keys,
         parts.own_keys(Issuer.EDGE),
         DpopVerifier(f"{broker.origin}/edge/token", parts.single_use, parts.clock),
+        parts.still_here,
         parts.clock,
         parts.randomness,
     )

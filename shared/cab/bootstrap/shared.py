@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.stores.single_use import SingleUse
     from cab.use_cases.audit.auditor import Auditor
     from cab.use_cases.identity.authenticate_client import ClientAuthenticator
+    from cab.use_cases.identity.still_here import StillHere
     from cab.use_cases.upstream.provider_client import ProviderCalls
 
 _Client = TypeVar("_Client", FrontEnd, Agent)
@@ -218,7 +219,14 @@ class Parts(Basics):
         sources = {self.settings.google_issuer: KeySource(jwks_uri=self.settings.google_jwks_uri)}
         sources |= {item.issuer: KeySource(jwks_uri=item.jwks_uri) for item in broker.federated_issuers}
         if users:
+            from cab.domain.configured.deployment import signals_source
+
             sources |= {item.issuer: source_of(item) for item in self.deployment.identity_providers}
+            sources |= {
+                signals_source(item): KeySource(jwks_uri=item.shared_signals.jwks_uri)
+                for item in self.deployment.identity_providers
+                if item.shared_signals is not None and item.shared_signals.jwks_uri is not None
+            }
         for client in clients.values():
             for method in client.authentication:
                 if isinstance(method, PrivateKeyJwt):
@@ -246,6 +254,13 @@ class Parts(Basics):
             secrets=self.secrets,
             clock=self.clock,
         )
+
+    @property
+    def still_here(self) -> StillHere:
+        from cab.stores.departures import Departures
+        from cab.use_cases.identity.still_here import StillHere
+
+        return StillHere(self.deployment, Departures(self.documents("approvals")), self.clock)
 
     def refresh_grants(self, url: str) -> RefreshGrantsClient:
         from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens

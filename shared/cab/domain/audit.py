@@ -42,6 +42,7 @@ class EventType(StrEnum):
     GRANT_VISITED = "grant.visited"
     TOOL_EXECUTED = "tool.executed"
     KEY_ROTATED = "key.rotated"
+    SIGNAL_RECEIVED = "signal.received"
     REQUEST_REFUSED = "request.refused"
     REQUESTS_REFUSED_COUNTED = "requests.refused.counted"
     CHAIN_CLOSED = "chain.closed"

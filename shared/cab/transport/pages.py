@@ -44,6 +44,7 @@ from cab.transport.page_rendering import PageRenderer
 from cab.transport.requests import context_of, health
 from cab.use_cases.audit.auditor import Auditor, Facts
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.people.account import MyAccount
 from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation
 from cab.use_cases.people.connect import AnotherAccount, ConnectAccount, Visitor
@@ -454,6 +455,7 @@ def pages_app(
     approval_decisions: ApprovalDecisions,
     issued_tokens: IssuedTokens,
     grant_tokens: GrantTokens,
+    still_here: StillHere,
     audit_log: AuditLog,
     auditor: Auditor,
     clock: Clock,
@@ -470,6 +472,7 @@ def pages_app(
         http=idp_http,
         keys=keys,
         client_secrets=client_secrets,
+        still_here=still_here,
         clock=clock,
         randomness=randomness,
     )

@@ -88,6 +88,7 @@ def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
         Route("/me/*", pages),
         Route("/login/*", pages),
         Route("/logout", pages),
+        Route("/ssf/events", pages),
     )
 
 

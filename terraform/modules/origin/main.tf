@@ -33,7 +33,7 @@ locals {
     exchange_token   = ["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/outcomes"]
     call_tool        = ["/tools", "/tools/call", "/mcp", "/.well-known/oauth-protected-resource/mcp"]
     publish_metadata = ["/health", "/.well-known/*", "/oauth2/.well-known/*", "/edge/.well-known/*", "/oauth2/jwks.json", "/edge/jwks.json", "/oauth2/authorization-details-types", "/oauth2/openapi.json"]
-    connect_account  = ["/connect", "/connect/*", "/approvals/*", "/me", "/me/*", "/login", "/login/*", "/logout"]
+    connect_account  = ["/connect", "/connect/*", "/approvals/*", "/me", "/me/*", "/login", "/login/*", "/logout", "/ssf/events"]
   }
 }
 

@@ -6,6 +6,7 @@ Reading and checking the files is `cab.adapters.configuration`; the models here 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -19,6 +20,9 @@ from cab.domain.tasks import Pattern
 from cab.domain.text.patterns import covers
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,63}\Z")]
+Instant = Annotated[
+    str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])-([0-2]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ\Z")
+]
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?\Z")]
 
 
@@ -157,6 +161,33 @@ class BrowserLogin(StrictModel):
     scopes: tuple[str, ...] = Field(default=("openid", "profile", "email"), description="Asked for at every login.")
 
 
+class SharedSignals(StrictModel):
+    """What the provider tells the broker after a login: security event tokens, pushed to `/ssf/events` (SSF 1.0, RFC 8935)."""
+
+    audience: tuple[str, ...] = Field(
+        min_length=1,
+        max_length=10,
+        description="`aud` of its events, as agreed when the stream was made; one is enough.",
+    )
+    issuer: str | None = Field(
+        default=None,
+        description="`iss` of its events where that is not the issuer of its ID tokens; then with jwks_uri.",
+    )
+    jwks_uri: str | None = Field(
+        default=None, description="Keys of its events where they are not those of its ID tokens."
+    )
+    ends_grants: tuple[Literal["account_disabled", "account_purged"], ...] = Field(
+        default=("account_purged",),
+        description="Which events also end the person's grants at all connections. Logins end with every event.",
+    )
+
+    @model_validator(mode="after")
+    def _another_issuer_has_its_own_keys(self) -> SharedSignals:
+        if self.issuer is not None and self.jwks_uri is None:
+            raise ValueError("an issuer of its own needs its jwks_uri")
+        return self
+
+
 class IdentityProvider(StrictModel):
     """One enterprise IdP (any OIDC provider) and the tenant its users belong to."""
 
@@ -201,6 +232,23 @@ class IdentityProvider(StrictModel):
     )
     login: BrowserLogin = Field(description="How people log in on the pages of the broker.")
     id_jag: bool = Field(default=False, description="Whether ID-JAGs of this IdP are accepted by the jwt-bearer grant.")
+    shared_signals: SharedSignals | None = Field(
+        default=None, description="Take its word that a login is over or an account closed. Costs one read a request."
+    )
+    access_until: Instant | None = Field(
+        default=None,
+        description="When the rights of all its people end, as 2027-06-30T22:00:00Z: for partners and other guests.",
+    )
+
+    @property
+    def access_ends_at(self) -> datetime | None:
+        return None if self.access_until is None else datetime.fromisoformat(self.access_until)
+
+
+def signals_source(provider: IdentityProvider) -> str:
+    """What the keys of a provider's security events are known by."""
+    own = provider.shared_signals is not None and provider.shared_signals.jwks_uri is not None
+    return f"security events of {provider.issuer}" if own else provider.issuer
 
 
 @dataclass(frozen=True)

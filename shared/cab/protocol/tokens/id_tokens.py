@@ -31,6 +31,7 @@ class Login:
     amr: tuple[str, ...]
     display_name: str | None  # for the person's own pages only, never stored in audit
     session: str | None = None  # opaque: the same for all tokens of one login there
+    issued_at: datetime | None = None
     groups_unknown: GroupsUnknown | None = None  # why `groups` says nothing about the user
 
 
@@ -85,6 +86,7 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
         groups=groups,
         expires_at=verified.expires_at,
+        issued_at=verified.issued_at,
         auth_time=auth_time,
         acr=_acr(claims.get("acr")),
         amr=_amr(claims.get("amr")),

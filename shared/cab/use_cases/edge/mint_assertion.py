@@ -22,6 +22,7 @@ from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.edge.request import MintRequest, read
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
 from cab.use_cases.identity.verify_dpop import DpopVerifier
 from cab.use_cases.identity.verify_token import verify_token
@@ -55,6 +56,7 @@ class MintAssertion:
         keys: VerificationKeys,
         signer: Signer,
         dpop: DpopVerifier,
+        still_here: StillHere,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
@@ -63,6 +65,7 @@ class MintAssertion:
         self._keys = keys
         self._signer = signer
         self._dpop = dpop
+        self._still_here = still_here
         self._clock = clock
         self._randomness = randomness
         self._logins = {name: VerifiedTokens[Login](keys, clock) for name in deployment.front_end_by_id}
@@ -108,7 +111,7 @@ class MintAssertion:
             jti=self._randomness.token(16),
             issued_at=now,
             expires_at=assertions.expiry(
-                now, lifetime_s=self._deployment.broker.lifetimes.assertion_s, not_after=login.expires_at
+                now, lifetime_s=self._deployment.broker.lifetimes.assertion_s, not_after=self._ends_at(login)
             ),
             task=task,
             auth_time=login.auth_time,
@@ -116,6 +119,7 @@ class MintAssertion:
             amr=login.amr,
             jkt=jkt,
         )
+        await self._still_here.check(assertion, vouched_at=login.issued_at)
         sts_issuer = self._deployment.broker.sts_issuer
         token = await self._signer.sign(
             assertion.claims(audience=sts_issuer, sts_issuer=sts_issuer), typ=names.ASSERTION_TYP
@@ -124,6 +128,11 @@ class MintAssertion:
             kind="assertion", jti=assertion.jti, sha256=token_sha256(token), expires_at=assertion.expires_at
         )
         return Minted(token, assertion, now)
+
+    def _ends_at(self, login: Login) -> datetime:
+        """Not past the end of the ID token, nor of the rights of all its provider's people."""
+        access_ends_at = self._deployment.identity_provider_by_issuer[login.idp_issuer].access_ends_at
+        return login.expires_at if access_ends_at is None else min(login.expires_at, access_ends_at)
 
     async def _login(self, token: str, front_end: FrontEnd) -> Login:
         """Who logged in. Front ends mint for every turn of a conversation from one ID token: it is remembered."""

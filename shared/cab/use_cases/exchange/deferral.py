@@ -24,6 +24,7 @@ from cab.use_cases.exchange.decide import Case, Decided, decide_again, raise_ref
 from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.request import Asked, CallAsked, PollRequest
 from cab.use_cases.exchange.steps import Steps
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_dpop import check_binding
 
 DEFERRAL_POLL_BURST: Final = 2
@@ -88,8 +89,10 @@ class Poll:
         deferrals: Deferrals,
         defer: Defer,
         steps: Steps,
+        still_here: StillHere,
         clock: Clock,
     ) -> None:
+        self._still_here = still_here
         self._deployment = deployment
         self._policies = policies
         self._confirmations = confirmations
@@ -109,6 +112,7 @@ class Poll:
         check_binding(deferral.jkt, caller.jkt)
         assertion = assertions.restore(deferral.assertion_claims)
         note_assertion(facts, assertion, caller.agent)
+        await self._still_here.check(assertion, reason=Reason.DEFERRAL_CODE_INVALID)
         facts.confirmation_id = deferral.approval_id
         connection = self._deployment.connection_by_id.get(deferral.connection)
         if now >= deferral.expires_at or connection is None:  # a deployment may have taken the connection away

@@ -26,6 +26,7 @@ from cab.use_cases.exchange.request import (
 )
 from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
 
 
@@ -43,6 +44,7 @@ class ExchangeToken:
         delegate: Delegate,
         call_tokens: CallTokens,
         poll: Poll,
+        still_here: StillHere,
         clock: Clock,
     ) -> None:
         self._authenticator = authenticator
@@ -53,6 +55,7 @@ class ExchangeToken:
         self._delegate = delegate
         self._call_tokens = call_tokens
         self._poll = poll
+        self._still_here = still_here
         self._clock = clock
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class ExchangeToken:
         assertion: Assertion = redeemed.assertion
         note_assertion(facts, assertion, caller.agent)
         check_binding(assertion.jkt, caller.jkt)
+        await self._still_here.check(assertion, vouched_at=redeemed.vouched_at, reason=Reason.ASSERTION_INVALID)
         bounds = redeemed.bounds
         if self._call_tokens.are_asked_for(request.asked, bounds=bounds):
             return await self._call_tokens(request.asked, assertion, caller, facts, bounds=bounds)

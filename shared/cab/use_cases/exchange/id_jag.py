@@ -6,6 +6,7 @@ What comes out is an `Assertion` of this request only: same user key as at the e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
@@ -26,8 +27,11 @@ from cab.use_cases.identity.verify_token import verify_token
 
 @dataclass(frozen=True, slots=True)
 class Redeemed:
+    """`vouched_at` is when the provider said so."""
+
     assertion: Assertion
     bounds: Bounds
+    vouched_at: datetime
 
 
 class RedeemIdJag:
@@ -78,7 +82,7 @@ class RedeemIdJag:
             jkt=jag.jkt,
         )
         details = None if jag.details is None else tuple(jag.details)
-        return Redeemed(assertion, Bounds(jag.resources, jag.scopes, details))
+        return Redeemed(assertion, Bounds(jag.resources, jag.scopes, details), login.issued_at or now)
 
     async def _verify(self, token: str, agent: Agent) -> IdJag:
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)

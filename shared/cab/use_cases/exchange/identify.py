@@ -11,6 +11,7 @@ from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_assertion
 from cab.use_cases.exchange.request import check_may_act, check_tenant
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Spending
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_assertion import AssertionVerifier
 from cab.use_cases.identity.verify_dpop import check_binding
 
@@ -27,9 +28,12 @@ class Caller:
 class Subjects:
     """Verifies the assertions and actor tokens that agents present."""
 
-    def __init__(self, authenticator: ClientAuthenticator[Agent], verifier: AssertionVerifier) -> None:
+    def __init__(
+        self, authenticator: ClientAuthenticator[Agent], verifier: AssertionVerifier, still_here: StillHere
+    ) -> None:
         self._authenticator = authenticator
         self._verifier = verifier
+        self._still_here = still_here
 
     async def verify(self, subject_token: str, actor_token: str | None, caller: Caller, facts: Facts) -> Assertion:
         """Raises: BrokerError SUBJECT_TOKEN_INVALID, SUBJECT_TOKEN_EXPIRED, MAY_ACT_VIOLATED, ACTOR_MISMATCH, DPOP_INVALID."""
@@ -39,6 +43,7 @@ class Subjects:
         note_assertion(facts, assertion, caller.agent)
         check_may_act(assertion, caller.agent)
         check_binding(assertion.jkt, caller.jkt)
+        await self._still_here.check(assertion)
         if actor_token is not None:
             actor = await self._authenticator.resolve_actor(actor_token)
             if actor.client_id != caller.agent.client_id:  # RFC 8693 section 2.1: the actor is who authenticated

@@ -38,6 +38,7 @@ from cab.protocol.tokens import id_tokens
 from cab.stores.sessions import BrowserStates, LoginState, ReturnStanding, Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_token import verify_token
 from cab.use_cases.people.idp_metadata import IdpEndpoints, IdpMetadata
 
@@ -94,6 +95,7 @@ class LoginFlow:
         http: HttpClient,
         keys: VerificationKeys,
         client_secrets: SecretReader,
+        still_here: StillHere,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
@@ -104,6 +106,7 @@ class LoginFlow:
         self._metadata = IdpMetadata(http, clock, origins)
         self._keys = keys
         self._client_secrets = client_secrets
+        self._still_here = still_here
         self._clock = clock
         self._randomness = randomness
         self._redirect_uri = deployment.broker.origin + CALLBACK_PATH
@@ -218,7 +221,18 @@ class LoginFlow:
         await self._states.end(Session, cookie)
 
     async def session(self, cookie: str | None) -> Session | None:
-        return None if not cookie else await self._states.read(Session, cookie, now=self._clock.now())
+        """The session that still holds: until its end, or until the identity provider ends it."""
+        session = None if not cookie else await self._states.read(Session, cookie, now=self._clock.now())
+        if session is None:
+            return None
+        begun = session.expires_at - timedelta(seconds=self._deployment.broker.lifetimes.session_s)
+        why = await self._still_here.ended(
+            tenant=session.tenant,
+            subject=session.subject,
+            idp_issuer=session.idp_issuer,
+            login=begun if session.auth_time == NEVER else session.auth_time,
+        )
+        return session if why is None else None
 
     # --- the provider's answers ---
 
@@ -236,6 +250,14 @@ class LoginFlow:
         id_token = await self._redeem(provider, endpoints, answer["code"], state.code_verifier)
         login = await self._verify(id_token, provider, state.nonce)
         _check_demand(login, state)
+        since = login.issued_at or self._clock.now()
+        if login.auth_time is not None:
+            since = datetime.fromtimestamp(login.auth_time, UTC)
+        why = await self._still_here.ended(
+            tenant=login.tenant, subject=login.subject, idp_issuer=login.idp_issuer, login=since
+        )
+        if why is not None:
+            raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.", why=why)
         return login
 
     async def _redeem(self, provider: IdentityProvider, endpoints: IdpEndpoints, code: str, verifier: str) -> str:

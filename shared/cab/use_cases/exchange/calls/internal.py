@@ -30,6 +30,7 @@ from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.request import Asked, Bounds, CallAsked, PollRequest, check_mode, check_tenant
 from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.refused_credentials import credential_refused
+from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
 from cab.use_cases.identity.verify_token import verify_token
@@ -92,6 +93,7 @@ class DecideCall:
         single_use: SingleUse,
         steps: Steps,
         poll: Poll,
+        still_here: StillHere,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
@@ -102,6 +104,7 @@ class DecideCall:
         self._single_use = single_use
         self._steps = steps
         self._poll = poll
+        self._still_here = still_here
         self._clock = clock
         self._randomness = randomness
 
@@ -122,6 +125,7 @@ class DecideCall:
         check_tenant(token.assertion, agent)
         note_agent(facts, agent)
         note_assertion(facts, token.assertion, agent)
+        await self._still_here.check(token.assertion, reason=Reason.CALL_TOKEN_INVALID)
         caller = Caller(agent, None, _nothing_to_spend())  # the platform's token is bound to no key of the agent's
         if not isinstance(request, RefusedCall):  # whose proof was spent when the call was decided
             await self._check_possession(request.presented, token, agent)

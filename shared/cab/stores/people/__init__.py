@@ -1,0 +1,1 @@
+"""What is remembered of people beside what they decided: `departures`, what their identity provider said of them."""

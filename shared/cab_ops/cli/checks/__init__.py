@@ -1,0 +1,1 @@
+"""Commands that look at live systems: `connection`, `idp` and, at a whole deployment, `doctor`."""
