@@ -201,9 +201,11 @@ async def test_the_shapes_of_transmitters_are_understood(
 
 
 async def test_an_older_type_header_is_taken_and_that_of_other_tokens_is_not(world: World) -> None:
-    for typ in ("JWT", ABSENT, "application/secevent+jwt"):
+    taken: tuple[Any, ...] = ("JWT", ABSENT, "application/secevent+jwt")
+    refused: tuple[Any, ...] = ("logout+jwt", "at+jwt", "cab-assertion+jwt", 7)
+    for typ in taken:
         assert (await push(world, event(world, CAEP + "session-revoked"), typ=typ)).status == 202, typ
-    for typ in ("logout+jwt", "at+jwt", "cab-assertion+jwt", 7):
+    for typ in refused:
         assert (await push(world, event(world, CAEP + "session-revoked"), typ=typ)).status == 400, typ
 
 
@@ -387,7 +389,8 @@ async def test_of_two_notes_at_once_both_count(world: World) -> None:
 async def test_a_note_that_another_overtakes_is_made_again(world: World) -> None:
     documents = world.cloud.documents["approvals"]
     store, now = Departures(documents), world.clock.now()
-    read, overtaken = documents.read, []
+    read = documents.read
+    overtaken: list[str] = []
 
     async def read_late(path: str) -> Any:
         found = await read(path)
