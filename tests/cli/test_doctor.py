@@ -358,13 +358,11 @@ def test_it_is_silent_on_a_healthy_stack_within_ten_seconds(bed: Bed) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=False, env=paths, cwd=ROOT)
 
     # First in this file: what faults leave behind, such as events that could not be delivered, is found too.
-    took = []
-    for _ in range(3):  # others use this machine too
-        begun = time.monotonic()
-        done = doctor()
-        took.append(time.monotonic() - begun)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert min(took) < 10
+    begun = time.monotonic()
+    done = doctor()
+    took = time.monotonic() - begun
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert took < 10
     told = json.loads(doctor("--json", "--all", "--only", "project").stdout)
     assert told["healthy"]
     assert {it["result"] for it in told["findings"]} == {"well"}

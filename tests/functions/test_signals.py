@@ -14,7 +14,7 @@ from tests.support.world import DROP, IDP, IDP_KEY, World, intent, task, unique
 
 from cab.domain.identifiers import subject_key
 from cab.ports import Create
-from cab.stores.departures import Departure, Departures
+from cab.stores.people.departures import Departure, Departures
 
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
 RISC = "https://schemas.openid.net/secevent/risc/event-type/"

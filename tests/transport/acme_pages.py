@@ -37,10 +37,10 @@ from cab.domain.identifiers import subject_key
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
 from cab.protocol.authorization_details import details_hash
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
-from cab.stores.departures import Departures
 from cab.stores.grant_payloads import GrantPayloads, secret_id
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.people.departures import Departures
 from cab.stores.sessions import BrowserStates
 from cab.stores.single_use import SingleUse
 from cab.transport.pages import pages_app

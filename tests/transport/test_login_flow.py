@@ -15,7 +15,7 @@ from tests.transport.acme_pages import AcmePages, Browser, query_of, with_query
 
 from cab.domain.audit import EventType
 from cab.domain.configured.deployment import Deployment, SharedSignals
-from cab.stores.departures import Departure, Departures
+from cab.stores.people.departures import Departure, Departures
 
 
 @pytest.fixture

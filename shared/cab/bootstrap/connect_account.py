@@ -12,10 +12,10 @@ from cab.settings import (
     ConnectAccountSettings,
 )
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
-from cab.stores.departures import Departures
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.people.departures import Departures
 from cab.stores.sessions import BrowserStates
 from cab.transport.pages import pages_app
 from cab.transport.signals.push import PATH as EVENTS_PATH

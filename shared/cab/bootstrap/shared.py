@@ -257,7 +257,7 @@ class Parts(Basics):
 
     @property
     def still_here(self) -> StillHere:
-        from cab.stores.departures import Departures
+        from cab.stores.people.departures import Departures
         from cab.use_cases.identity.still_here import StillHere
 
         return StillHere(self.deployment, Departures(self.documents("approvals")), self.clock)

@@ -12,7 +12,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Clock
 from cab.protocol.tokens.assertions import Assertion
-from cab.stores.departures import Departures
+from cab.stores.people.departures import Departures
 
 
 class StillHere:

@@ -17,8 +17,8 @@ from cab.protocol.jose import jws
 from cab.protocol.jose.jws import TokenRejected, UnverifiedToken
 from cab.protocol.tokens import security_events
 from cab.protocol.tokens.security_events import SecurityEvent, SignalEffect
-from cab.stores.departures import Departure, Departures
 from cab.stores.grants import Grants
+from cab.stores.people.departures import Departure, Departures
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.identity.refused_credentials import credential_refused
 

@@ -1,1 +1,0 @@
-"""Commands that look at live systems: `connection`, `idp` and, at a whole deployment, `doctor`."""
