@@ -44,7 +44,16 @@ def call_of(action: Action) -> Call:
 
 
 def rendered(catalog: ReadyCatalog, action: Action) -> Any:
-    connection = Connection.model_construct(resource="https://x.test", api_base=catalog.api_base)  # type: ignore[call-arg]
+    connection = Connection(
+        id="x",
+        title="X",
+        provider=catalog.provider,
+        resource="https://x.test",
+        api_base=catalog.api_base,
+        tenants=("acme",),
+        client_id="cab",
+        actions=(action,),
+    )
     arguments = {name: a_value(parameter) for name, parameter in action.parameters.items()}
     if action.identifier.endswith("{id}"):
         arguments["id"] = "ID-1"

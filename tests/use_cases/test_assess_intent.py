@@ -90,7 +90,7 @@ def assessed(
     )
     assertion = replace(ASSERTION, task=bounds)
     case = Case(DEPLOYMENT.agent_by_id[agent], assertion, Asked(), NOW)
-    return decide_again(case, WAREHOUSE_CONNECTION, declared, policies)
+    return decide_again(case, WAREHOUSE_CONNECTION, declared, DEPLOYMENT, policies)
 
 
 @pytest.mark.parametrize("effect", Effect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.adapters.configuration.deployment_folder import AGENTS, CONNECTIONS, check, replaced
+from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, CONNECTIONS, check, replaced
 
 ASKS = (
     '@id("asks") @confirm("Sure?") permit (principal, action == CAB::Action::"crm.deal.update", resource) when { %s };'
@@ -21,9 +21,11 @@ SAME_SCOPES = """\
 HELPER = '    actions: ["crm.*"]\n'
 
 
-def warned(folder: Path, rule: str, *, agents: str = AGENTS, connections: str = CONNECTIONS) -> list[str]:
+def warned(
+    folder: Path, rule: str, *, agents: str = AGENTS, connections: str = CONNECTIONS, broker: str = BROKER
+) -> list[str]:
     plain = '@id("plain") permit (principal, action, resource) when { context.task.comparison == "within" };\n'
-    inspection = check(folder, agents=agents, connections=connections, policies__sales=plain + rule)
+    inspection = check(folder, broker=broker, agents=agents, connections=connections, policies__sales=plain + rule)
     return [problem.message for problem in inspection.problems if "can be sidestepped" in problem.message]
 
 
@@ -66,6 +68,12 @@ ABOUT_VALUES = ASKS % f'{WITHIN} && context.parameters.stage == "won"'
 def test_nothing_is_said_where_no_agent_gets_such_a_token(tmp_path: Path, agents: str) -> None:
     assert len(warned(tmp_path, ABOUT_VALUES)) == 1
     assert warned(tmp_path, ABOUT_VALUES, agents=agents) == []
+
+
+def test_nothing_is_said_where_the_connections_trust_zone_gives_no_tokens(tmp_path: Path) -> None:
+    broker = replaced(BROKER, "tenants:", "trust_zones: [internal, {id: calls, mode: call}]\ntenants:")
+    connections = replaced(CONNECTIONS, "tenants: [acme]", "tenants: [acme]\n    trust_zone: calls")
+    assert warned(tmp_path, ABOUT_VALUES, broker=broker, connections=connections) == []
 
 
 def test_nothing_is_said_where_a_forbid_wants_call_mode(tmp_path: Path) -> None:

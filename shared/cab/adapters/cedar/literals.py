@@ -86,7 +86,7 @@ def _vocabulary(
     if AGENTS not in unread:
         words |= {("context", "agent", "id"): agents, ("context", "chain"): agents}
     if BROKER not in unread:
-        words[TRUST_ZONE] = frozenset(deployment.broker.trust_zones)
+        words[TRUST_ZONE] = frozenset(deployment.zone_by_id)
         words["principal", "tenant"] = frozenset(tenant.id for tenant in deployment.broker.tenants)
     for path, declared in _parameters(actions):
         if all(parameter.values for parameter in declared):

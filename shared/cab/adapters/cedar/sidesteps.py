@@ -46,24 +46,24 @@ def _ways_around(rule: Rule, rules: Sequence[Rule], deployment: Deployment, appl
             if not applies_to(rule, action, connection.id) or _needs_call_mode(action, connection, rules, applies_to):
                 continue
             for agent in deployment.agents:
-                if not _gets_tokens(agent, action, connection):
+                if not _gets_tokens(deployment, agent, action, connection):
                     continue
                 if any(mentions(rule, path) for path in _NOT_IN_TOKENS):
                     yield (
                         f"the token that {agent.client_id} gets for {action.id} does not carry the values "
                         "that the rule looks at"
                     )
-                yield from _by_another_action(rule, action, connection, agent, applies_to)
+                yield from _by_another_action(rule, action, connection, agent, deployment, applies_to)
 
 
 def _by_another_action(
-    rule: Rule, action: Action, connection: Connection, agent: Agent, applies_to: Applies
+    rule: Rule, action: Action, connection: Connection, agent: Agent, deployment: Deployment, applies_to: Applies
 ) -> Iterator[str]:
     for other in connection.actions:
         covers = bool(action.scopes) and set(action.scopes) <= set(other.scopes)
         if other.id == action.id or not covers or applies_to(rule, other, connection.id):
             continue
-        if _gets_tokens(agent, other, connection):
+        if _gets_tokens(deployment, agent, other, connection):
             yield f"the token that {agent.client_id} gets for {other.id} has the scopes of {action.id} too"
 
 
@@ -72,9 +72,10 @@ def _needs_call_mode(action: Action, connection: Connection, rules: Sequence[Rul
     return any(not rule.permits and mentions(rule, _MODE) and applies_to(rule, action, connection.id) for rule in rules)
 
 
-def _gets_tokens(agent: Agent, action: Action, connection: Connection) -> bool:
+def _gets_tokens(deployment: Deployment, agent: Agent, action: Action, connection: Connection) -> bool:
     return (
         agent.mode != "call"
+        and deployment.zones_allow(agent, connection, calls=False)
         and agent.tenant in connection.tenants
         and action.effect in agent.effects
         and covered_by_any(agent.actions, action.id)

@@ -55,6 +55,7 @@ def tools_of(
         if tenant in connection.tenants
         for action in connection.actions
         if (action.call is not None or not callable_only)
+        and deployment.zones_allow(agent, connection, calls=action.call is not None)
         and covered_by_any(agent.actions, action.id)
         and action.effect in agent.effects
         and tool_scope(action.effect) in granted

@@ -13,6 +13,7 @@ from cab.domain.identifiers import CLIENT_ID
 from cab.domain.tasks import Pattern
 
 DEFAULT_ZONE = "internal"
+Mode = Literal["token", "call", "both"]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClientId = Annotated[str, StringConstraints(pattern=f"^{CLIENT_ID.pattern}\\Z")]
 
@@ -125,14 +126,15 @@ class Agent(StrictModel):
     team: str | None = Field(default=None, min_length=1, max_length=80, description="Whose it is, for reports.")
     tenant: str = Field(description="Where its users belong.")
     trust_zone: Zone = Field(
-        default=DEFAULT_ZONE, description="A word for policies, e.g. who runs it; one of trust_zones in broker.yaml."
+        default=DEFAULT_ZONE,
+        description="Who runs it, or how far it is trusted, in a word for policies; one of trust_zones in broker.yaml.",
     )
     authentication: tuple[Authentication, ...] = Field(min_length=1, description="Any one of these.")
     actions: tuple[Pattern, ...] = Field(default=(), description="Allow-list over the action catalog.")
     effects: tuple[Effect, ...] = Field(
         default=(Effect.READ, Effect.WRITE, Effect.DESTRUCTIVE), description="Effects it may have at all."
     )
-    mode: Literal["token", "call", "both"] = Field(
+    mode: Mode = Field(
         default="token", description="Whether it gets tokens, or only results of calls that the broker makes, or both."
     )
     call: AgentCalls = Field(default_factory=AgentCalls, description="What its call tokens must be like.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -294,6 +295,9 @@ class Connection(StrictModel):
     resource: str = Field(description="Registered resource URI (RFC 8707), compared exactly.")
     api_base: str | None = Field(default=None, description="Where tools call the API; default: the resource.")
     tenants: tuple[str, ...] = Field(min_length=1, description="Whose users may use it.")
+    trust_zone: str | None = Field(
+        default=None, description="One of trust_zones in broker.yaml, whose bounds then hold here for every agent."
+    )
     grant_kind: GrantKind = Field(
         default=GrantKind.AUTHORIZATION_CODE, description="How the broker comes to act for a user there."
     )
@@ -329,6 +333,14 @@ class Connection(StrictModel):
     @cached_property
     def action_by_id(self) -> dict[str, Action]:
         return {action.id: action for action in self.actions}
+
+    @property
+    def api_host(self) -> str:
+        """Host of its API, without a port; empty when there is none to read."""
+        try:
+            return urlsplit(self.api_base or self.resource).hostname or ""
+        except ValueError:
+            return ""
 
     @cached_property
     def all_scopes(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from cab.domain.configured.actions import Action, Effect
-from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Zone
+from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Mode, Zone
 from cab.domain.configured.connections import Connection, Provider, SecretReference
 from cab.domain.configured.model import StrictModel
 from cab.domain.tasks import Pattern
@@ -87,6 +87,20 @@ class FederatedIssuer(StrictModel):
     algorithms: tuple[Literal["RS256", "ES256"], ...] = Field(default=("RS256",), description="Accepted signatures.")
 
 
+class TrustZone(StrictModel):
+    """What holds for all agents and all connections of one zone, whatever else their entries say."""
+
+    id: Zone = Field(description="The word that agents, connections and policies use.")
+    mode: Mode = Field(
+        default="both",
+        description="`call`: its agents hold no tokens of any system, and its systems' tokens are handed to no agent.",
+    )
+    hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="The only hosts whose APIs its agents may reach, and its connections may have; none: any configured one.",
+    )
+
+
 class Broker(StrictModel):
     """broker.yaml"""
 
@@ -97,10 +111,10 @@ class Broker(StrictModel):
     allow_loopback_http: bool = Field(
         default=False, description="Local development only; start fails in the cloud when set."
     )
-    trust_zones: tuple[Zone, ...] = Field(
+    trust_zones: tuple[Zone | TrustZone, ...] = Field(
         default=(DEFAULT_ZONE,),
         min_length=1,
-        description="The words that agents' trust_zone and policies may use.",
+        description="The zones that agents and connections may be in: words for policies, or entries with bounds.",
     )
     private_hosts: tuple[HostName, ...] = Field(
         default=(),
@@ -291,6 +305,11 @@ class Deployment:
         return {provider.id: provider for provider in self.providers}
 
     @cached_property
+    def zone_by_id(self) -> dict[str, TrustZone]:
+        zones = (TrustZone(id=zone) if isinstance(zone, str) else zone for zone in self.broker.trust_zones)
+        return {zone.id: zone for zone in zones}
+
+    @cached_property
     def _provider_by_connection(self) -> dict[str, Provider]:
         return {
             connection.id: self.provider_by_id[connection.provider].at(connection.provider_parameters)
@@ -300,3 +319,16 @@ class Deployment:
     def provider_of(self, connection: Connection) -> Provider:
         """The connection's provider, its addresses filled with the connection's values."""
         return self._provider_by_connection[connection.id]
+
+    def zones_of(self, agent: Agent, connection: Connection) -> tuple[TrustZone, ...]:
+        """The zones whose bounds hold when this agent uses this connection."""
+        names = (agent.trust_zone, connection.trust_zone)
+        return tuple(self.zone_by_id[name] for name in names if name in self.zone_by_id)
+
+    def zones_allow(self, agent: Agent, connection: Connection, *, calls: bool) -> bool:
+        """Whether both zones let this agent reach this API, in this mode."""
+        return all(
+            zone.mode in ("both", "call" if calls else "token")
+            and (not zone.hosts or connection.api_host in zone.hosts)
+            for zone in self.zones_of(agent, connection)
+        )

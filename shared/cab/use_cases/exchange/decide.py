@@ -37,6 +37,7 @@ from cab.use_cases.exchange.request import (
     check_may_act,
     check_mode,
     check_tenant,
+    check_zones,
     declared_intent,
     find_target,
     scopes_for,
@@ -141,6 +142,7 @@ def decide(case: Case, deployment: Deployment, policies: PolicyEngine) -> Judgem
         connection = found.connection = find_target(asked, assertion, deployment, bounds=case.bounds)
         found.trail.append(Stage.MODE)
         check_mode(agent, calls=case.call is not None)
+        check_zones(agent, connection, deployment, calls=case.call is not None)
         found.trail.append(Stage.INTENT)
         declared = found.declared = declared_intent(asked, agent, connection, bounds=case.bounds)
         _decide_intent(found, connection, declared, policies)
@@ -149,10 +151,15 @@ def decide(case: Case, deployment: Deployment, policies: PolicyEngine) -> Judgem
     return found
 
 
-def decide_again(case: Case, connection: Connection, declared: DeclaredIntent, policies: PolicyEngine) -> Judgement:
-    """The checks from the catalog on, for a request that was read and bound before: rules may have changed since."""
+def decide_again(
+    case: Case, connection: Connection, declared: DeclaredIntent, deployment: Deployment, policies: PolicyEngine
+) -> Judgement:
+    """The checks from the agent's mode on, for a request that was read and bound before: rules may have changed since."""
     found = Judgement(case, connection=connection, declared=declared)
     try:
+        found.trail.append(Stage.MODE)
+        check_mode(case.agent, calls=case.call is not None)
+        check_zones(case.agent, connection, deployment, calls=case.call is not None)
         _decide_intent(found, connection, declared, policies)
     except BrokerError as refusal:
         found.refusal = refusal

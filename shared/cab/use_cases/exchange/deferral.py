@@ -124,7 +124,9 @@ class Poll:
         case = Case(caller.agent, assertion, Asked(scope=deferral.scope, deferred=True), now, call=call)
         declared = validate_detail(DeclaredIntent, deferral.intent)
         # Policy is asked again: a rule that changed, or an agent taken off its list, ends what was only promised.
-        asked_for = self._steps.judge(lambda: decide_again(case, connection, declared, self._policies), facts)
+        asked_for = self._steps.judge(
+            lambda: decide_again(case, connection, declared, self._deployment, self._policies), facts
+        )
         approval = await self._confirmations.find(deferral.approval_id)
         if approval is None or approval.binding.whose() != _whose(asked_for):
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")

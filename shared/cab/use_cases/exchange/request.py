@@ -173,6 +173,15 @@ def check_mode(agent: Agent, *, calls: bool) -> None:
         raise BrokerError(Reason.GRANT_TYPE_NOT_ALLOWED, "This agent gets tokens and calls the tools itself.")
 
 
+def check_zones(agent: Agent, connection: Connection, deployment: Deployment, *, calls: bool) -> None:
+    """The bounds of the agent's and the connection's trust zone. Raises: BrokerError TARGET_NOT_ALLOWED."""
+    if not deployment.zones_allow(agent, connection, calls=calls):
+        raise BrokerError(
+            Reason.TARGET_NOT_ALLOWED,
+            "The trust zone of the agent or of the target does not allow this target in this way.",
+        )
+
+
 def check_callable(action: Action, call: CallAsked) -> None:
     """Raises: BrokerError CALL_NOT_CONFIGURED; SCOPE_NOT_GRANTABLE when the call token is not for such tools."""
     if action.call is None:

@@ -100,7 +100,10 @@ def check_broker(findings: Findings, environment: Mapping[str, str]) -> None:
     )
     findings.unique(
         BROKER,
-        ((("trust_zones", position), zone) for position, zone in enumerate(broker.trust_zones)),
+        (
+            (("trust_zones", position), zone if isinstance(zone, str) else zone.id)
+            for position, zone in enumerate(broker.trust_zones)
+        ),
         "trust zone",
         "remove one of them",
     )

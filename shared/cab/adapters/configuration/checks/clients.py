@@ -116,11 +116,6 @@ def _check_front_end(findings: Findings, at: Place, front_end: FrontEnd) -> None
 
 def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
     deployment = findings.deployment
-    zones = deployment.broker.trust_zones
-    if agent.trust_zone not in zones:
-        remedy = f"{choose_from(agent.trust_zone, zones, otherwise='')}; or list it under trust_zones in broker.yaml"
-        message = f"trust zone `{agent.trust_zone}` is not declared"
-        findings.add(AGENTS, (*at, "trust_zone"), message, remedy, needs=(BROKER,))
     _check_authentication(findings, at, agent.authentication)
     catalog = [
         action

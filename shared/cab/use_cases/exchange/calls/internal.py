@@ -179,7 +179,9 @@ class DecideCall:
         case = Case(caller.agent, assertion, Asked(scope=" ".join(attempt.scopes) or None), now, call=call)
         declared = validate_detail(DeclaredIntent, attempt.detail)
         # Rules may have changed meanwhile; the user's yes, the counts and the uses were taken when the call was let through.
-        asked_for = self._steps.judge(lambda: decide_again(case, connection, declared, self._policies), facts)
+        asked_for = self._steps.judge(
+            lambda: decide_again(case, connection, declared, self._deployment, self._policies), facts
+        )
         raise_refusal(asked_for.decision)
         return await self._steps.issue_again(asked_for, caller, facts, rejected=request.rejected_token_sha256)
 
