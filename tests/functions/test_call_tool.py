@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from typing import Any
 
 import pytest
 import rfc8785
 from tests.functions.test_dpop import KEY, OTHER, proof
+from tests.support import asgi
 from tests.support.calling import call, call_token, platform_at
 from tests.support.web import Sent, json_answer
 from tests.support.world import CRM, ORIGIN, STS, WAREHOUSE, World, gather, task
@@ -480,7 +482,14 @@ async def test_a_plain_repeat_after_the_yes_is_enough_and_one_yes_is_one_call(wo
     first = await call(world, token, "warehouse_table_drop", {"id": "t1"})
     assert first.refusal == (400, "interaction_required", "confirmation_required")
     await world.decide(first.json["interaction_uri"], approved=True)
-    answers = await gather(*(call(world, token, "warehouse_table_drop", {"id": "t1"}) for _ in range(50)))
+    one = world.function("call_tool")
+    world.restart("call_tool")
+    body = json.dumps({"tool": "warehouse_table_drop", "arguments": {"id": "t1"}}).encode()
+    headers = [("Authorization", f"Bearer {token}"), ("Content-Type", "application/json")]
+    instances = (one, world.function("call_tool"))
+    answers = await gather(
+        *(asgi.request(instances[n % 2], "POST", "/tools/call", headers=headers, body=body) for n in range(50))
+    )
     assert [answer.status for answer in answers].count(200) == 1
     assert len(platform.hits) == 1
 

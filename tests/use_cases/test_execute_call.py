@@ -219,6 +219,13 @@ async def test_a_gibibyte_is_not_read(platform: FaultPlatform) -> None:
     assert executed.refusal.reason is Reason.RESPONSE_TOO_LARGE
 
 
+async def test_a_size_that_the_platform_declares_is_told(platform: FaultPlatform) -> None:
+    executed = await execute(platform, READ, answer(200, b" " * 2_000_000))
+    assert executed.refusal is not None
+    assert "2000000 bytes" in executed.refusal.detail
+    assert executed.status == 200
+
+
 async def test_what_goes_out_is_what_was_rendered_and_the_token(platform: FaultPlatform) -> None:
     await execute(platform, WRITE, OK)
     (hit,) = platform.hits
