@@ -19,6 +19,15 @@ locals {
     CAB_SECRET_LOCATION  = var.location
   }, var.kms_key == null ? {} : { CAB_KMS_KEY = var.kms_key })
 
+  # Its requirements are more than those of the others (terraform/package makes both archives).
+  call_tool_archive = var.source_archive == null ? null : {
+    bucket = var.source_archive.bucket
+    object = replace(var.source_archive.object, "/\\.zip$/", ".call_tool.zip")
+  }
+
+  # Most of a call is waiting for a platform.
+  sizes = { call_tool = { concurrency = 250, memory = "1Gi" } }
+
   # Every function by name: who calls it, and what it is told beside the common settings.
   functions = {
     mint_assertion = { public = true, environment = {} }
@@ -91,14 +100,14 @@ module "function" {
   name                  = each.key
   service_account_email = google_service_account.function[each.key].email
   build_service_account = google_service_account.build.id
-  source_archive        = var.source_archive
+  source_archive        = each.key == "call_tool" ? local.call_tool_archive : var.source_archive
   image                 = var.image
   labels                = var.labels
   ingress               = var.internal_calls == "invoker_only" && contains(local.internally_called, each.key) ? "all" : each.value.public ? "load_balancer" : "internal"
   network               = contains(local.internal_callers, each.key) && var.internal_calls == "network" ? { network = google_compute_network.this[0].id, subnetwork = google_compute_subnetwork.this[0].id } : null
   environment           = merge(local._common_environment, each.value.environment)
   public                = each.value.public
-  size                  = try(var.functions[each.key], {})
+  size                  = try(var.functions[each.key], local.sizes[each.key], {})
   invokers = each.key == "refresh_grants" ? merge({
     exchange_token  = google_service_account.function["exchange_token"].member
     connect_account = google_service_account.function["connect_account"].member

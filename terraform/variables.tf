@@ -61,7 +61,7 @@ variable "edge_protection" {
 }
 
 variable "functions" {
-  description = "Sizes by function; what is not given keeps its default."
+  description = "Sizes by function; what is not given keeps its default, and call_tool as a whole that of main.tf."
   type = map(object({
     min_instances = optional(number, 0)
     max_instances = optional(number, 20)
@@ -189,7 +189,7 @@ variable "refusals_per_minute" {
 }
 
 variable "source_archive" {
-  description = "The deployed source: bucket and object, named by content hash so that a change is always seen (terraform/package makes it). Not used with `image`."
+  description = "The deployed source: bucket and object, named by content hash so that a change is always seen (terraform/package makes it, and another beside it for call_tool). Not used with `image`."
   type = object({
     bucket = string
     object = string

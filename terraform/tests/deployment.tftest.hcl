@@ -12,6 +12,15 @@ variables {
   provider_secrets = ["cab-provider-crm"]
 }
 
+run "call_tool_alone_is_built_with_its_own_requirements" {
+  command = plan
+
+  assert {
+    condition     = { for name, function in module.function : name => function.source_object if function.source_object != "cab-abc.zip" } == { call_tool = "cab-abc.call_tool.zip" }
+    error_message = "call_tool imports packages that the other functions do not carry."
+  }
+}
+
 run "every_caller_of_an_internal_function_has_a_way_to_it" {
   command = plan
 

@@ -85,6 +85,16 @@ def test_the_same_tree_gives_the_same_archive(tmp_path: Path) -> None:
     assert Path(first).read_bytes() == Path(second).read_bytes()
 
 
+def test_call_tool_has_an_archive_with_its_own_requirements_and_the_same_source(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)]
+    common = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    with zipfile.ZipFile(common) as one, zipfile.ZipFile(common.with_suffix(".call_tool.zip")) as other:
+        differing = {name for name in one.namelist() if one.read(name) != other.read(name)}
+        assert (one.namelist(), differing) == (other.namelist(), {"requirements.txt"})
+        assert b"\nmcp==" in other.read("requirements.txt")
+        assert b"\nmcp==" not in one.read("requirements.txt")
+
+
 def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
     """One table of paths in the cloud, one on this machine: they must say the same."""
     text = (ROOT / "terraform" / "modules" / "origin" / "main.tf").read_text("utf-8")

@@ -237,6 +237,11 @@ output "reachable_from" {
   )][0]
 }
 
+output "source_object" {
+  description = "The archive it is built from; null from an image."
+  value       = var.image == null ? var.source_archive.object : null
+}
+
 output "service_name" {
   description = "Cloud Run service behind the function."
   value       = local.service_name
