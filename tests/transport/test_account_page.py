@@ -88,8 +88,8 @@ def test_every_state_of_a_connection_has_words_and_a_way_on(
         ("our client is refused", None, "does not accept your organisation", False),
         ("unread answer", None, "cannot be read", True),
         ("http 400", "400 sorry", "refuses to renew", True),
-        ("http 503", None, "does not give access at the moment", False),
-        ("secrets", None, "does not give access at the moment", False),
+        ("http 503", None, "gave no access when it was last asked", False),
+        ("secrets", None, "gave no access when it was last asked", False),
     ],
 )
 def test_a_connection_that_gives_no_token_does_not_say_connected(

@@ -49,7 +49,10 @@ _RAN_OUT: Final = Health(
 _CONNECTED: Final = Health("good", "Connected", live=True)
 _FOR_NOW: Final = Health("warn", "Connected for now", live=True, connect="Connect again")
 _STOPPED: Final = Health(
-    "warn", "Connected, no answer", "The other system does not give access at the moment. It is asked again.", live=True
+    "warn",
+    "Connected, no answer",
+    "The other system gave no access when it was last asked. It is asked again at the next use.",
+    live=True,
 )
 _REFUSING: Final = Health(
     "warn",
