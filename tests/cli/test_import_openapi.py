@@ -162,6 +162,16 @@ def test_what_was_left_out_is_told_above_the_entry(file: Path) -> None:
     assert "no OAuth scopes" in told
 
 
+def test_a_list_within_one_thing_is_not_taken_for_a_page(file: Path) -> None:
+    document = json.loads(file.read_text())
+    page = document["paths"]["/deals"]["get"]["responses"]
+    document["paths"]["/orgs/{org}/deals/{dealId}"]["get"] = {"operationId": "getDeal", "responses": page}
+    file.write_text(json.dumps(document))
+    [action] = actions_of(imported(file, "getDeal"))
+    assert action.call is not None
+    assert action.call.result.items is None
+
+
 def test_nothing_of_the_vendor_leaves_its_line(file: Path) -> None:
     result = imported(file, "updateDeal")
     [action] = actions_of(result)

@@ -10,10 +10,17 @@ import yaml
 from cab_ops.catalog.documents import shown
 
 _WIDTH = 140
+_ONE_LINE = 110  # longer collections get a line for each member
 
 
 class _Dumper(yaml.SafeDumper):
     """Without anchors: configuration files refuse them."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:  # noqa: FBT001 - as in PyYAML
+        node = super().represent_mapping(tag, mapping, flow_style)
+        if sum(len(f"{name}: {value}, ") for name, value in getattr(mapping, "items", lambda: mapping)()) > _ONE_LINE:
+            node.flow_style = False
+        return node
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

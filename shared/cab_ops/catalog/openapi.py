@@ -273,7 +273,7 @@ class _Operation:
         return filled
 
     def _take_result(self) -> None:
-        """`items` where the answer is an object with one list of objects; another media type where there is no JSON."""
+        """`items` where a collection answers with an object that has one list of objects; a note where there is no JSON."""
         responses = {str(status): one for status, one in (self._operation.get("responses") or {}).items()}
         good = next((one for status, one in sorted(responses.items()) if status.startswith("2")), None)
         if good is None:
@@ -290,6 +290,8 @@ class _Operation:
             schema = merged(self._document, content[json].get("schema", {}))
             lists = [name for name, one in schema.get("properties", {}).items() if self._is_list_of_objects(one)]
         except Unmapped:
+            return
+        if self._call["path"].endswith("/{id}"):  # one thing, whatever lists it has
             return
         if kind_of(schema) == "array":
             self._call["result"] = {"items": ""}
