@@ -26,6 +26,9 @@ LANES = {
     "bigquery_url": (
         "tests/adapters/google_cloud/test_audit_verification.py",
         "tests/cli/test_audit.py",
+        "tests/cli/test_policy_replay.py",
+        "tests/cli/test_noted_heads.py",
+        "tests/cli/test_audit_export.py",
         "tests/cli/test_cli_docs.py",
         "tests/cli/test_explain_event.py",
         "tests/contracts/",

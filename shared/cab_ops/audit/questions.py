@@ -41,7 +41,12 @@ class Question:
     timeout_s: float = TIMEOUT_S
 
 
-_PARAMETER_TYPES: Final[Mapping[str, type]] = {"since": datetime, "until": datetime, "limit": int}  # others are text
+_PARAMETER_TYPES: Final[Mapping[str, type]] = {
+    "since": datetime,
+    "until": datetime,
+    "after": datetime,
+    "limit": int,
+}  # others are text
 
 # The beginning of a user's key or of a txn is enough: tables show keys shortened.
 EVENTS: Final = Question(

@@ -12,6 +12,7 @@ import click
 from cab_ops.audit import questions
 from cab_ops.audit.questions import Parameter, Question, Row
 from cab_ops.cli.audit.access import rows_as_json, tables_of
+from cab_ops.cli.audit.export import export_command
 from cab_ops.cli.audit.options import (
     Beginning,
     agent_option,
@@ -273,6 +274,7 @@ def query(sql: str, project: str, dataset: str, limit: int, *, as_json: bool) ->
     click.echo(counted(rows, limit), err=as_json)
 
 
+audit_group.add_command(export_command)
 audit_group.add_command(verify_chain)
 audit_group.add_command(note_heads)
 audit_group.add_command(report)

@@ -51,6 +51,7 @@ VIEWS: Final = (
     "least_privilege",
     "volume",
     "first_seen",
+    "events_ocsf",
 )
 # What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
 # as it stands here.
