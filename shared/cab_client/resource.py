@@ -31,6 +31,7 @@ _MAX_TOKEN = 16_384
 _REQUIRED = ["iss", "aud", "exp", "iat", "sub", "client_id", "jti"]
 _PROOF_OLDEST_S = 60
 _PROOF_AHEAD_S = 5
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 FetchJson = Callable[[str], Any]
 
@@ -104,6 +105,12 @@ class Caller:
         return f"Caller(subject={self.subject!r}, agent={self.agent!r}, txn={self.txn!r})"
 
 
+def metadata_url(issuer: str) -> str:
+    """RFC 8414 section 3.1: the well-known part goes between host and path."""
+    parts = urlsplit(issuer)
+    return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"
+
+
 class IssuerKeys:
     """The issuer's current ES256 keys by `kid`, fetched when needed, kept for five minutes. Safe under threads."""
 
@@ -128,11 +135,8 @@ class IssuerKeys:
     def _refresh(self) -> None:
         import jwt
 
-        parts = urlsplit(self._issuer)
         try:
-            metadata = self._fetch(
-                f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path}"  # RFC 8414
-            )
+            metadata = self._fetch(metadata_url(self._issuer))
             if metadata["issuer"] != self._issuer:
                 raise IssuerUnavailable
             published = jwt.PyJWKSet.from_dict(self._fetch(metadata["jwks_uri"])).keys
@@ -231,7 +235,7 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(proof)
             jwk = header["jwk"]
-            if header["typ"] != "dpop+jwt" or header["alg"] != "ES256" or "d" in jwk:
+            if header["typ"] != "dpop+jwt" or header["alg"] != "ES256" or _PRIVATE & jwk.keys():
                 raise TokenRejected
             claims = jwt.decode(
                 proof,

@@ -11,14 +11,14 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from examples.acme.services.dpop import jwk_thumbprint
-from examples.acme.services.token_verifier import metadata_url
 from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
 from examples.acme.warehouse_users import warehouse_users
 from starlette.testclient import TestClient
 from tests.dev.doubles.in_process import client_of
 
 from cab.domain.identifiers import subject_key
+from cab_client import DpopKey
+from cab_client.resource import metadata_url
 
 ISSUER = "http://127.0.0.1:8080/oauth2"
 ORIGIN = "http://127.0.0.1:8084"
@@ -254,7 +254,7 @@ def proof_for(bearer: str, *, key: Any = HOLDER, header: dict[str, Any] | None =
 
 
 def bound_token(**changes: Any) -> str:
-    return token(**{"cnf": {"jkt": jwk_thumbprint(public_jwk(HOLDER))}, **changes})
+    return token(**{"cnf": {"jkt": DpopKey(HOLDER).thumbprint}, **changes})
 
 
 def call(client: TestClient, *headers: tuple[str, str]) -> int:

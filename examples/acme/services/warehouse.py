@@ -25,16 +25,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cab_client.resource import Caller, FetchJson, IssuerUnavailable, TokenRejected, TokenVerifier, fetch_json
 from cab_dev.doubles.service import create_app, origin_of, read_json_file, serve, service_arguments
 from cab_dev.doubles.strict_input import BadRequest, read_json_object
-from examples.acme.services.dpop import ProofVerifier
-from examples.acme.services.token_verifier import (
-    FetchJson,
-    IssuerUnavailable,
-    TokenRejected,
-    TokenVerifier,
-    fetch_json,
-)
 from examples.acme.warehouse_users import warehouse_users
 
 SCOPE = "query.run"
@@ -111,53 +104,19 @@ def _refused(status: int, error: str, description: str) -> BadRequest:
     return BadRequest(error, description, status=status, headers={"WWW-Authenticate": challenges})
 
 
-class _Gate:
-    """Lets requests in whose token is good, and whose proof is good when the token is bound to a key."""
-
-    def __init__(self, verifier: TokenVerifier, *, address: str) -> None:
-        self._verifier = verifier
-        self._proofs = ProofVerifier()
-        self._address = address
-
-    def claims(self, request: Request) -> dict[str, Any]:
-        """The claims of the request's token. Raises TokenRejected, IssuerUnavailable."""
-        authorizations = request.headers.getlist("authorization")
-        scheme, _, token = (authorizations[0] if len(authorizations) == 1 else "").partition(" ")
-        claims = self._verifier.verify(token)
-        bound = "cnf" in claims
-        if scheme.lower() != ("dpop" if bound else "bearer"):
-            raise TokenRejected
-        if bound:
-            self._check_proof(request, token, claims["cnf"])
-        return claims
-
-    def _check_proof(self, request: Request, token: str, confirmation: Any) -> None:
-        proofs = request.headers.getlist("dpop")
-        thumbprint = confirmation.get("jkt") if isinstance(confirmation, dict) else None
-        if len(proofs) != 1 or not isinstance(thumbprint, str):
-            raise TokenRejected
-        self._proofs.verify(
-            proofs[0], method=request.method, url=self._address, access_token=token, thumbprint=thumbprint
-        )
-
-
-def _check_rights(claims: Mapping[str, Any], resource: str, query: str) -> None:
-    scope = claims.get("scope")
-    if not isinstance(scope, str) or SCOPE not in scope.split():
+def _check_rights(caller: Caller, resource: str, query: str) -> None:
+    if SCOPE not in caller.scopes:
         raise _refused(403, "insufficient_scope", "The token does not carry the scope of this call.")
-    details = claims.get("authorization_details")
-    intents = [entry for entry in details if _is_for_us(entry, resource)] if isinstance(details, list) else []
-    if not any(_covers(entry, query) for entry in intents):
+    if not any(_covers(intent, query) for intent in caller.intents if _is_for_us(intent, resource)):
         raise _refused(403, "insufficient_authorization", "The token was not issued for running this query here.")
 
 
-def _is_for_us(entry: Any, resource: str) -> bool:
+def _is_for_us(intent: Mapping[str, Any], resource: str) -> bool:
     return (
-        isinstance(entry, dict)
-        and entry.get("type") == "cab_action"
-        and isinstance(entry.get("actions"), list)
-        and ACTION in entry["actions"]
-        and entry.get("locations") == [resource]
+        intent.get("type") == "cab_action"
+        and isinstance(intent.get("actions"), list)
+        and ACTION in intent["actions"]
+        and intent.get("locations") == [resource]
     )
 
 
@@ -176,12 +135,16 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
 
     `origin` is its resource URI, `issuer` the STS issuer it trusts, `users` its users by the `sub` of that issuer.
     """
-    gate = _Gate(TokenVerifier(issuer=issuer, resource=origin, fetch=fetch), address=f"{origin}/query")
+    verifier = TokenVerifier(issuer=issuer, resource=origin, fetch=fetch)
     calls: list[dict[str, Any]] = []
+
+    def caller_of(request: Request) -> Caller:
+        authorizations, proofs = request.headers.getlist("authorization"), request.headers.getlist("dpop")
+        return verifier.verify_request(authorizations, proofs, method=request.method, url=f"{origin}/query")
 
     async def query(request: Request) -> Response:
         try:
-            claims = await run_in_threadpool(gate.claims, request)
+            caller = await run_in_threadpool(caller_of, request)
         except TokenRejected as exc:
             raise _refused(401, "invalid_token", "The access token is not valid here.") from exc
         except IssuerUnavailable as exc:
@@ -195,13 +158,11 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
         text = document.get("query")
         if set(document) != {"query"} or not isinstance(text, str) or not 1 <= len(text) <= 2000:
             raise BadRequest("invalid_request", "The body has one member, query: 1 to 2000 characters.")
-        _check_rights(claims, origin, text)
-        owner = users.get(str(claims["sub"]))
+        _check_rights(caller, origin, text)
+        owner = users.get(caller.subject)
         if owner is None:
             raise _refused(403, "unknown_user", "The warehouse has no such user.")
-        calls.append(
-            {"user": owner, "client_id": claims["client_id"], "act": claims.get("act"), "txn": claims.get("txn")}
-        )
+        calls.append({"user": owner, "client_id": caller.agent, "act": caller.claims.get("act"), "txn": caller.txn})
         del calls[:-1000]
         return JSONResponse(run_query(NAMED_QUERIES.get(text, text), owner))
 
