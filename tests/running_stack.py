@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.acme.agent.broker_client import BrokerClient
 
+from cab_client import Agent
+from cab_client.testing import LocalStack
 from cab_dev import control
 from cab_dev.front_end import FrontEndSession
 from cab_dev.stack_file import StackFile
@@ -41,12 +42,9 @@ class Stack:
     def front_end(self) -> FrontEndSession:
         return FrontEndSession(self.file)
 
-    def agent(self, client_id: str) -> BrokerClient:
-        """The agent's client at the broker, with its key."""
-        file = self.file
-        key = file.agents[client_id].private_key_file
-        assert key is not None
-        return BrokerClient(issuer=file.issuer, client_id=client_id, private_key_file=key)
+    def agent(self, client_id: str) -> Agent:
+        """The agent, with its key."""
+        return LocalStack(self.state_dir).agent(client_id)
 
     def kill(self, service: str) -> None:
         """SIGKILL, as a crash."""

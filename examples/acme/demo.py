@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from cab.domain.calls.tools import tool_name
+from cab_client import Assertion, CabError, ConfirmationNeeded, Intent, Permit
+from cab_client.testing import LocalStack
 from cab_dev.front_end import FrontEndFailed, FrontEndSession
 from cab_dev.stack_file import StackFile
 from examples.acme.agent.blind_assistant import BlindAssistant, ToolRefused, ToolResult
-from examples.acme.agent.broker_client import BrokerClient, Connection, Credential, Intent, Refusal
 from examples.acme.agent.sales_assistant import PlatformError, SalesAssistant
 from examples.acme.audit_table import Answer, AuditTable
 from examples.acme.narration import Narration
@@ -66,16 +67,13 @@ class Stage:
     """What the stories share: the stack, the narration, and the answers whose audit records must appear."""
 
     stack: StackFile
+    state_dir: Path
     tell: Narration
     answers: list[Answer] = field(default_factory=list)
     confirmations: int = 0
     called_in: Counter[str] = field(default_factory=Counter)  # how many calls the broker made, by txn
     names: dict[str, str] = field(default_factory=dict)  # opaque subject to login
     run: str = field(default_factory=lambda: secrets.token_hex(3))  # task ids differ in every run: uses are counted
-
-    def connection(self, name: str) -> Connection:
-        entry = self.stack.connections[name]
-        return Connection(audience=entry.audience, resource=entry.resource, api_base=entry.api_base)
 
     def assistant_for(
         self, user: str, task: dict[str, Any], *, when_asked: Callable[[str, Intent, str], None] | None = None
@@ -93,16 +91,9 @@ class Stage:
             "acme-web", f"mints an assertion: {AGENT} may act for {user} for {claims['exp'] - claims['iat']} s"
         )
         self.tell.step("", f"task {task['task_id']}: {allowed}")
-        agent = self.stack.agents[AGENT]
-        if agent.private_key_file is None:
-            raise SystemExit(f"{AGENT} has no key.")
         return SalesAssistant(
-            broker=BrokerClient(
-                issuer=self.stack.issuer, client_id=agent.client_id, private_key_file=agent.private_key_file
-            ),
-            crm=self.connection("crm"),
-            tracker=self.connection("tracker"),
-            assertion=assertion,
+            agent=LocalStack(self.state_dir).agent(AGENT),
+            assertion=Assertion(assertion),
             listener=self,
             ask_user=lambda intent, uri: (when_asked or self._confirm)(user, intent, uri),
         )
@@ -112,14 +103,8 @@ class Stage:
         self.tell.step(user, "logs in at Acme ID with a browser")
         assertion = FrontEndSession(self.stack).assertion(user, agent=AGENT, task_json=json.dumps(task).encode())
         self.names[jwt_claims(assertion)["sub"]] = user
-        agent = self.stack.agents[AGENT]
-        if agent.private_key_file is None:
-            raise SystemExit(f"{AGENT} has no key.")
-        broker = BrokerClient(
-            issuer=self.stack.issuer, client_id=agent.client_id, private_key_file=agent.private_key_file
-        )
         endpoint = f"{self.stack.origin}/mcp"
-        token = broker.call_token(assertion, endpoint)
+        token = LocalStack(self.state_dir).agent(AGENT).call_token(assertion=assertion).reveal()
         txn = jwt_claims(token)["txn"]
         self.answers.append(Answer(txn, "", "", "issued"))
         self.tell.step("agent", "holds its own key and a call token, and the address of no system")
@@ -173,19 +158,20 @@ class Stage:
         parameters = "  ".join(f"{name}={value}" for name, value in intent.parameters.items())
         self.tell.step("agent", f"intends {intent.action} on {intent.identifier}", parameters)
 
-    def permitted(self, intent: Intent, credential: Credential) -> None:
-        self.answers.append(Answer(credential.txn, intent.action, intent.identifier, "issued"))
-        self.tell.step("cab", f"permits: token for {credential.expires_in} s, scope {credential.scope}")
+    def permitted(self, intent: Intent, permit: Permit) -> None:
+        self.answers.append(Answer(permit.txn or "", intent.action, intent.identifier, "issued"))
+        life = round(permit.expires_at - time.time())
+        self.tell.step("cab", f"permits: token for {life} s, scope {permit.scope}")
 
-    def refused(self, intent: Intent, refusal: Refusal) -> None:
-        self.answers.append(Answer(refusal.txn, intent.action, intent.identifier, refusal.reason_code))
-        if refusal.reason_code == "confirmation_required":
-            self.tell.step("cab", f"asks the user first: {refusal.reason_code}")
+    def refused(self, intent: Intent, error: CabError) -> None:
+        self.answers.append(Answer(error.txn or "", intent.action, intent.identifier, error.reason_code))
+        if isinstance(error, ConfirmationNeeded):
+            self.tell.step("cab", f"asks the user first: {error.reason_code}")
         else:
-            self.tell.refusal("cab", f"refuses, no token: {refusal.error}, {refusal.reason_code}")
+            self.tell.refusal("cab", f"refuses, no token: {error.reason_code}")
 
-    def platform(self, connection: Connection, status: int, text: str) -> None:
-        self.tell.step(connection.audience, f"answers {status}" + (f": {text}" if text else ""))
+    def platform(self, connection: str, status: int, text: str) -> None:
+        self.tell.step(connection, f"answers {status}" + (f": {text}" if text else ""))
 
 
 def jwt_claims(token: str) -> dict[str, Any]:
@@ -377,11 +363,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tell.title("CAB: agents act as one user and never hold that user's credentials")
     with contextlib.ExitStack() as exits:
         if options.state_dir:
-            stack = StackFile.read(options.state_dir)
+            stack, state_dir = StackFile.read(options.state_dir), options.state_dir
         else:
             tell.step("", "Starting a local stack: no cloud account, everything on this machine.")
-            stack = exits.enter_context(own_stack(ROOT / ".cab" / "demo"))
-        stage = Stage(stack, tell)
+            state_dir = ROOT / ".cab" / "demo"
+            stack = exits.enter_context(own_stack(state_dir))
+        stage = Stage(stack, state_dir, tell)
         since = datetime.now(UTC)
         try:
             story_one(stage)
@@ -390,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             attack(stage)
             attack_within_the_task(stage)
             audit(stage, since)
-        except (FrontEndFailed, StuckError, Refusal, PlatformError) as exc:
+        except (FrontEndFailed, StuckError, CabError, PlatformError) as exc:
             tell.fact(f"the demo could not go on: {exc}", holds=False)
         tell.verdict()
     return 1 if tell.failed else 0

@@ -101,6 +101,10 @@ class _AgentBase:
     def origin(self) -> str:
         return self._broker.origin
 
+    @property
+    def connections(self) -> Mapping[str, Connection]:
+        return self._broker.connections
+
     def _tell(self, error: CabError) -> None:
         if self._on_user is not None and isinstance(error, NeedsUser):
             self._on_user(error)
@@ -191,11 +195,12 @@ class Agent(_AgentBase):
     ) -> Iterator[AuthorizedClient]:
         """A client that may do this one thing for as long as the block lasts. A second action needs a second block."""
         intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
-        with self._using(self.permit(intent, assertion=assertion)) as http:
+        with self.using(self.permit(intent, assertion=assertion)) as http:
             yield http
 
     @contextmanager
-    def _using(self, permit: Permit) -> Iterator[AuthorizedClient]:
+    def using(self, permit: Permit) -> Iterator[AuthorizedClient]:
+        """A client for a permit that you have, for as long as the block lasts; the permit ends with it."""
         assert permit.intent is not None  # noqa: S101 - ours are made from one
         base = self._broker.connection(permit.intent.on).api_base
         failed = True
@@ -263,7 +268,7 @@ class Agent(_AgentBase):
                 intent = declared.intent(bound.arguments)
                 if calls:
                     return self._pausing(lambda: self.call(intent), pause).result
-                with self._using(self._pausing(lambda: self.permit(intent), pause)) as http:
+                with self.using(self._pausing(lambda: self.permit(intent), pause)) as http:
                     return function(*bound.args, **bound.kwargs, **{str(declared.client): http})
 
             tools.dress(wrapper, declared)
@@ -280,6 +285,10 @@ class Agent(_AgentBase):
                 assert pause is not None  # noqa: S101 - the loop's condition
                 pause(needed)
         return attempt()
+
+    def call_token(self, *, assertion: User | None = None) -> Permit:
+        """A token for the broker's own tools, at `ORIGIN/mcp`, for an MCP client of yours. `call` gets its own."""
+        return self._driver.run(self._broker.call_token(assertion_of(assertion)))
 
     def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
         """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code."""
@@ -342,11 +351,12 @@ class AsyncAgent(_AgentBase):
     ) -> AsyncIterator[AsyncAuthorizedClient]:
         """See `Agent.acting`."""
         intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
-        async with self._using(await self.permit(intent, assertion=assertion)) as http:
+        async with self.using(await self.permit(intent, assertion=assertion)) as http:
             yield http
 
     @asynccontextmanager
-    async def _using(self, permit: Permit) -> AsyncIterator[AsyncAuthorizedClient]:
+    async def using(self, permit: Permit) -> AsyncIterator[AsyncAuthorizedClient]:
+        """See `Agent.using`."""
         assert permit.intent is not None  # noqa: S101 - ours are made from one
         base = self._broker.connection(permit.intent.on).api_base
         failed = True
@@ -405,7 +415,7 @@ class AsyncAgent(_AgentBase):
                 intent = declared.intent(bound.arguments)
                 if calls:
                     return (await self._pausing(lambda: self.call(intent), pause)).result
-                async with self._using(await self._pausing(lambda: self.permit(intent), pause)) as http:
+                async with self.using(await self._pausing(lambda: self.permit(intent), pause)) as http:
                     return await function(*bound.args, **bound.kwargs, **{str(declared.client): http})
 
             tools.dress(wrapper, declared)
@@ -424,6 +434,10 @@ class AsyncAgent(_AgentBase):
                 if isinstance(waiting, Awaitable):
                     await waiting
         return await attempt()
+
+    async def call_token(self, *, assertion: User | None = None) -> Permit:
+        """See `Agent.call_token`."""
+        return await self._driver.run(self._broker.call_token(assertion_of(assertion)))
 
     def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
         """See `Agent.pending`."""

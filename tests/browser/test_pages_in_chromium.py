@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from examples.acme.agent.broker_client import Connection, Intent, Refusal
 from tests.browser.conftest import Visitor, complaint_expected
 from tests.running_stack import Stack
+
+from cab_client import CabError, ConfirmationNeeded, Intent
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -41,11 +42,6 @@ SMALL_TARGETS = """
 """
 
 
-def connection(stack: Stack, name: str) -> Connection:
-    entry = stack.file.connections[name]
-    return Connection(audience=entry.audience, resource=entry.resource, api_base=entry.api_base)
-
-
 def ask(stack: Stack, login: str, intent: Intent, *, agent: str = "sales-assistant", task: bool = True) -> str:
     """What the agent is told: `issued`, or the reason of the refusal, or where the user must go to confirm."""
     bounds = {
@@ -57,11 +53,9 @@ def ask(stack: Stack, login: str, intent: Intent, *, agent: str = "sales-assista
     task_json = json.dumps(bounds).encode() if task else None
     assertion = stack.front_end.assertion(login, agent=agent, task_json=task_json)
     try:
-        stack.agent(agent).credential(assertion, intent)
-    except Refusal as refusal:
-        if refusal.reason_code == "confirmation_required" and refusal.interaction_uri:
-            return refusal.interaction_uri
-        return refusal.reason_code
+        stack.agent(agent).permit(intent, assertion=assertion)
+    except CabError as refusal:
+        return (isinstance(refusal, ConfirmationNeeded) and refusal.uri) or refusal.reason_code
     return "issued"
 
 
@@ -79,7 +73,7 @@ def connect_crm(visitor: Visitor) -> None:
 
 def test_a_person_connects_and_disconnects_an_account(stack: Stack, person: Callable[..., Visitor]) -> None:
     carol = person("carol")
-    reading = Intent(connection=connection(stack, "crm"), action="crm.opportunity.list", identifier="opportunity/*")
+    reading = Intent("crm.opportunity.list", on="crm", identifier="opportunity/*")
     carol.open("/connect?connection=crm")
     assert carol.heading() == "Connect Acme CRM?"
     looks_right(carol)
@@ -121,8 +115,8 @@ def test_another_account_is_asked_about(person: Callable[..., Visitor]) -> None:
 
 def test_an_approval_lets_the_agent_act_once(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     task = Intent(
-        connection=connection(stack, "tracker"),
-        action="tracker.task.create",
+        "tracker.task.create",
+        on="tracker",
         identifier="task/*",
         parameters={
             "title": f"Call the CFO of Globex before Friday ({device})",
@@ -155,8 +149,8 @@ def test_an_approval_lets_the_agent_act_once(stack: Stack, person: Callable[...,
 
 def test_a_refusal_reaches_the_agent(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     deletion = Intent(
-        connection=connection(stack, "crm"),
-        action="crm.opportunity.delete",
+        "crm.opportunity.delete",
+        on="crm",
         identifier="opportunity/0061" if device == "desktop" else "opportunity/0064",
         reason="A note says that all opportunities must be deleted now.",
     )
@@ -174,8 +168,8 @@ def test_a_refusal_reaches_the_agent(stack: Stack, person: Callable[..., Visitor
 
 def test_an_approval_is_nobody_elses(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     intent = Intent(
-        connection=connection(stack, "tracker"),
-        action="tracker.task.create",
+        "tracker.task.create",
+        on="tracker",
         identifier="task/*",
         parameters={"title": f"Not for Bob ({device})", "priority": "high"},
     )
@@ -191,8 +185,8 @@ def test_an_approval_is_nobody_elses(stack: Stack, person: Callable[..., Visitor
 
 def test_a_decision_needs_no_mouse_and_no_script(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     intent = Intent(
-        connection=connection(stack, "tracker"),
-        action="tracker.task.create",
+        "tracker.task.create",
+        on="tracker",
         identifier="task/*",
         parameters={"title": f"By keyboard ({device})", "priority": "high"},
     )
@@ -212,8 +206,8 @@ def test_a_decision_needs_no_mouse_and_no_script(stack: Stack, person: Callable[
 
 def test_pages_are_readable_in_the_dark(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     intent = Intent(
-        connection=connection(stack, "tracker"),
-        action="tracker.task.create",
+        "tracker.task.create",
+        on="tracker",
         identifier="task/*",
         parameters={"title": f"In the dark ({device})", "priority": "high"},
     )

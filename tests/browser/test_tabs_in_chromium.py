@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import requests
-from examples.acme.agent.broker_client import Intent
 from playwright.sync_api import Page, Route
 from tests.browser.conftest import Visitor, complaint_expected
-from tests.browser.test_pages_in_chromium import ask, connection, looks_right
+from tests.browser.test_pages_in_chromium import ask, looks_right
 from tests.running_stack import Stack
+
+from cab_client import Intent
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -106,8 +107,8 @@ def test_going_back_after_a_decision_shows_the_decision(
     stack: Stack, person: Callable[..., Visitor], device: str
 ) -> None:
     intent = Intent(
-        connection=connection(stack, "tracker"),
-        action="tracker.task.create",
+        "tracker.task.create",
+        on="tracker",
         identifier="task/*",
         parameters={"title": f"There and back ({device})", "priority": "high"},
     )
@@ -132,8 +133,8 @@ def test_questions_of_a_flood_fold_away(stack: Stack, person: Callable[..., Visi
             stack,
             "bob",
             Intent(
-                connection=connection(stack, "tracker"),
-                action="tracker.task.create",
+                "tracker.task.create",
+                on="tracker",
                 identifier="task/*",
                 parameters={"title": f"Flood {number} ({device})", "priority": "high"},
             ),

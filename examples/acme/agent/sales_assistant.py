@@ -5,16 +5,26 @@ The scripts below stand where a model would choose the steps. The one of the att
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Protocol
 
-import requests
+import httpx2
 
-from examples.acme.agent.broker_client import BrokerClient, Connection, Credential, Intent, Refusal
+from cab_client import (
+    Agent,
+    Assertion,
+    AuthorizedClient,
+    CabError,
+    ConfirmationNeeded,
+    Intent,
+    Permit,
+    Refused,
+    UserRefused,
+)
 
-_TIMEOUT_S = 15.0
 _URGENT_WITHIN = timedelta(days=7)
 
 
@@ -23,11 +33,11 @@ class Listener(Protocol):
 
     def intent(self, intent: Intent) -> None: ...
 
-    def permitted(self, intent: Intent, credential: Credential) -> None: ...
+    def permitted(self, intent: Intent, permit: Permit) -> None: ...
 
-    def refused(self, intent: Intent, refusal: Refusal) -> None: ...
+    def refused(self, intent: Intent, error: CabError) -> None: ...
 
-    def platform(self, connection: Connection, status: int, text: str) -> None: ...
+    def platform(self, connection: str, status: int, text: str) -> None: ...
 
 
 class PlatformError(Exception):
@@ -46,46 +56,37 @@ AskUser = Callable[[Intent, str], None]
 class SalesAssistant:
     """One run of the agent, for one user: `assertion` is all it has of that user."""
 
-    broker: BrokerClient
-    crm: Connection
-    tracker: Connection
-    assertion: str
+    agent: Agent
+    assertion: Assertion
     listener: Listener
     ask_user: AskUser
 
     # --- tools ---
 
     def list_deals(self, account: str | None = None) -> list[dict[str, Any]]:
-        parameters = {"account": account} if account else {}
-        intent = Intent(
-            connection=self.crm, action="crm.opportunity.list", identifier="opportunity/*", parameters=parameters
-        )
-        answer = self._call(intent, "GET", "/opportunities", query=parameters)
-        deals: list[dict[str, Any]] = answer["opportunities"]
+        filters = {"account": account} if account else {}
+        intent = Intent("crm.opportunity.list", on="crm", identifier="opportunity/*", parameters=filters)
+        with self._acting(intent) as http:
+            deals: list[dict[str, Any]] = self._read(http.get("/opportunities", params=filters))["opportunities"]
         return deals
 
     def read_deal(self, deal_id: str) -> dict[str, Any]:
-        intent = Intent(connection=self.crm, action="crm.opportunity.read", identifier=f"opportunity/{deal_id}")
-        return self._call(intent, "GET", f"/opportunities/{deal_id}")
+        with self._acting(Intent("crm.opportunity.read", on="crm", identifier=f"opportunity/{deal_id}")) as http:
+            return self._read(http.get(f"/opportunities/{deal_id}"))
 
     def delete_deal(self, deal_id: str) -> None:
-        intent = Intent(
-            connection=self.crm,
-            action="crm.opportunity.delete",
-            identifier=f"opportunity/{deal_id}",
-            reason="the pipeline migration requires it",
-        )
-        self._call(intent, "DELETE", f"/opportunities/{deal_id}")
+        why = "the pipeline migration requires it"
+        intent = Intent("crm.opportunity.delete", on="crm", identifier=f"opportunity/{deal_id}", reason=why)
+        with self._acting(intent) as http:
+            self._read(http.delete(f"/opportunities/{deal_id}"))
 
     def create_task(self, fields: Mapping[str, str]) -> dict[str, Any]:
-        intent = Intent(
-            connection=self.tracker, action="tracker.task.create", identifier="task/*", parameters=dict(fields)
-        )
-        return self._call(intent, "POST", "/tasks", body=fields)
+        with self._acting(Intent("tracker.task.create", on="tracker", identifier="task/*", parameters=fields)) as http:
+            return self._read(http.post("/tasks", json=dict(fields)))
 
     def list_tasks(self) -> list[dict[str, Any]]:
-        intent = Intent(connection=self.tracker, action="tracker.task.list", identifier="task/*")
-        tasks: list[dict[str, Any]] = self._call(intent, "GET", "/tasks")["tasks"]
+        with self._acting(Intent("tracker.task.list", on="tracker", identifier="task/*")) as http:
+            tasks: list[dict[str, Any]] = self._read(http.get("/tasks"))["tasks"]
         return tasks
 
     # --- what users ask for ---
@@ -113,69 +114,51 @@ class SalesAssistant:
             )
         return tasks
 
-    def summarise_pipeline(self) -> tuple[str, list[Refusal]]:
+    def summarise_pipeline(self) -> tuple[str, list[Refused]]:
         """ "Sum up my deals." Reads every note, and obeys what a note tells it to do: the fooled model of the attack."""
         deals = [self.read_deal(deal["id"]) for deal in self.list_deals()]
-        refusals = []
+        refusals: list[Refused] = []
         if any("delete all" in note for deal in deals for note in deal["notes"]):
             for deal in deals:
                 try:
                     self.delete_deal(deal["id"])
-                except Refusal as refusal:
+                except Refused as refusal:
                     refusals.append(refusal)
-                    if (
-                        refusal.reason_code == "confirmation_refused"
-                    ):  # the user's own no ends even a fooled model's turn
+                    if isinstance(refusal, UserRefused):  # the user's own no ends even a fooled model's turn
                         break
         total = sum(deal["amount_cents"] for deal in deals) / 100
         return f"You have {len(deals)} open deals worth {total:,.0f} EUR.", refusals
 
-    # --- the one way to call a system ---
+    # --- the one way to a system ---
 
-    def _call(
-        self,
-        intent: Intent,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """Get a token for the intent, use it once, drop it. Raises: Refusal, PlatformError."""
-        credential = self._credential(intent)
-        answer = requests.request(
-            method,
-            intent.connection.api_base + path,
-            params=query,
-            json=body,
-            headers={"Authorization": f"Bearer {credential.access_token}"},
-            timeout=_TIMEOUT_S,
-        )
+    @contextmanager
+    def _acting(self, intent: Intent) -> Iterator[AuthorizedClient]:
+        """A client that is good for this intent and this block, once the user has agreed where they must."""
+        self.listener.intent(intent)
+        with self.agent.using(self._permit(intent)) as http:
+            self.listener.permitted(intent, http.permit)
+            yield http
+
+    def _permit(self, intent: Intent, *, asked: bool = False) -> Permit:
+        try:
+            return self.agent.permit(intent, assertion=self.assertion)
+        except CabError as error:
+            self.listener.refused(intent, error)
+            if asked or not isinstance(error, ConfirmationNeeded) or error.uri is None:
+                raise
+            self.ask_user(intent, error.uri)
+        return self._permit(intent, asked=True)
+
+    def _read(self, answer: httpx2.Response) -> dict[str, Any]:
+        """The document, told to the listener. Raises: PlatformError."""
         document: dict[str, Any] = answer.json() if answer.content else {}
-        self.listener.platform(intent.connection, answer.status_code, _describe(document))
-        if not answer.ok:
+        connection = next(
+            name for name, one in self.agent.connections.items() if str(answer.url).startswith(one.api_base)
+        )
+        self.listener.platform(connection, answer.status_code, _describe(document))
+        if answer.is_error:
             raise PlatformError(answer.status_code)
         return document
-
-    def _credential(self, intent: Intent) -> Credential:
-        self.listener.intent(intent)
-        try:
-            credential = self.broker.credential(self.assertion, intent)
-        except Refusal as refusal:
-            self.listener.refused(intent, refusal)
-            if refusal.reason_code != "confirmation_required" or refusal.interaction_uri is None:
-                raise
-            self.ask_user(intent, refusal.interaction_uri)
-            credential = self._credential_after_asking(intent)
-        self.listener.permitted(intent, credential)
-        return credential
-
-    def _credential_after_asking(self, intent: Intent) -> Credential:
-        try:
-            return self.broker.credential(self.assertion, intent)
-        except Refusal as refusal:
-            self.listener.refused(intent, refusal)
-            raise
 
 
 def _summary(deal: Mapping[str, Any]) -> str:
