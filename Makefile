@@ -6,6 +6,7 @@ CREATED   := $(VENV)/.created
 STACK     := $(VENV)/.stack
 DEV       := $(VENV)/.dev
 TERRAFORM := .cab/venv-terraform/.stamp
+FRAMEWORKS := .cab/venv-frameworks/.stamp
 
 # Some machines have Python keep no bytecode. Every process that a test starts would then compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -14,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format lint types soak mutants real bench browser-ready bigquery-ready clean
+.PHONY: help demo dev test check format lint types soak mutants real bench dist browser-ready bigquery-ready clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +26,7 @@ demo: $(STACK) ## three user stories and one attack against a stack of its own, 
 dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
 	@$(VENV)/bin/cab dev up $(UP)
 
-test: $(DEV) $(TERRAFORM) browser-ready bigquery-ready ## run all tests, emulators included
+test: $(DEV) $(TERRAFORM) $(FRAMEWORKS) browser-ready bigquery-ready ## run all tests, emulators included
 	$(PYTHON) -m pytest -n $(PROCESSES) --no-loadscope-reorder -p tests.lanes $(TESTS)
 
 check: lint types test ## what CI runs: format, lint, types, import contracts, tests
@@ -55,8 +56,14 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
 
+dist: $(DEV) ## build the wheels of the broker and of its client into dist/
+	@rm -rf dist && mkdir dist
+	@$(PYTHON) -m hatchling build -t wheel -d dist >/dev/null
+	@cd shared/cab_client && $(abspath $(PYTHON)) -m hatchling build -t wheel -d $(abspath dist) >/dev/null
+	@ls dist
+
 clean: ## remove everything that these commands have made
-	rm -rf .venv .cab .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .cab dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- setting up: a stamp file says which requirements a virtual environment holds ---
@@ -85,6 +92,11 @@ $(DEV): $(CREATED) | $(STACK)
 $(TERRAFORM): requirements/terraform.txt requirements/install | $(CREATED)
 	@$(PYTHON) -m venv --clear .cab/venv-terraform
 	@sh requirements/install .cab/venv-terraform/bin/python requirements/terraform.txt
+	@touch $@
+
+$(FRAMEWORKS): requirements/frameworks.txt requirements/install | $(CREATED)
+	@$(PYTHON) -m venv --clear .cab/venv-frameworks
+	@sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
 	@touch $@
 
 browser-ready:

@@ -169,6 +169,10 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self._id_tokens[token] = user
         return token
 
+    def end_login(self, id_token: str) -> None:
+        """Let the ID token have ended."""
+        self._id_tokens[id_token] = ""
+
     def front_end(self) -> FrontEnd:
         return FrontEnd(self.origin, PrivateKeyJwt("front-end", key=new_key()))
 
@@ -297,6 +301,8 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         user = self._id_tokens.get(form.get("subject_token", ""))
         if user is None:
             raise _No(400, "invalid_request", "subject_token_invalid")
+        if not user:
+            raise _No(400, "invalid_request", "subject_token_expired")
         task = json.loads(form["authorization_details"])[0] if "authorization_details" in form else None
         made = self._assertion(user, form.get("may_act", "*"), task, ())
         return self._as_assertion(made)

@@ -1,0 +1,35 @@
+"""For adapters: a function around a tool that looks like the tool, perhaps with one more parameter that a framework gives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from cab_client.errors import CabError
+
+
+def follow(wrapper: Callable[..., Any], tool: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
+    """`extra` names parameters, by their annotation, that the framework gives and the model does not see."""
+    signature = inspect.signature(tool)
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in extra.items()]
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(wrapper, name, getattr(tool, name))
+    wrapper.__annotations__ = {**tool.__annotations__, **extra}
+    if "return" in wrapper.__annotations__:  # a refusal is a text, whatever the tool returns
+        wrapper.__annotations__["return"] = Any
+    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *added], return_annotation=Any
+    )
+    return wrapper
+
+
+async def result_of(tool: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call it; what it raises as CabError is raised. Synchronous tools run in this thread."""
+    found = tool(*args, **kwargs)
+    return await found if inspect.isawaitable(found) else found
+
+
+def told(error: CabError) -> dict[str, str]:
+    """What a model may know of a call that was not made."""
+    return {"status": "not_done", "reason": error.for_model()}

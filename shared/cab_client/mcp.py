@@ -1,0 +1,88 @@
+"""Model Context Protocol, with the official SDK 2: tools of a server, and the broker's tokens at a server.
+
+    server = MCPServer("crm", token_verifier=CabTokenVerifier(issuer=..., resource=...), auth=...)
+    server.tool()(for_mcp(add_note))
+
+A tool acts for the user whose assertion came with the request in `CAB-Assertion`, or for the current one (`acting_for`). The
+agent, its connection and its action are the server's; the client's model gives arguments only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mcp.server.auth.provider import AccessToken
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import UrlElicitationRequiredError
+from mcp_types import ElicitRequestURLParams
+
+from cab_client.between import NoAssertion, receive_assertion
+from cab_client.current import acting_for
+from cab_client.errors import CabError, NeedsUser
+from cab_client.following import follow, result_of
+from cab_client.resource import FetchJson, TokenRejected, TokenVerifier, fetch_json
+
+
+class CabTokenVerifier:
+    """The SDK's `TokenVerifier` for what the broker `issuer` made for this server, `resource`. Bound tokens are refused."""
+
+    def __init__(self, *, issuer: str, resource: str, fetch: FetchJson = fetch_json) -> None:
+        self._verifier = TokenVerifier(issuer=issuer, resource=resource, fetch=fetch)
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        try:
+            caller = await asyncio.to_thread(self._verifier.verify, token)
+        except TokenRejected:
+            return None
+        return AccessToken(
+            token=token,
+            client_id=caller.agent,
+            scopes=sorted(caller.scopes),
+            expires_at=int(caller.claims["exp"]),
+            resource=self._verifier.resource,
+            subject=caller.subject,
+            claims=dict(caller.claims),
+        )
+
+
+def for_mcp(tool: Callable[..., Any]) -> Callable[..., Any]:
+    """The tool, for `server.tool()`. Where the client can open links for its user it is asked to; else the error says the link."""
+
+    async def wrapper(*args: Any, ctx: Context, **kwargs: Any) -> Any:
+        try:
+            with _user_of(ctx):
+                return await result_of(tool, *args, **kwargs)
+        except NeedsUser as needed:
+            asked = needed
+        except CabError as error:
+            raise ToolError(error.for_model()) from None
+        if asked.uri is not None and _opens_links(ctx):
+            link = ElicitRequestURLParams(message=asked.user_text, url=asked.uri, elicitation_id=asked.txn or asked.uri)
+            raise UrlElicitationRequiredError([link])
+        raise ToolError(f"{asked.for_model()} {asked.for_user()}")
+
+    return follow(wrapper, tool, ctx=Context)
+
+
+@contextmanager
+def _user_of(ctx: Context) -> Iterator[None]:
+    try:
+        request = getattr(ctx.request_context, "request", None)
+        assertion = receive_assertion(request) if request is not None else None
+    except (NoAssertion, LookupError, ValueError):
+        assertion = None
+    if assertion is None:
+        yield
+        return
+    with acting_for(assertion):
+        yield
+
+
+def _opens_links(ctx: Context) -> bool:
+    params = getattr(ctx.session, "client_params", None)
+    elicitation = getattr(getattr(params, "capabilities", None), "elicitation", None)
+    return getattr(elicitation, "url", None) is not None

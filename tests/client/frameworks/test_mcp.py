@@ -1,0 +1,70 @@
+"""An MCP server whose tools act through the broker, driven by the official client in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+pytest.importorskip("mcp")
+
+from mcp.client import Client
+from mcp.server.mcpserver import MCPServer
+from tests.client.frameworks.conftest import Tools
+
+from cab_client import ClientSecret, Intent, acting_for
+from cab_client.clients import Agent
+from cab_client.mcp import CabTokenVerifier, for_mcp
+from cab_client.testing import FakeBroker
+
+
+def server_of(tools: Tools) -> MCPServer:
+    server = MCPServer("crm")
+    for one in (tools.read_deal, tools.delete_deal, tools.move_deal):
+        server.tool()(for_mcp(one))
+    return server
+
+
+async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_leak: Callable[..., None]) -> None:
+    with acting_for(fake.user("alice")):
+        async with Client(server_of(tools)) as client:
+            listed = await client.list_tools()
+            schemas = {tool.name: set(tool.input_schema["properties"]) for tool in listed.tools}
+            assert schemas == {"read_deal": {"deal_id"}, "delete_deal": {"deal_id"}, "move_deal": {"deal_id", "stage"}}
+            assert not (await client.call_tool("read_deal", {"deal_id": "0061"})).is_error
+            asked = await client.call_tool("delete_deal", {"deal_id": "0061"})
+            assert asked.is_error
+            (link,) = tools.links
+            assert link is not None
+            assert link in str(asked.content)
+            fake.approve(link, user="alice")
+            assert not (await client.call_tool("delete_deal", {"deal_id": "0061"})).is_error
+    assert tools.ran == ["read 0061", "delete 0061"]
+    no_leak(listed, asked)
+
+
+async def test_a_refusal_is_told_in_fixed_words(fake: FakeBroker, tools: Tools) -> None:
+    fake.refuse("crm.opportunity.update")
+    with acting_for(fake.user("alice")):
+        async with Client(server_of(tools)) as client:
+            told = await client.call_tool("move_deal", {"deal_id": "0061", "stage": "won"})
+    assert told.is_error
+    assert "This is not allowed." in str(told.content)
+
+
+async def test_the_verifier_takes_the_brokers_tokens_for_this_server_alone(fake: FakeBroker) -> None:
+    def fetch(url: str) -> Any:
+        return fake.handle_request(httpx2.Request("GET", url)).json()
+
+    connections = {"crm": "https://notes.example"}
+    agent = Agent(fake.origin, ClientSecret("sales-assistant", "s"), connections=connections)
+    permit = agent.permit(Intent("crm.note.create", on="crm", identifier="opportunity/1"), assertion=fake.user("alice"))
+    here = CabTokenVerifier(issuer=f"{fake.origin}/oauth2", resource="https://notes.example", fetch=fetch)
+    elsewhere = CabTokenVerifier(issuer=f"{fake.origin}/oauth2", resource="https://other.example", fetch=fetch)
+    found = await here.verify_token(permit.reveal())
+    assert found is not None
+    assert (found.client_id, found.subject, found.resource) == ("sales-assistant", "alice", "https://notes.example")
+    assert await elsewhere.verify_token(permit.reveal()) is None
+    assert await here.verify_token("rubbish") is None
