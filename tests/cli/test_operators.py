@@ -60,7 +60,7 @@ def test_revoking_what_matches_no_grant_fails(monkeypatch: pytest.MonkeyPatch, o
     async def nobody(_url: str, _what: str, _document: dict[str, Any]) -> dict[str, Any]:
         return {"revoked": []}
 
-    monkeypatch.setattr(cab_ops.cli.grants, "_ask", nobody)
+    monkeypatch.setattr(cab_ops.cli.grants, "ask_refresh_grants", nobody)
     result = cab_command("grants", "revoke", "--url", "https://refresh.test", "--tenant", "acne", *output)
     assert result.exit_code == 1
     assert "No grant matches tenant acne." in result.output

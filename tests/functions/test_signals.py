@@ -22,7 +22,6 @@ STREAM = "https://cab.example.com/signals"
 GOOGLE_LIKE = "https://signals.example.com/"
 READ = intent(identifier="query/q1")
 DEAD = (400, "invalid_request", "subject_token_invalid")
-IN_CRM = intent("crm.opportunity.list", "opportunity/*")
 SIGNALS = f"shared_signals: {{audience: [{STREAM}]}}"
 
 

@@ -38,6 +38,7 @@ _SUBCOMMANDS = {
         "cab_ops.cli.audit.policy", "policy_group", "Try a configuration on what was decided in the past."
     ),
     "grants": _Subcommand("cab_ops.cli.grants", "grants_group", "List, inspect and revoke grants."),
+    "people": _Subcommand("cab_ops.cli.people", "people_group", "Forget a person."),
     "keys": _Subcommand("cab_ops.cli.keys", "keys_group", "Create, rotate and list the broker's signing keys."),
     "openapi": _Subcommand(
         "cab_ops.cli.openapi", "openapi_command", "Print the OpenAPI document of the public HTTP API."

@@ -105,7 +105,7 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
     document = {name: value for name, value in names.items() if value is not None}
     if "grant_id" not in document and "tenant" not in document:
         raise click.UsageError("Give --grant or --tenant.")
-    revoked = asyncio.run(_ask(url, "revoke", document | {"cause": cause}))["revoked"]
+    revoked = asyncio.run(ask_refresh_grants(url, "revoke", document | {"cause": cause}))["revoked"]
     if as_json:
         click.echo(json.dumps(revoked))
     if not revoked:
@@ -124,11 +124,11 @@ def revoke(url: str, *, as_json: bool, cause: str, **names: str | None) -> None:
 @click.argument("grant_id")
 def allow(url: str, cause: str, grant_id: str) -> None:
     """Take back a revocation at a connection without a consent screen, where the user cannot connect again."""
-    answer = asyncio.run(_ask(url, "allow", {"grant_id": grant_id, "cause": cause}))
+    answer = asyncio.run(ask_refresh_grants(url, "allow", {"grant_id": grant_id, "cause": cause}))
     click.echo("allowed again" if answer["allowed"] else "it had not ended")
 
 
-async def _ask(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
+async def ask_refresh_grants(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
     """refresh_grants' answer. Each command is a transaction of its own, which is on standard error for `cab audit trace`."""
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
     from cab.adapters.http.client import AiohttpClient
