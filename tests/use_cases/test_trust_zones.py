@@ -8,14 +8,18 @@ from pathlib import Path
 
 import orjson
 import pytest
-from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, CONNECTIONS, check, replaced
+from tests.adapters.cedar.policy_cases import UPDATE
+from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, CONNECTIONS, check, deployment_of, replaced
 from tests.support.world import WAREHOUSE, deployment
 from tests.use_cases.test_assess_intent import ASSERTION, Policies
 
+from cab.adapters.cedar.checks import check_policies
+from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.adapters.configuration.problems import errors_among
 from cab.domain.calls.tools import tools_of
 from cab.domain.configured.clients import Mode
 from cab.domain.configured.deployment import Deployment, TrustZone
-from cab.domain.decisions import Permit
+from cab.domain.decisions import Deny, Permit
 from cab.domain.errors import Reason
 from cab.domain.intents import DeclaredIntent
 from cab.use_cases.exchange.decide import Case, Judgement, Stage, decide, decide_again
@@ -96,6 +100,25 @@ def test_tools_that_a_zone_forbids_are_not_listed(of: str) -> None:
     only = names(in_zone(TrustZone(id="bounded", hosts=(HOST,)), of="agent"))
     assert only
     assert all(name.startswith("warehouse") for name in only)
+
+
+def test_policies_see_the_zone_of_the_connection(tmp_path: Path) -> None:
+    broker = replaced(BROKER, "tenants:", "trust_zones: [internal, payments]\ntenants:")
+    connections = replaced(CONNECTIONS, "tenants: [acme]", "tenants: [acme]\n    trust_zone: payments")
+    rule = '@id("a") permit (principal, action, resource) when { resource.trust_zone == "payments" };'
+    inside = deployment_of(tmp_path, broker=broker, connections=connections, policies__sales=rule)
+    assert isinstance(CedarPolicyEngine(inside).evaluate(UPDATE).decision, Permit)
+    outside = replace(
+        inside, connections=tuple(one.model_copy(update={"trust_zone": "internal"}) for one in inside.connections)
+    )
+    assert errors_among(check_policies(outside, outside.policies)[1]) == []
+    assert isinstance(CedarPolicyEngine(outside).evaluate(UPDATE).decision, Deny)
+
+
+def test_a_rule_about_a_zone_that_nobody_declared_is_a_mistake(tmp_path: Path) -> None:
+    rule = '@id("a") forbid (principal, action, resource) when { resource.trust_zone == "payments" };'
+    problems = check(tmp_path, policies__sales=rule).problems
+    assert "a: resource.trust_zone is never `payments`" in [one.message for one in problems]
 
 
 def test_a_word_alone_bounds_nothing() -> None:

@@ -159,7 +159,7 @@ def test_text_that_is_no_policy_never_permits(text: str) -> None:
 def _entities(asked: PolicyRequest, resource: str) -> str:
     whole = (
         user_entity(asked.subject, asked.tenant, asked.groups, EVERYTHING),
-        resource_entity(resource, asked.connection, asked.identifier, EVERYTHING.resource or frozenset()),
+        resource_entity(resource, asked.connection, "", asked.identifier, EVERYTHING.resource or frozenset()),
     )
     return orjson.dumps([entity for text in whole for entity in orjson.loads(text)]).decode()
 

@@ -14,7 +14,7 @@ from cab.adapters.cedar.entities import entity_reads
 from cab.adapters.cedar.rules import read_rules
 from cab.domain.decisions import Deny, Permit
 
-BOTH = frozenset({"identifier", "connection"})
+ALL = frozenset({"identifier", "connection", "trust_zone"})
 NONE: frozenset[str] = frozenset()
 
 
@@ -26,14 +26,14 @@ NONE: frozenset[str] = frozenset()
         ("resource", "when { principal.tenant == resource.connection }", {"tenant"}, {"connection"}),
         ("resource", 'unless { resource.identifier like "deal/*" }', NONE, {"identifier"}),
         ("resource", "when { principal has tenant && resource has identifier }", {"tenant"}, {"identifier"}),
-        ("resource", 'when { resource in CAB::Connection::"crm" }', NONE, BOTH),
+        ("resource", 'when { resource in CAB::Connection::"crm" }', NONE, ALL),
         ('resource in CAB::Connection::"crm"', "", NONE, NONE),
         ("resource", 'when { (if true then principal else principal).tenant == "acme" }', {"tenant"}, None),
         (
             "resource",
             'when { [resource].contains(resource) && {"a": principal} == {"a": principal} }',
             {"tenant"},
-            BOTH,
+            ALL,
         ),
     ],
 )

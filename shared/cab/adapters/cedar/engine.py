@@ -21,6 +21,7 @@ from cab.adapters.cedar.schema import ACTION, RESOURCE, USER
 from cab.adapters.cedar.worlds import group_worlds
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
 from cab.domain.configured.actions import Action
+from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import Reason
@@ -88,6 +89,7 @@ class _Slice:
     policies: cedarpy.PolicySet
     entities: cedarpy.Entities
     action: dict[str, str]
+    zone: str  # the connection's
     context_reads: ContextReads
     entity_reads: EntityReads
 
@@ -106,7 +108,7 @@ class _RuleSet:
         # The same user's next action of the same kind: parsed once.
         self._users: OrderedDict[tuple[str, str, str, tuple[str, ...]], cedarpy.Entities] = OrderedDict()
         self._slices = {
-            action.id: _slice(rules, action, connection.id)
+            action.id: _slice(rules, action, connection)
             for connection in deployment.connections
             for action in connection.actions
         }
@@ -176,18 +178,19 @@ class _RuleSet:
         if attributes is None:
             return entities
         return entities.with_added_json_str(
-            resource_entity(resource, request.connection, request.identifier, attributes)
+            resource_entity(resource, request.connection, part.zone, request.identifier, attributes)
         )
 
 
-def _slice(rules: Sequence[Rule], action: Action, connection: str) -> _Slice:
-    relevant = tuple(rule for rule in rules if applies_to(rule, action, connection))
+def _slice(rules: Sequence[Rule], action: Action, connection: Connection) -> _Slice:
+    relevant = tuple(rule for rule in rules if applies_to(rule, action, connection.id))
     return _Slice(
         rules=relevant,
         rule_by_id={rule.id: rule for rule in relevant},
         policies=cedarpy.PolicySet.from_str("\n".join(rule.text for rule in relevant)),
-        entities=cedarpy.Entities.from_json_str(action_entity(action, connection)),
+        entities=cedarpy.Entities.from_json_str(action_entity(action, connection.id)),
         action={"type": ACTION, "id": action.id},
+        zone=connection.trust_zone or "",
         context_reads=context_reads(relevant),
         entity_reads=entity_reads(relevant),
     )

@@ -15,7 +15,7 @@ from cab.adapters.cedar.vocabulary import paths_read
 from cab.domain.configured.actions import Action
 
 _USER_ATTRIBUTES = frozenset({"tenant"})
-_RESOURCE_ATTRIBUTES = frozenset({"identifier", "connection"})
+_RESOURCE_ATTRIBUTES = frozenset({"identifier", "connection", "trust_zone"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ def user_entity(subject: str, tenant: str, groups: tuple[str, ...], reads: Entit
     return orjson.dumps([_entity(USER, subject, [(GROUP, group) for group in groups], attributes)]).decode()
 
 
-def resource_entity(name: str, connection: str, identifier: str, attributes: frozenset[str]) -> str:
-    values = {"identifier": identifier, "connection": connection}
+def resource_entity(name: str, connection: str, zone: str, identifier: str, attributes: frozenset[str]) -> str:
+    """`zone`: the connection's trust zone, empty where it is in none."""
+    values = {"identifier": identifier, "connection": connection, "trust_zone": zone}
     kept = {attribute: values[attribute] for attribute in attributes}
     return orjson.dumps([_entity(RESOURCE, name, [(CONNECTION, connection)], kept)]).decode()
 

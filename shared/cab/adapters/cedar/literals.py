@@ -24,6 +24,7 @@ NO_TRIGGER = "unknown"  # without a task nothing says what set the agent off
 TRUST_ZONE: Final = ("context", "agent", "trust_zone")
 HOUR: Final = ("context", "time", "hour_utc")
 IDENTIFIER: Final = ("resource", "identifier")
+RESOURCE_ZONE: Final = ("resource", "trust_zone")
 _WRITTEN: Final = {"eq": "==", "less": "<", "less_eq": "<=", "greater": ">", "greater_eq": ">="}
 
 
@@ -86,6 +87,7 @@ def _vocabulary(
     if AGENTS not in unread:
         words |= {("context", "agent", "id"): agents, ("context", "chain"): agents}
     if BROKER not in unread:
+        words[RESOURCE_ZONE] = frozenset((*deployment.zone_by_id, ""))
         words[TRUST_ZONE] = frozenset(deployment.zone_by_id)
         words["principal", "tenant"] = frozenset(tenant.id for tenant in deployment.broker.tenants)
     for path, declared in _parameters(actions):
@@ -124,7 +126,7 @@ def _unknown_word(comparison: Comparison, known: frozenset[str]) -> Iterator[Mis
     word = shown(comparison.literal)
     if not any(_matches(comparison.literal, other) for other in known):
         otherwise = "remove the comparison"
-        if comparison.path == TRUST_ZONE:
+        if comparison.path in (TRUST_ZONE, RESOURCE_ZONE):
             otherwise = "list the zone under trust_zones in broker.yaml"
         yield Mistake(
             word, f"{'.'.join(comparison.path)} is never `{word}`", choose_from(word, known, otherwise=otherwise)

@@ -96,6 +96,9 @@ def cedar_schema(deployment: Deployment, *, any_group: bool = False) -> dict[str
         "User": {"memberOfTypes": ["Group"], "shape": _record(tenant=_STRING)},
         "Group": {} if any_group else _one_of(known_groups(deployment)),
         "Connection": _one_of(connection.id for connection in deployment.connections),
-        "Resource": {"memberOfTypes": ["Connection"], "shape": _record(identifier=_STRING, connection=_STRING)},
+        "Resource": {
+            "memberOfTypes": ["Connection"],
+            "shape": _record(identifier=_STRING, connection=_STRING, trust_zone=_STRING),
+        },
     }
     return {NAMESPACE: {"entityTypes": entity_types, "actions": actions}}
