@@ -26,6 +26,9 @@ from tests.support.world import (
     unique,
 )
 
+from cab.domain.identifiers import subject_key
+from cab.stores.issued_tokens import IssuedToken, IssuedTokens
+
 MCP = f"{ORIGIN}/mcp"
 READ = intent()
 WRITE = intent("warehouse.table.write", "table/t1")
@@ -344,6 +347,22 @@ async def report(world: World, body: dict[str, Any], *, agent: str = "assistant"
     return await world.request("POST", "/oauth2/outcomes", body=json.dumps(content).encode())
 
 
+async def given(world: World, user: str) -> list[IssuedToken]:
+    """What was given in this user's name, as their own page reads it."""
+    tokens = IssuedTokens(world.cloud.documents["guards"])
+    return await tokens.of_user("acme", subject_key("acme", IDP, user), limit=30)
+
+
+async def test_a_call_that_the_broker_makes_is_on_the_users_page_and_no_agent_reports_on_it(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
+    token = await token_of(world, user="alice")
+    assert (await ask(world, token, CHANGE)).status == 200
+    (made,) = await given(world, "alice")
+    assert (made.by_broker, made.outcome) == (True, None)
+    sha256 = world.last_event()["token"]["sha256"]
+    assert (await report(world, {"token_sha256": sha256, "outcome": "done"})).reason == "parameter_invalid"
+
+
 async def test_an_agent_reports_what_came_of_a_token_once(world: World) -> None:
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
     assertion = await world.assertion(user="alice", task=task("crm.*"))
@@ -356,6 +375,7 @@ async def test_an_agent_reports_what_came_of_a_token_once(world: World) -> None:
     assert event["call"] == {"outcome": "done", "upstream_status": 200}
     assert event["token"]["sha256"] == sha256
     assert event["tool"]["action"] == "crm.deal.update"
+    assert [token.outcome for token in await given(world, "alice")] == ["done"]  # what their own page shows
     assert (await report(world, said)).status == 204  # the very same
     other = await report(world, said | {"outcome": "failed"})
     assert (other.status, other.reason) == (409, "outcome_already_reported")

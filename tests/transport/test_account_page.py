@@ -49,6 +49,7 @@ def hand_out(acme: AcmePages, login: str = "alice", number: int = 1, **changes: 
         txn=f"txn-{number}",
         issued_at=now,
         expires_at=now + timedelta(seconds=300),
+        **changes,
     )
     asyncio.run(acme.issued_tokens.remember(f"sha-{login}-{number}", token))
 
@@ -400,3 +401,13 @@ def test_somebody_whom_the_organisation_has_not_mapped_is_told_so(kind: GrantKin
     html = card(acme.logged_in("bob").get("/me").text, "Acme CRM")
     assert "Not available to you" in html
     assert "/connect" not in html
+
+
+def test_each_access_says_what_came_of_it_and_whose_word_that_is(acme: AcmePages) -> None:
+    hand_out(acme, number=1, outcome="rejected")
+    hand_out(acme, number=2, by_broker=True)
+    hand_out(acme, number=3)
+    text = acme.logged_in("alice").get("/me").text
+    assert "The agent says that the system refused it." in text
+    assert "The call was made for the agent, which was given the answer and no access." in text
+    assert "Nobody has said what came of it: it counts as used." in text

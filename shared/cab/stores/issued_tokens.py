@@ -28,6 +28,8 @@ class IssuedToken:
     txn: str
     issued_at: datetime
     expires_at: datetime
+    by_broker: bool = False  # for a call that the broker made: no agent ever had it
+    outcome: str | None = None  # what the agent says came of it
 
 
 class IssuedTokens:

@@ -20,6 +20,7 @@ from cab.domain.configured.actions import Effect
 from cab.domain.text import safe as display
 from cab.ports import Clock
 from cab.transport.requests import hardening
+from cab.use_cases.people.account import Deed
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _EFFECT_WORDS: Final = {Effect.READ: "Looks only", Effect.WRITE: "Changes data", Effect.DESTRUCTIVE: "Deletes data"}
@@ -52,6 +53,7 @@ class PageRenderer:
         self._environment.globals |= {
             "style": Markup(style),  # noqa: S704  # our own file
             "shown": shown,
+            "came_of": came_of,
             "typed": typed,
             "instant": instant,
             "ago": self._ago,
@@ -131,3 +133,19 @@ def instant(at: datetime) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="seconds"), utc.strftime("%d %b %Y, %H:%M UTC")
     )
+
+
+_CAME_OF: Final = {
+    "done": "The agent says that it was done.",
+    "rejected": "The agent says that the system refused it.",
+    "failed": "The agent says that it failed.",
+    "not_used": "The agent says that it did not use this.",
+    "unknown": "The agent does not know whether it was done.",
+}
+
+
+def came_of(deed: Deed) -> str:
+    """What came of an access, and whose word that is."""
+    if deed.by_broker:
+        return "The call was made for the agent, which was given the answer and no access."
+    return _CAME_OF.get(deed.outcome or "", "Nobody has said what came of it: it counts as used.")

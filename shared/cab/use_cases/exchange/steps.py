@@ -315,10 +315,14 @@ class Steps:
         assertion = case.assertion
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
+        if issued.grant_id is not None:
+            made_by_broker = case.call is not None
+            remembered = self._remember(
+                asked_for.connection, assertion, caller, issued, details, by_broker=made_by_broker
+            )
+            facts.beside.append(remembered)
         if case.call is not None:
             return await self._answer_call(asked_for, case.call, issued, facts)
-        if issued.grant_id is not None:
-            facts.beside.append(self._remember(asked_for.connection, assertion, caller, issued, details))
         body = {
             "access_token": issued.token,
             "issued_token_type": names.ACCESS_TOKEN_TYPE,
@@ -433,8 +437,10 @@ class Steps:
         caller: Caller,
         issued: Issued,
         details: list[dict[str, Any]],
+        *,
+        by_broker: bool,
     ) -> None:
-        """For introspection and revocation of a token that is not ours: whose it is and what it was for."""
+        """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page."""
         await self._issued_tokens.remember(
             token_sha256(issued.token),
             IssuedToken(
@@ -453,6 +459,7 @@ class Steps:
                 txn=assertion.txn,
                 issued_at=self._clock.now(),
                 expires_at=issued.expires_at,
+                by_broker=by_broker,
             ),
         )
 

@@ -54,6 +54,8 @@ class Deed:
     action: Action | None
     action_id: str
     identifier: str
+    by_broker: bool  # the broker made the call, and the agent had no token
+    outcome: str | None  # what the agent says came of its token
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +186,6 @@ class MyAccount:
             action=connection.action_by_id.get(action_id) if connection else None,
             action_id=action_id,
             identifier=detail.get("identifier", ""),
+            by_broker=token.by_broker,
+            outcome=token.outcome,
         )

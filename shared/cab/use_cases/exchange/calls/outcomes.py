@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from cab.protocol.authorization_details import details_hash
 from cab.protocol.jose import jws
 from cab.protocol.tokens import access_tokens
 from cab.stores.calls import ReportedOutcomes
-from cab.stores.issued_tokens import IssuedTokens
+from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_agent
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
@@ -56,6 +56,7 @@ class _HandOut:
     ends_at: datetime
     jti: str | None = None
     grant_id: str | None = None
+    remembered: IssuedToken | None = None
 
 
 class ReportOutcome:
@@ -103,12 +104,16 @@ class ReportOutcome:
         if known not in (None, said):
             raise BrokerError(Reason.OUTCOME_ALREADY_REPORTED, "Another outcome was reported for this token.")
         facts.beside.append(self._reported.write(key, said, until=hand_out.ends_at + REPORTED_UNTIL))
+        if hand_out.remembered is not None:  # for the user's own page
+            told = replace(hand_out.remembered, outcome=report.outcome)
+            facts.beside.append(self._issued_tokens.remember(hand_out.sha256, told))
 
     async def _downstream(self, report: OutcomeReport, agent: Agent) -> _HandOut | None:
         sha256 = report.token_sha256 or ""
         for issued in await self._issued_tokens.find(sha256, now=self._clock.now() - REPORTED_UNTIL):
             is_meant = report.txn in (None, issued.txn) and report.intent_hash in (None, details_hash(issued.details))
-            if (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id) and is_meant:
+            is_theirs = (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id) and not issued.by_broker
+            if is_theirs and is_meant:
                 return _HandOut(
                     sha256,
                     issued.subject,
@@ -117,6 +122,7 @@ class ReportOutcome:
                     issued.connection,
                     issued.expires_at,
                     grant_id=issued.grant_id,
+                    remembered=issued,
                 )
         return None
 
