@@ -87,6 +87,7 @@ async def test_what_was_decided_is_what_is_sent(world: World) -> None:
         outcome["call"]["request_digest"],
     } == {f"sha-256:{digest}"}
     assert (hit.method, hit.url, hit.body) == ("POST", f"{WAREHOUSE}/tables/t1/rows", b'{"mode":"append"}')
+    assert hit.headers["Content-Type"] == "application/json"
 
 
 async def test_the_outcome_stands_in_the_record_before_the_answer(world: World) -> None:
@@ -142,6 +143,29 @@ async def test_headers_say_who_asks_and_carry_the_key_that_the_platform_knows_a_
         version, trace, span, flags = hit.headers["traceparent"].split("-")
         assert (version, len(trace), len(span), flags) == ("00", 32, 16, "01")
         assert hit.headers["Accept"] == "application/json"
+
+
+async def test_a_key_under_another_name_goes_as_it_is(world: World) -> None:
+    def renamed(text: str) -> str:
+        return text.replace("idempotency_key: Idempotency-Key", "idempotency_key: X-Request-Key")
+
+    other = World(world.write_policies(None, connections=renamed), scratch=world.scratch)
+    platform = platform_at(other, WAREHOUSE)
+    await write(other)
+    assert not platform.hits[0].headers["X-Request-Key"].startswith('"')
+
+
+async def test_a_result_stands_in_the_answer_once_and_may_be_as_large_as_declared(world: World) -> None:
+    platform_at(world, WAREHOUSE, json_answer({"x": "y" * 65_000}))
+    assert (await write(world)).json["outcome"] == "done"
+
+
+async def test_without_a_task_only_reads_are_made(world: World) -> None:
+    platform = platform_at(world, WAREHOUSE)
+    token = await call_token(world, task=None)
+    assert (await call(world, token, "warehouse_query_run", {"id": "q1"})).json["outcome"] == "done"
+    assert (await write(world, token)).refusal[2] == "intent_outside_task"
+    assert len(platform.hits) == 1
 
 
 # --- who may ---

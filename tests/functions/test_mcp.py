@@ -263,7 +263,7 @@ async def test_what_was_approved_is_not_sent_for_other_arguments(world: World) -
     assert other.is_error
     assert platform.hits == []
     (event,) = outcomes(world)
-    assert event["call"]["outcome"] == "not_sent"
+    assert (event["call"]["outcome"], event["call"]["attempts"]) == ("not_sent", 0)
 
 
 async def test_a_no_of_the_user_ends_the_call(world: World) -> None:
