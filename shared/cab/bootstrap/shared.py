@@ -166,7 +166,9 @@ class Parts(Basics):
         if self.deployment.broker.grant_storage == "sealed_documents":
             from cab.adapters.sealed_documents import SealedDocumentsVault
 
-            return SealedDocumentsVault(self.documents("grants"), self.secrets)
+            return SealedDocumentsVault(
+                self.documents("grants"), self.secrets, key_version=self.deployment.broker.grant_data_key
+            )
         return self.vault
 
     @property

@@ -62,6 +62,27 @@ async def _make_data_key(vault: SecretVault, secret: str) -> bool:
     return False
 
 
+@keys_group.command("add-data-key")
+@project_option
+@click.option("--of", type=click.Choice(["escrow", "grants"]), required=True, help="Which key gets a new version.")
+@json_option
+def add_data_key(project: str, of: str, *, as_json: bool) -> None:
+    """Add a version of a key that token sets are sealed under, and say what to enter in broker.yaml.
+
+    Nothing uses it before the next deployment with that line. What was sealed before stays readable: keep the older versions.
+    """
+    secret, setting = {"escrow": (ESCROW_SECRET, "escrow_key"), "grants": (DATA_KEY_SECRET, "grant_data_key")}[of]
+
+    async def add(cloud: Cloud) -> int:
+        return await cloud.vault.add(secret, os.urandom(KEY_BYTES))
+
+    version = run(project, add)
+    if as_json:
+        click.echo(json.dumps({"secret": secret, "version": version, "setting": setting}))
+        return
+    click.echo(f"{secret}: version {version} made; now enter `{setting}: {version}` in broker.yaml and deploy")
+
+
 @keys_group.command("list")
 @project_option
 @json_option

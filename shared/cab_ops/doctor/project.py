@@ -18,9 +18,11 @@ from grpc import StatusCode
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.pubsub.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
+from cab.adapters.sealed_documents import DATA_KEY_SECRET
 from cab.domain.configured.deployment import Deployment
 from cab.ports import Unavailable
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_ops.doctor import expected
 from cab_ops.doctor.diagnosis import Diagnosis, ill, unknown, well
 
@@ -177,7 +179,7 @@ async def secret(seen: ProjectAsItIs, name: str, version: int | None) -> list[Di
 
 def _fill(name: str) -> str:
     if name in expected.own_secrets():
-        return "run `cab keys init`"
+        return "run `cab keys init`, or `cab keys add-data-key` where broker.yaml names a later version"
     return f"fill it: `gcloud secrets versions add {name} --data-file=-`"
 
 
@@ -225,7 +227,8 @@ def _push(check: str, found: Any, path: str) -> Iterator[Diagnosis]:
 async def secrets_of(seen: ProjectAsItIs, deployment: Deployment) -> list[Diagnosis]:
     """Every secret that the deployment needs."""
     signing = set(SECRET.values())
-    wanted = [(name, None if name in signing else 1) for name in expected.own_secrets()]
+    keys = {ESCROW_SECRET: deployment.broker.escrow_key, DATA_KEY_SECRET: deployment.broker.grant_data_key}
+    wanted = [(name, None if name in signing else keys[name]) for name in expected.own_secrets()]
     found = []
     for name, version in [*wanted, *expected.configured_secrets(deployment)]:
         found += await secret(seen, name, version)

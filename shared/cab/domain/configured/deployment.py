@@ -134,6 +134,14 @@ class Broker(StrictModel):
         default="secret_per_grant",
         description="One Secret Manager secret per grant, or sealed documents: cheaper from some thousands of grants on.",
     )
+    grant_data_key: int = Field(
+        default=1,
+        ge=1,
+        description="Version of cab-grant-data-key that new payloads of sealed_documents are sealed under.",
+    )
+    escrow_key: int = Field(
+        default=1, ge=1, description="Version of cab-escrow-key under which token sets are put aside from now on."
+    )
     federated_issuers: tuple[FederatedIssuer, ...] = Field(
         default=(), description="Whose JWTs may authenticate clients."
     )

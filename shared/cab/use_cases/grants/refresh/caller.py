@@ -85,7 +85,7 @@ class RefreshGrant:
         self._timings = timings
         self._observe = observe
         self.outbox = Outbox(deployment, store, log, clock, timings=timings)
-        self.escrow = Escrow(escrow_keys)
+        self.escrow = Escrow(escrow_keys, deployment.broker.escrow_key)
         self.revoke_upstream = RevokeUpstream(calls)
         self._orphans = OrphanedTokens(
             store, payloads, self.escrow, calls, self.revoke_upstream, self.outbox, clock, randomness
