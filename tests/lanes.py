@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 LANES = {
     "stack": (
         "tests/browser/",
+        "tests/client/test_newcomer.py",
         "tests/client/test_one_suite_on_both_brokers.py",
         "tests/e2e/test_api_document.py",
         "tests/e2e/test_audit_pipeline.py",

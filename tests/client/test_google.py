@@ -1,0 +1,107 @@
+"""Google's clients work as the user, by one exchange and not one for each request."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import requests
+from google.auth import exceptions
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud import bigquery
+
+from cab_client import Agent, ClientSecret, ConfirmationNeeded, Intent
+from cab_client.google import CabCredentials
+from cab_client.testing import FakeBroker
+
+INTENT = Intent("bigquery.query.run", on="bigquery", identifier="dataset/sales")
+agent = Agent(
+    "https://cab.acme.example",
+    ClientSecret("analyst", "s"),
+    connections={"bigquery": "https://bigquery.googleapis.com"},
+)
+
+
+class Answering(requests.adapters.BaseAdapter):
+    """Stands for Google: notes the tokens that come, answers each with `status`."""
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__()
+        self.tokens: list[str] = []
+        self.status = status
+
+    def send(self, request: Any, *_: Any, **__: Any) -> requests.Response:
+        self.tokens.append(request.headers["authorization"].removeprefix("Bearer "))
+        answer = requests.Response()
+        answer.status_code = self.status
+        answer._content = b'{"datasets": []}'
+        answer.headers["Content-Type"] = "application/json"
+        answer.request, answer.url = request, request.url
+        return answer
+
+    def close(self) -> None: ...
+
+
+def session_with(user: CabCredentials, google: Answering) -> AuthorizedSession:
+    session = AuthorizedSession(user)
+    session.mount("https://", google)
+    return session
+
+
+def test_many_requests_are_one_exchange(cab_fake: FakeBroker) -> None:
+    cab_fake.permit(INTENT.action, effect="read")
+    user, google = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice")), Answering()
+    with session_with(user, google) as session:
+        client = bigquery.Client(project="acme-data", credentials=user, _http=session)
+        for _ in range(5):
+            assert list(client.list_datasets()) == []
+    assert len(google.tokens) == 5
+    assert len(set(google.tokens)) == 1
+    assert len(cab_fake.exchanges) == 1
+
+
+def test_renewing_has_an_end(cab_fake: FakeBroker) -> None:
+    """google-auth renews after each 401, twice for each request: that would spend a task's uses on nothing."""
+    cab_fake.permit(INTENT.action, effect="read")
+    user, google = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"), renewals=1), Answering(401)
+    with session_with(user, google) as session, pytest.raises(exceptions.RefreshError):
+        session.get("https://bigquery.googleapis.com/x")
+    assert len(cab_fake.exchanges) == 2
+
+
+def test_a_permit_is_used_until_shortly_before_its_end(cab_fake: FakeBroker) -> None:
+    cab_fake.permit(INTENT.action, effect="read")
+    user = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"))
+    assert not user.valid
+    user.refresh(None)
+    assert user.valid
+    assert user._permit is not None
+    user._permit.expires_at -= 280
+    assert user.valid
+    user._permit.expires_at -= 15
+    assert user.expired
+    assert not user.valid
+
+
+def test_a_question_to_the_user_is_the_cause_of_an_error_that_is_not_retried(cab_fake: FakeBroker) -> None:
+    cab_fake.ask(INTENT.action)
+    user = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"))
+    with pytest.raises(exceptions.RefreshError) as failed:
+        user.refresh(None)
+    assert isinstance(failed.value.__cause__, ConfirmationNeeded)
+    assert failed.value.retryable is False
+
+
+def test_it_is_neither_shown_nor_pickled(cab_fake: FakeBroker) -> None:
+    cab_fake.permit(INTENT.action, effect="read")
+    user = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"))
+    user.refresh(None)
+    assert user.token not in repr(user)
+    with pytest.raises(TypeError):
+        pickle.dumps(user)
+
+
+def test_a_quota_project_is_kept(cab_fake: FakeBroker) -> None:
+    user = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice")).with_quota_project("acme-billing")
+    assert user.quota_project_id == "acme-billing"
