@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl
 
 import httpx2
@@ -185,7 +185,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return AsyncAgent(self.origin, PrivateKeyJwt(client_id, key=new_key()), **options)
 
     @contextmanager
-    def installed(self) -> Iterator[FakeBroker]:
+    def installed(self) -> Iterator[Self]:
         """Clients that are used inside the block reach this broker, whatever address they were made for."""
         with use_transport(self):
             yield self
