@@ -171,6 +171,8 @@ async def test_without_a_task_only_reads_are_made(world: World) -> None:
 # --- who may ---
 
 
+@pytest.mark.requirement("RFC6750-3-1")
+@pytest.mark.requirement("RFC9728-5.1-1")
 @pytest.mark.parametrize("presented", [None, "", "x", "a.b.c"])
 async def test_without_a_call_token_nothing_is_said_but_where_to_get_one(world: World, presented: str | None) -> None:
     answer = await call(world, presented, "warehouse_table_write", TABLE)
@@ -181,6 +183,7 @@ async def test_without_a_call_token_nothing_is_said_but_where_to_get_one(world: 
     assert world.events("call_tool")[-1].event_type.value == "request.refused"
 
 
+@pytest.mark.requirement("MCP-AUTH-1")
 async def test_no_other_token_of_ours_is_taken(world: World) -> None:
     platform = platform_at(world, WAREHOUSE)
     assertion = await world.assertion("caller")
@@ -190,6 +193,7 @@ async def test_no_other_token_of_ours_is_taken(world: World) -> None:
     assert platform.hits == []
 
 
+@pytest.mark.requirement("RFC9728-2-1")
 async def test_the_metadata_lead_to_the_token_endpoint(world: World) -> None:
     answer = await world.request("GET", "/.well-known/oauth-protected-resource/mcp")
     assert answer.json == {
@@ -202,6 +206,7 @@ async def test_the_metadata_lead_to_the_token_endpoint(world: World) -> None:
     }
 
 
+@pytest.mark.requirement("RFC6750-3.1-1")
 async def test_a_scope_that_is_missing_is_named_with_all_others(world: World) -> None:
     platform = platform_at(world, WAREHOUSE)
     answer = await write(world, await call_token(world, scope="tools.read"))
@@ -262,6 +267,7 @@ async def test_a_body_that_names_a_member_twice_is_refused(world: World) -> None
     assert answer.refusal == (400, "invalid_request", "parameter_invalid")
 
 
+@pytest.mark.requirement("MCP-HTTP-2")
 @pytest.mark.parametrize(
     ("method", "path", "status", "allow"),
     [
@@ -278,6 +284,7 @@ async def test_other_methods_and_paths(world: World, method: str, path: str, sta
     assert (answer.status, answer.header("allow")) == (status, allow)
 
 
+@pytest.mark.requirement("RFC9470-3-2")
 async def test_step_up_is_a_challenge_for_another_login(world: World) -> None:
     answer = await call(world, await call_token(world), "warehouse_report_open", {"id": "r1"})
     assert answer.refusal == (401, "insufficient_user_authentication", "step_up_required")
@@ -300,6 +307,7 @@ async def test_what_policy_and_task_refuse_is_passed_on_and_stands_in_the_record
 # --- DPoP ---
 
 
+@pytest.mark.requirement("RFC9449-7.1-1")
 async def test_a_bound_token_works_with_its_key_alone_and_each_proof_once(world: World) -> None:
     platform = platform_at(world, WAREHOUSE)
     token = await call_token(world, headers=proof(world))

@@ -224,6 +224,7 @@ async def test_a_modern_client_shows_the_page_once_and_goes_on(world: World, mod
     assert len(platform.hits) == 1
 
 
+@pytest.mark.requirement("MCP-MRTR-1")
 async def test_another_instance_can_go_on_after_the_page(world: World) -> None:
     platform = platform_at(world, WAREHOUSE, HttpAnswer(204, {}, b""))
     token = await call_token(world)
@@ -249,6 +250,7 @@ async def test_another_instance_can_go_on_after_the_page(world: World) -> None:
     assert (done.is_error, len(platform.hits)) == (False, 1)
 
 
+@pytest.mark.requirement("MCP-MRTR-1")
 async def test_what_was_approved_is_not_sent_for_other_arguments(world: World) -> None:
     platform = platform_at(world, WAREHOUSE, HttpAnswer(204, {}, b""))
     async with connected(world, opens=User(world)) as client:
@@ -459,6 +461,7 @@ async def test_two_users_see_lists_of_their_own(world: World) -> None:
     assert (len(everything.json["result"]["tools"]), len(part.json["result"]["tools"])) == (6, 2)
 
 
+@pytest.mark.requirement("MCP-HTTP-1")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({"Origin": "https://evil.test"}, 403), ({"Host": "evil.test"}, 421), ({"Origin": ORIGIN}, 200)],
@@ -468,6 +471,7 @@ async def test_only_our_own_pages_and_name_are_served(world: World, headers: dic
     assert answer.status == status
 
 
+@pytest.mark.requirement("MCP-HTTP-1")
 async def test_headers_that_contradict_the_body_are_refused(world: World) -> None:
     message = request("tools/call", name="warehouse_table_drop", arguments={"id": "t1"})
     answer = await post(world, message, Mcp_Method="tools/call", Mcp_Name="warehouse_table_write")
