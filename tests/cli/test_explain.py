@@ -397,3 +397,17 @@ def test_an_agent_that_only_calls_is_explained_so(folder: Path) -> None:
     agents.write_text(agents.read_text().replace("mode: both", "mode: call"))
     assert answer(request(), folder=folder)["granted"]["request"]["method"] == "GET"
     assert answer(request(mode="token"), folder=folder)["reason_code"] == "grant_type_not_allowed"
+
+
+def test_a_refusal_by_a_trust_zone_shows_both_zones(folder: Path) -> None:
+    broker, connections = folder / "broker.yaml", folder / "connections.yaml"
+    broker.write_text(
+        broker.read_text("utf-8").replace("trust_zones: [internal]", "trust_zones: [internal, {id: calls, mode: call}]")
+    )
+    crm = "    resource: ${ACME_CRM_ORIGIN}\n"
+    connections.write_text(connections.read_text("utf-8").replace(crm, f"{crm}    trust_zone: calls\n"))
+    explained = answer(request(), folder=folder)
+    assert summary(explained) == ("deny", "invalid_target", "target_not_allowed")
+    [step] = [one for one in explained["checks"] if one["check"] == "agent mode"]
+    assert (step["inputs"]["zone of the agent"], step["inputs"]["zone of the target"]) == ("internal", "calls")
+    assert answer(request(mode="call"), folder=folder)["decision"] == "permit"

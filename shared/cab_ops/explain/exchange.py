@@ -240,7 +240,10 @@ def _looked_at(stage: Stage, judgement: Judgement) -> tuple[dict[str, Any], Abou
                 About("connection", found.id) if found else None,
             )
         case Stage.MODE:
-            return {"mode": agent.mode}, About("agent", agent.client_id)
+            zones = {}
+            if judgement.refusal and judgement.refusal.reason is Reason.TARGET_NOT_ALLOWED and judgement.connection:
+                zones = {"zone of the agent": agent.trust_zone, "zone of the target": judgement.connection.trust_zone}
+            return {"mode": agent.mode, **zones}, About("agent", agent.client_id)
         case Stage.INTENT if declared is not None:
             return declared.model_dump(mode="json", exclude_none=True, exclude={"type"}), None
         case Stage.CATALOG if declared is not None and judgement.connection is not None:
