@@ -45,6 +45,7 @@ def test_a_login_names_the_person_by_a_key_of_tenant_issuer_and_subject() -> Non
         amr=("pwd",),
         display_name="Alice",
         session=found.session,
+        issued_at=NOW,
     )
     assert "somebody" not in found.subject + found.idp_subject_hash
     assert login(sub="another").subject != found.subject == login().subject
