@@ -1,0 +1,22 @@
+# Applied in full against the mock provider, for tests/terraform/test_rights.py: it reads from the state who may do what.
+mock_provider "google" {
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+}
+
+variables {
+  project_id       = "test-cab"
+  domain           = "cab.example.com"
+  source_archive   = { bucket = "source", object = "cab-abc.zip" }
+  provider_secrets = ["cab-provider-crm", "cab-assertion-calendar", "cab-idp-acme", "cab-client-ops-bot"]
+}
+
+run "rights" {
+  command = apply
+
+  assert {
+    condition     = toset(keys(google_service_account.function)) == toset(keys(local.functions))
+    error_message = "Each function runs as an identity of its own."
+  }
+}
