@@ -274,7 +274,25 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         if len(form) != len(pairs):
             raise _No(400, "invalid_request", "parameter_repeated")
         form["client"] = self._client(form, issuer, request)
+        if "dpop" in request.headers:
+            form["jkt"] = self._proven(request.headers["dpop"], f"{issuer}/token")
         return form
+
+    def _proven(self, proof: str, url: str) -> str:
+        """The thumbprint of the key that made this proof for the token endpoint."""
+        import jwt
+
+        try:
+            jwk = jwt.get_unverified_header(proof)["jwk"]
+            claims = jwt.decode(proof, jwt.PyJWK(jwk, algorithm="ES256"), algorithms=["ES256"])
+            good = (claims["htm"], claims["htu"]) == ("POST", url) and claims["jti"] not in self._used
+        except (jwt.PyJWTError, KeyError) as exc:
+            raise _No(400, "invalid_dpop_proof", "dpop_proof_invalid") from exc
+        if not good:
+            raise _No(400, "invalid_dpop_proof", "dpop_proof_invalid")
+        self._used.add(claims["jti"])
+        members = {name: jwk[name] for name in ("crv", "kty", "x", "y")}
+        return digest(json.dumps(members, separators=(",", ":"), sort_keys=True).encode())
 
     def _client(self, form: Mapping[str, str], issuer: str, request: httpx2.Request) -> str:
         import base64
@@ -354,7 +372,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
             chain = (*subject["chain"], form["client"])
             return self._as_assertion(self._assertion(subject["sub"], form["may_act"], task, chain))
         if form.get("resource") == f"{home}/mcp":
-            return self._issue(subject, form["client"], form["resource"], [], home)
+            return self._issue(subject, form["client"], form["resource"], [], home, form.get("jkt"))
         resources = [connection.resource for connection in self.connections.values()]
         if form.get("resource") not in resources and not self._any_system:
             raise _No(400, "invalid_target", "target_unknown")
@@ -362,7 +380,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
             raise _No(400, "invalid_authorization_details", "intent_missing")
         (detail,) = json.loads(form["authorization_details"])
         self._decide(subject, form["client"], detail, deferred="completion_mode" in form)
-        return self._issue(subject, form["client"], form["resource"], [detail], home)
+        return self._issue(subject, form["client"], form["resource"], [detail], home, form.get("jkt"))
 
     def _decide(self, subject: dict[str, Any], agent: str, detail: dict[str, Any], *, deferred: bool) -> None:
         """Raises: _No."""
@@ -445,10 +463,16 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
             raise _No(400, "access_denied", "confirmation_refused")
         del self._questions[key]
         subject = {"sub": user, "chain": (), "txn": secrets.token_urlsafe(8), "task": None}
-        return self._issue(subject, agent, question.intent["locations"][0], [question.intent], home)
+        return self._issue(subject, agent, question.intent["locations"][0], [question.intent], home, form.get("jkt"))
 
     def _issue(
-        self, subject: dict[str, Any], agent: str, resource: str, details: list[dict[str, Any]], home: str
+        self,
+        subject: dict[str, Any],
+        agent: str,
+        resource: str,
+        details: list[dict[str, Any]],
+        home: str,
+        thumbprint: str | None,
     ) -> dict[str, Any]:
         now = int(time.time())
         granted = [{name: value for name, value in detail.items() if name != "reason"} for detail in details]
@@ -475,12 +499,14 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         }
         if subject["task"] is not None:
             claims["task_id"] = subject["task"]["task_id"]
+        if thumbprint is not None:
+            claims["cnf"] = {"jkt": thumbprint}
         token = self._sign(claims, typ="at+jwt")
         self._tokens[token] = claims | {"subject": subject}
         return {
             "access_token": token,
             "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
-            "token_type": "Bearer",
+            "token_type": "Bearer" if thumbprint is None else "DPoP",
             "expires_in": _LIFE_S,
             "scope": "fake",
             "authorization_details": details,
