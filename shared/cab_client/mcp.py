@@ -18,7 +18,8 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import UrlElicitationRequiredError
-from mcp_types import ElicitRequestURLParams
+from mcp_types import ElicitRequest, ElicitRequestURLParams, InputRequiredResult
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from cab_client.between import NoAssertion, receive_assertion
 from cab_client.current import acting_for
@@ -60,7 +61,11 @@ def for_mcp(tool: Callable[..., Any]) -> Callable[..., Any]:
             asked = needed
         except CabError as error:
             raise ToolError(error.for_model()) from None
-        if asked.uri is not None and _opens_links(ctx):
+        modern = ctx.session.protocol_version in MODERN_PROTOCOL_VERSIONS
+        if asked.uri is not None and _opens_links(ctx) and modern and ctx.request_state is None:
+            opened = ElicitRequest(params=ElicitRequestURLParams(message=asked.user_text, url=asked.uri))
+            return InputRequiredResult(input_requests={"cab": opened}, request_state="asked")  # it grants nothing
+        if asked.uri is not None and _opens_links(ctx) and not modern:
             link = ElicitRequestURLParams(message=asked.user_text, url=asked.uri, elicitation_id=asked.txn or asked.uri)
             raise UrlElicitationRequiredError([link])
         raise ToolError(f"{asked.for_model()} {asked.for_user()}")
@@ -83,6 +88,5 @@ def _user_of(ctx: Context) -> Iterator[None]:
 
 
 def _opens_links(ctx: Context) -> bool:
-    params = getattr(ctx.session, "client_params", None)
-    elicitation = getattr(getattr(params, "capabilities", None), "elicitation", None)
+    elicitation = getattr(ctx.session.client_capabilities, "elicitation", None)
     return getattr(elicitation, "url", None) is not None

@@ -12,6 +12,8 @@ pytest.importorskip("mcp")
 
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
+from mcp.shared.exceptions import MCPError
+from mcp_types import ElicitResult
 from tests.client.frameworks.conftest import Tools
 
 from cab_client import ClientSecret, Intent, acting_for
@@ -43,6 +45,39 @@ async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_
             assert not (await client.call_tool("delete_deal", {"deal_id": "0061"})).is_error
     assert tools.ran == ["read 0061", "delete 0061"]
     no_leak(listed, asked)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+async def test_a_client_that_opens_links_is_asked_to_and_calls_again(
+    fake: FakeBroker, tools: Tools, *, decides: bool
+) -> None:
+    opened: list[str] = []
+
+    async def open_link(context: Any, params: Any) -> ElicitResult:
+        opened.append(params.url)
+        if decides:
+            fake.approve(params.url, user="alice")
+        return ElicitResult(action="accept")  # that it was opened; what was decided is the broker's to know
+
+    with acting_for(fake.user("alice")):
+        async with Client(server_of(tools), elicitation_callback=open_link) as client:
+            called = await client.call_tool("delete_deal", {"deal_id": "0061"})
+    assert opened == tools.links[:1]
+    assert called.is_error is not decides
+    assert tools.ran == (["delete 0061"] if decides else [])
+
+
+async def test_a_client_of_the_older_revision_is_told_by_the_error(fake: FakeBroker, tools: Tools) -> None:
+    async def open_link(context: Any, params: Any) -> ElicitResult:
+        raise AssertionError("not asked by a request of its own")
+
+    with acting_for(fake.user("alice")):
+        async with Client(server_of(tools), elicitation_callback=open_link, mode="legacy") as client:
+            with pytest.raises(MCPError) as told:
+                await client.call_tool("delete_deal", {"deal_id": "0061"})
+    assert told.value.error.code == -32042
+    assert told.value.error.data["elicitations"][0]["url"] == tools.links[0]
+    assert tools.ran == []
 
 
 async def test_a_refusal_is_told_in_fixed_words(fake: FakeBroker, tools: Tools) -> None:
