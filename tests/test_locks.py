@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -158,7 +159,11 @@ def _install(environment: Path, lock: Path, **settings: str) -> subprocess.Compl
 
 
 def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
-    named = {canonicalize_name(requirement.name) for requirement in read_input(ROOT / "pyproject.toml")}
+    common, call_tool = (
+        {canonicalize_name(requirement.name) for requirement in read_input(path)}
+        for path in (ROOT / "pyproject.toml", FOLDER / "call_tool.in")
+    )
+    of_call_tool = ROOT / "shared" / "cab" / "transport" / "calls" / "mcp.py"  # which no other function imports
     owners = _owners()
     unnamed = {
         f"{path.relative_to(ROOT)} imports {module}"
@@ -166,9 +171,17 @@ def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
         for path in sorted((ROOT / folder).rglob("*.py"))
         for candidates in _imports(ast.parse(path.read_text("utf-8")))
         for module in [candidates[-1]]
-        if not named & {owners.get(candidate) for candidate in candidates} and not _is_ours_or_pythons(module)
+        if not (common | (call_tool if path == of_call_tool else set()))
+        & {owners.get(candidate) for candidate in candidates}
+        and not _is_ours_or_pythons(module)
     }
     assert unnamed == set()
+
+
+def test_no_function_but_call_tool_imports_what_only_call_tool_carries() -> None:
+    graph = grimp.build_graph("cab")
+    importers = graph.find_modules_that_directly_import("cab.transport.calls.mcp")
+    assert importers == {"cab.bootstrap.call_tool"}
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, ...]]:

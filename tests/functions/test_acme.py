@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT
-from tests.support.world import ACME, CRM, SECRET_OF_READER, WAREHOUSE, WIKI, World, intent, task
+from tests.support.world import ACME, CRM, ORIGIN, SECRET_OF_READER, WAREHOUSE, WIKI, World, intent, task
 
 from cab.protocol import metadata
 
@@ -134,5 +134,5 @@ async def test_the_warehouse_gets_a_token_of_ours_for_exactly_one_query(world: W
 
 async def test_its_metadata_names_its_resources(world: World) -> None:
     answer = await world.request("GET", "/.well-known/oauth-authorization-server/oauth2", function="publish_metadata")
-    assert answer.json["protected_resources"] == sorted([CRM, TRACKER, WAREHOUSE])
+    assert answer.json["protected_resources"] == sorted([CRM, f"{ORIGIN}/mcp", TRACKER, WAREHOUSE])
     assert metadata.JWKS_PATHS["sts"] in answer.json["jwks_uri"]

@@ -13,7 +13,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 MOST_CALLS: Final = 640
 MOST_TO_ONE: Final = 512  # connection: a platform that hangs leaves room for calls of others
 
-STOP_AFTER_S: Final = 6.0  # so that what is interrupted can still be published
+STOP_AFTER_S: Final = 5.0  # so that what is interrupted can still be published
 
 _Result = TypeVar("_Result")
 
