@@ -293,7 +293,8 @@ def test_verify_chain_finds_the_lost_event_and_exits_with_1(tmp_path: Path) -> N
     result = run("verify-chain", status=1)
     assert "missing" in result.stdout
     assert "1 event before this one not there" in result.stdout
-    assert result.stdout.endswith("1 finding; 1 chains are open\n")
+    assert "1 finding; 1 chain is open, of which 1 ended without closing" in result.stdout
+    assert "ended_without_close" in result.stdout
     verdict = json.loads(run("verify-chain", "--json", status=1).stdout)
     assert (verdict["whole"], [finding["kind"] for finding in verdict["findings"]]) == (False, ["missing"])
     assert verdict["recomputed"] == verdict["events"]
@@ -377,10 +378,10 @@ def test_the_report_holds_everything_it_shows(page: str) -> None:
 def test_the_report_shows_each_views_answer(page: str) -> None:
     titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
     assert titles == [
+        "Agents that asked for too much",  # attacks first
         "Decisions over time",
         "Who did what through whom",
         "Refusals",
-        "Agents that asked for too much",
         "Confirmations",
         "Grants",
         "Is the record whole?",
@@ -389,14 +390,31 @@ def test_the_report_shows_each_views_answer(page: str) -> None:
     assert {title: value for value, title in re.findall(r"<b>([\d,]+)</b><span>([^<]+)</span>", page)} == {
         "decisions": "4",
         "tokens issued": "2",
-        "users asked": "1",
+        "questions to users": "1",
         "refused": "1",
         "asked for too much": "1",
         "gaps in the record": "1",
     }
     assert "1 gap: events are missing, or were changed." in page
     assert "1 event before this one not there" in page
-    assert "sales-opportunity-delete" in page
+    assert "Transactions, the likeliest attack first" in page
+
+
+def test_a_question_to_a_user_is_no_refusal_in_the_report(page: str) -> None:
+    refusals = page[page.index('id="refusals"') : page.index('id="confirmations"')]
+    assert "confirmation_required" not in refusals
+    assert "sales-opportunity-delete" not in refusals  # the rule asked, and refused nothing
+    assert "intent_outside_task" in refusals
+
+
+def test_nothing_is_green_that_is_only_unknown(called: str, tmp_path: Path) -> None:
+    """A record without a gap, but for chains that ended without closing and no signed heads to hold it against."""
+    file = tmp_path / "report.html"
+    run("report", "--dataset", called, "--out", str(file))
+    text = " ".join(file.read_text("utf-8").split())
+    assert re.search(r"<li><b>0</b><span>gaps in the record</span>", text)
+    assert "1 ended without closing: what followed may have been removed." in text
+    assert "Not held against signed heads" in text
 
 
 def test_text_of_agents_is_quoted_in_the_report(page: str) -> None:

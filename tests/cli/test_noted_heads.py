@@ -144,7 +144,7 @@ def test_without_noted_heads_a_removed_tail_is_counted_and_a_removed_chain_is_sa
 ) -> None:
     tail = write(of(rows, "chain-a", up_to=3) + of(rows, "chain-b"))
     told = desk.run("verify-chain", "--dataset", tail).stdout
-    assert "1 chains are open, of which 1 ended without closing" in told
+    assert "1 chain is open, of which 1 ended without closing" in told
     assert "ended_without_close" in told
     assert "not held against signed heads" in told
 

@@ -5,13 +5,15 @@ Whether the record is whole is asked as `cab audit verify-chain` asks it, and is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from cab_ops.audit.questions import MISMATCHES, AuditTables, Question, Row
-from cab_ops.audit.verification import verify
+from cab_ops.audit.verification import Head, verify
 
+NEVER_CUT: Final = 100_000
 LISTED: Final = 25  # rows of a table in the report; what is cut is said
 _PERIOD: Final = ("since", "until", "tenant", "limit")
 
@@ -65,6 +67,7 @@ REASONS: Final = Question(
            MAX(occurred_at) AS last_at
     FROM refusals
     WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+      AND COALESCE(reason_code, '') NOT IN ('confirmation_required', 'authorization_pending')
     GROUP BY reason_code
     ORDER BY n DESC, reason_code
     LIMIT @limit
@@ -77,8 +80,22 @@ RULES: Final = Question(
     SELECT rule, reason_code, COUNT(*) AS n, MAX(occurred_at) AS last_at
     FROM refusals, UNNEST(determining_rules) AS rule
     WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+      AND reason_code NOT IN ('confirmation_required', 'authorization_pending')
     GROUP BY rule, reason_code
     ORDER BY n DESC, rule
+    LIMIT @limit
+    """,
+    _PERIOD,
+)
+
+SUSPECTS: Final = Question(
+    """
+    SELECT occurred_at, subject_key, agents, score, attempts, destructive, writes, objects, users_no, issued_after, read_before, txn
+    FROM injection_suspects
+    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND occurred_at >= @since AND occurred_at < @until
+      AND (@tenant IS NULL OR tenant = @tenant)
+      AND attempts > 0
+    ORDER BY score DESC, occurred_at DESC
     LIMIT @limit
     """,
     _PERIOD,
@@ -171,6 +188,7 @@ class ReportFacts:
     actions: list[Row]
     reasons: list[Row]
     rules: list[Row]
+    suspects: list[Row]  # never cut
     mismatches: list[Row]
     mismatch_count: int
     confirmations: list[Row]
@@ -181,16 +199,26 @@ class ReportFacts:
     gap_count: int
     verified: int  # events whose hash was made again
     open_chains: int
+    quiet_chains: int  # ended without closing: what followed may have been removed
+    noted_at: datetime | None  # of the last signed note of heads that this was held against
     freshness: list[Row]
 
 
-def gather(tables: AuditTables, *, since: datetime, until: datetime, tenant: str | None) -> ReportFacts:
+def gather(
+    tables: AuditTables,
+    *,
+    since: datetime,
+    until: datetime,
+    tenant: str | None,
+    noted: Sequence[Head] = (),
+    noted_at: datetime | None = None,
+) -> ReportFacts:
     """All of the report's rows. Raises: as `AuditTables.ask`."""
 
     def ask(question: Question, limit: int = LISTED) -> list[Row]:
         return list(tables.ask(question, since=since, until=until, tenant=tenant, limit=limit))
 
-    verdict = verify(tables, since=since, until=until)
+    verdict = verify(tables, since=since, until=until, noted=noted)
     return ReportFacts(
         since=since,
         until=until,
@@ -200,6 +228,7 @@ def gather(tables: AuditTables, *, since: datetime, until: datetime, tenant: str
         actions=ask(ACTIONS),
         reasons=ask(REASONS),
         rules=ask(RULES),
+        suspects=ask(SUSPECTS, NEVER_CUT),
         mismatches=ask(MISMATCHES),
         mismatch_count=ask(MISMATCH_COUNT)[0]["n"],
         confirmations=ask(CONFIRMATIONS),
@@ -210,5 +239,7 @@ def gather(tables: AuditTables, *, since: datetime, until: datetime, tenant: str
         gap_count=len(verdict.findings),
         verified=verdict.recomputed,
         open_chains=sum(not head.closed for head in verdict.heads),
+        quiet_chains=len(verdict.ended_without_close(now=datetime.now(UTC), noted=noted)),
+        noted_at=noted_at,
         freshness=ask(FRESHNESS),
     )

@@ -10,7 +10,15 @@ import click
 
 from cab_ops.audit.report import gather
 from cab_ops.cli.audit.access import rows_as_json, tables_of
-from cab_ops.cli.audit.options import Moment, dataset_option, since_option, tenant_option
+from cab_ops.cli.audit.options import (
+    Moment,
+    dataset_option,
+    heads_key_option,
+    heads_option,
+    since_option,
+    tenant_option,
+)
+from cab_ops.cli.audit.verify import noted_by
 from cab_ops.cli.cloud import json_option, project_option
 
 
@@ -23,6 +31,8 @@ from cab_ops.cli.cloud import json_option, project_option
 @since_option()
 @click.option("--until", type=Moment(), help="End of the period.  [default: now]")
 @tenant_option
+@heads_option
+@heads_key_option
 @json_option
 def report(
     out: Path | None,
@@ -31,6 +41,8 @@ def report(
     since: datetime,
     until: datetime | None,
     tenant: str | None,
+    heads: str | None,
+    heads_key: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -45,7 +57,8 @@ def report(
     if since >= until:
         raise click.UsageError("--since must be before --until.")
     with tables_of(project, dataset) as tables:
-        facts = gather(tables, since=since, until=until, tenant=tenant)
+        noted, noted_at = noted_by(heads, heads_key, since=since, until=until)
+        facts = gather(tables, since=since, until=until, tenant=tenant, noted=noted, noted_at=noted_at)
     if as_json:
         click.echo(rows_as_json(asdict(facts)))
     if out is not None or not as_json:

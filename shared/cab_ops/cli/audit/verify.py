@@ -86,21 +86,28 @@ def verify_chain(
     now = datetime.now(UTC)
     until = until or now
     noted = list(note.heads) if note else []
-    noted_at: datetime | None = None
     with tables_of(project, dataset) as tables:
-        if heads is not None:
-            if heads_key is None:
-                raise click.UsageError("--heads wants --heads-key: the notes are signed.")
-            try:
-                signed, noted_at = noted_heads(store_at(heads), HeadsKey(heads_key).public(), since=since, until=until)
-            except BadNote as error:
-                raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
-            noted += signed
+        signed, noted_at = noted_by(heads, heads_key, since=since, until=until)
+        noted += signed
         verdict = verify(tables, since=since, until=until, noted=noted)
     quiet = verdict.ended_without_close(now=now, noted=noted)
     click.echo(_as_json(verdict, since, until, quiet) if as_json else _as_text(verdict, quiet, noted_at))
     if verdict.findings:
         raise SystemExit(1)
+
+
+def noted_by(
+    heads: str | None, heads_key: str | None, *, since: datetime, until: datetime
+) -> tuple[list[Head], datetime | None]:
+    """The signed heads kept at `heads`, and when the last of them was noted; none without such a place."""
+    if heads is None:
+        return [], None
+    if heads_key is None:
+        raise click.UsageError("--heads wants --heads-key: the notes are signed.")
+    try:
+        return noted_heads(store_at(heads), HeadsKey(heads_key).public(), since=since, until=until)
+    except BadNote as error:
+        raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
 
 
 def _read_note(file: BinaryIO) -> _Note:
@@ -133,7 +140,7 @@ def _as_text(verdict: Verdict, quiet: Sequence[Head], noted_at: datetime | None)
         lines += [table(_FINDINGS, shown), ""]
     lines.append(
         f"{verdict.events} events in {len(verdict.heads)} chains, {verdict.recomputed} hashes recomputed, "
-        f"{_counted(verdict.findings)}; {sum(not head.closed for head in verdict.heads)} chains are open"
+        f"{_counted(verdict.findings)}; {_open(sum(not head.closed for head in verdict.heads))}"
         + (f", of which {len(quiet)} ended without closing: what followed may have been removed" if quiet else "")
     )
     if noted_at is not None:
@@ -141,6 +148,10 @@ def _as_text(verdict: Verdict, quiet: Sequence[Head], noted_at: datetime | None)
     elif verdict.heads:
         lines.append("not held against signed heads: whether a chain's end or a whole chain was removed is not known")
     return "\n".join(lines)
+
+
+def _open(chains: int) -> str:
+    return f"{chains} chain{' is' if chains == 1 else 's are'} open"
 
 
 def _counted(findings: Sequence[Any]) -> str:

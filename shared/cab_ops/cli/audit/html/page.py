@@ -97,19 +97,26 @@ def _tiles(facts: ReportFacts) -> list[Tile]:
     return [
         Tile("decisions", f"{sum(counts.values()):,}"),
         Tile("tokens issued", f"{counts['issued']:,}"),
-        Tile("users asked", f"{sum(row['n'] for row in facts.confirmations):,}"),
+        Tile("questions to users", f"{sum(row['n'] for row in facts.confirmations):,}"),
         Tile("refused", f"{counts['refused']:,}"),
         Tile("asked for too much", f"{facts.mismatch_count:,}", "bad" if facts.mismatch_count else "good"),
-        Tile("gaps in the record", f"{facts.gap_count:,}", "bad" if facts.gap_count else "good"),
+        Tile("gaps in the record", f"{facts.gap_count:,}", _mood_of_record(facts)),
     ]
+
+
+def _mood_of_record(facts: ReportFacts) -> str:
+    """Good only where it is known: without signed heads a removed end or a whole chain would not show."""
+    if facts.gap_count:
+        return "bad"
+    return "good" if facts.noted_at is not None and not facts.quiet_chains else ""
 
 
 def _sections(facts: ReportFacts) -> list[Section]:
     return [
+        _mismatches(facts),
         _decisions(facts),
         _actions(facts),
         _refusals(facts),
-        _mismatches(facts),
         _confirmations(facts),
         _grants(facts),
         _record(facts),
@@ -237,9 +244,29 @@ def _mismatches(facts: ReportFacts) -> Section:
         "Agents that asked for too much",
         "Did text that an agent read give it orders? The watch for prompt injection.",
         "intent_mismatches",
-        [Table(f"Mismatches{latest}", columns, rows)] if rows else [],
+        [
+            *(
+                [Table("Transactions, the likeliest attack first", _SUSPECTS, _with_short_keys(facts.suspects))]
+                if rows
+                else []
+            ),
+            *([Table(f"Requests{latest}", columns, rows, folded=bool(facts.suspects))] if rows else []),
+        ],
         verdict=verdict,
     )
+
+
+_SUSPECTS: Final = [
+    *(Cell("score", "score", number=True), Cell("occurred_at", "time (UTC)"), Cell("user", "user", code=True)),
+    *(
+        Cell("agents", "agents"),
+        Cell("attempts", "attempts", number=True),
+        Cell("destructive", "destructive", number=True),
+    ),
+    *(Cell("objects", "objects", number=True), Cell("users_no", "user said no", number=True)),
+    *(Cell("issued_after", "changes issued after", number=True), Cell("read_before", "had read", text=True)),
+    Cell("txn", "txn", code=True),
+]
 
 
 def _confirmations(facts: ReportFacts) -> Section:
@@ -314,8 +341,7 @@ def _record(facts: ReportFacts) -> Section:
         )
         if facts.gap_count
         else Verdict(
-            f"{facts.verified:,} hashes were made again, and the chains of events have no gap. "
-            f"{facts.open_chains:,} still open: their processes may be running."
+            f"{facts.verified:,} hashes were made again, and the chains of events have no gap. {_of_ends(facts)}",
         )
     )
     return Section(
@@ -329,6 +355,18 @@ def _record(facts: ReportFacts) -> Section:
         ],
         verdict=verdict,
     )
+
+
+def _of_ends(facts: ReportFacts) -> str:
+    running = facts.open_chains - facts.quiet_chains
+    said = [f"{running:,} chain{'' if running == 1 else 's'} still open: their processes may be running."]
+    if facts.quiet_chains:
+        said.append(f"{facts.quiet_chains:,} ended without closing: what followed may have been removed.")
+    if facts.noted_at is None:
+        said.append("Not held against signed heads: whether a chain's end, or a whole chain, was removed is not known.")
+    else:
+        said.append(f"Held against the signed heads, the last of {_minute(facts.noted_at)} UTC.")
+    return " ".join(said)
 
 
 def _arrival(facts: ReportFacts) -> Section:
