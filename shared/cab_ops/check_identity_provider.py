@@ -57,41 +57,41 @@ class CheckIdentityProvider:
 
     # --- the live provider ---
 
-    async def issuer(self, provider: IdentityProvider) -> list[Finding]:
+    async def issuer(self, idp: IdentityProvider) -> list[Finding]:
         """What the provider publishes, in the order in which a login needs it. Raises nothing: what fails is a finding."""
-        found = [self._https(provider)]
-        answer = await self._get(discovery.url_of(provider.issuer))
+        found = [self._https(idp)]
+        answer = await self._get(discovery.url_of(idp.issuer))
         document: dict[str, Any] | None = None
         if isinstance(answer, str):
             found.append(Finding("discovery", Holds.NO, answer))
         else:
             try:
-                document = discovery.read(answer.status, answer.body, issuer=provider.issuer)
+                document = discovery.read(answer.status, answer.body, issuer=idp.issuer)
                 found.append(Finding("discovery", Holds.YES, "published, for exactly this issuer"))
             except discovery.NotBelieved as error:
                 found.append(Finding("discovery", Holds.NO, f"HTTP {answer.status}: {error}"))
-        jwks_uri = provider.jwks_uri
+        jwks_uri = idp.jwks_uri
         if document is not None:
-            allowed = discovery.origins((provider.issuer, *provider.endpoint_origins))
+            allowed = discovery.origins((idp.issuer, *idp.endpoint_origins))
             names = ("authorization_endpoint", "token_endpoint", *(() if jwks_uri else ("jwks_uri",)))
             where = [_said(it, "may be asked", partial(discovery.endpoint, document, it, allowed)) for it in names]
             found += where
             if jwks_uri is None and where[-1].holds is Holds.YES:
                 jwks_uri = discovery.endpoint(document, "jwks_uri", allowed)
-            found += _announced(document, provider)
-        found += await self._key_set(provider, jwks_uri)
+            found += _announced(document, idp)
+        found += await self._key_set(idp, jwks_uri)
         if not isinstance(answer, str):
             found.append(compared_clock(answer, self._clock))
         return found
 
-    def _https(self, provider: IdentityProvider) -> Finding:
-        if provider.issuer.startswith("https://"):
+    def _https(self, idp: IdentityProvider) -> Finding:
+        if idp.issuer.startswith("https://"):
             return Finding("https", Holds.YES, "the issuer is on https")
         local = self._deployment.broker.allow_loopback_http
         says = "plain http, which allow_loopback_http lets this machine do" if local else "the issuer must be on https"
         return Finding("https", Holds.YES if local else Holds.NO, says)
 
-    async def _key_set(self, provider: IdentityProvider, uri: str | None) -> list[Finding]:
+    async def _key_set(self, idp: IdentityProvider, uri: str | None) -> list[Finding]:
         if uri is None:
             return [Finding("keys", Holds.NO, "there is no key set that may be asked for")]
         answer = await self._get(uri)
@@ -103,7 +103,7 @@ class CheckIdentityProvider:
             members = jwk.members(strict_json.load_document(answer.body))
         except (jwk.InvalidKey, strict_json.InvalidJson) as error:
             return [Finding("keys", Holds.NO, f"HTTP {answer.status}: the key set {_is(error)}")]
-        return [_usable(members, provider), *_unsafe(members)]
+        return [_usable(members, idp), *_unsafe(members)]
 
     async def _get(self, url: str) -> HttpAnswer | str:
         return await answer_or_words(self._http.get(url, timeout_s=_TIMEOUT_S, max_bytes=_MAX_BYTES), self._why)
@@ -126,24 +126,24 @@ class CheckIdentityProvider:
         return found
 
     def _entry(self, token: str) -> Finding:
-        provider = self.provider_of(token)
-        if provider is not None:
-            return Finding("entry", Holds.YES, f"{provider.issuer}, tenant {provider.tenant}")
+        idp = self.provider_of(token)
+        if idp is not None:
+            return Finding("entry", Holds.YES, f"{idp.issuer}, tenant {idp.tenant}")
         claimed = jws.claimed_by(token).issuer
         for issuer in self._deployment.identity_provider_by_issuer:
             if claimed is not None and claimed.rstrip("/").lower() == issuer.rstrip("/").lower():
                 return Finding("entry", Holds.NO, f"the token's iss is {issuer} but for a slash or capitals")
         return Finding("entry", Holds.NO, "no entry has the token's iss: it is the issuer of none of them")
 
-    async def token(self, token: str, provider: IdentityProvider) -> list[Finding]:
+    async def token(self, token: str, idp: IdentityProvider) -> list[Finding]:
         """Each step of the verification by itself, so that the first fault hides none of the others."""
         parsed = _parsed(token)
         is_jag = str(parsed.header.get("typ", "")).lower() == ID_JAG_TYP
-        clients = list(self._jag_clients(provider) if is_jag else self._login_clients(provider))
+        clients = list(self._jag_clients(idp) if is_jag else self._login_clients(idp))
         kind = "ID-JAG" if is_jag else "ID token"
-        rules = clients[0].rules if clients else id_tokens.rules(provider, provider.login.client_id)
+        rules = clients[0].rules if clients else id_tokens.rules(idp, idp.login.client_id)
         found = [_said("header", f"{kind}, {parsed.algorithm}", lambda: jws.check_type(parsed, rules))]
-        if is_jag and not provider.id_jag:
+        if is_jag and not idp.id_jag:
             found.append(Finding("ID-JAG", Holds.NO, "the entry does not accept any: id_jag is not set"))
         found.append(await self._signature(parsed, rules))
         found.append(_said("issuer", "the entry's", lambda: jws.check_issuer(parsed, rules)))
@@ -151,13 +151,13 @@ class CheckIdentityProvider:
         found.append(self._times(parsed, rules))
         if not is_jag:
             found.append(_said("no logout token", "none", lambda: id_tokens.check_no_logout(parsed.claims)))
-        says = f"{provider.subject_claim} is there"
-        found.append(_said("subject claim", says, lambda: id_tokens.subject_of(parsed.claims, provider)))
-        found.append(_groups(parsed, provider))
+        says = f"{idp.subject_claim} is there"
+        found.append(_said("subject claim", says, lambda: id_tokens.subject_of(parsed.claims, idp)))
+        found.append(_groups(parsed, idp))
         now = self._clock.now()
-        as_if = VerifiedClaims(parsed.claims, provider.issuer, expires_at=now, issued_at=None, checked_at=now)
+        as_if = VerifiedClaims(parsed.claims, idp.issuer, expires_at=now, issued_at=None, checked_at=now)
         if is_jag:
-            found.append(_said("other claims", "readable", lambda: id_jag.read(as_if, provider)))
+            found.append(_said("other claims", "readable", lambda: id_jag.read(as_if, idp)))
         else:
             found.append(_said("auth_time", "not in the future", lambda: id_tokens.auth_time_of(as_if)))
         return found
@@ -188,23 +188,23 @@ class CheckIdentityProvider:
 
     # --- whom it may be for ---
 
-    def _login_clients(self, provider: IdentityProvider) -> Iterator[Client]:
+    def _login_clients(self, idp: IdentityProvider) -> Iterator[Client]:
         registered = [
             (f"front end {it.client_id}", it.idp_client_id)
             for it in self._deployment.front_ends
-            if it.identity_provider == provider.issuer
+            if it.identity_provider == idp.issuer
         ]
-        for title, client_id in [*registered, ("the pages", provider.login.client_id)]:
+        for title, client_id in [*registered, ("the pages", idp.login.client_id)]:
             yield Client(
                 title,
-                id_tokens.rules(provider, client_id),
+                id_tokens.rules(idp, client_id),
                 partial(_is_for, client_id),
             )
 
-    def _jag_clients(self, provider: IdentityProvider) -> Iterator[Client]:
-        rules = id_jag.rules(provider, self._deployment.broker.sts_issuer)
+    def _jag_clients(self, idp: IdentityProvider) -> Iterator[Client]:
+        rules = id_jag.rules(idp, self._deployment.broker.sts_issuer)
         for agent in self._deployment.agents:
-            if agent.tenant == provider.tenant and agent.accepts_id_jag:
+            if agent.tenant == idp.tenant and agent.accepts_id_jag:
                 yield Client(f"agent {agent.client_id}", rules, partial(_is_of, agent))
 
 
@@ -232,15 +232,13 @@ def _said(name: str, says: str, check: Callable[[], object]) -> Finding:
     return Finding(name, Holds.YES, says)
 
 
-def _announced(document: dict[str, Any], provider: IdentityProvider) -> Iterator[Finding]:
+def _announced(document: dict[str, Any], idp: IdentityProvider) -> Iterator[Finding]:
     """What the document says that it can do, against what the entry wants. A member that is not there says nothing."""
     name = "algorithms"
     listed = document.get("id_token_signing_alg_values_supported")
     if isinstance(listed, list):
-        shared = [it for it in provider.algorithms if it in listed]
-        says = (
-            f"both know {', '.join(shared)}" if shared else f"the issuer has none of {', '.join(provider.algorithms)}"
-        )
+        shared = [it for it in idp.algorithms if it in listed]
+        says = f"both know {', '.join(shared)}" if shared else f"the issuer has none of {', '.join(idp.algorithms)}"
         yield Finding(name, Holds.YES if shared else Holds.NO, says)
     else:
         yield Finding(name, Holds.UNKNOWN, "the document does not say which the issuer signs with")
@@ -249,13 +247,13 @@ def _announced(document: dict[str, Any], provider: IdentityProvider) -> Iterator
         yield Finding("PKCE", Holds.UNKNOWN, "the document does not list S256")
     claims = document.get("claims_supported")
     if isinstance(claims, list):
-        wanted = [provider.subject_claim, *([provider.groups_claim] if provider.groups else [])]
+        wanted = [idp.subject_claim, *([idp.groups_claim] if idp.groups else [])]
         if missing := [it for it in wanted if it not in claims and it.split(".")[0] not in claims]:
             yield Finding("claims", Holds.UNKNOWN, f"the document does not list {', '.join(missing)}")
 
 
-def _usable(members: list[jwk.Member], provider: IdentityProvider) -> Finding:
-    fitting = [it for it in members if it.key is not None and it.key.algorithm in provider.algorithms]
+def _usable(members: list[jwk.Member], idp: IdentityProvider) -> Finding:
+    fitting = [it for it in members if it.key is not None and it.key.algorithm in idp.algorithms]
     left_out = [
         f"{_name(it)} ({it.why_not or 'is for an algorithm that the entry does not name'})"
         for it in members
@@ -305,11 +303,11 @@ def _audience(parsed: UnverifiedToken, clients: list[Client]) -> Finding:
     )
 
 
-def _groups(parsed: UnverifiedToken, provider: IdentityProvider) -> Finding:
+def _groups(parsed: UnverifiedToken, idp: IdentityProvider) -> Finding:
     name = "groups"
-    if not provider.groups:
+    if not idp.groups:
         return Finding(name, Holds.YES, "the entry maps none")
-    groups, unknown = id_tokens.groups_of(parsed.claims, provider)
+    groups, unknown = id_tokens.groups_of(parsed.claims, idp)
     if unknown is not None:
-        return Finding(name, Holds.UNKNOWN, f"{unknown.value}: {unknown.sentence} ({provider.groups_claim})")
+        return Finding(name, Holds.UNKNOWN, f"{unknown.value}: {unknown.sentence} ({idp.groups_claim})")
     return Finding(name, Holds.YES, f"mapped: {', '.join(groups) or 'none of those the token lists'}")

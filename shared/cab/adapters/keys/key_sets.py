@@ -126,8 +126,8 @@ class RemoteKeySets:
         return discovery.endpoint(document, "jwks_uri", discovery.origins((issuer, *origins)))
 
 
-def source_of(provider: IdentityProvider) -> KeySource:
-    return KeySource(jwks_uri=provider.jwks_uri, issuer=provider.issuer, origins=provider.endpoint_origins)
+def source_of(idp: IdentityProvider) -> KeySource:
+    return KeySource(jwks_uri=idp.jwks_uri, issuer=idp.issuer, origins=idp.endpoint_origins)
 
 
 class KeyDirectory:

@@ -30,11 +30,11 @@ class IdJag:
     jkt: str | None
 
 
-def rules(provider: IdentityProvider, audience: str) -> Rules:
+def rules(idp: IdentityProvider, audience: str) -> Rules:
     return Rules(
         typ=frozenset({ID_JAG_TYP}),
-        algorithms=frozenset(provider.algorithms),
-        issuer=provider.issuer,
+        algorithms=frozenset(idp.algorithms),
+        issuer=idp.issuer,
         audiences=frozenset({audience}),
         max_life=MAX_LIFE,
         one_element_audience=True,
@@ -42,7 +42,7 @@ def rules(provider: IdentityProvider, audience: str) -> Rules:
     )
 
 
-def read(verified: VerifiedClaims, provider: IdentityProvider) -> IdJag:
+def read(verified: VerifiedClaims, idp: IdentityProvider) -> IdJag:
     """Raises TokenRejected for a missing or malformed claim."""
     claims = verified.claims
     details = claims.get("authorization_details")
@@ -54,7 +54,7 @@ def read(verified: VerifiedClaims, provider: IdentityProvider) -> IdJag:
         raise TokenRejected("cnf is of a kind that cannot be checked here")
     scope = verified.optional_text("scope", max_length=2000)
     return IdJag(
-        login=id_tokens.login_of(verified, provider),
+        login=id_tokens.login_of(verified, idp),
         client_id=verified.text("client_id"),
         jti=verified.text("jti"),
         resources=_resources(claims.get("resource")),

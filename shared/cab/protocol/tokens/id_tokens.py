@@ -35,19 +35,19 @@ class Login:
     groups_unknown: GroupsUnknown | None = None  # why `groups` says nothing about the user
 
 
-def rules(provider: IdentityProvider, client_id: str) -> Rules:
+def rules(idp: IdentityProvider, client_id: str) -> Rules:
     return Rules(
         typ=ID_TOKEN_TYPES,
-        algorithms=frozenset(provider.algorithms),
-        issuer=provider.issuer,
+        algorithms=frozenset(idp.algorithms),
+        issuer=idp.issuer,
         audiences=frozenset({client_id}),
-        max_life=timedelta(seconds=provider.id_token_max_life_s),
+        max_life=timedelta(seconds=idp.id_token_max_life_s),
         several_audiences=True,
         fractions=True,
     )
 
 
-def read(verified: VerifiedClaims, provider: IdentityProvider, *, client_id: str, nonce: str | None = None) -> Login:
+def read(verified: VerifiedClaims, idp: IdentityProvider, *, client_id: str, nonce: str | None = None) -> Login:
     """The login behind a verified ID token. Raises TokenRejected.
 
     With several audiences, or whenever `azp` is present, `azp` must be the registered client (section 3.1.3.7, 4 and 5).
@@ -57,7 +57,7 @@ def read(verified: VerifiedClaims, provider: IdentityProvider, *, client_id: str
     check_party(claims, client_id)
     if nonce is not None and claims.get("nonce") != nonce:
         raise TokenRejected("nonce does not match")
-    return login_of(verified, provider)
+    return login_of(verified, idp)
 
 
 def check_no_logout(claims: Mapping[str, Any]) -> None:
@@ -73,17 +73,17 @@ def check_party(claims: Mapping[str, Any], client_id: str) -> None:
         raise TokenRejected("azp is another client")
 
 
-def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
+def login_of(verified: VerifiedClaims, idp: IdentityProvider) -> Login:
     """What any JWT of this IdP says about a user. Raises TokenRejected."""
     claims = verified.claims
-    idp_subject = subject_of(claims, provider)
-    groups, groups_unknown = groups_of(claims, provider)
+    idp_subject = subject_of(claims, idp)
+    groups, groups_unknown = groups_of(claims, idp)
     auth_time = auth_time_of(verified)
     return Login(
-        tenant=provider.tenant,
-        idp_issuer=provider.issuer,
-        subject=subject_key(provider.tenant, provider.issuer, idp_subject),
-        idp_subject_hash=digest("cab-idp-subject", provider.issuer, idp_subject),
+        tenant=idp.tenant,
+        idp_issuer=idp.issuer,
+        subject=subject_key(idp.tenant, idp.issuer, idp_subject),
+        idp_subject_hash=digest("cab-idp-subject", idp.issuer, idp_subject),
         groups=groups,
         expires_at=verified.expires_at,
         issued_at=verified.issued_at,
@@ -91,22 +91,22 @@ def login_of(verified: VerifiedClaims, provider: IdentityProvider) -> Login:
         acr=_acr(claims.get("acr")),
         amr=_amr(claims.get("amr")),
         display_name=_display_name(claims),
-        session=_session(claims.get("sid"), auth_time, provider, idp_subject),
+        session=_session(claims.get("sid"), auth_time, idp, idp_subject),
         groups_unknown=groups_unknown,
     )
 
 
-def _session(sid: Any, auth_time: int | None, provider: IdentityProvider, idp_subject: str) -> str | None:
+def _session(sid: Any, auth_time: int | None, idp: IdentityProvider, idp_subject: str) -> str | None:
     """The provider's session (OpenID Connect Front-Channel Logout 1.0 section 3), else the instant of the login."""
     if not isinstance(sid, str) and auth_time is None:
         return None
     named = sid if isinstance(sid, str) else str(auth_time)
-    return digest("cab-login", provider.issuer, idp_subject, named)[:22]
+    return digest("cab-login", idp.issuer, idp_subject, named)[:22]
 
 
-def subject_of(claims: Mapping[str, Any], provider: IdentityProvider) -> str:
+def subject_of(claims: Mapping[str, Any], idp: IdentityProvider) -> str:
     """Who the user is to the provider. Raises TokenRejected."""
-    idp_subject = claim(claims, provider.subject_claim)
+    idp_subject = claim(claims, idp.subject_claim)
     if not isinstance(idp_subject, str) or not idp_subject:
         raise TokenRejected("the configured subject claim is missing or no text")
     return idp_subject
@@ -139,14 +139,14 @@ def auth_time_of(verified: VerifiedClaims) -> int | None:
     return auth_time
 
 
-def groups_of(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:
+def groups_of(claims: Mapping[str, Any], idp: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:
     """Only groups the configuration maps, sorted: a user's hundreds of other groups never leave the edge.
 
     What the provider does not say is not "none" (OpenID Connect Core section 5.6.2 for `_claim_names`).
     """
-    if not provider.groups:
+    if not idp.groups:
         return (), None
-    name = provider.groups_claim
+    name = idp.groups_claim
     value = claim(claims, name)
     elsewhere = claims.get("_claim_names")
     if isinstance(elsewhere, Mapping) and (name in elsewhere or name.split(".")[0] in elsewhere):
@@ -160,9 +160,9 @@ def groups_of(claims: Mapping[str, Any], provider: IdentityProvider) -> tuple[tu
         items = list(items)  # ZITADEL's roles: each name with the organisations that gave it
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return (), GroupsUnknown.UNREADABLE
-    if isinstance(value, str) and value not in provider.groups and _joined(value) & provider.groups.keys():
+    if isinstance(value, str) and value not in idp.groups and _joined(value) & idp.groups.keys():
         return (), GroupsUnknown.UNREADABLE
-    return tuple(sorted({provider.groups[item] for item in items if item in provider.groups})), None
+    return tuple(sorted({idp.groups[item] for item in items if item in idp.groups})), None
 
 
 def _joined(text: str) -> set[str]:

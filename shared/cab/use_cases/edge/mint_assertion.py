@@ -147,13 +147,13 @@ class MintAssertion:
         return login
 
     async def _verify_id_token(self, token: str, front_end: FrontEnd) -> Verified[Login]:
-        provider = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
+        idp = self._deployment.identity_provider_by_issuer[front_end.identity_provider]
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
-        if unverified.unverified_issuer != provider.issuer:
+        if unverified.unverified_issuer != idp.issuer:
             raise jws.TokenRejected("iss is not this front end's identity provider")
-        rules = id_tokens.rules(provider, front_end.idp_client_id)
+        rules = id_tokens.rules(idp, front_end.idp_client_id)
         claims = await verify_token(unverified, rules, self._keys, now=self._clock.now())
-        return Verified.by(claims, id_tokens.read(claims, provider, client_id=front_end.idp_client_id))
+        return Verified.by(claims, id_tokens.read(claims, idp, client_id=front_end.idp_client_id))
 
 
 def _may_act(request: MintRequest, front_end: FrontEnd) -> str:

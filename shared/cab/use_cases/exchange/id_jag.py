@@ -86,19 +86,19 @@ class RedeemIdJag:
 
     async def _verify(self, token: str, agent: Agent) -> IdJag:
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
-        provider = self._deployment.identity_provider_by_issuer.get(unverified.unverified_issuer)
-        if provider is None or not provider.id_jag or provider.tenant != agent.tenant:
+        idp = self._deployment.identity_provider_by_issuer.get(unverified.unverified_issuer)
+        if idp is None or not idp.id_jag or idp.tenant != agent.tenant:
             raise jws.TokenRejected("iss does not vouch for users here")
         now = self._clock.now()
-        rules = id_jag.rules(provider, self._deployment.broker.sts_issuer)
+        rules = id_jag.rules(idp, self._deployment.broker.sts_issuer)
         verified = await verify_token(unverified, rules, self._keys, now=now)
-        jag = id_jag.read(verified, provider)
+        jag = id_jag.read(verified, idp)
         if jag.client_id != agent.client_id:
             raise jws.TokenRejected("client_id is another client")
         if verified.expires_at <= now:
             raise jws.TokenRejected("expired", expired=True)
         first_use = await self._single_use.claim(
-            Kind.ID_JAG, tenant=agent.tenant, issuer=provider.issuer, identifier=jag.jti, until=verified.expires_at
+            Kind.ID_JAG, tenant=agent.tenant, issuer=idp.issuer, identifier=jag.jti, until=verified.expires_at
         )
         if not first_use:
             raise jws.TokenRejected("used before")

@@ -113,7 +113,7 @@ class LoginFlow:
 
     async def begin(self, issuer: str, *, browser: str, return_to: str, demand: LoginDemand) -> str:
         """The provider's URL to send the browser to. `browser` is the binding cookie. Raises: Unavailable."""
-        provider = self._deployment.identity_provider_by_issuer[issuer]
+        idp = self._deployment.identity_provider_by_issuer[issuer]
         endpoints = await self._metadata.endpoints(issuer)
         now = self._clock.now()
         state, nonce, verifier = (self._randomness.token(32) for _ in range(3))
@@ -132,9 +132,9 @@ class LoginFlow:
         )
         query = {
             "response_type": "code",
-            "client_id": provider.login.client_id,
+            "client_id": idp.login.client_id,
             "redirect_uri": self._redirect_uri,
-            "scope": " ".join(provider.login.scopes),
+            "scope": " ".join(idp.login.scopes),
             "state": state,
             "nonce": nonce,
             "code_challenge": code_challenge(verifier),
@@ -167,15 +167,15 @@ class LoginFlow:
         """
         presented = await self._states.take(LoginState, answer.get("state", ""), now=self._clock.now())
         state = None if presented is None else presented.value
-        provider = None if state is None else self._deployment.identity_provider_by_issuer.get(state.idp_issuer)
+        idp = None if state is None else self._deployment.identity_provider_by_issuer.get(state.idp_issuer)
         if (
             presented is None
             or state is None
-            or provider is None  # a new configuration since
+            or idp is None  # a new configuration since
             or not any(hmac.compare_digest(state.browser, _browser_digest(browser)) for browser in browsers)
         ):
             raise BrokerError(Reason.STATE_INVALID, "This login was not begun in this browser, or it is over.")
-        facts.tenant = provider.tenant
+        facts.tenant = idp.tenant
         way_on = Remedy(interaction_uri=self._deployment.broker.origin + state.return_to)
         if presented.standing is ReturnStanding.OVER:
             raise BrokerError(Reason.STATE_OVER, "The login took too long.", remedy=way_on)
@@ -185,7 +185,7 @@ class LoginFlow:
                 raise BrokerError(Reason(refused), "The login was refused before.", remedy=way_on)
             return FinishedBefore(state.idp_issuer, state.return_to)
         try:
-            login = await self._login(provider, state, answer)
+            login = await self._login(idp, state, answer)
         except BrokerError as error:
             error.remedy = replace(error.remedy, interaction_uri=way_on.interaction_uri)
             await self._states.note(answer["state"], state, {"refused": error.reason.value}, now=self._clock.now())
@@ -236,9 +236,9 @@ class LoginFlow:
 
     # --- the provider's answers ---
 
-    async def _login(self, provider: IdentityProvider, state: LoginState, answer: Mapping[str, str]) -> id_tokens.Login:
-        endpoints = await self._metadata.endpoints(provider.issuer)
-        _check_issuer(answer.get("iss"), provider, endpoints)
+    async def _login(self, idp: IdentityProvider, state: LoginState, answer: Mapping[str, str]) -> id_tokens.Login:
+        endpoints = await self._metadata.endpoints(idp.issuer)
+        _check_issuer(answer.get("iss"), idp, endpoints)
         if "error" in answer:
             raise _refused_login(answer["error"])
         if "code" not in answer:
@@ -247,8 +247,8 @@ class LoginFlow:
                 "The identity provider did not log you in.",
                 why="the callback brings no code",
             )
-        id_token = await self._redeem(provider, endpoints, answer["code"], state.code_verifier)
-        login = await self._verify(id_token, provider, state.nonce)
+        id_token = await self._redeem(idp, endpoints, answer["code"], state.code_verifier)
+        login = await self._verify(id_token, idp, state.nonce)
         _check_demand(login, state)
         since = login.issued_at or self._clock.now()
         if login.auth_time is not None:
@@ -260,7 +260,7 @@ class LoginFlow:
             raise BrokerError(Reason.LOGIN_FAILED, "The identity provider did not log you in.", why=why)
         return login
 
-    async def _redeem(self, provider: IdentityProvider, endpoints: IdpEndpoints, code: str, verifier: str) -> str:
+    async def _redeem(self, idp: IdentityProvider, endpoints: IdpEndpoints, code: str, verifier: str) -> str:
         """The ID token for the code. Raises: BrokerError LOGIN_FAILED; Unavailable."""
         form = {
             "grant_type": "authorization_code",
@@ -268,12 +268,12 @@ class LoginFlow:
             "redirect_uri": self._redirect_uri,
             "code_verifier": verifier,
         }
-        reference = provider.login.client_secret
+        reference = idp.login.client_secret
         try:
             secret = (await self._client_secrets.access(reference.secret, reference.version)).decode()
         except NotFound as error:
             raise Unavailable("secrets") from error
-        form, headers = with_secret(form, provider.login.client_id, secret, in_form=endpoints.posts_client_secret)
+        form, headers = with_secret(form, idp.login.client_id, secret, in_form=endpoints.posts_client_secret)
         headers["Accept"] = "application/json"
         try:
             answer = await self._http.post_form(
@@ -289,16 +289,16 @@ class LoginFlow:
             raise _without_id_token(answer)
         return id_token
 
-    async def _verify(self, id_token: str, provider: IdentityProvider, nonce: str) -> id_tokens.Login:
+    async def _verify(self, id_token: str, idp: IdentityProvider, nonce: str) -> id_tokens.Login:
         """OpenID Connect Core section 3.1.3.7. Raises: BrokerError LOGIN_FAILED; Unavailable."""
-        client_id = provider.login.client_id
+        client_id = idp.login.client_id
         try:
             unverified = jws.parse(id_token, allowed_headers=jws.CERTIFICATE_HEADERS)
-            if unverified.unverified_issuer != provider.issuer:
+            if unverified.unverified_issuer != idp.issuer:
                 raise jws.TokenRejected("iss is not this identity provider")
-            rules = id_tokens.rules(provider, client_id)
+            rules = id_tokens.rules(idp, client_id)
             verified = await verify_token(unverified, rules, self._keys, now=self._clock.now())
-            return id_tokens.read(verified, provider, client_id=client_id, nonce=nonce)
+            return id_tokens.read(verified, idp, client_id=client_id, nonce=nonce)
         except jws.TokenRejected as error:
             raise credential_refused(
                 Reason.LOGIN_FAILED, "The identity provider's answer cannot be trusted.", error, token=id_token
@@ -350,11 +350,11 @@ def _oldest_allowed(demand: LoginDemand, now: datetime) -> datetime | None:
     return None if demand.max_age_s is None else now - timedelta(seconds=demand.max_age_s) - jws.LEEWAY
 
 
-def _check_issuer(iss: str | None, provider: IdentityProvider, endpoints: IdpEndpoints) -> None:
+def _check_issuer(iss: str | None, idp: IdentityProvider, endpoints: IdpEndpoints) -> None:
     """RFC 9207 section 2.4: required where advertised, compared wherever present, on error answers too."""
     if iss is None and not endpoints.sends_iss:
         return
-    if iss != provider.issuer:
+    if iss != idp.issuer:
         raise BrokerError(
             Reason.ISSUER_MISMATCH,
             "The answer came from another identity provider than the one asked.",

@@ -53,11 +53,11 @@ def check(subject: str, *, folder: Path, as_json: bool) -> None:
         issuer, token = _issuer(subject), None
     else:
         issuer, token = None, _token(subject)
-    findings, provider, redirect_uri = asyncio.run(_check(deployment, folder, issuer, token))
+    findings, idp, redirect_uri = asyncio.run(_check(deployment, folder, issuer, token))
     if as_json:
         answer = {
-            "issuer": provider and provider.issuer,
-            "tenant": provider and provider.tenant,
+            "issuer": idp and idp.issuer,
+            "tenant": idp and idp.tenant,
             "redirect_uri": redirect_uri,
             "checks": [{"check": it.check, "result": it.holds.value, "says": it.says} for it in findings],
         }
@@ -113,15 +113,15 @@ async def _check(
     checks = CheckIdentityProvider(deployment, http, keys, clock, why=why_failed)
     try:
         found: list[Finding] = []
-        provider = trial
+        idp = trial
         if token is not None:
-            found, provider = checks.form(token), checks.provider_of(token)
-        if provider is not None:
-            found += _entry(deployment, folder, provider) if token is None else _warnings(deployment, folder, provider)
-            found += await checks.issuer(provider)
-        if token is not None and provider is not None:
-            found += await checks.token(token, provider)
-        return found, provider, checks.redirect_uri
+            found, idp = checks.form(token), checks.provider_of(token)
+        if idp is not None:
+            found += _entry(deployment, folder, idp) if token is None else _warnings(deployment, folder, idp)
+            found += await checks.issuer(idp)
+        if token is not None and idp is not None:
+            found += await checks.token(token, idp)
+        return found, idp, checks.redirect_uri
     finally:
         await http.close()
 
@@ -132,17 +132,17 @@ def _unconfigured(issuer: str) -> IdentityProvider:
     return IdentityProvider(issuer=issuer, tenant="unconfigured", login=login)
 
 
-def _entry(deployment: Deployment, folder: Path, provider: IdentityProvider) -> list[Finding]:
-    if provider in deployment.identity_providers:
-        says = f"tenant {provider.tenant}, subject_claim {provider.subject_claim}"
-        return [Finding("entry", Holds.YES, says), *_warnings(deployment, folder, provider)]
+def _entry(deployment: Deployment, folder: Path, idp: IdentityProvider) -> list[Finding]:
+    if idp in deployment.identity_providers:
+        says = f"tenant {idp.tenant}, subject_claim {idp.subject_claim}"
+        return [Finding("entry", Holds.YES, says), *_warnings(deployment, folder, idp)]
     known = ", ".join(sorted(deployment.identity_provider_by_issuer))
     return [Finding("entry", Holds.NO, f"no entry has exactly this issuer; there are: {known}")]
 
 
-def _warnings(deployment: Deployment, folder: Path, provider: IdentityProvider) -> list[Finding]:
+def _warnings(deployment: Deployment, folder: Path, idp: IdentityProvider) -> list[Finding]:
     """What `cab config validate` has to say about this entry."""
-    at = Places(folder).identity_provider(deployment.identity_providers.index(provider))
+    at = Places(folder).identity_provider(deployment.identity_providers.index(idp))
     return [
         Finding("entry: warning", Holds.UNKNOWN, f"{it.file}:{it.line}: {it.message}; {it.remedy}")
         for it in inspect_folder(folder, os.environ).problems
