@@ -25,12 +25,14 @@ from cab.domain.grants import PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
 from cab.stores.grant_payloads import GrantPayloads, new_payload, secret_id, sha256_or_none
 from cab.stores.grants import Grants
+from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.refresh.attempt import Step, Wanted, no_step
 from cab.use_cases.grants.refresh.caller import RefreshGrant
-from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET, Escrow
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.revoke import RevokeUpstream
 from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
 from cab_dev.doubles.oauth_provider import PROFILES, ProviderProfile, create_provider_app, s256
@@ -205,21 +207,27 @@ class GrantWorld:
         randomness = PredictableRandomness(f"worker {self._workers}")
         payloads = GrantPayloads(vault)
         outcomes: Counter[RefreshOutcome] = Counter()
+        calls = ProviderCalls(http or self.http, self.vault)
+        escrow, revoke_upstream = Escrow(self.vault, self.deployment.broker.escrow_key), RevokeUpstream(calls)
+        outbox = Outbox(self.deployment, store, log or self.log, clock, timings=self.timings)
         refresher = RefreshGrant(
             self.deployment,
             store,
             payloads,
-            ProviderCalls(http or self.http, self.vault),
-            self.vault,
-            log or self.log,
+            calls,
+            escrow,
+            revoke_upstream,
+            outbox,
             clock,
             randomness,
             timings=self.timings,
             step=step,
             observe=lambda outcome: outcomes.update([outcome]),
         )
-        revoker = RevokeGrants(self.deployment, store, payloads, refresher, clock, randomness, timings=self.timings)
-        sweeper = SweepGrants(self.deployment, store, payloads, refresher, revoker, clock, timings=self.timings)
+        revoker = RevokeGrants(
+            self.deployment, store, payloads, escrow, revoke_upstream, outbox, clock, randomness, timings=self.timings
+        )
+        sweeper = SweepGrants(self.deployment, store, payloads, refresher, revoker, outbox, clock, timings=self.timings)
         return Worker(refresher, revoker, sweeper, self.connection, self.provider, clock, self.history, outcomes)
 
     # --- grants ---

@@ -18,9 +18,10 @@ from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import token_responses
 from cab.stores.grant_payloads import GrantPayloads
+from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
-from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET, Escrow
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.upstream.provider_client import ProviderCalls
@@ -64,18 +65,14 @@ class RefreshGrants:
     def __init__(self, acme: AcmePages) -> None:
         self._acme = acme
         payloads, randomness = GrantPayloads(acme.vault), PredictableRandomness("refresh_grants")
-        self.refresher = RefreshGrant(
-            acme.deployment,
-            acme.grants,
-            payloads,
-            ProviderCalls(acme.provider_http, acme.secrets),
-            acme.secrets,
-            acme.audit_log,
-            acme.clock,
-            randomness,
+        calls = ProviderCalls(acme.provider_http, acme.secrets)
+        outbox = Outbox(acme.deployment, acme.grants, acme.audit_log, acme.clock)
+        ending = (Escrow(acme.secrets, acme.deployment.broker.escrow_key), RevokeUpstream(calls), outbox)
+        self.refresher = RefreshGrant(acme.deployment, acme.grants, payloads, calls, *ending, acme.clock, randomness)
+        self.revoker = RevokeGrants(acme.deployment, acme.grants, payloads, *ending, acme.clock, randomness)
+        self.sweeper = SweepGrants(
+            acme.deployment, acme.grants, payloads, self.refresher, self.revoker, outbox, acme.clock
         )
-        self.revoker = RevokeGrants(acme.deployment, acme.grants, payloads, self.refresher, acme.clock, randomness)
-        self.sweeper = SweepGrants(acme.deployment, acme.grants, payloads, self.refresher, self.revoker, acme.clock)
 
     def token(self, *scopes: str) -> AccessToken:
         return self._acme.run(self._token(scopes))

@@ -29,11 +29,14 @@ from cab.protocol.tokens import subject_tokens
 from cab.protocol.tokens.assertions import Assertion
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
+from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.grants.trusted.tokens import TrustedTokens
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.use_cases.upstream.revoke import RevokeUpstream
 from cab.use_cases.upstream.users import statement_about
 from cab_dev.doubles.oauth_provider import TrustedIssuer
 from cab_dev.fakes.audit_log import InMemoryAuditLog
@@ -160,16 +163,18 @@ class Desk:
         payloads = GrantPayloads(self.vault)
         randomness = PredictableRandomness(f"instance-{len(self.web.sent)}")
         parts = (self.clock, randomness)
-        refresher = RefreshGrant(self.deployment, self.store, payloads, calls, self.vault, self.log, *parts)
-        self.revoker = RevokeGrants(self.deployment, self.store, payloads, refresher, *parts)
-        self.sweeper = SweepGrants(self.deployment, self.store, payloads, refresher, self.revoker, self.clock)
+        outbox = Outbox(self.deployment, self.store, self.log, self.clock)
+        ending = (Escrow(self.vault, self.deployment.broker.escrow_key), RevokeUpstream(calls), outbox)
+        refresher = RefreshGrant(self.deployment, self.store, payloads, calls, *ending, *parts)
+        self.revoker = RevokeGrants(self.deployment, self.store, payloads, *ending, *parts)
+        self.sweeper = SweepGrants(self.deployment, self.store, payloads, refresher, self.revoker, outbox, self.clock)
         self.tokens = TrustedTokens(
             self.deployment.broker,
             self.store,
             calls,
             self.vault,
             OwnKeys(),
-            refresher.outbox,
+            outbox,
             *parts,
             timings=TIMINGS,
         )

@@ -11,8 +11,10 @@ from cab.settings import (
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.transport.grants_http import Callers, GrantEndpoints
+from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.narrow import NarrowTokens
 from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
@@ -20,6 +22,7 @@ from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.grants.trusted.tokens import TrustedTokens
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 from cab.use_cases.identity.verify_assertion import AssertionVerifier
+from cab.use_cases.upstream.revoke import RevokeUpstream
 
 
 def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
@@ -33,12 +36,12 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     store = Grants(parts.documents("grants"))
     payloads = GrantPayloads(parts.grant_vault)
     calls = parts.provider_calls()
-    refresher = RefreshGrant(deployment, store, payloads, calls, parts.secrets, parts.audit_log, clock, randomness)
+    escrow, revoke_upstream = Escrow(parts.secrets, deployment.broker.escrow_key), RevokeUpstream(calls)
+    outbox = Outbox(deployment, store, parts.audit_log, clock)
+    refresher = RefreshGrant(deployment, store, payloads, calls, escrow, revoke_upstream, outbox, clock, randomness)
     narrow_tokens = NarrowTokens(deployment.broker, store, refresher, calls, clock)
-    trusted_tokens = TrustedTokens(
-        deployment.broker, store, calls, parts.secrets, keys, refresher.outbox, clock, randomness
-    )
-    revoker = RevokeGrants(deployment, store, payloads, refresher, clock, randomness)
+    trusted_tokens = TrustedTokens(deployment.broker, store, calls, parts.secrets, keys, outbox, clock, randomness)
+    revoker = RevokeGrants(deployment, store, payloads, escrow, revoke_upstream, outbox, clock, randomness)
     publisher = PubSubPublisher(settings.project)
     parts.closers.append(publisher.close)
 
@@ -54,8 +57,8 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
             trusted_tokens,
         ),
         revoker,
-        SweepGrants(deployment, store, payloads, refresher, revoker, clock),
-        ReinstateGrant(deployment, store, refresher.outbox, clock, randomness),
+        SweepGrants(deployment, store, payloads, refresher, revoker, outbox, clock),
+        ReinstateGrant(deployment, store, outbox, clock, randomness),
         services=ServiceAuthenticator(
             issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
         ),

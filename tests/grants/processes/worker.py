@@ -37,10 +37,13 @@ from cab.ports import Unavailable
 from cab.settings import RefreshGrantsSettings, load
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
+from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
+from cab.use_cases.upstream.revoke import RevokeUpstream
 
 TIMINGS = Timings(
     lease=timedelta(seconds=4),
@@ -66,23 +69,35 @@ class Process:
         self.clock = StoreClock(parts.documents("grants"), parts.clock)
         self._store = Grants(parts.documents("grants"))
         payloads = GrantPayloads(parts.grant_vault)
+        calls = parts.provider_calls()
+        escrow, revoke_upstream = Escrow(parts.secrets, parts.deployment.broker.escrow_key), RevokeUpstream(calls)
+        outbox = Outbox(parts.deployment, self._store, parts.audit_log, self.clock, timings=timings)
         self.refresher = RefreshGrant(
             parts.deployment,
             self._store,
             payloads,
-            parts.provider_calls(),
-            parts.secrets,
-            parts.audit_log,
+            calls,
+            escrow,
+            revoke_upstream,
+            outbox,
             self.clock,
             parts.randomness,
             timings=timings,
             step=self._step,
         )
         self.revoker = RevokeGrants(
-            parts.deployment, self._store, payloads, self.refresher, self.clock, parts.randomness, timings=timings
+            parts.deployment,
+            self._store,
+            payloads,
+            escrow,
+            revoke_upstream,
+            outbox,
+            self.clock,
+            parts.randomness,
+            timings=timings,
         )
         self.sweeper = SweepGrants(
-            parts.deployment, self._store, payloads, self.refresher, self.revoker, self.clock, timings=timings
+            parts.deployment, self._store, payloads, self.refresher, self.revoker, outbox, self.clock, timings=timings
         )
         self.fate: dict[str, Any] = {}
         self.passed: dict[str, float] = {}

@@ -16,10 +16,10 @@ from cab.domain.grants import ENDED, NO_TOKENS, PRODUCTION_TIMINGS, Grant, Grant
 from cab.ports import Clock, NotFound, Randomness, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
 from cab.stores.grants import Grants, StoredGrant
-from cab.use_cases.audit.outbox import APPROVED, grant_event, keepalive_of
-from cab.use_cases.grants.refresh.caller import RefreshGrant
+from cab.use_cases.audit.outbox import APPROVED, Outbox, grant_event, keepalive_of
+from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.replaced_tokens import ReplacedTokens
-from cab.use_cases.upstream.revoke import Upstream
+from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
 
 MAX_REVOKED_AT_ONCE: Final = 500
 MAX_TRIES_UPSTREAM: Final = 8  # over some minutes; then the audit says that the provider was never reached
@@ -42,7 +42,9 @@ class RevokeGrants:
         deployment: Deployment,
         store: Grants,
         payloads: GrantPayloads,
-        refresher: RefreshGrant,
+        escrow: Escrow,
+        revoke_upstream: RevokeUpstream,
+        outbox: Outbox,
         clock: Clock,
         randomness: Randomness,
         *,
@@ -51,10 +53,10 @@ class RevokeGrants:
         self._deployment = deployment
         self._store = store
         self._payloads = payloads
-        self._escrow = refresher.escrow
-        self._revoke_upstream = refresher.revoke_upstream
-        self._replaced = ReplacedTokens(payloads, refresher.revoke_upstream)
-        self._outbox = refresher.outbox
+        self._escrow = escrow
+        self._revoke_upstream = revoke_upstream
+        self._replaced = ReplacedTokens(payloads, revoke_upstream)
+        self._outbox = outbox
         self._clock = clock
         self._randomness = randomness
         self._timings = timings

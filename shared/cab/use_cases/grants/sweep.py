@@ -15,7 +15,7 @@ from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, GrantStatus, Timings
 from cab.ports import Clock, Unavailable
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants, StoredGrant
-from cab.use_cases.audit.outbox import keepalive_of
+from cab.use_cases.audit.outbox import Outbox, keepalive_of
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 
@@ -39,6 +39,7 @@ class SweepGrants:
         payloads: GrantPayloads,
         refresher: RefreshGrant,
         revoker: RevokeGrants,
+        outbox: Outbox,
         clock: Clock,
         *,
         timings: Timings = PRODUCTION_TIMINGS,
@@ -48,6 +49,7 @@ class SweepGrants:
         self._payloads = payloads
         self._refresher = refresher
         self._revoker = revoker
+        self._outbox = outbox
         self._clock = clock
         self._timings = timings
         self._handed_over: dict[tuple[str, datetime], datetime] = {}  # (grant, its due_at) -> when
@@ -123,7 +125,7 @@ class SweepGrants:
             await self._revoker.finish(stored)
             return
         if grant.outbox:
-            await self._refresher.outbox.flush(stored)
+            await self._outbox.flush(stored)
         connection = self._deployment.connection_by_id.get(grant.connection)
         if connection is None or not grant.keeps_tokens or grant.status in ENDED:
             return
@@ -160,7 +162,7 @@ class SweepGrants:
         if following != grant:
             done = await self._store.replace(stored, following)
             if done is not None and done.grant.outbox:
-                await self._refresher.outbox.flush(done)
+                await self._outbox.flush(done)
 
     async def _let_others_by(self, name: str) -> None:
         """A visit that changed nothing must not stay first in the queue: others wait behind it."""

@@ -20,7 +20,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.domain.identifiers import token_sha256
 from cab.domain.token_life import TokenLife, token_life
-from cab.ports import AccessToken, AuditLog, Clock, NotFound, Randomness, SecretReader, Unavailable
+from cab.ports import AccessToken, Clock, NotFound, Randomness, Unavailable
 from cab.single_flight import SingleFlight
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
 from cab.stores.grants import Grants, StoredGrant
@@ -67,8 +67,9 @@ class RefreshGrant:
         store: Grants,
         payloads: GrantPayloads,
         calls: ProviderCalls,
-        escrow_keys: SecretReader,
-        log: AuditLog,
+        escrow: Escrow,
+        revoke_upstream: RevokeUpstream,
+        outbox: Outbox,
         clock: Clock,
         randomness: Randomness,
         *,
@@ -84,19 +85,15 @@ class RefreshGrant:
         self._randomness = randomness
         self._timings = timings
         self._observe = observe
-        self.outbox = Outbox(deployment, store, log, clock, timings=timings)
-        self.escrow = Escrow(escrow_keys, deployment.broker.escrow_key)
-        self.revoke_upstream = RevokeUpstream(calls)
-        self._orphans = OrphanedTokens(
-            store, payloads, self.escrow, calls, self.revoke_upstream, self.outbox, clock, randomness
-        )
+        self._outbox = outbox
+        self._orphans = OrphanedTokens(store, payloads, escrow, calls, revoke_upstream, outbox, clock, randomness)
         self._parts = AttemptParts(
             writes=FencedWrites(store, timings),
             payloads=payloads,
-            escrow=self.escrow,
+            escrow=escrow,
             calls=calls,
             orphans=self._orphans,
-            outbox=self.outbox,
+            outbox=outbox,
             write_proof=WriteProof(timings),
             clock=clock,
             randomness=randomness,
@@ -288,7 +285,7 @@ class RefreshGrant:
             stored, grant_transitions.quarantined(stored.grant, cause=cause, now=now, event=event)
         )
         if done is not None:
-            await self.outbox.flush(done)
+            await self._outbox.flush(done)
 
     async def _outcome_of_refusal(self, reason: Reason, grant_id: str) -> RefreshOutcome:
         match reason:
