@@ -94,3 +94,44 @@ def test_a_class_has_a_name_of_its_own() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert {name: n for name, n in names.items() if n > 1} == {}
+
+
+def test_explain_decides_by_the_checks_of_the_exchange_and_has_none_of_its_own() -> None:
+    decide = "cab.use_cases.exchange.decide"
+    graph = grimp.build_graph("cab", "cab_ops")
+    for teller in ("cab_ops.explain.exchange", "cab.use_cases.exchange.steps"):
+        assert decide in graph.find_modules_directly_imported_by(teller)
+    checks = {
+        "check_tenant",
+        "check_may_act",
+        "check_against_catalog",
+        "compare_with_task",
+        "covered_by_any",
+        "scopes_for",
+    }
+    for path in (SHARED / "cab_ops" / "explain").glob("*.py"):
+        assert not checks & set(re.findall(r"\b\w+(?=\()", path.read_text("utf-8"))), path.name
+
+
+def test_texts_about_a_judgement_are_made_by_explain_alone() -> None:
+    tree = ast.parse((SHARED / "cab" / "use_cases" / "exchange" / "decide.py").read_text("utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+
+
+DIALECT = re.compile(
+    r"stands? twice|\bby turns\b|whoever comes by|\bcomes by an?\b|\b(can|could|cannot|to) be had\b|\btold apart\b|\btells? apart\b"
+    r"|lose sight|la(y|id) aside|\btwins?\b|\*\*Mend\.|secret_ver\b|tokens of then",
+    re.IGNORECASE,
+)
+KEPT_NAMES = {SHARED / "cab" / "stores" / "grants.py", ROOT / "docs" / "grants.md"}  # fields of stored documents
+
+
+def test_code_and_documents_speak_the_words_of_the_field() -> None:
+    places = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+    for folder in (SHARED, ROOT / "docs", ROOT / "functions", ROOT / "examples"):
+        places += [path for path in folder.rglob("*") if path.suffix in (".py", ".md", ".html", ".yaml", ".sql")]
+    found = {}
+    for path in places:
+        if path not in KEPT_NAMES and (said := DIALECT.search(path.read_text("utf-8"))):
+            found[str(path.relative_to(ROOT))] = said[0]
+    assert found == {}

@@ -44,3 +44,30 @@ def test_the_change_log_tells_of_this_version() -> None:
     headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert f"{version}," in headings
+
+
+def test_the_release_has_its_tag_named() -> None:
+    assert "`v0.1.0`" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_who_joins_finds_templates_hooks_and_how_often_dependencies_are_updated() -> None:
+    for name in (
+        ".github/CODEOWNERS.example",
+        ".github/pull_request_template.md",
+        ".editorconfig",
+        "SECURITY.md",
+        "LICENSE",
+    ):
+        assert (ROOT / name).is_file(), name
+    assert len(list((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"))) > 1
+    assert "entry: make lint" in (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    told = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert "`requirements/compile`" in told
+    assert "every month" in told
+
+
+def test_the_types_of_everything_are_checked() -> None:
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
+    assert mypy["strict"] is True
+    packages = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "shared").glob("*/__init__.py")}
+    assert set(mypy["files"]) >= packages | {"functions", "tests", "benchmarks", "examples"}

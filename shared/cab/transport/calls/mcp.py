@@ -173,7 +173,7 @@ class McpEndpoint:
         body = await bounded_body(request)
         try:
             strict_json.loads(body)
-        except strict_json.InvalidJson:  # also a member that stands twice, of which the SDK would take one
+        except strict_json.InvalidJson:  # also a member that is repeated, of which the SDK would take one
             return Response(_PARSE_ERROR, status_code=400, media_type="application/json")
         await self._begin()
         # Without the blanks around values that HTTP allows: they are compared with the body (RFC 9110 section 5.5).
