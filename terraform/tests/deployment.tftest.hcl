@@ -302,3 +302,14 @@ run "notes_of_heads_are_signed_by_who_can_write_no_row_and_kept_where_nobody_can
     error_message = "Every five minutes, signed."
   }
 }
+
+run "a_dashboard_shows_what_users_feel" {
+  command = apply # it names a metric of the module
+
+  assert {
+    condition = length(jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets) == 6 && alltrue([
+      for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
+    ])
+    error_message = "Latency, errors, backlog and refusals on one page."
+  }
+}
