@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 COMPILE = runpy.run_path(str(FOLDER / "compile"))  # the locks, what each is made from, and the machines they are for
 LOCKS = {name: Lock(name, inputs, pythons) for name, inputs, _, pythons in COMPILE["LOCKS"]}
-INSTALLED = {"terraform": ROOT / ".cab" / "venv-terraform", "bigquery": ROOT / ".cab" / "venv-bigquery"}  # else here
+INSTALLED = {name: ROOT / ".cab" / f"venv-{name}" for name in ("terraform", "bigquery", "frameworks")}  # else here
 
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)

@@ -7,17 +7,21 @@ out: a newer one did.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-_Value = TypeVar("_Value", bound="DataclassInstance")
+class DataclassInstance(Protocol):
+    """Anything that `dataclass` has made."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+_Value = TypeVar("_Value", bound=DataclassInstance)
 
 # For members that travel as JSON text: what was hashed must come back byte for byte, and names of others are not ours to index.
 AS_TEXT: Final = {"as_text": True}
