@@ -13,8 +13,11 @@ from typing import Any, Literal, Protocol
 
 from cab.domain.audit import AuditEvent
 from cab.domain.configured.actions import ParameterValue
+from cab.domain.configured.calls import McpCall
+from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Decision
+from cab.domain.errors import BrokerError
 
 
 class Unavailable(Exception):
@@ -254,6 +257,7 @@ class HttpAnswer:
     status: int
     headers: Mapping[str, str]  # lower-case names
     body: bytes  # at most the caller's limit
+    said: Literal["no", "failed"] | None = None  # what a protocol within HTTP makes of it, whatever the status
 
     @property
     def retry_after_s(self) -> int | None:
@@ -277,6 +281,18 @@ class SendFailed(Unavailable):
     def __init__(self, what: str, *, may_have_arrived: bool) -> None:
         super().__init__(what)
         self.may_have_arrived = may_have_arrived
+
+
+class CallRefused(Exception):
+    """The broker does not make the call, or the other side wants something else first: nothing was done.
+
+    `status` is what the other side answered with, None when nothing was sent.
+    """
+
+    def __init__(self, refusal: BrokerError, *, status: int | None) -> None:
+        super().__init__(refusal.reason.value)
+        self.refusal = refusal
+        self.status = status
 
 
 class HttpClient(Protocol):
@@ -329,6 +345,13 @@ class HttpSender(Protocol):
 
         Raises: SendFailed, AnswerTooLarge.
         """
+
+
+class McpSenders(Protocol):
+    """Tools of MCP servers, each as if it were an address that answers over plain HTTP."""
+
+    def sender(self, connection: Connection, call: McpCall, *, reads: bool) -> HttpSender:
+        """`body` of what is sent is that of the rendered call. Raises when sending: CallRefused, beside what others raise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -571,7 +571,7 @@ class Stack:
                 connection.id: ConnectionEntry(
                     resource=connection.resource,
                     audience=connection.id,
-                    api_base=connection.api_base or connection.resource,
+                    api_base=connection.called_at,
                 )
                 for connection in deployment.connections
             },

@@ -14,6 +14,7 @@ from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.calls.rendering import render
 from cab.domain.calls.tools import input_schema
 from cab.domain.configured.actions import Action
+from cab.domain.configured.calls import Call
 from cab.domain.configured.connections import Connection
 from cab.domain.intents import Intent
 from cab_ops.catalog import documents
@@ -143,7 +144,7 @@ def test_what_is_written_is_an_action_that_makes_the_call_of_the_document(file: 
     assert (call.method, call.url) == ("PATCH", "https://api.deals.test/v3/orgs/acme%20co/deals/D-1")
     assert json.loads(call.body or b"") == {"kind": "deal", "fields": {"amount": 5, "note": "n"}}
     assert dict(call.headers) == {"X-Version": "2"}
-    assert action.call is not None
+    assert isinstance(action.call, Call)
     assert action.call.idempotency_key == "Idempotency-Key"
     assert (action.id, action.effect, action.scopes) == ("crm.update_deal", "write", ("deals.write",))
     assert input_schema(action)["required"] == ["id", "org", "fields_amount"]
@@ -156,7 +157,7 @@ def test_what_was_left_out_is_told_above_the_entry(file: Path) -> None:
         assert f"# left out: {part} " in told
     [action] = actions_of(imported(file, "GET /deals=crm.deal.list"))
     assert set(action.parameters) == {"page_size", "after", "tags"}
-    assert action.call is not None
+    assert isinstance(action.call, Call)
     assert action.call.query == {"page[size]": "{page_size}", "after": "{after}", "tags": "{tags}"}
     assert action.call.result.items == "/deals"
     assert "no OAuth scopes" in told
@@ -168,7 +169,7 @@ def test_a_list_within_one_thing_is_not_taken_for_a_page(file: Path) -> None:
     document["paths"]["/orgs/{org}/deals/{dealId}"]["get"] = {"operationId": "getDeal", "responses": page}
     file.write_text(json.dumps(document))
     [action] = actions_of(imported(file, "getDeal"))
-    assert action.call is not None
+    assert isinstance(action.call, Call)
     assert action.call.result.items is None
 
 
@@ -242,7 +243,7 @@ def test_a_body_that_is_neither_json_nor_a_form_is_only_left_out_where_it_may_be
 def test_a_form_stays_a_form(tmp_path: Path) -> None:
     schema = {"properties": {"a": LEAF}}
     [action] = actions_of(imported(with_body(tmp_path, schema, "application/x-www-form-urlencoded"), "one"))
-    assert action.call is not None
+    assert isinstance(action.call, Call)
     assert action.call.encoding == "form"
 
 

@@ -39,7 +39,7 @@ def a_value(parameter: Parameter) -> Any:
 
 
 def call_of(action: Action) -> Call:
-    assert action.call is not None
+    assert isinstance(action.call, Call)
     return action.call
 
 

@@ -25,6 +25,7 @@ LARGE_ANSWERS_AT_ONCE = 16  # of at most 1 MiB; the rest wait with 64 KiB of the
 def call_tool(settings: CallToolSettings) -> Handler:
     from cab.adapters.exchange_token_client import ExchangeTokenClient
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
+    from cab.adapters.mcp.tools import McpTools
 
     parts = Parts(settings, "call_tool")
     deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
@@ -37,7 +38,7 @@ def call_tool(settings: CallToolSettings) -> Handler:
     decisions = ExchangeTokenClient(
         url, parts.http({url}, what="decisions", connections=MOST_CALLS), GoogleServiceTokens(clock)
     )
-    bases = {connection.api_base or connection.resource for connection in deployment.connections}
+    bases = {connection.called_at for connection in deployment.connections}
     reads, writes = (
         parts.http(
             bases,
@@ -53,6 +54,7 @@ def call_tool(settings: CallToolSettings) -> Handler:
         listing=listing,
         decisions=decisions,
         execute=Execute(reads, writes),
+        mcp=McpTools(reads, writes, clock),
         running=running,
         log=parts.audit_log,
         clock=clock,

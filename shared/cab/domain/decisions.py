@@ -141,6 +141,7 @@ BY_REASON: Final[Mapping[Reason, DecidedBy]] = {
             Reason.RESPONSE_TYPE_NOT_ALLOWED,
             Reason.REDIRECT_REFUSED,
             Reason.SECRET_ECHOED,
+            Reason.PLATFORM_ASKS_USER,
         ),
         "platform",
     ),

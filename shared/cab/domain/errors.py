@@ -74,6 +74,7 @@ class Reason(StrEnum):
     CALL_OUTCOME_UNKNOWN = "call_outcome_unknown"
     OUTCOME_ALREADY_REPORTED = "outcome_already_reported"
     POLICY_VERSION_SKEW = "policy_version_skew"
+    PLATFORM_ASKS_USER = "platform_asks_user"
     TOOL_DEFINITION_CHANGED = "tool_definition_changed"
     RESPONSE_TOO_LARGE = "response_too_large"
     RESPONSE_TYPE_NOT_ALLOWED = "response_type_not_allowed"

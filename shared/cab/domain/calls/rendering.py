@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import rfc8785
 
 from cab.domain.configured.actions import Action, Effect
-from cab.domain.configured.calls import ID, Call, Json, placeholder
+from cab.domain.configured.calls import ID, Call, Json, McpCall, placeholder
 from cab.domain.configured.connections import Connection
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import base64url
@@ -61,11 +61,13 @@ def render(action: Action, connection: Connection, intent: Intent) -> RenderedCa
     Raises: BrokerError CALL_NOT_CONFIGURED.
     """
     call = action.call
-    if call is None:
+    if call is None or isinstance(call, McpCall) != (connection.mcp is not None):
         raise BrokerError(Reason.CALL_NOT_CONFIGURED, "The broker does not make calls of this action.")
     values: dict[str, Any] = dict(intent.parameters)
     if action.identifier.endswith("{id}"):
         values[ID] = intent.identifier.removeprefix(action.identifier.removesuffix("{id}"))
+    if isinstance(call, McpCall):
+        return _tool_call(call, connection, values)
     base = (connection.api_base or connection.resource).rstrip("/")
     url = base + _path(call.path, values) + _query(call.query, values)
     body = _body(call, values)
@@ -75,7 +77,23 @@ def render(action: Action, connection: Connection, intent: Intent) -> RenderedCa
 
 def repeats_safely(action: Action) -> bool:
     """Whether a second call does no harm: it only reads, or the platform knows a repetition by its key."""
-    return action.effect is Effect.READ or (action.call is not None and action.call.idempotency_key is not None)
+    return action.effect is Effect.READ or is_keyed(action)
+
+
+def is_keyed(action: Action) -> bool:
+    """Whether the platform knows a repetition by a key. There is none for tools of MCP servers."""
+    return isinstance(action.call, Call) and action.call.idempotency_key is not None
+
+
+def _tool_call(call: McpCall, connection: Connection, values: Mapping[str, Any]) -> RenderedCall:
+    """The message as the protocol has it, without what each sending adds: its id, the version and `_meta`."""
+    assert connection.mcp is not None  # noqa: S101  # `render` looked
+    endpoint = connection.mcp.endpoint
+    message: dict[str, Any] = {
+        "method": "tools/call",
+        "params": {"name": call.tool, "arguments": _filled(call.arguments, values)},
+    }
+    return RenderedCall("POST", endpoint, JSON, rfc8785.dumps(message), (), urlsplit(endpoint).path or "/")
 
 
 def _path(path: str, values: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cab.domain.calls.rendering import is_keyed
 from cab.domain.configured.actions import IDENTIFIER_PART, Action, Effect, Parameter, tool_scope
 from cab.domain.configured.calls import ID
 from cab.domain.configured.clients import Agent
@@ -98,7 +99,7 @@ def hints_of(action: Action) -> dict[str, Any]:
         "title": action.title,
         "readOnlyHint": reads,
         "destructiveHint": action.effect is Effect.DESTRUCTIVE,
-        "idempotentHint": reads or (call is not None and (call.is_idempotent or call.idempotency_key is not None)),
+        "idempotentHint": reads or (call is not None and (call.is_idempotent or is_keyed(action))),
         "openWorldHint": True,
     }
 

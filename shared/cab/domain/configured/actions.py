@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.calls import ID, Call
+from cab.domain.configured.calls import ID, AnyCall, McpCall
 from cab.domain.configured.model import StrictModel
 from cab.domain.identifiers import ACTION_ID, is_printable
 
@@ -146,7 +146,7 @@ class Action(StrictModel):
     parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="What an intent may say about it, by name."
     )
-    call: Call | None = Field(
+    call: AnyCall | None = Field(
         default=None,
         description="The request that the broker sends itself, for agents with mode call; none: token mode only.",
     )
@@ -167,6 +167,8 @@ class Action(StrictModel):
             self.call.always_needed() - {ID} - {n for n, p in self.parameters.items() if p.is_always_there}
         ):
             raise ValueError(f"{optional[0]} must be required or have a default: it is used in the path or in a list")
+        if isinstance(self.call, McpCall):
+            return self
         method = self.call.method.value
         if self.effect is Effect.READ and method == "DELETE":
             raise ValueError("DELETE is no method of an action that reads")

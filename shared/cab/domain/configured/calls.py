@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from cab.domain.configured.model import StrictModel
 
@@ -53,6 +53,7 @@ class HttpMethod(StrEnum):
     DELETE = "DELETE"
 
 
+_DEFINITION: Final = r"^sha-256:[A-Za-z0-9_-]{43}\Z"
 _REPEATABLE: Final = frozenset(
     {HttpMethod.GET, HttpMethod.HEAD, HttpMethod.PUT, HttpMethod.DELETE}
 )  # RFC 9110 section 9.2.2
@@ -72,6 +73,42 @@ class Result(StrictModel):
         pattern=r"^[a-z]+/[a-z0-9.+-]+\Z",
         description="Media type of an answer that is neither JSON nor plain text.",
     )
+
+
+class McpCall(StrictModel):
+    """The call of a tool of an MCP server, for connections with `mcp`. Its definition is pinned; its texts are never shown."""
+
+    tool: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]+\Z", max_length=128)] = Field(
+        description="Name of the tool at the server."
+    )
+    arguments: dict[str, Json] = Field(
+        default_factory=dict,
+        description='Arguments; `"{name}"` stands for a whole parameter; absent parameter: absent argument.',
+    )
+    definition: Annotated[str, StringConstraints(pattern=_DEFINITION)] = Field(
+        description="Pin of the definition that was reviewed, as `cab config import-mcp` writes it."
+    )
+    idempotent: bool = Field(default=False, description="Whether twice is the same as once.")
+    timeout_s: int = Field(default=10, ge=1, le=60, description="Longest wait for the whole call.")
+    result: Result = Field(default_factory=Result, description="What of the answer is given on.")
+
+    @model_validator(mode="after")
+    def _is_well_formed(self) -> McpCall:
+        if _has_floats(self.arguments):
+            raise ValueError("numbers in the arguments must be whole")
+        return self
+
+    @property
+    def is_idempotent(self) -> bool:
+        return self.idempotent
+
+    def placeholders(self) -> frozenset[str]:
+        """See `Call.placeholders`."""
+        return frozenset(_placeholders(self.arguments))
+
+    def always_needed(self) -> frozenset[str]:
+        """See `Call.always_needed`."""
+        return frozenset(_in_lists(self.arguments))
 
 
 class Call(StrictModel):
@@ -135,6 +172,14 @@ class Call(StrictModel):
     def always_needed(self) -> frozenset[str]:
         """Parameters without which there is no request, or one that could be another intent's: of the path and of lists."""
         return frozenset(_placeholders(self.path.split("/"))) | frozenset(_in_lists(self.body))
+
+
+def _kind_of_call(value: object) -> str:
+    is_tool = "tool" in value if isinstance(value, dict) else isinstance(value, McpCall)
+    return "tool" if is_tool else "request"
+
+
+AnyCall = Annotated[Annotated[Call, Tag("request")] | Annotated[McpCall, Tag("tool")], Discriminator(_kind_of_call)]
 
 
 def placeholder(value: object) -> str | None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, StringConstraints, model_validator
 
 from cab.domain.configured.actions import Action, ScopeToken
+from cab.domain.configured.calls import McpCall
 from cab.domain.configured.model import StrictModel
 from cab.domain.configured.provider_parameters import (
     ParameterName,
@@ -283,6 +284,20 @@ class Provider(StrictModel):
         return {name: text for name, text in found.items() if text is not None} | options
 
 
+class McpServer(StrictModel):
+    """A system whose actions are tools of an MCP server. The broker is its client, with the user's own token for it."""
+
+    endpoint: str = Field(description="Address of its streamable HTTP endpoint.")
+    protocol: Literal["2026-07-28", "2025-11-25"] = Field(
+        description="Revision of the protocol that is spoken there; none is tried out."
+    )
+    elicitation_hosts: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,253}(:[0-9]{1,5})?\Z")], ...] = (
+        Field(
+            default=(), description="Hosts whose pages it may ask the user to open; all else that it asks is refused."
+        )
+    )
+
+
 class Connection(StrictModel):
     """One configured downstream system of the deployment."""
 
@@ -294,6 +309,7 @@ class Connection(StrictModel):
     )
     resource: str = Field(description="Registered resource URI (RFC 8707), compared exactly.")
     api_base: str | None = Field(default=None, description="Where tools call the API; default: the resource.")
+    mcp: McpServer | None = Field(default=None, description="When its actions are tools of an MCP server: which.")
     tenants: tuple[str, ...] = Field(min_length=1, description="Whose users may use it.")
     trust_zone: str | None = Field(
         default=None, description="One of trust_zones in broker.yaml, whose bounds then hold here for every agent."
@@ -328,7 +344,23 @@ class Connection(StrictModel):
             raise ValueError("an authorization_code connection needs a client_id")
         if "#" in self.resource or "?" in self.resource:
             raise ValueError("resource must have neither fragment nor query (RFC 8707)")
+        for action in self.actions:
+            if action.call is not None and isinstance(action.call, McpCall) != (self.mcp is not None):
+                wanted = "needs `tool`, as of every connection with mcp" if self.mcp else "needs a connection with mcp"
+                raise ValueError(f"the call of {action.id} {wanted}")
+        if self.mcp is not None and _origin(self.mcp.endpoint) != _origin(self.resource):
+            raise ValueError("mcp.endpoint must be at the resource's own origin: the user's token is for that")
         return self
+
+    @property
+    def called_at(self) -> str:
+        """The address under which the broker's own calls are made."""
+        return self.mcp.endpoint if self.mcp is not None else self.api_base or self.resource
+
+    @property
+    def token_resource(self) -> dict[str, str]:
+        """`resource` of every request that leads to a token there (RFC 8707), which MCP requires and others may refuse."""
+        return {} if self.mcp is None else {"resource": self.resource}
 
     @cached_property
     def action_by_id(self) -> dict[str, Action]:
@@ -338,7 +370,7 @@ class Connection(StrictModel):
     def api_host(self) -> str:
         """Host of its API, without a port; empty when there is none to read."""
         try:
-            return urlsplit(self.api_base or self.resource).hostname or ""
+            return urlsplit(self.called_at).hostname or ""
         except ValueError:
             return ""
 
@@ -354,3 +386,7 @@ class Connection(StrictModel):
     def needed_of_grant(self, scopes: tuple[str, ...]) -> tuple[str, ...]:
         """Which scopes the grant's own token must have for a token with these: none of them where consent is to others."""
         return () if self.connect_scopes else scopes
+
+
+def _origin(url: str) -> str:
+    return "://".join(urlsplit(url)[:2]).lower()

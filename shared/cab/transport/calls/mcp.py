@@ -219,7 +219,10 @@ class McpEndpoint:
         session = _session(context)
         client = _Client.of(context, self._can_open_urls.get(_client(session.caller), False))
         try:
-            return self._told(await self._attend(session, params, client), session)
+            ended = await self._attend(session, params, client)
+            if ended.refusal is None or ended.refusal.reason is not Reason.PLATFORM_ASKS_USER:
+                return self._told(ended, session)
+            refusal = ended.refusal  # on record, with the call
         except RefusedElsewhere as elsewhere:
             refusal = elsewhere.refusal
         except BrokerError as error:
@@ -323,6 +326,9 @@ class McpEndpoint:
         state = refusal.remedy.deferral_code or params.request_state
         if refusal.reason in _TO_CONNECT:
             state = CONNECTING
+        if refusal.reason is Reason.PLATFORM_ASKS_USER:
+            # Each round is a call of its own: asked a second time, the client is told and not led round.
+            state = CONNECTING if params.request_state is None else None
         if client.in_rounds and state is not None:
             if params.request_state is not None and refusal.reason in (_PENDING | _TO_CONNECT):
                 return types.InputRequiredResult(request_state=state)  # asked before: not to be opened again
@@ -343,6 +349,8 @@ class McpEndpoint:
         tool = self._listing.find(caller, name)
         if refusal.reason in _TO_CONNECT:
             return f"{tool.connection.title}: your account there is not connected. Open CAB to connect it."
+        if refusal.reason is Reason.PLATFORM_ASKS_USER:
+            return refusal.detail
         return f"{tool.connection.title}: {tool.action.title}. Open CAB to decide."
 
 

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cab.domain import audit
-from cab.domain.calls.rendering import RenderedCall, render, repeats_safely
+from cab.domain.calls.rendering import RenderedCall, is_keyed, render
 from cab.domain.calls.tools import CallableTool, detail_of
 from cab.domain.configured.actions import Action, Effect
-from cab.domain.configured.calls import Call
+from cab.domain.configured.calls import AnyCall, Call, McpCall
 from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import token_sha256
 from cab.domain.intents import DeclaredIntent, Intent, check_against_catalog
-from cab.ports import AuditLog, CallDecisions, Clock, HttpAnswer, PermittedCall, Randomness, Unavailable
+from cab.ports import AuditLog, CallDecisions, Clock, HttpAnswer, McpSenders, PermittedCall, Randomness, Unavailable
 from cab.protocol.authorization_details import parameters_digest, validate_detail
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.calls.answers import SALT_BYTES, AnswerRefused, Reduced, reduce
@@ -82,7 +82,7 @@ class _Granted:
 
     connection: Connection
     action: Action
-    call: Call
+    call: AnyCall
     intent: Intent
     rendered: RenderedCall
 
@@ -95,6 +95,7 @@ class CallTool:
         listing: Listing,
         decisions: CallDecisions,
         execute: Execute,
+        mcp: McpSenders,
         running: RunningCalls,
         log: AuditLog,
         clock: Clock,
@@ -104,6 +105,7 @@ class CallTool:
         self._listing = listing
         self._decisions = decisions
         self._execute = execute
+        self._mcp = mcp
         self._running = running
         self._log = log
         self._clock = clock
@@ -219,11 +221,14 @@ class CallTool:
             request=granted.rendered,
             headers=self._headers(granted, permitted, facts),
             effect=action.effect,
-            is_keyed=action.effect is not Effect.READ and repeats_safely(action),
+            is_keyed=action.effect is not Effect.READ and is_keyed(action),
             timeout_s=call.timeout_s,
-            success=call.success,
+            success=call.success if isinstance(call, Call) else (),
         )
-        executed = await self._execute(sendable, token, another_token)
+        execute = self._execute
+        if isinstance(call, McpCall):
+            execute = Execute(*(self._mcp.sender(granted.connection, call, reads=reads) for reads in (True, False)))
+        executed = await execute(sendable, token, another_token)
         answer, executed = (
             executed.answer,
             replace(executed, answer=None),
@@ -253,13 +258,13 @@ class CallTool:
 
     def _headers(self, granted: _Granted, permitted: PermittedCall, facts: Facts) -> dict[str, str]:
         """Everything that is sent beside the token. Literal headers come first: none of them replaces one of ours."""
-        wanted, content_type = granted.call.result.type, granted.rendered.content_type
-        headers = dict(granted.rendered.headers)
+        call, content_type = granted.call, granted.rendered.content_type
+        headers, wanted = dict(granted.rendered.headers), call.result.type
         headers["Accept"] = "application/json" if wanted is None else f"{wanted}, application/json"
         if content_type is not None:
             headers["Content-Type"] = content_type
-        if granted.call.idempotency_key is not None:
-            key, name = permitted.idempotency_key, granted.call.idempotency_key
+        if isinstance(call, Call) and call.idempotency_key is not None:
+            key, name = permitted.idempotency_key, call.idempotency_key
             headers[name] = f'"{key}"' if name.lower() == QUOTED_KEY_HEADER else key
         trace, span = facts.context.trace_id or self._hex(32), self._hex(16)
         headers["traceparent"] = f"00-{trace}-{span}-01"

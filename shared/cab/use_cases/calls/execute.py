@@ -17,7 +17,7 @@ from cab.domain.audit import CallOutcome
 from cab.domain.calls.rendering import RenderedCall
 from cab.domain.configured.actions import Effect
 from cab.domain.errors import BrokerError, Reason
-from cab.ports import AnswerTooLarge, HttpAnswer, HttpSender, SendFailed, Unavailable
+from cab.ports import AnswerTooLarge, CallRefused, HttpAnswer, HttpSender, SendFailed, Unavailable
 from cab.use_cases.calls.answers import MAX_WIRE_BYTES, AnswerRefused, echoes, too_large
 
 LONGEST_PAUSE_S: Final = 2  # a platform that asks for more is not waited for
@@ -71,6 +71,9 @@ class _Judged:
     outcome: CallOutcome
     again: _Again | None = None
     pause_s: float = 0.0
+
+
+_Met = HttpAnswer | AnswerTooLarge | SendFailed | CallRefused
 
 
 class Execute:
@@ -129,7 +132,7 @@ class Execute:
             executed = replace(executed, outcome="unknown", token_refused=False)
         return executed
 
-    async def _send(self, call: Sendable, token: str, timeout_s: float) -> HttpAnswer | AnswerTooLarge | SendFailed:
+    async def _send(self, call: Sendable, token: str, timeout_s: float) -> _Met:
         sender = self._reads if call.effect is Effect.READ else self._writes
         try:
             return await sender.send(
@@ -140,7 +143,7 @@ class Execute:
                 timeout_s=timeout_s,
                 max_bytes=MAX_WIRE_BYTES,
             )
-        except (SendFailed, AnswerTooLarge) as error:
+        except (SendFailed, AnswerTooLarge, CallRefused) as error:
             return error
 
 
@@ -153,8 +156,10 @@ async def _other(fresh_token: FreshToken) -> str | BrokerError:
         return BrokerError(Reason.PROVIDER_UNAVAILABLE, "The platform refused the token, and no other is available.")
 
 
-def _executed(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> Executed:
+def _executed(call: Sendable, met: _Met) -> Executed:
     outcome = _judge(call, met).outcome
+    if isinstance(met, CallRefused):
+        return Executed(outcome, 0, status=met.status, refusal=met.refusal)
     if isinstance(met, SendFailed):
         return Executed(outcome, 0)
     if isinstance(met, AnswerTooLarge):
@@ -169,10 +174,14 @@ def _executed(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> 
     return Executed(outcome, 0, met, met.status, refusal, token_refused=met.status == 401)
 
 
-def _judge(call: Sendable, met: HttpAnswer | AnswerTooLarge | SendFailed) -> _Judged:
+def _judge(call: Sendable, met: _Met) -> _Judged:
     reads = call.effect is Effect.READ
     doubtful = _Judged("failed" if reads else "unknown")
     may_repeat = reads or call.is_keyed
+    if isinstance(met, CallRefused):
+        return _Judged("not_sent" if met.status is None else "rejected")
+    if isinstance(met, HttpAnswer) and met.said is not None:
+        return _Judged("rejected") if met.said == "no" else doubtful
     if isinstance(met, SendFailed):
         if not met.may_have_arrived:
             return _Judged("not_sent", _Again.NEVER_SENT)

@@ -35,6 +35,7 @@ class ProviderCalls:
             "redirect_uri": redirect_uri,
             "scope": provider.scope_separator.join(scopes),
             "state": state,
+            **connection.token_resource,
         }
         if provider.pkce != "unsupported":
             query |= {"code_challenge": code_challenge, "code_challenge_method": "S256"}
@@ -45,6 +46,7 @@ class ProviderCalls:
         self, connection: Connection, provider: Provider, *, code: str, redirect_uri: str, code_verifier: str
     ) -> HttpAnswer:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
+        form |= connection.token_resource
         if provider.pkce != "unsupported":
             form["code_verifier"] = code_verifier
         return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=OTHER_TIMEOUT_S * 2)
@@ -60,6 +62,7 @@ class ProviderCalls:
     ) -> HttpAnswer:
         """Raises: SendFailed, AnswerTooLarge; Unavailable when the client secret cannot be read (nothing was sent then)."""
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        form |= connection.token_resource
         if scopes:
             form["scope"] = provider.scope_separator.join(scopes)
         return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)

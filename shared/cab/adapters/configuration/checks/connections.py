@@ -108,6 +108,8 @@ def check_connections(findings: Findings) -> None:
 def _check_connection(findings: Findings, at: Place, connection: Connection) -> None:
     check_url(findings, CONNECTIONS, (*at, "resource"), connection.resource)
     check_url(findings, CONNECTIONS, (*at, "api_base"), connection.api_base)
+    if connection.mcp is not None:
+        check_url(findings, CONNECTIONS, (*at, "mcp", "endpoint"), connection.mcp.endpoint)
     if connection.resource.rstrip("/") == findings.deployment.broker.origin:
         remedy = "name the downstream system: a token for the broker itself is never handed out"
         findings.add(CONNECTIONS, (*at, "resource"), "the resource is the broker itself", remedy)

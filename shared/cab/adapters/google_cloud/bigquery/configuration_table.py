@@ -76,7 +76,7 @@ def configuration_row(
                 title=item.title,
                 provider=item.provider,
                 grant_kind=item.grant_kind.value,
-                host=urlsplit(item.api_base or item.resource).hostname,
+                host=urlsplit(item.called_at).hostname,
                 tenants=list(item.tenants),
             )
             for item in deployment.connections
