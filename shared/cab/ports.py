@@ -350,8 +350,10 @@ class HttpSender(Protocol):
 class McpSenders(Protocol):
     """Tools of MCP servers, each as if it were an address that answers over plain HTTP."""
 
-    def sender(self, connection: Connection, call: McpCall, *, reads: bool) -> HttpSender:
-        """`body` of what is sent is that of the rendered call. Raises when sending: CallRefused, beside what others raise."""
+    def sender(self, connection: Connection, call: McpCall, *, user: str, reads: bool) -> HttpSender:
+        """`user` names agent and person: what a server says to one is nothing to another. `body` of what is sent is that of
+        the rendered call. Raises when sending: CallRefused, beside what others raise.
+        """
 
 
 @dataclass(frozen=True, slots=True)

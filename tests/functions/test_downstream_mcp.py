@@ -46,6 +46,15 @@ CONNECTION = """
         call: {tool: add_note, arguments: {text: "{text}", kind: plain}, definition: "ADD", timeout_s: 3}
 """
 
+POLICY = """
+@id("staff-notes")
+permit (
+  principal in CAB::Group::"staff",
+  action in [CAB::Action::"warehouse.note.search", CAB::Action::"warehouse.note.add"],
+  resource
+);
+"""
+
 
 def folder_of(protocol: str, scratch: Path) -> Path:
     connection = CONNECTION.replace("PROTOCOL", protocol)
@@ -53,7 +62,10 @@ def folder_of(protocol: str, scratch: Path) -> Path:
         pin = definition_pin(tool)
         assert pin is not None
         connection = connection.replace(f'"{name}"', f'"{pin}"')
-    return World(scratch=scratch).write_policies(None, connections=lambda text: text.rstrip("\n") + "\n" + connection)
+    folder = World(scratch=scratch).write_policies(None, connections=lambda text: text.rstrip("\n") + "\n" + connection)
+    rules = folder / "policies" / "rules.cedar"
+    rules.write_text(rules.read_text("utf-8") + POLICY, "utf-8")
+    return folder
 
 
 @pytest.fixture(params=[MODERN, LEGACY])
@@ -175,7 +187,7 @@ async def test_a_tool_that_is_not_the_reviewed_one_is_not_called(notes: Notes, c
     assert (answer.status, answer.json["reason_code"]) == (503, "tool_definition_changed")
     assert server.messages("tools/call") == []
     (outcome,) = outcomes(world)
-    assert (outcome["call"]["outcome"], outcome["reason"]) == ("not_sent", "tool_definition_changed")
+    assert (outcome["call"]["outcome"], outcome["reason_code"]) == ("not_sent", "tool_definition_changed")
     assert (await add(world)).status == 200  # the other tool is as it was
 
 

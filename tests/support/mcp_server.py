@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -80,5 +81,16 @@ class McpServerDouble:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await manager.handle_request(scope, receive, send)
 
-        async with manager.run(), httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app)) as self._http:
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            async with manager.run():
+                started.set_result(None)
+                await asyncio.Event().wait()
+
+        serving = asyncio.create_task(run())  # fixtures end in other tasks than they begin in
+        await started
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app)) as self._http:
             yield self
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.web import Sent, Web, WebClient, json_answer
 
 from cab.domain.configured.actions import Action, Effect
-from cab.domain.configured.connections import Connection, Provider, SecretReference
+from cab.domain.configured.connections import Connection, McpServer, Provider, SecretReference
 from cab.ports import HttpAnswer
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab_ops.configuration.provider_table import presets
@@ -151,3 +151,35 @@ def test_pkce_is_left_out_only_where_the_provider_cannot_take_it(pkce: str, sent
         lambda calls: calls.redeem_code(CONNECTION, provider, code="c", redirect_uri=back, code_verifier="v" * 43),
     )
     assert (b"code_verifier" in redeemed.body) is sent
+
+
+# --- RFC 8707 ---
+
+SERVER = McpServer(endpoint="https://x.test/mcp", protocol="2026-07-28")
+AT_PROVIDER = Provider(
+    id="x", title="X", authorization_endpoint="https://p.test/authorize", token_endpoint="https://p.test/token"
+)
+
+
+def resource_sent(connection: Connection, call: Any) -> str | None:
+    sent = sent_to("https://p.test/token", lambda calls: call(calls, connection))
+    return dict(parse_qsl(sent.body.decode())).get("resource")
+
+
+def test_every_request_for_a_token_of_an_mcp_server_names_its_resource_and_others_name_none() -> None:
+    def redeem(calls: ProviderCalls, to: Connection) -> Any:
+        return calls.redeem_code(to, AT_PROVIDER, code="c", redirect_uri="https://cab.test/cb", code_verifier="v")
+
+    def refresh(calls: ProviderCalls, to: Connection) -> Any:
+        return calls.refresh(to, AT_PROVIDER, refresh_token="r", scopes=("a",), timeout_s=1)
+
+    def authorize(to: Connection) -> str | None:
+        url = ProviderCalls.authorization_url(
+            to, AT_PROVIDER, redirect_uri="https://cab.test/cb", state="s", code_challenge="c", scopes=("a",)
+        )
+        return dict(parse_qsl(urlsplit(url).query)).get("resource")
+
+    to_server = CONNECTION.model_copy(update={"mcp": SERVER})
+    for connection, expected in ((to_server, "https://x.test"), (CONNECTION, None)):
+        named = [authorize(connection), *(resource_sent(connection, call) for call in (redeem, refresh))]
+        assert named == [expected] * 3

@@ -28,7 +28,6 @@ from cab.domain.calls.pins import pins_of
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection, McpServer
 from cab.domain.errors import BrokerError, Reason, Remedy
-from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.ports import CallRefused, Clock, HttpAnswer, HttpSender, SendFailed
 
@@ -71,22 +70,22 @@ class McpTools:
         self._lists: OrderedDict[tuple[str, str], _Listed] = OrderedDict()
         self._asked: OrderedDict[tuple[str, str], _Asked] = OrderedDict()
 
-    def sender(self, connection: Connection, call: McpCall, *, reads: bool) -> HttpSender:
+    def sender(self, connection: Connection, call: McpCall, *, user: str, reads: bool) -> HttpSender:
         assert connection.mcp is not None  # noqa: S101  # as its calls are
         http = self._reads if reads else self._writes
-        return _ToolSender(self, http, connection, connection.mcp, call, reads=reads)
+        return _ToolSender(self, http, connection, connection.mcp, call, user=user, reads=reads)
 
     def now(self) -> float:
         return self._clock.now().timestamp()
 
-    def listed(self, endpoint: str, token: str) -> _Listed | None:
-        found = self._lists.get((endpoint, token))
+    def listed(self, endpoint: str, user: str) -> _Listed | None:
+        found = self._lists.get((endpoint, user))
         return found if found is not None and self.now() < found.until else None
 
-    def keep_list(self, endpoint: str, token: str, result: types.ListToolsResult) -> _Listed:
+    def keep_list(self, endpoint: str, user: str, result: types.ListToolsResult) -> _Listed:
         dumped = _as_json(result)
         listed = _Listed(self.now() + LIST_GOOD_FOR_S, dumped, pins_of(dumped["tools"]))
-        remember(self._lists, (endpoint, token), listed, most=MOST_LISTS)
+        remember(self._lists, (endpoint, user), listed, most=MOST_LISTS)
         return listed
 
     def take_asked(self, key: tuple[str, str]) -> _Asked | None:
@@ -106,6 +105,7 @@ class _ToolSender:
         server: McpServer,
         call: McpCall,
         *,
+        user: str,
         reads: bool,
     ) -> None:
         self._tools = tools
@@ -113,6 +113,7 @@ class _ToolSender:
         self._connection = connection
         self._server = server
         self._call = call
+        self._user = user
         self._reads = reads
 
     async def send(
@@ -127,9 +128,8 @@ class _ToolSender:
     ) -> HttpAnswer:
         """Make the call that `body` says, which is what was approved. See `HttpSender`; raises CallRefused too."""
         arguments: dict[str, Any] = json.loads(body or b"{}")["params"]["arguments"]
-        token = token_sha256(headers["Authorization"])
-        key = (token, hashlib.sha256(url.encode() + b"\n" + (body or b"")).hexdigest())
-        listed = self._tools.listed(self._server.endpoint, token)
+        key = (self._user, hashlib.sha256(url.encode() + b"\n" + (body or b"")).hexdigest())
+        listed = self._tools.listed(self._server.endpoint, self._user)
         wire = Wire(
             self._http,
             self._server.endpoint,
@@ -143,7 +143,7 @@ class _ToolSender:
         # However the SDK ends a connection, what counts is what was met on it.
         with suppress(Exception):
             async with asyncio.timeout(timeout_s):
-                await self._converse(wire, arguments, token, key, met, listed)
+                await self._converse(wire, arguments, key, met, listed)
         if not met:
             met.append(self._without_result(wire, None))
         if isinstance(met[0], Exception):
@@ -154,7 +154,6 @@ class _ToolSender:
         self,
         wire: Wire,
         arguments: dict[str, Any],
-        token: str,
         key: tuple[str, str],
         met: list[HttpAnswer | Exception],
         listed: _Listed | None,
@@ -169,7 +168,7 @@ class _ToolSender:
                     return
                 found = await list_tools(client)
                 if listed is None:
-                    listed = self._tools.keep_list(self._server.endpoint, token, found)
+                    listed = self._tools.keep_list(self._server.endpoint, self._user, found)
                 if listed.pins.get(self._call.tool) != self._call.definition:
                     met.append(_not_sent(Reason.TOOL_DEFINITION_CHANGED, "The tool is not the one that was reviewed."))
                     return

@@ -23,7 +23,7 @@ from cab.domain.configured.calls import AnyCall, Call, McpCall
 from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.identifiers import token_sha256
+from cab.domain.identifiers import digest, token_sha256
 from cab.domain.intents import DeclaredIntent, Intent, check_against_catalog
 from cab.ports import AuditLog, CallDecisions, Clock, HttpAnswer, McpSenders, PermittedCall, Randomness, Unavailable
 from cab.protocol.authorization_details import parameters_digest, validate_detail
@@ -227,7 +227,10 @@ class CallTool:
         )
         execute = self._execute
         if isinstance(call, McpCall):
-            execute = Execute(*(self._mcp.sender(granted.connection, call, reads=reads) for reads in (True, False)))
+            user = digest("cab-mcp-user", caller.tenant, caller.subject, caller.agent.client_id)
+            execute = Execute(
+                *(self._mcp.sender(granted.connection, call, user=user, reads=reads) for reads in (True, False))
+            )
         executed = await execute(sendable, token, another_token)
         answer, executed = (
             executed.answer,
