@@ -57,7 +57,7 @@ def import_operations(document: Document, *, connection: str, operations: tuple[
         try:
             if found is None:
                 raise DocumentRefused("the document has no such operation")
-            entry = _Operation(document, *found).entry(action_id or f"{connection}.{_snake(name)}")
+            entry = _Operation(document, *found).entry(action_id or f"{connection}.{snake(name)}")
         except (DocumentRefused, Unmapped) as exc:
             refused[name] = str(exc)
         else:
@@ -356,7 +356,7 @@ class _Operation:
         self._notes.append(f"left out: {shown(what)} {why}")
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
     """`listOpportunities`, `deals/list-all` or `GET /deals/{id}` as a part of an action's id."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)
     joined = "_".join(part.lower() for part in parts) or "operation"

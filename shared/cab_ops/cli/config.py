@@ -13,7 +13,7 @@ import click
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
-from cab_ops.cli.catalog import import_openapi, ready_actions
+from cab_ops.cli.catalog import import_mcp, import_openapi, ready_actions
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab_ops.configuration.reference import with_reference
@@ -131,5 +131,5 @@ def providers(*, as_json: bool, document: Path | None) -> None:
         click.echo(provider_table(), nl=False)
 
 
-for command in (import_openapi, ready_actions):
+for command in (import_openapi, import_mcp, ready_actions):
     config_group.add_command(command)

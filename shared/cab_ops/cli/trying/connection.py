@@ -8,12 +8,16 @@ import os
 from pathlib import Path
 
 import click
+import yaml
 
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.adapters.http.client import AiohttpClient
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.ports import SecretReader
+from cab_ops.catalog.discovery import discover
+from cab_ops.catalog.documents import DocumentRefused
 from cab_ops.check_connection import CheckConnection, Finding, Holds
 from cab_ops.cli.cloud import json_option, open_cloud
 
@@ -21,6 +25,26 @@ from cab_ops.cli.cloud import json_option, open_cloud
 @click.group("connection")
 def connection_group() -> None:
     """Try connections against the live systems behind them."""
+
+
+@connection_group.command("discover")
+@click.argument("url")
+@click.option("--connection", "connection_id", required=True, help="ID that the connection shall have.")
+def discover_command(url: str, connection_id: str) -> None:
+    """Write a starting entry for connections.yaml for the MCP server at URL, from what it publishes (RFC 9728, RFC 8414).
+
+    Only published documents are fetched, over https from public addresses. What begins with `your-` is yours to fill in;
+    scopes and actions are to be chosen, and the tools come from `cab config import-mcp`.
+    """
+
+    def http_for(origin: str) -> AiohttpClient:
+        return AiohttpClient({origin}, what="discovery", keep_alive=False)
+
+    try:
+        provider, connection = asyncio.run(discover(url, http_for, connection=connection_id))
+    except DocumentRefused as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(yaml.safe_dump({"providers": [provider], "connections": [connection]}, sort_keys=False), nl=False)
 
 
 @connection_group.command("check")

@@ -1,0 +1,96 @@
+"""Catalog entries from the tools that an MCP server lists, and whether those of a configuration are still what was reviewed.
+
+The server's words go into comments for the reviewer, never into the entry: models read titles and descriptions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from cab.domain.calls.pins import definition_pin, pins_of
+from cab.domain.configured.actions import Action
+from cab.domain.configured.calls import McpCall
+from cab.domain.configured.connections import Connection
+from cab_ops.catalog.documents import Document, DocumentRefused, shown
+from cab_ops.catalog.openapi import Entry, snake
+from cab_ops.catalog.schemas import Unmapped, merged, parameter_of
+
+
+def import_tools(
+    tools: list[dict[str, Any]], *, connection: str, chosen: tuple[str, ...]
+) -> tuple[list[Entry], dict[str, str]]:
+    """Entries for the tools named, `NAME` or `NAME=ACTION`, and by name why there is none."""
+    entries, refused = [], {}
+    for one in chosen:
+        name, _, action_id = one.partition("=")
+        found = [tool for tool in tools if tool.get("name") == name]
+        try:
+            if len(found) != 1:
+                raise Unmapped("is not listed" if not found else "is listed more than once")
+            entries.append(_entry(found[0], action_id or f"{connection}.{snake(name)}"))
+        except (Unmapped, DocumentRefused) as why:
+            refused[name] = str(why)
+    return entries, refused
+
+
+def compare(connection: Connection, tools: list[dict[str, Any]]) -> dict[str, str]:
+    """By action: `same`, `changed`, or `missing`, which a name that is listed twice counts as."""
+    pins = pins_of(list(tools))
+    found = {}
+    for action in connection.actions:
+        if isinstance(action.call, McpCall):
+            pin = pins.get(action.call.tool)
+            found[action.id] = "missing" if pin is None else "same" if pin == action.call.definition else "changed"
+    return found
+
+
+def _entry(tool: dict[str, Any], action_id: str) -> Entry:
+    pin = definition_pin(tool)
+    if pin is None:
+        raise Unmapped("has a definition without a canonical form")
+    hints = tool.get("annotations") or {}
+    notes = [f"The server says: {shown(tool.get('description') or tool.get('title') or 'nothing', limit=300)}"]
+    notes.append("Write title and description yourself: models read them, and the server's own are never shown.")
+    if hints.get("readOnlyHint") is True:
+        notes.append("The server says that it only reads: make the effect `read` if that is so.")
+    parameters, arguments = _parameters(tool, notes)
+    action = {
+        "id": action_id,
+        "title": action_id.rpartition(".")[2].replace("_", " ").capitalize(),
+        "effect": "write"
+        if hints.get("destructiveHint") is False or hints.get("readOnlyHint") is True
+        else "destructive",
+        "identifier": f"{snake(str(tool['name']))}/*",
+        "parameters": parameters,
+        "call": {"tool": tool["name"], "arguments": arguments, "definition": pin},
+    }
+    try:
+        Action.model_validate(action)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise Unmapped(shown(f"does not fit the catalog: {'.'.join(map(str, first['loc']))} {first['msg']}")) from None
+    return Entry(action, notes)
+
+
+def _parameters(tool: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    document = Document(tool.get("inputSchema") or {})
+    schema = merged(document, document.content)
+    required = schema.get("required") or []
+    parameters: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    for name, given in (schema.get("properties") or {}).items():
+        own = snake(name)
+        try:
+            if own in parameters:
+                raise Unmapped("has the name of another when written in small letters")
+            parameter = parameter_of(document, merged(document, given))
+        except Unmapped as why:
+            if name in required:
+                raise Unmapped(f"{shown(name)} is required and {why}") from None
+            notes.append(f"left out: {shown(name)} {why}")
+            continue
+        parameters[own] = parameter | ({"required": True} if name in required else {})
+        arguments[name] = f"{{{own}}}"
+    return parameters, arguments
