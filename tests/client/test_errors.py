@@ -36,6 +36,7 @@ REMEDIES = {
     "grant_missing": ConnectionNeeded,
     "grant_needs_reauth": ConnectionNeeded,
     "grant_revoked": ConnectionNeeded,
+    "platform_asks_user": NeedsUser,
     "step_up_required": StepUpNeeded,
     "subject_token_expired": AssertionExpired,
     "confirmation_refused": UserRefused,
