@@ -71,7 +71,7 @@ def test_other_methods_and_large_bodies_are_refused(stack: Stack, path: str) -> 
     assert assert_standard_error(large)["reason_code"] == "body_too_large"
 
 
-@pytest.mark.parametrize("path", ["/tools/call", "/mcp", "/oauth2/other", "/nothing", "/oauth2/token/"])
+@pytest.mark.parametrize("path", ["/tools/other", "/mcp/other", "/oauth2/other", "/nothing", "/oauth2/token/"])
 def test_what_does_not_exist_is_404_as_json(stack: Stack, path: str) -> None:
     response = requests.post(stack.file.origin + path, data={"a": "b"}, timeout=10)
     assert response.status_code == 404
