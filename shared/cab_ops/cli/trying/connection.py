@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from pathlib import Path
 
 import click
 import yaml
 
-from cab.adapters.configuration.loader import FolderConfiguration
-from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.adapters.http.client import AiohttpClient
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.ports import SecretReader
 from cab_ops.catalog.discovery import discover
 from cab_ops.catalog.documents import DocumentRefused
-from cab_ops.check_connection import CheckConnection, Finding, Holds
+from cab_ops.check_connection import CheckConnection, Finding
 from cab_ops.cli.cloud import json_option, open_cloud
+from cab_ops.cli.trying.findings import load_folder, tell
 
 
 @click.group("connection")
@@ -71,10 +68,7 @@ def check(connection_id: str, *, folder: Path, project: str | None, as_json: boo
     Shows the provider made-up tokens only, and prints no secret. Exits with 1 when a check does not hold, with 2 when the
     configuration cannot be read.
     """
-    try:
-        deployment = FolderConfiguration(folder, os.environ).load()
-    except ConfigurationRefused as error:
-        raise click.UsageError(f"{folder} is no usable configuration: run `cab config validate {folder}`.") from error
+    deployment = load_folder(folder)
     connection = deployment.connection_by_id.get(connection_id)
     if connection is None:
         known = ", ".join(sorted(deployment.connection_by_id))
@@ -83,19 +77,13 @@ def check(connection_id: str, *, folder: Path, project: str | None, as_json: boo
         raise click.UsageError(f"{connection_id} trusts the broker's own tokens: no provider is asked for any.")
     findings = asyncio.run(_check(deployment, connection, project))
     redirect_uri = f"{deployment.broker.origin}/connect/callback/{connection.id}"
-    if as_json:
-        answer = {
-            "connection": connection.id,
-            "redirect_uri": redirect_uri,
-            "checks": [{"check": it.check, "result": it.holds.value, "says": it.says} for it in findings],
-        }
-        click.echo(json.dumps(answer, indent=2))
-    else:
-        for it in findings:
-            click.echo(f"{it.holds.value:<14} {it.check:<34} {it.says}")
-        click.echo(f"redirect URI to register there: {redirect_uri}")
-    if any(it.holds is Holds.NO for it in findings):
-        raise SystemExit(1)
+    tell(
+        findings,
+        {"connection": connection.id, "redirect_uri": redirect_uri},
+        as_json=as_json,
+        width=34,
+        last_line=f"redirect URI to register there: {redirect_uri}",
+    )
 
 
 async def _check(deployment: Deployment, connection: Connection, project: str | None) -> list[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,13 +10,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from cab.adapters.configuration.loader import FolderConfiguration, inspect_folder
-from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.adapters.configuration.loader import inspect_folder
 from cab.domain.configured.connections import SecretReference
 from cab.domain.configured.deployment import BrowserLogin, Deployment, IdentityProvider
 from cab_ops.check_connection import Finding, Holds
 from cab_ops.check_identity_provider import CheckIdentityProvider
 from cab_ops.cli.cloud import json_option
+from cab_ops.cli.trying.findings import load_folder, tell
 from cab_ops.configuration.places import Places
 
 
@@ -45,29 +44,19 @@ def check(subject: str, *, folder: Path, as_json: bool) -> None:
     header, signature, issuer, audience, times, subject claim, groups. The token is sent nowhere and not printed. Exits with
     1 when a check does not hold, with 2 when the configuration cannot be read.
     """
-    try:
-        deployment = FolderConfiguration(folder, os.environ).load()
-    except ConfigurationRefused as error:
-        raise click.UsageError(f"{folder} is no usable configuration: run `cab config validate {folder}`.") from error
+    deployment = load_folder(folder)
     if subject.startswith(("https://", "http://")):
         issuer, token = _issuer(subject), None
     else:
         issuer, token = None, _token(subject)
     findings, idp, redirect_uri = asyncio.run(_check(deployment, folder, issuer, token))
-    if as_json:
-        answer = {
-            "issuer": idp and idp.issuer,
-            "tenant": idp and idp.tenant,
-            "redirect_uri": redirect_uri,
-            "checks": [{"check": it.check, "result": it.holds.value, "says": it.says} for it in findings],
-        }
-        click.echo(json.dumps(answer, indent=2))
-    else:
-        for it in findings:
-            click.echo(f"{it.holds.value:<14} {it.check:<24} {it.says}")
-        click.echo(f"redirect URI to register there for the pages: {redirect_uri}")
-    if any(it.holds is Holds.NO for it in findings):
-        raise SystemExit(1)
+    tell(
+        findings,
+        {"issuer": idp and idp.issuer, "tenant": idp and idp.tenant, "redirect_uri": redirect_uri},
+        as_json=as_json,
+        width=24,
+        last_line=f"redirect URI to register there for the pages: {redirect_uri}",
+    )
 
 
 def _issuer(subject: str) -> str:
