@@ -83,3 +83,22 @@ async def test_an_error_that_nobody_waits_for_is_not_reported_as_lost() -> None:
         await waiting
     await asyncio.sleep(0)
     assert lost == []
+
+
+async def test_who_asks_in_the_very_turn_in_which_a_call_ended_begins_another() -> None:
+    flight: SingleFlight[str, int] = SingleFlight()
+    answers: list[asyncio.Future[int]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    waiting = iter(answers)
+
+    async def call() -> int:
+        return await next(waiting)
+
+    first = flight.start("a", call)
+    await asyncio.sleep(0)
+    answers[0].set_result(1)
+    asking = asyncio.create_task(flight.do("a", call))  # its first step comes behind the last one of the call
+    await asyncio.sleep(0)
+    assert first.done()
+    answers[1].set_result(2)
+    assert await asking == 2
+    assert "a" not in flight

@@ -29,7 +29,7 @@ class SingleFlight(Generic[_Key, _Value]):
     def start(self, key: _Key, call: Callable[[], Coroutine[Any, Any, _Value]]) -> asyncio.Task[_Value]:
         """The call that is under way for `key`, or `call`, which then begins at the next turn of the loop. As for `get`."""
         task = self._under_way.get(key)
-        if task is None:
+        if task is None or task.done():  # an ended one is forgotten at the loop's next turn
             task = self._under_way[key] = asyncio.create_task(call())
             task.add_done_callback(lambda done: self._end(key, done))
         return task
@@ -39,6 +39,7 @@ class SingleFlight(Generic[_Key, _Value]):
         return await asyncio.shield(self.start(key, call))
 
     def _end(self, key: _Key, done: asyncio.Task[_Value]) -> None:
-        del self._under_way[key]
+        if self._under_way.get(key) is done:
+            del self._under_way[key]
         if not done.cancelled():
             done.exception()  # seen, also when nobody waits any more

@@ -101,6 +101,44 @@ async def test_at_most_two_publishes_are_under_way_and_the_rest_goes_together(
     assert published(control, project) <= 4
 
 
+class HeldPublisher:
+    """Pub/Sub that acknowledges when the test says so."""
+
+    def __init__(self, project: str, *, what: str) -> None:
+        self.calls: list[asyncio.Future[None]] = []
+
+    async def publish(self, topic: str, messages: Any) -> None:
+        acknowledged = asyncio.get_running_loop().create_future()
+        self.calls.append(acknowledged)
+        await acknowledged
+
+    async def close(self) -> None: ...
+
+
+async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_is_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_log, "PubSubPublisher", HeldPublisher)
+    log = PubSubAuditLog(
+        "p", TOPIC, service="s", revision="r", clock=SettableClock(), randomness=PredictableRandomness()
+    )
+    calls = log._publisher.calls  # type: ignore[attr-defined]
+    publishing = []
+    for number in range(2):
+        publishing.append(asyncio.create_task(log.publish(event(number))))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(calls) == 2
+    for call in calls:
+        call.set_result(None)
+    publishing.append(asyncio.create_task(log.publish(event(2))))  # its first step comes behind the last one of both
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(calls) == 3
+    calls[2].set_result(None)
+    await asyncio.gather(*publishing)
+
+
 async def test_a_publish_carries_at_most_a_hundred_events(
     log: PubSubAuditLog, control: ControlClient, project: str, topic: Subscription
 ) -> None:

@@ -136,7 +136,8 @@ class PubSubAuditLog:
 
     def _send(self) -> None:
         """Start a publish, unless two are under way; the one that ends first will take what is queued by then."""
-        if len(self._in_flight) < _MAX_IN_FLIGHT:
+        # A task that has ended stays in the set until the loop's next turn: it takes nothing from the queue any more.
+        if sum(not task.done() for task in self._in_flight) < _MAX_IN_FLIGHT:
             task = asyncio.create_task(self._publish_queued())
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)

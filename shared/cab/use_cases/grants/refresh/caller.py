@@ -101,7 +101,7 @@ class RefreshGrant:
             step=step,
         )
         self._attempts: SingleFlight[str, Committed | None] = SingleFlight()
-        self._began: dict[str, asyncio.Task[Any] | None] = {}  # whose request began the attempt under way
+        self._began: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}  # by attempt: whose request began it
         self._watches: SingleFlight[str, None] = SingleFlight()
 
     # --- serving ---
@@ -193,8 +193,8 @@ class RefreshGrant:
         """The one attempt of this process at this grant. It goes on although its caller may leave."""
         name = stored.grant.grant_id
         task = self._attempts.start(name, lambda: attempt(self._parts, stored, wanted))
-        self._began[name] = asyncio.current_task()
-        task.add_done_callback(lambda _: self._began.pop(name))
+        self._began[task] = asyncio.current_task()
+        task.add_done_callback(lambda ended: self._began.pop(ended, None))
         return task
 
     async def until_settled(self, grant_id: str) -> None:
@@ -204,7 +204,7 @@ class RefreshGrant:
         that wait for the same attempt need not.
         """
         task = self._attempts.get(grant_id)
-        if task is not None and self._began[grant_id] is asyncio.current_task():
+        if task is not None and self._began.get(task) is asyncio.current_task():
             await asyncio.wait({task})
 
     def _servable(self, stored: StoredGrant | None, wanted: Wanted) -> StoredGrant:
