@@ -69,7 +69,9 @@ class Deployed:
 
 
 @contextmanager
-def deployed(emulators: Emulators, scratch: Path, project: str, **variables: str) -> Iterator[Deployed]:
+def deployed(
+    emulators: Emulators, scratch: Path, project: str, *, function: str = "mint_assertion", **variables: str
+) -> Iterator[Deployed]:
     subscription = Subscription(emulators.address("pubsub"), project, TOPIC)
     with PortLeases() as leases, (scratch / "log").open("wb") as log:
         port = leases.take_free()
@@ -79,9 +81,9 @@ def deployed(emulators: Emulators, scratch: Path, project: str, **variables: str
             **World(scratch=scratch).environment,
             **emulators.environment(),
             "GOOGLE_CLOUD_PROJECT": project,
-            "FUNCTION_TARGET": "mint_assertion",
+            "FUNCTION_TARGET": function,
             "PORT": str(port),
-            "FUNCTION_SOURCE": "functions/mint_assertion/main.py",
+            "FUNCTION_SOURCE": f"functions/{function}/main.py",
             **variables,
         }
         process = subprocess.Popen(

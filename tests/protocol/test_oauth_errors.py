@@ -32,7 +32,7 @@ CONTRACT: dict[tuple[str, int], str] = {
     ("use_dpop_nonce", 400): "dpop_nonce_required",
     ("temporarily_unavailable", 429): "rate_limited",
     ("temporarily_unavailable", 503): "audit_unavailable store_unavailable provider_unavailable idp_unavailable "
-    "policy_unavailable policy_version_skew tool_definition_changed",
+    "policy_unavailable overloaded policy_version_skew tool_definition_changed",
     ("server_error", 500): "internal_error",
     ("invalid_token", 401): "call_token_invalid",
     ("invalid_request", 404): "tool_unknown call_not_configured",

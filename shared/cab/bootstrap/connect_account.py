@@ -18,8 +18,8 @@ from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.people.departures import Departures
 from cab.stores.sessions import BrowserStates
 from cab.transport.pages import pages_app
-from cab.transport.signals.push import PATH as EVENTS_PATH
-from cab.transport.signals.push import SignalEndpoint
+from cab.transport.pushes.signals import PATH as EVENTS_PATH
+from cab.transport.pushes.signals import SignalEndpoint
 from cab.use_cases.people.signals import ReceiveSignals
 
 

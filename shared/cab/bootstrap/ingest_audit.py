@@ -6,7 +6,7 @@ from cab.bootstrap.shared import Basics, Handler
 from cab.settings import (
     IngestAuditSettings,
 )
-from cab.transport.audit_push import AuditPush
+from cab.transport.pushes.audit import AuditPush
 from cab.use_cases.audit.ingest import IngestAuditEvent
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 

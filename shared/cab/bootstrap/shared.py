@@ -93,16 +93,18 @@ class Basics:
 
     def handler(self, handle: Handler) -> Handler:
         """The function the framework serves: named as its target, closing what is open when the process stops."""
+        from cab.transport.admission import Admission, admitted
         from cab.transport.requests import hardening
 
         closing: list[asyncio.Task[None]] = []
         headers = hardening(https=self.has_https_origin)
+        take_on = admitted(handle, Admission(), self.randomness)
 
         async def function(request: Request) -> Response:
             if not closing and self.closers:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
                 _let_the_loop_end(self.stoppers)
-            answer = await handle(request)
+            answer = await take_on(request)
             answer.headers.update(headers)
             return answer
 

@@ -81,6 +81,7 @@ class Reason(StrEnum):
     REDIRECT_REFUSED = "redirect_refused"
     SECRET_ECHOED = "secret_echoed"
     RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     PROVIDER_UNAVAILABLE = "provider_unavailable"

@@ -85,6 +85,7 @@ TABLE: Final[dict[Reason, tuple[str, int]]] = {
     Reason.REDIRECT_REFUSED: ("server_error", 502),
     Reason.SECRET_ECHOED: ("server_error", 502),
     Reason.RATE_LIMITED: (UNAVAILABLE, 429),
+    Reason.OVERLOADED: (UNAVAILABLE, 503),
     Reason.AUDIT_UNAVAILABLE: (UNAVAILABLE, 503),
     Reason.STORE_UNAVAILABLE: (UNAVAILABLE, 503),
     Reason.PROVIDER_UNAVAILABLE: (UNAVAILABLE, 503),

@@ -18,8 +18,7 @@ from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
 from cab.encoding import strict_json
 from cab.ports import Randomness
-from cab.transport.oauth_http import refusal_response
-from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
+from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
 from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants

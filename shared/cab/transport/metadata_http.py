@@ -22,8 +22,7 @@ from cab.protocol.names import ACTION_TYPE, TASK_TYPE
 from cab.stores.remembered import Remembered
 from cab.stores.signing_keys import JWKS_MAX_AGE, JWKS_REMEMBERED, Issuer, SigningKeys
 from cab.transport import openapi
-from cab.transport.oauth_http import refusal_response
-from cab.transport.requests import health
+from cab.transport.requests import health, refusal_response
 
 CACHEABLE: Final = {
     "Cache-Control": f"public, max-age={int(JWKS_MAX_AGE.total_seconds())}",

@@ -15,8 +15,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness
 from cab.protocol.forms import parse_form
 from cab.protocol.names import FORM_MEDIA_TYPE
-from cab.protocol.oauth_errors import error_body, error_headers, status_of
-from cab.transport.requests import NO_STORE, context_of, health, read_body, single_header
+from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Answered, Auditor, Facts
 from cab.use_cases.identity.authenticate_client import Credentials
 
@@ -85,15 +84,3 @@ def render(answered: Answered[Any], route: OAuthRoute, *, tried_basic: bool) -> 
     body = route.render(answered.answer)
     headers = NO_STORE | {"CAB-Txn": answered.txn}
     return Response(body, status_code=route.status, media_type="application/json" if body else None, headers=headers)
-
-
-def refusal_response(refusal: BrokerError, *, txn: str, tried_basic: bool = False) -> Response:
-    headers = NO_STORE | {"CAB-Txn": txn} | error_headers(refusal, tried_basic=tried_basic)
-    if refusal.reason is Reason.METHOD_NOT_ALLOWED:
-        headers["Allow"] = "POST"
-    return Response(
-        orjson.dumps(error_body(refusal, txn=txn)),
-        status_code=status_of(refusal.reason),
-        media_type="application/json",
-        headers=headers,
-    )

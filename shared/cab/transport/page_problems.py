@@ -97,6 +97,10 @@ _SENTENCES: Final[dict[Reason, tuple[str, str]]] = {
     Reason.GRANT_MISSING: ("There is nothing to disconnect", "This account is not connected."),
     Reason.GRANT_REVOKED: ("One moment", "This account is still being disconnected. Please try again in a minute."),
     Reason.RATE_LIMITED: ("That was a bit fast", "Please wait a moment and try again."),
+    Reason.OVERLOADED: (
+        "Too many people at once",
+        "Nothing was done. Please try again in a few seconds.",
+    ),
     Reason.IDP_UNAVAILABLE: (
         "Your login page does not answer",
         "The identity provider of your organisation cannot be reached. Please try again in a minute.",

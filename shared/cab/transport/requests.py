@@ -7,11 +7,13 @@ import re
 from functools import lru_cache
 from typing import Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness
+from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.use_cases.audit.auditor import RequestContext
 
 MAX_BODY_BYTES: Final = 65_536
@@ -86,6 +88,19 @@ def hardening(*, https: bool) -> dict[str, str]:
     """Headers that every answer has, JSON too. `https` is whether the public origin is: on http, HSTS must not be said."""
     headers = {"X-Content-Type-Options": "nosniff"}
     return headers | {"Strict-Transport-Security": "max-age=31536000"} if https else headers
+
+
+def refusal_response(refusal: BrokerError, *, txn: str, tried_basic: bool = False) -> Response:
+    """The JSON error of RFC 6749 section 5.2."""
+    headers = NO_STORE | {"CAB-Txn": txn} | error_headers(refusal, tried_basic=tried_basic)
+    if refusal.reason is Reason.METHOD_NOT_ALLOWED:
+        headers["Allow"] = "POST"
+    return Response(
+        orjson.dumps(error_body(refusal, txn=txn)),
+        status_code=status_of(refusal.reason),
+        media_type="application/json",
+        headers=headers,
+    )
 
 
 def health(txn: str | None = None) -> Response:

@@ -1,0 +1,1 @@
+"""What others push: `audit` is the subscription to our own events, `signals` the endpoint of RFC 8935 for identity providers."""
