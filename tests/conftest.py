@@ -20,8 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the test proves this entry of tests/requirements.yaml")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bigquery_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The local BigQuery, one server for the whole run. Each test file uses a project of its own."""
+    """A local BigQuery for each file: it starts within a second, and each query costs more the more tables it has."""
     with running_bigquery(tmp_path_factory.mktemp("bigquery")) as url:
         yield url

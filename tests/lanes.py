@@ -24,22 +24,18 @@ LANES = {
         "tests/e2e/test_trusted_connections.py",
         "tests/e2e/test_zz_canary.py",
     ),
-    "bigquery_url": (
-        "tests/adapters/google_cloud/test_audit_verification.py",
-        "tests/cli/test_audit.py",
-        "tests/cli/test_policy_replay.py",
-        "tests/cli/test_noted_heads.py",
-        "tests/cli/test_audit_export.py",
-        "tests/cli/test_cli_docs.py",
-        "tests/cli/test_explain_event.py",
-        "tests/contracts/",
+    "contracts": (
+        "tests/contracts/test_audit_log.py",
+        "tests/contracts/test_documents.py",
+        "tests/contracts/test_quarantine.py",
+        "tests/contracts/test_secret_vault.py",
     ),
     "emulators": ("tests/dev/emulators/", "tests/adapters/google_cloud/"),
 }
-"""The files, or folders, whose tests stay on one process, one after another. The first two lanes are named after the fixture
-that they use, of which there is one for the whole run. The tests of any other file are a lane too."""
+"""The files, or folders, whose tests stay on one process, one after another. The first lane is named after the fixture that
+it uses, of which there is one for the whole run. The tests of any other file are a lane too."""
 
-LONG = ("stack", "emulators", "bigquery_url", "tests/e2e/test_failure_times.py", "tests/terraform/test_terraform.py")
+LONG = ("stack", "emulators", "contracts", "tests/e2e/test_failure_times.py", "tests/terraform/test_terraform.py")
 """What is begun with, since a run cannot end before its longest lane has."""
 
 

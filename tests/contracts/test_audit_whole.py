@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from itertools import count
 from typing import Any
 
 import pytest
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import client, replace_rows
 
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import Actor, EventType, Outcome, TokenFacts
 
-PROJECT = "demo-whole"
+PROJECT, DATASET = "demo-whole", "cab_audit"
 Rows = list[dict[str, Any]]
-_datasets = count()
 
 
 class Record:
     def __init__(self, bigquery: Any) -> None:
         self._bigquery = bigquery
-        self._dataset = ""
+        create_dataset(bigquery, DATASET)
 
     def holds(self, rows: Rows) -> None:
-        self._dataset = f"whole_{next(_datasets)}"
-        create_dataset(self._bigquery, self._dataset)
-        table = f"{PROJECT}.{self._dataset}.{TABLE}"
-        assert self._bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
+        replace_rows(self._bigquery, f"{PROJECT}.{DATASET}.{TABLE}", rows)
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{self._dataset}.")
+        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}.")
         return [tuple(row.values()) for row in self._bigquery.query_and_wait(named)]
 
     def gaps(self) -> list[tuple[Any, ...]]:

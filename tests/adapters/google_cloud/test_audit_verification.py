@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import datetime, timedelta
-from itertools import count
 from typing import Any
 
 import pytest
 import rfc8785
 from tests.contracts.audit_story import START, UPDATE, Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import client, replace_rows
 
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table, row_of
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
@@ -41,11 +40,10 @@ from cab_ops.audit import verification as audit_verification
 from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
 from cab_ops.audit.verification import CHAINS, PLACES, UNVOUCHED, Head, Kind, Verdict, verify
 
-PROJECT = "demo-verification"
+PROJECT, DATASET = "demo-verification", "cab_audit"
 PERIOD = {"since": START - timedelta(hours=1), "until": START + timedelta(hours=1)}
 
 Rows = list[dict[str, Any]]
-_datasets = count()
 
 
 class CountedTables(AuditTables):
@@ -64,18 +62,16 @@ class CountedTables(AuditTables):
 
 
 class Record:
-    """Verifies rows, each time in a dataset of their own."""
+    """Verifies rows; each time there are no others."""
 
     def __init__(self, bigquery: Any) -> None:
         self._bigquery = bigquery
         self.tables: CountedTables
+        create_table(bigquery, DATASET)
 
     def verify(self, rows: Rows, *noted: Head) -> Verdict:
-        dataset = f"verified_{next(_datasets)}"
-        create_table(self._bigquery, dataset)
-        table = f"{PROJECT}.{dataset}.{TABLE}"
-        assert self._bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
-        self.tables = CountedTables(self._bigquery, dataset)
+        replace_rows(self._bigquery, f"{PROJECT}.{DATASET}.{TABLE}", rows)
+        self.tables = CountedTables(self._bigquery, DATASET)
         return verify(self.tables, noted=noted, **PERIOD)
 
     def findings(self, rows: Rows, *noted: Head) -> list[tuple[Kind, int | None]]:
