@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -28,14 +30,33 @@ PARALLEL = 200
 READY_WITHIN_S = 30.0
 
 
+@dataclass(frozen=True)
+class Instances:
+    """Addresses of four processes of exchange_token: the stack's own, and the three that are in `processes`, in their order."""
+
+    urls: list[str]
+    processes: list[subprocess.Popen[bytes]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.urls)
+
+    def kill_one(self) -> None:
+        """As when its machine breaks: nothing that it holds is given back."""
+        process = self.processes.pop()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+        self.urls.pop()
+
+
 @pytest.fixture(scope="module")
-def instances(stack: Stack) -> Iterator[list[str]]:
-    """Addresses of four processes of exchange_token: the stack's own and three more with its settings."""
+def instances(stack: Stack) -> Iterator[Instances]:
+    """The stack's own process of exchange_token and three more with its settings."""
     entry = stack.file.services["exchange_token"]
     assert entry.pid is not None
     environment = psutil.Process(entry.pid).environ()
     assert entry.url is not None
-    urls, processes = [entry.url], []
+    running = Instances([entry.url], [])
+    urls, processes = running.urls, running.processes
     with PortLeases() as leases:
         for _ in range(3):
             port = leases.take_free()
@@ -44,13 +65,15 @@ def instances(stack: Stack) -> Iterator[list[str]]:
                 *("--target", "exchange_token", "--host", "127.0.0.1", "--port", str(port)),
             ]
             processes.append(
-                subprocess.Popen(command, env=os.environ | environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+                subprocess.Popen(
+                    command, env=os.environ | environment, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+                )
             )
             urls.append(f"http://127.0.0.1:{port}")
         try:
             for url in urls:
                 wait_until_ready(url)
-            yield urls
+            yield running
         finally:
             for process in processes:
                 process.terminate()
@@ -70,7 +93,7 @@ def wait_until_ready(url: str) -> None:
         time.sleep(0.1)
 
 
-def all_at_once(instances: list[str], forms: list[dict[str, str]]) -> list[dict[str, Any]]:
+def all_at_once(instances: Instances, forms: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Send every form in parallel, spread over the instances; the bodies of the answers."""
 
     def send(job: tuple[str, dict[str, str]]) -> dict[str, Any]:
@@ -109,14 +132,14 @@ def a_task(**more: Any) -> dict[str, Any]:
     }
 
 
-def test_one_client_assertion_authenticates_once(stack: Stack, instances: list[str]) -> None:
+def test_one_client_assertion_authenticates_once(stack: Stack, instances: Instances) -> None:
     caller = Caller(stack)
     form = caller.exchange_form(caller.assertion("alice"), "warehouse.query.run", "query/deals_by_quarter")
     counted = outcomes(all_at_once(instances, [form] * PARALLEL))
     assert_exactly(1, counted, otherwise={"client_assertion_replayed"})
 
 
-def test_a_task_is_used_exactly_as_often_as_its_limit_says(stack: Stack, instances: list[str]) -> None:
+def test_a_task_is_used_exactly_as_often_as_its_limit_says(stack: Stack, instances: Instances) -> None:
     caller = Caller(stack)
     assertion = caller.assertion("bob", a_task(limits={"max_uses": 7}))
     forms = [caller.exchange_form(assertion, "crm.opportunity.list", "opportunity/*") for _ in range(PARALLEL)]
@@ -124,7 +147,7 @@ def test_a_task_is_used_exactly_as_often_as_its_limit_says(stack: Stack, instanc
     assert_exactly(7, counted, otherwise={"task_exhausted"})
 
 
-def test_an_approval_is_spent_once(stack: Stack, instances: list[str]) -> None:
+def test_an_approval_is_spent_once(stack: Stack, instances: Instances) -> None:
     caller = Caller(stack)
     assertion = caller.assertion("bob", a_task())
 
@@ -138,7 +161,7 @@ def test_an_approval_is_spent_once(stack: Stack, instances: list[str]) -> None:
     assert_exactly(1, counted, otherwise={"confirmation_required", "rate_limited"})
 
 
-def test_a_deferral_code_is_redeemed_once(stack: Stack, instances: list[str]) -> None:
+def test_a_deferral_code_is_redeemed_once(stack: Stack, instances: Instances) -> None:
     caller = Caller(stack)
     assertion = caller.assertion("alice", a_task())
     form = caller.exchange_form(assertion, "tracker.task.create", "task/*", title="Call Globex", priority="high")
@@ -151,6 +174,27 @@ def test_a_deferral_code_is_redeemed_once(stack: Stack, instances: list[str]) ->
     ]
     counted = outcomes(all_at_once(instances, polls))
     assert_exactly(1, counted, otherwise={"polled_too_fast", "deferral_code_invalid"})
+
+
+def test_a_rate_limit_holds_also_when_a_process_dies_with_what_it_had_taken(stack: Stack, instances: Instances) -> None:
+    """Stands last: it leaves a process less. Carol may delete nothing, so nothing is deleted; her requests are counted."""
+    limit = 30  # of destructive actions in a minute: examples/acme/broker.yaml
+    caller = Caller(stack)
+    assertion = caller.assertion("carol", a_task())
+
+    def forms(number: int) -> list[dict[str, str]]:
+        return [caller.exchange_form(assertion, "crm.opportunity.delete", "opportunity/0061") for _ in range(number)]
+
+    prepared = [forms(20), forms(PARALLEL - 20)]
+    begun = time.time()
+    counted = outcomes(all_at_once(instances, prepared[0]))
+    instances.kill_one()
+    counted += outcomes(all_at_once(instances, prepared[1]))
+    windows = int(time.time() // 60) - int(begun // 60) + 1
+    assert set(counted) <= {"policy_denied", "rate_limited", "store_unavailable"}
+    assert counted.total() == PARALLEL
+    assert counted["policy_denied"] <= limit * windows
+    assert counted["rate_limited"] > 0
 
 
 def approve(uri: str, user: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,8 +13,9 @@ from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.deployment import RateLimit
 from cab.domain.identifiers import digest
 from cab.domain.tasks import MAX_USES, Task
-from cab.stores.limits import TASK_MEMORY, RateLimits, TaskBudgets
-from cab_dev.fakes.documents import InMemoryDocuments
+from cab.ports import Unavailable
+from cab.stores.limits import LARGEST_SHARE, TASK_MEMORY, RateLimits, TaskBudgets
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
 
 NOW = datetime(2026, 11, 21, 12, 0, 40, tzinfo=UTC)
 WHO = {"tenant": "acme", "subject": "alice", "agent": "bot"}
@@ -107,6 +110,74 @@ async def test_a_count_that_is_taken_back_leaves_room_for_one(guards: InMemoryDo
     await limits.take_back(counted)
     again = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(2)]
     assert [each and each.wait_s for each in again] == [None, 21]
+
+
+HOUR = 3600
+BUSY = RateLimit(effects=(Effect.READ,), limit=600, window_s=60)
+
+
+async def ask(limits: RateLimits, now: datetime) -> bool:
+    counted = await limits.count(**WHO, action=an_action(), now=now)
+    return counted is not None and counted.wait_s is None
+
+
+@pytest.mark.parametrize(("begins_at", "writes"), [(0, 3), (30, 4)], ids=["one window", "two windows"])
+async def test_an_agent_that_reads_twenty_times_a_minute_costs_some_writes_and_not_twenty(
+    guards: InMemoryDocuments, begins_at: int, writes: int
+) -> None:
+    limits = RateLimits(guards, (BUSY,))
+    begin = NOW.replace(second=begins_at)
+    assert all([await ask(limits, begin + timedelta(seconds=3 * number)) for number in range(20)])
+    assert guards.calls["tally"] <= writes
+
+
+async def test_who_asks_each_instance_once_loses_nothing_of_the_limit(guards: InMemoryDocuments) -> None:
+    limit = RateLimit(effects=(Effect.READ,), limit=50, window_s=60)
+    served = [await ask(RateLimits(guards, (limit,)), NOW) for _ in range(60)]
+    assert sum(served) == 50
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("limit", [1, 7, 30, 300])
+async def test_the_limit_is_never_exceeded_and_little_of_it_is_lost(limit: int, seed: int) -> None:
+    """Four instances, parallel requests in bursts; one of them is killed with what it had taken, and comes back."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable
+    guards = InMemoryDocuments(delay_s=0)
+    rule = RateLimit(effects=(Effect.READ,), limit=limit, window_s=HOUR)
+    instances = [RateLimits(guards, (rule,)) for _ in range(4)]
+    served = 0
+    for step in range(8):
+        now = NOW + timedelta(seconds=step * chance.choice([0.01, 1, 20]))
+        burst = [ask(chance.choice(instances), now) for _ in range(limit // 4 + chance.randrange(20))]
+        served += sum(await asyncio.gather(*burst))
+        if step == 3:
+            instances[chance.randrange(4)] = RateLimits(guards, (rule,))
+    held = 5 * (limit // LARGEST_SHARE)
+    assert limit - held <= served <= limit
+
+
+async def test_while_the_store_fails_no_more_is_taken_than_is_needed(guards: InMemoryDocuments) -> None:
+    limits = RateLimits(guards, (BUSY,))
+    first = await limits.count(**WHO, action=an_action(), now=NOW)
+    assert first is not None
+    guards.outage = Outage(frozenset({"tally"}), after=True, times=3)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await ask(limits, NOW + timedelta(seconds=1))
+    document = await guards.read(first.path)
+    assert document is not None
+    ahead = BUSY.limit // LARGEST_SHARE  # by the first of the three, which could not know
+    assert document.fields["n"] <= 1 + ahead + 1 + 1
+
+
+async def test_a_request_that_is_a_little_older_than_the_window_costs_no_new_allowance(
+    guards: InMemoryDocuments,
+) -> None:
+    limits = RateLimits(guards, (BUSY,))
+    begin = NOW.replace(second=0)
+    for number in range(40):
+        await ask(limits, begin - timedelta(milliseconds=number % 2))
+    assert guards.calls["tally"] <= 4
 
 
 async def test_a_counter_is_kept_until_its_window_ends(guards: InMemoryDocuments) -> None:
