@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cab.domain.identifiers import digest
+from cab.domain.lru import remember
 from cab.ports import Condition, Documents, Replace
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
 
 KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
+RECORDED_AGAIN_AFTER: Final = timedelta(minutes=5)
+LATER_END: Final = timedelta(
+    seconds=30
+)  # a record may say so much less than the token has, where the end moves with each hand-out
+KNOWN: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,25 @@ class IssuedToken:
 class IssuedTokens:
     def __init__(self, guards: Documents) -> None:
         self._guards = guards
+        self._known: OrderedDict[tuple[str, str, str, str], tuple[datetime, datetime]] = OrderedDict()
+
+    def is_recorded(self, sha256: str, token: IssuedToken) -> bool:
+        """Whether this instance has recorded a hand-out of this token to this client, in this transaction and for the same action, of late.
+
+        Where one record for all of them does: an agent that reads 20 deals one by one has been given one token for that.
+        """
+        known = self._known.get(_kind(sha256, token))
+        if known is None:
+            return False
+        recorded_at, expires_at = known
+        return token.issued_at < recorded_at + RECORDED_AGAIN_AFTER and token.expires_at <= expires_at + LATER_END
 
     async def remember(self, sha256: str, token: IssuedToken) -> None:
         """One record per token, client, transaction and intent, as of its newest hand-out: a token given twice keeps both intents."""
         fields = to_fields(token) | {"sha256": sha256, "owner": digest(token.tenant, token.subject)}
         path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, fields['details'])}"
         await self._guards.write(Replace(path, fields, version=None, expires_at=token.expires_at + KEPT_AFTER))
+        remember(self._known, _kind(sha256, token), (token.issued_at, token.expires_at), most=KNOWN)
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""
@@ -61,10 +81,15 @@ class IssuedTokens:
         return [from_fields(IssuedToken, document.fields) for document in found]
 
     async def revoke(self, key: str, *, now: datetime, until: datetime) -> None:
-        """Denylist a `jti` or SHA-256 until the token's own end."""
+        """Denylist a `jti` or SHA-256 until the token's own end. Whatever is handed out from now on is recorded anew."""
+        self._known.clear()
         await self._guards.write(Replace(f"revoked_tokens/{digest(key)}", {"at": now}, version=None, expires_at=until))
 
     async def revoked_at(self, key: str) -> datetime | None:
         """When it was last revoked. What was handed out later was decided anew, and is not meant."""
         found = await self._guards.read(f"revoked_tokens/{digest(key)}")
         return None if found is None else found.fields["at"]
+
+
+def _kind(sha256: str, token: IssuedToken) -> tuple[str, str, str, str]:
+    return sha256, token.client_id, token.txn, token.details[0]["actions"][0]

@@ -336,6 +336,11 @@ class Connection(StrictModel):
         default=False,
         description="Whether a token with all of the grant's scopes may be handed out where the provider cannot narrow.",
     )
+    records_each_read: bool = Field(
+        default=False,
+        description="Whether every hand-out of a token for a read is recorded, for the user's page and for introspection by the "
+        "agent: a Firestore write each. Else the first for an action in a transaction, and again after five minutes.",
+    )
     actions: tuple[Action, ...] = Field(min_length=1, description="The catalog: everything tools can do here.")
 
     @model_validator(mode="after")

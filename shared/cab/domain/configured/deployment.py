@@ -308,6 +308,16 @@ class Deployment:
     def connection_by_resource(self) -> dict[str, Connection]:
         return {connection.resource: connection for connection in self.connections}
 
+    def records_each(self, connection: Connection, action: Action) -> bool:
+        """Whether each hand-out of a token for this action is recorded, and not only the first of several reads."""
+        if action.effect is not Effect.READ or connection.records_each_read:
+            return True
+        return connection.resource in self._introspected
+
+    @cached_property
+    def _introspected(self) -> frozenset[str]:
+        return frozenset(resource for agent in self.agents for resource in agent.introspects)
+
     @cached_property
     def provider_by_id(self) -> dict[str, Provider]:
         return {provider.id: provider for provider in self.providers}

@@ -16,7 +16,6 @@ from typing import Any, Final, TypeVar, cast
 from cab.domain import audit
 from cab.domain.accounts import account_behind
 from cab.domain.calls.rendering import render, repeats_safely
-from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason, Remedy
@@ -316,11 +315,7 @@ class Steps:
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
         if issued.grant_id is not None:
-            made_by_broker = case.call is not None
-            remembered = self._remember(
-                asked_for.connection, assertion, caller, issued, details, by_broker=made_by_broker
-            )
-            facts.beside.append(remembered)
+            self._record_hand_out(asked_for, caller, issued, details, facts)
         if case.call is not None:
             return await self._answer_call(asked_for, case.call, issued, facts)
         body = {
@@ -430,38 +425,37 @@ class Steps:
         claims = stand_in.claims(audience=sts_issuer, sts_issuer=sts_issuer)
         return await self._signer.sign(claims, typ=names.ASSERTION_TYP)
 
-    async def _remember(
-        self,
-        connection: Connection,
-        assertion: Assertion,
-        caller: Caller,
-        issued: Issued,
-        details: list[dict[str, Any]],
-        *,
-        by_broker: bool,
+    def _record_hand_out(
+        self, asked_for: Decided, caller: Caller, issued: Issued, details: list[dict[str, Any]], facts: Facts
     ) -> None:
-        """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page."""
-        await self._issued_tokens.remember(
-            token_sha256(issued.token),
-            IssuedToken(
-                tenant=assertion.tenant,
-                subject=assertion.subject,
-                client_id=caller.agent.client_id,
-                connection=connection.id,
-                grant_id=issued.grant_id or "",
-                scope=" ".join(issued.scopes),
-                details=details,
-                act=actor_claim(
-                    (caller.agent.client_id, *assertion.chain),
-                    self._deployment.broker.sts_issuer,
-                    sub_profile=SUB_PROFILE_AI_AGENT,
-                ),
-                txn=assertion.txn,
-                issued_at=self._clock.now(),
-                expires_at=issued.expires_at,
-                by_broker=by_broker,
+        """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page.
+
+        Of reads the first of a kind in a transaction, unless somebody may ask for each: a resource that introspects.
+        """
+        case, connection = asked_for.judgement.case, asked_for.connection
+        assertion = case.assertion
+        sha256 = token_sha256(issued.token)
+        record = IssuedToken(
+            tenant=assertion.tenant,
+            subject=assertion.subject,
+            client_id=caller.agent.client_id,
+            connection=connection.id,
+            grant_id=issued.grant_id or "",
+            scope=" ".join(issued.scopes),
+            details=details,
+            act=actor_claim(
+                (caller.agent.client_id, *assertion.chain),
+                self._deployment.broker.sts_issuer,
+                sub_profile=SUB_PROFILE_AI_AGENT,
             ),
+            txn=assertion.txn,
+            issued_at=self._clock.now(),
+            expires_at=issued.expires_at,
+            by_broker=case.call is not None,
         )
+        each = self._deployment.records_each(connection, asked_for.intent.action)
+        if each or isinstance(asked_for.decision, Confirm) or not self._issued_tokens.is_recorded(sha256, record):
+            facts.beside.append(self._issued_tokens.remember(sha256, record))
 
 
 def _intent_hash(asked_for: Decided) -> str:

@@ -51,7 +51,8 @@ class _HandOut:
     sha256: str
     subject: str
     txn: str
-    details: list[dict[str, Any]]
+    intent_hash: str
+    detail: dict[str, Any] | None
     connection: str | None
     ends_at: datetime
     jti: str | None = None
@@ -98,7 +99,7 @@ class ReportOutcome:
             name = "token" if report.token_sha256 is None else "token_sha256"
             raise invalid_parameter(name, "No such token was handed to this client of late.")
         _note(facts, report, hand_out, self._deployment)
-        key = digest(hand_out.sha256, agent.client_id, hand_out.txn, details_hash(hand_out.details))
+        key = digest(hand_out.sha256, agent.client_id, hand_out.txn, hand_out.intent_hash)
         said = digest(*(str(part) for part in (report.outcome, report.upstream_status, report.request_digest)))
         known = await self._reported.read(key)
         if known not in (None, said):
@@ -110,21 +111,27 @@ class ReportOutcome:
 
     async def _downstream(self, report: OutcomeReport, agent: Agent) -> _HandOut | None:
         sha256 = report.token_sha256 or ""
-        for issued in await self._issued_tokens.find(sha256, now=self._clock.now() - REPORTED_UNTIL):
-            is_meant = report.txn in (None, issued.txn) and report.intent_hash in (None, details_hash(issued.details))
-            is_theirs = (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id) and not issued.by_broker
-            if is_theirs and is_meant:
-                return _HandOut(
-                    sha256,
-                    issued.subject,
-                    issued.txn,
-                    issued.details,
-                    issued.connection,
-                    issued.expires_at,
-                    grant_id=issued.grant_id,
-                    remembered=issued,
-                )
-        return None
+        theirs = [
+            issued
+            for issued in await self._issued_tokens.find(sha256, now=self._clock.now() - REPORTED_UNTIL)
+            if (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id)
+            and not issued.by_broker
+            and report.txn in (None, issued.txn)
+        ]
+        for issued in theirs:
+            intent_hash = details_hash(issued.details)
+            if report.intent_hash in (None, intent_hash):
+                return _hand_out(sha256, issued, intent_hash, issued.details[0], remembered=issued)
+        # Of several reads only the first is recorded: that the token was theirs is known, and their word that it was for this.
+        first = next((issued for issued in theirs if not self._is_recorded_each_time(issued)), None)
+        if first is None or report.intent_hash is None:
+            return None
+        return _hand_out(sha256, first, report.intent_hash, None, remembered=None)
+
+    def _is_recorded_each_time(self, issued: IssuedToken) -> bool:
+        connection = self._deployment.connection_by_id.get(issued.connection)
+        action = connection.action_by_id.get(issued.details[0]["actions"][0]) if connection else None
+        return connection is None or action is None or self._deployment.records_each(connection, action)
 
     async def _broker_jwt(self, token: str, agent: Agent) -> _HandOut | None:
         """Also for a while after its end: what is checked is that we made it, and for whom."""
@@ -149,30 +156,48 @@ class ReportOutcome:
             token_sha256(token),
             claims["sub"],
             claims["txn"],
-            claims["authorization_details"],
+            details_hash(claims["authorization_details"]),
+            claims["authorization_details"][0],
             connection.id if connection else None,
             ended,
             jti=claims["jti"],
         )
 
 
+def _hand_out(
+    sha256: str, issued: IssuedToken, intent_hash: str, detail: dict[str, Any] | None, *, remembered: IssuedToken | None
+) -> _HandOut:
+    return _HandOut(
+        sha256,
+        issued.subject,
+        issued.txn,
+        intent_hash,
+        detail,
+        issued.connection,
+        issued.expires_at,
+        grant_id=issued.grant_id,
+        remembered=remembered,
+    )
+
+
 def _note(facts: Facts, report: OutcomeReport, hand_out: _HandOut, deployment: Deployment) -> None:
-    detail = hand_out.details[0]
+    detail = hand_out.detail or {}
     facts.txn = hand_out.txn
     facts.subject = audit.Subject(key=hand_out.subject)
     connection = deployment.connection_by_id.get(hand_out.connection or "")
-    action = connection.action_by_id.get(detail["actions"][0]) if connection else None
+    action_id = detail["actions"][0] if detail else None
+    action = connection.action_by_id.get(action_id) if connection and action_id else None
     facts.tool = audit.Tool(
         connection=hand_out.connection,
         provider=connection.provider if connection else None,
-        action=detail["actions"][0],
+        action=action_id,
         effect=action.effect.value if action else None,
         mode="token",
     )
     facts.intent = audit.IntentFacts(
-        identifier=detail["identifier"],
+        identifier=detail.get("identifier"),
         task_id=detail.get("task_id"),
-        intent_hash=details_hash(hand_out.details),
+        intent_hash=hand_out.intent_hash,
     )
     facts.grant = audit.GrantFacts(id=hand_out.grant_id) if hand_out.grant_id else None
     facts.token = audit.TokenFacts(

@@ -1,0 +1,195 @@
+"""What is written for each token of a platform that is handed out, and what an agent in a loop costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.asgi import Answer
+from tests.support.jose import claims_of
+from tests.support.world import STS, World, intent, task
+
+from cab.stores.issued_tokens import RECORDED_AGAIN_AFTER, IssuedToken, IssuedTokens
+from cab_dev.fakes.documents import InMemoryDocuments
+
+READS = "  - {effects: [read], limit: 600, window_s: 60}\n"
+CHANGE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
+
+
+def reading(number: int) -> dict[str, Any]:
+    return intent("crm.deal.read", f"deal/{number}", parameters={})
+
+
+def a_world(tmp_path: Path, *, each: bool = False) -> World:
+    """Nobody introspects tokens of its CRM; its workload may read there, too."""
+
+    def connections(text: str) -> str:
+        return text.replace(
+            "    resource: ${CRM_ORIGIN}\n", "    resource: ${CRM_ORIGIN}\n    records_each_read: true\n", 1
+        )
+
+    folder = World(scratch=tmp_path).write_policies(None, connections=connections if each else str, rate_limits=READS)
+    agents = folder / "agents.yaml"
+    text = agents.read_text("utf-8").replace(', "${CRM_ORIGIN}"]', "]")
+    subject = 'subject: "100000000000000000002"}\n    actions: ["warehouse.*"'
+    assert subject in text
+    agents.write_text(text.replace(subject, subject + ', "crm.*"'), "utf-8")
+    return World(folder, scratch=tmp_path)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    world = a_world(tmp_path)
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    return world
+
+
+async def recorded(world: World, assertion: str) -> list[dict[str, Any]]:
+    """What was recorded for this person, the oldest first."""
+    tokens = IssuedTokens(world.cloud.documents["guards"])
+    return [token.details[0] for token in reversed(await tokens.of_user("acme", claims_of(assertion)["sub"], limit=99))]
+
+
+def writes(world: World) -> int:
+    return sum(database.calls["write"] + database.calls["tally"] for database in world.cloud.documents.values())
+
+
+async def ask_in_a_loop(world: World, agent: str, **who: Any) -> int:
+    """Twenty different reads in a minute by one agent, for one user and task, with the token in memory; the writes they cost."""
+    who |= {"agent": agent}
+    await world.exchange(reading(99), subject_token=await fresh(world, agent), **who)
+    world.advance(120)
+    assertion = await fresh(world, agent)
+    before = writes(world)
+    for number in range(20):
+        assert (await world.exchange(reading(number), subject_token=assertion, **who)).status == 200
+        world.advance(2.9)
+    return writes(world) - before
+
+
+async def test_a_busy_agent_with_a_key_costs_six_writes_for_five_reads(world: World) -> None:
+    written = await ask_in_a_loop(world, "assistant")
+    assert written <= 24, "one for each client assertion, three for the rate limit, one record"
+
+
+async def test_a_busy_agent_with_a_google_identity_costs_one_write_for_five_reads(world: World) -> None:
+    google = world.google_token(STS, sub="100000000000000000002")
+    who = {
+        "client_assertion": google,
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    }
+    written = await ask_in_a_loop(world, "workload", **who)
+    assert written <= 4, "three for the rate limit, one record"
+
+
+async def fresh(world: World, agent: str) -> str:
+    return await world.assertion(agent, user="alice", task=task("crm.*"))
+
+
+async def test_of_reads_the_first_for_an_action_is_recorded_and_every_write_is(world: World) -> None:
+    assertion = await fresh(world, "assistant")
+    listing = intent("crm.deal.list", "deal/*", parameters={})
+    asked = [reading(1), reading(2), listing, reading(3), CHANGE, CHANGE, reading(4)]
+    for declared in asked:
+        assert (await world.exchange(declared, subject_token=assertion)).status == 200
+        world.advance(1)
+    kept = [(detail["actions"][0], detail["identifier"]) for detail in await recorded(world, assertion)]
+    # The second change is the first one again: one record, as of its newest hand-out.
+    assert kept == [("crm.deal.read", "deal/1"), ("crm.deal.list", "deal/*"), ("crm.deal.update", "deal/1")]
+
+
+async def test_in_another_transaction_it_is_recorded_again(world: World) -> None:
+    for number in range(2):
+        assertion = await world.assertion(user="alice")
+        for _ in range(2):
+            await world.exchange(reading(number), subject_token=assertion)
+        world.advance(1)
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1"]
+
+
+@pytest.mark.parametrize(
+    ("after", "longer", "known"),
+    [
+        (RECORDED_AGAIN_AFTER - timedelta(seconds=1), timedelta(0), True),
+        (RECORDED_AGAIN_AFTER, timedelta(0), False),
+        (timedelta(seconds=20), timedelta(seconds=20), True),
+        (timedelta(seconds=31), timedelta(seconds=31), False),
+    ],
+    ids=["soon", "after five minutes", "a little longer", "much longer than the record says"],
+)
+async def test_how_long_one_record_does(after: timedelta, longer: timedelta, known: bool) -> None:
+    tokens = IssuedTokens(InMemoryDocuments())
+    now = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    first = IssuedToken(
+        tenant="acme",
+        subject="alice",
+        client_id="assistant",
+        connection="crm",
+        grant_id="g",
+        scope="deal.read",
+        details=[reading(1)],
+        act={},
+        txn="t",
+        issued_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    await tokens.remember("hash", first)
+    again = replace(first, details=[reading(2)], issued_at=now + after, expires_at=first.expires_at + longer)
+    assert tokens.is_recorded("hash", again) is known
+    assert not tokens.is_recorded("other", again)
+    assert not tokens.is_recorded("hash", replace(again, client_id="careful"))
+
+
+async def test_a_connection_can_ask_for_every_record(tmp_path: Path) -> None:
+    world = a_world(tmp_path, each=True)
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    assertion = await world.assertion(user="alice")
+    for number in range(3):
+        await world.exchange(reading(number), subject_token=assertion)
+        world.advance(1)
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1", "deal/2"]
+
+
+async def test_a_revoked_token_that_is_handed_out_again_is_recorded_anew(world: World) -> None:
+    assertion = await world.assertion(user="alice")
+    token = (await world.exchange(reading(1), subject_token=assertion)).json["access_token"]
+    world.advance(1)
+    await world.revoke(token)
+    world.advance(1)
+    assert (await world.exchange(reading(2), subject_token=assertion)).json["access_token"] == token
+    assert (await world.introspect(token)).json["active"] is True
+
+
+async def test_an_agent_reports_also_on_a_read_that_has_no_record_of_its_own(world: World) -> None:
+    assertion = await world.assertion(user="alice")
+    hashes = []
+    for number in range(2):
+        token = (await world.exchange(reading(number), subject_token=assertion)).json["access_token"]
+        hashes.append(world.last_event()["intent"]["intent_hash"])
+    said = {"token_sha256": hashlib.sha256(token.encode()).hexdigest(), "outcome": "done"}
+    for intent_hash in hashes:
+        assert (await report(world, said | {"intent_hash": intent_hash})).status == 204
+        assert world.last_event()["intent"]["intent_hash"] == intent_hash
+    again = await report(world, said | {"intent_hash": hashes[1], "outcome": "failed"})
+    assert again.reason == "outcome_already_reported"
+
+
+async def test_nobody_reports_on_a_change_that_was_not_theirs(world: World) -> None:
+    assertion = await fresh(world, "assistant")
+    token = (await world.exchange(CHANGE, subject_token=assertion)).json["access_token"]
+    said = {"token_sha256": hashlib.sha256(token.encode()).hexdigest(), "outcome": "done"}
+    other = "sha-256:" + "A" * 43
+    assert (await report(world, said | {"intent_hash": other})).reason == "parameter_invalid"
+    read = (await world.exchange(reading(1), subject_token=assertion)).json["access_token"]
+    said = {"token_sha256": hashlib.sha256(read.encode()).hexdigest(), "outcome": "done"}
+    assert (await report(world, said | {"intent_hash": other}, agent="reader")).reason == "parameter_invalid"
+
+
+async def report(world: World, body: dict[str, Any], *, agent: str = "assistant") -> Answer:
+    content = body | world.credentials(agent)
+    return await world.request("POST", "/oauth2/outcomes", body=json.dumps(content).encode())
