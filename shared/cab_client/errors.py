@@ -235,7 +235,7 @@ class OutcomeUnknown(CabError):
 
 
 class BrokerFailed(CabError):
-    """The broker, or what stands before it, failed. Report `txn`."""
+    """The broker, or what is in front of it, failed. Report `txn`."""
 
 
 class Misconfigured(CabError):
@@ -243,7 +243,7 @@ class Misconfigured(CabError):
 
 
 class InvalidArgument(Misconfigured):
-    """An argument of a tool cannot stand in an intent. `parameter` is its name."""
+    """An argument of a tool cannot be in an intent. `parameter` is its name."""
 
     def __init__(self, name: str, because: str) -> None:
         super().__init__("argument_invalid", parameter=name, description=because)

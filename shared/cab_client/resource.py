@@ -1,6 +1,6 @@
 """The resource's side: a request gets in only when its token was made for exactly this.
 
-`CabResource` stands in front of an ASGI or WSGI application. It verifies the token (docs/api.md: `typ`, ES256, the issuer's
+`CabResource` goes in front of an ASGI or WSGI application. It verifies the token (docs/api.md: `typ`, ES256, the issuer's
 keys, `iss`, `aud`, times, proof) and then, by the rule of the route, that action, identifier and each parameter of the intent
 equal what the request says. A route without a rule lets nobody in, and what a rule does not name is refused.
 """

@@ -437,7 +437,7 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
             "access_expires_at": access_expires_at,
             "suspect_since": None if cleared else grant.suspect_since,
             "refreshed_at": now,
-            # An earlier mark stands: a grant that is refreshed within every leeway would else never be cleaned.
+            # An earlier mark is kept: a grant that is refreshed within every leeway would else never be cleaned.
             "clean_below": grant.clean_below if marked else version,
             "leeway_until": grant.leeway_until if marked else now + timedelta(seconds=grant.leeway_s),
             "fail_count": 0,

@@ -1,4 +1,4 @@
-"""Identifiers and what may stand in them. Subjects are opaque keys: no name or e-mail address leaves the edge."""
+"""Identifiers and what may be in them. Subjects are opaque keys: no name or e-mail address leaves the edge."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Intent:
 
 
 class TaskComparison(StrEnum):
-    """How an intent stands to the task. Everything but `WITHIN` is refused unless policy asks the user instead."""
+    """How an intent relates to the task. Everything but `WITHIN` is refused unless policy asks the user instead."""
 
     WITHIN = "within"
     NO_TASK = "no_task"

@@ -11,7 +11,7 @@ _Value = TypeVar("_Value")
 
 
 def remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, *, most: int) -> None:
-    """Put `value` at the end of `known`. Beyond `most`, what stands first is forgotten: a reader that moves what it finds to the
+    """Put `value` at the end of `known`. Beyond `most`, what is first is forgotten: a reader that moves what it finds to the
     end keeps what was used last, one that does not keeps what was put last.
     """
     known[key] = value

@@ -11,7 +11,7 @@ LOCAL_REFERENCES = "#/$defs/{model}"
 
 
 def schema_of(model: type[BaseModel], *, references: str = LOCAL_REFERENCES) -> dict[str, Any]:
-    """The model's schema. `references` says where the schemas of its parts stand, which are under `$defs` all the same."""
+    """The model's schema. `references` says where the schemas of its parts are, which are under `$defs` all the same."""
     schema: dict[str, Any] = portable(model.model_json_schema(by_alias=True, ref_template=references))
     return schema
 

@@ -75,7 +75,7 @@ def details_hash(details: list[dict[str, Any]]) -> str:
 
 
 def parameters_digest(parameters: Mapping[str, ParameterValue]) -> str:
-    """Names the parameters of an intent in audit, where their redacted values do not stand."""
+    """Names the parameters of an intent in audit, where their redacted values are not shown."""
     return digest("cab-parameters", canonical(parameters).decode())
 
 

@@ -1,6 +1,6 @@
 """What the `error` of an authorization answer means (RFC 6749 section 4.1.2.1, OpenID Connect Core section 3.1.2.6), as providers send it.
 
-The code stands in an address that anybody can write: it chooses words for a person, and nothing else.
+The code is in an address that anybody can write: it chooses words for a person, and nothing else.
 """
 
 from __future__ import annotations

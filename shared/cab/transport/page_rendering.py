@@ -105,7 +105,7 @@ class PageRenderer:
 
 
 def shown(text: str) -> Markup:
-    """Text of unknown origin, isolated from the line it stands in; what would not be seen is marked and named."""
+    """Text of unknown origin, isolated from the line it is in; what would not be seen is marked and named."""
     pieces = (
         Markup('<span class="sign" title="A character that cannot be seen">{}</span>').format(segment.text)
         if segment.escaped

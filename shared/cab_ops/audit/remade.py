@@ -70,7 +70,7 @@ def _member(name: str, field: FieldInfo, path: str) -> str:
 
 
 def _empty(key: str, value: str) -> str:
-    """BigQuery does not tell an empty list from none: both are the same, and stand as they were published."""
+    """BigQuery does not tell an empty list from none: both are the same, and are kept as they were published."""
     return f"IF(STRPOS(event_json, '{key}{value}') > 0, '{key}{value}', NULL)"
 
 

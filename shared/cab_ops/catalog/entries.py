@@ -27,7 +27,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def entries_text(entries: Iterable[tuple[dict[str, Any], Iterable[str]]], *, about: Iterable[str]) -> str:
-    """The entries, each with its notes as comments; `about` stands on top. Nothing of a vendor can leave its line."""
+    """The entries, each with its notes as comments; `about` comes first. Nothing of a vendor can leave its line."""
     lines = [f"# {shown(line, limit=400)}" for line in about]
     for action, notes in entries:
         lines.append("")

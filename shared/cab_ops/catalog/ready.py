@@ -37,7 +37,7 @@ class ReadyCatalog(StrictModel):
 
 @cache
 def ready_catalogs() -> dict[str, tuple[ReadyCatalog, list[dict[str, Any]]]]:
-    """Every catalog by name, with its actions as the plain values that stand in the file."""
+    """Every catalog by name, with its actions as the plain values that are in the file."""
     found = {}
     for file in sorted(files("cab_ops.catalog").joinpath("ready").iterdir(), key=lambda one: one.name):
         name = file.name.removesuffix(".yaml")
@@ -49,7 +49,7 @@ def ready_catalogs() -> dict[str, tuple[ReadyCatalog, list[dict[str, Any]]]]:
 
 
 def ready_entries(name: str, *, connection: str, chosen: tuple[str, ...]) -> list[Entry]:
-    """The catalog's entries with ids that begin with the connection's; `chosen` by id as it stands in the catalog, none: all.
+    """The catalog's entries with ids that begin with the connection's; `chosen` by id as written in the catalog, none: all.
 
     Raises: KeyError with what is not there.
     """

@@ -73,7 +73,7 @@ def import_openapi(document: Path, connection: str | None, operations: tuple[str
 def ready_actions(system: str | None, connection: str | None, chosen: tuple[str, ...], *, as_json: bool) -> None:
     """Write entries for connections.yaml that come with CAB for SYSTEM, to be reviewed and pasted; without SYSTEM, list them.
 
-    Above each entry stands where its facts were read and what is not known.
+    Above each entry is where its facts were read and what is not known.
     """
     catalogs = ready_catalogs()
     if system is None:
@@ -116,7 +116,7 @@ def ready_actions(system: str | None, connection: str | None, chosen: tuple[str,
 def import_mcp(listed: Path, connection: str | None, chosen: tuple[str, ...], folder: Path | None) -> None:
     """Write entries for connections.yaml from tools that an MCP server lists, to be reviewed and pasted; or compare pins.
 
-    LISTED is a file with the server's answer to `tools/list`, the message or its result. The server's own words stand in
+    LISTED is a file with the server's answer to `tools/list`, the message or its result. The server's own words are in
     comments only. Exits with 1 when a tool cannot be written, or is not the one that was reviewed.
     """
     tools = _listed_tools(listed)

@@ -92,7 +92,7 @@ def _actions_of(rule: Rule, deployment: Deployment) -> list[tuple[str, Action]]:
 
 
 def _line_of(rule: Rule, word: str) -> int:
-    """The line of the rule on which `word` stands, in quotes if it does; the rule's first line when it cannot be told."""
+    """The line of the rule with `word`, in quotes if it does; the rule's first line when it cannot be told."""
     found = re.search(f'"{re.escape(word)}"', rule.text) or re.search(rf"(?<!\w){re.escape(word)}(?!\w)", rule.text)
     return rule.line + rule.text.count("\n", 0, found.start() if found else 0)
 

@@ -34,7 +34,7 @@ class PolicyStatement:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One policy. `file` and `line` say where it stands, `form` is its syntax tree."""
+    """One policy. `file` and `line` say where it is, `form` is its syntax tree."""
 
     id: str
     file: str
@@ -51,7 +51,7 @@ class Rule:
 
 
 def statements(text: str) -> Iterator[PolicyStatement]:
-    """Cut Cedar text at every `;` that stands outside strings and comments. A last policy without `;` is yielded as it is."""
+    """Cut Cedar text at every `;` outside strings and comments. A last policy without `;` is yielded as it is."""
     line, start, start_line = 1, None, 1
     for token in _TOKEN.finditer(text):
         word = token.group()

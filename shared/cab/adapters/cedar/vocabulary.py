@@ -89,7 +89,7 @@ def type_tests(rule: Rule) -> Iterator[tuple[str, str]]:
 
 
 def shown(literal: Literal) -> str:
-    """The literal as it stands in the policy, without quotes."""
+    """The literal as written in the policy, without quotes."""
     if isinstance(literal, pst.Like):
         return "".join("*" if isinstance(part, pst.Wildcard) else part.value for part in literal.pattern)
     return str(literal.value)

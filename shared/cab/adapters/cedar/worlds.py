@@ -38,7 +38,7 @@ def group_worlds(rule: Rule) -> tuple[tuple[str, ...], ...] | None:
 
 
 def _named(root: Any) -> Iterator[tuple[str, int | None]]:
-    """Every group that is named, with a number for the set it stands in."""
+    """Every group that is named, with a number for the set it is in."""
     stack: list[tuple[Any, int | None]] = [(root, None)]
     sets = 0
     while stack:

@@ -27,7 +27,7 @@ _SENTENCES: Mapping[str, tuple[str, str]] = {
 
 
 def validate(model: type[M], tree: YamlTree, value: Any = None, *, at: Place = ()) -> tuple[M | None, list[Problem]]:
-    """`value` (the whole tree unless given) as `model`, or None and every mistake. `at` is where the value stands in the tree."""
+    """`value` (the whole tree unless given) as `model`, or None and every mistake. `at` is where the value is in the tree."""
     content = tree.value if value is None else value
     try:
         # As JSON and strictly: a list is a tuple and a word an enum member there, but no text is a number or a yes.
@@ -57,7 +57,7 @@ def _is_below(location: tuple[str | int, ...], upper: tuple[str | int, ...]) -> 
 
 
 def _place(location: tuple[str | int, ...], content: Any, *, absent: bool) -> tuple[Place, Any]:
-    """Pydantic's location without the names of union members, which are no keys of the file; and what stands there.
+    """Pydantic's location without the names of union members, which are no keys of the file; and what is there.
 
     `absent` says that the last part names a key which should be there and is not.
     """

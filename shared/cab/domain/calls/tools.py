@@ -107,7 +107,7 @@ def hints_of(action: Action) -> dict[str, Any]:
 def detail_of(
     action: Action, connection: Connection, arguments: Mapping[str, Any], reason: str | None
 ) -> dict[str, Any]:
-    """The authorization detail that declares this call. `reason` may also stand among the arguments, as the schema says.
+    """The authorization detail that declares this call. `reason` may also be among the arguments, as the schema says.
 
     Raises: BrokerError INTENT_MALFORMED, naming the argument at fault.
     """

@@ -166,7 +166,7 @@ class Call(StrictModel):
         return self.method in _REPEATABLE if self.idempotent is None else self.idempotent
 
     def placeholders(self) -> frozenset[str]:
-        """Every parameter that the request carries, and `id` when the identifier's last part stands in it."""
+        """Every parameter that the request carries, and `id` when the identifier's last part is in it."""
         return frozenset(_placeholders([*self.path.split("/"), self.query, self.body]))
 
     def always_needed(self) -> frozenset[str]:

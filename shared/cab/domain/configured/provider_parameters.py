@@ -1,7 +1,7 @@
 """The parts of a provider's addresses that differ from organisation to organisation, and how a connection fills them.
 
 A preset writes `https://{instance}.service-now.com/oauth_token.do` and declares `instance`; a connection gives its value. What
-a value may be is decided by where it stands, so that no value can lead an address to another place than the preset means.
+a value may be is decided by its place, so that no value can lead an address to another place than the preset means.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def template_mistake(template: str, parameters: Mapping[str, ProviderParameter])
 
 
 def text_mistake(template: str, parameters: Mapping[str, ProviderParameter]) -> str | None:
-    """As `template_mistake`, for a name that no request is sent to: a parameter may stand anywhere in it."""
+    """As `template_mistake`, for a name that no request is sent to: a parameter may be anywhere in it."""
     if _BRACES.search(PLACEHOLDER.sub("", template)):
         return "has a brace without its partner"
     if not set(placeholders(template)) <= parameters.keys():

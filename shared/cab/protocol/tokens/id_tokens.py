@@ -13,7 +13,7 @@ from cab.domain.groups import GroupsUnknown
 from cab.domain.identifiers import digest, is_printable, subject_key
 from cab.protocol.jose.jws import LEEWAY, Rules, TokenRejected, VerifiedClaims
 
-ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 section 4.1.9 lets the prefix stand
+ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 section 4.1.9 allows the prefix
 
 
 @dataclass(frozen=True, slots=True)

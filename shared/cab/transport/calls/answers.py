@@ -24,7 +24,7 @@ _AS_A_RESOURCE: Final = {
 
 
 def facts_of(ended: CallEnded) -> dict[str, Any]:
-    """Names and digests under which the call stands in the record."""
+    """Names and digests under which the call is recorded."""
     permitted = ended.permitted
     facts: dict[str, Any] = {
         "intent_hash": permitted.intent_hash,

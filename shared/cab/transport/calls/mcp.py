@@ -290,7 +290,7 @@ class McpEndpoint:
             about["cab/marked_characters"] = ended.reduced.marked_characters
         return types.CallToolResult(
             content=[self._content(ended)],
-            # An object, as the older revision has it; anything else stands in the text alone.
+            # An object, as the older revision has it; anything else is in the text alone.
             structured_content=ended.reduced.value if isinstance(ended.reduced.value, dict) else None,
             _meta=about,
         )

@@ -206,7 +206,7 @@ class Auditor:
         return Answered(facts.txn or context.txn, refusal=refusal)
 
     async def _undo(self, undoing: list[Callable[[], Coroutine[Any, Any, None]]], facts: Facts) -> None:
-        """What a request is charged that fails through us. Where even that fails, the charge stands: it ends by itself."""
+        """What a request is charged that fails through us. Where even that fails, the charge remains: it ends by itself."""
         for undo in undoing:
             try:
                 await undo()

@@ -29,7 +29,7 @@ MAX_WIRE_BYTES: Final = 1_048_576
 MAX_DEPTH: Final = 32
 MAX_INTEGER: Final = 2**53 - 1  # beyond, JSON readers differ: such a number goes on as text
 SALT_BYTES: Final = 16
-SHORTEST_TOKEN_TAIL: Final = 16  # characters: what is shorter could stand in an answer by chance
+SHORTEST_TOKEN_TAIL: Final = 16  # characters: what is shorter could be in an answer by chance
 
 _MEDIA_TYPE: Final = re.compile(
     r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
@@ -144,7 +144,7 @@ def _forms(tail: str) -> Iterator[bytes]:
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
     for shift in range(3):
-        # The characters that hold bits of what stands before and after the token are left out.
+        # The characters that hold bits of what comes before and after the token are left out.
         encoded = base64.b64encode(b"\0" * shift + raw)[(0, 2, 3)[shift] : (len(raw) + shift) * 8 // 6]
         yield encoded
         yield encoded.translate(bytes.maketrans(b"+/", b"-_"))

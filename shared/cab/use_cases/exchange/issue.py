@@ -97,7 +97,7 @@ class DownstreamTokens:
     """The platform's own tokens. Grant secrets stay with refresh_grants; here live only access tokens, in memory.
 
     A remembered token is handed out only behind the grant's status in Firestore (read on every exchange; an operator may
-    let that answer stand for `grant_status_cache_s`).
+    keep that answer for `grant_status_cache_s`).
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DownstreamTokens:
     async def read_grant(self, connection: Connection, assertion: Assertion, *, fresh: bool = False) -> Grant | None:
         """The grant of this user, for `issue`. Started before the decision's writes are awaited: one round trip, not two.
 
-        `fresh`: not one that an operator lets stand for a while.
+        `fresh`: not one that an operator lets pass for a while.
         """
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
         now = self._clock.now()

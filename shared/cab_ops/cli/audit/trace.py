@@ -126,7 +126,7 @@ def _grant(row: Row) -> str:
 
 
 def _executed(row: Row) -> str:
-    """Whose word it is stands in the sentence: the broker saw the answer, an agent may say what it likes."""
+    """The sentence says whose word it is: the broker saw the answer, an agent may say what it likes."""
     action, agent = _of(row, "tool", "action"), _of(row, "actor", "agent_id")
     if row.get("observed_by") == "agent":
         return f"{agent} says what came of its token for {action}"

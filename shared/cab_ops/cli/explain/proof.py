@@ -35,7 +35,7 @@ _WIDTH = 120
 
 
 class Sources(Protocol):
-    """Where what was decided stands in the deployment's files."""
+    """Where what was decided is in the deployment's files."""
 
     @property
     def root(self) -> Path: ...

@@ -43,7 +43,7 @@ def check_issuer(findings: Findings, file: str, place: Place, issuer: str) -> No
 
 
 def check_tenants(findings: Findings) -> None:
-    """Every tenant that is named exists. One misspelt name is one mistake, however often it stands there."""
+    """Every tenant that is named exists. One misspelt name is one mistake, however often it occurs."""
     declared = [entry.id for entry in findings.deployment.broker.tenants]
     named: dict[str, list[tuple[str, Place]]] = {}
     for file, place, tenant in _mentions_of_tenants(findings.deployment):

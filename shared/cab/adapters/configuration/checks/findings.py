@@ -56,7 +56,7 @@ class Findings:
         self.problems.append(Problem(file, self._trees[file].line(place), message, remedy, severity=severity))
 
     def apart(self, one: str, other: str) -> bool:
-        """Whether two tenants are known to be different: a misspelt one is a mistake of its own, reported where it stands."""
+        """Whether two tenants are known to be different: a misspelt one is a mistake of its own, reported where it is."""
         return one != other and {one, other} <= self._tenants
 
     def unique(self, file: str, named: Iterable[tuple[Place, object]], what: str, remedy: str) -> None:

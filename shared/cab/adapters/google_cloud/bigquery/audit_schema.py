@@ -26,7 +26,7 @@ from cab.domain.audit import AuditEvent
 
 TABLE: Final = "events_raw"
 PARTITION_COLUMN: Final = "occurred_at"
-# BigQuery clusters by top-level columns only, so these repeat what stands inside the records.
+# BigQuery clusters by top-level columns only, so these repeat what is inside the records.
 CLUSTERING: Final = ("tenant", "subject_key", "connection", "action")
 # In the order in which they must be created.
 VIEWS: Final = (
@@ -54,10 +54,10 @@ VIEWS: Final = (
     "events_ocsf",
 )
 # What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
-# as it stands here.
+# as it is here.
 CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{}]*[}],?', ''))"""
 
-# What the columns of a row say, but for its place. In `events` and `chain_gaps` as it stands here.
+# What the columns of a row say, but for its place. In `events` and `chain_gaps` as it is here.
 SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
     ", ".join(
         (
@@ -78,7 +78,7 @@ _SCALARS: Final[Mapping[type, str]] = {
     str: "STRING",
     datetime: "TIMESTAMP",
 }
-# What the table is clustered by, and where it stands in the event.
+# What the table is clustered by, and where it is in the event.
 COPIES: Final[Mapping[str, str]] = {
     "subject_key": "subject.key",
     "connection": "tool.connection",

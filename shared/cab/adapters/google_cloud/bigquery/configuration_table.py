@@ -120,7 +120,7 @@ def _agent(agent: Agent, deployment: Deployment) -> AgentRow:
 
 
 def write(client: Any, dataset: str, row: ConfigurationRow) -> list[Any]:
-    """BigQuery's errors; none when the row stands. Blocking. `client` is a `google.cloud.bigquery.Client`."""
+    """BigQuery's errors; none when the row is written. Blocking. `client` is a `google.cloud.bigquery.Client`."""
     table = f"{client.project}.{dataset}.{TABLE}"
     document = row.model_dump(mode="json", exclude_none=True)
     errors: list[Any] = client.insert_rows_json(table, [document], retry=None, timeout=30)

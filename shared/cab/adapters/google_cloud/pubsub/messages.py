@@ -3,7 +3,7 @@
 `import google.cloud.firestore_v1` runs a package that imports every client, transport (gRPC and REST) and helper of
 the library: with Pub/Sub and Secret Manager 370 ms of CPU at each cold start beyond gRPC itself, of which the message
 classes are 45 ms. The calls in `rpc` need only the classes. So the packages' `__init__` files are kept out while the modules that
-define messages load. The names they stand under are freed again at once: who imports the full client later, in the
+define messages load. Their names are freed again at once: who imports the full client later, in the
 same process, gets the whole package, made of these same classes.
 """
 
