@@ -40,8 +40,9 @@ lint: $(DEV) ## is it formatted, is it free of known mistakes, do imports keep t
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/lint-imports
 
-types: $(DEV) ## type-check
+types: $(DEV) ## type-check, and a project of a user of the client as strictly as they may
 	$(VENV)/bin/mypy
+	$(VENV)/bin/basedpyright -p tests/client/project --pythonpath $(PYTHON)
 
 soak: $(DEV) ## break the refresh of grants by the thousand, for the better part of an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)

@@ -155,7 +155,7 @@ class AssertionExpired(CabError):
 class LoginExpired(CabError):
     """The ID token has ended: log the user in again, or renew it."""
 
-    model_text = AssertionExpired.model_text
+    model_text: ClassVar[str] = AssertionExpired.model_text
     user_text = "Please log in again."
 
 

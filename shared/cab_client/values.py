@@ -275,7 +275,7 @@ class Permit:
         self.token_type = token_type
         self.expires_at = expires_at
         self.scope = scope
-        self.authorization_details = [dict(detail) for detail in authorization_details]
+        self.authorization_details: list[dict[str, Any]] = [dict(detail) for detail in authorization_details]
         self.txn = txn
         self.narrowed = narrowed
 
