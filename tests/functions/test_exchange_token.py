@@ -26,7 +26,7 @@ from tests.support.world import (
     task,
 )
 
-from cab.domain.identifiers import digest, subject_key
+from cab.domain.identifiers import digest, subject_key, token_sha256
 
 TARGET = "invalid_target"
 DETAILS = "invalid_authorization_details"
@@ -151,6 +151,25 @@ async def test_a_downstream_token_is_reused_while_it_lives_and_never_for_another
         for user in ("alice", "bob", "alice", "bob")
     ]
     assert tokens == ["crm-access-1", "crm-access-2", "crm-access-1", "crm-access-2"]
+
+
+async def test_a_token_that_the_platform_refuses_is_replaced_for_whoever_has_it(world: World) -> None:
+    for user in ("alice", "bob"):
+        await world.connect(user, "crm", "deal.read", "contact.read", "offline")
+    listing = intent("crm.deal.list", "deal/*")
+
+    async def token(user: str, **more: str) -> str:
+        answer = await world.exchange(listing, subject_token=await world.assertion(user=user), **more)
+        return str(answer.json["access_token"])
+
+    mine, others = await token("alice"), await token("bob")
+    assert await token("alice", rejected_token_sha256=token_sha256(others)) == mine
+    assert await token("alice", rejected_token_sha256=token_sha256("no token")) == mine
+    world.advance(61)
+    another = await token("alice", rejected_token_sha256=token_sha256(mine))
+    assert await token("alice", rejected_token_sha256=token_sha256(another)) == another  # once a minute
+    assert another not in (mine, others)
+    assert (await token("alice"), await token("bob")) == (another, others)
 
 
 async def test_what_a_handed_out_token_still_lives_is_told_anew_each_time(world: World) -> None:
@@ -283,6 +302,8 @@ WRONG: list[tuple[dict[str, Any], tuple[int, str, str]]] = [
     ({"authorization_details": [intent(locations=[CRM])]}, (400, DETAILS, "location_mismatch")),
     ({"authorization_details": [intent(locations=[WAREHOUSE + "/"])]}, (400, DETAILS, "location_mismatch")),
     ({"resource": WIKI}, (400, DETAILS, "intent_malformed")),
+    ({"rejected_token_sha256": "x"}, (400, REQUEST, "parameter_invalid")),
+    ({"rejected_token_sha256": "A" * 64}, (400, REQUEST, "parameter_invalid")),
     ({"actor_token": "x"}, (400, REQUEST, "parameter_missing")),
     ({"actor_token_type": TOKEN_TYPE + "jwt"}, (400, REQUEST, "parameter_missing")),
     ({"actor_token": "x", "actor_token_type": TOKEN_TYPE + "jwt"}, (400, REQUEST, "actor_token_invalid")),

@@ -486,6 +486,8 @@ def _requests() -> Json:
         "audience": _text("The id of the connection."),
         "scope": _text("Fewer scopes than the action needs; usually left out."),
         drafts.COMPLETION_MODE: {"const": drafts.COMPLETION_MODE_DEFERRED},
+        "rejected_token_sha256": _text("Lower-case hex SHA-256 of a token that the platform has just refused.")
+        | {"pattern": "^[0-9a-f]{64}$"},
     }
     subject = {"subject_token": _text("The assertion."), "subject_token_type": {"const": names.JWT_TYPE}}
     actor = {

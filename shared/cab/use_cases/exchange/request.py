@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from cab.protocol.authorization_details import PARAMETER, parse_intent, validate
 from cab.protocol.forms import required
 from cab.protocol.tokens.assertions import Assertion
 
+REJECTED: Final = "rejected_token_sha256"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 GRANT_TYPES: Final = frozenset({names.TOKEN_EXCHANGE, names.JWT_BEARER, drafts.DEFERRED_GRANT_TYPE})
 
 
@@ -26,7 +29,8 @@ GRANT_TYPES: Final = frozenset({names.TOKEN_EXCHANGE, names.JWT_BEARER, drafts.D
 class Asked:
     """The target, the scope and the declared intent (`details`, JSON text) of a request, each as it was sent.
 
-    `deferred`: the client rather polls than repeats when a person has to be asked.
+    `deferred`: the client rather polls than repeats when a person has to be asked. `rejected`: SHA-256 (hex) of a token for
+    this target that the platform has just refused.
     """
 
     resource: str | None = None
@@ -34,6 +38,7 @@ class Asked:
     scope: str | None = None
     details: str | None = None
     deferred: bool = False
+    rejected: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,16 @@ def _asked(form: dict[str, str]) -> Asked:
     completion = form.get(drafts.COMPLETION_MODE)
     if completion not in (None, drafts.COMPLETION_MODE_DEFERRED):
         raise invalid_parameter(drafts.COMPLETION_MODE)
+    rejected = form.get(REJECTED)
+    if rejected is not None and not _SHA256.fullmatch(rejected):
+        raise invalid_parameter(REJECTED)
     return Asked(
         resource=form.get("resource"),
         audience=form.get("audience"),
         scope=form.get("scope"),
         details=form.get(PARAMETER),
         deferred=completion is not None,
+        rejected=rejected,
     )
 
 

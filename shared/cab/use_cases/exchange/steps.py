@@ -302,7 +302,7 @@ class Steps:
                 assertion,
                 subject_assertion=subject_token or await self._vouch(assertion),
                 scopes=asked_for.scopes,
-                rejected=rejected,
+                rejected=rejected or asked_for.judgement.case.asked.rejected,
             )
         facts.latency["grant"] = (time.perf_counter() - started) * 1000
         return issued
