@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import httpx2
 
-from cab_client.errors import WrongOrigin
+from cab_client.errors import CabError, WrongOrigin
 from cab_client.transport import client_options
 from cab_client.values import Assertion, Permit
+
+_READS = ("GET", "HEAD", "OPTIONS")
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
@@ -70,23 +72,94 @@ class _AsyncLocked(httpx2.AsyncClient):
         return answer
 
 
-class AuthorizedClient(_Locked):
-    """An `httpx2.Client` for one connection and one permit. Closed with its block."""
+class _Renewing:
+    """Which refusals of a token are worth another token: the first one, of a request that changes nothing."""
 
-    def __init__(self, permit: Permit, *, base_url: str, timeout_s: float) -> None:
+    permit: Permit
+    _renew: Any
+    _has_changed = False
+
+    def _is_refused(self, request: httpx2.Request, answer: httpx2.Response) -> bool:
+        self._has_changed |= request.method not in _READS
+        return answer.status_code == 401 and request.method in _READS and self._renew is not None
+
+    def _give_up(self, error: CabError) -> None:
+        """Raises the error unless this block has changed something: whoever catches it may run the whole block again."""
+        if not self._has_changed:
+            raise error from None
+
+
+class AuthorizedClient(_Renewing, _Locked):
+    """An `httpx2.Client` for one connection and one permit. Closed with its block.
+
+    When the platform answers a GET, HEAD or OPTIONS with 401, another token is asked for, once, and the request is made
+    again; a request that changes something never is.
+    """
+
+    def __init__(
+        self,
+        permit: Permit,
+        *,
+        base_url: str,
+        timeout_s: float,
+        renew: Callable[[Permit], Permit | None] | None = None,
+    ) -> None:
         self.permit = permit
+        self._renew = renew
         super().__init__(_ByPermit(permit), base_url=base_url, timeout_s=timeout_s)
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """See the class. Raises also: what `errors.py` lists, from asking for another token."""
+        answer = super().send(request, **options)
+        if not self._is_refused(request, answer):
+            return answer
+        renew, self._renew = self._renew, None
+        try:
+            another = renew(self.permit)
+        except CabError as error:
+            self._give_up(error)
+            return answer
+        if another is None:
+            return answer
+        answer.close()
+        self.permit, self._proof = another, _ByPermit(another)
+        return super().send(request, **options)
 
     def __repr__(self) -> str:
         return f"AuthorizedClient({str(self.base_url)!r}, {self.permit!r})"
 
 
-class AsyncAuthorizedClient(_AsyncLocked):
-    """An `httpx2.AsyncClient` for one connection and one permit. Closed with its block."""
+class AsyncAuthorizedClient(_Renewing, _AsyncLocked):
+    """An `httpx2.AsyncClient` for one connection and one permit, as `AuthorizedClient` is."""
 
-    def __init__(self, permit: Permit, *, base_url: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        permit: Permit,
+        *,
+        base_url: str,
+        timeout_s: float,
+        renew: Callable[[Permit], Awaitable[Permit | None]] | None = None,
+    ) -> None:
         self.permit = permit
+        self._renew = renew
         super().__init__(_ByPermit(permit), base_url=base_url, timeout_s=timeout_s)
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """See `AuthorizedClient.send`."""
+        answer = await super().send(request, **options)
+        if not self._is_refused(request, answer):
+            return answer
+        renew, self._renew = self._renew, None
+        try:
+            another = await renew(self.permit)
+        except CabError as error:
+            self._give_up(error)
+            return answer
+        if another is None:
+            return answer
+        await answer.aclose()
+        self.permit, self._proof = another, _ByPermit(another)
+        return await super().send(request, **options)
 
     def __repr__(self) -> str:
         return f"AsyncAuthorizedClient({str(self.base_url)!r}, {self.permit!r})"

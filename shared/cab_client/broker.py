@@ -4,7 +4,6 @@ where order does not matter.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,8 +115,9 @@ class Broker:
             raise Misconfigured("connection_unknown", parameter=name, description="Not among `connections`.") from None
 
     def exchange(
-        self, assertion: Assertion, intent: Intent, *, deferred: bool = False, scope: str | None = None
+        self, assertion: Assertion, intent: Intent, *, deferred: bool = False, rejected: Permit | None = None
     ) -> Flow[Permit]:
+        """`rejected`: the permit whose token the platform has just refused."""
         resource = self.connection(intent.on).resource
         check_parameters(intent.parameters)
         form = HiddenFields(
@@ -127,8 +127,8 @@ class Broker:
             resource=resource,
             authorization_details=json.dumps([intent.to_detail(resource)]),
         )
-        if scope is not None:
-            form["scope"] = scope
+        if rejected is not None:
+            form["rejected_token_sha256"] = rejected.sha256
         if deferred:
             form["completion_mode"] = "deferred"
         return (yield from self._permit(form, intent))
@@ -251,7 +251,7 @@ class Broker:
         if permit.reveal().count(".") == 2:
             members["token"] = permit.reveal()
         else:
-            members["token_sha256"] = hashlib.sha256(permit.reveal().encode()).hexdigest()
+            members["token_sha256"] = permit.sha256
         if permit.txn is not None:
             members["txn"] = permit.txn
         if status is not None:

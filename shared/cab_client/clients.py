@@ -165,14 +165,22 @@ class Agent(_AgentBase):
     def _driver(self) -> SyncDriver:
         return SyncDriver()
 
-    def permit(self, intent: Intent, *, assertion: User | None = None, deferred: bool = False) -> Permit:
+    def permit(
+        self,
+        intent: Intent,
+        *,
+        assertion: User | None = None,
+        deferred: bool = False,
+        rejected: Permit | None = None,
+    ) -> Permit:
         """A token for this intent. `deferred`: a question to the user comes with a code that outlives the assertion.
+        `rejected`: the permit whose token the platform has just refused, to get another.
 
         Raises: what `errors.py` lists.
         """
         user = assertion_of(assertion)
         try:
-            return self._driver.run(self._broker.exchange(user, intent, deferred=deferred))
+            return self._driver.run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected))
         except CabError as error:
             raise self._told(error, user) from None
 
@@ -195,24 +203,39 @@ class Agent(_AgentBase):
     ) -> Iterator[AuthorizedClient]:
         """A client that may do this one thing for as long as the block lasts. A second action needs a second block."""
         intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
-        with self.using(self.permit(intent, assertion=assertion)) as http:
+        with self.using(self.permit(intent, assertion=assertion), assertion=assertion) as http:
             yield http
 
     @contextmanager
-    def using(self, permit: Permit) -> Iterator[AuthorizedClient]:
-        """A client for a permit that you have, for as long as the block lasts; the permit ends with it."""
-        assert permit.intent is not None  # noqa: S101 - ours are made from one
-        base = self._broker.connection(permit.intent.on).api_base
+    def using(self, permit: Permit, *, assertion: User | None = None) -> Iterator[AuthorizedClient]:
+        """A client for a permit that you have, for as long as the block lasts; the permit ends with it.
+
+        The user, where one is given or current, is for another token when the platform refuses this one.
+        """
+        intent = permit.intent
+        assert intent is not None  # noqa: S101 - ours are made from one
+        base = self._broker.connection(intent.on).api_base
+        user = as_assertion(assertion) if assertion is not None else current_assertion()
+
+        def renew(rejected: Permit) -> Permit | None:
+            another = self.permit(intent, assertion=user, rejected=rejected)
+            if another.sha256 == rejected.sha256:
+                return None
+            if self._reports:
+                self.report(rejected, "rejected", status=401)
+            rejected.drop()
+            return another
+
         failed = True
-        http = AuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s)
+        http = AuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s, renew=renew if user else None)
         try:
             with http:
                 yield http
             failed = False
         finally:
             if self._reports:
-                self.report(permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
-            permit.drop()
+                self.report(http.permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
+            http.permit.drop()
 
     def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
         """Tell the broker what came of the token: `done`, `rejected`, `failed`, `not_used` or `unknown`.
@@ -324,11 +347,18 @@ class AsyncAgent(_AgentBase):
     def _driver(self) -> AsyncDriver:
         return AsyncDriver()
 
-    async def permit(self, intent: Intent, *, assertion: User | None = None, deferred: bool = False) -> Permit:
+    async def permit(
+        self,
+        intent: Intent,
+        *,
+        assertion: User | None = None,
+        deferred: bool = False,
+        rejected: Permit | None = None,
+    ) -> Permit:
         """See `Agent.permit`."""
         user = assertion_of(assertion)
         try:
-            return await self._driver.run(self._broker.exchange(user, intent, deferred=deferred))
+            return await self._driver.run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected))
         except CabError as error:
             raise self._told(error, user) from None
 
@@ -351,24 +381,36 @@ class AsyncAgent(_AgentBase):
     ) -> AsyncIterator[AsyncAuthorizedClient]:
         """See `Agent.acting`."""
         intent = Intent(action, on=on, identifier=identifier, parameters=dict(parameters or {}), reason=reason)
-        async with self.using(await self.permit(intent, assertion=assertion)) as http:
+        async with self.using(await self.permit(intent, assertion=assertion), assertion=assertion) as http:
             yield http
 
     @asynccontextmanager
-    async def using(self, permit: Permit) -> AsyncIterator[AsyncAuthorizedClient]:
+    async def using(self, permit: Permit, *, assertion: User | None = None) -> AsyncIterator[AsyncAuthorizedClient]:
         """See `Agent.using`."""
-        assert permit.intent is not None  # noqa: S101 - ours are made from one
-        base = self._broker.connection(permit.intent.on).api_base
+        intent = permit.intent
+        assert intent is not None  # noqa: S101 - ours are made from one
+        base = self._broker.connection(intent.on).api_base
+        user = as_assertion(assertion) if assertion is not None else current_assertion()
+
+        async def renew(rejected: Permit) -> Permit | None:
+            another = await self.permit(intent, assertion=user, rejected=rejected)
+            if another.sha256 == rejected.sha256:
+                return None
+            if self._reports:
+                await self.report(rejected, "rejected", status=401)
+            rejected.drop()
+            return another
+
         failed = True
-        http = AsyncAuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s)
+        http = AsyncAuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s, renew=renew if user else None)
         try:
             async with http:
                 yield http
             failed = False
         finally:
             if self._reports:
-                await self.report(permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
-            permit.drop()
+                await self.report(http.permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
+            http.permit.drop()
 
     async def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
         """See `Agent.report`."""

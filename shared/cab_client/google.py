@@ -74,8 +74,9 @@ class CabCredentials(credentials.CredentialsWithQuotaProject):
             if self._left == 0:
                 raise exceptions.RefreshError("the permit has ended, and its renewals are spent", retryable=False)
             self._left -= 1
+            rejected = self._permit if self.valid else None  # google-auth renews what Google has refused
             try:
-                self._permit = self._agent.permit(self._intent, assertion=self._assertion)
+                self._permit = self._agent.permit(self._intent, assertion=self._assertion, rejected=rejected)
             except CabError as error:
                 raise exceptions.RefreshError(str(error), retryable=isinstance(error, TryLater)) from error
 

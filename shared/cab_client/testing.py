@@ -6,6 +6,7 @@ Both offer the same handful of methods, and one suite of ours holds them to the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -61,12 +62,16 @@ def new_key() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One exchange that the fake decided: `reason` is None where it permitted."""
+    """One exchange that the fake decided: `reason` is None where it permitted.
+
+    `rejected`: it was asked for since the system had refused a token that the fake gave.
+    """
 
     agent: str
     user: str
     intent: Intent
     reason: str | None
+    rejected: bool = False
 
 
 @dataclass
@@ -123,6 +128,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self._questions: dict[str, _Question] = {}
         self._assertions: dict[str, dict[str, Any]] = {}
         self._tokens: dict[str, dict[str, Any]] = {}
+        self._ended: set[str] = set()
         self._id_tokens: dict[str, str] = {}
         self._used: set[str] = set()
         self._uses: dict[str, int] = {}
@@ -153,6 +159,10 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     def user(self, name: str, *, agent: str = "*", task: Task | None = EVERYTHING) -> Assertion:
         """An assertion for `name`, for any agent, with a task that covers everything."""
         return self._assertion(name, agent, None if task is None else task.to_dict(), ())
+
+    def end_tokens(self) -> None:
+        """The systems refuse every token that they were shown until now."""
+        self._ended |= self._tokens.keys()
 
     def approve(self, uri: str, *, user: str, refuse: bool = False) -> None:
         """What `user` decides on the page at `uri`. Raises: LookupError where it is not their question, or decided."""
@@ -234,7 +244,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         if "cab-assertion" not in request.headers:
             token = request.headers.get("authorization", "").partition(" ")[2]
             issued = self._tokens.get(token)
-            if issued is None or issued["aud"] != home:
+            if issued is None or issued["aud"] != home or token in self._ended:
                 return httpx2.Response(401, json={"error": "invalid_token"})
         url = f"{home}{request.url.path}"
         status, body = self.answers.get((request.method, url), (200, {}))
@@ -379,10 +389,13 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         if "authorization_details" not in form:
             raise _No(400, "invalid_authorization_details", "intent_missing")
         (detail,) = json.loads(form["authorization_details"])
-        self._decide(subject, form["client"], detail, deferred="completion_mode" in form)
+        rejected = any(form.get("rejected_token_sha256") == _sha256(token) for token in self._tokens)
+        self._decide(subject, form["client"], detail, deferred="completion_mode" in form, rejected=rejected)
         return self._issue(subject, form["client"], form["resource"], [detail], home, form.get("jkt"))
 
-    def _decide(self, subject: dict[str, Any], agent: str, detail: dict[str, Any], *, deferred: bool) -> None:
+    def _decide(
+        self, subject: dict[str, Any], agent: str, detail: dict[str, Any], *, deferred: bool, rejected: bool = False
+    ) -> None:
         """Raises: _No."""
         name = next((name for name, one in self.connections.items() if [one.resource] == detail["locations"]), "")
         intent = Intent(
@@ -395,9 +408,9 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         try:
             self._judge(subject, agent, detail, intent, deferred=deferred)
         except _No as no:
-            self.exchanges.append(Exchange(agent, subject["sub"], intent, no.body["reason_code"]))
+            self.exchanges.append(Exchange(agent, subject["sub"], intent, no.body["reason_code"], rejected))
             raise
-        self.exchanges.append(Exchange(agent, subject["sub"], intent, None))
+        self.exchanges.append(Exchange(agent, subject["sub"], intent, None, rejected))
 
     def _judge(
         self, subject: dict[str, Any], agent: str, detail: dict[str, Any], intent: Intent, *, deferred: bool
@@ -564,6 +577,10 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
             "authorization_details": [detail],
             "call_id": asked.get("call_id") or secrets.token_urlsafe(8),
         }
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _matches(pattern: str, text: str) -> bool:

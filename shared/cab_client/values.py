@@ -284,6 +284,11 @@ class Permit:
         return self._token.reveal()
 
     @property
+    def sha256(self) -> str:
+        """Of the token, in lower-case hex: how the broker is told which one is meant."""
+        return hashlib.sha256(self.reveal().encode()).hexdigest()
+
+    @property
     def expired(self) -> bool:
         return time.time() >= self.expires_at
 

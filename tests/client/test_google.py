@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import requests
 from google.auth import exceptions
 from google.auth.transport.requests import AuthorizedSession
-from google.cloud import bigquery
+from google.cloud import bigquery, storage  # type: ignore[attr-defined]
+from urllib3 import HTTPResponse
 
 from cab_client import Agent, ClientSecret, ConfirmationNeeded, Intent
 from cab_client.google import CabCredentials
@@ -29,13 +31,17 @@ class Answering(requests.adapters.BaseAdapter):
     def __init__(self, status: int = 200) -> None:
         super().__init__()
         self.tokens: list[str] = []
+        self.asked: list[tuple[str, str]] = []
+        self.documents: dict[str, bytes] = {}
         self.status = status
 
     def send(self, request: Any, *_: Any, **__: Any) -> requests.Response:
+        self.asked.append((request.method, request.path_url.partition("?")[0]))
         self.tokens.append(request.headers["authorization"].removeprefix("Bearer "))
         answer = requests.Response()
         answer.status_code = self.status
-        answer._content = b'{"datasets": []}'
+        answer._content = self.documents.get(request.path_url.partition("?")[0], b'{"datasets": []}')
+        answer.raw = HTTPResponse(io.BytesIO(answer._content), preload_content=False)  # downloads read the stream
         answer.headers["Content-Type"] = "application/json"
         answer.request, answer.url = request, request.url
         return answer
@@ -61,13 +67,36 @@ def test_many_requests_are_one_exchange(cab_fake: FakeBroker) -> None:
     assert len(cab_fake.exchanges) == 1
 
 
+def test_many_objects_of_storage_are_one_exchange_too(cab_fake: FakeBroker) -> None:
+    """List, read, write and delete, through google-cloud-storage as it is."""
+    reading = Intent("storage.object.change", on="bigquery", identifier="bucket/reports")
+    cab_fake.permit(reading.action)
+    user, google = CabCredentials(agent, reading, assertion=cab_fake.user("alice")), Answering()
+    google.documents = {
+        "/storage/v1/b/reports/o": b'{"items": [{"name": "q3.csv"}]}',
+        "/download/storage/v1/b/reports/o/q3.csv": b"quarter,amount",
+        "/upload/storage/v1/b/reports/o": b'{"name": "q4.csv"}',
+    }
+    with session_with(user, google) as session:
+        bucket = storage.Client(project="acme-data", credentials=user, _http=session).bucket("reports")
+        assert [blob.name for blob in bucket.list_blobs()] == ["q3.csv"]
+        for _ in range(3):
+            assert bucket.blob("q3.csv").download_as_bytes() == b"quarter,amount"
+        bucket.blob("q4.csv").upload_from_string("quarter,amount")
+        bucket.blob("q3.csv").delete()
+    assert {method for method, _ in google.asked} == {"GET", "POST", "DELETE"}
+    assert len(google.tokens) >= 6
+    assert len(set(google.tokens)) == 1
+    assert len(cab_fake.exchanges) == 1
+
+
 def test_renewing_has_an_end(cab_fake: FakeBroker) -> None:
     """google-auth renews after each 401, twice for each request: that would spend a task's uses on nothing."""
     cab_fake.permit(INTENT.action, effect="read")
     user, google = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"), renewals=1), Answering(401)
     with session_with(user, google) as session, pytest.raises(exceptions.RefreshError):
         session.get("https://bigquery.googleapis.com/x")
-    assert len(cab_fake.exchanges) == 2
+    assert [one.rejected for one in cab_fake.exchanges] == [False, True]
 
 
 def test_a_permit_is_used_until_shortly_before_its_end(cab_fake: FakeBroker) -> None:

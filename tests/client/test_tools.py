@@ -14,12 +14,14 @@ import pytest
 
 from cab_client import (
     Agent,
+    Assertion,
     AsyncAgent,
     AsyncAuthorizedClient,
     AuthorizedClient,
     ClientSecret,
     ConfirmationNeeded,
     ConnectionNeeded,
+    Intent,
     InvalidArgument,
     Misconfigured,
     NeedsUser,
@@ -367,3 +369,70 @@ def test_the_tools_own_request_is_never_repeated(cab_fake: FakeBroker) -> None:
 
 def test_a_no_of_the_user_is_a_refusal_too(cab_fake: FakeBroker) -> None:
     assert issubclass(UserRefused, Refused)
+
+
+# --- a token that the system refuses ---
+
+READ = Intent("crm.opportunity.read", on="crm", identifier="opportunity/1")
+
+
+@pytest.fixture
+def refusing(cab_fake: FakeBroker) -> Assertion:
+    """A broker whose tokens the system takes, until the test ends them."""
+    cab_fake.permit("crm.opportunity.read", effect="read")
+    cab_fake.permit("crm.note.create")
+    return cab_fake.user("alice")
+
+
+def test_a_read_whose_token_is_refused_is_made_once_more_with_another(
+    cab_fake: FakeBroker, refusing: Assertion
+) -> None:
+    told = Agent("https://cab.acme.example", ClientSecret("a", "s"), connections=CONNECTIONS, reports=True)
+    with told.using(told.permit(READ, assertion=refusing), assertion=refusing) as http:
+        first = http.permit
+        cab_fake.end_tokens()
+        assert http.get("opportunities/1").status_code == 200
+    assert first.reveal() == ""
+    assert [one.rejected for one in cab_fake.exchanges] == [False, True]
+    assert [one["outcome"] for one in cab_fake.outcomes] == ["rejected", "done"]
+
+
+async def test_asyncio_makes_it_once_more_too(cab_fake: FakeBroker, refusing: Assertion) -> None:
+    other = AsyncAgent("https://cab.acme.example", ClientSecret("a", "s"), connections=CONNECTIONS)
+    async with other.using(await other.permit(READ, assertion=refusing), assertion=refusing) as http:
+        cab_fake.end_tokens()
+        assert (await http.get("opportunities/1")).status_code == 200
+    assert len(cab_fake.exchanges) == 2
+    await other.aclose()
+
+
+def test_it_is_made_no_third_time(cab_fake: FakeBroker, refusing: Assertion) -> None:
+    cab_fake.answer("GET", "https://crm.acme.example/api/opportunities/1", {}, status=401)
+    with agent.acting(READ.action, on="crm", identifier=READ.identifier, assertion=refusing) as http:
+        assert [http.get("opportunities/1").status_code for _ in range(3)] == [401, 401, 401]
+    assert (len(cab_fake.exchanges), len(cab_fake.requests)) == (2, 4)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_write_is_never_made_twice(cab_fake: FakeBroker, refusing: Assertion, method: str) -> None:
+    with agent.acting("crm.note.create", on="crm", identifier="opportunity/1", assertion=refusing) as http:
+        cab_fake.end_tokens()
+        assert http.request(method, "opportunities/1").status_code == 401
+    assert (len(cab_fake.exchanges), len(cab_fake.requests)) == (1, 1)
+
+
+def test_who_must_connect_again_is_told_so(cab_fake: FakeBroker, refusing: Assertion) -> None:
+    with agent.acting(READ.action, on="crm", identifier=READ.identifier, assertion=refusing) as http:
+        cab_fake.end_tokens()
+        cab_fake.refuse(READ.action, reason="grant_needs_reauth")
+        with pytest.raises(ConnectionNeeded):
+            http.get("opportunities/1")
+
+
+def test_a_tool_that_has_written_is_not_made_to_run_again(cab_fake: FakeBroker, refusing: Assertion) -> None:
+    """An error for the user would have a framework pause, and then call the tool again from its start."""
+    with agent.acting("crm.note.create", on="crm", identifier="opportunity/1", assertion=refusing) as http:
+        http.post("opportunities/1/notes")
+        cab_fake.end_tokens()
+        cab_fake.refuse("crm.note.create", reason="grant_needs_reauth")
+        assert http.get("opportunities/1").status_code == 401

@@ -158,7 +158,7 @@ async def test_a_token_that_the_platform_refuses_is_replaced_for_whoever_has_it(
         await world.connect(user, "crm", "deal.read", "contact.read", "offline")
     listing = intent("crm.deal.list", "deal/*")
 
-    async def token(user: str, **more: str) -> str:
+    async def token(user: str, **more: Any) -> str:
         answer = await world.exchange(listing, subject_token=await world.assertion(user=user), **more)
         return str(answer.json["access_token"])
 
