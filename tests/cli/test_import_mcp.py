@@ -15,7 +15,7 @@ from tests.support.web import Documents, Web, WebClient
 from cab.domain.calls.pins import definition_pin
 from cab.domain.configured.actions import Action
 from cab.domain.configured.connections import Connection, Provider
-from cab_ops.catalog.discovery import discover
+from cab_ops.catalog.discovery import Discovered, discover
 from cab_ops.catalog.documents import DocumentRefused
 from cab_ops.catalog.mcp import compare
 from cab_ops.cli.config import config_group
@@ -110,7 +110,7 @@ SERVER = {
 }
 
 
-def discovered(resource: dict[str, Any], server: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def discovered(resource: dict[str, Any], server: dict[str, Any]) -> Discovered:
     web = Web(
         hosts={
             "https://notes.test": Documents({"/.well-known/oauth-protected-resource/mcp": resource}),
@@ -125,12 +125,12 @@ def discovered(resource: dict[str, Any], server: dict[str, Any]) -> tuple[dict[s
 
 
 def test_what_a_server_publishes_becomes_a_provider_and_a_connection_to_complete() -> None:
-    provider, connection = discovered(RESOURCE, SERVER)
-    assert Provider.model_validate_json(json.dumps(provider)).token_endpoint == "https://login.test/token"
+    found = discovered(RESOURCE, SERVER)
+    assert Provider.model_validate_json(json.dumps(found.provider)).token_endpoint == "https://login.test/token"
     actions = [{"id": "n.a.b", "title": "T", "effect": "read", "identifier": "n/*"}]
-    read = Connection.model_validate_json(json.dumps(connection | {"actions": actions}))
+    read = Connection.model_validate_json(json.dumps(found.connection | {"actions": actions}))
     assert read.resource == "https://notes.test/mcp"
-    assert read.connect_scopes == ("note.read",)
+    assert found.scopes == ["note.read"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,12 @@ def test_the_users_token_goes_to_no_other_origin_than_the_resources(endpoint: st
         connection(action(), mcp={"endpoint": endpoint, "protocol": "2026-07-28"})
 
 
+def test_the_host_that_trust_zones_bound_is_the_servers_and_there_is_no_other_address() -> None:
+    assert connection(action(), resource="https://notes.test/of/users").api_host == "notes.test"
+    with pytest.raises(ValidationError, match="has no api_base"):
+        connection(action(), api_base="https://elsewhere.test")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -173,6 +173,9 @@ def test_every_request_for_a_token_of_an_mcp_server_names_its_resource_and_other
     def refresh(calls: ProviderCalls, to: Connection) -> Any:
         return calls.refresh(to, AT_PROVIDER, refresh_token="r", scopes=("a",), timeout_s=1)
 
+    def present(calls: ProviderCalls, to: Connection) -> Any:  # token exchange, JWT bearer, ID-JAG
+        return calls.present(to, AT_PROVIDER, {"scope": "a"}, with_client=False, timeout_s=1)
+
     def authorize(to: Connection) -> str | None:
         url = ProviderCalls.authorization_url(
             to, AT_PROVIDER, redirect_uri="https://cab.test/cb", state="s", code_challenge="c", scopes=("a",)
@@ -181,5 +184,5 @@ def test_every_request_for_a_token_of_an_mcp_server_names_its_resource_and_other
 
     to_server = CONNECTION.model_copy(update={"mcp": SERVER})
     for connection, expected in ((to_server, "https://x.test"), (CONNECTION, None)):
-        named = [authorize(connection), *(resource_sent(connection, call) for call in (redeem, refresh))]
-        assert named == [expected] * 3
+        named = [authorize(connection), *(resource_sent(connection, call) for call in (redeem, refresh, present))]
+        assert named == [expected] * 4

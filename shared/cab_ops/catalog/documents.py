@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 import yaml
 
 MAX_BYTES: Final = 32 * 1024 * 1024  # the largest public ones have 12 MiB
 MAX_YAML_BYTES: Final = 8 * 1024 * 1024  # YAML is read a hundred times slower
+MAX_DEPTH: Final = 200  # of a YAML file
+MAX_MEMBERS: Final = 1_000_000  # of all objects of a YAML file, with those that it merges (`<<`)
 MAX_REFERENCES: Final = 32  # in a row
 MAX_LOOK_UPS: Final = 100_000  # a document can be small and unfold to millions of schemas
 _VERSION = re.compile(r"3\.[01]\.[0-9]+")
@@ -20,13 +22,31 @@ class DocumentRefused(Exception):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the wheel may have no libyaml
-    """YAML as JSON sees it: dates stay texts."""
+    """YAML as JSON sees it, which OpenAPI asks for (3.1.0 section 4.3): `no`, `on`, dates and times are texts, and so is every key."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    _merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                key.tag = _TEXT
+        super().flatten_mapping(node)
+        self._merged += len(node.value)
+        if self._merged > MAX_MEMBERS:
+            raise yaml.YAMLError("too much is merged")
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+_TEXT: Final = "tag:yaml.org,2002:str"
+_MERGE: Final = "tag:yaml.org,2002:merge"
+for _tag, _form, _first in (
+    ("bool", r"true|false", "tf"),
+    ("null", r"null|~|", ["n", "~", ""]),
+    ("int", r"-?(0|[1-9][0-9]*)", "-0123456789"),
+    ("float", r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", "-0123456789"),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_form})\Z"), list(_first))
 
 
 class Document:
@@ -35,6 +55,11 @@ class Document:
     def __init__(self, content: dict[str, Any]) -> None:
         self.content = content
         self._left = MAX_LOOK_UPS
+
+    @property
+    def reads_beside_references(self) -> bool:
+        """Whether what stands beside a schema's `$ref` counts too: in all but OpenAPI 3.0 (section 4.8.23)."""
+        return not str(self.content.get("openapi", "")).startswith("3.0.")
 
     def resolved(self, value: Any) -> dict[str, Any]:
         """The object that `value` is or refers to, through any number of references within the document.
@@ -80,9 +105,19 @@ def _parsed(data: bytes) -> Any:
     if len(data) > MAX_YAML_BYTES:
         raise DocumentRefused(f"as YAML it may have {MAX_YAML_BYTES // 1024 // 1024} MiB: convert it to JSON")
     try:
+        _check_depth(data)
         return yaml.load(data, Loader=_Loader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError):
         raise DocumentRefused("the document is neither valid JSON nor valid YAML") from None
+
+
+def _check_depth(data: bytes) -> None:
+    """Before anything is built, since libyaml builds by recursion in C: a deep file would end the process."""
+    depth = 0
+    for event in yaml.parse(data, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError("nested too deeply")
 
 
 def _at(document: Any, reference: str) -> Any:
@@ -96,6 +131,16 @@ def _at(document: Any, reference: str) -> Any:
         else:
             raise DocumentRefused(f"it refers to {shown(reference)}, which is not there")
     return found
+
+
+def as_list(value: object) -> list[Any]:
+    """The list that it is; an empty one for what belongs to no valid document."""
+    return value if isinstance(value, list) else []
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """The object that it is; an empty one for what belongs to no valid document."""
+    return value if isinstance(value, dict) else {}
 
 
 def shown(value: object, *, limit: int = 120) -> str:

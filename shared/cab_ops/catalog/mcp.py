@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from cab.domain.calls.pins import definition_pin, pins_of
+from cab.domain.calls.tools import MAX_NAME_CHARS
 from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection
-from cab_ops.catalog.documents import Document, DocumentRefused, shown
+from cab_ops.catalog.documents import Document, DocumentRefused, as_list, as_object, shown
 from cab_ops.catalog.openapi import Entry, snake
 from cab_ops.catalog.schemas import Unmapped, merged, parameter_of
 
@@ -22,17 +23,22 @@ def import_tools(
     tools: list[dict[str, Any]], *, connection: str, chosen: tuple[str, ...]
 ) -> tuple[list[Entry], dict[str, str]]:
     """Entries for the tools named, `NAME` or `NAME=ACTION`, and by name why there is none."""
-    entries, refused = [], {}
+    entries: dict[str, Entry] = {}
+    refused = {}
     for one in chosen:
-        name, _, action_id = one.partition("=")
+        is_name = any(tool.get("name") == one for tool in tools)
+        name, _, action_id = (one, "", "") if is_name else one.partition("=")
+        action_id = action_id or f"{connection}.{snake(name)}"
         found = [tool for tool in tools if tool.get("name") == name]
         try:
             if len(found) != 1:
                 raise Unmapped("is not listed" if not found else "is listed more than once")
-            entries.append(_entry(found[0], action_id or f"{connection}.{snake(name)}"))
+            if action_id in entries:
+                raise Unmapped(f"its action would be {shown(action_id)}, as that of another one: name one with =ACTION")
+            entries[action_id] = _entry(found[0], action_id)
         except (Unmapped, DocumentRefused) as why:
             refused[name] = str(why)
-    return entries, refused
+    return list(entries.values()), refused
 
 
 def compare(connection: Connection, tools: list[dict[str, Any]]) -> dict[str, str]:
@@ -50,7 +56,11 @@ def _entry(tool: dict[str, Any], action_id: str) -> Entry:
     pin = definition_pin(tool)
     if pin is None:
         raise Unmapped("has a definition without a canonical form")
-    hints = tool.get("annotations") or {}
+    if len(action_id) > MAX_NAME_CHARS:
+        raise Unmapped(
+            f"its action would be {action_id}, longer than {MAX_NAME_CHARS} characters: name one with =ACTION"
+        )
+    hints = as_object(tool.get("annotations"))
     notes = [f"The server says: {shown(tool.get('description') or tool.get('title') or 'nothing', limit=300)}"]
     notes.append("Write title and description yourself: models read them, and the server's own are never shown.")
     if hints.get("readOnlyHint") is True:
@@ -77,16 +87,22 @@ def _entry(tool: dict[str, Any], action_id: str) -> Entry:
 def _parameters(tool: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     document = Document(tool.get("inputSchema") or {})
     schema = merged(document, document.content)
-    required = schema.get("required") or []
+    required = [str(name) for name in as_list(schema.get("required"))]
+    properties = as_object(schema.get("properties"))
     parameters: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
-    for name, given in (schema.get("properties") or {}).items():
+    for name in required:
+        if name not in properties:
+            raise Unmapped(f"{shown(name)} is required and is not described")
+    if schema.get("additionalProperties") not in (None, False) or schema.get("patternProperties"):
+        notes.append("left out: arguments that the tool does not name")
+    for name, given in properties.items():
         own = snake(name)
         try:
             if own in parameters:
                 raise Unmapped("has the name of another when written in small letters")
             parameter = parameter_of(document, merged(document, given))
-        except Unmapped as why:
+        except (Unmapped, DocumentRefused) as why:
             if name in required:
                 raise Unmapped(f"{shown(name)} is required and {why}") from None
             notes.append(f"left out: {shown(name)} {why}")

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from cab.domain.calls.tools import MAX_NAME_CHARS
 from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import ID, PLACEHOLDER
-from cab_ops.catalog.documents import Document, DocumentRefused, shown
+from cab_ops.catalog.documents import Document, DocumentRefused, as_list, as_object, shown
 from cab_ops.catalog.schemas import Unmapped, fixed_value, kind_of, merged, parameter_of, words
 
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete")
@@ -49,29 +50,54 @@ def import_operations(document: Document, *, connection: str, operations: tuple[
 
     Raises: DocumentRefused when the document itself cannot be used.
     """
-    known = dict(_operations(document))
-    entries, refused = [], {}
+    known: dict[str, list[_Found]] = {}
+    for name, one in _operations(document):
+        known.setdefault(name, []).append(one)
+    entries: dict[str, Entry] = {}
+    refused = {}
     for given in operations:
         name, _, action_id = (given, "", "") if given in known else given.partition("=")
-        found = known.get(name)
+        action_id = action_id or f"{connection}.{snake(name)}"
         try:
-            if found is None:
-                raise DocumentRefused("the document has no such operation")
-            entry = _Operation(document, *found).entry(action_id or f"{connection}.{snake(name)}")
+            if action_id in entries:
+                raise Unmapped(f"its action would be {shown(action_id)}, as that of another one: name one with =ACTION")
+            # Each with the whole budget of look-ups, however many are asked for.
+            entry = _Operation(Document(document.content), *_the_one(known.get(name, []))).entry(action_id)
         except (DocumentRefused, Unmapped) as exc:
             refused[name] = str(exc)
         else:
-            entries.append(entry)
-    info = document.resolved(document.content.get("info", {}))
-    servers = [
-        shown(one["url"]) for one in _list(document.content.get("servers")) if isinstance(one, dict) and "url" in one
-    ]
-    return Imported(entries, refused, servers, shown(f"{info.get('title', 'untitled')} {info.get('version', '')}"))
+            entries[action_id] = entry
+    info = as_object(document.content.get("info"))
+    title = shown(f"{info.get('title', 'untitled')} {info.get('version', '')}")
+    return Imported(list(entries.values()), refused, _servers(document.content), title)
+
+
+def _the_one(found: list[_Found]) -> _Found:
+    if not found:
+        raise DocumentRefused("the document has no such operation")
+    if len(found) > 1:
+        places = ", ".join(f"{method.upper()} {path}" for method, path, *_ in found)
+        raise DocumentRefused(shown(f"the document gives that name to several: say which of {places}", limit=300))
+    return found[0]
+
+
+def _servers(given: dict[str, Any]) -> list[str]:
+    """The addresses that a document, a path or an operation is under, with what their variables may be."""
+    found = []
+    for one in as_list(given.get("servers")):
+        if not isinstance(one, dict) or "url" not in one:
+            continue
+        url = str(one["url"])
+        for name, variable in as_object(one.get("variables")).items():
+            values = as_list(as_object(variable).get("enum")) or [as_object(variable).get("default")]
+            url += f" ({name}: {', '.join(map(str, values))})"
+        found.append(shown(url, limit=300))
+    return found
 
 
 def listed_operations(document: Document) -> list[str]:
     """One line for each operation: what `import_operations` calls it, and its summary."""
-    lines = {}
+    lines: dict[str, str] = {}
     for name, (method, path, _, operation) in _operations(document):
         what = f"{method.upper()} {path}"
         lines[what] = shown(
@@ -80,11 +106,16 @@ def listed_operations(document: Document) -> list[str]:
     return list(lines.values())
 
 
-def _operations(document: Document) -> Iterator[tuple[str, tuple[str, str, dict[str, Any], dict[str, Any]]]]:
+_Found = tuple[str, str, dict[str, Any], dict[str, Any]]  # method, path, path item, operation
+
+
+def _operations(document: Document) -> Iterator[tuple[str, _Found]]:
     """Every operation by `METHOD /path`, and by its operationId."""
-    for path, item in document.resolved(document.content.get("paths", {})).items():
-        if not isinstance(item, dict):
-            continue
+    for path, given in as_object(document.content.get("paths")).items():
+        try:
+            item = document.resolved(given) | {name: value for name, value in given.items() if name != "$ref"}
+        except DocumentRefused:
+            continue  # none of its operations is known
         for method in _METHODS:
             if isinstance(operation := item.get(method), dict):
                 found = (method, str(path), item, operation)
@@ -102,6 +133,7 @@ class _Operation:
         self._document = document
         self._method = method
         self._path = path
+        self._item = item
         self._operation = operation
         self._declared = self._declared_parameters(item)
         self._parameters: dict[str, dict[str, Any]] = {}
@@ -121,6 +153,10 @@ class _Operation:
         self._take_body()
         self._take_result()
         operation = self._operation
+        if servers := _servers(operation) or _servers(self._item):
+            self._notes.append(
+                f"the document has this operation under {' or '.join(servers)}: api_base must say the same"
+            )
         title = (
             words(operation.get("summary"), limit=120) or words(operation.get("operationId"), limit=120) or action_id
         )
@@ -149,7 +185,7 @@ class _Operation:
     def _declared_parameters(self, item: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
         """By place and name; the operation's own win over those of its path."""
         found = {}
-        for given in (*_list(item.get("parameters")), *_list(self._operation.get("parameters"))):
+        for given in (*as_list(item.get("parameters")), *as_list(self._operation.get("parameters"))):
             one = self._document.resolved(given)
             found[str(one.get("in")), str(one.get("name"))] = one
         return found
@@ -160,9 +196,16 @@ class _Operation:
                 yield name, one
 
     def _take_path(self) -> None:
-        segments = self._path.strip("/").split("/")
+        if "?" in self._path or "#" in self._path:
+            raise Unmapped("the path has a query or a fragment in it")
+        segments = self._path.removeprefix("/").split("/")
         names = [found[1] for segment in segments if (found := re.fullmatch(r"\{([^{}]+)\}", segment))]
         declared = dict(self._of("path"))
+        for name, one in declared.items():
+            if one.get("style", "simple") != "simple":
+                raise Unmapped(f"the path has {shown(name)} in style {shown(one['style'])}: only plain values are sent")
+            if "schema" in one and kind_of(self._schema(one)) in ("array", "object"):
+                raise Unmapped(f"the path has {shown(name)}, which is a list or an object")
         written = []
         before = "item"
         for segment in segments:
@@ -171,15 +214,16 @@ class _Operation:
                 if "{" in segment or "}" in segment:
                     raise Unmapped(f"the path has {shown(segment)}: a parameter must be a whole segment")
                 before = re.sub(r"[^A-Za-z0-9_-]", "_", segment) or before
-                written.append(segment)
+                written.append(quote(segment, safe="!$%&'()*+,;=:@~"))  # RFC 3986 section 3.3
             elif found[1] == names[-1]:  # what it acts on; the ones before say where
                 written.append("{id}")
                 self._identifier = f"{before}/{{id}}"
             else:
-                schema = self._schema(declared.get(found[1], {}))
-                written.append(
-                    "{" + self._add(found[1], schema, required=True, shown_as=declared.get(found[1], {})) + "}"
-                )
+                given = declared.get(found[1], {})
+                try:
+                    written.append("{" + self._add(found[1], self._schema(given), required=True, shown_as=given) + "}")
+                except Unmapped as exc:
+                    self._left_out(f"path parameter {found[1]}", exc, required=True)
         if self._identifier:
             self._notes.append(f"id is {shown(names[-1])} of the document: letters, digits and . _ ~ - only")
         else:
@@ -192,15 +236,13 @@ class _Operation:
             required = one.get("required") is True
             try:
                 schema = self._schema(one)
+                if kind_of(schema) == "array" and not _is_repeated(one):
+                    raise Unmapped("is a list in one value: lists are sent as repeated pairs")
                 value = fixed_value(schema) if required else None
                 query[name] = (
                     value if value is not None else "{" + self._add(name, schema, required=required, shown_as=one) + "}"
                 )
-                is_list = kind_of(schema) == "array"
-                if is_list and (one.get("style", "form") != "form" or one.get("explode", True) is False):
-                    del self._parameters[query.pop(name)[1:-1]]
-                    raise Unmapped("is a list in one value: lists are sent as repeated pairs")
-            except Unmapped as exc:
+            except (Unmapped, DocumentRefused) as exc:
                 self._left_out(f"query parameter {name}", exc, required=required)
         if query:
             self._call["query"] = query
@@ -217,12 +259,14 @@ class _Operation:
                     f"{name} is said to make repeating safe: find out for how long, and what else must be equal"
                 )
                 continue
-            schema = self._schema(one) if one.get("schema") else {}
-            value = fixed_value(schema) if fixed_value(schema) is not None else schema.get("default")
-            if required and isinstance(value, str):
+            try:
+                schema = self._schema(one) if required and "schema" in one else {}
+                value = schema.get("default") if (fixed := fixed_value(schema)) is None else fixed
+                if not isinstance(value, str):
+                    raise Unmapped("is not for agents to choose")
                 headers[name] = value
-            else:
-                self._left_out(f"header {name}", Unmapped("is not for agents to choose"), required=required)
+            except Unmapped as exc:
+                self._left_out(f"header {name}", exc, required=required)
         for name, one in self._of("cookie"):
             self._left_out(f"cookie {name}", Unmapped("would be a cookie"), required=one.get("required") is True)
         if headers:
@@ -232,17 +276,23 @@ class _Operation:
         if "requestBody" not in self._operation:
             return
         body = self._document.resolved(self._operation["requestBody"])
-        content = _dict(body.get("content"))
+        content = {
+            str(kind).partition(";")[0].strip().lower(): one for kind, one in as_object(body.get("content")).items()
+        }
         required = body.get("required") is True
         media = next((kind for kind in _BODIES if kind in content), None)
         try:
+            if self._method in ("get", "head"):
+                raise Unmapped(f"would be sent with {self._method.upper()}")
             if media is None:
                 raise Unmapped(f"is {', '.join(map(shown, content)) or 'of no type'}: JSON and plain forms can be sent")
-            schema = merged(self._document, content[media].get("schema", {}))
+            media_type = self._document.resolved(content[media])
+            schema = merged(self._document, media_type.get("schema", {}))
             if kind_of(schema) != "object" or not schema.get("properties"):
                 raise Unmapped("is not an object with named members")
-            filled = self._members(schema, "", required_above=required)
-        except Unmapped as exc:
+            ways = as_object(media_type.get("encoding")) if _BODIES[media] == "form" else {}
+            filled = self._members(schema, "", required_above=required, ways=ways)
+        except (Unmapped, DocumentRefused) as exc:
             self._left_out("the body", exc, required=required)
             return
         if _BODIES[media] == "form":
@@ -250,17 +300,39 @@ class _Operation:
         if filled or required:
             self._call["body"] = filled
 
-    def _members(self, schema: dict[str, Any], above: str, *, required_above: bool, depth: int = 0) -> dict[str, Any]:
-        """The members of an object of the body: placeholders, values that are fixed, and required objects below it."""
+    def _members(
+        self,
+        schema: dict[str, Any],
+        above: str,
+        *,
+        required_above: bool,
+        ways: Mapping[str, Any] | None = None,
+        depth: int = 0,
+    ) -> dict[str, Any]:
+        """The members of an object of the body: placeholders, values that are fixed, and required objects below it.
+
+        `ways`: how members of a form are written, where the document says so.
+        """
         filled: dict[str, Any] = {}
-        needed = _list(schema.get("required")) if required_above else []
-        for name, given in schema.get("properties", {}).items():
+        needed = [str(name) for name in as_list(schema.get("required"))] if required_above else []
+        properties = as_object(schema.get("properties"))
+        for name in needed:
+            if name not in properties:
+                path = f"{above}.{name}" if above else str(name)
+                self._left_out(f"member {path}", Unmapped("is not described"), required=True)
+        if schema.get("additionalProperties") not in (None, False) or schema.get("patternProperties"):
+            self._notes.append(
+                f"left out: members{f' of {shown(above)}' if above else ''} that the document does not name"
+            )
+        for name, given in properties.items():
             path = f"{above}.{name}" if above else str(name)
             required = name in needed
             try:
                 one = merged(self._document, given)
                 if one.get("readOnly") is True:
                     continue
+                if not _is_plain(as_object((ways or {}).get(name)), is_list=kind_of(one) == "array"):
+                    raise Unmapped("is written in a way of its own")
                 if kind_of(one) == "object" and one.get("properties") and required and depth < _MAX_NESTING:
                     filled[name] = self._members(one, path, required_above=True, depth=depth + 1)
                     continue
@@ -268,17 +340,18 @@ class _Operation:
                 filled[name] = (
                     value if value is not None else "{" + self._add(path, one, required=required, shown_as=one) + "}"
                 )
-            except Unmapped as exc:
+            except (Unmapped, DocumentRefused) as exc:
                 self._left_out(f"member {path}", exc, required=required)
         return filled
 
     def _take_result(self) -> None:
         """`items` where a collection answers with an object that has one list of objects; a note where there is no JSON."""
-        responses = {str(status): one for status, one in (self._operation.get("responses") or {}).items()}
+        responses = {str(status): one for status, one in as_object(self._operation.get("responses")).items()}
         good = next((one for status, one in sorted(responses.items()) if status.startswith("2")), None)
-        if good is None:
+        try:
+            content = {str(kind): one for kind, one in as_object(self._document.resolved(good).get("content")).items()}
+        except DocumentRefused:
             return
-        content = self._document.resolved(good).get("content") or {}
         json = next((kind for kind in content if kind.partition(";")[0].endswith(("/json", "+json"))), None)
         if json is None:
             if content and not any(kind.startswith("text/plain") for kind in content):
@@ -287,13 +360,14 @@ class _Operation:
                 )
             return
         try:
-            schema = merged(self._document, content[json].get("schema", {}))
-            lists = [name for name, one in schema.get("properties", {}).items() if self._is_list_of_objects(one)]
-        except Unmapped:
+            schema = merged(self._document, as_object(content[json]).get("schema", {}))
+            lists = [name for name, one in as_object(schema.get("properties")).items() if self._is_list_of_objects(one)]
+            is_list = kind_of(schema) == "array"
+        except (Unmapped, DocumentRefused):
             return
         if self._call["path"].endswith("/{id}"):  # one thing, whatever lists it has
             return
-        if kind_of(schema) == "array":
+        if is_list:
             self._call["result"] = {"items": ""}
         elif len(lists) == 1:
             self._call["result"] = {"items": "/" + lists[0].replace("~", "~0").replace("/", "~1")}
@@ -306,7 +380,7 @@ class _Operation:
         try:
             one = merged(self._document, schema)
             return kind_of(one) == "array" and kind_of(merged(self._document, one.get("items", {}))) == "object"
-        except Unmapped:
+        except (Unmapped, DocumentRefused):
             return False
 
     def _schema(self, parameter: dict[str, Any]) -> dict[str, Any]:
@@ -334,14 +408,14 @@ class _Operation:
 
     def _scopes(self) -> list[str]:
         """Of the first alternative that OAuth is part of: the operation's own, else the document's."""
-        schemes = _dict(_dict(self._document.content.get("components")).get("securitySchemes"))
+        schemes = as_object(as_object(self._document.content.get("components")).get("securitySchemes"))
         ways = self._operation.get("security", self._document.content.get("security"))
         found = []
-        for way in _list(ways):
-            for name, scopes in _dict(way).items():
-                scheme = self._document.resolved(schemes.get(name, {}))
+        for way in as_list(ways):
+            for name, scopes in as_object(way).items():
+                scheme = self._document.resolved(schemes.get(name) or {})
                 if scheme.get("type") in ("oauth2", "openIdConnect"):
-                    found.append([str(scope) for scope in _list(scopes)])
+                    found.append([str(scope) for scope in as_list(scopes)])
         if not found:
             self._notes.append("the document names no OAuth scopes: add the smallest ones that do")
             return []
@@ -350,10 +424,21 @@ class _Operation:
             self._notes.append(shown(f"scopes may also be: {others}", limit=300))
         return found[0]
 
-    def _left_out(self, what: str, why: Unmapped, *, required: bool) -> None:
+    def _left_out(self, what: str, why: Exception, *, required: bool) -> None:
         if required:
             raise Unmapped(f"{shown(what)} is required and {why}")
         self._notes.append(f"left out: {shown(what)} {why}")
+
+
+def _is_repeated(parameter: dict[str, Any]) -> bool:
+    """Whether a list in it is written as one pair for each item (OpenAPI 3.1.0, "Style Values")."""
+    style = parameter.get("style", "form")
+    return style == "form" and parameter.get("explode", True) is not False
+
+
+def _is_plain(way: dict[str, Any], *, is_list: bool) -> bool:
+    """Whether a member of a form is written as forms are, whatever its Encoding Object says besides."""
+    return way.get("contentType", "text/plain") == "text/plain" and (not is_list or _is_repeated(way))
 
 
 def snake(name: str) -> str:
@@ -361,11 +446,3 @@ def snake(name: str) -> str:
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)
     joined = "_".join(part.lower() for part in parts) or "operation"
     return joined if joined[0].isalpha() else f"op_{joined}"
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
-from cab.domain.configured.actions import MAX_INTEGER, MAX_TEXT
+from pydantic import ValidationError
+
+from cab.domain.configured.actions import MAX_INTEGER, MAX_TEXT, Parameter
 from cab.domain.configured.calls import placeholder
 from cab.domain.text.invisible import without_invisible
-from cab_ops.catalog.documents import Document, DocumentRefused, shown
+from cab_ops.catalog.documents import Document, as_list, as_object, shown
 
 MAX_DEPTH: Final = 12
 _MAX_STRING: Final = 2000  # of parameters of type string
@@ -20,27 +23,51 @@ class Unmapped(Exception):
 
 
 def merged(document: Document, schema: Any, depth: int = 0) -> dict[str, Any]:
-    """The schema with references followed, `allOf` put together and the alternative `null` dropped. Raises: Unmapped."""
+    """The schema with references followed, `allOf` put together and the alternative `null` dropped.
+
+    Raises: Unmapped; DocumentRefused.
+    """
     if depth > MAX_DEPTH:
         raise Unmapped("is nested too deeply")
+    if isinstance(schema, bool):  # JSON Schema 2020-12 section 4.3.2
+        raise Unmapped("says no type" if schema else "may not be given")
     found = document.resolved(schema)
+    parts = as_list(found.get("allOf"))
+    if "$ref" in schema and document.reads_beside_references and len(schema) > 1:
+        parts = [{name: value for name, value in schema.items() if name != "$ref"}, *parts]
     for word in _CHOICES:
         if word in found:
-            given = [one for one in _list(found[word]) if document.resolved(one).get("type") != "null"]
+            given = [one for one in as_list(found[word]) if not _is_null(document, one)]
             if len(given) != 1:
                 raise Unmapped(f"may be one of several kinds ({word})")
-            found = {name: value for name, value in found.items() if name != word} | merged(
-                document, given[0], depth + 1
-            )
-    if "allOf" in found:
-        whole = {name: value for name, value in found.items() if name != "allOf"}
-        for part in _list(found["allOf"]):
-            one = merged(document, part, depth + 1)
-            properties = {**_dict(whole.get("properties")), **_dict(one.get("properties"))}
-            required = [*_list(whole.get("required")), *_list(one.get("required"))]
-            whole = {**one, **whole, "properties": properties, "required": required}
-        found = whole
-    return found
+            parts = [*parts, given[0]]
+    whole = {name: value for name, value in found.items() if name not in ("allOf", *_CHOICES)}
+    for part in parts:
+        whole = _both(whole, merged(document, part, depth + 1))
+    return whole
+
+
+def _is_null(document: Document, schema: Any) -> bool:
+    return isinstance(schema, dict) and document.resolved(schema).get("type") == "null"
+
+
+def _both(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """One schema for what fits both, as far as parameters can say it. Where words differ, the first one speaks."""
+    whole = {**second, **first}
+    ours, theirs = as_object(first.get("properties")), as_object(second.get("properties"))
+    if ours or theirs:
+        twice = {name: {"allOf": [ours[name], theirs[name]]} for name in ours if name in theirs}
+        whole["properties"] = {**theirs, **ours, **twice}
+    if required := [*as_list(first.get("required")), *as_list(second.get("required"))]:
+        whole["required"] = required
+    if isinstance(first.get("enum"), list) and isinstance(second.get("enum"), list):
+        whole["enum"] = [one for one in first["enum"] if one in second["enum"]]
+    for name in ("maxLength", "maxItems", "maximum", "minimum"):
+        if (one := _integer(first.get(name))) is not None and (other := _integer(second.get(name))) is not None:
+            whole[name] = max(one, other) if name == "minimum" else min(one, other)
+    if second.get("readOnly") is True:
+        whole["readOnly"] = True
+    return whole
 
 
 def kind_of(schema: dict[str, Any]) -> str | None:
@@ -51,12 +78,15 @@ def kind_of(schema: dict[str, Any]) -> str | None:
         raise Unmapped("may be of several types")
     if types:
         return str(types[0])
-    return "object" if schema.get("properties") else "string" if schema.get("enum") else None
+    if schema.get("properties"):
+        return "object"
+    values = [one for one in as_list(schema.get("enum")) or [schema.get("const")] if one is not None]
+    return "string" if values and all(isinstance(one, str) for one in values) else None
 
 
 def fixed_value(schema: dict[str, Any]) -> str | bool | int | None:
     """The only value that fits, None when there are others. Raises: Unmapped."""
-    values = [schema["const"]] if "const" in schema else _list(schema.get("enum"))
+    values = [schema["const"]] if "const" in schema else as_list(schema.get("enum"))
     if len(values) != 1 or not isinstance(values[0], str | bool | int):
         return None
     if placeholder(values[0]) is not None:
@@ -66,6 +96,19 @@ def fixed_value(schema: dict[str, Any]) -> str | bool | int | None:
 
 def parameter_of(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
     """The catalog's parameter for a merged schema, without `required`. Raises: Unmapped."""
+    found = _parameter_of(document, schema)
+    try:
+        parameter = Parameter.model_validate_json(json.dumps(found))
+    except ValidationError as exc:
+        raise Unmapped(f"does not fit the catalog: {exc.errors()[0]['msg']}") from None
+    if parameter.minimum > parameter.maximum:
+        raise Unmapped("has bounds that no integer is within")
+    if any(parameter.problem([value] if parameter.type == "strings" else value) for value in parameter.values):
+        raise Unmapped("has allowed values that a parameter cannot hold")
+    return found
+
+
+def _parameter_of(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
     match kind_of(schema):
         case "boolean":
             return {"type": "boolean"}
@@ -81,7 +124,7 @@ def parameter_of(document: Document, schema: dict[str, Any]) -> dict[str, Any]:
             longest = min(_whole(item.get("maxLength")) or 500, _MAX_ITEM)
             values = _values(item)
             bounds: dict[str, Any] = {"values": values} if values else {"max_length": longest}
-            return {"type": "strings", "max_items": max(most, 1), **bounds}
+            return {"type": "strings", "max_items": most, **bounds}
         case "number":
             raise Unmapped("is a number with a fraction: parameters hold whole ones")
         case "object":
@@ -99,7 +142,8 @@ def _string(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("format") in ("binary", "byte"):
         raise Unmapped("is binary")
     if values := _values(schema):
-        return {"type": "string", "values": values}
+        most = max(map(len, values))
+        return {"type": "string", "values": values, **({"max_length": most} if most > 500 else {})}
     longest = _whole(schema.get("maxLength"))
     if longest is None:
         return {"type": "string"}
@@ -109,7 +153,7 @@ def _string(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(schema: dict[str, Any]) -> list[str]:
-    values = [one for one in _list(schema.get("enum")) if one is not None]
+    values = [one for one in as_list(schema.get("enum")) if one is not None]
     if not all(isinstance(one, str) for one in values):
         raise Unmapped("has allowed values that are not all strings")
     return values
@@ -123,25 +167,22 @@ def _bounds(schema: dict[str, Any]) -> dict[str, int]:
         ("minimum", "minimum", "exclusiveMinimum", 1),
         ("maximum", "maximum", "exclusiveMaximum", -1),
     ):
-        given, strict = schema.get(name), schema.get(exclusive)
-        if isinstance(strict, int) and not isinstance(strict, bool):  # 3.1: the bound itself
-            given = strict + step
-        elif strict is True and isinstance(given, int):  # 3.0: a switch
+        given, strict = _integer(schema.get(name)), _integer(schema.get(exclusive))
+        if strict is not None:  # 3.1: the bound itself
+            given = strict + step if given is None else (max if step > 0 else min)(given, strict + step)
+        elif schema.get(exclusive) is True and given is not None:  # 3.0: a switch
             given += step
-        if isinstance(given, int) and not isinstance(given, bool):
+        if given is not None:
             bounds[ours] = max(-MAX_INTEGER, min(MAX_INTEGER, given))
     return bounds
 
 
+def _integer(value: object) -> int | None:
+    """A bound as a whole number: 1.0 is one (JSON Schema 2020-12 section 4.2.3)."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: object) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
-        raise DocumentRefused("the document has something else where an object belongs")
-    return value or {}

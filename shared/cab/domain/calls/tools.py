@@ -152,7 +152,9 @@ def _schema_of(parameter: Parameter) -> dict[str, Any]:
         case "integer":
             schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
         case "strings":
-            items = {"type": "string", "maxLength": parameter.longest}
+            items: dict[str, Any] = {"type": "string", "maxLength": parameter.longest}
+            if parameter.values:
+                items["enum"] = list(parameter.values)
             schema = {"type": "array", "items": items, "minItems": 1, "maxItems": parameter.max_items}
         case "string" | "text":
             schema = {"type": "string", "maxLength": parameter.longest}

@@ -102,7 +102,9 @@ class NarrowingRequest(StrictModel):
     client_authentication: bool = Field(
         default=True, description="Whether the client authenticates; without it the token speaks for itself."
     )
-    resource: bool = Field(default=False, description="Whether the connection's `resource` is named.")
+    resource: bool = Field(
+        default=False, description="Whether the connection's `resource` is named; at MCP servers it always is."
+    )
 
 
 class Provider(StrictModel):
@@ -353,6 +355,8 @@ class Connection(StrictModel):
             if action.call is not None and isinstance(action.call, McpCall) != (self.mcp is not None):
                 wanted = "needs `tool`, as of every connection with mcp" if self.mcp else "needs a connection with mcp"
                 raise ValueError(f"the call of {action.id} {wanted}")
+        if self.mcp is not None and self.api_base is not None:
+            raise ValueError("a connection with mcp has no api_base: its tools are called at mcp.endpoint")
         if self.mcp is not None and _origin(self.mcp.endpoint) != _origin(self.resource):
             raise ValueError("mcp.endpoint must be at the resource's own origin: the user's token is for that")
         return self

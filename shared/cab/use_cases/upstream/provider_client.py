@@ -75,6 +75,7 @@ class ProviderCalls:
 
         Raises: SendFailed, AnswerTooLarge, NotFound, Unavailable.
         """
+        form = form | connection.token_resource
         if with_client:
             return await self._post(connection, provider, provider.token_endpoint, form, timeout_s=timeout_s)
         headers = {"Accept": "application/json"}

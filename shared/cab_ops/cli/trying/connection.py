@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import click
@@ -12,11 +13,13 @@ from cab.adapters.http.client import AiohttpClient
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.ports import SecretReader
-from cab_ops.catalog.discovery import discover
-from cab_ops.catalog.documents import DocumentRefused
+from cab_ops.catalog.discovery import Discovered, discover
+from cab_ops.catalog.documents import DocumentRefused, shown
 from cab_ops.check_connection import CheckConnection, Finding
 from cab_ops.cli.cloud import json_option, open_cloud
 from cab_ops.cli.trying.findings import load_folder, tell
+
+CONNECTION_ID = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 @click.group("connection")
@@ -34,14 +37,31 @@ def discover_command(url: str, connection_id: str) -> None:
     scopes and actions are to be chosen, and the tools come from `cab config import-mcp`.
     """
 
-    def http_for(origin: str) -> AiohttpClient:
-        return AiohttpClient({origin}, what="discovery", keep_alive=False)
-
+    if not CONNECTION_ID.fullmatch(connection_id):
+        raise click.UsageError("an ID is small letters, digits and -, at most 40, and begins with a letter")
     try:
-        provider, connection = asyncio.run(discover(url, http_for, connection=connection_id))
+        found = asyncio.run(_discover(url, connection_id))
     except DocumentRefused as error:
         raise click.ClickException(str(error)) from error
-    click.echo(yaml.safe_dump({"providers": [provider], "connections": [connection]}, sort_keys=False), nl=False)
+    if found.scopes:
+        click.echo(
+            f"# Scopes that it names: {shown(' '.join(found.scopes), limit=300)}. Give each action the smallest that do."
+        )
+    entries = {"providers": [found.provider], "connections": [found.connection]}
+    click.echo(yaml.safe_dump(entries, sort_keys=False), nl=False)
+
+
+async def _discover(url: str, connection_id: str) -> Discovered:
+    clients: dict[str, AiohttpClient] = {}
+
+    def http_for(origin: str) -> AiohttpClient:
+        return clients.setdefault(origin, AiohttpClient({origin}, what="discovery", keep_alive=False))
+
+    try:
+        return await discover(url, http_for, connection=connection_id)
+    finally:
+        for client in clients.values():
+            await client.close()
 
 
 @connection_group.command("check")

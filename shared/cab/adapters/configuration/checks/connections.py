@@ -336,7 +336,7 @@ def _check_action(findings: Findings, at: Place, connection: Connection, action:
         if parameter.required and parameter.default is not None:
             remedy = "remove one of the two"
             findings.add(CONNECTIONS, place, f"parameter `{name}` is required and has a default", remedy)
-        if parameter.values and parameter.type != "string":
+        if parameter.values and parameter.type not in ("string", "strings"):
             remedy = "use minimum and maximum, or type: string"
             findings.add(CONNECTIONS, (*place, "values"), f"`{name}` is no string and cannot have values", remedy)
         if parameter.minimum > parameter.maximum:
