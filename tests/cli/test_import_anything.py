@@ -207,7 +207,7 @@ def parts_of(made: Made) -> list[str]:
     return told
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(operations())
 def test_an_operation_is_an_entry_that_cab_reads_or_is_named_with_the_reason(made: Made) -> None:
     found = imported([made])
@@ -224,7 +224,7 @@ def test_an_operation_is_an_entry_that_cab_reads_or_is_named_with_the_reason(mad
             assert is_sent or f"left out: {part[:40]}" in told, (part, entry)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(operations())
 def test_members_of_a_body_are_sent_or_told(made: Made) -> None:
     found = imported([made])
@@ -243,7 +243,7 @@ def test_members_of_a_body_are_sent_or_told(made: Made) -> None:
             assert name in sent or f"left out: member {name}"[:40].rstrip() in told or read_only, (name, entry)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(operations(), st.data())
 def test_an_entry_can_be_called_at_the_address_that_the_document_gives(made: Made, data: st.DataObject) -> None:
     connection = Connection.model_construct(resource="https://api.test", api_base="https://api.test/v1", mcp=None)  # type: ignore[call-arg]
@@ -303,7 +303,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(operations(), st.data())
 def test_a_document_that_is_broken_anywhere_is_refused_in_words(made: Made, data: st.DataObject) -> None:
     document = json.loads(json.dumps(document_of([made], made.version)))  # a copy: what is drawn may be drawn again
@@ -338,7 +338,7 @@ TOOLS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(TOOLS)
 def test_a_tool_is_an_entry_that_cab_reads_or_is_named_with_the_reason(tool: dict[str, Any]) -> None:
     entries, refused = import_tools([tool], connection="notes", chosen=(tool["name"],))
