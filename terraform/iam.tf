@@ -5,12 +5,12 @@ locals {
 
   # Firestore roles go to one database each, by condition.
   database_grants = {
-    mint_assertion   = { guards = "write", approvals = "read", keys = "read" }
-    exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read" }
-    call_tool        = { keys = "read" }
+    mint_assertion   = { guards = "write", approvals = "read", keys = "read", unsent = "write" }
+    exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read", unsent = "write" }
+    call_tool        = { keys = "read", unsent = "write" }
     publish_metadata = { keys = "read" }
-    refresh_grants   = { grants = "write", keys = "read" }
-    connect_account  = { guards = "read", grants = "write", approvals = "write" }
+    refresh_grants   = { grants = "write", keys = "read", unsent = "write" }
+    connect_account  = { guards = "read", grants = "write", approvals = "write", unsent = "write" }
   }
   _firestore_role = { read = "roles/datastore.viewer", write = "roles/datastore.user" }
   firestore = merge([for function, databases in local.database_grants : {

@@ -7,7 +7,7 @@ data "google_project" "this" {
 locals {
   domain    = coalesce(var.domain, "cab.endpoints.${var.project_id}.cloud.goog")
   origin    = "https://${local.domain}"
-  databases = toset(["guards", "approvals", "grants", "keys"])
+  databases = toset(["guards", "approvals", "grants", "keys", "unsent"])
 
   _common_environment = merge(var.configuration_variables, {
     CAB_CONFIG_DIR       = var.config_dir

@@ -15,8 +15,10 @@ from tests.contracts.subscription import Subscription
 from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.domain.audit import AuditEvent, EventType, Latency, Subject, event_hash
 from cab.ports import AuditLog
+from cab.stores.unsent_events import UnsentEvents
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.randomness import PredictableRandomness
 
 TOPIC = "cab-audit"
@@ -42,6 +44,7 @@ async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
         TOPIC,
         service="exchange_token",
         revision="r1",
+        unsent=UnsentEvents(InMemoryDocuments(), SettableClock()),
         clock=SettableClock(),
         randomness=PredictableRandomness(),
     )

@@ -26,12 +26,12 @@ GRANT_SECRETS = (
     f'!resource.name.startsWith("projects/{NUMBER}/secrets/cab-grant-data-key")'
 )
 DATABASES = {
-    "mint_assertion": {"guards": "user", "approvals": "viewer", "keys": "viewer"},
-    "exchange_token": {"guards": "user", "grants": "viewer", "approvals": "viewer", "keys": "viewer"},
-    "call_tool": {"keys": "viewer"},
+    "mint_assertion": {"guards": "user", "approvals": "viewer", "keys": "viewer", "unsent": "user"},
+    "exchange_token": {"guards": "user", "grants": "viewer", "approvals": "viewer", "keys": "viewer", "unsent": "user"},
+    "call_tool": {"keys": "viewer", "unsent": "user"},
     "publish_metadata": {"keys": "viewer"},
-    "refresh_grants": {"grants": "user", "keys": "viewer"},
-    "connect_account": {"guards": "viewer", "grants": "user", "approvals": "user"},
+    "refresh_grants": {"grants": "user", "keys": "viewer", "unsent": "user"},
+    "connect_account": {"guards": "viewer", "grants": "user", "approvals": "user", "unsent": "user"},
 }
 SECRETS = {
     "mint_assertion": {"cab-edge-signing"},
@@ -107,10 +107,11 @@ def test_everybody_may_do_exactly_what_the_table_says(state: State) -> None:
     assert sorted(given - TABLE) == [], "too many"
 
 
-def test_call_tool_may_do_two_things_of_its_own_and_calls_exchange_token(state: State) -> None:
+def test_call_tool_may_do_three_things_of_its_own_and_calls_exchange_token(state: State) -> None:
     given = {(role, resource) for identity, role, resource in rights(state) if identity == "call_tool"}
     assert given == {
         ("roles/datastore.viewer", 'project test-cab if resource.name == "projects/test-cab/databases/keys"'),
+        ("roles/datastore.user", 'project test-cab if resource.name == "projects/test-cab/databases/unsent"'),
         ("roles/pubsub.publisher", "pubsub_topic cab-audit"),
     }
 
@@ -132,6 +133,7 @@ def test_the_functions_open_no_other_databases(state: State) -> None:
         "own_keys": "keys",
         "own=True": "keys",
         "authenticator(": "guards",
+        "audit": "unsent",
     }
     for function, databases in DATABASES.items():
         text = (ROOT / "shared" / "cab" / "bootstrap" / f"{function}.py").read_text("utf-8")

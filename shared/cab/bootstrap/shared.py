@@ -176,6 +176,7 @@ class Parts(Basics):
     @property
     def audit_log(self) -> AuditLog:
         from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
+        from cab.stores.unsent_events import UnsentEvents
 
         if self._log is None:
             settings = self.settings
@@ -186,6 +187,7 @@ class Parts(Basics):
                 settings.audit_topic,
                 service=self.name,
                 revision=settings.revision,
+                unsent=UnsentEvents(self.documents("unsent"), self.clock),
                 clock=self.clock,
                 randomness=self.randomness,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -17,10 +18,9 @@ from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
 
-SCHEMA_VERSION = 3
-KNOWN_SCHEMA_VERSIONS = frozenset(
-    {1, 2, 3}
-)  # 1 has no `why` and no `unverified`, 2 no `call` and what is named beside it below
+SCHEMA_VERSION = 4
+# 1 has no `why` and no `unverified`, 2 no `call` and what came with it, 3 no `chain.settled` and no `latency_ms.refresh`.
+KNOWN_SCHEMA_VERSIONS = frozenset({1, 2, 3, 4})
 
 
 class EventType(StrEnum):
@@ -195,8 +195,12 @@ class Latency(Part):
     total: float | None = None
     policy: float | None = None
     grant: float | None = None
+    refresh: float | None = Field(default=None, description="Of that: waited for refresh_grants.")
     upstream: float | None = None
     provider: float | None = Field(default=None, description="Waited for the provider's token endpoint.")
+    publish: float | None = Field(
+        default=None, description="Waited for the acknowledgement of other events, before this one was made."
+    )
 
 
 class Service(Part):
@@ -211,6 +215,21 @@ class Chain(Part):
     seq: int
     prev_hash: str
     hash: str
+    settled: int | None = Field(
+        default=None,
+        description="Up to which number all events of the chain were acknowledged, withheld tokens taken back included.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SealedEvent:
+    """An event with its place in a chain. `data` is what is published, now and at every retry, by whoever does it."""
+
+    event_id: str
+    event_type: str
+    chain_id: str
+    seq: int
+    data: bytes
 
 
 class AuditEvent(Part):

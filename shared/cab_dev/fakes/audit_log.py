@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain, SealedEvent
-from cab.domain.audit import AuditEvent, Service
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
+from cab.domain.audit import AuditEvent, SealedEvent, Service
 from cab.ports import Unavailable
 from cab_dev.fakes.warning import warn_of_fake
 
@@ -30,13 +30,16 @@ class InMemoryAuditLog:
         self._chain = AuditChain(f"chain-of-{service}", Service(function=service, revision=revision))
 
     async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
-        self._unsent.append(self._chain.seal(event))
+        self._seal(event)
         try:
             await self._send()
         except (Unavailable, asyncio.CancelledError):
             if if_withheld is not None:
-                self._unsent.append(self._chain.seal(if_withheld()))
+                self._seal(if_withheld())
             raise
+
+    def _seal(self, event: AuditEvent) -> None:
+        self._unsent.append(self._chain.seal(event, settled=self._chain.length - len(self._unsent)))
 
     async def _send(self) -> None:
         await asyncio.sleep(self.delay_s)

@@ -15,9 +15,12 @@ from tests.contracts.subscription import Received, Subscription
 
 from cab.adapters.google_cloud.pubsub import audit_log
 from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
+from cab.adapters.system import SystemRandomness
 from cab.domain.audit import AuditEvent, EventType, IntentFacts
 from cab.ports import Unavailable
+from cab.stores.unsent_events import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments, Outage
 from cab_dev.fakes.randomness import PredictableRandomness
 from gcp_emulators import Emulators
 from gcp_emulators.control_client import ControlClient
@@ -35,9 +38,21 @@ def topic(emulators: Emulators, project: str) -> Any:
 
 
 @pytest.fixture
-async def log(topic: Subscription, project: str) -> AsyncIterator[PubSubAuditLog]:
+def store() -> InMemoryDocuments:
+    """Where all processes keep what they could not publish."""
+    return InMemoryDocuments()
+
+
+@pytest.fixture
+async def log(topic: Subscription, project: str, store: InMemoryDocuments) -> AsyncIterator[PubSubAuditLog]:
     adapter = PubSubAuditLog(
-        project, TOPIC, service="s", revision="r", clock=SettableClock(), randomness=PredictableRandomness()
+        project,
+        TOPIC,
+        service="s",
+        revision="r",
+        unsent=UnsentEvents(store, SettableClock()),
+        clock=SettableClock(),
+        randomness=PredictableRandomness(),
     )
     yield adapter
     await adapter.close()
@@ -120,7 +135,13 @@ async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_
 ) -> None:
     monkeypatch.setattr(audit_log, "PubSubPublisher", HeldPublisher)
     log = PubSubAuditLog(
-        "p", TOPIC, service="s", revision="r", clock=SettableClock(), randomness=PredictableRandomness()
+        "p",
+        TOPIC,
+        service="s",
+        revision="r",
+        unsent=UnsentEvents(InMemoryDocuments(), SettableClock()),
+        clock=SettableClock(),
+        randomness=PredictableRandomness(),
     )
     calls = log._publisher.calls  # type: ignore[attr-defined]
     publishing = []
@@ -215,15 +236,17 @@ async def test_the_event_of_a_caller_that_went_away_is_published(
     assert ids(topic.receive(2)) == ["e1", "e2"]
 
 
-async def test_a_long_backlog_neither_grows_without_end_nor_hides_new_events(
+async def test_a_long_backlog_that_cannot_be_kept_neither_grows_without_end_nor_hides_new_events(
     log: PubSubAuditLog,
     control: ControlClient,
     topic: Subscription,
+    store: InMemoryDocuments,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(audit_log, "_MAX_UNACKNOWLEDGED", 250)
     control.add_fault(publish_fault(status="RESOURCE_EXHAUSTED"))
+    store.outage = Outage(frozenset({"write"}))
     async with asyncio.timeout(10):
         for start in range(0, 250, 50):
             failing = (log.publish(event(number)) for number in range(start, start + 50))
@@ -260,9 +283,10 @@ async def test_closing_a_log_that_was_never_used_publishes_nothing(
     assert published(control, project) == 0
 
 
-async def test_what_cannot_be_sent_at_the_end_is_logged_by_id_and_nothing_else(
-    log: PubSubAuditLog, control: ControlClient, caplog: pytest.LogCaptureFixture
+async def test_what_can_neither_be_sent_nor_kept_at_the_end_is_logged_by_id_and_nothing_else(
+    log: PubSubAuditLog, control: ControlClient, store: InMemoryDocuments, caplog: pytest.LogCaptureFixture
 ) -> None:
+    store.outage = Outage(frozenset({"write"}))
     control.add_fault(publish_fault(status="INTERNAL", details=CANARY))
     with caplog.at_level(logging.DEBUG, logger="cab"):
         with pytest.raises(Unavailable) as unavailable:
@@ -270,3 +294,217 @@ async def test_what_cannot_be_sent_at_the_end_is_logged_by_id_and_nothing_else(
         await log.close()
     assert "audit event e1 was never acknowledged" in caplog.text
     assert CANARY not in caplog.text + repr(unavailable.value)
+
+
+# --- a process that ends before it could publish ---
+
+
+def another(project: str, store: InMemoryDocuments, name: str = "successor") -> PubSubAuditLog:
+    """Another process, of whichever function."""
+    return PubSubAuditLog(
+        project,
+        TOPIC,
+        service=name,
+        revision="r2",
+        unsent=UnsentEvents(store, SettableClock()),
+        clock=SettableClock(),
+        randomness=SystemRandomness(),
+    )
+
+
+async def kept(store: InMemoryDocuments) -> list[str]:
+    return [event.event_id for event in await UnsentEvents(store, SettableClock()).oldest()]
+
+
+async def until_nothing_is_kept(store: InMemoryDocuments) -> None:
+    async with asyncio.timeout(5):
+        while await kept(store):
+            await asyncio.sleep(0.01)
+
+
+def taking_back(number: int) -> Any:
+    return lambda: event(number + 1000, corrects=f"e{number}")
+
+
+def of_process(received: list[Received], function: str) -> list[dict[str, Any]]:
+    documents = [it for it in map(_json, received) if it["service"]["function"] == function]
+    return sorted({it["chain"]["seq"]: it for it in documents}.values(), key=lambda it: it["chain"]["seq"])
+
+
+async def test_what_could_not_be_published_is_kept_before_the_caller_is_told(
+    log: PubSubAuditLog, control: ControlClient, store: InMemoryDocuments
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED"))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1), if_withheld=taking_back(1))
+    assert await kept(store) == ["e1", "e1001"]
+
+
+async def test_an_event_without_a_slow_answer_is_kept_too(
+    log: PubSubAuditLog, control: ControlClient, store: InMemoryDocuments
+) -> None:
+    control.add_fault(publish_fault(latency_s=30))
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await log.publish(event(1), if_withheld=taking_back(1))
+    assert time.monotonic() - started < 2.5
+    assert await kept(store) == ["e1", "e1001"]
+
+
+async def test_a_token_withheld_by_a_process_that_was_then_killed_is_taken_back_by_whoever_publishes_next(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription, project: str, store: InMemoryDocuments
+) -> None:
+    """Pub/Sub had the event and its answer was lost; the process dies without another publish."""
+    control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1), if_withheld=taking_back(1))
+    before = topic.receive(2)
+    assert {_json(message)["event_id"] for message in before} == {"e1"}  # all that stood on record until now
+    successor = another(project, store)
+    await successor.publish(event(7))
+    await until_nothing_is_kept(store)
+    received = topic.receive(3)
+    first, second = of_process(received, "s")
+    assert (first["event_id"], second["event_id"], second["corrects"]) == ("e1", "e1001", "e1")
+    assert second["chain"]["prev_hash"] == first["chain"]["hash"]
+    assert {message.data for message in received if b'"e1"' in message.data.split(b"event_type")[0]} >= {before[0].data}
+    await successor.close()
+
+
+async def test_two_successors_at_once_send_the_same_bytes_and_nothing_else(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription, project: str, store: InMemoryDocuments
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    with pytest.raises(Unavailable):
+        await asyncio.gather(*(log.publish(event(number)) for number in range(30)))
+    await asyncio.sleep(0.05)
+    assert len(await kept(store)) == 30
+    successors = [another(project, store, name) for name in ("first", "second")]
+    await asyncio.gather(*(it.publish(event(100 + number)) for number, it in enumerate(successors)))
+    await until_nothing_is_kept(store)
+    for successor in successors:
+        await successor.close()
+    received = topic.receive(34)
+    by_id: dict[str, set[bytes]] = {}
+    for message in received:
+        by_id.setdefault(message.attributes["event_id"], set()).add(message.data)
+    assert all(len(contents) == 1 for contents in by_id.values())
+    assert [it["chain"]["seq"] for it in of_process(received, "s")] == list(range(1, 31))
+
+
+async def test_a_process_that_goes_on_sends_its_own_ahead_of_the_next_and_keeps_nothing_behind(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription, store: InMemoryDocuments
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1))
+    assert await kept(store) == ["e1"]
+    await log.publish(event(2))
+    assert ids(topic.receive(2)) == ["e1", "e2"]
+    await until_nothing_is_kept(store)
+
+
+async def test_where_the_store_is_away_too_the_caller_is_told_soon_and_the_event_is_not_forgotten(
+    log: PubSubAuditLog,
+    control: ControlClient,
+    topic: Subscription,
+    store: InMemoryDocuments,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    store.delay_s = 30
+    started = time.monotonic()
+    answers = await asyncio.gather(*(log.publish(event(number)) for number in range(20)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {Unavailable}
+    assert time.monotonic() - started < 1.5
+    store.delay_s = 0
+    await log.publish(event(20))
+    assert ids(topic.receive(21)) == [f"e{number}" for number in range(21)]
+
+
+async def test_a_process_that_ends_while_publishing_fails_leaves_its_chain_whole_to_a_successor(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription, project: str, store: InMemoryDocuments
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED"))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1))
+    await log.close()
+    assert len(await kept(store)) == 2
+    control.clear_faults()
+    successor = another(project, store)
+    await successor.publish(event(2))
+    await until_nothing_is_kept(store)
+    left = of_process(topic.receive(3), "s")
+    assert [it["event_type"] for it in left] == ["exchange.decided", "chain.closed"]
+    await successor.close()
+
+
+async def test_events_that_memory_has_no_room_for_go_out_from_the_store(
+    log: PubSubAuditLog,
+    control: ControlClient,
+    topic: Subscription,
+    store: InMemoryDocuments,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_log, "_MAX_UNACKNOWLEDGED", 20)
+    control.add_fault(publish_fault(status="PERMISSION_DENIED"))
+    for start in range(0, 100, 10):
+        failing = (log.publish(event(number)) for number in range(start, start + 10))
+        await asyncio.gather(*failing, return_exceptions=True)
+    assert len(log._open) <= 20
+    assert len(await kept(store)) == 100
+    control.clear_faults()
+    await log.publish(event(100))
+    await until_nothing_is_kept(store)
+    received: dict[str, Received] = {}
+    while len(received) < 101:
+        received |= {message.attributes["event_id"]: message for message in topic.receive(1)}
+    assert ids(list(received.values())) == [f"e{number}" for number in range(101)]
+
+
+# --- what a later event says of those before it ---
+
+
+async def test_an_event_says_up_to_where_its_chain_is_settled(log: PubSubAuditLog, topic: Subscription) -> None:
+    for number in (1, 2, 3):
+        await log.publish(event(number))
+    settled = sorted((it["chain"]["seq"], it["chain"]["settled"]) for it in map(_json, topic.receive(3)))
+    assert settled == [(1, 0), (2, 1), (3, 2)]
+
+
+async def test_a_withheld_event_is_settled_only_with_what_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its acknowledgement comes after its caller was told no: a later event must not vouch for it."""
+    monkeypatch.setattr(audit_log, "PubSubPublisher", HeldPublisher)
+    monkeypatch.setattr(audit_log, "_BUDGET_S", 0.05)
+    log = PubSubAuditLog(
+        "p",
+        TOPIC,
+        service="s",
+        revision="r",
+        unsent=UnsentEvents(InMemoryDocuments(), SettableClock()),
+        clock=SettableClock(),
+        randomness=PredictableRandomness(),
+    )
+    calls = log._publisher.calls  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        await log.publish(event(1), if_withheld=taking_back(1))
+    late, *_ = calls
+    late.set_result(None)
+    await asyncio.sleep(0.01)
+    assert log._settled == 0
+    following = asyncio.create_task(log.publish(event(2)))
+    await asyncio.sleep(0.01)
+    calls[-1].set_result(None)  # it carries what takes the first one back, and the second event
+    await following
+    assert log._settled == 3
+
+
+async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
+    log: PubSubAuditLog, control: ControlClient, topic: Subscription
+) -> None:
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1), if_withheld=taking_back(1))
+    await log.close()
+    last = max(map(_json, topic.receive(3)), key=lambda document: document["chain"]["seq"])
+    assert (last["event_type"], last["chain"]["settled"]) == ("chain.closed", 2)

@@ -17,7 +17,9 @@ from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.domain.audit import AuditEvent, EventType
 from cab.ports import Create, Tally, Unavailable
+from cab.stores.unsent_events import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
+from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.randomness import PredictableRandomness
 from gcp_emulators import running
 
@@ -27,7 +29,13 @@ ROW = {"event_id": "e"}
 
 def audit_log(project: str) -> PubSubAuditLog:
     return PubSubAuditLog(
-        project, "cab-audit", service="s", revision="r", clock=SettableClock(), randomness=PredictableRandomness()
+        project,
+        "cab-audit",
+        service="s",
+        revision="r",
+        unsent=UnsentEvents(InMemoryDocuments(), SettableClock()),
+        clock=SettableClock(),
+        randomness=PredictableRandomness(),
     )
 
 

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
-from cab.domain.audit import AuditEvent, Service, without_credentials
+from cab.domain.audit import AuditEvent, SealedEvent, Service, without_credentials
 from cab.encoding.canonical_json import canonical
 
 _FIRST_PREV_HASH = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SealedEvent:
-    """An event with its place in the chain. `data` is what is published, now and at every retry."""
-
-    event_id: str
-    event_type: str
-    seq: int
-    data: bytes
 
 
 class AuditChain:
@@ -34,15 +23,18 @@ class AuditChain:
     def length(self) -> int:
         return self._length
 
-    def seal(self, event: AuditEvent) -> SealedEvent:
+    def seal(self, event: AuditEvent, *, settled: int | None = None) -> SealedEvent:
         """Append the event. Members that are null are left out of `data`, and so of the hash.
 
+        `settled`: up to which number nothing of the chain waits for an acknowledgement, as far as anybody knows.
         `data` is canonical too: taking the member `hash` out of the text leaves the bytes that were hashed, so SQL can do it.
         """
         seq = self._length + 1
         document = without_credentials(event.model_dump(mode="json", exclude_none=True))
         document["service"] = self._service
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
+        if settled is not None:
+            chain["settled"] = settled
         chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()
         self._length = seq
-        return SealedEvent(event.event_id, event.event_type.value, seq, canonical(document))
+        return SealedEvent(event.event_id, event.event_type.value, self._id, seq, canonical(document))

@@ -1,10 +1,14 @@
-"""`AuditLog` on Pub/Sub: group commit, and no event forgotten while the process lives.
+"""`AuditLog` on Pub/Sub: group commit, and no event forgotten, not even by a process that is killed.
 
 At most two publishes are in flight. Each carries everything that was queued when it started; events that come
 meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
 for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with the next
-publish: nothing is sent by itself after the answer, when a function has no CPU. If its caller withheld a token for it,
-what takes it back is queued behind it in the same moment.
+publish. If its caller withheld a token for it, what takes it back is queued behind it in the same moment.
+
+Before a caller is told that its event was not acknowledged, that event and what takes it back are kept in a store: the
+process may be killed, and nothing is sent by itself after an answer, when a function has no CPU. Whichever process of
+whichever function publishes next sends what is kept there, its own or another's, and takes it off. So an event may be
+published twice, as the same bytes.
 """
 
 from __future__ import annotations
@@ -12,34 +16,43 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
-from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain, SealedEvent
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
-from cab.domain.audit import AuditEvent, EventType, Service
+from cab.domain.audit import AuditEvent, EventType, SealedEvent, Service
 from cab.ports import Clock, Randomness, Unavailable
+from cab.stores.unsent_events import UnsentEvents
 
 _logger = logging.getLogger(__name__)
 
 _WHAT = "audit"
 _BUDGET_S = 2.0
+_KEEPING_BUDGET_S = 1.0  # what a caller waits more where publishing failed
 _MAX_IN_FLIGHT = 2
 _MAX_MESSAGES = 100
 _MAX_BATCH_BYTES = 1_000_000
-_MAX_UNACKNOWLEDGED = 1_000  # events; the oldest are kept, because the chain hangs on them
+_MAX_UNACKNOWLEDGED = 1_000  # events in memory
+_LOOK_EVERY = timedelta(seconds=30)
 
 
 @dataclass(slots=True, eq=False)
 class _Queued:
-    """An event and the caller that waits for it, if one does. `has_failed`: a publish that carried it has.
+    """An event and the caller that waits for it, if one does.
 
-    `if_withheld`: what takes it back, until that is queued.
+    `has_failed`: a publish that carried it has. `if_withheld`: what takes it back, until that is queued. `settles`: the
+    number in the chain that is settled with it: its own, or that of the event it takes back.
     """
 
     event: SealedEvent
+    settles: int
     acknowledged: asyncio.Future[None] | None = None
     has_failed: bool = False
+    is_given_up: bool = False  # its caller was told so, or is gone
+    is_kept: bool = False  # in the store
     if_withheld: Callable[[], AuditEvent] | None = None
 
     def succeed(self) -> None:
@@ -51,17 +64,30 @@ class PubSubAuditLog:
     """One per process: its events form one hash chain. Belongs to the event loop of its first call."""
 
     def __init__(
-        self, project: str, topic: str, *, service: str, revision: str, clock: Clock, randomness: Randomness
+        self,
+        project: str,
+        topic: str,
+        *,
+        service: str,
+        revision: str,
+        unsent: UnsentEvents,
+        clock: Clock,
+        randomness: Randomness,
     ) -> None:
         self._publisher = PubSubPublisher(project, what=_WHAT)
         self._topic = topic
+        self._unsent = unsent
         self._clock = clock
         self._randomness = randomness
         self._service = Service(function=service, revision=revision)
         self._chain_of_process: AuditChain | None = None
         self._queue: deque[_Queued] = deque()
-        self._unacknowledged = 0  # queued or in flight
+        self._open: dict[int, _Queued] = {}  # not acknowledged, by number: queued or in flight
+        self._left_to_store: int | None = None  # the lowest number that is only there
         self._in_flight: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
+        self._beside: set[asyncio.Task[None]] = set()  # what no publish waits for
+        self._looked_at: datetime | None = None
         self._is_closed = False
 
     @property
@@ -77,54 +103,164 @@ class PubSubAuditLog:
         A caller that is cancelled, or gave up after 2 s, leaves its event in the queue.
         Raises: Unavailable.
         """
-        if self._is_closed or self._unacknowledged >= _MAX_UNACKNOWLEDGED:
+        if len(self._open) >= _MAX_UNACKNOWLEDGED:
+            self._leave_to_store()
+        if self._is_closed or len(self._open) >= _MAX_UNACKNOWLEDGED:
             _logger.error("audit event %s was not queued", event.event_id)
             raise Unavailable(_WHAT)
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
-        queued = _Queued(self._chain.seal(event), acknowledged, if_withheld=if_withheld)
-        self._queue.append(queued)
-        self._unacknowledged += 1
+        queued = self._enqueue(event, acknowledged=acknowledged, if_withheld=if_withheld)
         self._send()
         timer = loop.call_later(_BUDGET_S, self._fail, queued)
         try:
             await acknowledged
+        except Unavailable:
+            await self._keep()
+            raise
         except asyncio.CancelledError:
-            self._take_back(queued)
+            queued.is_given_up = True
+            if self._take_back(queued, has_failed=False):
+                self._send()
             raise
         finally:
             timer.cancel()
 
     async def close(self) -> None:
-        """Send what is left and the event that ends the chain; log the ids of what could not be sent. One try."""
+        """Send what is left, then the event that ends the chain. What cannot be sent is kept; what cannot be kept is logged by id."""
         if self._is_closed:
             return
         self._is_closed = True
         while self._in_flight:
             await asyncio.wait(self._in_flight)
-        if self._chain.length:
-            self._queue.append(_Queued(self._chain.seal(self._last_event())))
-            self._unacknowledged += 1
-        while self._queue and await self._publish_batch():
-            pass
-        for queued in self._queue:
-            _logger.error("audit event %s was never acknowledged", queued.event.event_id)
+        await self._publish_all()
+        if self._chain_of_process is not None:
+            self._enqueue(self._last_event())
+            await self._publish_all()
+        for queued in self._open.values():
+            queued.is_given_up = True
+        await self._keep()
+        for queued in self._open.values():
+            if not queued.is_kept:
+                _logger.error("audit event %s was never acknowledged", queued.event.event_id)
+        if self._beside:
+            await asyncio.wait(self._beside, timeout=_KEEPING_BUDGET_S)
         await self._publisher.close()
+
+    def _enqueue(
+        self,
+        event: AuditEvent,
+        *,
+        settles: int | None = None,
+        acknowledged: asyncio.Future[None] | None = None,
+        has_failed: bool = False,
+        if_withheld: Callable[[], AuditEvent] | None = None,
+    ) -> _Queued:
+        sealed = self._chain.seal(event, settled=self._settled)
+        queued = _Queued(
+            sealed,
+            settles or sealed.seq,
+            acknowledged=acknowledged,
+            has_failed=has_failed,
+            is_given_up=acknowledged is None,
+            if_withheld=if_withheld,
+        )
+        self._queue.append(queued)
+        self._open[sealed.seq] = queued
+        return queued
+
+    @property
+    def _settled(self) -> int:
+        """The last number of the chain before everything that waits for an acknowledgement."""
+        waiting = [queued.settles for queued in self._open.values()]
+        if self._left_to_store is not None:
+            waiting.append(self._left_to_store)
+        return min(waiting, default=self._chain.length + 1) - 1
 
     def _fail(self, queued: _Queued) -> None:
         """Tell the caller. The event itself goes on: in the queue, or with the publish that carries it."""
         if queued.acknowledged is not None and not queued.acknowledged.done():
+            queued.is_given_up = True
             queued.acknowledged.set_exception(Unavailable(_WHAT))
-            self._take_back(queued)
+            self._take_back(queued, has_failed=True)
 
-    def _take_back(self, queued: _Queued) -> None:
+    def _take_back(self, queued: _Queued, *, has_failed: bool) -> bool:
         """From now on the event never goes out again without what takes it back: batches are filled in this order."""
         take_back, queued.if_withheld = queued.if_withheld, None
-        if take_back is not None:
-            event = take_back()
-            _logger.warning("audit event %s: its token was withheld, as event %s says", event.corrects, event.event_id)
-            self._queue.append(_Queued(self._chain.seal(event), has_failed=True))
-            self._unacknowledged += 1
+        if take_back is None:
+            return False
+        event = take_back()
+        _logger.warning("audit event %s: its token was withheld, as event %s says", event.corrects, event.event_id)
+        self._enqueue(event, settles=queued.event.seq, has_failed=has_failed)
+        return True
+
+    async def _keep(self) -> None:
+        """Returns when everything that was given up is in the store, or cannot be put there in good time."""
+        await asyncio.wait([self._start_keeping()], timeout=_KEEPING_BUDGET_S)
+
+    def _start_keeping(self) -> asyncio.Task[None]:
+        if self._keeping is None or self._keeping.done():
+            self._keeping = self._start_beside(self._keep_what_is_given_up())
+        return self._keeping
+
+    def _start_beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def _keep_what_is_given_up(self) -> None:
+        tried: set[_Queued] = set()
+        while due := [
+            queued
+            for queued in self._open.values()
+            if queued.is_given_up and not queued.is_kept and queued not in tried
+        ]:
+            batch = _first_batch(due)
+            tried.update(batch)
+            try:
+                await self._unsent.keep([queued.event for queued in batch])
+            except Unavailable:
+                _logger.warning("%d audit events cannot be kept elsewhere", len(batch))
+                continue
+            for queued in batch:
+                queued.is_kept = True
+            # Who was acknowledged meanwhile is not looked at any more by those who publish.
+            await self._forget([queued.event for queued in batch if queued.event.seq not in self._open])
+
+    async def _forget(self, events: list[SealedEvent]) -> None:
+        """Where that fails somebody will publish them again, as the same bytes."""
+        if events:
+            try:
+                await self._unsent.forget(events)
+            except Unavailable:
+                _logger.warning("%d audit events were published and are kept still", len(events))
+
+    def _leave_to_store(self) -> None:
+        """Memory is bounded: what is kept in the store goes out from there."""
+        left = [queued for queued in self._queue if queued.is_kept]
+        for queued in left:
+            del self._open[queued.event.seq]
+        if left:
+            self._queue = deque(queued for queued in self._queue if not queued.is_kept)
+            lowest = min(queued.settles for queued in left)
+            self._left_to_store = lowest if self._left_to_store is None else min(lowest, self._left_to_store)
+
+    def _look(self) -> None:
+        """Publishing works: so send what any process could not. Beside the requests, and not at every publish."""
+        now = self._clock.now()
+        if self._looked_at is None or now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at = now
+            self._start_beside(self._send_what_is_kept())
+
+    async def _send_what_is_kept(self) -> None:
+        try:
+            while kept := await self._unsent.oldest():
+                batch = _first_batch(kept)
+                await self._publisher.publish(self._topic, [_message(event) for event in batch])
+                await self._unsent.forget(batch)
+        except Unavailable:
+            _logger.warning("audit events that are kept could not be sent now")
 
     def _last_event(self) -> AuditEvent:
         return AuditEvent(
@@ -147,6 +283,10 @@ class PubSubAuditLog:
         while any(not queued.has_failed for queued in self._queue):
             await self._publish_batch()
 
+    async def _publish_all(self) -> None:
+        while self._queue and await self._publish_batch():
+            pass
+
     async def _publish_batch(self) -> bool:
         newest = self._chain.length
         batch = self._next_batch()
@@ -158,21 +298,23 @@ class PubSubAuditLog:
             pass
         finally:  # also when the server stops this task
             if is_acknowledged:
-                self._unacknowledged -= len(batch)
                 for queued in batch:
+                    del self._open[queued.event.seq]
                     queued.succeed()
             else:
                 self._put_back(batch, newest)
+        if is_acknowledged:
+            if kept := [queued.event for queued in batch if queued.is_kept]:
+                self._start_beside(self._forget(kept))
+            self._look()
+        else:
+            self._start_keeping()  # also what nobody waits for
         return is_acknowledged
 
     def _next_batch(self) -> list[_Queued]:
-        batch: list[_Queued] = []
-        size = 0
-        while self._queue and len(batch) < _MAX_MESSAGES:
-            size += len(self._queue[0].event.data)
-            if batch and size > _MAX_BATCH_BYTES:
-                break
-            batch.append(self._queue.popleft())
+        batch = _first_batch(self._queue)
+        for _ in batch:
+            self._queue.popleft()
         return batch
 
     def _put_back(self, batch: list[_Queued], newest: int) -> None:
@@ -185,6 +327,21 @@ class PubSubAuditLog:
             queued.has_failed = True
             self._fail(queued)
         self._queue = deque(sorted([*batch, *self._queue], key=lambda queued: queued.event.seq))
+
+
+_Event = TypeVar("_Event", SealedEvent, _Queued)
+
+
+def _first_batch(events: Iterable[_Event]) -> list[_Event]:
+    """As many as one call carries, at least one."""
+    batch: list[_Event] = []
+    size = 0
+    for each in events:
+        size += len(each.data if isinstance(each, SealedEvent) else each.event.data)
+        if len(batch) == _MAX_MESSAGES or (batch and size > _MAX_BATCH_BYTES):
+            break
+        batch.append(each)
+    return batch
 
 
 def _message(event: SealedEvent) -> Message:
