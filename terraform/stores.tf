@@ -8,7 +8,7 @@ resource "google_firestore_database" "this" {
   concurrency_mode                  = "OPTIMISTIC"
   delete_protection_state           = var.deletion_protection ? "DELETE_PROTECTION_ENABLED" : "DELETE_PROTECTION_DISABLED"
   deletion_policy                   = var.deletion_protection ? "ABANDON" : "DELETE"
-  point_in_time_recovery_enablement = each.key == "guards" ? "POINT_IN_TIME_RECOVERY_DISABLED" : "POINT_IN_TIME_RECOVERY_ENABLED"
+  point_in_time_recovery_enablement = contains(["guards", "unsent"], each.key) ? "POINT_IN_TIME_RECOVERY_DISABLED" : "POINT_IN_TIME_RECOVERY_ENABLED"
 
   dynamic "cmek_config" {
     for_each = var.kms_key[*]

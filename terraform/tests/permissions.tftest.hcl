@@ -76,8 +76,8 @@ run "requests_for_approval_and_deferrals_are_written_by_token_endpoints_only" {
     error_message = "Whoever writes guards can put words into a question to a person, or a subject into a deferral."
   }
   assert {
-    condition     = local.database_grants["refresh_grants"] == { grants = "write", keys = "read" }
-    error_message = "refresh_grants needs grants and public keys, nothing else."
+    condition     = local.database_grants["refresh_grants"] == { grants = "write", keys = "read", unsent = "write" }
+    error_message = "refresh_grants needs grants, public keys and a place for events that are not sent, nothing else."
   }
 }
 

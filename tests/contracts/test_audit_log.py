@@ -15,7 +15,7 @@ from tests.contracts.subscription import Subscription
 from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.domain.audit import AuditEvent, EventType, Latency, Subject, event_hash
 from cab.ports import AuditLog
-from cab.stores.unsent_events import UnsentEvents
+from cab.use_cases.audit.unsent import UnsentEvents
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments

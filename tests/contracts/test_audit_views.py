@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,19 +13,24 @@ from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, create_views
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, create_views, row_of
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
+    AuditEvent,
     EventType,
     IntentFacts,
     Outcome,
     PolicyFacts,
+    Service,
     TaskFacts,
     TokenFacts,
+    withheld,
 )
 
 PROJECT = "demo-views"
 DATASET = "cab_audit"
 DOUBLED = "doubled"
+ENDED = "ended"
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +253,54 @@ def test_a_token_that_was_withheld_is_nowhere_issued(tables: Any) -> None:
     ]
     assert ask(tables, "SELECT used_at FROM confirmations WHERE confirmation_id = 'c4'") == [{"used_at": None}]
     assert ask(tables, "SELECT reason_code FROM refusals WHERE txn = 't9'") == [{"reason_code": "audit_unavailable"}]
+
+
+@pytest.fixture(scope="module")
+def ended(tables: Any, bigquery_url: str) -> Any:
+    """A dataset with the chains of five processes: some live, some ended in order, some were killed."""
+    now = datetime.now(UTC)
+    long_ago = now - timedelta(hours=2)
+    rows = [
+        *process("killed", long_ago, "issued", "issued", "issued"),
+        *process("killed-and-taken-back", long_ago, "issued", "withheld"),
+        *process("ended", long_ago, "issued", "chain.closed"),
+        *process("alive", now, "issued"),
+        *process("before-the-upgrade", long_ago, "issued", says_settled=False),
+    ]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        create_dataset(tables, ENDED)
+        asyncio.run(write(rows, ENDED))
+    return tables
+
+
+def process(name: str, at: datetime, *ends: str, says_settled: bool = True) -> Iterator[dict[str, Any]]:
+    """Its rows. What takes an event back is settled with it; a chain that ends says that all before is settled."""
+    chain = AuditChain(name, Service(function=name, revision="r"))
+    event = AuditEvent(event_id="", event_type=EventType.EXCHANGE_DECIDED, occurred_at=at)
+    for number, end in enumerate(ends):
+        if end == "withheld":
+            event = withheld(event, event_id=f"{name}-back", reason_code="audit_unavailable")
+        elif end == "issued":
+            event = event.model_copy(update={"event_id": f"{name}-{number}", "outcome": Outcome.ISSUED})
+        else:
+            event = AuditEvent(event_id=f"{name}-end", event_type=EventType.CHAIN_CLOSED, occurred_at=at)
+        settled = 0 if end == "withheld" else number
+        data = chain.seal(event, settled=settled if says_settled else None).data
+        yield row_of(AuditEvent.model_validate_json(data), data=data, received_at=at, message_id=event.event_id)
+
+
+def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any) -> None:
+    answer = ask(ended, "SELECT event_id, outcome FROM events WHERE event_type = 'exchange.decided'", ENDED)
+    assert {row["event_id"]: row["outcome"] for row in answer} == {
+        "killed-0": "issued",
+        "killed-1": "issued",
+        "killed-2": "unconfirmed",
+        "killed-and-taken-back-0": "withheld",
+        "ended-0": "issued",
+        "alive-0": "issued",
+        "before-the-upgrade-0": "issued",
+    }
 
 
 def test_every_hash_can_be_made_again_in_sql(tables: Any) -> None:

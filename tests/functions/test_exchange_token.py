@@ -949,7 +949,7 @@ async def test_an_exchange_leaves_one_event_with_the_whole_story(world: World) -
     assert event == {
         "event_type": "exchange.decided",
         "occurred_at": "2026-11-21T12:00:00Z",
-        "schema_version": 3,
+        "schema_version": 4,
         "tenant": "acme",
         "subject": {"key": subject_key("acme", IDP, "alice"), "idp_issuer": IDP, "groups": ["staff"]},
         "actor": {"agent_id": "assistant", "chain": [], "client_id": "web", "trust_zone": "internal"},

@@ -305,7 +305,7 @@ async def test_both_leave_an_event_that_says_who_asked_and_about_whom(world: Wor
     assert world.last_event() == {
         "event_type": "token.revoked",
         "occurred_at": "2026-11-21T12:00:00Z",
-        "schema_version": 3,
+        "schema_version": 4,
         "tenant": "acme",
         "subject": {"key": claims_of(token)["sub"], "groups": []},
         "actor": {"client_id": "assistant", "chain": []},

@@ -436,7 +436,7 @@ async def test_a_mint_leaves_one_event_that_names_everything_but_the_token(world
     assert event == {
         "event_type": "assertion.minted",
         "occurred_at": "2026-11-21T12:00:00Z",
-        "schema_version": 3,
+        "schema_version": 4,
         "tenant": "acme",
         "subject": {"key": subject_key("acme", IDP, "alice"), "idp_issuer": IDP, "groups": ["staff"]},
         "actor": {"agent_id": "assistant", "chain": [], "client_id": "web"},

@@ -176,7 +176,7 @@ class Parts(Basics):
     @property
     def audit_log(self) -> AuditLog:
         from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
-        from cab.stores.unsent_events import UnsentEvents
+        from cab.use_cases.audit.unsent import UnsentEvents
 
         if self._log is None:
             settings = self.settings

@@ -13,7 +13,7 @@ from cab.stores.signing_keys import SECRET as SIGNING_SECRET
 from cab.stores.signing_keys import Issuer
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 
-DATABASES: Final = ("approvals", "grants", "guards", "keys")
+DATABASES: Final = ("approvals", "grants", "guards", "keys", "unsent")
 READ_ROLE: Final = "roles/secretmanager.secretAccessor"
 
 _READERS: Final = {

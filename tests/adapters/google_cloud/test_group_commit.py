@@ -18,7 +18,7 @@ from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.adapters.system import SystemRandomness
 from cab.domain.audit import AuditEvent, EventType, IntentFacts
 from cab.ports import Unavailable
-from cab.stores.unsent_events import UnsentEvents
+from cab.use_cases.audit.unsent import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments, Outage
 from cab_dev.fakes.randomness import PredictableRandomness

@@ -17,7 +17,7 @@ from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.domain.audit import AuditEvent, EventType
 from cab.ports import Create, Tally, Unavailable
-from cab.stores.unsent_events import UnsentEvents
+from cab.use_cases.audit.unsent import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.randomness import PredictableRandomness

@@ -11,7 +11,7 @@ WITH attempts AS (
     actor.agent_id AS agent_id,
     events.call.id AS call_id,
     MIN(occurred_at) AS occurred_at,
-    MAX(IF(outcome = 'issued', occurred_at, NULL)) AS last_issued_at,
+    MAX(IF(outcome IN ('issued', 'unconfirmed'), occurred_at, NULL)) AS last_issued_at,
     COUNT(*) AS attempts,
     MAX(connection) AS connection,
     MAX(action) AS action,
@@ -25,7 +25,7 @@ WITH attempts AS (
     MAX(txn) AS txn,
     MIN(event_id) AS attempt_event_id
   FROM `${project}.${dataset}.events` AS events
-  WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'withheld') AND events.call.id IS NOT NULL
+  WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed', 'withheld') AND events.call.id IS NOT NULL
   GROUP BY day, tenant, subject_key, agent_id, call_id
 ),
 outcomes AS (

@@ -11,7 +11,7 @@ WITH confirmations AS (
     MIN(IF(event_type = 'confirmation.decided', NULL, occurred_at)) AS asked_at,
     MIN(IF(event_type = 'confirmation.decided', occurred_at, NULL)) AS decided_at,
     MAX(IF(event_type = 'confirmation.decided', decision, NULL)) AS answer,
-    MIN(IF(event_type = 'exchange.decided' AND outcome = 'issued', occurred_at, NULL)) AS used_at
+    MIN(IF(event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed'), occurred_at, NULL)) AS used_at
   FROM `${project}.${dataset}.events`
   WHERE confirmation_id IS NOT NULL
   GROUP BY tenant, confirmation_id

@@ -43,7 +43,7 @@ SELECT
     WHEN event_type IN ('grant.quarantined', 'token.withheld') THEN 3
     ELSE 1
   END AS severity_id,
-  CASE WHEN outcome IN ('issued', 'executed') THEN 1 WHEN outcome IS NULL THEN 0 WHEN outcome IN ('unknown', 'unused') THEN 99 ELSE 2 END
+  CASE WHEN outcome IN ('issued', 'executed') THEN 1 WHEN outcome IS NULL THEN 0 WHEN outcome IN ('unknown', 'unused', 'unconfirmed') THEN 99 ELSE 2 END
     AS status_id,
   outcome AS status,
   reason_code AS status_code,

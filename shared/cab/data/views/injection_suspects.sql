@@ -35,7 +35,7 @@ begun AS (
   FROM seen
 ),
 dated AS (
-  SELECT *, COALESCE(outcome = 'issued' AND effect = 'read' AND occurred_at < begins_at, FALSE) AS is_read_before
+  SELECT *, COALESCE(outcome IN ('issued', 'unconfirmed') AND effect = 'read' AND occurred_at < begins_at, FALSE) AS is_read_before
   FROM begun
 ),
 summed AS (
@@ -53,7 +53,7 @@ summed AS (
     COUNT(DISTINCT IF(is_beyond, CONCAT(connection, ' ', identifier), NULL)) AS objects,
     TIMESTAMP_DIFF(MAX(IF(is_beyond, occurred_at, NULL)), MIN(begins_at), SECOND) AS seconds,
     COUNTIF(is_no) AS users_no,
-    COUNTIF(outcome = 'issued' AND effect IN ('write', 'destructive') AND occurred_at >= begins_at) AS issued_after,
+    COUNTIF(outcome IN ('issued', 'unconfirmed') AND effect IN ('write', 'destructive') AND occurred_at >= begins_at) AS issued_after,
     ARRAY_AGG(
       STRUCT(IF(is_read_before, CONCAT(action, ' ', COALESCE(identifier, '')), NULL) AS what)
       ORDER BY IF(is_read_before, 0, 1), occurred_at DESC LIMIT 1

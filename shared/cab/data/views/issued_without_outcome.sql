@@ -53,7 +53,7 @@ LEFT JOIN outcomes
     AND outcomes.call_id = issued.call.id
 WHERE
   issued.event_type = 'exchange.decided'
-  AND issued.outcome = 'issued'
+  AND issued.outcome IN ('issued', 'unconfirmed')
   AND (issued.token.kind IS NULL OR issued.token.kind NOT IN ('assertion', 'call'))
   AND outcomes.call_id IS NULL
   AND (issued.call.id IS NOT NULL OR reports.token_sha256 IS NULL)

@@ -19,7 +19,7 @@ LEFT JOIN (
     COUNT(DISTINCT subject_key) AS users,
     MAX(occurred_at) AS last_at
   FROM `${project}.${dataset}.events`
-  WHERE event_type = 'exchange.decided' AND outcome = 'issued'
+  WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed')
   GROUP BY tenant, agent_id, action
 ) AS used
   ON used.tenant = agents.tenant AND used.agent_id = agents.agent_id AND used.action = allowed

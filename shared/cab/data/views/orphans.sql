@@ -27,7 +27,7 @@ WITH links AS (
       STRUCT(
         'without_mint' AS orphan,
         IF(
-          outcome IN ('issued', 'withheld') AND events.token.kind IN ('assertion', 'call'), events.token.jti, NULL
+          outcome IN ('issued', 'unconfirmed', 'withheld') AND events.token.kind IN ('assertion', 'call'), events.token.jti, NULL
         ) AS named,
         TRUE AS begins
       ),
@@ -51,13 +51,13 @@ WITH links AS (
       ),
       STRUCT(
         'without_answer' AS orphan,
-        IF(event_type = 'exchange.decided' AND outcome = 'issued', confirmation_id, NULL) AS named,
+        IF(event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed'), confirmation_id, NULL) AS named,
         FALSE AS begins
       ),
       STRUCT(
         'without_attempt' AS orphan,
         IF(
-          event_type = 'exchange.decided' AND outcome IN ('issued', 'withheld'),
+          event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed', 'withheld'),
           CONCAT(subject_key, ' ', actor.agent_id, ' ', events.call.id),
           NULL
         ) AS named,
@@ -75,7 +75,7 @@ WITH links AS (
       STRUCT(
         'without_token' AS orphan,
         IF(
-          event_type = 'exchange.decided' AND outcome IN ('issued', 'withheld'),
+          event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed', 'withheld'),
           CONCAT(actor.agent_id, ' ', events.token.sha256),
           NULL
         ) AS named,

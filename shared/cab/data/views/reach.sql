@@ -54,7 +54,7 @@ handed AS (
         ARRAY(SELECT STRUCT('delegated' AS how, earlier AS agent_id) FROM UNNEST(actor.chain) AS earlier)
       )
     ) AS link
-  WHERE event_type IN ('assertion.minted', 'exchange.decided') AND outcome = 'issued' AND link.agent_id IS NOT NULL
+  WHERE event_type IN ('assertion.minted', 'exchange.decided') AND outcome IN ('issued', 'unconfirmed') AND link.agent_id IS NOT NULL
   GROUP BY tenant, subject_key, agent_id, connection, grant_id, how, TIMESTAMP_TRUNC(occurred_at, DAY)
 )
 SELECT * FROM grants

@@ -22,7 +22,7 @@ agents AS (
     COUNT(DISTINCT COALESCE(events.token.sha256, event_id)) AS tokens,
     MAX(occurred_at) AS last_token_at
   FROM `${project}.${dataset}.events` AS events
-  WHERE event_type = 'exchange.decided' AND outcome = 'issued'
+  WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed')
   GROUP BY tenant, subject_key, connection, agent_id
 )
 SELECT

@@ -1,3 +1,3 @@
 """The record: `parties` says who acts and for whom, `auditor` ends every request in one event before its answer, `outbox` carries
-events with state changes, `ingest` takes them in at the other side.
+events with state changes, `unsent` keeps what could not be published, `ingest` takes events in at the other side.
 """

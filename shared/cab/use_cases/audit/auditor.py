@@ -264,7 +264,7 @@ class Auditor:
         try:
             await self._log.publish(event)
         except Unavailable:
-            _log.warning("audit event %s is kept for the next publish", event.event_id)
+            _log.warning("audit event %s is not acknowledged yet", event.event_id)
 
     def _is_within_budget(self, context: RequestContext) -> bool:
         """Strangers may not flood the audit: a few events per source and minute, the rest is only counted."""

@@ -3,7 +3,7 @@
     find the tool -> declare the intent -> exchange_token decides, and its event is the attempt -> render what was granted ->
     send (`execute`) -> reduce the answer (`answers`) -> publish the outcome -> answer
 
-Nothing is answered before the outcome was published or is kept for the next publish; then the answer says `audit: pending`.
+Nothing is answered before the outcome was published or is kept to be published; then the answer says `audit: pending`.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ class CallTool:
         try:
             await self._log.publish(event)
         except Unavailable:
-            _log.warning("the outcome of call %s is kept for the next publish", event.event_id)
+            _log.warning("the outcome of call %s is not acknowledged yet", event.event_id)
             return replace(ended, audit_pending=True)
         return ended
 

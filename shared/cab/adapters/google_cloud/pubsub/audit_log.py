@@ -25,7 +25,7 @@ from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
 from cab.domain.audit import AuditEvent, EventType, SealedEvent, Service
 from cab.ports import Clock, Randomness, Unavailable
-from cab.stores.unsent_events import UnsentEvents
+from cab.use_cases.audit.unsent import UnsentEvents
 
 _logger = logging.getLogger(__name__)
 
