@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from tests.contracts.bigquery import running_bigquery
 from tests.running_stack import Stack, emulators, running_stack
+
+# A run never depends on luck. To look for what no run has tried yet: make test TESTS="--hypothesis-profile=exploring".
+settings.register_profile("exploring", print_blob=True)
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
