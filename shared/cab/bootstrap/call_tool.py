@@ -79,4 +79,5 @@ def call_tool(settings: CallToolSettings) -> Handler:
         auditor=parts.auditor,
         randomness=randomness,
     )
-    return parts.handler(endpoints.handle)
+    # Most of them wait for platforms. As many again leave those room who ask for less than a call, or are told to come back.
+    return parts.handler(endpoints.handle, most=2 * MOST_CALLS)

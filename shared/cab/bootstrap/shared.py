@@ -91,14 +91,18 @@ class Basics:
         self.closers.append(http.close)
         return RemoteKeySets({self.settings.google_issuer: KeySource(jwks_uri=uri)}, http, self.clock)
 
-    def handler(self, handle: Handler) -> Handler:
-        """The function the framework serves: named as its target, closing what is open when the process stops."""
+    def handler(self, handle: Handler, *, most: int | None = None) -> Handler:
+        """The function the framework serves: named as its target, closing what is open when the process stops.
+
+        `most`: requests in the process at once, where they wait for others rather than for us.
+        """
         from cab.transport.admission import Admission, admitted
         from cab.transport.requests import hardening
 
         closing: list[asyncio.Task[None]] = []
         headers = hardening(https=self.has_https_origin)
-        take_on = admitted(handle, Admission(), self.randomness)
+        admission = Admission(most=most) if most else Admission()
+        take_on = admitted(handle, admission, self.randomness)
 
         async def function(request: Request) -> Response:
             if not closing and self.closers:

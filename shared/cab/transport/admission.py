@@ -39,9 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class Admission:
-    """Belongs to the event loop of its first request. `now` counts seconds."""
+    """Belongs to the event loop of its first request. `most` are in the process at once. `now` counts seconds."""
 
-    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, most: int = MOST_IN_PROCESS, now: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
         self._now = now
         self._in_process = 0
         self._begun = 0  # in this turn of the loop
@@ -53,7 +54,7 @@ class Admission:
 
     async def run(self, work: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """Do the work in its turn. Raises: BrokerError OVERLOADED, without having begun it; what the work raises."""
-        if self._in_process >= MOST_IN_PROCESS or self._is_behind():
+        if self._in_process >= self._most or self._is_behind():
             raise self._refusal()
         self._in_process += 1
         try:
