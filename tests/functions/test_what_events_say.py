@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from tests.support.jose import claims_of
 from tests.support.web import json_answer
 from tests.support.world import CRM, DROP, World, intent, task
 
 from cab.ports import HttpAnswer
+from cab.use_cases.audit.waits import collected_in, told_by_another
 
 BOUNDS = task("warehouse.*", task_id="t-81")
 
@@ -102,6 +105,42 @@ async def test_a_grant_that_ended_says_so_in_the_providers_own_word(world: World
     assert served.tool is not None
     assert (served.tool.connection, served.reason_code) == ("crm", "grant_needs_reauth")
     assert world.last_event()["reason_code"] == "grant_needs_reauth"
+
+
+async def test_an_exchange_says_what_it_waited_for_and_the_next_one_that_it_waited_for_nobody(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "contact.read", "offline")
+    answering = world.web.hosts[CRM]
+
+    async def slowly(request: Any) -> HttpAnswer:
+        await asyncio.sleep(0.05)
+        answer: HttpAnswer = await answering(request)
+        return answer
+
+    world.web.hosts[CRM] = slowly
+    await world.exchange(intent("crm.deal.list", "deal/*"), subject_token=await world.assertion(user="alice"))
+    waited = latency(world)
+    assert 50 <= waited["provider"] <= waited["refresh"] <= waited["grant"] <= waited["total"]
+    assert (
+        waited["publish"] <= waited["refresh"]
+    )  # of grant.refreshed, which refresh_grants publishes before it answers
+    await world.exchange(intent("crm.deal.list", "deal/*"), subject_token=await world.assertion(user="alice"))
+    assert {"provider", "refresh", "publish"}.isdisjoint(latency(world))
+
+
+def latency(world: World) -> dict[str, float]:
+    said = world.events()[-1].latency_ms
+    assert said is not None
+    return said.model_dump(exclude_none=True)
+
+
+@pytest.mark.parametrize(
+    "waited", [None, [], "x", {"provider": -1}, {"publish": "1"}, {"total": 5.0}, {"provider": 1e999}]
+)
+def test_what_another_revision_says_of_its_waits_is_taken_only_where_it_is_a_time(waited: Any) -> None:
+    own: dict[str, float] = {}
+    with collected_in(own):
+        told_by_another(waited)
+    assert own == {}
 
 
 async def test_a_refresh_says_how_long_the_provider_took(world: World) -> None:

@@ -289,3 +289,31 @@ async def test_a_refusal_is_answered_though_its_event_waits(bench: Bench) -> Non
     bench.log.is_down = False
     await bench.run(answered)
     assert [event.outcome for event in bench.log.events] == ["refused", "issued"]
+
+
+async def test_a_flood_is_on_record_when_its_minute_is_over_although_nobody_comes(bench: Bench) -> None:
+    bench.auditor = Auditor(bench.log, bench.clock, PredictableRandomness(), window=timedelta(seconds=0.02))
+    begun_at = bench.clock.now()
+    for _ in range(12):
+        await bench.refuse_stranger("198.51.100.0/24")
+    bench.clock.advance(timedelta(seconds=0.02))
+    await asyncio.sleep(0.05)
+    assert bench.counted == [("198.51.100.0/24", 7)]
+    assert bench.log.events[-1].occurred_at == begun_at
+
+
+async def test_a_second_flood_is_counted_by_time_too_and_a_few_refusals_start_no_clock(bench: Bench) -> None:
+    bench.auditor = Auditor(bench.log, bench.clock, PredictableRandomness(), window=timedelta(seconds=0.02))
+    for network in ("198.51.100.0/24", "192.0.2.0/24"):
+        for _ in range(9):
+            await bench.refuse_stranger(network)
+        bench.clock.advance(timedelta(seconds=0.01))
+    await asyncio.sleep(0.03)
+    assert bench.counted == [("198.51.100.0/24", 4)]
+    bench.clock.advance(timedelta(seconds=0.01))
+    await asyncio.sleep(0.03)
+    assert bench.counted == [("198.51.100.0/24", 4), ("192.0.2.0/24", 4)]
+    bench.clock.advance(timedelta(seconds=1))
+    for _ in range(5):
+        await bench.refuse_stranger("203.0.113.0/24")
+    assert bench.auditor._next_count is None

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
 from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
+from cab.use_cases.audit.waits import told_by_another
 
 ANSWERED_WITHIN_S: Final = 11.5  # whoever waits here is told to come back then
 # The line is kept open beyond that: refresh_grants may be listening to a slow provider, and must not be taken for idle meanwhile.
@@ -41,7 +42,9 @@ class RefreshGrantsClient:
             "rejected_token_sha256": rejected_token_sha256,
         }
         asked |= {name: value for name, value in optional.items() if value is not None}
-        return _access_token(await self._post("/grants/token", asked))
+        answer = await self._post("/grants/token", asked)
+        told_by_another(answer.get("waited_ms"))
+        return _access_token(answer)
 
     async def revoke(self, *, grant_id: str, cause: str, txn: str) -> bool:
         answer = await self._post("/grants/revoke", {"grant_id": grant_id, "cause": cause, "txn": txn})

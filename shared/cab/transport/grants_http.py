@@ -20,6 +20,7 @@ from cab.encoding import strict_json
 from cab.ports import Randomness
 from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
+from cab.use_cases.audit.waits import so_far
 from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
@@ -156,6 +157,7 @@ class GrantEndpoints:
             "outcome": token.outcome,
             "renew_at": None if token.renew_at is None else token.renew_at.isoformat(),
             "works_until": None if token.works_until is None else token.works_until.isoformat(),
+            "waited_ms": so_far(),
         }
 
     async def _revoke_grants(self, body: bytes, facts: Facts) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cab.domain.decisions import decided_by
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
+from cab.use_cases.audit.waits import collected_in
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -160,11 +161,17 @@ class _Source:
 class Auditor:
     """Runs a use case to its audited end. One per process."""
 
-    def __init__(self, log: AuditLog, clock: Clock, randomness: Randomness) -> None:
+    def __init__(
+        self, log: AuditLog, clock: Clock, randomness: Randomness, *, window: timedelta = timedelta(minutes=1)
+    ) -> None:
+        """Refusals of strangers are listed and then counted, by source and `window`."""
         self._log = log
         self._clock = clock
         self._randomness = randomness
+        self._window = window
         self._sources: dict[str | None, _Source] = {}
+        self._next_count: asyncio.TimerHandle | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     async def run(
         self,
@@ -181,7 +188,8 @@ class Auditor:
         """
         facts = Facts(event_type, context, self._clock.now())
         try:
-            answer = await work(facts)
+            with collected_in(facts.latency):
+                answer = await work(facts)
         except BrokerError as error:
             refusal = error
         except Unavailable as error:
@@ -215,6 +223,8 @@ class Auditor:
 
     async def close(self) -> None:
         """Publish the refusals that were only counted so far, whether their minute is over or not: nobody comes later."""
+        if self._next_count is not None:
+            self._next_count.cancel()
         while self._sources:
             events = self._counted(all_of_them=True)
             await asyncio.gather(*(self._publish_anyway(event) for event in events))
@@ -268,19 +278,36 @@ class Auditor:
 
     def _is_within_budget(self, context: RequestContext) -> bool:
         """Strangers may not flood the audit: a few events per source and minute, the rest is only counted."""
-        ends_at = self._clock.now() + timedelta(minutes=1)
+        ends_at = self._clock.now() + self._window
         source = self._sources.setdefault(context.caller_ip_prefix, _Source(ends_at))
         source.seen += 1
         if source.seen <= UNAUTHENTICATED_EVENTS_PER_MINUTE:
             return True
         source.first_at = source.first_at or self._clock.now()
+        self._count_in_time()
         return False
+
+    def _count_in_time(self) -> None:
+        """Once the minute is over, whether anybody comes or not. Without CPU after an answer: as soon as there is some."""
+        if self._next_count is None:
+            loop = asyncio.get_running_loop()
+            self._next_count = loop.call_later(self._window.total_seconds(), self._start_counting)
+
+    def _start_counting(self) -> None:
+        self._next_count = None
+        self._counting = asyncio.create_task(self._publish_counted())
+
+    async def _publish_counted(self) -> None:
+        while events := self._counted():
+            await asyncio.gather(*(self._publish_anyway(event) for event in events))
+        if any(source.first_at is not None for source in self._sources.values()):
+            self._count_in_time()
 
     def _counted(self, *, all_of_them: bool = False) -> list[audit.AuditEvent]:
         """One event for each source whose minute is over (or that must make room) with refusals that were only counted.
 
-        Whoever comes next takes them along, answered or refused: a flooder need not return to be on record. They have the
-        time and network of the flood, and a transaction of their own.
+        A timer takes them, or whoever comes next, answered or refused: a flooder need not return to be on record. They have
+        the time and network of the flood, and a transaction of their own.
         """
         now = self._clock.now()
         events: list[audit.AuditEvent] = []

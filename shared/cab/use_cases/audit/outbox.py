@@ -10,6 +10,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.audit.waits import so_far, waiting_for
 
 APPROVED: Final = "approved by the organisation"  # why there is a grant that no user consented to
 
@@ -36,7 +37,8 @@ class Outbox:
             return stored
         try:
             for event in stored.grant.outbox:
-                await self._log.publish(audit.AuditEvent.model_validate(event))
+                with waiting_for("publish"):
+                    await self._log.publish(audit.AuditEvent.model_validate(event))
             delivered = grant_transitions.delivered(
                 stored.grant,
                 keepalive=keepalive_of(stored.grant, self._deployment),
@@ -72,8 +74,10 @@ def grant_event(
 ) -> dict[str, Any]:
     """The event of a state change, as `grant` is after it. `by` names the service or operator that asked for it.
 
-    `provider_error`: the provider's own word for it; `provider_ms`: how long its answer took.
+    `provider_error`: the provider's own word for it; `provider_ms`: how long its answer took; without it what the
+    request waited for so far.
     """
+    waited = so_far() | ({} if provider_ms is None else {"provider": round(provider_ms, 3)})
     failures = (audit.EventType.GRANT_NEEDS_REAUTH, audit.EventType.GRANT_QUARANTINED)
     event = audit.AuditEvent(
         event_id=randomness.event_id(),
@@ -91,7 +95,7 @@ def grant_event(
             upstream_revoked=upstream_revoked,
             provider_error=provider_error,
         ),
-        latency_ms=None if provider_ms is None else audit.Latency(provider=round(provider_ms, 3)),
+        latency_ms=audit.Latency(**waited) if waited else None,
         outcome=audit.Outcome.FAILED if event_type in failures else audit.Outcome.EXECUTED,
         txn=txn,
     )

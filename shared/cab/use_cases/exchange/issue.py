@@ -20,6 +20,7 @@ from cab.protocol.tokens import access_tokens, subject_tokens
 from cab.protocol.tokens.assertions import Assertion
 from cab.protocol.tokens.subject_tokens import Statement
 from cab.stores.grants import Grants
+from cab.use_cases.audit.waits import waiting_for
 from cab.use_cases.upstream.servable import check_servable
 from cab.use_cases.upstream.users import statement_about
 
@@ -156,14 +157,16 @@ class DownstreamTokens:
         remembered = self._tokens.get(key)
         is_rejected = remembered is not None and token_sha256(remembered.token.access_token) == rejected
         if remembered is None or grant is None or is_rejected or not self._still_good(remembered, grant, provider):
-            token = await self._refresher.access_token(
-                subject_assertion=subject_assertion,
-                connection=connection.id,
-                scopes=scopes,
-                txn=assertion.txn,
-                provider_subject_token=None if statement is None else await self._signed(statement),
-                rejected_token_sha256=rejected,
-            )
+            signed = None if statement is None else await self._signed(statement)
+            with waiting_for("refresh"):
+                token = await self._refresher.access_token(
+                    subject_assertion=subject_assertion,
+                    connection=connection.id,
+                    scopes=scopes,
+                    txn=assertion.txn,
+                    provider_subject_token=signed,
+                    rejected_token_sha256=rejected,
+                )
             remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
             remember(self._tokens, key, remembered, most=CACHE_SIZE)
         token = remembered.token

@@ -37,6 +37,7 @@ from cab.protocol.pkce import code_challenge
 from cab.protocol.tokens import id_tokens
 from cab.stores.sessions import BrowserStates, LoginState, ReturnStanding, Session
 from cab.use_cases.audit.auditor import Facts
+from cab.use_cases.audit.waits import waiting_for
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_token import verify_token
@@ -276,9 +277,10 @@ class LoginFlow:
         form, headers = with_secret(form, idp.login.client_id, secret, in_form=endpoints.posts_client_secret)
         headers["Accept"] = "application/json"
         try:
-            answer = await self._http.post_form(
-                endpoints.token_endpoint, form, headers=headers, timeout_s=TOKEN_TIMEOUT_S
-            )
+            with waiting_for("provider"):
+                answer = await self._http.post_form(
+                    endpoints.token_endpoint, form, headers=headers, timeout_s=TOKEN_TIMEOUT_S
+                )
             members = strict_json.load_object(answer.body) if answer.status == 200 else {}
         except (Unavailable, AnswerTooLarge, strict_json.InvalidJson) as error:
             raise Unavailable("identity_provider") from error

@@ -8,6 +8,7 @@ from cab.domain.configured.connections import Connection, Provider
 from cab.ports import HttpAnswer, HttpClient, SecretReader
 from cab.protocol.client_secrets import with_secret
 from cab.protocol.token_responses import MAX_RESPONSE_BYTES
+from cab.use_cases.audit.waits import waiting_for
 
 OTHER_TIMEOUT_S = 5.0
 
@@ -87,11 +88,12 @@ class ProviderCalls:
         return await self._post(connection, provider, provider.revocation.endpoint, form, timeout_s=OTHER_TIMEOUT_S)
 
     async def userinfo(self, provider: Provider, *, access_token: str) -> HttpAnswer:
-        return await self._http.get(
-            provider.userinfo_endpoint or "",
-            headers={"Authorization": f"Bearer {access_token}", "Accept": "application/json"},
-            timeout_s=OTHER_TIMEOUT_S,
-        )
+        with waiting_for("provider"):
+            return await self._http.get(
+                provider.userinfo_endpoint or "",
+                headers={"Authorization": f"Bearer {access_token}", "Accept": "application/json"},
+                timeout_s=OTHER_TIMEOUT_S,
+            )
 
     async def prepare(self, connection: Connection) -> None:
         """Read what a call needs beforehand, so that a send never fails for a reason of our own."""
@@ -109,7 +111,8 @@ class ProviderCalls:
     ) -> HttpAnswer:
         """Form-encoded (RFC 6749 appendix B), or the same members as JSON where the provider reads nothing else."""
         send = self._http.post_json if provider.token_request_format == "json" else self._http.post_form
-        return await send(url or "", form, headers=headers, timeout_s=timeout_s, max_bytes=MAX_RESPONSE_BYTES)
+        with waiting_for("provider"):
+            return await send(url or "", form, headers=headers, timeout_s=timeout_s, max_bytes=MAX_RESPONSE_BYTES)
 
     async def _with_client(
         self, connection: Connection, provider: Provider, form: dict[str, str]
