@@ -204,11 +204,11 @@ def test_a_yes_is_good_for_what_was_shown_once_and_for_its_time(
 
 
 async def test_a_yes_is_spent_once(requests: ApprovalRequests) -> None:
-    assert not await requests.is_spent(a_request())
+    assert not await requests.is_spent(a_request().id, tenant="acme")
     assert await requests.spend(a_request(), until=NOW) is True
     assert await requests.spend(a_request(), until=NOW) is False
-    assert await requests.is_spent(a_request())
-    assert not await requests.is_spent(a_request("other"))
+    assert await requests.is_spent(a_request().id, tenant="acme")
+    assert not await requests.is_spent(a_request("other").id, tenant="acme")
 
 
 async def test_the_first_decision_stands(guards: InMemoryDocuments) -> None:

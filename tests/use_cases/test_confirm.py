@@ -14,7 +14,14 @@ from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import digest
 from cab.domain.intents import Intent
 from cab.protocol.jose.jws import LEEWAY
-from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequest, ApprovalRequests, Binding
+from cab.stores.approvals import (
+    ApprovalDecision,
+    ApprovalDecisions,
+    ApprovalRequest,
+    ApprovalRequests,
+    ApprovalState,
+    Binding,
+)
 from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.exchange.confirm import Agreed, Confirmations, Waiting
 from cab_dev.fakes.documents import InMemoryDocuments
@@ -168,7 +175,9 @@ async def test_the_user_is_sent_to_the_page_of_the_request(desk: Desk) -> None:
     request = await desk.ask(a_question())
     refusal = desk.confirmations.refusal(Waiting(request))
     assert refusal.remedy.interaction_uri == f"{desk.broker.origin}/approvals/{request.id}"
-    assert await desk.confirmations.find(request.id) == request
+    found = await desk.confirmations.look_up(request.id, tenant=BINDING.tenant)
+    assert found == ApprovalState(request)
+    assert await desk.confirmations.look_up("another", tenant=BINDING.tenant) is None
     assert await desk.confirmations.current(BINDING) == request
     after = await desk.ask(a_question(), instead_of=request)
     assert await desk.confirmations.current(BINDING) == after

@@ -68,9 +68,8 @@ class Desk:
 
     async def decide(self, *, approved: bool) -> ApprovalView | LoginDemand:
         facts = Facts(audit.EventType.REQUEST_REFUSED, RequestContext("txn"), self.acme.clock.now())
-        return await self.confirmations.decide(
-            self.session(), self.request.id, approved=approved, account=None, facts=facts
-        )
+        stored = await self.confirmations.look_up(self.request.id)
+        return await self.confirmations.decide(self.session(), stored, approved=approved, account=None, facts=facts)
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ async def test_a_question_whose_words_do_not_fit_its_hash_is_neither_shown_nor_d
     harmless = stored.fields["detail"].replace("opportunity/0061", "opportunity/9999")
     await guards.write(Replace(path, stored.fields | {"detail": harmless}, stored.version))
     with pytest.raises(BrokerError, match="not_found"):
-        await desk.confirmations.view(desk.session(), desk.request.id)
+        await desk.confirmations.view(desk.session(), await desk.confirmations.look_up(desk.request.id))
     with pytest.raises(BrokerError, match="not_found"):
         await desk.decide(approved=True)
     assert await desk.acme.decisions.read(desk.request.id) is None

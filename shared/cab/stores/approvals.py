@@ -109,7 +109,12 @@ class ApprovalRequests:
     async def current(self, binding: Binding) -> ApprovalRequest | None:
         """The newest request for this binding, whatever became of it."""
         pointer = await self._guards.read(f"approval_bindings/{binding.key()}")
-        found = None if pointer is None else await self.read(pointer.fields["approval_id"])
+        if pointer is None:
+            return None
+        if "binding" in pointer.fields:
+            found: ApprovalRequest | None = from_fields(ApprovalRequest, pointer.fields)
+        else:  # written by an older release, which kept the id alone there
+            found = await self.read(pointer.fields["approval_id"])
         return found if found is not None and found.binding == binding else None
 
     async def open(self, request: ApprovalRequest, *, instead_of: str | None) -> ApprovalRequest:
@@ -117,27 +122,25 @@ class ApprovalRequests:
 
         `instead_of` is the id of the request found by `current` (ended), None when there was none.
         """
-        await self._guards.write(
-            Create(
-                f"approval_requests/{digest(request.id)}",
-                _fields(request),
-                expires_at=request.waits_until + timedelta(hours=1),
-            )
-        )
-        path = f"approval_bindings/{request.binding.key()}"
-        fields = {"approval_id": request.id}
         expires_at = request.waits_until + timedelta(hours=1)
+        fields = _fields(request)
+        opened = Create(f"approval_requests/{digest(request.id)}", fields, expires_at=expires_at)
+        path = f"approval_bindings/{request.binding.key()}"
+        # With a copy of the request: whoever asks again finds both in one read.
+        newest = fields | {"approval_id": request.id}
+        pointer = await self._guards.read(path) if instead_of is not None else None
         try:
-            pointer = await self._guards.read(path) if instead_of is not None else None
             if pointer is None:
-                await self._guards.write(Create(path, fields, expires_at=expires_at))
+                await self._guards.write(opened, Create(path, newest, expires_at=expires_at))
                 return request
             if pointer.fields["approval_id"] == instead_of:
-                await self._guards.write(Replace(path, fields, pointer.version, expires_at=expires_at))
+                await self._guards.write(opened, Replace(path, newest, pointer.version, expires_at=expires_at))
                 return request
         except (AlreadyExists, Conflict):
             pass
         winner = await self.current(request.binding)
+        if winner is None:  # gone meanwhile: this one can be answered, though a repetition will not find it
+            await self._guards.write(opened)
         return winner or request
 
     async def waiting_for(
@@ -173,10 +176,8 @@ class ApprovalRequests:
             Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id, until=until
         )
 
-    async def is_spent(self, request: ApprovalRequest) -> bool:
-        return await self._single_use.is_used(
-            Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id
-        )
+    async def is_spent(self, approval_id: str, *, tenant: str) -> bool:
+        return await self._single_use.is_used(Kind.APPROVAL, tenant=tenant, issuer="cab", identifier=approval_id)
 
 
 class ApprovalDecisions:

@@ -44,12 +44,13 @@ class _Lease:
         return max(self.waiting, min(expected, (limit.limit - self.counted) // LARGEST_SHARE))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counted:
     """One request that was counted. `wait_s` is None when it is within the limit, else the seconds until the window ends."""
 
     lease: _Lease
     wait_s: int | None
+    is_taken_back: bool = False
 
     @property
     def path(self) -> str:
@@ -99,8 +100,9 @@ class RateLimits:
         return Counted(lease, None)
 
     async def take_back(self, counted: Counted) -> None:
-        """Undo one count: the request came to nothing, and not through its caller."""
-        if counted.wait_s is None:
+        """Undo one count, once: the request came to nothing, and not through its caller; or it was none of its own."""
+        if counted.wait_s is None and not counted.is_taken_back:
+            counted.is_taken_back = True
             counted.lease.left += 1
 
     def _lease(self, key: tuple[str, str, str, str], limit: RateLimit, now: datetime) -> _Lease:
@@ -143,15 +145,17 @@ class TaskBudgets:
 
     async def spend(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> bool:
         """Spend one use of a limited task. False when none is left: of N concurrent calls as many succeed as uses are left."""
-        counted = await self._guards.tally(
-            Tally(
-                _path(task, tenant, front_end, subject),
-                add={"uses": 1},
-                at_most={"limit": MAX_USES if task.max_uses is None else task.max_uses},
-                expires_at=not_after + TASK_MEMORY,
-            )
-        )
+        counted = await self._add(1, task, _path(task, tenant, front_end, subject), not_after)
         return counted["uses"] <= counted["limit"]
+
+    async def give_back(self, task: Task, *, tenant: str, front_end: str, subject: str, not_after: datetime) -> None:
+        """Undo one `spend`, also one that found no use left: what counts is how often the task came to something."""
+        await self._add(-1, task, _path(task, tenant, front_end, subject), not_after)
+
+    async def _add(self, number: int, task: Task, path: str, not_after: datetime) -> dict[str, int]:
+        limit = MAX_USES if task.max_uses is None else task.max_uses
+        add = Tally(path, add={"uses": number}, at_most={"limit": limit}, expires_at=not_after + TASK_MEMORY)
+        return await self._guards.tally(add)
 
 
 def _path(task: Task, tenant: str, front_end: str, subject: str) -> str:

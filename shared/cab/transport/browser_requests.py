@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from cab.protocol.names import FORM_MEDIA_TYPE
 from cab.stores.sessions import Session
 from cab.transport.requests import read_body
 from cab.use_cases.audit.auditor import Facts, RequestContext
+from cab.use_cases.people.approvals import Stored
 from cab.use_cases.people.connect import Visitor
 
 MAX_QUERY_BYTES: Final = 8192
@@ -39,6 +40,7 @@ class Visit:
     names: frozenset[str] = frozenset()
     session: Session | None = None
     cookie: str | None = None
+    approval: Awaitable[Stored] | None = None  # of a route that shows one
 
     @property
     def visitor(self) -> Visitor | None:

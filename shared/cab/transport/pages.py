@@ -5,6 +5,7 @@ Rules are in the use cases; here is which address leads to which of them, and wh
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from cab.use_cases.audit.auditor import Auditor, Facts
 from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.people.account import MyAccount
-from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation
+from cab.use_cases.people.approvals import ApprovalView, DecideConfirmation, Stored
 from cab.use_cases.people.connect import AnotherAccount, ConnectAccount, Visitor
 from cab.use_cases.people.login import (
     CALLBACK_PATH,
@@ -81,6 +82,10 @@ class PageRoute:
     path: re.Pattern[str]
     reads: frozenset[str]
     handlers: Mapping[str, Handler]
+
+    @property
+    def shows_approval(self) -> bool:
+        return self.path.pattern.startswith("/approvals/")
 
 
 class Pages:
@@ -146,8 +151,18 @@ class Pages:
             visit = Visit(request, context, facts, name)
             seen.append(visit)
             visit.query, visit.names = read_query(request, route.reads)
-            await self._recognise(visit)
-            return await handler(visit)
+            if not route.shows_approval:
+                await self._recognise(visit)
+                return await handler(visit)
+            # Who asks and what for are read beside each other; the handler says whether the one may see the other.
+            looking_up = asyncio.create_task(self._look_up(visit))
+            try:
+                await self._recognise(visit)
+                visit.approval = looking_up
+                return await handler(visit)
+            finally:
+                looking_up.cancel()
+                await asyncio.gather(looking_up, return_exceptions=True)
 
         # Silent when it succeeds: what changes something publishes its own event, before it answers.
         answered = await self._auditor.run(audit.EventType.REQUEST_REFUSED, context, work, silent=True)
@@ -169,6 +184,11 @@ class Pages:
     def _connect_uri(self, connection_id: str) -> str:
         known = connection_id in self._deployment.connection_by_id
         return f"{self._origin}/connect?connection={connection_id}" if known else self._origin + HOME
+
+    async def _look_up(self, visit: Visit) -> Stored:
+        if Cookies.read(visit.request, self._cookies.session) is None:
+            return Stored(None, None)  # a stranger, who is sent to log in first
+        return await self._confirmations.look_up(visit.name)
 
     async def _recognise(self, visit: Visit) -> None:
         cookie = Cookies.read(visit.request, self._cookies.session)
@@ -318,7 +338,7 @@ class Pages:
         path = _approval_path(visit.name)
         if visit.session is None:
             return await self._to_login(visit, path, self._confirmations.freshness())
-        view = await self._confirmations.view(visit.session, visit.name)
+        view = await self._confirmations.view(visit.session, await _approval_of(visit))
         if isinstance(view, LoginDemand):
             return await self._to_login(visit, path, view)
         return self._approval(visit, view)
@@ -331,7 +351,7 @@ class Pages:
             raise invalid_parameter("decision")
         view = await self._confirmations.decide(
             self._needed(visit).session,
-            visit.name,
+            await _approval_of(visit),
             approved=decision == "approve",
             account=form.get("account"),
             facts=visit.facts,
@@ -418,6 +438,11 @@ class Pages:
         )
         answer.headers.update(headers)
         return answer
+
+
+async def _approval_of(visit: Visit) -> Stored:
+    """Raises: Unavailable."""
+    return Stored(None, None) if visit.approval is None else await visit.approval
 
 
 def _connection_id(text: str) -> str:

@@ -82,15 +82,21 @@ class Confirmations:
         return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
 
     async def answer_to(
-        self, request: ApprovalRequest, decision: Decision, *, account: str, now: datetime
+        self,
+        request: ApprovalRequest,
+        decision: Decision,
+        *,
+        account: str,
+        now: datetime,
+        state: ApprovalState | None = None,
     ) -> Waiting | Agreed | None:
         """What became of a request: still waiting, agreed to and not spent, or None when it ended without effect, asks for
         a weaker login than the `decision` of today does, or was agreed to with another upstream account than `account`.
-        Changes nothing.
+        Changes nothing. `state` is what is known of it, where that was read along with other things.
 
         Raises: BrokerError CONFIRMATION_REFUSED while the refusal is in force.
         """
-        state = await self.state(request)
+        state = state or await self.state(request)
         strong = not isinstance(decision, Confirm) or _is_as_strong(request.acr_values, decision.acr_values)
         if state.decision is None:
             return Waiting(request) if strong and now < request.waits_until else None
@@ -111,7 +117,9 @@ class Confirmations:
         return await self._requests.spend(agreed.request, until=agreed.request.waits_until + self._valid_for)
 
     async def state(self, request: ApprovalRequest) -> ApprovalState:
-        decision, spent = await asyncio.gather(self._decisions.read(request.id), self._requests.is_spent(request))
+        decision, spent = await asyncio.gather(
+            self._decisions.read(request.id), self._requests.is_spent(request.id, tenant=request.binding.tenant)
+        )
         return ApprovalState(request, decision, spent)
 
     def refusal(self, waiting: Waiting) -> BrokerError:
@@ -121,8 +129,14 @@ class Confirmations:
             remedy=Remedy(interaction_uri=self.interaction_uri(waiting.request)),
         )
 
-    async def find(self, approval_id: str) -> ApprovalRequest | None:
-        return await self._requests.read(approval_id)
+    async def look_up(self, approval_id: str, *, tenant: str) -> ApprovalState | None:
+        """A request with all that became of it, in one wait. None when there is no such request."""
+        request, decision, spent = await asyncio.gather(
+            self._requests.read(approval_id),
+            self._decisions.read(approval_id),
+            self._requests.is_spent(approval_id, tenant=tenant),
+        )
+        return None if request is None else ApprovalState(request, decision, spent)
 
     async def ended(self, request: ApprovalRequest, *, account: str) -> BrokerError:
         """Why a deferral can no longer come to anything: its approval was spent, or nobody answered in time."""

@@ -23,7 +23,7 @@ from cab.use_cases.exchange.confirm import Confirmations, Waiting
 from cab.use_cases.exchange.decide import Case, Decided, decide_again, raise_refusal
 from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.request import Asked, CallAsked, PollRequest
-from cab.use_cases.exchange.steps import Steps
+from cab.use_cases.exchange.steps import Steps, all_of
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_dpop import check_binding
 
@@ -117,7 +117,6 @@ class Poll:
         connection = self._deployment.connection_by_id.get(deferral.connection)
         if now >= deferral.expires_at or connection is None:  # a deployment may have taken the connection away
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "The deferral code has expired.")
-        await self._check_pace(code, deferral, now)
         call = None
         if deferral.call_id is not None:
             call = CallAsked(deferral.call_id, request.call_scopes or (), is_chosen=deferral.call_id_is_chosen)
@@ -127,15 +126,21 @@ class Poll:
         asked_for = self._steps.judge(
             lambda: decide_again(case, connection, declared, self._deployment, self._policies), facts
         )
-        approval = await self._confirmations.find(deferral.approval_id)
+        state, standing, _ = await all_of(
+            self._confirmations.look_up(deferral.approval_id, tenant=assertion.tenant),
+            self._steps.read_standing(asked_for),
+            self._check_pace(code, deferral, now),
+        )
+        approval = None if state is None else state.request
         if approval is None or approval.binding.whose() != _whose(asked_for):
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
         raise_refusal(asked_for.decision)
         if approval.binding.policy_version != self._deployment.policy_version:
             raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
-        standing = await self._steps.read_standing(asked_for)
         account = account_behind(asked_for.connection, standing.grant)
-        answer = await self._confirmations.answer_to(approval, asked_for.decision, account=account, now=now)
+        answer = await self._confirmations.answer_to(
+            approval, asked_for.decision, account=account, now=now, state=state
+        )
         if isinstance(answer, Waiting):
             raise self._defer.pending(code, answer, now)
         if answer is not None:

@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, TypeVar, cast
+from enum import Enum
+from typing import Any, Final, TypeVar, overload
 
 from cab.domain import audit
 from cab.domain.accounts import account_behind
@@ -21,6 +22,7 @@ from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import Grant
 from cab.domain.identifiers import token_sha256
+from cab.domain.tasks import Task
 from cab.ports import Clock, PolicyEngine, Randomness, Signer
 from cab.protocol import names
 from cab.protocol.authorization_details import details_hash
@@ -32,7 +34,7 @@ from cab.protocol.tokens.attempts import Attempt
 from cab.stores.approvals import ApprovalRequest, Binding
 from cab.stores.calls import CallClaim, CallIds, CallKey
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
-from cab.stores.limits import RateLimits, TaskBudgets
+from cab.stores.limits import Counted, RateLimits, TaskBudgets
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.exchange.confirm import Agreed, Confirmations, Waiting
 from cab.use_cases.exchange.decide import Case, Decided, Judgement, decide, decided, raise_refusal
@@ -49,12 +51,21 @@ STAND_IN_LIFE: Final = timedelta(seconds=60)
 Deferrer = Callable[[Decided, Caller, Waiting], Awaitable[BrokerError]]
 
 
+class TaskUse(Enum):
+    """How it stands with the one use of a task that an answer costs."""
+
+    UNCOUNTED = "the task's uses are not counted"
+    DUE = "to be spent before the answer"
+    SPENT = "spent, and given back if there is no answer"
+    NONE_LEFT = "there was none to spend"
+
+
 @dataclass(frozen=True, slots=True)
 class GrantStanding:
-    """What the stores say of the user's side: the grant, if one was asked for, and whether the task's uses are counted."""
+    """What the stores say of the user's side: the grant, if one was asked for, and the use of the task."""
 
     grant: Grant | None
-    task_is_limited: bool
+    use: TaskUse
 
 
 class Steps:
@@ -101,11 +112,14 @@ class Steps:
             return await self._confirm(asked_for, asked_for.decision, caller, facts, subject_token=subject_token)
         # A refusal costs the caller its rate limit too: probing is not free. Policy ran before the grant is read: a denied
         # agent never learns whether there is one.
-        standing, _, _ = await all_of(self.read_standing(asked_for), self._count(asked_for, facts), caller.spending)
+        standing, counted, _ = await all_of(
+            self.read_standing(asked_for, spend_for=facts), self._counted(asked_for, facts), caller.spending
+        )
+        _check_limit(counted)
         raise_refusal(asked_for.decision)
-        self._check_servable(asked_for, standing)  # a missing grant costs the task no use
+        self._check_servable(asked_for, standing)  # a missing grant costs the task no use: what was spent is given back
         await self._claim_call(asked_for, facts)
-        await self._spend_use(asked_for, standing)
+        await self._spend_use(asked_for, standing, facts)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
         return await self._answer(asked_for, issued, caller, facts)
 
@@ -119,8 +133,8 @@ class Steps:
 
     # --- count, and read what issuing needs ---
 
-    async def _count(self, asked_for: Decided, facts: Facts) -> None:
-        """Count the request, unless it fails through us. Raises: BrokerError RATE_LIMITED; Unavailable."""
+    async def _counted(self, asked_for: Decided, facts: Facts) -> Counted | None:
+        """The request as counted, None where nothing limits it; taken back should it fail through us. Raises: Unavailable."""
         case = asked_for.judgement.case
         counted = await self._rate_limits.count(
             tenant=case.assertion.tenant,
@@ -129,17 +143,21 @@ class Steps:
             action=asked_for.intent.action,
             now=case.at,
         )
-        if counted is None:
-            return
-        facts.undo.append(lambda: self._rate_limits.take_back(counted))
-        if counted.wait_s is not None:
-            raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=counted.wait_s))
+        if counted is not None:
+            facts.undo.append(lambda: self._rate_limits.take_back(counted))
+        return counted
 
-    async def read_standing(self, asked_for: Decided) -> GrantStanding:
+    async def _take_back(self, counted: Counted | None) -> None:
+        """Of what is the same action as one that was counted before."""
+        if counted is not None:
+            await self._rate_limits.take_back(counted)
+
+    async def read_standing(self, asked_for: Decided, *, spend_for: Facts | None = None) -> GrantStanding:
+        """`spend_for`: a limited task's use is spent along, and given back should there be no answer."""
         assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
         if not isinstance(asked_for.decision, Permit | Confirm):
-            return GrantStanding(None, task_is_limited=False)
-        limited = asyncio.create_task(self._is_limited(assertion)) if assertion.task else None
+            return GrantStanding(None, TaskUse.UNCOUNTED)
+        using = asyncio.create_task(self._use(assertion, assertion.task, spend_for)) if assertion.task else None
         try:
             grant = None
             if not is_broker_jwt(connection):
@@ -147,8 +165,8 @@ class Steps:
                 fresh = isinstance(asked_for.decision, Confirm)
                 grant = await self._downstream_tokens.read_grant(connection, assertion, fresh=fresh)
         finally:
-            task_is_limited = await limited if limited else False
-        return GrantStanding(grant, task_is_limited)
+            use = await using if using else TaskUse.UNCOUNTED
+        return GrantStanding(grant, use)
 
     # --- confirm ---
 
@@ -162,8 +180,10 @@ class Steps:
         """
         case = asked_for.judgement.case
         binding = self._binding(asked_for)
-        standing, current, _ = await all_of(
-            self.read_standing(asked_for), self._confirmations.current(binding), caller.spending
+        (standing, counted), current, _ = await all_of(
+            all_of(self.read_standing(asked_for), self._counted(asked_for, facts)),
+            self._confirmations.current(binding),
+            caller.spending,
         )
         facts.confirmation_id = current.id if current else None  # what a refusal is about, too
         try:
@@ -176,15 +196,21 @@ class Steps:
                 else None
             )
         except BrokerError:  # a refusal is counted, as everywhere
-            await self._count(asked_for, facts)
+            _check_limit(counted)
             raise
         if isinstance(answer, Agreed):
             facts.confirmation_id = answer.request.id
+            await self._take_back(counted)
             given = await self.issue_agreed(answer, asked_for, standing, caller, facts, subject_token=subject_token)
             if given is not None:
                 return given
-            answer = None  # another request was faster
-        waiting = answer or await self._ask(asked_for, decision, binding, current, facts)
+            answer, counted = None, await self._counted(asked_for, facts)  # another request was faster
+        if answer is None:
+            _check_limit(counted)
+            answer = await self._ask(asked_for, decision, binding, current)
+        else:
+            await self._take_back(counted)
+        waiting = answer
         facts.decision, facts.confirmation_id = "confirm", waiting.request.id
         if waiting.request.request_digest is not None:
             facts.call = audit.CallFacts(request_digest=waiting.request.request_digest)
@@ -205,9 +231,8 @@ class Steps:
         )
 
     async def _ask(
-        self, asked_for: Decided, decision: Confirm, binding: Binding, ended: ApprovalRequest | None, facts: Facts
+        self, asked_for: Decided, decision: Confirm, binding: Binding, ended: ApprovalRequest | None
     ) -> Waiting:
-        await self._count(asked_for, facts)
         case = asked_for.judgement.case
         return await self._confirmations.ask(
             binding,
@@ -244,9 +269,9 @@ class Steps:
         if await self._is_of_another_account(issued, asked_for, standing):
             return None
         await self._claim_call(asked_for, facts)
-        if not await self._confirmations.spend(agreed):
+        is_ours, _ = await all_of(self._confirmations.spend(agreed), self._spend_use(asked_for, standing, facts))
+        if not is_ours:
             return None
-        await self._spend_use(asked_for, standing)
         return await self._answer(asked_for, issued, caller, facts)
 
     async def issue_again(self, asked_for: Decided, caller: Caller, facts: Facts, *, rejected: str) -> dict[str, Any]:
@@ -391,24 +416,26 @@ class Steps:
             "txn": case.assertion.txn,
         }
 
-    async def _is_limited(self, assertion: Assertion) -> bool:
-        return assertion.task is not None and await self._budgets.is_limited(
-            assertion.task, tenant=assertion.tenant, front_end=assertion.front_end, subject=assertion.subject
+    async def _use(self, assertion: Assertion, task: Task, spend_for: Facts | None) -> TaskUse:
+        if spend_for is not None and task.max_uses is not None:
+            return await self._spend(assertion, task, spend_for)
+        limited = await self._budgets.is_limited(
+            task, tenant=assertion.tenant, front_end=assertion.front_end, subject=assertion.subject
         )
+        return TaskUse.DUE if limited else TaskUse.UNCOUNTED
 
-    async def _spend_use(self, asked_for: Decided, standing: GrantStanding) -> None:
+    async def _spend(self, assertion: Assertion, task: Task, facts: Facts) -> TaskUse:
+        of_whom = {"tenant": assertion.tenant, "front_end": assertion.front_end, "subject": assertion.subject}
+        left = await self._budgets.spend(task, **of_whom, not_after=assertion.expires_at)
+        facts.release.append(lambda: self._budgets.give_back(task, **of_whom, not_after=assertion.expires_at))
+        return TaskUse.SPENT if left else TaskUse.NONE_LEFT
+
+    async def _spend_use(self, asked_for: Decided, standing: GrantStanding, facts: Facts) -> None:
         """Raises: BrokerError TASK_EXHAUSTED; Unavailable."""
-        assertion = asked_for.judgement.case.assertion
-        if not standing.task_is_limited or assertion.task is None:
-            return
-        left = await self._budgets.spend(
-            assertion.task,
-            tenant=assertion.tenant,
-            front_end=assertion.front_end,
-            subject=assertion.subject,
-            not_after=assertion.expires_at,
-        )
-        if not left:
+        assertion, use = asked_for.judgement.case.assertion, standing.use
+        if use is TaskUse.DUE and assertion.task is not None:
+            use = await self._spend(assertion, assertion.task, facts)
+        if use is TaskUse.NONE_LEFT:
             raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
 
     async def _vouch(self, assertion: Assertion) -> str:
@@ -458,6 +485,12 @@ class Steps:
             facts.beside.append(self._issued_tokens.remember(sha256, record))
 
 
+def _check_limit(counted: Counted | None) -> None:
+    """Raises: BrokerError RATE_LIMITED."""
+    if counted is not None and counted.wait_s is not None:
+        raise BrokerError(Reason.RATE_LIMITED, "Too many requests.", remedy=Remedy(retry_after_s=counted.wait_s))
+
+
 def _intent_hash(asked_for: Decided) -> str:
     return details_hash([asked_for.intent.as_authorization_detail()])
 
@@ -473,10 +506,14 @@ def _call_key(case: Case, call: CallAsked) -> CallKey:
     return CallKey(case.assertion.tenant, case.assertion.subject, case.agent.client_id, call.id)
 
 
-async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T]) -> tuple[_F, _S, _T]:
+@overload
+async def all_of(first: Awaitable[_F], second: Awaitable[_S], /) -> tuple[_F, _S]: ...
+@overload
+async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T], /) -> tuple[_F, _S, _T]: ...
+async def all_of(*awaited: Awaitable[Any]) -> tuple[Any, ...]:
     """All results, side by side. Each has its end before anything is raised; the last one's error counts before the others'."""
-    outcomes = await asyncio.gather(first, second, third, return_exceptions=True)
+    outcomes = await asyncio.gather(*awaited, return_exceptions=True)
     for outcome in reversed(outcomes):
         if isinstance(outcome, BaseException):
             raise outcome
-    return cast(tuple[_F, _S, _T], tuple(outcomes))
+    return tuple(outcomes)

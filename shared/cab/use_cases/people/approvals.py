@@ -43,6 +43,14 @@ class ApprovalStanding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What there is under an approval's id, whoever asks: both None when nothing is."""
+
+    request: ApprovalRequest | None
+    decision: ApprovalDecision | None
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalView:
     """Everything the page shows. `agent`, `connection` and `action` are None when the configuration no longer has them.
 
@@ -84,24 +92,28 @@ class DecideConfirmation:
         """What a login must be at least before it may look at an approval."""
         return LoginDemand(max_age_s=self._lifetimes.fresh_login_s)
 
-    async def view(self, session: Session, approval_id: str) -> ApprovalView | LoginDemand:
+    async def look_up(self, approval_id: str) -> Stored:
+        """For `view` and `decide`, which say whether a person may see it: it goes beside reading who they are. Raises: Unavailable."""
+        return Stored(*await asyncio.gather(self._requests.read(approval_id), self._decisions.read(approval_id)))
+
+    async def view(self, session: Session, stored: Stored) -> ApprovalView | LoginDemand:
         """The approval, or the login it needs first. Raises: BrokerError NOT_FOUND, the same for missing and not yours."""
-        request = await self._own_request(session, approval_id)
-        return self._demand(session, request) or await self._view(request)
+        request = _own_request(session, stored.request)
+        return self._demand(session, request) or await self._view(request, stored.decision)
 
     async def decide(
-        self, session: Session, approval_id: str, *, approved: bool, account: str | None, facts: Facts
+        self, session: Session, stored: Stored, *, approved: bool, account: str | None, facts: Facts
     ) -> ApprovalView | LoginDemand:
         """Decide once; a second decision changes nothing and gets the first one back. `account` is the one that the page named.
 
         Raises: BrokerError NOT_FOUND; Unavailable when the decision could not be recorded in audit: it then has no effect.
         """
-        request = await self._own_request(session, approval_id)
+        request = _own_request(session, stored.request)
         _note(facts, request)
         demand = self._demand(session, request)
         if demand is not None:
             return demand
-        before = await self._view(request)
+        before = await self._view(request, stored.decision)
         if before.standing is not ApprovalStanding.WAITING:
             return before
         if account not in (None, before.account):
@@ -120,25 +132,19 @@ class DecideConfirmation:
             }
         )
         await self._audit_log.publish(event)
-        await self._decisions.record(
+        decision = ApprovalDecision(
+            approved=approved, decided_at=now, binding=request.binding.key(), account=before.account
+        )
+        is_first = await self._decisions.record(
             request.id,
-            ApprovalDecision(approved=approved, decided_at=now, binding=request.binding.key(), account=before.account),
+            decision,
             by=session.subject,
             expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
         )
-        return await self._view(request)  # of two tabs that answered at once, both show the answer that counts
-
-    async def _own_request(self, session: Session, approval_id: str) -> ApprovalRequest:
-        request = await self._requests.read(approval_id)
-        if (
-            request is None
-            or request.binding.subject != session.subject
-            or request.binding.tenant != session.tenant
-            # Shown is the detail, agreed to is the hash: with one that does not fit the other there is nothing to ask.
-            or details_hash([request.detail]) != request.binding.intent_hash
-        ):
-            raise BrokerError(Reason.NOT_FOUND, "There is no such request.")
-        return request
+        if is_first:
+            return replace(before, standing=self._standing(request, decision, before.account))
+        # Of two tabs that answered at once, both show the answer that counts.
+        return await self._view(request, await self._decisions.read(request.id))
 
     def _demand(self, session: Session, request: ApprovalRequest) -> LoginDemand | None:
         """The login that is missing: too old, or too weak (RFC 9470)."""
@@ -149,13 +155,10 @@ class DecideConfirmation:
             return None
         return LoginDemand(max_age_s=self._lifetimes.fresh_login_s, renew=stale, acr_values=request.acr_values)
 
-    async def _view(self, request: ApprovalRequest) -> ApprovalView:
+    async def _view(self, request: ApprovalRequest, decision: ApprovalDecision | None) -> ApprovalView:
         connection = self._deployment.connection_by_id.get(request.connection)
         action_id = request.detail["actions"][0]
-        stored, decision = await asyncio.gather(
-            self._grants.read(grant_id(request.binding.tenant, request.binding.subject, request.connection)),
-            self._decisions.read(request.id),
-        )
+        stored = await self._grants.read(grant_id(request.binding.tenant, request.binding.subject, request.connection))
         grant = stored.grant if stored is not None else None
         account = account_behind(connection, grant)
         action = connection.action_by_id.get(action_id) if connection else None
@@ -176,6 +179,18 @@ class DecideConfirmation:
         if decision is not None:
             return ApprovalStanding.REFUSED
         return ApprovalStanding.WAITING if self._clock.now() < request.waits_until else ApprovalStanding.EXPIRED
+
+
+def _own_request(session: Session, request: ApprovalRequest | None) -> ApprovalRequest:
+    if (
+        request is None
+        or request.binding.subject != session.subject
+        or request.binding.tenant != session.tenant
+        # Shown is the detail, agreed to is the hash: with one that does not fit the other there is nothing to ask.
+        or details_hash([request.detail]) != request.binding.intent_hash
+    ):
+        raise BrokerError(Reason.NOT_FOUND, "There is no such request.")
+    return request
 
 
 def _sent(request: ApprovalRequest, connection: Connection, action: Action) -> RenderedCall | None:

@@ -1,0 +1,156 @@
+"""How many waits follow one another in each path: in a loop whose time passes only while everybody waits, every call to a store,
+to the audit, to the vault and to a provider takes one second. What goes side by side takes one together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.grants.virtual_time import run
+from tests.support.asgi import Answer
+from tests.support.web import Host, Sent
+from tests.support.world import CRM, FORM, IDP, STS, World, as_form, intent, task
+
+from cab.domain.identifiers import subject_key
+from cab.ports import HttpAnswer
+from cab.stores.sessions import BrowserStates, Session
+
+LIST, READ = intent("crm.deal.list", "deal/*"), intent("crm.deal.read", "deal/1")
+CHANGE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
+DROP = intent("warehouse.table.drop", "table/t1")
+BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+COOKIE = "c" * 43
+
+Path = Callable[[World], Awaitable[Awaitable[Answer]]]
+
+
+async def mint_with_a_key(world: World) -> Awaitable[Answer]:
+    return world.post("/edge/token", world.mint_form(subject_token=world.id_token("alice")))
+
+
+async def hot(world: World) -> Awaitable[Answer]:
+    return world.exchange(LIST, subject_token=await world.assertion(user="alice"))
+
+
+async def with_a_google_identity_and_no_limit(world: World) -> Awaitable[Answer]:
+    google = world.google_token(STS, sub="100000000000000000002")
+    who: dict[str, Any] = {"agent": "workload", "client_assertion": google, "client_assertion_type": BEARER}
+    return world.exchange(subject_token=await world.assertion("workload", user="alice"), **who)
+
+
+async def bounded(world: World) -> str:
+    return await world.assertion(user="alice", task=task("crm.*", "warehouse.*"))
+
+
+async def change_within_a_task(world: World) -> Awaitable[Answer]:
+    return world.exchange(CHANGE, subject_token=await bounded(world))
+
+
+async def change_within_a_task_with_a_limit(world: World) -> Awaitable[Answer]:
+    bounds = task("crm.*", limits={"max_uses": 5})
+    return world.exchange(CHANGE, subject_token=await world.assertion(user="alice", task=bounds))
+
+
+async def ask_the_user(world: World) -> Awaitable[Answer]:
+    return world.exchange(DROP, subject_token=await bounded(world))
+
+
+async def ask_again_while_it_waits(world: World) -> Awaitable[Answer]:
+    assertion = await bounded(world)
+    await world.exchange(DROP, subject_token=assertion)
+    return world.exchange(DROP, subject_token=assertion)
+
+
+async def repeat_when_the_user_agreed(world: World) -> Awaitable[Answer]:
+    assertion = await bounded(world)
+    asked = await world.exchange(DROP, subject_token=assertion)
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    return world.exchange(DROP, subject_token=assertion)
+
+
+async def redeem_what_was_deferred(world: World) -> Awaitable[Answer]:
+    limited = task("crm.*", "warehouse.*", limits={"max_uses": 5})
+    assertion = await world.assertion(user="alice", task=limited)
+    asked = await world.exchange(DROP, subject_token=assertion, completion_mode="deferred")
+    await world.decide(asked.json["interaction_uri"], approved=True)
+    return world.poll(asked.json["deferral_code"])
+
+
+async def decide(world: World) -> Awaitable[Answer]:
+    """The click on "Allow"."""
+    now = world.clock.now()
+    session = Session(
+        tenant="acme",
+        subject=subject_key("acme", IDP, "alice"),
+        idp_issuer=IDP,
+        groups=["staff"],
+        auth_time=now,
+        acr=None,
+        amr=[],
+        display_name=None,
+        csrf="c",
+        expires_at=now + timedelta(hours=1),
+    )
+    await BrowserStates(world.cloud.documents["approvals"]).put(COOKIE, session)
+    asked = await world.exchange(DROP, subject_token=await bounded(world))
+    path = "/approvals/" + asked.json["interaction_uri"].rpartition("/")[2]
+    headers = [FORM, ("Cookie", f"cab_session={COOKIE}")]
+    form = as_form({"decision": "approve", "csrf": "c"})
+    return world.request("POST", path, function="connect_account", headers=headers, body=form)
+
+
+async def first_use_of_a_narrower_scope(world: World) -> Awaitable[Answer]:
+    return world.exchange(READ, subject_token=await world.assertion(user="alice"))
+
+
+WAITS: dict[Path, tuple[int, int]] = {
+    mint_with_a_key: (2, 200),
+    hot: (2, 200),
+    with_a_google_identity_and_no_limit: (1, 200),
+    change_within_a_task: (2, 200),
+    change_within_a_task_with_a_limit: (2, 200),
+    ask_the_user: (3, 400),
+    ask_again_while_it_waits: (3, 400),
+    repeat_when_the_user_agreed: (4, 200),
+    redeem_what_was_deferred: (4, 200),
+    decide: (4, 200),
+    first_use_of_a_narrower_scope: (11, 200),
+}
+
+
+def slowly(host: Host) -> Host:
+    async def answer(sent: Sent) -> HttpAnswer:
+        await asyncio.sleep(1)
+        return await host(sent)
+
+    return answer
+
+
+async def waits_of(path: Path) -> tuple[float, int]:
+    world = World()
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    for warm in (LIST, CHANGE, intent(), DROP):  # tokens and keys in memory, as when a process has served for a while
+        await world.exchange(warm, subject_token=await bounded(world))
+    await world.request("GET", "/health", function="connect_account")
+    request = await path(world)
+    cloud = world.cloud
+    for store in cloud.documents.values():
+        store.delay_s = 1.0
+    for log in cloud.audit_logs.values():
+        log.delay_s = 1.0
+    cloud.vault.delay_s = 1.0
+    cloud.web.hosts[CRM] = slowly(cloud.web.hosts[CRM])
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    answer = await request
+    return loop.time() - begun, answer.status
+
+
+@pytest.mark.parametrize("path", WAITS, ids=lambda path: path.__name__.replace("_", " "))
+def test_no_path_waits_more_often_than_it_must(path: Path) -> None:
+    """A change that adds a wait fails here, and so does one that takes one away: then the number is to be changed, gladly."""
+    assert run(waits_of(path)) == WAITS[path]
