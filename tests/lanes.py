@@ -17,6 +17,7 @@ LANES = {
         "tests/e2e/test_bad_input.py",
         "tests/e2e/test_demo.py",
         "tests/e2e/test_narrowing.py",
+        "tests/e2e/test_notes.py",
         "tests/e2e/test_openapi.py",
         "tests/e2e/test_public_clients.py",
         "tests/e2e/test_single_use_across_processes.py",

@@ -28,6 +28,7 @@ from examples.acme.warehouse_users import warehouse_users
 DEFAULT_PORTS = {"idp": 8081, "crm": 8082, "tracker": 8083, "warehouse": 8084}
 IDP_VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)_IDP_ORIGIN")
 OAUTH_SERVERS = ("crm", "tracker")
+NOTES_VARIABLE, NOTES_PORT = "ACME_NOTES_ORIGIN", 8085  # an MCP server, for folders that declare it
 ROOT = Path(services.__file__).resolve().parents[3]  # not of this file, which a copied folder holds too
 WHO_CONNECTS = ("alice", "bob")  # carol has no grant, for the demo's sake
 
@@ -36,9 +37,11 @@ def organisation(take_port: Callable[[int], int], declared: Sequence[str] = ()) 
     """Acme on its usual ports, or on free ones where those are taken.
 
     `declared` are the variables of a folder that is not Acme's: each `NAME_IDP_ORIGIN` gets an identity provider of its own,
-    with the same people.
+    with the same people, and `ACME_NOTES_ORIGIN` the notes.
     """
     ports = {name: take_port(port) for name, port in DEFAULT_PORTS.items()}
+    if NOTES_VARIABLE in declared:
+        ports["notes"] = take_port(NOTES_PORT)
     names = [
         match.group(1) for name in declared if (match := IDP_VARIABLE.fullmatch(name)) and name != "ACME_IDP_ORIGIN"
     ]
@@ -57,6 +60,7 @@ class AcmeOrganisation:
     def __init__(self, ports: Mapping[str, int], *, idps: Mapping[str, str] | None = None) -> None:
         self.ports = dict(ports)
         self._idps = {"ACME_IDP_ORIGIN": "idp", **(idps or {})}
+        self._oauth_servers = (*OAUTH_SERVERS, *(["notes"] if "notes" in self.ports else []))
         self._accounts: list[_Account] = []
 
     def _origin(self, name: str) -> str:
@@ -64,7 +68,8 @@ class AcmeOrganisation:
 
     @property
     def variables(self) -> dict[str, str]:
-        acme = {f"ACME_{name.upper()}_ORIGIN": self._origin(name) for name in DEFAULT_PORTS}
+        names = dict.fromkeys((*DEFAULT_PORTS, *self._oauth_servers))
+        acme = {f"ACME_{name.upper()}_ORIGIN": self._origin(name) for name in names}
         return acme | {variable: self._origin(service) for variable, service in self._idps.items()}
 
     @property
@@ -77,7 +82,7 @@ class AcmeOrganisation:
         """
         origin = deployment.broker.origin
         idps = {self._origin(service): service for service in self._idps.values()}
-        clients: dict[str, list[dict[str, object]]] = {name: [] for name in (*idps.values(), *OAUTH_SERVERS)}
+        clients: dict[str, list[dict[str, object]]] = {name: [] for name in (*idps.values(), *self._oauth_servers)}
         for front_end in deployment.front_ends:
             if front_end.identity_provider not in idps:
                 continue  # somebody else's: its people log in there
@@ -96,7 +101,7 @@ class AcmeOrganisation:
                 _confidential(provider.login.client_id, secrets[provider.login.client_secret.secret], folder, service)
                 | {"redirect_uris": [f"{origin}/login/callback"]}
             )
-        for server in OAUTH_SERVERS:
+        for server in self._oauth_servers:
             for connection in connections_at(deployment, self._origin(server)):
                 if connection.client_id is None or connection.client_secret is None:
                     continue
@@ -116,7 +121,7 @@ class AcmeOrganisation:
 
     def _accounts_in(self, deployment: Deployment, idps: Collection[str]) -> Iterator[_Account]:
         """Every connection with a consent screen here, with the first identity provider here whose people may use it."""
-        for server in OAUTH_SERVERS:
+        for server in self._oauth_servers:
             for connection in connections_at(deployment, self._origin(server)):
                 for index, provider in enumerate(deployment.identity_providers):
                     may = provider.issuer in idps and provider.tenant in connection.tenants
@@ -135,7 +140,7 @@ class AcmeOrganisation:
                     *("--clients", str(folder / f"{name}-clients.json"), "--state", str(folder / f"{name}.sqlite")),
                     *("--trust", str(folder / f"{name}-trust.json")),
                 )
-                for name in OAUTH_SERVERS
+                for name in self._oauth_servers
             },
             "warehouse": ("--issuer", f"{origin}/oauth2", "--idp-issuer", self._origin("idp")),
         }

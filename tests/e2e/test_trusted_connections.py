@@ -6,15 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
 import pytest
 import requests
 from tests.e2e.caller import Answer, Caller
-from tests.running_stack import Stack, running_stack
-from tests.support.trusted_acme import KINDS, write_configuration
+from tests.running_stack import Stack
+from tests.support.trusted_acme import KINDS
 
 from cab.domain.grants import grant_id
 from cab_dev import stack_file
@@ -23,13 +22,9 @@ pytestmark = pytest.mark.stack
 EVERY_KIND = pytest.mark.parametrize("connection", KINDS, ids=list(KINDS.values()))
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("trusted")
-    configuration = write_configuration(folder / "configuration")
-    options = ("--config", str(configuration), "--emulators", "embedded", "--no-connect")
-    with running_stack(folder / "state", *options) as running:
-        yield running
+@pytest.fixture
+def stack(trusted_stack: Stack) -> Stack:
+    return trusted_stack
 
 
 def ask(stack: Stack, user: str, connection: str) -> Answer:

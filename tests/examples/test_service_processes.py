@@ -52,7 +52,7 @@ def port() -> Iterator[int]:
         yield leases.take_free()
 
 
-@pytest.mark.parametrize("service", ["idp", "crm", "tracker", "warehouse"])
+@pytest.mark.parametrize("service", ["idp", "crm", "tracker", "warehouse", "notes"])
 def test_a_service_starts_and_ends_cleanly_on_sigterm(service: str, port: int, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with running(service, port, log=log) as process:

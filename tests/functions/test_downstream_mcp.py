@@ -56,8 +56,8 @@ permit (
 """
 
 
-def folder_of(protocol: str, scratch: Path) -> Path:
-    connection = CONNECTION.replace("PROTOCOL", protocol)
+def folder_of(protocol: str, scratch: Path, text: str = CONNECTION) -> Path:
+    connection = text.replace("PROTOCOL", protocol)
     for name, tool in (("SEARCH", SEARCH), ("ADD", ADD)):
         pin = definition_pin(tool)
         assert pin is not None
@@ -374,3 +374,70 @@ async def test_a_token_that_the_server_refuses_is_a_no_with_its_status(notes: No
     answer = await search(world)
     assert (answer.json["outcome"], answer.json["upstream"]) == ("rejected", {"status": 401})
     assert json.dumps(answer.json["result"]) == "null"
+
+
+# --- the user's own grant at the server ---
+
+OWN_GRANT = """
+  - id: journal
+    title: Journal
+    provider: narrowing
+    resource: ${WIKI_ORIGIN}/mcp
+    mcp: {endpoint: "${WIKI_ORIGIN}/mcp", protocol: "PROTOCOL"}
+    tenants: [acme]
+    client_id: cab
+    client_secret: {secret: cab-provider-crm, version: 1}
+    actions:
+      - id: warehouse.note.search
+        title: Search notes
+        effect: read
+        scopes: [note.read]
+        identifier: note/*
+        parameters: {query: {type: string, required: true}}
+        call: {tool: search_notes, arguments: {query: "{query}"}, definition: "SEARCH"}
+      - id: warehouse.note.add
+        title: Add a note
+        effect: write
+        scopes: [note.write]
+        identifier: note/*
+        parameters: {text: {type: text, required: true}}
+        call: {tool: add_note, arguments: {text: "{text}"}, definition: "ADD"}
+"""
+
+
+@pytest.fixture
+async def journal(protocol: str, tmp_path: Path) -> AsyncIterator[tuple[World, McpServerDouble]]:
+    world = World(folder_of(protocol, tmp_path, OWN_GRANT), scratch=tmp_path)
+    await world.set_up()
+    await world.connect("alice", "journal", "note.read", "note.write", "offline")
+    async with McpServerDouble().running(WIKI) as server:
+        world.web.hosts[WIKI] = server
+        yield world, server
+
+
+async def test_a_token_that_the_server_refuses_is_replaced_once_by_a_refresh_that_names_the_resource(
+    journal: Notes,
+) -> None:
+    world, server = journal
+    token = await call_token(world)
+    assert (await search(world, token)).status == 200
+    dead = server.received[-1].headers["Authorization"]
+    world.advance(61)  # what was just got is not got again
+    server.before = lambda sent: json_answer({}, 401) if sent.headers["Authorization"] == dead else None
+    assert (await search(world, token)).json["outcome"] == "done"
+    assert [form["resource"] for form in world.crm.refreshes] == [f"{WIKI}/mcp"] * 2
+    assert (
+        len(server.messages("tools/call")) <= 3
+    )  # of before, the refused one (2025-11-25: refused at its beginning), the answered one
+
+
+async def test_a_server_that_refuses_every_token_gets_one_more_and_the_user_is_told_to_connect(journal: Notes) -> None:
+    world, server = journal
+    token = await call_token(world)
+    await search(world, token)
+    world.advance(61)
+    server.before = lambda _: json_answer({"error": "invalid_token"}, 401)
+    for _ in range(2):
+        answer = await add(world, token)
+        assert answer.refusal == (400, "interaction_required", "grant_needs_reauth")
+    assert len({sent.headers["Authorization"] for sent in server.received}) <= 3

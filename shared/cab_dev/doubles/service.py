@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send, StatelessLifespan
 
 from cab_dev.doubles.strict_input import BadRequest
 
@@ -102,7 +102,9 @@ async def _health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def create_app(routes: Sequence[BaseRoute], *, origin: str) -> Starlette:
+def create_app(
+    routes: Sequence[BaseRoute], *, origin: str, lifespan: StatelessLifespan[Starlette] | None = None
+) -> Starlette:
     """An application with `GET /health`, JSON errors, safe headers and the access log around `routes`.
 
     Answers requests whose `Host` is a loopback name or the host of `origin`, and 403 to all others.
@@ -110,6 +112,7 @@ def create_app(routes: Sequence[BaseRoute], *, origin: str) -> Starlette:
     own_names = _LOOPBACK_NAMES | {urlsplit(origin).hostname or ""}
     return Starlette(
         routes=[Route("/health", _health), *routes],
+        lifespan=lifespan,
         middleware=[Middleware(_EveryRequest, own_names=own_names)],
         exception_handlers={
             BadRequest: _bad_request,

@@ -74,6 +74,8 @@ class ConsentPages:
             raise RefusedToClient("invalid_request")
         if query.get("prompt") == "none":
             raise RefusedToClient("interaction_required")
+        if not self._settings.is_for_us(query.get("resource")):
+            raise RefusedToClient("invalid_target")
         scopes = self._settings.split_scopes(query.get("scope", ""))
         if not self._settings.knows_scopes(scopes):
             raise RefusedToClient("invalid_scope")

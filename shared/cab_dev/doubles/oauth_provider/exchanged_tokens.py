@@ -51,7 +51,8 @@ class ExchangedTokens:
         client_id = None if alone else self._client_id(request, form)
         if form.get("requested_token_type", ACCESS_TOKEN_TYPE) != ACCESS_TOKEN_TYPE:
             raise BadRequest("invalid_request", "Only access tokens are issued.")
-        if form.get("resource", self._settings.issuer) != self._settings.issuer:
+        ours = self._settings.resource or self._settings.issuer
+        if form.get("resource", ours) != ours:
             raise BadRequest("invalid_target", "There is no such resource.")
         try:
             return self._book.exchange(

@@ -5,6 +5,7 @@ RFC 6749, 7636 (S256 required), 7009, 8414, 9207; bearer errors as in RFC 6750 s
 
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -50,6 +51,8 @@ class OAuthProvider:
             *ledger_routes(self.settings, self.book, self._reset),
             *control_routes(self.faults, self.clock),
         ]
+        if self.settings.resource is not None:
+            found.append(Route(urlsplit(self._metadata_of_resource()).path, self._resource_metadata))
         if self.settings.profile.revocation is not RevocationRadius.NONE:
             found.append(Route("/oauth/revoke", self._guarded("revoke", self._tokens.revoke), methods=["POST"]))
         return found
@@ -61,7 +64,7 @@ class OAuthProvider:
 
     def require(self, request: Request, scope: str) -> AcceptedToken:
         """The live access token of the request, holding `scope`. Raises BadRequest in RFC 6750 shape (401, 403)."""
-        token = self._bearer(request)
+        token = self.bearer(request)
         if scope not in token.scopes:
             raise BadRequest(
                 "insufficient_scope",
@@ -81,8 +84,11 @@ class OAuthProvider:
     def account(self, account_id: str) -> Account:
         return self._accounts[account_id]
 
-    def _bearer(self, request: Request) -> AcceptedToken:
+    def bearer(self, request: Request) -> AcceptedToken:
+        """The live access token of the request, whatever its scopes. Raises BadRequest in RFC 6750 shape (401)."""
         realm = f'Bearer realm="{self.settings.brand}"'
+        if self.settings.resource is not None:  # RFC 9728 section 5.1
+            realm += f', resource_metadata="{self._metadata_of_resource()}"'
         values = request.headers.getlist("authorization")
         if not values:
             raise BadRequest(
@@ -111,6 +117,21 @@ class OAuthProvider:
 
         return with_faults
 
+    def _metadata_of_resource(self) -> str:
+        """RFC 9728 section 3.1."""
+        parts = urlsplit(self.settings.resource or self.settings.issuer)
+        return f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path.rstrip('/')}"
+
+    async def _resource_metadata(self, _: Request) -> Response:
+        return JSONResponse(
+            {
+                "resource": self.settings.resource,
+                "authorization_servers": [self.settings.issuer],
+                "scopes_supported": list(self.settings.scopes),
+                "bearer_methods_supported": ["header"],
+            }
+        )
+
     async def _discovery(self, _: Request) -> Response:
         issuer = self.settings.issuer
         document: dict[str, Any] = {
@@ -136,7 +157,7 @@ class OAuthProvider:
         return JSONResponse(document)
 
     async def _userinfo(self, request: Request) -> Response:
-        account = self._accounts[self._bearer(request).account]
+        account = self._accounts[self.bearer(request).account]
         return JSONResponse(
             {
                 "sub": account.account_id,

@@ -40,6 +40,7 @@ class ProviderSettings:
     clock: MovableClock = field(default_factory=MovableClock)
     trusted_issuers: tuple[TrustedIssuer, ...] = ()
     consented_scopes: frozenset[str] | None = None  # what on-behalf-of tokens may carry; None: everything here
+    resource: str | None = None  # what every request for a code or a token must name (RFC 8707), as at MCP servers
 
     @property
     def all_scopes(self) -> Mapping[str, str]:
@@ -47,6 +48,10 @@ class ProviderSettings:
         if self.profile.exchange is not Exchange.ON_BEHALF_OF:
             return self.scopes
         return {**self.scopes, **{f"{own_api(name)}access": "Ask for access in your name" for name in self.clients}}
+
+    def is_for_us(self, resource: str | None) -> bool:
+        """Whether a request for a code or a token names the resource that it must name."""
+        return self.resource is None or resource == self.resource
 
     def split_scopes(self, text: str) -> tuple[str, ...]:
         """The scopes of a `scope` parameter, each once, in the order given."""

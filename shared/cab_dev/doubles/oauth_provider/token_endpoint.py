@@ -51,6 +51,8 @@ class TokenEndpoint:
 
         async def work() -> Response:
             try:
+                if not self._settings.is_for_us(form.get("resource")):
+                    raise BadRequest("invalid_target", "Tokens are for the resource that this server protects.")
                 if self._exchanged.answers(form):
                     issued.append(self._exchanged.issue(request, form))
                 else:
