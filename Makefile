@@ -44,7 +44,7 @@ types: $(DEV) ## type-check, and a project of a user of the client as strictly a
 	$(VENV)/bin/mypy
 	$(VENV)/bin/basedpyright -p tests/client/project --pythonpath $(PYTHON)
 
-soak: $(DEV) ## break the refresh of grants by the thousand, for the better part of an hour
+soak: $(DEV) bigquery-ready ## break the refresh of grants, and calls, by the thousand, for the better part of an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)
 
 mutants: $(DEV) ## make small mistakes in critical modules: do the tests notice nine in ten? Half an hour

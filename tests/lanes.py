@@ -16,6 +16,7 @@ LANES = {
         "tests/e2e/test_audit_pipeline.py",
         "tests/e2e/test_bad_input.py",
         "tests/e2e/test_demo.py",
+        "tests/e2e/test_killed_calls.py",
         "tests/e2e/test_narrowing.py",
         "tests/e2e/test_notes.py",
         "tests/e2e/test_openapi.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from cab.adapters.exchange_token_client import ExchangeTokenClient
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.ports import AnswerTooLarge, CallCredentials, HttpAnswer, PermittedCall, SendFailed, Unavailable
+from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.service_tokens import InMemoryServiceTokens
 
 URL = "https://exchange-token.test"
+NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
+UNTIL = int(NOW.timestamp() * 1000) + 14_000  # a second before nobody waits any more
 BOUND = CallCredentials("call-token", "POST", "https://cab.test/mcp", "proof")
 FREE = CallCredentials("call-token", "POST", "https://cab.test/mcp")
 GOOD = {
@@ -54,7 +58,7 @@ def answer(status: int, document: Any, **headers: str) -> HttpAnswer:
 
 
 def client(host: Host) -> ExchangeTokenClient:
-    return ExchangeTokenClient(URL, host, InMemoryServiceTokens("call-tool@x"))
+    return ExchangeTokenClient(URL, host, InMemoryServiceTokens("call-tool@x"), SettableClock(NOW))
 
 
 async def decide(host: Host, credentials: CallCredentials = FREE, call_id: str | None = "c-1") -> PermittedCall:
@@ -77,6 +81,7 @@ async def test_a_call_goes_out_with_what_the_agent_presented_and_our_own_identit
     assert document == {
         "call_token": "call-token",
         "policy_version": "v1",
+        "awaited_until": UNTIL,
         "connection": "crm",
         "detail": {"type": "cab_action"},
         "deferred": True,
@@ -98,7 +103,7 @@ async def test_a_call_that_waits_and_one_whose_token_was_refused_are_asked_for_b
     host = Host(answer(200, GOOD))
     await client(host).resume(FREE, deferral_code="dc", policy_version="v1")
     token = await client(host).another_token(FREE, attempt="a", rejected_token_sha256="h", policy_version="v1")
-    common = {"call_token": "call-token", "policy_version": "v1"}
+    common = {"call_token": "call-token", "policy_version": "v1", "awaited_until": UNTIL}
     assert [document for _, document, _ in host.sent] == [
         common | {"deferral_code": "dc"},
         common | {"attempt": "a", "rejected_token_sha256": "h"},

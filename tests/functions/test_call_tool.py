@@ -576,6 +576,20 @@ async def test_an_attempt_that_cannot_be_recorded_sends_nothing(world: World) ->
     assert platform.hits == []
 
 
+async def test_a_decision_that_comes_too_late_is_on_record_as_nothing_sent(world: World) -> None:
+    platform = platform_at(world, WAREHOUSE)
+    token = await call_token(world)
+    log = world.cloud.audit_logs["exchange_token"]
+    log.delay_s = 0.1
+    calling = asyncio.create_task(write(world, token))
+    while not log.is_publishing:
+        await asyncio.sleep(0)
+    world.advance(14.5)
+    assert (await calling).refusal == (503, "temporarily_unavailable", "audit_unavailable")
+    assert platform.hits == []
+    assert [event.event_type for event in world.events()][-2:] == ["exchange.decided", "token.withheld"]
+
+
 async def test_two_revisions_of_the_configuration_do_not_call(world: World) -> None:
     platform = platform_at(world, WAREHOUSE)
     token = await call_token(world)

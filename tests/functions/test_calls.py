@@ -240,6 +240,17 @@ async def test_a_call_that_was_not_let_through_leaves_its_id_free(world: World) 
     assert (await ask(world, token, CHANGE, call_id="c-1")).status == 200
 
 
+async def test_a_decision_that_nobody_waits_for_any_more_is_taken_back_and_leaves_its_id_free(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
+    token = await token_of(world)
+    now = int(world.clock.now().timestamp() * 1000)
+    late = await ask(world, token, CHANGE, call_id="c-1", awaited_until=now - 1)
+    assert (late.status, late.reason) == (503, "audit_unavailable")
+    issued, withheld, *_ = [event for event in world.events() if event.call and event.call.id == "c-1"]
+    assert (withheld.event_type, withheld.corrects) == ("token.withheld", issued.event_id)
+    assert (await ask(world, token, CHANGE, call_id="c-1", awaited_until=now)).status == 200
+
+
 # --- confirmation ---
 
 

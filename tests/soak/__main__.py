@@ -1,6 +1,6 @@
-"""`make soak`: the promises about grants by the thousand, with real processes. Takes the better part of an hour on two cores.
+"""`make soak`: the promises about grants and calls by the thousand, with real processes. Takes the better part of an hour on two cores.
 
-    python -m tests.soak [--kill-points N] [--concurrent-runs N] [--grants N] [--fates N] [--seed N]
+    python -m tests.soak [--kill-points N] [--concurrent-runs N] [--grants N] [--fates N] [--call-kills N] [--only grants|calls] [--seed N]
 
 Prints one line per figure and ends with status 1 if any promise was broken.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.e2e.killing_calls import kill_under_load
 from tests.grants.processes.crowding import ask_for_many
 from tests.grants.processes.killing import KINDS, Report, ask_together, carry_out, draw_plans, in_milliseconds
 from tests.grants.processes.site import Site, running_site
+from tests.running_stack import running_stack
 
 BATCH = 60  # grants that are under attack at the same time
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,22 +101,43 @@ def explore(fates: int) -> list[str]:
     return [] if done.returncode == 0 else ["the exploration found a broken promise"]
 
 
+def kill_calls(kills: int, dice: random.Random) -> list[str]:
+    """At a stack of its own, whose users may write as often as they like."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "acme"
+        shutil.copytree(ROOT / "examples" / "acme", config)
+        broker = config / "broker.yaml"
+        limit = "{effects: [write], limit: 120, "
+        text = broker.read_text("utf-8")
+        assert limit in text
+        broker.write_text(text.replace(limit, limit.replace("120", "100000")), "utf-8")
+        with running_stack(Path(folder) / "state", "--config", str(config)) as stack:
+            seen = kill_under_load(stack, kills, dice)
+    say(f"  {seen}")
+    return seen.violations()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--kill-points", type=int, default=1000, help="for each class of provider")
     parser.add_argument("--concurrent-runs", type=int, default=50)
     parser.add_argument("--grants", type=int, default=1000, help="expired ones, with 20 callers each")
     parser.add_argument("--fates", type=int, default=12_000, help="pairs of fates explored in virtual time")
+    parser.add_argument("--call-kills", type=int, default=50, help="of call_tool, under load")
+    parser.add_argument("--only", choices=("grants", "calls"))
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)  # noqa: S311 - repeatable
     say(f"seed {arguments.seed}")
     violations: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, running_site(Path(folder)) as site:
-        violations += ask_for_very_many(site, arguments.grants)
-        violations += ask_together_again_and_again(site, arguments.concurrent_runs)
-        violations += kill_by_the_thousand(site, arguments.kill_points, dice)
-    violations += explore(arguments.fates)
+    if arguments.only != "grants":
+        violations += kill_calls(arguments.call_kills, dice)
+    if arguments.only != "calls":
+        with tempfile.TemporaryDirectory() as folder, running_site(Path(folder)) as site:
+            violations += ask_for_very_many(site, arguments.grants)
+            violations += ask_together_again_and_again(site, arguments.concurrent_runs)
+            violations += kill_by_the_thousand(site, arguments.kill_points, dice)
+        violations += explore(arguments.fates)
     for violation in violations:
         say(f"BROKEN: {violation}")
     say("all promises kept" if not violations else f"{len(violations)} promises broken")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from cab.domain.errors import BrokerError, Reason, Remedy
@@ -10,6 +11,7 @@ from cab.encoding import strict_json
 from cab.ports import (
     AnswerTooLarge,
     CallCredentials,
+    Clock,
     HttpAnswer,
     HttpClient,
     PermittedCall,
@@ -20,13 +22,15 @@ from cab.ports import (
 WHAT: Final = "decisions"
 PATH: Final = "/internal/calls"
 TIMEOUT_S: Final = 15.0  # exchange_token itself gives up on others within 12
+WAY_BACK_S: Final = 1.0  # kept for the answer, and for two clocks that differ
 
 
 class ExchangeTokenClient:
-    def __init__(self, url: str, http: HttpClient, identity: ServiceTokens) -> None:
+    def __init__(self, url: str, http: HttpClient, identity: ServiceTokens, clock: Clock) -> None:
         self._url = url
         self._http = http
         self._identity = identity
+        self._clock = clock
 
     async def decide(
         self,
@@ -61,6 +65,9 @@ class ExchangeTokenClient:
                 "url": credentials.url,
             }
         token = await self._identity.identity_token(self._url)
+        # What comes later is not taken: whoever decides must know, or the record would have an attempt that nobody made.
+        awaited_until = self._clock.now() + timedelta(seconds=TIMEOUT_S - WAY_BACK_S)
+        document["awaited_until"] = int(awaited_until.timestamp() * 1000)
         try:
             answer = await self._http.post_json(
                 f"{self._url}{PATH}", document, headers={"Authorization": f"Bearer {token}"}, timeout_s=TIMEOUT_S

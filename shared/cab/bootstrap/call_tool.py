@@ -36,7 +36,7 @@ def call_tool(settings: CallToolSettings) -> Handler:
     parts.stoppers.append(running.stop)
     url = settings.exchange_token_url
     decisions = ExchangeTokenClient(
-        url, parts.http({url}, what="decisions", connections=MOST_CALLS), GoogleServiceTokens(clock)
+        url, parts.http({url}, what="decisions", connections=MOST_CALLS), GoogleServiceTokens(clock), clock
     )
     bases = {connection.called_at for connection in deployment.connections}
     reads, writes = (

@@ -29,6 +29,11 @@ class InMemoryAuditLog:
         self._unsent: deque[SealedEvent] = deque()
         self._chain = AuditChain(f"chain-of-{service}", Service(function=service, revision=revision))
 
+    @property
+    def is_publishing(self) -> bool:
+        """Whether an event waits for its acknowledgement."""
+        return bool(self._unsent)
+
     async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
         self._seal(event)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -48,6 +49,7 @@ class _Call(_Body):
 
     call_token: Token
     policy_version: Text
+    awaited_until: Annotated[int, Field(ge=0, le=10**14)] | None = None  # milliseconds since 1970
     dpop: _Proof | None = None
     connection: Text | None = None
     detail: dict[str, Any] | None = None
@@ -94,7 +96,8 @@ class InternalCalls:
         facts.client_authenticated = True
         facts.actor = audit.Actor(client_id=account.partition("@")[0])
         call = parse(_Call, body)
-        return await self._decide(call.request(), call.policy_version, facts)
+        until = None if call.awaited_until is None else datetime.fromtimestamp(call.awaited_until / 1000, UTC)
+        return await self._decide(call.request(), call.policy_version, facts, awaited_until=until)
 
 
 class _Report(_Body):

@@ -90,6 +90,7 @@ class Facts:
     observed_by: Literal["broker", "agent"] | None = None
     confirmation_id: str | None = None
     txn: str | None = None  # the assertion's, once verified: one transaction from login to call
+    awaited_until: datetime | None = None  # after which nobody takes the answer any more
     latency: dict[str, float] = field(default_factory=dict)
     beside: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # writes that run beside the publish
     undo: list[Callable[[], Coroutine[Any, Any, None]]] = field(
@@ -204,7 +205,7 @@ class Auditor:
                 return Answered(facts.txn or context.txn, answer=answer)
             try:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=None)
-                await self._publish(event, facts.beside)
+                await self._publish(event, facts)
             except Unavailable as error:
                 await self._undo([*facts.undo, *facts.release], facts)
                 return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
@@ -229,18 +230,20 @@ class Auditor:
             events = self._counted(all_of_them=True)
             await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
-    async def _publish(self, event: audit.AuditEvent, beside: list[Coroutine[Any, Any, None]]) -> None:
-        """Returns when the event is acknowledged and every write beside it is done. Raises: Unavailable.
+    async def _publish(self, event: audit.AuditEvent, facts: Facts) -> None:
+        """Returns when the event is acknowledged and every write beside it is done, in time. Raises: Unavailable.
 
         An event that says `issued` is then taken back: nobody gets that token.
         """
-        writes = [asyncio.create_task(write) for write in (*beside, *map(self._publish_anyway, self._counted()))]
+        writes = [asyncio.create_task(write) for write in (*facts.beside, *map(self._publish_anyway, self._counted()))]
         try:
             await self._log.publish(event, if_withheld=self._taking_back(event, Reason.AUDIT_UNAVAILABLE))
         except BaseException:
             await asyncio.gather(*writes, return_exceptions=True)
             raise
         failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
+        if facts.awaited_until is not None and self._clock.now() > facts.awaited_until:
+            failed.append(Unavailable("audit"))
         if failed:
             about = failed[0].what if isinstance(failed[0], Unavailable) else ""
             take_back = self._taking_back(event, REASON_BY_DEPENDENCY.get(about, Reason.INTERNAL_ERROR))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -108,8 +109,12 @@ class DecideCall:
         self._clock = clock
         self._randomness = randomness
 
-    async def __call__(self, request: CallRequest, policy_version: str, facts: Facts) -> dict[str, Any]:
+    async def __call__(
+        self, request: CallRequest, policy_version: str, facts: Facts, *, awaited_until: datetime | None = None
+    ) -> dict[str, Any]:
         """What `call_tool` needs to make the call: see docs/call-mode.md, "Between the two functions".
+
+        After `awaited_until` it has given up: then nothing is let through, and the record says that nothing was sent.
 
         Raises: BrokerError as an exchange does, and POLICY_VERSION_SKEW, CALL_TOKEN_INVALID, CALL_NOT_CONFIGURED,
         SCOPE_NOT_GRANTABLE, CALL_ALREADY_ATTEMPTED, CALL_ID_REUSED; Unavailable.
@@ -117,6 +122,7 @@ class DecideCall:
         if policy_version != self._deployment.policy_version:
             # During a roll-out the two functions may have other catalogs: what one decides on, the other would not send.
             raise BrokerError(Reason.POLICY_VERSION_SKEW, "The configuration is being changed. Try again.")
+        facts.awaited_until = awaited_until
         token = await self._verifier.verify(request.presented.call_token)
         facts.txn = token.assertion.txn
         agent = self._deployment.agent_by_id.get(token.agent)
