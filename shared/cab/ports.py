@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from cab.domain.audit import AuditEvent
+from cab.domain.audit import AuditEvent, CallOutcome
 from cab.domain.configured.actions import ParameterValue
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection
@@ -453,6 +453,9 @@ class CallDecisions(Protocol):
         self, credentials: CallCredentials, *, attempt: str, rejected_token_sha256: str, policy_version: str
     ) -> str:
         """A token in place of the one that the platform refused; maybe the same."""
+
+    async def tell(self, *, attempt: str, outcome: CallOutcome) -> None:
+        """What came of a call that was let through, for the user's own page. Takes 2 s at most. Raises: Unavailable."""
 
 
 class Configuration(Protocol):

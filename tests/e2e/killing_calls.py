@@ -170,12 +170,14 @@ def _look_at_the_platform(stack: Stack, seen: Killing, user: str) -> None:
 
 
 def _look_at_the_record(stack: Stack, seen: Killing) -> None:
-    done = {name for name, told in (seen.told | seen.told_again).items() if told == DONE}
+    told = seen.told | seen.told_again
+    done = {name for name, answer in told.items() if answer == DONE}
+    attempted = seen.hits.keys() | {name for name, answer in told.items() if answer == ALREADY}
 
     def arrived() -> bool:
         seen.rows = {row["call_id"]: row for row in query(stack, _in_two_minutes(stack)) if row["call_id"] in seen.told}
         with_outcome = {name for name, row in seen.rows.items() if row["outcome_at"] is not None}
-        return seen.hits.keys() <= seen.rows.keys() and done <= with_outcome
+        return attempted <= seen.rows.keys() and done <= with_outcome
 
     try:
         eventually(arrived, within_s=60)

@@ -374,6 +374,27 @@ async def test_a_call_that_the_broker_makes_is_on_the_users_page_and_no_agent_re
     assert (await report(world, {"token_sha256": sha256, "outcome": "done"})).reason == "parameter_invalid"
 
 
+async def test_what_came_of_a_call_is_heard_from_call_tool_alone_and_of_calls_let_through(world: World) -> None:
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
+    told = {"attempt": (await ask(world, await token_of(world), CHANGE)).json["attempt"], "outcome": "done"}
+    events = len(world.events())
+    for stranger in (None, google_identity(world, "connect-account")):
+        assert (await world.call_service("/internal/outcomes", told, stranger)).status == 401
+    us = google_identity(world)
+    assert (
+        await world.call_service("/internal/outcomes", told | {"outcome": "fine"}, us)
+    ).reason == "parameter_invalid"
+    forged = told | {"attempt": await token_of(world)}
+    assert (await world.call_service("/internal/outcomes", forged, us)).reason == "call_token_invalid"
+    assert [token.outcome for token in await given(world, "alice")] == [None]
+    refused = len(world.events())
+    assert (await world.call_service("/internal/outcomes", told, us)).status == 204
+    assert [token.outcome for token in await given(world, "alice")] == ["done"]
+    assert events < refused == len(world.events())  # the outcome is on record by call_tool's own event
+    world.advance(200)
+    assert (await world.call_service("/internal/outcomes", told, us)).reason == "call_token_invalid"
+
+
 async def test_an_agent_reports_what_came_of_a_token_once(world: World) -> None:
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
     assertion = await world.assertion(user="alice", task=task("crm.*"))

@@ -103,6 +103,7 @@ FUNCTION_BY_PATH = {
     "/oauth2/revoke": "exchange_token",
     "/oauth2/outcomes": "exchange_token",
     "/internal/calls": "exchange_token",
+    "/internal/outcomes": "exchange_token",
     "/mcp": "call_tool",
     "/tools": "call_tool",
     "/tools/call": "call_tool",

@@ -44,7 +44,13 @@ def hand_out(acme: AcmePages, login: str = "alice", number: int = 1, **changes: 
         connection="crm",
         grant_id="g",
         scope="opportunity.read",
-        details=[{"type": "cab_action", "actions": ["crm.opportunity.read"], "identifier": f"opportunity/{number:04}"}],
+        details=[
+            {
+                "type": "cab_action",
+                "actions": [changes.pop("action", "crm.opportunity.read")],
+                "identifier": f"opportunity/{number:04}",
+            }
+        ],
         act={},
         txn=f"txn-{number}",
         issued_at=now,
@@ -407,7 +413,17 @@ def test_each_access_says_what_came_of_it_and_whose_word_that_is(acme: AcmePages
     hand_out(acme, number=1, outcome="rejected")
     hand_out(acme, number=2, by_broker=True)
     hand_out(acme, number=3)
+    for number, outcome in enumerate(("done", "rejected", "not_sent", "unknown", None), start=4):
+        hand_out(acme, number=number, action="crm.opportunity.update", by_broker=True, outcome=outcome)
     text = acme.logged_in("alice").get("/me").text
     assert "The agent says that the system refused it." in text
     assert "The call was made for the agent, which was given the answer and no access." in text
     assert "Nobody has said what came of it: it counts as used." in text
+    for words in (
+        "The call was made for the agent: it was done.",
+        "The call was made for the agent: the system refused it.",
+        "The call for the agent was not made: the system could not be reached.",
+        "The call was made for the agent: whether it was done is not known.",
+        "A call for the agent. Whether it was done is not known so far.",
+    ):
+        assert text.count(words) == 1

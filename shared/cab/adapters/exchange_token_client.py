@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from cab.domain.audit import CallOutcome
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
 from cab.ports import (
@@ -21,6 +22,8 @@ from cab.ports import (
 
 WHAT: Final = "decisions"
 PATH: Final = "/internal/calls"
+TELL_PATH: Final = "/internal/outcomes"
+TELL_TIMEOUT_S: Final = 2.0
 TIMEOUT_S: Final = 15.0  # exchange_token itself gives up on others within 12
 WAY_BACK_S: Final = 1.0  # kept for the answer, and for two clocks that differ
 
@@ -56,6 +59,12 @@ class ExchangeTokenClient:
         asked = {"attempt": attempt, "rejected_token_sha256": rejected_token_sha256}
         return _permitted(await self._post(credentials, policy_version, asked)).access_token
 
+    async def tell(self, *, attempt: str, outcome: CallOutcome) -> None:
+        document = {"attempt": attempt, "outcome": outcome}
+        answer = await self._send(TELL_PATH, document, await self._headers(), timeout_s=TELL_TIMEOUT_S)
+        if answer.status != 204:
+            raise Unavailable(WHAT)
+
     async def _post(self, credentials: CallCredentials, policy_version: str, asked: dict[str, Any]) -> dict[str, Any]:
         document = {"call_token": credentials.call_token, "policy_version": policy_version, **asked}
         if credentials.dpop_proof is not None:
@@ -64,20 +73,29 @@ class ExchangeTokenClient:
                 "method": credentials.method,
                 "url": credentials.url,
             }
-        token = await self._identity.identity_token(self._url)
+        headers = await self._headers()
         # What comes later is not taken: whoever decides must know, or the record would have an attempt that nobody made.
         awaited_until = self._clock.now() + timedelta(seconds=TIMEOUT_S - WAY_BACK_S)
         document["awaited_until"] = int(awaited_until.timestamp() * 1000)
+        answer = await self._send(PATH, document, headers, timeout_s=TIMEOUT_S)
         try:
-            answer = await self._http.post_json(
-                f"{self._url}{PATH}", document, headers={"Authorization": f"Bearer {token}"}, timeout_s=TIMEOUT_S
-            )
             content = strict_json.load_object(answer.body)
-        except (AnswerTooLarge, strict_json.InvalidJson) as error:
+        except strict_json.InvalidJson as error:
             raise Unavailable(WHAT) from error
         if answer.status != 200:
             raise _refusal(answer, content)
         return content
+
+    async def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {await self._identity.identity_token(self._url)}"}
+
+    async def _send(
+        self, path: str, document: dict[str, Any], headers: dict[str, str], *, timeout_s: float
+    ) -> HttpAnswer:
+        try:
+            return await self._http.post_json(f"{self._url}{path}", document, headers=headers, timeout_s=timeout_s)
+        except AnswerTooLarge as error:
+            raise Unavailable(WHAT) from error
 
 
 def _permitted(answer: dict[str, Any]) -> PermittedCall:

@@ -14,11 +14,12 @@ from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.limits import RateLimits, TaskBudgets
 from cab.stores.signing_keys import Issuer
-from cab.transport.calls.deciding import JSON_MEDIA_TYPE, InternalCalls, Outcomes, parse_json
+from cab.transport.calls.deciding import JSON_MEDIA_TYPE, InternalCalls, Outcomes, ToldOutcomes, parse_json
 from cab.transport.oauth_http import OAuthEndpoints, OAuthRoute, empty_body, json_body
 from cab.use_cases.exchange.calls.internal import DecideCall
 from cab.use_cases.exchange.calls.outcomes import ReportOutcome
 from cab.use_cases.exchange.calls.token import CallTokens
+from cab.use_cases.exchange.calls.told import Attempts, NoteOutcome
 from cab.use_cases.exchange.confirm import Confirmations
 from cab.use_cases.exchange.deferral import Defer, Poll
 from cab.use_cases.exchange.delegate import Delegate
@@ -112,11 +113,12 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         outcomes, EventType.TOOL_EXECUTED, empty_body, media_type=JSON_MEDIA_TYPE, parse=parse_json, status=204
     )
     if settings.own_url is not None:
+        attempts = Attempts(deployment, keys, clock)
         decide_call = DecideCall(
             deployment,
             policies=policies,
             verifier=CallTokenVerifier(broker, keys, clock),
-            keys=keys,
+            attempts=attempts,
             single_use=single_use,
             steps=steps,
             poll=poll,
@@ -127,8 +129,18 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
         services = ServiceAuthenticator(
             issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
         )
+        callers = frozenset(settings.call_callers)
+        routes["/internal/outcomes"] = OAuthRoute(
+            ToldOutcomes(NoteOutcome(attempts, issued_tokens), services, callers),
+            EventType.REQUEST_REFUSED,
+            empty_body,
+            media_type=JSON_MEDIA_TYPE,
+            parse=parse_json,
+            status=204,
+            is_silent=True,
+        )
         routes["/internal/calls"] = OAuthRoute(
-            InternalCalls(decide_call, services, frozenset(settings.call_callers)),
+            InternalCalls(decide_call, services, callers),
             EventType.EXCHANGE_DECIDED,
             json_body,
             media_type=JSON_MEDIA_TYPE,

@@ -36,7 +36,8 @@ class IssuedToken:
     issued_at: datetime
     expires_at: datetime
     by_broker: bool = False  # for a call that the broker made: no agent ever had it
-    outcome: str | None = None  # what the agent says came of it
+    call_id: str | None = None  # of that call
+    outcome: str | None = None  # what the agent says came of it, or what the broker saw
 
 
 class IssuedTokens:
@@ -56,11 +57,25 @@ class IssuedTokens:
         return token.issued_at < recorded_at + RECORDED_AGAIN_AFTER and token.expires_at <= expires_at + LATER_END
 
     async def remember(self, sha256: str, token: IssuedToken) -> None:
-        """One record per token, client, transaction and intent, as of its newest hand-out: a token given twice keeps both intents."""
+        """One record per token, client, transaction and intent, as of its newest hand-out: a token given twice keeps both intents.
+
+        A call that the broker makes has one record, whichever token it took.
+        """
         fields = to_fields(token) | {"sha256": sha256, "owner": digest(token.tenant, token.subject)}
-        path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, fields['details'])}"
+        if token.call_id is None:
+            path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, fields['details'])}"
+        else:
+            path = _path_of_call(token.tenant, token.subject, token.client_id, token.call_id)
         await self._guards.write(Replace(path, fields, version=None, expires_at=token.expires_at + KEPT_AFTER))
         remember(self._known, _kind(sha256, token), (token.issued_at, token.expires_at), most=KNOWN)
+
+    async def tell(self, *, tenant: str, subject: str, client_id: str, call_id: str, outcome: str) -> None:
+        """What came of a call that the broker made, where the call is recorded. Raises: Conflict, Unavailable."""
+        found = await self._guards.read(_path_of_call(tenant, subject, client_id, call_id))
+        if found is not None:
+            until = found.fields["expires_at"] + KEPT_AFTER
+            fields = found.fields | {"outcome": outcome}
+            await self._guards.write(Replace(found.path, fields, version=found.version, expires_at=until))
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""
@@ -89,6 +104,10 @@ class IssuedTokens:
         """When it was last revoked. What was handed out later was decided anew, and is not meant."""
         found = await self._guards.read(f"revoked_tokens/{digest(key)}")
         return None if found is None else found.fields["at"]
+
+
+def _path_of_call(tenant: str, subject: str, client_id: str, call_id: str) -> str:
+    return f"issued_tokens/{digest('call', tenant, subject, client_id, call_id)}"
 
 
 def _kind(sha256: str, token: IssuedToken) -> tuple[str, str, str, str]:

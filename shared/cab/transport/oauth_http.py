@@ -31,6 +31,7 @@ class OAuthRoute:
     media_type: str = FORM_MEDIA_TYPE
     parse: Callable[[bytes], dict[str, Any]] = parse_form
     status: int = 200
+    is_silent: bool = False  # its success is no event
 
 
 def json_body(content: Any) -> bytes:
@@ -70,7 +71,7 @@ class OAuthEndpoints:
             )
             return await route.endpoint(form, credentials, facts)
 
-        answered = await self._auditor.run(route.event_type, context, work)
+        answered = await self._auditor.run(route.event_type, context, work, silent=route.is_silent)
         return render(answered, route, tried_basic=_tried_basic(request))
 
 

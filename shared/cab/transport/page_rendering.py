@@ -144,8 +144,18 @@ _CAME_OF: Final = {
 }
 
 
+_CAME_OF_CALL: Final = {
+    "done": "The call was made for the agent: it was done.",
+    "rejected": "The call was made for the agent: the system refused it.",
+    "not_sent": "The call for the agent was not made: the system could not be reached.",
+    "unknown": "The call was made for the agent: whether it was done is not known.",
+}
+
+
 def came_of(deed: Deed) -> str:
     """What came of an access, and whose word that is."""
-    if deed.by_broker:
+    if deed.by_broker and (deed.action is None or deed.action.effect is Effect.READ):
         return "The call was made for the agent, which was given the answer and no access."
+    if deed.by_broker:
+        return _CAME_OF_CALL.get(deed.outcome or "", "A call for the agent. Whether it was done is not known so far.")
     return _CAME_OF.get(deed.outcome or "", "Nobody has said what came of it: it counts as used.")

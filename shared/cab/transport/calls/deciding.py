@@ -20,6 +20,7 @@ from cab.use_cases.exchange.calls.internal import (
     RefusedCall,
 )
 from cab.use_cases.exchange.calls.outcomes import AgentOutcome, OutcomeReport, ReportOutcome
+from cab.use_cases.exchange.calls.told import NoteOutcome
 from cab.use_cases.identity.authenticate_client import Credentials
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
@@ -92,12 +93,37 @@ class InternalCalls:
         self._callers = callers
 
     async def __call__(self, body: dict[str, Any], credentials: Credentials, facts: Facts) -> dict[str, Any]:
-        account = await self._services.authenticate(credentials.authorization, allowed=self._callers)
-        facts.client_authenticated = True
-        facts.actor = audit.Actor(client_id=account.partition("@")[0])
+        await _identify(self._services, self._callers, credentials, facts)
         call = parse(_Call, body)
         until = None if call.awaited_until is None else datetime.fromtimestamp(call.awaited_until / 1000, UTC)
         return await self._decide(call.request(), call.policy_version, facts, awaited_until=until)
+
+
+class _Told(_Body):
+    attempt: Token
+    outcome: audit.CallOutcome
+
+
+class ToldOutcomes:
+    """For the same caller: what came of a call that it was let make."""
+
+    def __init__(self, note: NoteOutcome, services: ServiceAuthenticator, callers: frozenset[str]) -> None:
+        self._note = note
+        self._services = services
+        self._callers = callers
+
+    async def __call__(self, body: dict[str, Any], credentials: Credentials, facts: Facts) -> None:
+        await _identify(self._services, self._callers, credentials, facts)
+        told = parse(_Told, body)
+        await self._note(told.attempt, told.outcome)
+
+
+async def _identify(
+    services: ServiceAuthenticator, callers: frozenset[str], credentials: Credentials, facts: Facts
+) -> None:
+    account = await services.authenticate(credentials.authorization, allowed=callers)
+    facts.client_authenticated = True
+    facts.actor = audit.Actor(client_id=account.partition("@")[0])
 
 
 class _Report(_Body):

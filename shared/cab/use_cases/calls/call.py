@@ -8,6 +8,7 @@ Nothing is answered before the outcome was published or is kept to be published;
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -303,12 +304,25 @@ class CallTool:
         )
         reason = ended.refusal.reason if ended.refusal else None
         event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=reason)
+        telling = asyncio.create_task(self._tell(ended, granted.connection))
         try:
             await self._log.publish(event)
         except Unavailable:
             _log.warning("the outcome of call %s is not acknowledged yet", event.event_id)
-            return replace(ended, audit_pending=True)
+            ended = replace(ended, audit_pending=True)
+        finally:
+            await telling
         return ended
+
+    async def _tell(self, ended: CallEnded, connection: Connection) -> None:
+        """What the user's own page says of a change. It knows nothing of reads' ends, nor of systems that trust us directly."""
+        on_page = ended.action.effect is not Effect.READ and connection.grant_kind is not GrantKind.BROKER_JWT
+        if not on_page or ended.executed.interrupted:  # a process that must stop has no time
+            return
+        try:
+            await self._decisions.tell(attempt=ended.permitted.attempt, outcome=ended.executed.outcome)
+        except Unavailable:
+            _log.warning("the page of the user of call %s does not say what came of it", ended.permitted.call_id)
 
 
 def _detail(caller: ToolCaller, tool: CallableTool, call: NewToolCall) -> dict[str, Any]:

@@ -479,6 +479,7 @@ class Steps:
             issued_at=self._clock.now(),
             expires_at=issued.expires_at,
             by_broker=case.call is not None,
+            call_id=case.call.id if case.call else None,
         )
         each = self._deployment.records_each(connection, asked_for.intent.action)
         if each or isinstance(asked_for.decision, Confirm) or not self._issued_tokens.is_recorded(sha256, record):

@@ -16,25 +16,21 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.intents import DeclaredIntent
-from cab.ports import Clock, PolicyEngine, Randomness, VerificationKeys
+from cab.ports import Clock, PolicyEngine, Randomness
 from cab.protocol.authorization_details import validate_detail
-from cab.protocol.jose import jws
-from cab.protocol.tokens import attempts
-from cab.protocol.tokens.attempts import Attempt
 from cab.protocol.tokens.call_tokens import CallToken
 from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_agent, note_assertion
+from cab.use_cases.exchange.calls.told import Attempts, not_under_way
 from cab.use_cases.exchange.decide import Case, decide_again, raise_refusal
 from cab.use_cases.exchange.deferral import Poll
 from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.request import Asked, Bounds, CallAsked, PollRequest, check_mode, check_tenant
 from cab.use_cases.exchange.steps import Steps
-from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
-from cab.use_cases.identity.verify_token import verify_token
 
 MADE_ID_BYTES: Final = 16
 
@@ -90,7 +86,7 @@ class DecideCall:
         *,
         policies: PolicyEngine,
         verifier: CallTokenVerifier,
-        keys: VerificationKeys,
+        attempts: Attempts,
         single_use: SingleUse,
         steps: Steps,
         poll: Poll,
@@ -101,7 +97,7 @@ class DecideCall:
         self._deployment = deployment
         self._policies = policies
         self._verifier = verifier
-        self._keys = keys
+        self._attempts = attempts
         self._single_use = single_use
         self._steps = steps
         self._poll = poll
@@ -112,7 +108,7 @@ class DecideCall:
     async def __call__(
         self, request: CallRequest, policy_version: str, facts: Facts, *, awaited_until: datetime | None = None
     ) -> dict[str, Any]:
-        """What `call_tool` needs to make the call: see docs/call-mode.md, "Between the two functions".
+        """What `call_tool` needs to make the call: `_answer_call` of `steps`.
 
         After `awaited_until` it has given up: then nothing is let through, and the record says that nothing was sent.
 
@@ -166,12 +162,12 @@ class DecideCall:
     # --- another token for a call under way ---
 
     async def _again(self, request: RefusedCall, token: CallToken, caller: Caller, facts: Facts) -> dict[str, Any]:
-        attempt = await self._attempt(request.attempt)
+        attempt = await self._attempts.read(request.attempt)
         assertion, now = token.assertion, self._clock.now()
         whose = (attempt.tenant, attempt.subject, attempt.agent)
         connection = self._deployment.connection_by_id.get(attempt.connection)
         if whose != (assertion.tenant, assertion.subject, token.agent) or connection is None:
-            raise _refused("the attempt is of another user or agent", request.attempt)
+            raise not_under_way("the attempt is of another user or agent", request.attempt)
         first = await self._single_use.claim(
             Kind.CALL_ATTEMPT,
             tenant=attempt.tenant,
@@ -180,7 +176,7 @@ class DecideCall:
             until=attempt.expires_at,
         )
         if not first:
-            raise _refused("used before", request.attempt)
+            raise not_under_way("used before", request.attempt)
         call = CallAsked(attempt.call_id, token.scopes, is_chosen=False)
         case = Case(caller.agent, assertion, Asked(scope=" ".join(attempt.scopes) or None), now, call=call)
         declared = validate_detail(DeclaredIntent, attempt.detail)
@@ -190,17 +186,6 @@ class DecideCall:
         )
         raise_refusal(asked_for.decision)
         return await self._steps.issue_again(asked_for, caller, facts, rejected=request.rejected_token_sha256)
-
-    async def _attempt(self, token: str) -> Attempt:
-        rules = attempts.rules(self._deployment.broker.sts_issuer)
-        try:
-            return attempts.read(await verify_token(jws.parse(token), rules, self._keys, now=self._clock.now()))
-        except jws.TokenRejected as error:
-            raise _refused(error, token) from error
-
-
-def _refused(cause: Exception | str, token: str) -> BrokerError:
-    return credential_refused(Reason.CALL_TOKEN_INVALID, "The call is not under way.", cause, token=token)
 
 
 def _nothing_to_spend() -> asyncio.Future[None]:
