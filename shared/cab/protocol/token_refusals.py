@@ -61,13 +61,15 @@ _OF_CLIENTS: Final = re.compile(r"client|application\b|\bapp\b|redirect")
 _OF_REQUESTS: Final = re.compile(r"grant[ _-]?type")
 _OF_TOKENS: Final = re.compile(r"token|session|expired|revoked|(?:log|sign)[ _-]?in")
 _BUSY: Final = re.compile(
-    r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|time[d ]?[ _-]?out|server[ _-]?error|internal"
-    r"|maintenance|overload|try[ _-]?again|quota"
+    r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|server[ _-]?error"
+    r"|\binternal(?:[ _-]?(?:error|failure|fault|exception)|$)|maintenance|overload|quota"
 )
+# Said of servers in trouble, and of a session or token that has ended: "Session timed out", "The token has expired. Try again".
+_BUSY_OR_OVER: Final = re.compile(r"time[d ]?[ _-]?out|try[ _-]?again")
 _BUSY_WORDS: Final = re.compile(r"too many requests|rate limit")
 _REFUSED: Final = 401
 _BUSY_STATUSES: Final = frozenset({408, 425, 429})
-_WRONG_REQUEST: Final = frozenset({404, 405, 406, 410, 411, 413, 414, 415, 421, 431})
+_WRONG_REQUEST: Final = frozenset({404, 405, 406, 407, 410, 411, 413, 414, 415, 421, 431})
 _ADDRESS: Final = re.compile(r"https?://\S+")
 _CODE: Final = re.compile(r"[a-z][a-z_.-]*")  # without digits: these number requests, too
 _LONGEST_SAID: Final = 200
@@ -111,11 +113,17 @@ def _meaning(
     if _is_our_fault(error, status, headers):
         return RefusalMeaning.OUR_FAULT
     # Who answers 401 has looked and refused: ServiceNow says `server_error` there of a refresh token that is dead.
-    if status != _REFUSED and (any(map(_BUSY.search, codes)) or _BUSY_WORDS.search(error.words)):
+    if status != _REFUSED and _is_busy_by_its_words(error):
         return RefusalMeaning.BUSY
     if in_success and not error.says_no:
         return RefusalMeaning.UNCLEAR
     return RefusalMeaning.NO
+
+
+def _is_busy_by_its_words(error: TokenError) -> bool:
+    if any(map(_BUSY.search, error.codes)) or _BUSY_WORDS.search(error.words):
+        return True
+    return any(map(_BUSY_OR_OVER.search, error.codes)) and not _OF_TOKENS.search(error.words)
 
 
 def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) -> bool:
