@@ -66,6 +66,7 @@ def test_a_token_that_no_refresh_ends_is_promised_to_its_end() -> None:
     [
         (provider("lives_on"), 3600, 100, 3600),
         (provider("dies_at_once"), 3540, 100, 3540),
+        (provider("dies_at_once"), 3540, 3540, 3600),
         (provider("dies_at_once"), 3540, 3550, 3600),  # it could not be renewed: what is left
         (provider("dies_at_once"), 3540, 3599.9, 3600.9),  # never nothing
         (provider("dies_after_leeway", leeway_s=600), 3600, 100, 700),  # a refresh for other scopes may come at once

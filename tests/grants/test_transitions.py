@@ -150,6 +150,12 @@ def test_reconnecting_takes_the_fence_from_whoever_works_on_the_old_consent() ->
     assert anew.attempt_id is None
 
 
+def test_reconnecting_leaves_the_consent_before_to_be_ended_upstream_unless_it_was_revoked() -> None:
+    anew = TRANSITIONS["reconnected"][1]
+    assert anew(a_grant()).replaced_below == 5
+    assert anew(a_grant(S.REVOKED)).replaced_below is None
+
+
 # --- time ---
 
 

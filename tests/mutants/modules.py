@@ -28,6 +28,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "use_cases/exchange/decide.py": (
         "tests/use_cases/test_assess_intent.py",
         _EXCHANGE,
+        "tests/use_cases/test_trust_zones.py",
         "tests/functions/test_explanations.py",
         "tests/cli/test_explain.py",
     ),

@@ -12,7 +12,7 @@ from cab.domain.groups import GroupsUnknown
 from cab.domain.tasks import Task
 from cab.protocol.jose.jws import TokenRejected, VerifiedClaims
 from cab.protocol.tokens import assertions
-from cab.protocol.tokens.assertions import Assertion
+from cab.protocol.tokens.assertions import MAX_GROUPS, Assertion
 
 ISSUED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 STS = "https://cab.test/oauth2"
@@ -95,6 +95,17 @@ def test_groups_are_known_or_not_known_and_never_both() -> None:
     assert assertions.read(verified(groups=ABSENT)).groups == ()
     with pytest.raises(TokenRejected, match="both known and unknown"):
         assertions.read(verified(groups_unknown="missing"))
+
+
+def test_as_many_groups_and_methods_are_read_as_are_ever_written() -> None:
+    groups = tuple(f"group-{number}" for number in range(MAX_GROUPS))
+    methods = tuple(f"m{number}" for number in range(20))
+    found = assertions.read(verified(groups=list(groups), amr=list(methods)))
+    assert (found.groups, found.amr) == (groups, methods)
+    with pytest.raises(TokenRejected, match="groups"):
+        assertions.read(verified(groups=[*groups, "one-more"]))
+    with pytest.raises(TokenRejected, match="amr"):
+        assertions.read(verified(amr=[*methods, "one-more"]))
 
 
 MALFORMED: list[tuple[str, Any]] = [

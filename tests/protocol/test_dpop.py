@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.jose import ABSENT, Key, ec_key, present, rsa_key
 from tests.support.vectors import NOW, SECONDS
 from tests.support.world import deployment
 
+from cab.domain.identifiers import base64url
 from cab.protocol import metadata
 from cab.protocol.jose import jwk
 from cab.protocol.tokens import dpop
@@ -108,6 +110,18 @@ def test_every_advertised_algorithm_is_accepted(key: Key) -> None:
     advertised = metadata.document(deployment())["dpop_signing_alg_values_supported"]
     assert key.algorithm in advertised
     assert verified(proof(key=key)).jkt == jwk.thumbprint(key.jwk)
+
+
+@pytest.mark.parametrize("ath", [ABSENT, None, "", "token", "fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEp"])
+def test_with_an_access_token_a_proof_is_of_that_token(ath: Any) -> None:
+    """RFC 9449 section 4.3, 11."""
+    right = base64url(hashlib.sha256(b"the-token").digest())
+    good = proof(ath=right)
+    assert dpop.verify(good, method="POST", url=URL, now=NOW, access_token="the-token").jti == "j1"
+    with pytest.raises(dpop.InvalidProof):
+        dpop.verify(good, method="POST", url=URL, now=NOW, access_token="another-token")
+    with pytest.raises(dpop.InvalidProof):
+        dpop.verify(proof(ath=ath), method="POST", url=URL, now=NOW, access_token="the-token")
 
 
 @pytest.mark.parametrize("offset_s", [-60, 0, 60])

@@ -78,6 +78,7 @@ def test_a_token_for_another_client_is_refused(audience: Any) -> None:
         (CLIENT, "another", False),
         (CLIENT, None, False),
         ([CLIENT], ABSENT, True),
+        ([CLIENT, CLIENT], ABSENT, True),  # one audience, said twice
         ([CLIENT], "another", False),
         ([CLIENT, "another"], ABSENT, False),
         ([CLIENT, "another"], "another", False),
@@ -182,6 +183,10 @@ def test_without_a_mapping_there_is_nothing_to_know_of_groups() -> None:
         ("realm_access.roles", {"realm_access": {"roles": ["S"]}}),
         ("https://acme.example/roles", {"https://acme.example/roles": ["S"]}),
         ("resource_access.my.app.roles", {"resource_access": {"my.app": {"roles": ["S"]}}}),
+        (
+            "realm_access.roles",
+            {"r": {"alm_access.roles": ["O"]}, "realm_acces": {".roles": ["O"]}, "realm_access": {"roles": ["S"]}},
+        ),
         ("realm_access.roles", {"realm_access.roles": ["S"], "realm_access": {"roles": ["O"]}}),
         ("cognito:groups", {"cognito:groups": ["S"]}),
     ],

@@ -75,6 +75,23 @@ def test_an_answer_that_says_nothing_says_no_no() -> None:
         assert (error.says_no, error.is_challenge, error.codes) == (False, False, frozenset())
 
 
+@pytest.mark.parametrize(
+    ("body", "says_no"),
+    [
+        ({"status": "expired"}, True),  # by a code alone
+        ({"code": 1, "success": False}, True),  # by a switch alone
+        ({"ok": False}, True),
+        ({"errcode": 40030}, True),
+        ({"status": "ok", "success": True, "errcode": 0}, False),
+        ({"type": "page"}, False),
+    ],
+)
+def test_a_no_is_said_by_a_word_or_by_a_switch(body: dict[str, Any], says_no: bool) -> None:
+    error = token_responses.parse(json.dumps(body).encode())
+    assert isinstance(error, TokenError)
+    assert error.says_no is says_no
+
+
 @pytest.mark.parametrize(("status", "body", "meaning"), MEANINGS.values(), ids=MEANINGS.keys())
 def test_a_refusal_means_what_its_words_say(status: int, body: Any, meaning: RefusalMeaning) -> None:
     assert judged(status, body).meaning is meaning

@@ -129,6 +129,13 @@ def test_an_answer_that_somebody_can_read_is_read(body: bytes) -> None:
     assert (found.access_token, found.refresh_token, found.expires_in) == ("A2", "R2", timedelta(hours=1))
 
 
+def test_a_token_may_be_of_every_visible_character() -> None:
+    every = "".join(map(chr, range(33, 127)))
+    found = token_responses.parse(orjson.dumps({"access_token": every, "refresh_token": every}))
+    assert isinstance(found, Tokens)
+    assert (found.access_token, found.refresh_token) == (every, every)
+
+
 def test_tokens_of_sixteen_kilobytes_are_read() -> None:
     long = "a" * 16_384
     body = orjson.dumps({"access_token": long, "refresh_token": long, "expires_in": 3600, "scope": "s" * 4000})
@@ -160,8 +167,12 @@ UNREADABLE_TODAY: dict[str, bytes] = {
     "only a refresh token": b'{"access_token":null,"refresh_token":"r"}',
     "a number for a token": b'{"access_token":7}',
     "gzip cut off": gzip.compress(AS_TEXT.encode())[:-9],
+    "packed by something else": b"abc\x0exyz",
+    "packed by something else still": b"abc\x1fxyz",
+    "packed, all small": b"abc\x08xyz",
 }
 HOLDS_NONE: dict[str, bytes] = {
+    "a page with every blank there is": b"Please\tlog\x0bin\x0cagain\r\n",
     "nothing": b"",
     "blanks": b" \n",
     "a page that speaks of tokens": b"<!DOCTYPE html><script>let accessToken = 1</script>",

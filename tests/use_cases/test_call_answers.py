@@ -75,6 +75,11 @@ def test_what_is_no_object_has_no_members_to_choose() -> None:
     assert reduced([1, "a", None], select=("id",)).value == [1, "a", None]
 
 
+def test_a_member_under_what_was_taken_whole_is_not_looked_for_in_something_else() -> None:
+    page = {"a": {"b": "text", "c": {"d": 1}}}
+    assert reduced(page, select=("/a/b", "/a/b/x", "/a/c/d")).value == {"a": {"b": "text", "c": {"d": 1}}}
+
+
 def test_a_list_has_its_items_its_cursor_and_nothing_beside() -> None:
     page = {"data": {"deals": [DEAL, DEAL]}, "paging": {"next": "c2"}, "total": 9}
     found = reduced(page, items="/data/deals", next="/paging/next", select=("id",))

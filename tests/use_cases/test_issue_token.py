@@ -108,6 +108,19 @@ async def test_a_token_serves_until_its_renewal_and_not_a_moment_longer(desk: De
     assert (await desk.issue()).token == "token-2"
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(GrantStatus.REVOKED, Reason.GRANT_REVOKED), (GrantStatus.NEEDS_REAUTH, Reason.GRANT_NEEDS_REAUTH)],
+)
+async def test_a_remembered_token_does_not_outlive_its_grant(desk: Desk, status: GrantStatus, reason: Reason) -> None:
+    await desk.issue()
+    desk.grant = desk.grant.model_copy(update={"status": status})
+    with pytest.raises(BrokerError) as refused:
+        await desk.issue()
+    assert refused.value.reason is reason
+    assert desk.refresher.asked == 1
+
+
 async def test_without_a_word_on_renewal_the_providers_margin_counts(desk: Desk) -> None:
     """As an older refresh_grants answers, while both are being replaced."""
     desk.kind("lives_on", refresh_margin_s=100)

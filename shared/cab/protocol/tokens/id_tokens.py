@@ -68,7 +68,7 @@ def check_no_logout(claims: Mapping[str, Any]) -> None:
 
 def check_party(claims: Mapping[str, Any], client_id: str) -> None:
     """OpenID Connect Core section 3.1.3.7, 4 and 5. Raises TokenRejected."""
-    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    several = isinstance(claims["aud"], list) and len(set(claims["aud"])) > 1
     if (several or "azp" in claims) and claims.get("azp") != client_id:
         raise TokenRejected("azp is another client")
 

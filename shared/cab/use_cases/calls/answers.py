@@ -120,7 +120,7 @@ def too_large(size: int | None) -> AnswerRefused:
 def commitment(value: Any, salt: str) -> str:
     """SHA-256 over the salt's bytes and the result's RFC 8785 form: provable with the salt, not to be guessed without."""
     try:
-        written = rfc8785.dumps(value) if _has_floats(value) else canonical(value)
+        written = canonical(value)
     except rfc8785.CanonicalizationError as error:  # unreachable by `reduce`, which lets no such number through
         raise AnswerRefused(Reason.RESPONSE_TYPE_NOT_ALLOWED, "A number is out of range.") from error
     return "sha-256:" + base64url(hashlib.sha256(_unpadded(salt) + written).digest())
@@ -297,14 +297,6 @@ def _without(document: Any, path: tuple[str, ...]) -> Any:
     if not rest:
         return {known: value for known, value in document.items() if known != name}
     return document | {name: _without(document[name], rest)}
-
-
-def _has_floats(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_floats, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_floats, value))
-    return isinstance(value, float)
 
 
 # --- types ---
