@@ -97,7 +97,7 @@ $(TERRAFORM): requirements/terraform.txt requirements/install | $(CREATED)
 
 $(FRAMEWORKS): requirements/frameworks.txt requirements/install | $(CREATED)
 	@$(PYTHON) -m venv --clear .cab/venv-frameworks
-	@sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
+	@PIP_NO_COMPILE=1 sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
 	@touch $@
 
 browser-ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import logging
 import pickle
@@ -10,10 +11,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cab_client import Agent, AsyncAgent, AsyncAuthorizedClient, AuthorizedClient, ClientSecret
 from cab_client.testing import FakeBroker
 
+CANARY = "canary-of-the-agent"
 CONNECTIONS = {"crm": "https://crm.acme.example"}
 
 
@@ -32,7 +38,7 @@ class Tools:
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.links: list[str | None] = []
-        credential = ClientSecret("sales-assistant", "s")
+        credential = ClientSecret("sales-assistant", CANARY)
         how: dict[str, Any] = {"connections": CONNECTIONS, "on_user": lambda needed: self.links.append(needed.uri)}
         agent = Agent("https://cab.acme.example", credential, **how)
         others = AsyncAgent("https://cab.acme.example", credential, **how)
@@ -56,7 +62,19 @@ class Tools:
             self.ran.append(f"move {deal_id}")
             return {}
 
+        @agent.tool("crm.opportunity.read", on="crm", identifier="opportunity/{deal_id}")
+        def break_deal(deal_id: str, *, http: AuthorizedClient) -> dict[str, Any]:
+            """Fail with everything at hand that a tool may have."""
+            answer = http.get(f"/opportunities/{deal_id}")
+            request, headers, permit = answer.request, answer.request.headers, http.permit
+            raise Broken(f"{request} {permit} {headers} {http}")
+
         self.read_deal, self.delete_deal, self.move_deal = read_deal, delete_deal, move_deal
+        self.break_deal = break_deal
+
+
+class Broken(Exception):
+    """Of a tool, in the middle of its block."""
 
 
 @pytest.fixture
@@ -64,16 +82,28 @@ def tools() -> Tools:
     return Tools()
 
 
+@pytest.fixture(scope="session")
+def exporter() -> InMemorySpanExporter:
+    """Everything that a framework traces by OpenTelemetry."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return exporter
+
+
 @pytest.fixture
-def no_leak(fake: FakeBroker, caplog: pytest.LogCaptureFixture) -> Callable[..., None]:
-    """Call it with everything that outlives a call: no token may be in what it shows, nor in what was logged."""
+def no_leak(fake: FakeBroker, caplog: pytest.LogCaptureFixture, exporter: InMemorySpanExporter) -> Callable[..., None]:
+    """Call it with everything that outlives a call: no token may be in what it shows, nor in what was logged and traced."""
     caplog.set_level(logging.DEBUG)
+    exporter.clear()
 
     def check(*things: Any) -> None:
         gc.collect()
-        secrets = {*fake._assertions, *fake._tokens}
-        assert secrets
-        shown = [caplog.text]
+        basic = base64.b64encode(f"sales-assistant:{CANARY}".encode()).decode()
+        tokens = {*fake._assertions, *fake._tokens}
+        assert tokens
+        secrets = {*tokens, *(token.rpartition(".")[2] for token in tokens), CANARY, basic}
+        shown = [caplog.text, *(span.to_json() for span in exporter.get_finished_spans())]
         for thing in things:
             shown += [repr(thing), str(thing)]
             if isinstance(thing, BaseException):
@@ -82,8 +112,6 @@ def no_leak(fake: FakeBroker, caplog: pytest.LogCaptureFixture) -> Callable[...,
                 shown.append(pickle.dumps(thing).decode("latin-1"))
             except Exception:  # noqa: BLE001 - what refuses to be pickled leaks nothing by it
                 shown.append("")
-        for secret in secrets:
-            assert not any(secret in text for text in shown)
-            assert not any(secret.rpartition(".")[2] in text for text in shown)
+        assert [secret for secret in secrets if any(secret in text for text in shown)] == []
 
     return check

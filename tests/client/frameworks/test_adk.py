@@ -10,7 +10,12 @@ import pytest
 
 pytest.importorskip("google.adk")
 
-from tests.client.frameworks.conftest import Tools
+from google.adk.agents import LlmAgent
+from google.adk.models import BaseLlm, LlmResponse
+from google.adk.runners import InMemoryRunner
+from google.genai import types
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.client.frameworks.conftest import Broken, Tools
 
 from cab_client import acting_for
 from cab_client.adk import for_adk
@@ -49,3 +54,27 @@ async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_
         assert await delete.run_async(args={"deal_id": "0061"}, tool_context=context) == {"deleted": "0061"}
     assert tools.ran == ["read 0061", "delete 0061"]
     no_leak(read, delete, told, context)
+
+
+class Scripted(BaseLlm):  # type: ignore[misc]
+    """Calls the tool that it is named after."""
+
+    async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:
+        called = types.Part(function_call=types.FunctionCall(name=self.model, args={"deal_id": "0061"}))
+        yield LlmResponse(content=types.Content(role="model", parts=[called]))
+
+
+async def test_a_tool_that_fails_leaks_nothing(
+    fake: FakeBroker, tools: Tools, no_leak: Callable[..., None], exporter: InMemorySpanExporter
+) -> None:
+    made = for_adk(tools.break_deal)
+    runner = InMemoryRunner(LlmAgent(name="sales", model=Scripted(model="break_deal"), tools=[made]), app_name="crm")
+    session = await runner.session_service.create_session(app_name="crm", user_id="u")
+    asked = types.Content(role="user", parts=[types.Part(text="please")])
+    with acting_for(fake.user("alice")), pytest.raises(Broken) as broken:
+        async for _ in runner.run_async(user_id="u", session_id=session.id, new_message=asked):
+            pass
+    kept = await runner.session_service.get_session(app_name="crm", user_id="u", session_id=session.id)
+    assert kept is not None
+    assert exporter.get_finished_spans()
+    no_leak(broken.value, made, made._get_declaration(), kept.model_dump_json())

@@ -13,10 +13,11 @@ from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
-from tests.client.frameworks.conftest import Tools
+from tests.client.frameworks.conftest import Broken, Tools
 
 from cab_client import Agent, AuthorizedClient, ClientSecret, acting_for
 from cab_client.langchain import CabContext, CabMiddleware, langgraph_pause
@@ -63,6 +64,22 @@ async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_
     assert tools.ran == ["read 0061", "delete 0061"]
     assert result["messages"][-1].content == "Done."
     no_leak(result, list(saver.list(CONFIG)), saver.storage, saver.blobs, saver.writes)
+
+
+async def test_a_tool_that_fails_leaks_nothing(fake: FakeBroker, tools: Tools, no_leak: Callable[..., None]) -> None:
+    saver, traced = InMemorySaver(), RunCollectorCallbackHandler()
+    agent = create_agent(
+        Scripted(messages=iter([calling("break_deal", deal_id="0061")])),
+        tools=[made := tool(tools.break_deal)],
+        middleware=[CabMiddleware()],
+        context_schema=CabContext,
+        checkpointer=saver,
+    )
+    with pytest.raises(Broken) as broken:
+        await agent.ainvoke(ASK, {**CONFIG, "callbacks": [traced]}, context=CabContext(fake.user("alice")))
+    runs = [run.model_dump_json() for run in traced.traced_runs]
+    assert runs
+    no_leak(broken.value, runs, list(saver.list(CONFIG)), saver.storage, saver.blobs, saver.writes, made.args, made)
 
 
 async def test_a_refusal_is_told_in_fixed_words(fake: FakeBroker, tools: Tools) -> None:

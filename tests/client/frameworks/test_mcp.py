@@ -47,6 +47,17 @@ async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_
     no_leak(listed, asked)
 
 
+async def test_a_tool_that_fails_leaks_nothing(fake: FakeBroker, tools: Tools, no_leak: Callable[..., None]) -> None:
+    server = MCPServer("crm")
+    server.tool()(for_mcp(tools.break_deal))
+    with acting_for(fake.user("alice")):
+        async with Client(server) as client:
+            listed = await client.list_tools()
+            told = await client.call_tool("break_deal", {"deal_id": "0061"})
+    assert told.is_error
+    no_leak(told, told.model_dump_json(), listed.model_dump_json())
+
+
 @pytest.mark.parametrize("decides", [True, False])
 async def test_a_client_that_opens_links_is_asked_to_and_calls_again(
     fake: FakeBroker, tools: Tools, *, decides: bool

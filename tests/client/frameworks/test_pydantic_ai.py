@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("pydantic_ai")
 
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, ToolApproved
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from tests.client.frameworks.conftest import Tools
+from tests.client.frameworks.conftest import Broken, Tools
 
 from cab_client import acting_for
 from cab_client.pydantic_ai import for_pydantic_ai
@@ -53,6 +54,21 @@ async def test_a_read_and_a_confirmed_delete(fake: FakeBroker, tools: Tools, no_
     assert done.output == "Done."
     assert tools.ran == ["read 0061", "delete 0061"]
     no_leak(result, done, done.all_messages_json(), result.output)
+
+
+async def test_a_tool_that_fails_leaks_nothing(
+    fake: FakeBroker, tools: Tools, no_leak: Callable[..., None], exporter: InMemorySpanExporter
+) -> None:
+    call = ToolCallPart("break_deal", {"deal_id": "0061"})
+    agent = Agent(scripted(call), tools=[made := for_pydantic_ai(tools.break_deal)])
+    Agent.instrument_all()
+    try:
+        with acting_for(fake.user("alice")), pytest.raises(Broken) as broken:
+            await agent.run("please")
+    finally:
+        Agent.instrument_all(False)
+    assert exporter.get_finished_spans()
+    no_leak(broken.value, made, agent)
 
 
 async def test_a_refusal_is_told_in_fixed_words(fake: FakeBroker, tools: Tools) -> None:
