@@ -31,6 +31,7 @@ _MAX_TOKEN = 16_384
 _REQUIRED = ["iss", "aud", "exp", "iat", "sub", "client_id", "jti"]
 _PROOF_OLDEST_S = 60
 _PROOF_AHEAD_S = 5
+METADATA_PATH = "/.well-known/oauth-protected-resource"
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 FetchJson = Callable[[str], Any]
@@ -396,12 +397,117 @@ class _Route:
         return cls(method, re.compile(pattern), rule)
 
 
+def checked_routes(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The rules as they are, by routes that are ones. Raises: ValueError."""
+    return {where: _Route.of(where, rule).rule for where, rule in rules.items()}
+
+
 @dataclass(frozen=True)
-class _Refusal:
+class Refusal:
+    """An answer instead of the application's."""
+
     status: int
     error: str
     description: str
     retry_after: int | None = None
+
+
+class Gate:
+    """The judgement, whatever framework the request came by: who calls, and whether their token was made for this."""
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        resource: str,
+        hosts: Iterable[str] = (),
+        max_body: int = 1024 * 1024,
+        fetch: FetchJson = fetch_json,
+    ) -> None:
+        """`hosts`: other names than the resource's own that requests may carry in `Host`, for proxies that change it."""
+        self.resource = resource
+        self.max_body = max_body
+        self._issuer = issuer
+        self._verifier = TokenVerifier(issuer=issuer, resource=resource, fetch=fetch)
+        parts = urlsplit(resource)
+        self._base = f"{parts.scheme}://{parts.netloc}"
+        self._hosts = {parts.netloc.lower(), *(host.lower() for host in hosts)}
+
+    def judge(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | None,
+        rule: Rule | None,
+        placed: Mapping[str, str],
+    ) -> Caller | Refusal:
+        """`rule` and `placed`: what the route demands, and the values of its placeholders. `body` None: too large. Blocks."""
+
+        def values(name: str) -> list[str]:
+            return [value for one, value in headers if one.lower() == name]
+
+        hosts = values("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return Refusal(421, "invalid_request", "This is another host.")
+        try:
+            caller = self._verifier.verify_request(
+                values("authorization"), values("dpop"), method=method, url=f"{self._base}{path}"
+            )
+        except TokenRejected:
+            return Refusal(401, "invalid_token", "The access token is not valid here.")
+        except IssuerUnavailable:
+            return Refusal(503, "temporarily_unavailable", "The token's issuer cannot be reached.", retry_after=5)
+        if body is None:
+            return Refusal(413, "invalid_request", "The body is too large.")
+        types = values("content-type")
+        if len(types) > 1 or values("content-encoding"):
+            return Refusal(415, "invalid_request", "Send application/json, as it is.")
+        if rule is None:
+            return Refusal(403, "insufficient_authorization", "No token covers this method and path.")
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=100)
+            rule(caller, RequestView(self.resource, placed, pairs, types[0] if types else "", body))
+        except NotCovered as exc:
+            return Refusal(403, "insufficient_authorization", f"The token does not cover this: {exc}.")
+        except ValueError:
+            return Refusal(400, "invalid_request", "The query is not well-formed.")
+        return caller
+
+    def metadata(self) -> dict[str, Any]:
+        """RFC 9728, for `GET /.well-known/oauth-protected-resource`."""
+        return {
+            "resource": self.resource,
+            "authorization_servers": [self._issuer],
+            "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": ["ES256"],
+        }
+
+    def headers_of(self, refusal: Refusal) -> dict[str, str]:
+        headers = {"Cache-Control": "no-store"}
+        if refusal.status in (401, 403):
+            about = f'error="{refusal.error}", resource_metadata="{self._base}{METADATA_PATH}"'
+            headers["WWW-Authenticate"] = f'Bearer {about}, DPoP {about}, algs="ES256"'
+        if refusal.retry_after is not None:
+            headers["Retry-After"] = str(refusal.retry_after)
+        return headers
+
+
+def tell(caller: Caller, status: int | None) -> None:
+    """One line for your log, which joins the broker's record by `txn`, `jti` and `intent_hash`."""
+    log.info(
+        "executed" if status is not None and status < 500 else "failed",
+        extra={
+            "cab": {
+                "txn": caller.txn,
+                "jti": caller.claims.get("jti"),
+                "intent_hash": caller.intent_hash,
+                "agent": caller.agent,
+                "status": status,
+            }
+        },
+    )
 
 
 class CabResource:
@@ -409,8 +515,7 @@ class CabResource:
 
     `rules`: by route, such as `"PATCH /opportunities/{id}"`, what its token must have been made for. `public`: routes that need
     no token, such as `"GET /health"`.
-    `hosts`: other names than the resource's own that requests may carry in `Host`, for proxies that change it.
-    The application finds the `Caller` in `scope["cab"]` or `environ["cab"]`.
+    `hosts` as of `Gate`. The application finds the `Caller` in `scope["cab"]` or `environ["cab"]`.
     """
 
     def __init__(
@@ -426,15 +531,9 @@ class CabResource:
         fetch: FetchJson = fetch_json,
     ) -> None:
         self._app = app
-        self._issuer = issuer
-        self._resource = resource
-        self._verifier = TokenVerifier(issuer=issuer, resource=resource, fetch=fetch)
+        self._gate = Gate(issuer=issuer, resource=resource, hosts=hosts, max_body=max_body, fetch=fetch)
         self._routes = [_Route.of(where, rule) for where, rule in rules.items()]
         self._public = [_Route.of(where, _nobody) for where in public]
-        parts = urlsplit(resource)
-        self._base = f"{parts.scheme}://{parts.netloc}"
-        self._hosts = {parts.netloc.lower(), *(host.lower() for host in hosts)}
-        self._max_body = max_body
 
     # --- ASGI and WSGI ---
 
@@ -465,10 +564,10 @@ class CabResource:
         if document is not None:
             await _asgi_answer(send, 200, [("content-type", "application/json")], document)
             return
-        body = await _asgi_body(receive, self._max_body)
+        body = await _asgi_body(receive, self._gate.max_body)
         query = scope["query_string"].decode("latin-1")
         outcome = await asyncio.to_thread(self._judge, method, path, query, headers, body)
-        if isinstance(outcome, _Refusal):
+        if isinstance(outcome, Refusal):
             await _asgi_answer(send, outcome.status, *self._refusal(outcome))
             return
         status: list[int] = []
@@ -488,7 +587,7 @@ class CabResource:
         try:
             await self._app({**scope, "cab": outcome}, replay, watched)
         finally:
-            self._tell(outcome, status[0] if status else None)
+            tell(outcome, status[0] if status else None)
 
     def _wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = (
@@ -507,16 +606,16 @@ class CabResource:
         ]
         headers.append(("content-type", environ.get("CONTENT_TYPE") or ""))
         length = environ.get("CONTENT_LENGTH") or "0"
-        size = int(length) if length.isdigit() else self._max_body + 1
-        body = environ["wsgi.input"].read(size) if size <= self._max_body else None
+        size = int(length) if length.isdigit() else self._gate.max_body + 1
+        body = environ["wsgi.input"].read(size) if size <= self._gate.max_body else None
         outcome = self._judge(method, path, environ.get("QUERY_STRING", ""), headers, body)
-        if isinstance(outcome, _Refusal):
+        if isinstance(outcome, Refusal):
             lines, document = self._refusal(outcome)
             start_response(f"{outcome.status} Refused", lines)
             return [document]
 
         def watched(line: str, *more: Any) -> Any:
-            self._tell(outcome, int(line.split(" ", 1)[0]))
+            tell(outcome, int(line.split(" ", 1)[0]))
             return start_response(line, *more)
 
         inner: Iterable[bytes] = self._app({**environ, "cab": outcome, "wsgi.input": io.BytesIO(body or b"")}, watched)
@@ -529,78 +628,21 @@ class CabResource:
 
     def _judge(
         self, method: str, path: str, query: str, headers: Sequence[tuple[str, str]], body: bytes | None
-    ) -> Caller | _Refusal:
-        def values(name: str) -> list[str]:
-            return [value for one, value in headers if one.lower() == name]
-
-        hosts = values("host")
-        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return _Refusal(421, "invalid_request", "This is another host.")
-        try:
-            caller = self._verifier.verify_request(
-                values("authorization"), values("dpop"), method=method, url=f"{self._base}{path}"
-            )
-        except TokenRejected:
-            return _Refusal(401, "invalid_token", "The access token is not valid here.")
-        except IssuerUnavailable:
-            return _Refusal(503, "temporarily_unavailable", "The token's issuer cannot be reached.", retry_after=5)
-        if body is None:
-            return _Refusal(413, "invalid_request", "The body is too large.")
-        types = values("content-type")
-        if len(types) > 1 or values("content-encoding"):
-            return _Refusal(415, "invalid_request", "Send application/json, as it is.")
+    ) -> Caller | Refusal:
         for route in self._routes:
             match = route.pattern.fullmatch(path) if route.method == method else None
-            if match is None:
-                continue
-            try:
-                pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=100)
-                view = RequestView(self._resource, match.groupdict(), pairs, types[0] if types else "", body)
-                route.rule(caller, view)
-            except NotCovered as exc:
-                return _Refusal(403, "insufficient_authorization", f"The token does not cover this: {exc}.")
-            except ValueError:
-                return _Refusal(400, "invalid_request", "The query is not well-formed.")
-            return caller
-        return _Refusal(403, "insufficient_authorization", "No token covers this method and path.")
+            if match is not None:
+                return self._gate.judge(method, path, query, headers, body, route.rule, match.groupdict())
+        return self._gate.judge(method, path, query, headers, body, None, {})
 
     def _metadata(self, method: str, path: str) -> bytes | None:
-        """RFC 9728."""
-        if method != "GET" or path != "/.well-known/oauth-protected-resource":
-            return None
-        return json.dumps(
-            {
-                "resource": self._resource,
-                "authorization_servers": [self._issuer],
-                "bearer_methods_supported": ["header"],
-                "dpop_signing_alg_values_supported": ["ES256"],
-            }
-        ).encode()
+        is_asked = method == "GET" and path == METADATA_PATH
+        return json.dumps(self._gate.metadata()).encode() if is_asked else None
 
-    def _refusal(self, refusal: _Refusal) -> tuple[list[tuple[str, str]], bytes]:
-        headers = [("content-type", "application/json"), ("cache-control", "no-store")]
-        if refusal.status in (401, 403):
-            about = f'error="{refusal.error}", resource_metadata="{self._base}/.well-known/oauth-protected-resource"'
-            headers.append(("www-authenticate", f'Bearer {about}, DPoP {about}, algs="ES256"'))
-        if refusal.retry_after is not None:
-            headers.append(("retry-after", str(refusal.retry_after)))
+    def _refusal(self, refusal: Refusal) -> tuple[list[tuple[str, str]], bytes]:
+        headers = [(name.lower(), value) for name, value in self._gate.headers_of(refusal).items()]
         body = {"error": refusal.error, "error_description": refusal.description}
-        return headers, json.dumps(body).encode()
-
-    def _tell(self, caller: Caller, status: int | None) -> None:
-        """One line for your log, which joins the broker's record by `txn`, `jti` and `intent_hash`."""
-        log.info(
-            "executed" if status is not None and status < 500 else "failed",
-            extra={
-                "cab": {
-                    "txn": caller.txn,
-                    "jti": caller.claims.get("jti"),
-                    "intent_hash": caller.intent_hash,
-                    "agent": caller.agent,
-                    "status": status,
-                }
-            },
-        )
+        return [("content-type", "application/json"), *headers], json.dumps(body).encode()
 
 
 def _nobody(_: Caller, __: RequestView) -> NoReturn:

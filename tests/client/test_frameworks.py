@@ -13,7 +13,7 @@ from tests.running_stack import ROOT
 
 PYTHON = ROOT / ".cab" / "venv-frameworks" / "bin" / "python"
 TESTS = ROOT / "tests" / "client" / "frameworks"
-ADAPTERS = ("langchain", "pydantic_ai", "openai_agents", "adk", "mcp")
+ADAPTERS = ("langchain", "pydantic_ai", "openai_agents", "adk", "mcp", "fastapi")
 
 
 def python() -> Path:
