@@ -57,7 +57,7 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-dist: $(DEV) ## build the wheels of the broker and of its client into dist/
+dist: $(STACK) ## build the wheels of the broker and of its client into dist/
 	@rm -rf dist && mkdir dist
 	@$(PYTHON) -m hatchling build -t wheel -d dist >/dev/null
 	@cd shared/cab_client && $(abspath $(PYTHON)) -m hatchling build -t wheel -d $(abspath dist) >/dev/null

@@ -593,10 +593,14 @@ def _matches(pattern: str, text: str) -> bool:
 class LocalStack:
     """The broker of `cab dev up`, by the `stack.json` that it writes (docs/local-stack.md)."""
 
-    def __init__(self, state_dir: str | os.PathLike[str] = ".cab/dev", *, command: str | None = None) -> None:
-        self.state_dir = Path(state_dir)
+    def __init__(self, state_dir: str | os.PathLike[str] | None = None, *, command: str | None = None) -> None:
+        """`state_dir`: else CAB_STATE_DIR, else `.cab/dev`. `command`: else CAB_COMMAND, else `cab`."""
+        self.state_dir = Path(state_dir or os.environ.get("CAB_STATE_DIR", ".cab/dev"))
         self._command = shlex.split(command or os.environ.get("CAB_COMMAND", "cab"))
-        self.file: dict[str, Any] = json.loads((self.state_dir / "stack.json").read_text("utf-8"))
+        file = self.state_dir / "stack.json"
+        if not file.exists():
+            raise RuntimeError(f"No stack runs in {self.state_dir}: start one with `cab dev up`, or set CAB_STATE_DIR")
+        self.file: dict[str, Any] = json.loads(file.read_text("utf-8"))
         self.origin: str = self.file["origin"]
         self.connections = {
             name: Connection(entry["api_base"], resource=entry["resource"])
