@@ -639,7 +639,12 @@ class LocalStack:
 
     def _cab(self, *arguments: str) -> str:
         command = [*self._command, "dev", *arguments, "--state-dir", str(self.state_dir)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
+        except FileNotFoundError:
+            raise RuntimeError(
+                f"There is no command {command[0]}: set CAB_COMMAND, such as CHECKOUT/.venv/bin/cab"
+            ) from None
         if done.returncode != 0:
             raise RuntimeError(f"`cab dev {arguments[0]}` failed: {done.stderr.strip()}")
         return done.stdout.strip()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx2
 import jwt
@@ -18,6 +20,7 @@ from cab_client import (
     ClientSecret,
     DpopKey,
     Intent,
+    Misconfigured,
     Permit,
     PrivateKeyJwt,
     Secret,
@@ -27,6 +30,7 @@ from cab_client import (
 from cab_client.resource import CabResource, covers
 from cab_client.testing import FakeBroker, new_key
 from cab_client.transport import use_transport
+from cab_dev.services import google_identity
 
 READ = Intent("crm.opportunity.read", on="crm", identifier="opportunity/1")
 
@@ -158,3 +162,39 @@ def test_what_is_no_jwt_is_no_assertion() -> None:
     for text in ("", "a.b", "a.b.c.d", "a b.c.d", "a.b.c\n", "Bearer a.b.c"):
         with pytest.raises(ValueError, match="JWT"):
             Assertion(text)
+
+
+async def test_a_metadata_server_gives_the_identity_that_proves_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local stack's own, over a socket: the agent sends its token for this broker's issuer, and no key."""
+    email = "agent@demo-cab.iam.gserviceaccount.com"
+    seen: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(400, json={"error": "invalid_request", "reason_code": "subject_token_invalid"})
+
+    async with google_identity.serving(port=0, issuer="https://accounts.google.com", accounts={email: 0}) as listening:
+        monkeypatch.setenv("GCE_METADATA_HOST", listening.metadata[email])
+        agent = AsyncAgent("https://cab.fake", WorkloadIdentity(), connections={"crm": "https://crm.fake"})
+        with use_transport(Mounted(answer)), pytest.raises(Misconfigured):
+            await agent.permit(READ, assertion="a.b.c")
+        await agent.aclose()
+    form = dict(parse_qsl(seen[0].content.decode()))
+    claims = jwt.decode(form["client_assertion"], options={"verify_signature": False})
+    assert (claims["aud"], claims["email"]) == ("https://cab.fake/oauth2", email)
+
+
+class Mounted(httpx2.AsyncBaseTransport):
+    """A broker by a function; everything on this machine by its socket."""
+
+    def __init__(self, broker: Callable[[httpx2.Request], httpx2.Response]) -> None:
+        self._broker = broker
+        self._sockets = httpx2.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.host == "127.0.0.1":
+            return await self._sockets.handle_async_request(request)
+        return self._broker(request)
+
+    async def aclose(self) -> None:
+        await self._sockets.aclose()
