@@ -139,10 +139,21 @@ resource "google_bigquery_table" "configuration" {
 }
 
 locals {
-  views = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => templatefile(
-    "${path.module}/../shared/cab/data/views/${name}",
-    { project = var.project_id, dataset = google_bigquery_dataset.audit.dataset_id, retention_days = var.audit_retention_days }
-  ) }
+  view_files = { for name in fileset("${path.module}/../shared/cab/data/views", "*.sql") : trimsuffix(name, ".sql") => "${path.module}/../shared/cab/data/views/${name}" }
+  view_terms = { project = var.project_id, dataset = google_bigquery_dataset.audit.dataset_id }
+  views = { for name, file in local.view_files : name => templatefile(file, merge(local.view_terms, {
+    events       = "`${var.project_id}.${google_bigquery_dataset.audit.dataset_id}.events`"
+    events_later = "`${var.project_id}.${google_bigquery_dataset.audit.dataset_id}.events`"
+    since        = "TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${var.audit_retention_days} DAY)"
+    until        = "TIMESTAMP '9000-01-01 00:00:00+00'"
+  })) }
+  # The same questions over the days between two instants: a view reads the whole retention, these read nothing else.
+  between = { for name, file in local.view_files : name => templatefile(file, merge(local.view_terms, {
+    events       = "`${var.project_id}.${google_bigquery_dataset.audit.dataset_id}`.events_between(period_start, period_end)"
+    events_later = "`${var.project_id}.${google_bigquery_dataset.audit.dataset_id}`.events_between(period_start, TIMESTAMP_ADD(period_end, INTERVAL 2 DAY))"
+    since        = "period_start"
+    until        = "period_end"
+  })) if strcontains(file(file), "$${since}") || strcontains(file(file), "$${events}") }
 }
 
 # Views that others read, so they are there first.
@@ -175,6 +186,43 @@ resource "google_bigquery_table" "view" {
     use_legacy_sql = false
   }
   depends_on = [google_bigquery_table.events]
+}
+
+# What the other functions ask, so it is there first.
+resource "google_bigquery_routine" "events" {
+  for_each        = { for name, query in local.between : name => query if name == "events" }
+  project         = var.project_id
+  dataset_id      = google_bigquery_dataset.audit.dataset_id
+  routine_id      = "${each.key}_between"
+  routine_type    = "TABLE_VALUED_FUNCTION"
+  language        = "SQL"
+  definition_body = "SELECT * FROM (\n${each.value})\n"
+  dynamic "arguments" {
+    for_each = ["period_start", "period_end"]
+    content {
+      name      = arguments.value
+      data_type = jsonencode({ typeKind = "TIMESTAMP" })
+    }
+  }
+  depends_on = [google_bigquery_table.events]
+}
+
+resource "google_bigquery_routine" "between" {
+  for_each        = { for name, query in local.between : name => query if name != "events" }
+  project         = var.project_id
+  dataset_id      = google_bigquery_dataset.audit.dataset_id
+  routine_id      = "${each.key}_between"
+  routine_type    = "TABLE_VALUED_FUNCTION"
+  language        = "SQL"
+  definition_body = "SELECT * FROM (\n${each.value})\n"
+  dynamic "arguments" {
+    for_each = ["period_start", "period_end"]
+    content {
+      name      = arguments.value
+      data_type = jsonencode({ typeKind = "TIMESTAMP" })
+    }
+  }
+  depends_on = [google_bigquery_routine.events]
 }
 
 resource "google_bigquery_dataset_iam_member" "analyst" {

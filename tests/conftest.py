@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,7 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="module")
-def bigquery_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bigquery_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the local BigQuery keeps its files: PROJECT/DATASET/TABLE/*.parquet, one for each insert."""
+    return tmp_path_factory.mktemp("bigquery")
+
+
+@pytest.fixture(scope="module")
+def bigquery_url(bigquery_data: Path) -> Iterator[str]:
     """A local BigQuery for each file: it starts within a second, and each query costs more the more tables it has."""
-    with running_bigquery(tmp_path_factory.mktemp("bigquery")) as url:
+    with running_bigquery(bigquery_data) as url:
         yield url

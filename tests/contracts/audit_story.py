@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from cab.adapters.google_cloud.bigquery.audit_schema import row_of
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
@@ -29,13 +30,17 @@ UPDATE, DELETE = "crm.opportunity.update", "crm.opportunity.delete"
 
 
 class Story:
-    """Writes down events as the broker would: one second apart, chained, each received 250 ms later."""
+    """Writes down events as the broker would: one second apart, chained, each received 250 ms later.
 
-    def __init__(self) -> None:
+    `dated_ids` are those of the broker, which have the time in them; others are readable.
+    """
+
+    def __init__(self, *, start: datetime = START, dated_ids: bool = False) -> None:
+        self._dated_ids = dated_ids
         self._chains = {
             name: AuditChain(f"chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
         }
-        self._now = START
+        self._now = start
         self.rows: list[dict[str, Any]] = []
 
     def tell(
@@ -43,7 +48,7 @@ class Story:
     ) -> dict[str, Any]:
         self._now += timedelta(seconds=1)
         event = AuditEvent(
-            event_id=f"event-{len(self.rows):03}",
+            event_id=self._event_id(),
             event_type=event_type,
             occurred_at=self._now,
             outcome=outcome,
@@ -56,6 +61,12 @@ class Story:
         row = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(row)
         return row
+
+    def _event_id(self) -> str:
+        number = len(self.rows)
+        if not self._dated_ids:
+            return f"event-{number:03}"
+        return str(UUID(int=int(self._now.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number))
 
     def tell_again(self, row: dict[str, Any], *, by: str) -> dict[str, Any]:
         """The same event published once more, as an outbox does when a process ended right after its first publish."""
@@ -80,7 +91,7 @@ class Story:
     def withhold(self, row: dict[str, Any]) -> dict[str, Any]:
         """Take back an event whose token did not leave."""
         issued = AuditEvent.model_validate_json(row["event_json"])
-        event = withheld(issued, event_id=f"event-{len(self.rows):03}", reason_code="audit_unavailable")
+        event = withheld(issued, event_id=self._event_id(), reason_code="audit_unavailable")
         data = self._chains["a"].seal(event).data
         sealed = AuditEvent.model_validate_json(data)
         taken_back = row_of(sealed, data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")

@@ -13,7 +13,15 @@ from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, create_views, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import (
+    TABLE,
+    VIEWS,
+    create_dataset,
+    create_views,
+    function_name,
+    has_period,
+    row_of,
+)
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
     AuditEvent,
@@ -116,7 +124,7 @@ def ask(tables: Any, sql: str, dataset: str = DATASET) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def doubled(tables: Any, bigquery_url: str) -> Any:
     """A dataset in which some ids came with a second content: at the same instant, a day before and a day after the first."""
-    story = Story()
+    story = Story(dated_ids=True)
     issued = story.exchange(Outcome.ISSUED, txn="first-0")
     outcomes = [story.exchange(Outcome.REFUSED, txn=f"first-{number}") for number in (1, 2)]
     instants = [datetime.fromisoformat(row["occurred_at"]) for row in (issued, *outcomes)]
@@ -160,11 +168,14 @@ def test_a_second_content_under_an_id_is_a_gap_and_a_second_publish_is_none(doub
         "SELECT chain_id, before_seq, found_at_event FROM chain_gaps WHERE gap = 'other_content' ORDER BY before_seq",
         DOUBLED,
     )
-    assert [tuple(row.values()) for row in answer] == [
-        ("chain-b", 1, "event-000"),
-        ("chain-b", 2, "event-001"),
-        ("chain-b", 3, "event-002"),
+    named = {row["event_id"]: row["txn"] for row in ask(doubled, "SELECT event_id, txn FROM events", DOUBLED)}
+    assert [(row["chain_id"], row["before_seq"], named[row["found_at_event"]]) for row in answer] == [
+        ("chain-b", 1, "first-0"),
+        ("chain-b", 2, "first-1"),
+        ("chain-b", 3, "first-2"),
     ]
+    moved = ask(doubled, "SELECT before_seq FROM chain_gaps WHERE gap = 'other_instant' ORDER BY before_seq", DOUBLED)
+    assert [row["before_seq"] for row in moved] == [2, 3]
 
 
 def test_what_did_each_agent_do_in_whose_name(tables: Any) -> None:
@@ -354,3 +365,5 @@ def test_who_could_act_for_whom(tables: Any) -> None:
 def test_creating_the_views_again_changes_nothing(tables: Any) -> None:
     create_views(tables, DATASET)
     assert {table.table_id for table in tables.list_tables(DATASET)} == {TABLE, "configuration", *VIEWS}
+    functions = {function_name(name) for name in VIEWS if has_period(name)}
+    assert {routine.routine_id for routine in tables.list_routines(DATASET)} == functions

@@ -8,25 +8,29 @@ from typing import Any
 
 import pytest
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client, replace_rows
+from tests.contracts.bigquery import client
 
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import Actor, EventType, Outcome, TokenFacts
 
-PROJECT, DATASET = "demo-whole", "cab_audit"
+PROJECT = "demo-whole"
 Rows = list[dict[str, Any]]
 
 
 class Record:
     def __init__(self, bigquery: Any) -> None:
         self._bigquery = bigquery
-        create_dataset(bigquery, DATASET)
+        self._dataset = "cab_audit"
+        create_dataset(bigquery, self._dataset, only=("chain_gaps", "orphans"))
 
     def holds(self, rows: Rows) -> None:
-        replace_rows(self._bigquery, f"{PROJECT}.{DATASET}.{TABLE}", rows)
+        """These rows, and none of the test before."""
+        table = f"{PROJECT}.{self._dataset}.{TABLE}"
+        self._bigquery.query_and_wait(f"TRUNCATE TABLE `{table}`")
+        assert self._bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{DATASET}.")
+        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{self._dataset}.")
         return [tuple(row.values()) for row in self._bigquery.query_and_wait(named)]
 
     def gaps(self) -> list[tuple[Any, ...]]:

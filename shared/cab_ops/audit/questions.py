@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPICallError, NotFound, RetryError
@@ -31,7 +32,9 @@ class QuestionRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Standard SQL over the views by bare name. Every parameter it uses is bound; absent ones are NULL of their type.
+    """Standard SQL over the views and their functions by bare name. Every parameter it uses is bound.
+
+    Absent ones are NULL of their type, but for `until`, which then bounds nothing.
 
     Whoever asks waits `timeout_s` at most.
     """
@@ -41,6 +44,8 @@ class Question:
     timeout_s: float = TIMEOUT_S
 
 
+_NEVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
+_FUNCTION: Final = re.compile(r"\b(\w+_between)\(")
 _PARAMETER_TYPES: Final[Mapping[str, type]] = {
     "since": datetime,
     "until": datetime,
@@ -89,14 +94,14 @@ ACTIONS: Final = Question(
     """
     SELECT day, tenant, subject_key, agent_id, connection, action, effect, requests, issued, executed, refused, failed,
            unknown_outcome, confirmed_by_user, last_at
-    FROM actions_by_user_and_agent
-    WHERE last_at >= @since AND (@tenant IS NULL OR tenant = @tenant)
+    FROM actions_by_user_and_agent_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
     ORDER BY day DESC, requests DESC, subject_key, agent_id, action
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "agent", "limit"),
+    ("since", "until", "tenant", "user", "agent", "limit"),
 )
 
 REFUSALS: Final = Question(
@@ -134,90 +139,88 @@ CONFIRMATIONS: Final = Question(
     """
     SELECT asked_at, subject_key, agent_id, connection, action, identifier, status, seconds_to_answer, decided_at, used_at,
            confirmation_id
-    FROM confirmations
-    WHERE COALESCE(asked_at, decided_at) >= @since AND (@tenant IS NULL OR tenant = @tenant)
+    FROM confirmations_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
     ORDER BY COALESCE(asked_at, decided_at) DESC, confirmation_id
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "limit"),
+    ("since", "until", "tenant", "user", "limit"),
 )
 
 GRANTS: Final = Question(
     """
     SELECT day, tenant, connection, provider, grants, connected, not_lasting, refreshed, recovered, needs_reauth, revoked,
-           not_revoked_upstream, quarantined, failed
-    FROM grant_health
-    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND (@tenant IS NULL OR tenant = @tenant)
+           not_revoked_upstream, quarantined, failed, outages, causes
+    FROM grant_health_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@connection IS NULL OR connection = @connection)
     ORDER BY day DESC, connection
     LIMIT @limit
     """,
-    ("since", "tenant", "connection", "limit"),
+    ("since", "until", "tenant", "connection", "limit"),
 )
 
 CALLS: Final = Question(
     """
     SELECT occurred_at, subject_key, agent_id, connection, action, identifier, method, host, path_template, attempts, outcome,
            cause, upstream_status, upstream_request_id, sent_as_decided, request_digest, txn, call_id
-    FROM calls
-    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND occurred_at >= @since
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM calls_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
       AND (@outcome IS NULL OR outcome = @outcome)
     ORDER BY occurred_at DESC, call_id
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "agent", "outcome", "limit"),
+    ("since", "until", "tenant", "user", "agent", "outcome", "limit"),
 )
 
 UNUSED: Final = Question(
     """
     SELECT occurred_at, subject_key, agent_id, connection, action, identifier, token_kind, token_expires_at, txn, event_id
-    FROM issued_without_outcome
-    WHERE occurred_at >= @since
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM issued_without_outcome_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "limit"),
+    ("since", "until", "tenant", "user", "limit"),
 )
 
+# Chains are followed from their start.
 GAPS: Final = Question(
     """
     SELECT gap, function_name, chain_id, after_seq, before_seq, missing_events, found_at_event, occurred_at
-    FROM chain_gaps
+    FROM chain_gaps_between(TIMESTAMP_SUB(@since, INTERVAL 30 DAY), @until)
     WHERE occurred_at >= @since
     ORDER BY IF(gap IN ('open', 'ended_without_close'), 1, 0), occurred_at DESC, chain_id
     LIMIT @limit
     """,
-    ("since", "limit"),
+    ("since", "until", "limit"),
 )
 
 FRESHNESS: Final = Question(
     """
     SELECT hour, events, median_ms, p99_ms, max_ms, last_row_at
-    FROM freshness
-    WHERE hour >= TIMESTAMP_TRUNC(@since, HOUR)
+    FROM freshness_between(@since, @until)
     ORDER BY hour DESC
     LIMIT @limit
     """,
-    ("since", "limit"),
+    ("since", "until", "limit"),
 )
 
 WHO_COULD_HAVE: Final = Question(
     """
     SELECT tenant, subject_key, connection, agent_id, tokens, last_token_at, grant_since, grant_last_seen_at, grant_id
-    FROM who_could_have
+    FROM who_could_have_between(@since, @until)
     WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@connection IS NULL OR connection = @connection)
     ORDER BY connection, subject_key, agent_id
     LIMIT @limit
     """,
-    ("tenant", "user", "connection", "limit"),
+    ("since", "until", "tenant", "user", "connection", "limit"),
 )
 
 EVENT: Final = Question(
@@ -269,10 +272,12 @@ class AuditTables:
     def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
         """The rows of the answer, read page by page. Raises: QuestionRefused, Unavailable."""
         parameters = [_bound(name, values.get(name)) for name in question.parameters]
+        # A default dataset is for tables; functions are named in full.
+        sql = _FUNCTION.sub(rf"`{self._dataset}`.\1(", question.sql)
         config = bigquery.QueryJobConfig(query_parameters=parameters, default_dataset=self._dataset)
         with _errors(self._dataset):
             rows = self._client.query_and_wait(
-                question.sql,
+                sql,
                 job_config=config,
                 retry=None,
                 job_retry=None,
@@ -284,6 +289,8 @@ class AuditTables:
 
 
 def _bound(name: str, value: Parameter) -> Any:
+    if name == "until" and value is None:
+        value = _NEVER
     if isinstance(value, Sequence) and not isinstance(value, str):
         return bigquery.ArrayQueryParameter(name, "STRING", list(value))
     return bigquery.ScalarQueryParameter(name, _TYPES[_PARAMETER_TYPES.get(name, str)], value)
@@ -314,7 +321,9 @@ def _errors(dataset: str, *, own_query: bool = False) -> Iterator[None]:
             raise QuestionRefused(
                 f"{dataset} does not understand the question: its views are of another version."
             ) from error
-        raise QuestionRefused(f"{dataset} has no such table or view: deploy Terraform, or name --dataset.") from error
+        raise QuestionRefused(
+            f"{dataset} has no such table, view or function: deploy Terraform, or name --dataset."
+        ) from error
     except Forbidden as error:
         raise QuestionRefused(f"You may not read {dataset}: ask for roles/bigquery.dataViewer and jobUser.") from error
     except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException, TimeoutError) as error:

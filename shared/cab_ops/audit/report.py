@@ -91,9 +91,8 @@ RULES: Final = Question(
 SUSPECTS: Final = Question(
     """
     SELECT occurred_at, subject_key, agents, score, attempts, destructive, writes, objects, users_no, issued_after, read_before, txn
-    FROM injection_suspects
-    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND occurred_at >= @since AND occurred_at < @until
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM injection_suspects_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND attempts > 0
     ORDER BY score DESC, occurred_at DESC
     LIMIT @limit
@@ -114,8 +113,8 @@ CONFIRMATIONS: Final = Question(
     """
     SELECT status, COUNT(*) AS n, COUNTIF(used_at IS NOT NULL) AS used,
            APPROX_QUANTILES(seconds_to_answer, 2)[OFFSET(1)] AS median_s
-    FROM confirmations
-    WHERE asked_at >= @since AND asked_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM confirmations_between(@since, @until)
+    WHERE asked_at IS NOT NULL AND (@tenant IS NULL OR tenant = @tenant)
     GROUP BY status
     ORDER BY n DESC, status
     """,
@@ -128,8 +127,8 @@ GRANTS: Final = Question(
            SUM(refreshed) AS refreshed, SUM(recovered) AS recovered,
            SUM(needs_reauth) AS needs_reauth, SUM(revoked) AS revoked, SUM(not_revoked_upstream) AS not_revoked_upstream,
            SUM(quarantined) AS quarantined, SUM(failed) AS failed
-    FROM grant_health
-    WHERE day >= TIMESTAMP_TRUNC(@since, DAY) AND day < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM grant_health_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
     GROUP BY connection
     ORDER BY connection
     LIMIT @limit
@@ -140,8 +139,8 @@ GRANTS: Final = Question(
 UNUSED: Final = Question(
     """
     SELECT connection, agent_id, COUNT(*) AS n, MAX(occurred_at) AS last_at
-    FROM issued_without_outcome
-    WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM issued_without_outcome_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
     GROUP BY connection, agent_id
     ORDER BY n DESC, connection, agent_id
     LIMIT @limit
@@ -165,8 +164,7 @@ REACH: Final = Question(
 FRESHNESS: Final = Question(
     """
     SELECT hour, events, median_ms, p99_ms, max_ms
-    FROM freshness
-    WHERE hour >= TIMESTAMP_TRUNC(@since, HOUR) AND hour < @until
+    FROM freshness_between(@since, @until)
     ORDER BY hour
     """,
     ("since", "until"),

@@ -10,6 +10,7 @@ from string import Template
 from cab.adapters.google_cloud.bigquery.audit_schema import (
     CLUSTERING,
     CONTENT,
+    MOVED,
     PARTITION_COLUMN,
     VIEWS,
     columns,
@@ -83,6 +84,11 @@ def test_the_view_of_gaps_takes_the_same_for_an_events_content_as_the_code() -> 
     assert f"{CONTENT} AS content" in view_sql("chain_gaps", project="p", dataset="d")
 
 
+def test_the_views_know_an_id_that_was_given_again_as_the_code_does() -> None:
+    for name in ("events", "chain_gaps"):
+        assert MOVED in view_sql(name, project="p", dataset="d")
+
+
 def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> None:
     folder = files("cab").joinpath("data", "views")
     assert {file.name for file in folder.iterdir()} == {f"{name}.sql" for name in VIEWS}
@@ -96,4 +102,4 @@ def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> Non
 def test_terraform_can_fill_the_same_placeholders() -> None:
     folder = files("cab").joinpath("data", "views")
     placeholders = {name for file in folder.iterdir() for name in Template(file.read_text()).get_identifiers()}
-    assert placeholders == {"project", "dataset", "retention_days"}
+    assert placeholders == {"project", "dataset", "retention_days", "since", "until"}

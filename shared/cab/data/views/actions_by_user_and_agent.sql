@@ -17,6 +17,6 @@ SELECT
   COUNTIF(confirmation_id IS NOT NULL AND outcome = 'issued') AS confirmed_by_user,
   MIN(occurred_at) AS first_at,
   MAX(occurred_at) AS last_at
-FROM `${project}.${dataset}.events`
+FROM ${events}
 WHERE event_type IN ('exchange.decided', 'tool.executed')
 GROUP BY day, tenant, subject_key, agent_id, connection, action

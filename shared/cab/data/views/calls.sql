@@ -2,7 +2,7 @@
 -- the outcome. `outcome` is `unknown` where none came within 120 seconds, and `pending` until then; `cause` tells an
 -- outcome that nobody wrote (`no_outcome`) from a call that was under way when its process ended (`interrupted`). The
 -- platform was asked at most as often as there are attempts. An id is of one user and agent: another's is another call.
--- A filter on `day` bounds which attempts are read; of the outcomes, narrow columns of the whole retention are.
+-- `calls_between` reads the attempts of the days asked, and outcomes of two days more.
 WITH attempts AS (
   SELECT
     TIMESTAMP_TRUNC(occurred_at, DAY) AS day,
@@ -24,7 +24,7 @@ WITH attempts AS (
     MAX(confirmation_id) AS confirmation_id,
     MAX(txn) AS txn,
     MIN(event_id) AS attempt_event_id
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events} AS events
   WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed', 'withheld') AND events.call.id IS NOT NULL
   GROUP BY day, tenant, subject_key, agent_id, call_id
 ),
@@ -44,7 +44,7 @@ outcomes AS (
       )
       ORDER BY occurred_at DESC, event_id DESC LIMIT 1
     )[OFFSET(0)] AS last
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events_later} AS events
   WHERE
     event_type = 'tool.executed'
     AND observed_by = 'broker'

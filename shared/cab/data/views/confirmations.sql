@@ -12,8 +12,9 @@ WITH confirmations AS (
     MIN(IF(event_type = 'confirmation.decided', occurred_at, NULL)) AS decided_at,
     MAX(IF(event_type = 'confirmation.decided', decision, NULL)) AS answer,
     MIN(IF(event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed'), occurred_at, NULL)) AS used_at
-  FROM `${project}.${dataset}.events`
-  WHERE confirmation_id IS NOT NULL
+  FROM ${events_later}
+  WHERE
+    confirmation_id IS NOT NULL
   GROUP BY tenant, confirmation_id
 )
 SELECT
@@ -21,3 +22,4 @@ SELECT
   CASE answer WHEN 'permit' THEN 'approved' WHEN 'deny' THEN 'refused' ELSE 'unanswered' END AS status,
   TIMESTAMP_DIFF(decided_at, asked_at, SECOND) AS seconds_to_answer
 FROM confirmations
+WHERE COALESCE(asked_at, decided_at, used_at) < ${until}

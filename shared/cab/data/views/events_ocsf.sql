@@ -23,7 +23,7 @@ WITH classed AS (
       WHEN tool.effect = 'destructive' THEN 4
       ELSE 99
     END AS activity_id
-  FROM `${project}.${dataset}.events`
+  FROM ${events}
 )
 SELECT
   occurred_at,

@@ -1,6 +1,6 @@
--- When something was seen for the first time in the retention: an agent with an action, an agent for a user, an agent from a
--- network, a client from a network. What is new yesterday and never before is where to look first. Reads narrow columns of
--- the whole retention: what is first is only known from all.
+-- When something was seen for the first time among the days that are read: an agent with an action, an agent for a user, an agent from a
+-- network, a client from a network. What is new yesterday and never before is where to look first. `first_seen_between`
+-- calls new what was not there before in the days asked.
 SELECT
   tenant,
   link.kind,
@@ -10,7 +10,7 @@ SELECT
   MAX(occurred_at) AS last_at,
   COUNT(*) AS times
 FROM
-  `${project}.${dataset}.events` AS events,
+  ${events} AS events,
   UNNEST([
     STRUCT('agent_action' AS kind, actor.agent_id AS who, action AS what),
     STRUCT('agent_user' AS kind, actor.agent_id AS who, subject_key AS what),

@@ -6,5 +6,5 @@ SELECT
   APPROX_QUANTILES(TIMESTAMP_DIFF(received_at, occurred_at, MILLISECOND), 100)[OFFSET(99)] AS p99_ms,
   MAX(TIMESTAMP_DIFF(received_at, occurred_at, MILLISECOND)) AS max_ms,
   MAX(received_at) AS last_row_at
-FROM `${project}.${dataset}.events`
+FROM ${events}
 GROUP BY hour

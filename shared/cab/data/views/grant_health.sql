@@ -23,7 +23,7 @@ SELECT
     ) IGNORE NULLS
   ) AS causes,
   COUNTIF(event_type = 'exchange.decided') AS outages
-FROM `${project}.${dataset}.events` AS events
+FROM ${events} AS events
 WHERE
   (
     event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')

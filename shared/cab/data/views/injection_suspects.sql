@@ -27,7 +27,7 @@ WITH seen AS (
       )
     ) AS is_beyond,
     event_type = 'confirmation.decided' AND decision = 'deny' AS is_no
-  FROM `${project}.${dataset}.events`
+  FROM ${events}
   WHERE event_type IN ('exchange.decided', 'confirmation.decided')
 ),
 begun AS (

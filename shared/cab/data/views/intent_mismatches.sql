@@ -17,7 +17,7 @@ SELECT
   task.comparison AS comparison,
   txn,
   event_id
-FROM `${project}.${dataset}.events`
+FROM ${events}
 WHERE
   event_type = 'exchange.decided'
   AND outcome = 'refused'

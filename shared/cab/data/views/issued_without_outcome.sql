@@ -1,6 +1,8 @@
 -- Tokens that were handed out and of which nobody said what came: no report with the hash of that token by the agent that
 -- had it, and no outcome of that call where the broker makes it. A report speaks for one hand-out: a token that was handed
--- out twice, for two intents or transactions, is cleared twice. A tool server that does not report is listed for every token; one that does should be listed for none.
+-- out twice, for two intents or transactions, is cleared twice.
+-- `issued_without_outcome_between` also reads the reports of the two days after: a client reports until an hour after a token's
+-- end. A tool server that does not report is listed for every token; one that does should be listed for none.
 WITH reports AS (
   SELECT DISTINCT
     tenant,
@@ -8,7 +10,7 @@ WITH reports AS (
     events.token.sha256 AS token_sha256,
     txn,
     COALESCE(intent.intent_hash, '') AS intent_hash
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events_later} AS events
   WHERE event_type = 'tool.executed' AND outcome != 'refused' AND events.token.sha256 IS NOT NULL
 ),
 outcomes AS (
@@ -17,7 +19,7 @@ outcomes AS (
     subject_key,
     actor.agent_id AS agent_id,
     events.call.id AS call_id
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events_later} AS events
   WHERE
     event_type = 'tool.executed'
     AND observed_by = 'broker'
@@ -37,7 +39,7 @@ SELECT
   issued.call.id AS call_id,
   issued.txn,
   issued.event_id
-FROM `${project}.${dataset}.events` AS issued
+FROM ${events} AS issued
 LEFT JOIN reports
   ON
     reports.tenant = issued.tenant

@@ -1,4 +1,4 @@
--- What each agent may ask for and what it did ask for: an action that was allowed and never used in the retention can go.
+-- What each agent may ask for and what it did ask for: an action that was allowed and never used in the days that are read can go.
 SELECT
   agents.tenant,
   agents.agent_id,
@@ -18,7 +18,7 @@ LEFT JOIN (
     COUNT(*) AS times,
     COUNT(DISTINCT subject_key) AS users,
     MAX(occurred_at) AS last_at
-  FROM `${project}.${dataset}.events`
+  FROM ${events}
   WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed')
   GROUP BY tenant, agent_id, action
 ) AS used

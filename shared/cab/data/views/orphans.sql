@@ -2,8 +2,8 @@
 -- `without_mint`: an exchange under an assertion of this broker, and nothing that issued that assertion. `without_question`:
 -- an answer of a person, and no exchange that asked. `without_answer`: something issued for which a person had to say yes,
 -- and no yes. `without_attempt`: an outcome of a call, and no attempt. `without_token`: a report on a token that nobody
--- was handed. One scan of narrow columns of the whole retention: what led to an event may be of the day before. What led
--- to the first events of the retention is older than it, so the first two days are not judged.
+-- was handed. One scan of narrow columns. What led to an event may be of the day before: the first two days of what is
+-- read, of the retention or between two instants, are not judged.
 WITH links AS (
   SELECT
     occurred_at,
@@ -22,7 +22,7 @@ WITH links AS (
     LOGICAL_OR(link.begins) OVER (PARTITION BY link.orphan, tenant, link.named) AS has_beginning,
     link.begins
   FROM
-    `${project}.${dataset}.events` AS events,
+    ${events} AS events,
     UNNEST([
       STRUCT(
         'without_mint' AS orphan,
@@ -110,6 +110,6 @@ FROM links
 WHERE
   NOT begins
   AND NOT has_beginning
-  AND occurred_at >= TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL ${retention_days} - 2 DAY)
+  AND occurred_at >= TIMESTAMP_ADD(${since}, INTERVAL 2 DAY)
   -- What led to it may still be on its way: pushes are not in order.
   AND received_at < TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL 10 MINUTE)

@@ -3,7 +3,7 @@
 -- handed one, a broker JWT too), `assertion` (an assertion named the agent: whoever had its key could ask for all that it
 -- may), `delegated` (the agent passed an assertion on, or received one so). `until_at` is NULL while it lasts. Ask for a
 -- period by `from_at < END AND (until_at IS NULL OR until_at >= BEGIN)`: a grant of long ago may still have been alive, so
--- narrow columns of the whole retention are read.
+-- `reach_between` is to begin when the oldest grant may have been connected: what came before it is not known.
 WITH grants AS (
   SELECT
     tenant,
@@ -23,7 +23,7 @@ WITH grants AS (
       MAX(IF(event_type IN ('grant.revoked', 'grant.needs_reauth', 'grant.quarantined'), occurred_at, NULL))
     ) AS until_at,
     COUNTIF(event_type IN ('grant.connected', 'grant.refreshed')) AS times
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events} AS events
   WHERE
     event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')
     AND outcome != 'refused'
@@ -42,7 +42,7 @@ handed AS (
     MAX(COALESCE(events.token.expires_at, occurred_at)) AS until_at,
     COUNT(*) AS times
   FROM
-    `${project}.${dataset}.events` AS events,
+    ${events} AS events,
     UNNEST(
       ARRAY_CONCAT(
         [STRUCT(

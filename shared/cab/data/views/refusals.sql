@@ -27,7 +27,7 @@ SELECT
   refused.caller_ip_prefix,
   refused.txn,
   refused.event_id
-FROM `${project}.${dataset}.events` AS refused
+FROM ${events} AS refused
 LEFT JOIN `${project}.${dataset}.agents` AS agents
   ON agents.tenant = refused.tenant AND agents.agent_id = refused.actor.agent_id
 WHERE

@@ -30,7 +30,7 @@ FROM (
     )) AS tokens,
     COUNT(DISTINCT IF(outcome = 'issued', CONCAT(subject_key, ' ', events.call.id), NULL)) AS calls,
     COUNT(DISTINCT subject_key) AS users
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events} AS events
   WHERE event_type = 'exchange.decided' AND actor.agent_id IS NOT NULL
   GROUP BY day, tenant, agent_id
 ) AS counted

@@ -1,5 +1,6 @@
 -- What could have been done in a user's name: each live grant of each user, and the agents that have acted for the
--- user since. An agent with no row here has never had a token of that user.
+-- user since. An agent with no row here has had no token of that user in
+-- the days that are read.
 WITH grant_states AS (
   SELECT
     tenant,
@@ -9,7 +10,7 @@ WITH grant_states AS (
     event_type AS last_event,
     occurred_at AS last_event_at,
     MIN(occurred_at) OVER (PARTITION BY tenant, events.grant.id) AS since
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events} AS events
   WHERE event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')
   QUALIFY ROW_NUMBER() OVER (PARTITION BY tenant, events.grant.id ORDER BY occurred_at DESC, event_id DESC) = 1
 ),
@@ -21,7 +22,7 @@ agents AS (
     actor.agent_id AS agent_id,
     COUNT(DISTINCT COALESCE(events.token.sha256, event_id)) AS tokens,
     MAX(occurred_at) AS last_token_at
-  FROM `${project}.${dataset}.events` AS events
+  FROM ${events} AS events
   WHERE event_type = 'exchange.decided' AND outcome IN ('issued', 'unconfirmed')
   GROUP BY tenant, subject_key, connection, agent_id
 )

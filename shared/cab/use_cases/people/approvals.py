@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import uuid
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -121,9 +121,9 @@ class DecideConfirmation:
         now = self._clock.now()
         # The event goes first: were the decision written first, it would be usable while nothing durable says who gave it.
         # The price is an event whose decision failed to be written; nothing was issued then, and the person sees an error
-        # and repeats. The id depends on the approval and the answer alone, so every repetition is the same row in audit.
+        # and repeats. Each answer is an event of its own: it has another instant, and one id has one.
         event = facts.event(
-            event_id=_event_id(request, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
+            event_id=_event_id(request, now, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
         ).model_copy(
             update={
                 "event_type": audit.EventType.CONFIRMATION_DECIDED,
@@ -223,9 +223,9 @@ def _note(facts: Facts, request: ApprovalRequest) -> None:
         facts.call = audit.CallFacts(request_digest=request.request_digest)
 
 
-def _event_id(request: ApprovalRequest, *, approved: bool) -> str:
-    """A UUIDv7 of the request's own time, with a hash in place of randomness (RFC 9562 section 5.7)."""
-    milliseconds = int(request.requested_at.timestamp() * 1000)
-    hashed = hashlib.sha256(f"cab-decision {request.id} {approved}".encode()).digest()
+def _event_id(request: ApprovalRequest, now: datetime, *, approved: bool) -> str:
+    """A UUIDv7 of the answer's time, with a hash in place of randomness (RFC 9562 section 5.7)."""
+    milliseconds = int(now.timestamp() * 1000)
+    hashed = hashlib.sha256(f"cab-decision {request.id} {now.isoformat()} {approved}".encode()).digest()
     high, low = int.from_bytes(hashed[:2]) >> 4, int.from_bytes(hashed[2:10]) >> 2
     return str(uuid.UUID(int=milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low))

@@ -162,6 +162,7 @@ _command(
         ("not_lasting", "not lasting"),
         *(("refreshed", "refreshed"), ("recovered", "recovered"), ("needs_reauth", "reauth"), ("revoked", "revoked")),
         *(("not_revoked_upstream", "not upstr."), ("quarantined", "quarantined"), ("failed", "failed")),
+        *(("outages", "outages"), ("causes", "causes")),
     ),
     (since_option(), connection_option, tenant_option),
     "How the grants of each connection fare, by day.",
@@ -226,7 +227,7 @@ _command(
         *(_CONNECTION, _USER, _AGENT, ("tokens", "tokens"), ("last_token_at", "last token (UTC)")),
         *(("grant_since", "grant since (UTC)"), Column("grant_id", "grant", short=True)),
     ),
-    (connection_option, user_option, tenant_option),
+    (since_option("400d"), connection_option, user_option, tenant_option),
     "Live grants, and the agents that used them.",
     "who_could_have",
 )

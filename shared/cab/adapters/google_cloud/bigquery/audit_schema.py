@@ -10,7 +10,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from importlib.resources import files
@@ -28,6 +28,8 @@ TABLE: Final = "events_raw"
 PARTITION_COLUMN: Final = "occurred_at"
 # BigQuery clusters by top-level columns only, so these repeat what is inside the records.
 CLUSTERING: Final = ("tenant", "subject_key", "connection", "action")
+# The arguments of the table functions: from when, until before when.
+PERIOD: Final = ("period_start", "period_end")
 # In the order in which they must be created.
 VIEWS: Final = (
     "events",
@@ -53,6 +55,7 @@ VIEWS: Final = (
     "first_seen",
     "events_ocsf",
 )
+READ_BY_OTHERS: Final = ("events", "agents")
 # What an event says: all of it as published, but for its place. A second publish of it has another place. In `chain_gaps`
 # as it is here.
 CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{}]*[}],?', ''))"""
@@ -65,6 +68,15 @@ SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
             "raw.subject_key, raw.connection, raw.action",
         )
     )
+)
+
+# Whether a row says another time than that at which its id was made: an id of another event, given again. In `events` and
+# `chain_gaps` as it stands here. What is said later of an earlier moment is not meant.
+MOVED: Final = (
+    "COALESCE(REGEXP_CONTAINS(raw.event_id, r'^[0-9a-f]{8}-[0-9a-f]{4}-7') "
+    "AND raw.event_type NOT IN ('token.withheld', 'requests.refused.counted') "
+    "AND ABS(TIMESTAMP_DIFF(raw.occurred_at, TIMESTAMP_MILLIS(SAFE_CAST("
+    "CONCAT('0x', SUBSTR(raw.event_id, 1, 8), SUBSTR(raw.event_id, 10, 4)) AS INT64)), SECOND)) > 3600, FALSE)"
 )
 
 _CALL: Final[Mapping[str, Any]] = {"retry": None, "timeout": 30}  # the library's default retries for ten minutes
@@ -122,9 +134,43 @@ def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id:
 
 
 def view_sql(name: str, *, project: str, dataset: str, retention_days: int = 400) -> str:
-    """The query of one view. Terraform fills the same placeholders with `templatefile`."""
-    text = files("cab").joinpath("data", "views", f"{name}.sql").read_text(encoding="utf-8")
-    return Template(text).substitute(project=project, dataset=dataset, retention_days=retention_days)
+    """The query of one view, over the whole retention. Terraform fills the same placeholders with `templatefile`."""
+    return _template(name).substitute(
+        project=project,
+        dataset=dataset,
+        events=f"`{project}.{dataset}.events`",
+        events_later=f"`{project}.{dataset}.events`",
+        since=f"TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL {retention_days} DAY)",
+        until="TIMESTAMP '9000-01-01 00:00:00+00'",
+    )
+
+
+def function_sql(name: str, *, project: str, dataset: str) -> str:
+    """The same query over the days between two instants, for the table function `function_name(name)`."""
+    begin, end = PERIOD
+    events = f"`{project}.{dataset}`.{function_name('events')}"
+    query = _template(name).substitute(
+        project=project,
+        dataset=dataset,
+        events=f"{events}({begin}, {end})",
+        events_later=f"{events}({begin}, TIMESTAMP_ADD({end}, INTERVAL 2 DAY))",
+        since=begin,
+        until=end,
+    )
+    return f"SELECT * FROM (\n{query})\n"  # a body that begins with WITH is not read by everybody
+
+
+def function_name(view: str) -> str:
+    return f"{view}_between"
+
+
+def has_period(name: str) -> bool:
+    """Whether it is a view of events, which has a function beside it, or of what is configured."""
+    return not {"since", "events"}.isdisjoint(_template(name).get_identifiers())
+
+
+def _template(name: str) -> Template:
+    return Template(files("cab").joinpath("data", "views", f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def create_table(client: Any, dataset: str) -> None:
@@ -146,22 +192,42 @@ def create_table(client: Any, dataset: str) -> None:
     client.create_table(beside, exists_ok=True, **_CALL)
 
 
-def create_views(client: Any, dataset: str, *, retention_days: int = 400) -> None:
-    """Create the views, and bring existing ones up to date. The table must be there. Blocking."""
+def create_views(client: Any, dataset: str, *, retention_days: int = 400, only: Sequence[str] = VIEWS) -> None:
+    """Create the views and their functions, and bring existing ones up to date. The table must be there. Blocking."""
     from google.cloud import bigquery  # noqa: PLC0415 - as above
 
     for name in VIEWS:
+        if name not in (*only, *READ_BY_OTHERS):
+            continue
         view = bigquery.Table(f"{client.project}.{dataset}.{name}")
         view.view_query = view_sql(name, project=client.project, dataset=dataset, retention_days=retention_days)
         found = client.create_table(view, exists_ok=True, **_CALL)
         if found.view_query != view.view_query:
             client.update_table(view, ["view_query"], **_CALL)
+        if has_period(name):
+            _create_function(client, dataset, name)
 
 
-def create_dataset(client: Any, dataset: str, *, retention_days: int = 400) -> None:
-    """Everything that audit needs in BigQuery. Idempotent. Blocking."""
+def _create_function(client: Any, dataset: str, view: str) -> None:
+    from google.cloud import bigquery  # noqa: PLC0415 - as above
+
+    instant = bigquery.StandardSqlDataType(type_kind=bigquery.StandardSqlTypeNames.TIMESTAMP)
+    function = bigquery.Routine(
+        f"{client.project}.{dataset}.{function_name(view)}",
+        type_="TABLE_VALUED_FUNCTION",
+        language="SQL",
+        body=function_sql(view, project=client.project, dataset=dataset),
+        arguments=[bigquery.RoutineArgument(name=name, data_type=instant) for name in PERIOD],
+    )
+    found = client.create_routine(function, exists_ok=True, **_CALL)
+    if found.body != function.body:
+        client.update_routine(function, ["type_", "language", "arguments", "body"], **_CALL)
+
+
+def create_dataset(client: Any, dataset: str, *, retention_days: int = 400, only: Sequence[str] = VIEWS) -> None:
+    """Everything that audit needs in BigQuery, or what `only` some views need. Idempotent. Blocking."""
     create_table(client, dataset)
-    create_views(client, dataset, retention_days=retention_days)
+    create_views(client, dataset, retention_days=retention_days, only=only)
 
 
 def schema_json(of: list[Column] | None = None) -> str:

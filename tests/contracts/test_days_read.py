@@ -1,0 +1,81 @@
+"""No question reads a day it was not asked for: the rows of other days are not even there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import BadRequest
+from tests.contracts.audit_story import Story
+from tests.contracts.bigquery import client
+
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, function_name, has_period
+from cab.domain.audit import EventType, Outcome, TokenFacts
+
+PROJECT, DATASET = "demo-days", "cab_audit"
+START = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=9)
+DAYS, ASKED = 7, 3
+# What else is read, in days after the last one that was asked for: what came of a token may be reported until then.
+LATER = {"calls": 1, "confirmations": 1, "issued_without_outcome": 2}
+FUNCTIONS = [name for name in VIEWS if has_period(name)]
+FILTERED = ("events", "refusals", "intent_mismatches", "events_ocsf")  # each of their rows is one event, at one time
+
+
+@pytest.fixture(scope="module")
+def days(bigquery_url: str, bigquery_data: Path) -> Iterator[tuple[Any, list[Path]]]:
+    """A week of events, each day in a file of its own."""
+    folder = bigquery_data / PROJECT / DATASET / TABLE
+    files: list[Path] = []
+    with client(bigquery_url, PROJECT) as tables:
+        create_dataset(tables, DATASET)
+        for number in range(DAYS):
+            story = Story(start=START + timedelta(days=number), dated_ids=True)
+            story.exchange(Outcome.ISSUED, token=TokenFacts(kind="downstream", sha256=f"{number}"), txn=f"t{number}")
+            story.report(f"{number}", "done", txn=f"t{number}")
+            story.grant(EventType.GRANT_CONNECTED, "grant")
+            name = f"{PROJECT}.{DATASET}.{TABLE}"
+            assert tables.insert_rows_json(name, story.rows, row_ids=[None] * len(story.rows), timeout=10) == []
+            (file,) = set(folder.glob("*.parquet")) - set(files)
+            files.append(file)
+        yield tables, files
+
+
+def period(day: int = ASKED) -> tuple[str, str]:
+    midnight = (START + timedelta(days=day)).replace(hour=0)
+    return f"TIMESTAMP '{midnight.isoformat()}'", f"TIMESTAMP '{(midnight + timedelta(days=1)).isoformat()}'"
+
+
+def ask(tables: Any, source: str, where: str = "TRUE") -> int:
+    (row,) = tables.query_and_wait(
+        f"SELECT COUNT(*), ANY_VALUE(TO_JSON_STRING(t)) FROM `{PROJECT}`.{DATASET}.{source} AS t WHERE {where}"
+    )
+    return int(row[0])
+
+
+def test_no_question_reads_a_day_it_was_not_asked_for(days: tuple[Any, list[Path]]) -> None:
+    tables, files = days
+    begin, end = period()
+    kept = {name: list(range(ASKED, ASKED + LATER.get(name, 0) + 1)) for name in FUNCTIONS}
+    answered = {}
+    for name in sorted(FUNCTIONS, key=lambda name: -len(kept[name])):
+        for number, file in enumerate(files):
+            if number not in kept[name]:
+                file.unlink(missing_ok=True)
+        answered[name] = ask(tables, f"{function_name(name)}({begin}, {end})")
+    for name in FILTERED:
+        answered[name] = ask(tables, name, f"occurred_at >= {begin} AND occurred_at < {end}")
+    assert sum(file.exists() for file in files) == 1
+    assert answered["events"] == 3
+    assert answered["who_could_have"] == answered["volume"] == answered["freshness"] == 1
+    # And what does read another day is found so.
+    for name in (*FUNCTIONS, *FILTERED):
+        with pytest.raises(BadRequest, match="No such file"):
+            ask(tables, name)
+
+
+def test_every_view_of_events_can_be_asked_for_days() -> None:
+    of_configuration = {"agents", "connections", "catalog", "policy_versions"}
+    assert {*FUNCTIONS, *FILTERED} | of_configuration == set(VIEWS)
