@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from tests.contracts.bigquery import running_bigquery
+from tests.contracts.bigquery import Record, client, running_bigquery
 from tests.running_stack import Stack, emulators, running_stack
 
 # A run never depends on luck. To look for what no run has tried yet: make test TESTS="--hypothesis-profile=exploring".
@@ -38,3 +38,10 @@ def bigquery_url(bigquery_data: Path) -> Iterator[str]:
     """A local BigQuery for each file: it starts within a second, and each query costs more the more tables it has."""
     with running_bigquery(bigquery_data) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def record(bigquery_url: str) -> Iterator[Record]:
+    """One dataset with all views for the whole run: test files fill it in turn."""
+    with client(bigquery_url, Record.PROJECT) as tables:
+        yield Record(bigquery_url, tables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -15,13 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import (
     Actor,
-    CallFacts,
     EventType,
     IntentFacts,
     Outcome,
@@ -33,10 +29,8 @@ from cab.domain.audit import (
 )
 from cab_ops.cli import main
 
-PROJECT = "demo-cli-audit"
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
-CALLED = "cab_audit_called"
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +91,10 @@ def story() -> Story:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rows(bigquery_url: str, story: Story) -> Iterator[None]:
+def rows(record: Record, story: Story) -> Iterator[None]:
     """The story in a dataset, but for one event that was lost; the environment leads the commands there."""
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
-        create_dataset(tables, "cab_audit")
-        asyncio.run(_write([row for row in story.rows if row["event_type"] != "tool.executed"]))
+    with record.of([row for row in story.rows if row["event_type"] != "tool.executed"]):
         yield
-
-
-async def _write(rows: list[dict[str, Any]], dataset: str = "cab_audit") -> None:
-    adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
-    assert await adapter.insert(rows) == {}
-    await adapter.close()
 
 
 def run(*arguments: str, status: int = 0) -> Result:
@@ -198,55 +182,6 @@ def test_gaps_freshness_and_who_could_have_answer_from_their_views() -> None:
         (BOB, "ops-bot", 1),
     ]
     assert answer("who-could-have", "--connection", "tracker") == []
-
-
-@pytest.fixture(scope="module")
-def called(bigquery_url: str, rows: None) -> str:
-    """A dataset in which the broker made three calls and an agent says what came of a token."""
-    story = Story()
-    for call, outcome in (("call-1", "done"), ("call-2", None), ("call-3", "unknown")):
-        story.attempt(call, txn="txn-calls", intent=IntentFacts(identifier="opportunity/0061"), decision="permit")
-        if outcome == "done":
-            story.outcome(call, "done", txn="txn-calls")
-        elif outcome == "unknown":
-            story.outcome(call, "unknown", txn="txn-calls", cause="interrupted")
-    story.exchange(Outcome.ISSUED, txn="txn-calls", token=TokenFacts(kind="downstream", sha256="0a"))
-    story.report("0a", "rejected", txn="txn-calls", call=CallFacts(outcome="rejected", upstream_status=404))
-    with client(bigquery_url, PROJECT) as tables:
-        create_dataset(tables, CALLED)
-    asyncio.run(_write(story.rows, CALLED))
-    return CALLED
-
-
-def test_calls_tell_what_came_of_each(called: str) -> None:
-    rows = answer("calls", "--dataset", called)
-    assert [(row["call_id"], row["outcome"], row["cause"]) for row in rows] == [
-        ("call-3", "unknown", "interrupted"),
-        ("call-2", "unknown", "no_outcome"),
-        ("call-1", "done", None),
-    ]
-    assert [row["call_id"] for row in answer("calls", "--dataset", called, "--outcome", "done")] == ["call-1"]
-    assert max(map(len, run("calls", "--dataset", called).stdout.splitlines())) <= 120
-
-
-def test_a_trace_tells_attempt_and_outcome_and_whose_word_it_is(called: str) -> None:
-    told = " ".join(run("trace", "txn-calls", "--dataset", called).stdout.split())
-    sentences = [
-        f"asked for {UPDATE} on opportunity/0061 at crm, to be called by the broker: issued",
-        "call call-1",
-        "PATCH crm /opportunities/{id}",
-        "request digest sha-256:d",
-        f"the broker called {UPDATE} for sales-assistant: executed",
-        "outcome done",
-        f"the broker called {UPDATE} for sales-assistant: unknown",
-        "outcome unknown, because interrupted",
-        f"sales-assistant says what came of its token for {UPDATE}: failed",
-        "outcome rejected, status 404",
-        f"No outcome of call call-2 is on record: after 120 seconds it counts as unknown, and the platform may have done {UPDATE}.",
-    ]
-    places = [told.index(sentence) for sentence in sentences]
-    assert places == sorted(places)
-    assert told.count("No outcome of call") == 1
 
 
 @pytest.mark.parametrize("name", [*TABLES, "who-could-have"])
@@ -343,7 +278,7 @@ def test_a_row_with_too_many_columns_is_shown_as_lines() -> None:
 
 
 def test_a_dataset_that_is_not_there_is_one_sentence() -> None:
-    assert "nowhere has no such table or view" in run("events", "--dataset", "nowhere", status=1).stderr
+    assert "nowhere has no such table, view or function" in run("events", "--dataset", "nowhere", status=1).stderr
 
 
 def test_without_a_project_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,16 +340,6 @@ def test_a_question_to_a_user_is_no_refusal_in_the_report(page: str) -> None:
     assert "confirmation_required" not in refusals
     assert "sales-opportunity-delete" not in refusals  # the rule asked, and refused nothing
     assert "intent_outside_task" in refusals
-
-
-def test_nothing_is_green_that_is_only_unknown(called: str, tmp_path: Path) -> None:
-    """A record without a gap, but for chains that ended without closing and no signed heads to hold it against."""
-    file = tmp_path / "report.html"
-    run("report", "--dataset", called, "--out", str(file))
-    text = " ".join(file.read_text("utf-8").split())
-    assert re.search(r"<li><b>0</b><span>gaps in the record</span>", text)
-    assert "1 ended without closing: what followed may have been removed." in text
-    assert "Not held against signed heads" in text
 
 
 def test_text_of_agents_is_quoted_in_the_report(page: str) -> None:

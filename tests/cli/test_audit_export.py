@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.contracts.audit_story import DELETE, Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
 from cab.domain.audit import Actor, EventType, IntentFacts, LoginFacts, Outcome, TaskFacts, TokenFacts, Tool
 from cab_ops.cli import main
 
-PROJECT, DATASET = "demo-export", "cab_audit"
+PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 # What the published schema wants (ocsf/ocsf-schema: events/base_event, events/iam/authentication, events/iam/entity_management,
 # events/application/api_activity and application_lifecycle, objects/metadata): required members, and the activities there are.
@@ -68,12 +68,8 @@ def story() -> Story:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tables(bigquery_url: str, story: Story) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
-        create_dataset(tables, DATASET)
-        insert(tables, story.rows)
+def tables(record: Record, story: Story) -> Iterator[Any]:
+    with record.of(story.rows) as tables:
         yield tables
 
 

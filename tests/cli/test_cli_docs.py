@@ -12,9 +12,9 @@ import click
 import pytest
 from click.testing import CliRunner
 from tests.cli.test_explain import ACME, ENVIRONMENT
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS, create_dataset
+from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS
 from cab_ops.audit.questions import open_tables
 from cab_ops.cli import main
 from cab_ops.cli.explain.command import explain_command
@@ -80,14 +80,12 @@ def test_commands_shown_on_the_audit_page_exist(command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(bigquery_url: str) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, "demo-docs") as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        create_dataset(tables, "cab_audit")
-        yield "cab_audit"
+def dataset(record: Record) -> Iterator[str]:
+    with record.of([]):
+        yield record.DATASET
 
 
 @pytest.mark.parametrize("sql", re.findall(r"```sql\n(.*?)\n```", AUDIT, flags=re.DOTALL))
 def test_every_query_of_the_audit_page_runs(sql: str, dataset: str) -> None:
-    with open_tables("demo-docs", dataset) as tables:
+    with open_tables(Record.PROJECT, dataset) as tables:
         assert list(tables.select(sql, limit=10)) == []

@@ -154,7 +154,7 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
     story.withhold(story.rows[-1])
     with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
         environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        create_dataset(tables, "cab_audit")
+        create_dataset(tables, "cab_audit", only=())
         asyncio.run(_write(story.rows))
         yield
 

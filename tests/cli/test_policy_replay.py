@@ -12,17 +12,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import Actor, EventType, IntentFacts, Outcome, PolicyFacts, Subject, TaskFacts, Tool
 from cab_ops.audit.replay import replay
 from cab_ops.cli import main
 
 ACME = Path(__file__).resolve().parents[2] / "examples" / "acme"
-PROJECT, DATASET = "demo-replay", "cab_audit"
 SALES = Subject(key="alice", groups=["sales"])
 
 
@@ -61,13 +59,8 @@ def story() -> Story:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tables(bigquery_url: str, story: Story) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
-        create_dataset(tables, DATASET)
-        name = f"{PROJECT}.{DATASET}.{TABLE}"
-        assert tables.insert_rows_json(name, story.rows, row_ids=[None] * len(story.rows), timeout=10) == []
+def tables(record: Record, story: Story) -> Iterator[None]:
+    with record.of(story.rows):
         yield
 
 

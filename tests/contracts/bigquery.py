@@ -1,12 +1,13 @@
-"""The local BigQuery for tests: one server per session, one dataset per test."""
+"""The local BigQuery for tests: one server per session, and one dataset with all views, which test files use in turn."""
 
 from __future__ import annotations
 
 import http.client
 import os
+import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
+from cab.adapters.google_cloud.bigquery import configuration_table
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab_dev.processes.ports import PortLeases
 from cab_dev.services import bigquery as local
 from gcp_emulators.testing import official_is_required
@@ -58,6 +61,40 @@ def client(url: str, project: str) -> Iterator[Any]:
         yield made
     finally:
         made.close()
+
+
+class Record:
+    """A dataset with the audit table and all its views. Making one costs seconds, so a run has one."""
+
+    PROJECT, DATASET = "demo-record", "cab_audit"
+
+    def __init__(self, url: str, tables: Any) -> None:
+        self.url = url
+        self.client = tables
+        create_dataset(tables, self.DATASET)
+
+    @contextmanager
+    def of(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        """Its client, while the table holds these rows alone and the environment leads commands there."""
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("BIGQUERY_EMULATOR_HOST", self.url)
+            environment.setenv("GOOGLE_CLOUD_PROJECT", self.PROJECT)
+            for table in (TABLE, configuration_table.TABLE):
+                self.client.query_and_wait(f"TRUNCATE TABLE `{self.PROJECT}.{self.DATASET}.{table}`")
+            self.insert(rows)
+            yield self.client
+
+    def insert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """As they are: without the ids by which a streaming insert would know the same row."""
+        for start in range(0, len(rows), 5_000):
+            some = rows[start : start + 5_000]
+            name = f"{self.PROJECT}.{self.DATASET}.{TABLE}"
+            assert self.client.insert_rows_json(name, some, row_ids=[None] * len(some), timeout=60) == []
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a query that names views and functions alone."""
+        named = re.sub(r"\b(FROM|JOIN) (?=\w)", rf"\1 `{self.PROJECT}`.{self.DATASET}.", sql)
+        return [dict(row) for row in self.client.query_and_wait(named)]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from google.cloud import bigquery
 from tests.contracts.audit_story import ALICE, BOB, UPDATE, Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record, client
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset, create_table, create_views, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table, create_views, row_of
 from cab.domain.audit import AuditEvent, CallFacts, Outcome, TokenFacts
 
-PROJECT, DATASET = "demo-calls", "cab_audit"
+PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
 def tell() -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def tell() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def tables(bigquery_url: str) -> Iterator[Any]:
+def tables(record: Record) -> Iterator[Any]:
     rows = tell()
     just_now = Story()
     just_now.attempt("under-way")
@@ -69,17 +69,8 @@ def tables(bigquery_url: str) -> Iterator[Any]:
         update={"event_id": "now", "occurred_at": datetime.now(UTC)}
     )
     rows.append(row_of(moved, data=b"{}", received_at=datetime.now(UTC), message_id="m"))
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        create_dataset(tables, DATASET)
-        asyncio.run(write(rows))
+    with record.of(rows) as tables:
         yield tables
-
-
-async def write(rows: list[dict[str, Any]], dataset: str = DATASET) -> None:
-    adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
-    assert await adapter.insert(rows) == {}
-    await adapter.close()
 
 
 def ask(tables: Any, sql: str) -> list[tuple[Any, ...]]:
@@ -158,7 +149,7 @@ def test_old_events_fit_the_new_table_and_new_events_the_table_after_its_new_col
         table = tables.get_table(name)
         table.schema = schema
         tables.update_table(table, ["schema"])
-        create_views(tables, dataset)
+        create_views(tables, dataset, only=("calls",))
         assert asyncio.run(insert([attempt, outcome])) == {}
         found = tables.query_and_wait(
             f"SELECT txn FROM `{PROJECT}`.{dataset}.events WHERE event_type = 'exchange.decided'"

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from tests.contracts import driven
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 from tests.contracts.driven import AGENTS, INJECTION_DAY, NEVER_USED, OUTAGE_DAY, STOLEN, TEAMS, THEFT_DAY, Organisation
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, ConfigurationRow, write
 
-PROJECT, DATASET = "demo-desk", "cab_audit"
+PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +23,8 @@ def organisation() -> Organisation:
 
 
 @pytest.fixture(scope="module")
-def tables(bigquery_url: str, organisation: Organisation) -> Iterator[Any]:
-    with client(bigquery_url, PROJECT) as tables:
-        create_dataset(tables, DATASET)
-        rows = organisation.rows
-        for start in range(0, len(rows), 500):
-            some = rows[start : start + 500]
-            name = f"{PROJECT}.{DATASET}.{TABLE}"
-            assert tables.insert_rows_json(name, some, row_ids=[None] * len(some), timeout=60) == []
+def tables(record: Record, organisation: Organisation) -> Iterator[Any]:
+    with record.of(organisation.rows) as tables:
         agents = [
             AgentRow(
                 agent_id=agent,

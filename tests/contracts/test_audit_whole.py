@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import pytest
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import Actor, EventType, Outcome, TokenFacts
 
-PROJECT = "demo-whole"
 Rows = list[dict[str, Any]]
 
 
-class Record:
-    def __init__(self, bigquery: Any) -> None:
-        self._bigquery = bigquery
-        self._dataset = "cab_audit"
-        create_dataset(bigquery, self._dataset, only=("chain_gaps", "orphans"))
+class Whole:
+    def __init__(self, record: Record) -> None:
+        self._record = record
 
     def holds(self, rows: Rows) -> None:
         """These rows, and none of the test before."""
-        table = f"{PROJECT}.{self._dataset}.{TABLE}"
-        self._bigquery.query_and_wait(f"TRUNCATE TABLE `{table}`")
-        assert self._bigquery.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
+        with self._record.of(rows):
+            pass
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        named = sql.replace("FROM ", f"FROM `{PROJECT}`.{self._dataset}.")
-        return [tuple(row.values()) for row in self._bigquery.query_and_wait(named)]
+        return [tuple(row.values()) for row in self._record.ask(sql)]
 
     def gaps(self) -> list[tuple[Any, ...]]:
         return self.ask(
@@ -43,9 +36,8 @@ class Record:
 
 
 @pytest.fixture(scope="module")
-def record(bigquery_url: str) -> Iterator[Record]:
-    with client(bigquery_url, PROJECT) as bigquery:
-        yield Record(bigquery)
+def whole(record: Record) -> Whole:
+    return Whole(record)
 
 
 @pytest.fixture
@@ -72,23 +64,23 @@ def story() -> Story:
     return story
 
 
-def test_a_whole_record_has_no_gap_and_no_orphan(record: Record, story: Story) -> None:
-    record.holds(story.rows)
-    assert (record.gaps(), record.orphans()) == ([], [])
+def test_a_whole_record_has_no_gap_and_no_orphan(whole: Whole, story: Story) -> None:
+    whole.holds(story.rows)
+    assert (whole.gaps(), whole.orphans()) == ([], [])
 
 
-def test_a_chain_whose_last_events_were_removed_ended_without_close(record: Record, story: Story) -> None:
-    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-a" or row["chain"]["seq"] <= 3])
-    assert record.gaps() == [("ended_without_close", "chain-a", 3, None)]
+def test_a_chain_whose_last_events_were_removed_ended_without_close(whole: Whole, story: Story) -> None:
+    whole.holds([row for row in story.rows if row["chain"]["id"] != "chain-a" or row["chain"]["seq"] <= 3])
+    assert whole.gaps() == [("ended_without_close", "chain-a", 3, None)]
 
 
-def test_of_a_chain_that_was_removed_whole_the_events_that_hung_on_it_are_orphans(record: Record, story: Story) -> None:
-    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-b"])
-    assert record.gaps() == []
-    assert [orphan for orphan, _ in record.orphans()] == ["without_answer", *["without_mint"] * 4]
+def test_of_a_chain_that_was_removed_whole_the_events_that_hung_on_it_are_orphans(whole: Whole, story: Story) -> None:
+    whole.holds([row for row in story.rows if row["chain"]["id"] != "chain-b"])
+    assert whole.gaps() == []
+    assert [orphan for orphan, _ in whole.orphans()] == ["without_answer", *["without_mint"] * 4]
 
-    record.holds([row for row in story.rows if row["chain"]["id"] != "chain-a"])
-    assert [orphan for orphan, _ in record.orphans()] == ["without_question"]
+    whole.holds([row for row in story.rows if row["chain"]["id"] != "chain-a"])
+    assert [orphan for orphan, _ in whole.orphans()] == ["without_question"]
 
 
 @pytest.mark.parametrize(
@@ -101,25 +93,25 @@ def test_of_a_chain_that_was_removed_whole_the_events_that_hung_on_it_are_orphan
     ],
 )
 def test_what_followed_from_a_removed_event_is_an_orphan(
-    record: Record, story: Story, removed: int, orphans: list[tuple[str, str]]
+    whole: Whole, story: Story, removed: int, orphans: list[tuple[str, str]]
 ) -> None:
-    record.holds([row for number, row in enumerate(story.rows) if number != removed])
-    assert record.orphans() == orphans
-    (gap,) = record.gaps()
+    whole.holds([row for number, row in enumerate(story.rows) if number != removed])
+    assert whole.orphans() == orphans
+    (gap,) = whole.gaps()
     assert gap[0] == "missing"
 
 
-def test_a_forged_copy_that_was_received_earlier_is_flagged(record: Record, story: Story) -> None:
+def test_a_forged_copy_that_was_received_earlier_is_flagged(whole: Whole, story: Story) -> None:
     """Same id, same place, same hash, same text; other columns: `events` shows the first one received, and says so."""
     true = story.rows[3]
     forged = deepcopy(true) | {"outcome": "refused", "received_at": "2020-01-01T00:00:00+00:00", "message_id": "0"}
     twice = deepcopy(story.rows[4]) | {"message_id": "again"}
-    record.holds([*story.rows, forged, twice])
-    assert record.ask("SELECT event_id FROM events WHERE contested") == [(true["event_id"],)]
-    assert record.gaps() == [("copy_differs", "chain-a", None, true["chain"]["seq"])]
+    whole.holds([*story.rows, forged, twice])
+    assert whole.ask("SELECT event_id FROM events WHERE contested") == [(true["event_id"],)]
+    assert whole.gaps() == [("copy_differs", "chain-a", None, true["chain"]["seq"])]
 
 
-def test_an_event_that_was_published_twice_is_not_contested(record: Record, story: Story) -> None:
+def test_an_event_that_was_published_twice_is_not_contested(whole: Whole, story: Story) -> None:
     story.tell_again(story.rows[3], by="c")
-    record.holds(story.rows)
-    assert record.ask("SELECT event_id FROM events WHERE contested") == []
+    whole.holds(story.rows)
+    assert whole.ask("SELECT event_id FROM events WHERE contested") == []

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import BadRequest
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, create_dataset, function_name, has_period
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, function_name, has_period
 from cab.domain.audit import EventType, Outcome, TokenFacts
 
-PROJECT, DATASET = "demo-days", "cab_audit"
+PROJECT, DATASET = Record.PROJECT, Record.DATASET
 START = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=9)
 DAYS, ASKED = 7, 3
 # What else is read, in days after the last one that was asked for: what came of a token may be reported until then.
@@ -25,22 +25,31 @@ FILTERED = ("events", "refusals", "intent_mismatches", "events_ocsf")  # each of
 
 
 @pytest.fixture(scope="module")
-def days(bigquery_url: str, bigquery_data: Path) -> Iterator[tuple[Any, list[Path]]]:
-    """A week of events, each day in a file of its own."""
+def days(record: Record, bigquery_data: Path) -> Iterator[tuple[Any, list[Path]]]:
+    """A week of events, each day in a file of its own. Files that a test puts away are brought back."""
     folder = bigquery_data / PROJECT / DATASET / TABLE
     files: list[Path] = []
-    with client(bigquery_url, PROJECT) as tables:
-        create_dataset(tables, DATASET)
+    with record.of([]) as tables:
         for number in range(DAYS):
+            before = set(folder.glob("*.parquet"))
             story = Story(start=START + timedelta(days=number), dated_ids=True)
             story.exchange(Outcome.ISSUED, token=TokenFacts(kind="downstream", sha256=f"{number}"), txn=f"t{number}")
             story.report(f"{number}", "done", txn=f"t{number}")
             story.grant(EventType.GRANT_CONNECTED, "grant")
-            name = f"{PROJECT}.{DATASET}.{TABLE}"
-            assert tables.insert_rows_json(name, story.rows, row_ids=[None] * len(story.rows), timeout=10) == []
-            (file,) = set(folder.glob("*.parquet")) - set(files)
+            record.insert(story.rows)
+            (file,) = set(folder.glob("*.parquet")) - before
             files.append(file)
         yield tables, files
+        for file in files:
+            put_away(file, back=True)
+
+
+def put_away(file: Path, *, back: bool = False) -> None:
+    away = file.with_suffix(".away")
+    if back and away.exists():
+        away.rename(file)
+    elif not back and file.exists():
+        file.rename(away)
 
 
 def period(day: int = ASKED) -> tuple[str, str]:
@@ -63,7 +72,7 @@ def test_no_question_reads_a_day_it_was_not_asked_for(days: tuple[Any, list[Path
     for name in sorted(FUNCTIONS, key=lambda name: -len(kept[name])):
         for number, file in enumerate(files):
             if number not in kept[name]:
-                file.unlink(missing_ok=True)
+                put_away(file)
         answered[name] = ask(tables, f"{function_name(name)}({begin}, {end})")
     for name in FILTERED:
         answered[name] = ask(tables, name, f"occurred_at >= {begin} AND occurred_at < {end}")

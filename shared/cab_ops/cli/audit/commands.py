@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -66,8 +66,10 @@ def _command(
 
 
 def _how_to_look(values: Mapping[str, Parameter]) -> str:
+    since = values.get("since")
+    looks_further = isinstance(since, datetime) and since > datetime.now(UTC) - timedelta(days=29)
     hints = [
-        *(["--since 30d looks further back"] if "since" in values else []),
+        *(["--since 30d looks further back"] if looks_further else []),
         *(["--user takes a key as the column user shows it, no name"] if values.get("user") else []),
     ]
     return "".join(f"; {hint}" for hint in hints)
