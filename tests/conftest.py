@@ -40,8 +40,8 @@ def bigquery_url(bigquery_data: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def record(bigquery_url: str) -> Iterator[Record]:
-    """One dataset with all views for the whole run: test files fill it in turn."""
+    """The audit dataset of a file of tests, with the views that it asks for."""
     with client(bigquery_url, Record.PROJECT) as tables:
         yield Record(bigquery_url, tables)

@@ -31,6 +31,20 @@ from cab_ops.cli import main
 
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
+# What the commands and the report ask.
+ASKED = (
+    "actions_by_user_and_agent",
+    "refusals",
+    "intent_mismatches",
+    "injection_suspects",
+    "confirmations",
+    "grant_health",
+    "calls",
+    "issued_without_outcome",
+    "chain_gaps",
+    "freshness",
+    "who_could_have",
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +107,7 @@ def story() -> Story:
 @pytest.fixture(scope="module", autouse=True)
 def rows(record: Record, story: Story) -> Iterator[None]:
     """The story in a dataset, but for one event that was lost; the environment leads the commands there."""
-    with record.of([row for row in story.rows if row["event_type"] != "tool.executed"]):
+    with record.of([row for row in story.rows if row["event_type"] != "tool.executed"], ASKED):
         yield
 
 

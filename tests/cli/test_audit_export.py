@@ -69,7 +69,7 @@ def story() -> Story:
 
 @pytest.fixture(scope="module", autouse=True)
 def tables(record: Record, story: Story) -> Iterator[Any]:
-    with record.of(story.rows) as tables:
+    with record.of(story.rows, ("events_ocsf",)) as tables:
         yield tables
 
 

@@ -18,7 +18,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from cab.adapters.google_cloud.bigquery import configuration_table
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
+from cab.adapters.google_cloud.bigquery.audit_schema import READ_BY_OTHERS, TABLE, VIEWS, create_table, create_views
 from cab_dev.processes.ports import PortLeases
 from cab_dev.services import bigquery as local
 from gcp_emulators.testing import official_is_required
@@ -64,18 +64,22 @@ def client(url: str, project: str) -> Iterator[Any]:
 
 
 class Record:
-    """A dataset with the audit table and all its views. Making one costs seconds, so a run has one."""
+    """A dataset with the audit table, and with views as they are asked for: making them costs more than asking them."""
 
     PROJECT, DATASET = "demo-record", "cab_audit"
 
     def __init__(self, url: str, tables: Any) -> None:
         self.url = url
         self.client = tables
-        create_dataset(tables, self.DATASET)
+        self._has: set[str] = set()
+        create_table(tables, self.DATASET)
 
     @contextmanager
-    def of(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    def of(self, rows: Sequence[Mapping[str, Any]], views: Sequence[str] = VIEWS) -> Iterator[Any]:
         """Its client, while the table holds these rows alone and the environment leads commands there."""
+        if missing := set(views) - self._has or {"events"} - self._has:
+            create_views(self.client, self.DATASET, only=sorted(missing))
+            self._has |= {*missing, *READ_BY_OTHERS}
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("BIGQUERY_EMULATOR_HOST", self.url)
             environment.setenv("GOOGLE_CLOUD_PROJECT", self.PROJECT)

@@ -14,6 +14,11 @@ from tests.contracts.driven import AGENTS, INJECTION_DAY, NEVER_USED, OUTAGE_DAY
 
 from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, ConfigurationRow, write
 
+VIEWS_ASKED = (
+    *("policy_versions", "actions_by_user_and_agent", "refusals", "intent_mismatches", "injection_suspects"),
+    *("confirmations", "grant_health", "calls", "issued_without_outcome", "chain_gaps", "orphans", "reach"),
+    *("least_privilege", "volume", "first_seen"),
+)
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
@@ -24,7 +29,7 @@ def organisation() -> Organisation:
 
 @pytest.fixture(scope="module")
 def tables(record: Record, organisation: Organisation) -> Iterator[Any]:
-    with record.of(organisation.rows) as tables:
+    with record.of(organisation.rows, VIEWS_ASKED) as tables:
         agents = [
             AgentRow(
                 agent_id=agent,

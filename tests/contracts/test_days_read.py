@@ -12,7 +12,13 @@ from google.api_core.exceptions import BadRequest
 from tests.contracts.audit_story import Story
 from tests.contracts.bigquery import Record
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, function_name, has_period
+from cab.adapters.google_cloud.bigquery.audit_schema import (
+    TABLE,
+    VIEWS,
+    create_views,
+    function_name,
+    has_period,
+)
 from cab.domain.audit import EventType, Outcome, TokenFacts
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
@@ -88,3 +94,12 @@ def test_no_question_reads_a_day_it_was_not_asked_for(days: tuple[Any, list[Path
 def test_every_view_of_events_can_be_asked_for_days() -> None:
     of_configuration = {"agents", "connections", "catalog", "policy_versions"}
     assert {*FUNCTIONS, *FILTERED} | of_configuration == set(VIEWS)
+
+
+def test_creating_the_views_again_changes_nothing(days: tuple[Any, list[Path]]) -> None:
+    tables, _ = days
+    create_views(tables, DATASET)
+    functions = {function_name(name) for name in VIEWS if has_period(name)}
+    listed = {table.table_id for table in tables.list_tables(DATASET)}  # the emulator lists functions too
+    assert listed - functions == {TABLE, "configuration", *VIEWS}
+    assert {routine.routine_id for routine in tables.list_routines(DATASET)} == functions
