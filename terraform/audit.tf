@@ -153,7 +153,7 @@ locals {
     events_later = "`${var.project_id}.${google_bigquery_dataset.audit.dataset_id}`.events_between(period_start, TIMESTAMP_ADD(period_end, INTERVAL 2 DAY))"
     since        = "period_start"
     until        = "period_end"
-  })) if strcontains(file(file), "$${since}") || strcontains(file(file), "$${events}") }
+  })) if anytrue([for term in ["since", "until", "events"] : strcontains(file(file), "$${${term}}")]) }
 }
 
 # Views that others read, so they are there first.

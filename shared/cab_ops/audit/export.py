@@ -19,8 +19,8 @@ LATEST: Final = timedelta(days=35)  # what Pub/Sub may still deliver, and what i
 
 _QUERY: Final = """
     SELECT {columns}
-    FROM {view}
-    WHERE occurred_at >= @since AND received_at >= @after AND received_at < @until
+    FROM {view}_between(@since, TIMESTAMP '9000-01-01 00:00:00+00')
+    WHERE received_at >= @after AND received_at < @until
       AND (@tenant IS NULL OR tenant = @tenant)
       AND event_id NOT IN UNNEST(@seen)
     ORDER BY received_at, event_id

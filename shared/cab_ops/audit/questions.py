@@ -40,7 +40,7 @@ class Question:
     """
 
     sql: str
-    parameters: tuple[str, ...] = ("since", "tenant", "limit")
+    parameters: tuple[str, ...] = ("since", "until", "tenant", "limit")
     timeout_s: float = TIMEOUT_S
 
 
@@ -58,9 +58,8 @@ EVENTS: Final = Question(
     """
     SELECT occurred_at, event_type, subject_key, actor.agent_id AS agent_id, action, intent.identifier AS identifier,
            outcome, decision, reason_code, txn, event_id
-    FROM events
-    WHERE occurred_at >= @since
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM events_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@txn IS NULL OR STARTS_WITH(txn, @txn))
       AND (@agent IS NULL OR actor.agent_id = @agent)
@@ -69,25 +68,24 @@ EVENTS: Final = Question(
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "txn", "agent", "decision", "type", "limit"),
+    ("since", "until", "tenant", "user", "txn", "agent", "decision", "type", "limit"),
 )
 
 # Whole events: a story is told from all of its facts. What was confirmed in another transaction belongs to it.
 TRACE: Final = Question(
     """
     SELECT *
-    FROM events
-    WHERE occurred_at >= @since
-      AND (
+    FROM events_between(@since, @until)
+    WHERE (
         STARTS_WITH(txn, @txn)
         OR confirmation_id IN (
-          SELECT confirmation_id FROM events WHERE occurred_at >= @since AND STARTS_WITH(txn, @txn) AND confirmation_id IS NOT NULL
+          SELECT confirmation_id FROM events_between(@since, @until) WHERE STARTS_WITH(txn, @txn) AND confirmation_id IS NOT NULL
         )
       )
     ORDER BY occurred_at, event_id
     LIMIT @limit
     """,
-    ("since", "txn", "limit"),
+    ("since", "until", "txn", "limit"),
 )
 
 ACTIONS: Final = Question(
@@ -108,31 +106,29 @@ REFUSALS: Final = Question(
     """
     SELECT occurred_at, event_type, subject_key, agent_id, client_id, connection, action, identifier, reason_code,
            determining_rules, refusals, caller_ip_prefix, policy_version, txn, event_id
-    FROM refusals
-    WHERE occurred_at >= @since
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM refusals_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
       AND (@reason IS NULL OR reason_code = @reason)
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "agent", "reason", "limit"),
+    ("since", "until", "tenant", "user", "agent", "reason", "limit"),
 )
 
 MISMATCHES: Final = Question(
     """
     SELECT occurred_at, subject_key, agent_id, reason_code, comparison, connection, action, effect, identifier,
            intent_trigger, task_id, stated_reason, txn, event_id
-    FROM intent_mismatches
-    WHERE occurred_at >= @since
-      AND (@tenant IS NULL OR tenant = @tenant)
+    FROM intent_mismatches_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND (@user IS NULL OR STARTS_WITH(subject_key, @user))
       AND (@agent IS NULL OR agent_id = @agent)
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit
     """,
-    ("since", "tenant", "user", "agent", "limit"),
+    ("since", "until", "tenant", "user", "agent", "limit"),
 )
 
 CONFIRMATIONS: Final = Question(
@@ -225,12 +221,12 @@ WHO_COULD_HAVE: Final = Question(
 
 EVENT: Final = Question(
     """
-    SELECT * FROM events
-    WHERE occurred_at >= @since AND (event_id = @event OR STARTS_WITH(txn, @event))
+    SELECT * FROM events_between(@since, @until)
+    WHERE (event_id = @event OR STARTS_WITH(txn, @event))
     ORDER BY occurred_at DESC, event_id DESC
     LIMIT @limit
     """,
-    ("since", "event", "limit"),
+    ("since", "until", "event", "limit"),
 )
 
 
@@ -317,7 +313,8 @@ def _errors(dataset: str, *, own_query: bool = False) -> Iterator[None]:
     except (NotFound, BadRequest) as error:
         if own_query:
             raise QuestionRefused(_own_words(error)) from error
-        if isinstance(error, BadRequest):
+        # A function that is not there is a mistake in the query, to BigQuery.
+        if isinstance(error, BadRequest) and "not found" not in error.message.lower():
             raise QuestionRefused(
                 f"{dataset} does not understand the question: its views are of another version."
             ) from error

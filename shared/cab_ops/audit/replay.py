@@ -22,9 +22,8 @@ SAMPLES: Final = 3  # event ids named for each flip
 DECIDED: Final = Question(
     """
     SELECT event_json
-    FROM events
-    WHERE occurred_at >= @since AND occurred_at < @until
-      AND event_type = 'exchange.decided' AND decision IS NOT NULL AND action IS NOT NULL
+    FROM events_between(@since, @until)
+    WHERE event_type = 'exchange.decided' AND decision IS NOT NULL AND action IS NOT NULL
       AND outcome != 'withheld'
       AND (@tenant IS NULL OR tenant = @tenant)
     ORDER BY occurred_at

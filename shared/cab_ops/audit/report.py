@@ -28,8 +28,8 @@ DECISIONS: Final = Question(
         ELSE 'refused'
       END AS kind,
       COUNT(*) AS n
-    FROM events
-    WHERE event_type = 'exchange.decided' AND occurred_at >= @since AND occurred_at < @until
+    FROM events_between(@since, @until)
+    WHERE event_type = 'exchange.decided'
       AND (@tenant IS NULL OR tenant = @tenant)
     GROUP BY hour, kind
     ORDER BY hour, kind
@@ -40,8 +40,8 @@ DECISIONS: Final = Question(
 PEOPLE: Final = Question(
     """
     SELECT COUNT(*) AS events, COUNT(DISTINCT subject_key) AS users, COUNT(DISTINCT actor.agent_id) AS agents
-    FROM events
-    WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM events_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
     """,
     ("since", "until", "tenant"),
 )
@@ -51,8 +51,8 @@ ACTIONS: Final = Question(
     SELECT actor.agent_id AS agent_id, action, MAX(tool.effect) AS effect, COUNT(*) AS requests,
            COUNTIF(outcome = 'issued') AS issued, COUNTIF(outcome != 'issued') AS refused,
            COUNT(DISTINCT subject_key) AS users
-    FROM events
-    WHERE event_type = 'exchange.decided' AND action IS NOT NULL AND occurred_at >= @since AND occurred_at < @until
+    FROM events_between(@since, @until)
+    WHERE event_type = 'exchange.decided' AND action IS NOT NULL
       AND (@tenant IS NULL OR tenant = @tenant)
     GROUP BY agent_id, action
     ORDER BY requests DESC, agent_id, action
@@ -65,8 +65,8 @@ REASONS: Final = Question(
     """
     SELECT reason_code, SUM(refusals) AS n, COUNT(DISTINCT subject_key) AS users, COUNT(DISTINCT agent_id) AS agents,
            MAX(occurred_at) AS last_at
-    FROM refusals
-    WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM refusals_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND COALESCE(reason_code, '') NOT IN ('confirmation_required', 'authorization_pending')
     GROUP BY reason_code
     ORDER BY n DESC, reason_code
@@ -78,8 +78,8 @@ REASONS: Final = Question(
 RULES: Final = Question(
     """
     SELECT rule, reason_code, COUNT(*) AS n, MAX(occurred_at) AS last_at
-    FROM refusals, UNNEST(determining_rules) AS rule
-    WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM refusals_between(@since, @until), UNNEST(determining_rules) AS rule
+    WHERE (@tenant IS NULL OR tenant = @tenant)
       AND reason_code NOT IN ('confirmation_required', 'authorization_pending')
     GROUP BY rule, reason_code
     ORDER BY n DESC, rule
@@ -103,8 +103,8 @@ SUSPECTS: Final = Question(
 MISMATCH_COUNT: Final = Question(
     """
     SELECT COUNT(*) AS n
-    FROM intent_mismatches
-    WHERE occurred_at >= @since AND occurred_at < @until AND (@tenant IS NULL OR tenant = @tenant)
+    FROM intent_mismatches_between(@since, @until)
+    WHERE (@tenant IS NULL OR tenant = @tenant)
     """,
     ("since", "until", "tenant"),
 )

@@ -102,4 +102,4 @@ def test_there_is_one_file_per_view_and_it_reads_only_from_this_dataset() -> Non
 def test_terraform_can_fill_the_same_placeholders() -> None:
     folder = files("cab").joinpath("data", "views")
     placeholders = {name for file in folder.iterdir() for name in Template(file.read_text()).get_identifiers()}
-    assert placeholders == {"project", "dataset", "retention_days", "since", "until"}
+    assert placeholders == {"project", "dataset", "events", "events_later", "since", "until"}

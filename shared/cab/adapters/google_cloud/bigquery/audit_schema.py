@@ -167,7 +167,7 @@ def function_name(view: str) -> str:
 
 def has_period(name: str) -> bool:
     """Whether it is a view of events, which has a function beside it, or of what is configured."""
-    return not {"since", "events"}.isdisjoint(_template(name).get_identifiers())
+    return not {"since", "until", "events"}.isdisjoint(_template(name).get_identifiers())
 
 
 def _template(name: str) -> Template:
