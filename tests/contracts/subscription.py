@@ -10,6 +10,8 @@ from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
+from cab.use_cases.audit.packing import unpack
+
 TIMEOUT_S = 10.0
 
 
@@ -44,6 +46,14 @@ class Subscription:
             )
             received += [Received(m.message.data, dict(m.message.attributes)) for m in messages]
         return received
+
+    def events(self, count: int) -> list[bytes]:
+        """At least the next `count` audit events, in no order, however they are packed; fewer when no more come."""
+        found: list[bytes] = []
+        while len(found) < count and (received := self.receive(count - len(found))):
+            for message in received:
+                found += unpack(message.data)
+        return found
 
     def close(self) -> None:
         self._channel.close()

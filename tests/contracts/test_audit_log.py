@@ -48,7 +48,7 @@ async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
         clock=SettableClock(),
         randomness=PredictableRandomness(),
     )
-    yield Bench(adapter, lambda count: [message.data for message in subscription.receive(count)])
+    yield Bench(adapter, subscription.events)
     await adapter.close()
     subscription.close()
 

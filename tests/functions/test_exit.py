@@ -62,8 +62,8 @@ class Deployed:
     def chains(self) -> list[list[dict[str, Any]]]:
         """Every event that was published, by chain, in its order."""
         found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-        for message in self._subscription.receive(1000):
-            event = json.loads(message.data)
+        for data in self._subscription.events(1000):
+            event = json.loads(data)
             found[event["chain"]["id"]][event["chain"]["seq"]] = event
         return [[events[seq] for seq in sorted(events)] for events in found.values()]
 

@@ -256,3 +256,50 @@ async def test_token_like_text_of_an_older_function_stops_at_ingest(world: World
     (row,) = world.cloud.audit_rows.rows
     assert token not in json.dumps(row)
     assert row["intent"]["reason"].startswith("with [token sha-256:")
+
+
+# --- several events in one message ---
+
+
+async def real_events(world: World, number: int) -> list[bytes]:
+    for _ in range(number):
+        await world.exchange()
+    return [sealed.data for sealed in world.cloud.audit_logs["exchange_token"].messages[-number:]]
+
+
+async def test_every_event_of_a_message_becomes_a_row_by_one_insert(world: World) -> None:
+    events = await real_events(world, 5)
+    assert (await push(world, wrapped(b"\n".join(events)))).status == 204
+    assert [row["event_json"].encode() for row in world.cloud.audit_rows.rows] == events
+    assert world.cloud.audit_rows.calls == 1
+    assert world.cloud.quarantine.messages == []
+
+
+async def test_poison_does_not_take_its_neighbours_along(world: World) -> None:
+    first, second, third, fourth = await real_events(world, 4)
+    edited = second.replace(b'"acme"', b'"evil"', 1)
+    assert edited != second
+    poison = [edited, b'{"no": "event"}', b'{"cut": "off', b""]
+    message = b"\n".join([first, poison[0], third, *poison[1:], fourth])
+    assert (await push(world, wrapped(message))).status == 204
+    assert [row["event_json"].encode() for row in world.cloud.audit_rows.rows] == [first, third, fourth]
+    assert [aside.data for aside in world.cloud.quarantine.messages] == poison
+    causes = [aside.cause for aside in world.cloud.quarantine.messages]
+    assert causes == ["hash_mismatch", "not_an_event", "not_json", "not_json"]
+
+
+async def test_a_message_that_could_not_be_kept_aside_comes_again_whole(world: World) -> None:
+    first, second = await real_events(world, 2)
+    message = wrapped(b"\n".join([first, b'{"no": "event"}', second]))
+    world.cloud.quarantine.is_down = True
+    assert (await push(world, message)).status == 503
+    world.cloud.quarantine.is_down = False
+    assert (await push(world, message)).status == 204
+    rows = world.cloud.audit_rows.rows
+    assert {row["event_json"].encode() for row in rows} == {first, second}
+    assert {row["chain"]["hash"] for row in rows} == {json.loads(data)["chain"]["hash"] for data in (first, second)}
+
+
+async def test_what_holds_more_than_a_publisher_puts_into_one_message_is_one_poison(world: World) -> None:
+    assert (await push(world, wrapped(b"\n".join([b"{}"] * 101)))).status == 204
+    assert len(world.cloud.quarantine.messages) == 1

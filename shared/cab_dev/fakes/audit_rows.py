@@ -20,16 +20,18 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 class InMemoryAuditRows:
-    """`rows` holds what was written, duplicates included. `is_down` makes every call fail."""
+    """`rows` holds what was written, duplicates included. `is_down` makes every call fail, `calls` counts them."""
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
         warn_of_fake(self)
         self.delay_s = delay_s
         self.is_down = False
+        self.calls = 0
         self.rows: list[Mapping[str, Any]] = []
         self._columns = columns()
 
     async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        self.calls += 1
         await asyncio.sleep(self.delay_s)
         if self.is_down:
             raise Unavailable("audit rows")

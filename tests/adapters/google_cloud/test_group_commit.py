@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.contracts.subscription import Received, Subscription
+from tests.contracts.subscription import Subscription
 
 from cab.adapters.google_cloud.pubsub import audit_log
 from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.adapters.system import SystemRandomness
 from cab.domain.audit import AuditEvent, EventType, IntentFacts
 from cab.ports import Unavailable
+from cab.use_cases.audit.packing import MOST_BYTES, unpack
 from cab.use_cases.audit.unsent import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments, Outage
@@ -75,13 +76,13 @@ def published(control: ControlClient, project: str) -> int:
     return control.counts(project).get("pubsub.Publish", 0)
 
 
-def ids(received: list[Received]) -> list[str]:
+def ids(received: list[bytes]) -> list[str]:
     by_seq = {document["chain"]["seq"]: document["event_id"] for document in map(_json, received)}
     return [by_seq[seq] for seq in sorted(by_seq)]
 
 
-def _json(received: Received) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(received.data)
+def _json(received: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(received)
     return document
 
 
@@ -101,7 +102,32 @@ async def test_events_that_come_together_share_a_publish(
 ) -> None:
     await asyncio.gather(*(log.publish(event(number)) for number in range(60)))
     assert published(control, project) == 1
-    assert ids(topic.receive(60)) == [f"e{number}" for number in range(60)]
+    assert ids(topic.events(60)) == [f"e{number}" for number in range(60)]
+
+
+async def test_sixteen_callers_at_once_make_a_quarter_of_a_message_for_each_event_or_less(
+    log: PubSubAuditLog, topic: Subscription
+) -> None:
+    """A message is one push, and one request to ingest_audit."""
+
+    async def caller(number: int) -> None:
+        for turn in range(10):
+            await log.publish(event(number * 10 + turn))
+
+    await asyncio.gather(*(caller(number) for number in range(16)))
+    messages = topic.receive(160)
+    assert len(messages) <= 160 / 4
+    published = [data for message in messages for data in unpack(message.data)]
+    assert sorted(ids(published)) == sorted(f"e{number}" for number in range(160))
+    assert sum(int(message.attributes.get("events", 1)) for message in messages) == 160
+
+
+async def test_no_message_is_larger_than_a_push_may_be(log: PubSubAuditLog, topic: Subscription) -> None:
+    long = event(0).model_copy(update={"intent": IntentFacts(parameters="x" * 60_000)})
+    await asyncio.gather(*(log.publish(long.model_copy(update={"event_id": f"e{number}"})) for number in range(4)))
+    messages = topic.receive(4)
+    assert sum(len(unpack(message.data)) for message in messages) == 4
+    assert max(len(message.data) for message in messages) < MOST_BYTES
 
 
 async def test_at_most_two_publishes_are_under_way_and_the_rest_goes_together(
@@ -165,7 +191,7 @@ async def test_a_publish_carries_at_most_a_hundred_events(
 ) -> None:
     await asyncio.gather(*(log.publish(event(number)) for number in range(250)))
     assert published(control, project) == 3
-    assert len(ids(topic.receive(250))) == 250
+    assert len(ids(topic.events(250))) == 250
 
 
 async def test_a_publish_carries_at_most_a_megabyte(log: PubSubAuditLog, control: ControlClient, project: str) -> None:
@@ -180,7 +206,7 @@ async def test_one_lost_publish_is_tried_again(
     control.add_fault(publish_fault(status="UNAVAILABLE", times=1))
     await log.publish(event(1))
     assert published(control, project) == 2
-    assert ids(topic.receive(1)) == ["e1"]
+    assert ids(topic.events(1)) == ["e1"]
 
 
 async def test_an_unsent_event_goes_as_the_same_bytes_ahead_of_the_next(
@@ -189,12 +215,12 @@ async def test_an_unsent_event_goes_as_the_same_bytes_ahead_of_the_next(
     control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
     with pytest.raises(Unavailable):
         await log.publish(event(1))
-    lost_answers = topic.receive(2)  # they did arrive, unknown to the log
+    lost_answers = topic.events(2)  # they did arrive, unknown to the log
     await log.publish(event(2))
-    received = topic.receive(2)
+    received = topic.events(2)
     assert ids(received) == ["e1", "e2"]
-    (again,) = [message for message in received if message.attributes["event_id"] == "e1"]
-    assert {message.data for message in lost_answers} == {again.data}
+    (again,) = [data for data in received if _json(data)["event_id"] == "e1"]
+    assert set(lost_answers) == {again}
 
 
 async def test_a_refused_event_is_sent_by_the_next_publish_of_anyone(
@@ -205,7 +231,7 @@ async def test_a_refused_event_is_sent_by_the_next_publish_of_anyone(
         with pytest.raises(Unavailable):
             await log.publish(event(number))
     await log.publish(event(4))
-    assert ids(topic.receive(4)) == ["e1", "e2", "e3", "e4"]
+    assert ids(topic.events(4)) == ["e1", "e2", "e3", "e4"]
     assert published(control, project) == 4
 
 
@@ -219,7 +245,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(
     assert {type(answer) for answer in answers} == {Unavailable}
     control.clear_faults()
     await log.publish(event(5))
-    assert ids(topic.receive(6)) == [f"e{number}" for number in range(6)]
+    assert ids(topic.events(6)) == [f"e{number}" for number in range(6)]
 
 
 async def test_the_event_of_a_caller_that_went_away_is_published(
@@ -233,7 +259,7 @@ async def test_the_event_of_a_caller_that_went_away_is_published(
     await staying
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    assert ids(topic.receive(2)) == ["e1", "e2"]
+    assert ids(topic.events(2)) == ["e1", "e2"]
 
 
 async def test_a_long_backlog_that_cannot_be_kept_neither_grows_without_end_nor_hides_new_events(
@@ -258,7 +284,7 @@ async def test_a_long_backlog_that_cannot_be_kept_neither_grows_without_end_nor_
     control.clear_faults()
     monkeypatch.undo()
     await log.publish(event(251))
-    assert ids(topic.receive(251)) == [f"e{number}" for number in range(250)] + ["e251"]
+    assert ids(topic.events(251)) == [f"e{number}" for number in range(250)] + ["e251"]
 
 
 async def test_closing_sends_what_is_left_and_the_end_of_the_chain(
@@ -268,7 +294,7 @@ async def test_closing_sends_what_is_left_and_the_end_of_the_chain(
     with pytest.raises(Unavailable):
         await log.publish(event(1))
     await log.close()
-    first, last = sorted(map(_json, topic.receive(2)), key=lambda document: document["chain"]["seq"])
+    first, last = sorted(map(_json, topic.events(2)), key=lambda document: document["chain"]["seq"])
     assert first["event_id"] == "e1"
     assert (last["event_type"], last["count"], last["chain"]["seq"]) == ("chain.closed", 2, 2)
     assert last["chain"]["prev_hash"] == first["chain"]["hash"]
@@ -326,7 +352,7 @@ def taking_back(number: int) -> Any:
     return lambda: event(number + 1000, corrects=f"e{number}")
 
 
-def of_process(received: list[Received], function: str) -> list[dict[str, Any]]:
+def of_process(received: list[bytes], function: str) -> list[dict[str, Any]]:
     documents = [it for it in map(_json, received) if it["service"]["function"] == function]
     return sorted({it["chain"]["seq"]: it for it in documents}.values(), key=lambda it: it["chain"]["seq"])
 
@@ -358,16 +384,16 @@ async def test_a_token_withheld_by_a_process_that_was_then_killed_is_taken_back_
     control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
     with pytest.raises(Unavailable):
         await log.publish(event(1), if_withheld=taking_back(1))
-    before = topic.receive(2)
+    before = topic.events(2)
     assert {_json(message)["event_id"] for message in before} == {"e1"}  # all that stood on record until now
     successor = another(project, store)
     await successor.publish(event(7))
     await until_nothing_is_kept(store)
-    received = topic.receive(3)
+    received = topic.events(3)
     first, second = of_process(received, "s")
     assert (first["event_id"], second["event_id"], second["corrects"]) == ("e1", "e1001", "e1")
     assert second["chain"]["prev_hash"] == first["chain"]["hash"]
-    assert {message.data for message in received if b'"e1"' in message.data.split(b"event_type")[0]} >= {before[0].data}
+    assert {data for data in received if _json(data)["event_id"] == "e1"} >= {before[0]}
     await successor.close()
 
 
@@ -384,10 +410,10 @@ async def test_two_successors_at_once_send_the_same_bytes_and_nothing_else(
     await until_nothing_is_kept(store)
     for successor in successors:
         await successor.close()
-    received = topic.receive(34)
+    received = topic.events(34)
     by_id: dict[str, set[bytes]] = {}
-    for message in received:
-        by_id.setdefault(message.attributes["event_id"], set()).add(message.data)
+    for data in received:
+        by_id.setdefault(_json(data)["event_id"], set()).add(data)
     assert all(len(contents) == 1 for contents in by_id.values())
     assert [it["chain"]["seq"] for it in of_process(received, "s")] == list(range(1, 31))
 
@@ -400,7 +426,7 @@ async def test_a_process_that_goes_on_sends_its_own_ahead_of_the_next_and_keeps_
         await log.publish(event(1))
     assert await kept(store) == ["e1"]
     await log.publish(event(2))
-    assert ids(topic.receive(2)) == ["e1", "e2"]
+    assert ids(topic.events(2)) == ["e1", "e2"]
     await until_nothing_is_kept(store)
 
 
@@ -419,7 +445,7 @@ async def test_where_the_store_is_away_too_the_caller_is_told_soon_and_the_event
     assert time.monotonic() - started < 1.5
     store.delay_s = 0
     await log.publish(event(20))
-    assert ids(topic.receive(21)) == [f"e{number}" for number in range(21)]
+    assert ids(topic.events(21)) == [f"e{number}" for number in range(21)]
 
 
 async def test_a_process_that_ends_while_publishing_fails_leaves_its_chain_whole_to_a_successor(
@@ -434,7 +460,7 @@ async def test_a_process_that_ends_while_publishing_fails_leaves_its_chain_whole
     successor = another(project, store)
     await successor.publish(event(2))
     await until_nothing_is_kept(store)
-    left = of_process(topic.receive(3), "s")
+    left = of_process(topic.events(3), "s")
     assert [it["event_type"] for it in left] == ["exchange.decided", "chain.closed"]
     await successor.close()
 
@@ -456,9 +482,9 @@ async def test_events_that_memory_has_no_room_for_go_out_from_the_store(
     control.clear_faults()
     await log.publish(event(100))
     await until_nothing_is_kept(store)
-    received: dict[str, Received] = {}
+    received: dict[str, bytes] = {}
     while len(received) < 101:
-        received |= {message.attributes["event_id"]: message for message in topic.receive(1)}
+        received |= {_json(data)["event_id"]: data for data in topic.events(1)}
     assert ids(list(received.values())) == [f"e{number}" for number in range(101)]
 
 
@@ -468,7 +494,7 @@ async def test_events_that_memory_has_no_room_for_go_out_from_the_store(
 async def test_an_event_says_up_to_where_its_chain_is_settled(log: PubSubAuditLog, topic: Subscription) -> None:
     for number in (1, 2, 3):
         await log.publish(event(number))
-    settled = sorted((it["chain"]["seq"], it["chain"]["settled"]) for it in map(_json, topic.receive(3)))
+    settled = sorted((it["chain"]["seq"], it["chain"]["settled"]) for it in map(_json, topic.events(3)))
     assert settled == [(1, 0), (2, 1), (3, 2)]
 
 
@@ -506,5 +532,5 @@ async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
     with pytest.raises(Unavailable):
         await log.publish(event(1), if_withheld=taking_back(1))
     await log.close()
-    last = max(map(_json, topic.receive(3)), key=lambda document: document["chain"]["seq"])
+    last = max(map(_json, topic.events(3)), key=lambda document: document["chain"]["seq"])
     assert (last["event_type"], last["chain"]["settled"]) == ("chain.closed", 2)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import NotFound
 from cab.stores.grant_payloads import secret_id
 from cab.stores.grants import Grants
+from cab.use_cases.audit.packing import unpack
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_dev.doubles.oauth_provider import s256
 from cab_dev.doubles.oauth_provider.token_book import TokenBook, token_sha256
@@ -247,8 +249,7 @@ class Site:
 
     def audit_events(self) -> dict[tuple[str, str], set[str]]:
         """Ids of all audit events so far, by grant and type."""
-        for message in _pull_all(self.emulators.address("pubsub")):
-            event = json.loads(message)
+        for event in map(json.loads, chain.from_iterable(map(unpack, _pull_all(self.emulators.address("pubsub"))))):
             if event.get("grant"):
                 self._events.setdefault((event["grant"]["id"], event["event_type"]), set()).add(event["event_id"])
         return self._events

@@ -1,4 +1,4 @@
 """The record: `parties` says who acts and for whom, `auditor` ends every request in one event before its answer, `waits` adds up what
-a request waited for, `outbox` carries events with state changes, `unsent` keeps what could not be published, `ingest` takes events in
-at the other side.
+a request waited for, `outbox` carries events with state changes, `unsent` keeps what could not be published, `packing` puts several
+into one message, `ingest` takes events in at the other side.
 """

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from cab.domain.audit import KNOWN_SCHEMA_VERSIONS, SCHEMA_VERSION, AuditEvent, event_hash, without_credentials
 from cab.encoding import strict_json
 from cab.ports import AuditRows, Clock, Quarantine
+from cab.use_cases.audit.packing import unpack
 
 MAX_EVENT_BYTES = 65_536
 EventToRow = Callable[..., dict[str, Any]]
@@ -33,16 +34,24 @@ class IngestAuditEvent:
         self._event_to_row = event_to_row
 
     async def __call__(self, message: PushedMessage) -> None:
-        """Returns when the event is in the table, or kept aside for people. Raises Unavailable to have it delivered again."""
-        event = read_event(message.data)
-        if isinstance(event, str):
-            await self._quarantine.put(message.data, cause=event, message_id=message.message_id)
-            return
-        event, data = _without_credentials(event, message.data)
-        row = self._event_to_row(event, data=data, received_at=self._clock.now(), message_id=message.message_id)
-        refused = await self._rows.insert([row])
-        if refused:
-            await self._quarantine.put(message.data, cause=refused[0], message_id=message.message_id)
+        """Returns when each event of the message is in the table, or kept aside for people: one that cannot become a row does not
+        take its neighbours along. Raises Unavailable to have all of it delivered again.
+        """
+        rows: list[dict[str, Any]] = []
+        published: list[bytes] = []  # by row
+        aside: list[tuple[bytes, str]] = []
+        now = self._clock.now()
+        for data in unpack(message.data):
+            event = read_event(data)
+            if isinstance(event, str):
+                aside.append((data, event))
+                continue
+            event, safe = _without_credentials(event, data)
+            rows.append(self._event_to_row(event, data=safe, received_at=now, message_id=message.message_id))
+            published.append(data)
+        refused = await self._rows.insert(rows) if rows else {}
+        for data, cause in [*aside, *((published[number], cause) for number, cause in refused.items())]:
+            await self._quarantine.put(data, cause=cause, message_id=message.message_id)
 
 
 def _without_credentials(event: AuditEvent, data: bytes) -> tuple[AuditEvent, bytes]:

@@ -1,7 +1,7 @@
 """`AuditLog` on Pub/Sub: group commit, and no event forgotten, not even by a process that is killed.
 
-At most two publishes are in flight. Each carries everything that was queued when it started; events that come
-meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
+At most two publishes are in flight. Each carries everything that was queued when it started, as few messages (`packing`);
+events that come meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
 for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with the next
 publish. If its caller withheld a token for it, what takes it back is queued behind it in the same moment.
 
@@ -25,6 +25,7 @@ from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
 from cab.domain.audit import AuditEvent, EventType, SealedEvent, Service
 from cab.ports import Clock, Randomness, Unavailable
+from cab.use_cases.audit.packing import groups, pack
 from cab.use_cases.audit.unsent import UnsentEvents
 
 _logger = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class PubSubAuditLog:
         try:
             while kept := await self._unsent.oldest():
                 batch = _first_batch(kept)
-                await self._publisher.publish(self._topic, [_message(event) for event in batch])
+                await self._publisher.publish(self._topic, _messages(batch))
                 await self._unsent.forget(batch)
         except Unavailable:
             _logger.warning("audit events that are kept could not be sent now")
@@ -292,7 +293,7 @@ class PubSubAuditLog:
         batch = self._next_batch()
         is_acknowledged = False
         try:
-            await self._publisher.publish(self._topic, [_message(queued.event) for queued in batch])
+            await self._publisher.publish(self._topic, _messages([queued.event for queued in batch]))
             is_acknowledged = True
         except Unavailable:
             pass
@@ -344,5 +345,12 @@ def _first_batch(events: Iterable[_Event]) -> list[_Event]:
     return batch
 
 
-def _message(event: SealedEvent) -> Message:
+def _messages(events: list[SealedEvent]) -> list[Message]:
+    return [_message(group) for group in groups(events)]
+
+
+def _message(events: list[SealedEvent]) -> Message:
+    if len(events) > 1:
+        return Message(pack(events), {"events": str(len(events))})
+    (event,) = events
     return Message(event.data, {"event_id": event.event_id, "event_type": event.event_type})
