@@ -127,6 +127,7 @@ async def test_a_grant_of_the_user_is_used(world: World) -> None:
     platform = platform_at(world, CRM, json_answer([{"id": "d1"}]))
     answer = await call(world, await call_token(world), "crm_deal_list", {"account": "acme & co"})
     assert answer.json["result"] == [{"id": "d1"}]
+    assert outcomes(world)[0]["call"]["items"] == 1
     (hit,) = platform.hits
     assert (hit.method, hit.url) == ("GET", f"{CRM}/deals?account=acme%20%26%20co")
     assert platform.tokens == ["crm-access-1"]
@@ -508,6 +509,16 @@ async def test_a_confirmed_call_is_made_once_by_its_code_alone(world: World) -> 
     world.advance(3)
     assert (await call(world, token, deferral_code=code)).status == 400
     assert [(hit.method, hit.url) for hit in platform.hits] == [("DELETE", f"{WAREHOUSE}/tables/t1")]
+
+
+async def test_an_answer_after_a_yes_may_be_as_large_as_any_other(world: World) -> None:
+    platform_at(world, WAREHOUSE, json_answer({"log": "x" * 40_000}))
+    token = await call_token(world)
+    first = await call(world, token, "warehouse_table_drop", {"id": "t1"}, completion_mode="deferred")
+    await world.decide(first.json["interaction_uri"], approved=True)
+    world.advance(3)
+    done = await call(world, token, deferral_code=first.json["deferral_code"])
+    assert (done.json["outcome"], len(done.json["result"]["log"])) == ("done", 40_000)
 
 
 async def test_a_plain_repeat_after_the_yes_is_enough_and_one_yes_is_one_call(world: World) -> None:

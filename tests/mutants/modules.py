@@ -21,6 +21,12 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "protocol/token_responses.py": ("tests/protocol/test_token_responses.py", *_GRANT),
     "stores/approvals.py": ("tests/stores/test_approvals.py", *_APPROVALS),
     "stores/limits.py": ("tests/stores/test_limits.py", _EXCHANGE),
+    "use_cases/audit/auditor.py": (
+        "tests/use_cases/test_auditing.py",
+        "tests/functions/test_auditing.py",
+        "tests/functions/test_what_events_say.py",
+        "tests/functions/test_refused_credentials.py",
+    ),
     "use_cases/calls/execute.py": ("tests/use_cases/test_execute_call.py",),
     "use_cases/calls/answers.py": ("tests/use_cases/test_call_answers.py",),
     "use_cases/calls/call.py": ("tests/functions/test_call_tool.py", "tests/functions/test_mcp.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from datetime import timedelta
 
@@ -91,6 +92,22 @@ async def test_of_a_hundred_decisions_at_once_exactly_one_stands(desk: Desk) -> 
     assert stands is not None
     expected = ApprovalStanding.APPROVED if stands.approved else ApprovalStanding.REFUSED
     assert all(isinstance(view, ApprovalView) and view.standing is expected for view in views)
+
+
+async def test_a_request_is_not_shown_to_a_login_that_grew_old(desk: Desk) -> None:
+    session, stored = desk.session(), await desk.confirmations.look_up(desk.request.id)
+    assert isinstance(await desk.confirmations.view(session, stored), ApprovalView)
+    old = dataclasses.replace(session, auth_time=desk.acme.clock.now() - timedelta(seconds=301))
+    assert isinstance(await desk.confirmations.view(old, stored), LoginDemand)
+
+
+async def test_a_request_about_a_connection_that_is_no_longer_configured_can_be_looked_at(desk: Desk) -> None:
+    binding = dataclasses.replace(desk.request.binding, task_id="t-82")
+    request = dataclasses.replace(desk.request, id="B" * 22, binding=binding, connection="gone")
+    await desk.acme.requests.open(request, instead_of=None)
+    view = await desk.confirmations.view(desk.session(), await desk.confirmations.look_up(request.id))
+    assert isinstance(view, ApprovalView)
+    assert (view.connection, view.action) == (None, None)
 
 
 async def test_the_record_is_durable_before_the_decision_takes_effect(desk: Desk) -> None:
