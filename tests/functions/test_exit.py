@@ -44,7 +44,7 @@ class Deployed:
     def __init__(self, process: subprocess.Popen[bytes], url: str, subscription: Subscription) -> None:
         self.process = process
         self.url = url
-        self._subscription = subscription
+        self.subscription = subscription
 
     def refuse(self, caller: str) -> requests.Response:
         """A stranger's request: it leaves an event, or is counted."""
@@ -62,7 +62,7 @@ class Deployed:
     def chains(self) -> list[list[dict[str, Any]]]:
         """Every event that was published, by chain, in its order."""
         found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-        for data in self._subscription.events(1000):
+        for data in self.subscription.events(1000):
             event = json.loads(data)
             found[event["chain"]["id"]][event["chain"]["seq"]] = event
         return [[events[seq] for seq in sorted(events)] for events in found.values()]
@@ -70,9 +70,16 @@ class Deployed:
 
 @contextmanager
 def deployed(
-    emulators: Emulators, scratch: Path, project: str, *, function: str = "mint_assertion", **variables: str
+    emulators: Emulators,
+    scratch: Path,
+    project: str,
+    *,
+    function: str = "mint_assertion",
+    after: Deployed | None = None,
+    **variables: str,
 ) -> Iterator[Deployed]:
-    subscription = Subscription(emulators.address("pubsub"), project, TOPIC)
+    """`after`: another process, of which this one is the successor; what both publish comes to one place."""
+    subscription = after.subscription if after else Subscription(emulators.address("pubsub"), project, TOPIC)
     with PortLeases() as leases, (scratch / "log").open("wb") as log:
         port = leases.take_free()
         environment = {
@@ -101,7 +108,8 @@ def deployed(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            subscription.close()
+            if after is None:
+                subscription.close()
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
@@ -154,6 +162,27 @@ def test_what_could_not_be_published_before_goes_out_at_the_end(
         function.stop()
         ((first, last),) = function.chains()
     assert (first["outcome"], last["event_type"]) == ("refused", "chain.closed")
+
+
+def test_what_a_killed_process_could_not_publish_is_sent_by_its_successor(
+    emulators: Emulators, tmp_path: Path, project: str
+) -> None:
+    (tmp_path / "after").mkdir()
+    with deployed(emulators, tmp_path, project) as function:
+        control = emulators.control("pubsub")
+        control.add_fault(CallFault(service="pubsub", method="Publish", status="UNAVAILABLE", resource=project))
+        try:
+            assert function.refuse("198.51.100.7").status_code in (400, 401)
+            os.killpg(function.process.pid, signal.SIGKILL)
+        finally:
+            control.clear_faults()
+        with deployed(emulators, tmp_path / "after", project, after=function) as successor:
+            assert successor.refuse("192.0.2.7").status_code in (400, 401)
+            chains = function.chains()
+            while len(chains) < 2:
+                chains += function.chains()
+    networks = {events[0]["caller_ip_prefix"]: [event["chain"]["seq"] for event in events] for events in chains}
+    assert networks == {"198.51.100.0/24": [1], "192.0.2.0/24": [1]}
 
 
 def test_a_request_in_flight_is_answered_and_recorded_before_the_end(
