@@ -70,16 +70,25 @@ class Deployed:
 
 @contextmanager
 def deployed(
+    emulators: Emulators, scratch: Path, project: str, *, function: str = "mint_assertion", **variables: str
+) -> Iterator[Deployed]:
+    subscription = Subscription(emulators.address("pubsub"), project, TOPIC)
+    try:
+        with running(emulators, scratch, project, subscription, function, variables) as process:
+            yield process
+    finally:
+        subscription.close()
+
+
+@contextmanager
+def running(
     emulators: Emulators,
     scratch: Path,
     project: str,
-    *,
-    function: str = "mint_assertion",
-    after: Deployed | None = None,
-    **variables: str,
+    subscription: Subscription,
+    function: str,
+    variables: dict[str, str],
 ) -> Iterator[Deployed]:
-    """`after`: another process, of which this one is the successor; what both publish comes to one place."""
-    subscription = after.subscription if after else Subscription(emulators.address("pubsub"), project, TOPIC)
     with PortLeases() as leases, (scratch / "log").open("wb") as log:
         port = leases.take_free()
         environment = {
@@ -108,8 +117,6 @@ def deployed(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            if after is None:
-                subscription.close()
 
 
 def wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
@@ -176,7 +183,7 @@ def test_what_a_killed_process_could_not_publish_is_sent_by_its_successor(
             os.killpg(function.process.pid, signal.SIGKILL)
         finally:
             control.clear_faults()
-        with deployed(emulators, tmp_path / "after", project, after=function) as successor:
+        with running(emulators, tmp_path / "after", project, function.subscription, "mint_assertion", {}) as successor:
             assert successor.refuse("192.0.2.7").status_code in (400, 401)
             chains = function.chains()
             while len(chains) < 2:
