@@ -2,7 +2,7 @@
 resource "google_pubsub_topic" "audit" {
   project                    = var.project_id
   name                       = "cab-audit"
-  message_retention_duration = "2678400s" # 31 days: what a broken subscription lost can be replayed
+  message_retention_duration = "${var.audit_replay_days * 24 * 3600}s" # beside what is not acknowledged yet, which the subscription keeps
   message_storage_policy {
     allowed_persistence_regions = [var.location]
   }

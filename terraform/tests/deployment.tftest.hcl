@@ -19,6 +19,14 @@ run "call_tool_alone_is_built_with_its_own_requirements" {
     condition     = { for name, function in module.function : name => function.source_object if function.source_object != "cab-abc.zip" } == { call_tool = "cab-abc.call_tool.zip" }
     error_message = "call_tool imports packages that the other functions do not carry."
   }
+  assert {
+    condition     = strcontains(google_logging_project_exclusion.requests[0].filter, "httpRequest.status < 500") && alltrue([for name in keys(local.functions) : strcontains(google_logging_project_exclusion.requests[0].filter, "\"${replace(name, "_", "-")}\"")])
+    error_message = "Only answers below 500, and of every function of ours."
+  }
+  assert {
+    condition     = google_pubsub_topic.audit.message_retention_duration == "604800s"
+    error_message = "A week of the audit can be replayed."
+  }
 }
 
 run "every_caller_of_an_internal_function_has_a_way_to_it" {
@@ -311,5 +319,18 @@ run "a_dashboard_shows_what_users_feel" {
       for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
     ])
     error_message = "Latency, errors, backlog and refusals on one page."
+  }
+}
+
+run "request_lines_and_a_month_of_replay_can_be_had" {
+  command = plan
+  variables {
+    request_logs      = "all"
+    audit_replay_days = 31
+  }
+
+  assert {
+    condition     = length(google_logging_project_exclusion.requests) == 0 && google_pubsub_topic.audit.message_retention_duration == "2678400s"
+    error_message = "Both are choices."
   }
 }
