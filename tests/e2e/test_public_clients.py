@@ -546,6 +546,28 @@ async def test_an_mcp_client_reaches_an_mcp_server_through_the_broker(stack: Sta
     assert memory.tokens.refresh_token is None
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
+async def test_an_mcp_client_uses_the_brokers_own_tools_with_an_id_jag_alone(stack: Stack, mode: Any) -> None:
+    """It is told the address of the tools. Where to get a token, for what and with which scopes, it finds by itself."""
+    desktop, memory, url = Desktop(stack, "alice"), Memory(), f"{stack.file.origin}/mcp"
+    async with (
+        create_mcp_http_client(auth=mcp_auth(stack, desktop, memory, server_url=url)) as http,
+        Client(streamable_http_client(url, http_client=http), mode=mode) as client,
+    ):
+        names = [tool.name for tool in (await client.list_tools()).tools]
+        found = await client.call_tool("crm_opportunity_read", {"id": "0061"})
+        refused = await client.call_tool("crm_opportunity_delete", {"id": "0061"})
+    assert "crm_opportunity_read" in names
+    assert (found.structured_content or {})["id"] == "0061"
+    assert (refused.is_error, (refused.meta or {})["cab/reason_code"]) == (
+        True,
+        "intent_outside_task",
+    )  # there is no task
+    assert desktop.asked == [(stack.file.issuer, url)]
+    assert memory.tokens
+    assert unverified(memory.tokens.access_token)["aud"] == url
+
+
 async def test_the_mcp_server_names_the_broker_as_its_authorization_server(stack: Stack) -> None:
     notes = stack.file.services["notes"].url
     answer = requests.post(f"{notes}/mcp", json={}, timeout=10)

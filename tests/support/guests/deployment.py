@@ -55,7 +55,8 @@ AGENTS = [
     _agent(
         "mcp-client",
         _secret(MCP_CLIENT_SECRET),
-        ["notes.*"],
+        ["notes.*", "crm.opportunity.*"],
+        mode="both",
         accepts_id_jag=True,
         default_intents=[_LIST_NOTES, _LIST_NOTES | {"scope": "note.read"}],
     ),

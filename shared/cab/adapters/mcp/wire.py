@@ -53,7 +53,7 @@ class Wire(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
             return httpx2.Response(405, request=request)  # no stream beside the answers
-        if str(request.url) != self._endpoint or request.method not in ("POST", "DELETE"):
+        if request.url != httpx2.URL(self._endpoint) or request.method not in ("POST", "DELETE"):
             raise httpx2.UnsupportedProtocol("another address", request=request)
         body = await request.aread()
         method = None
