@@ -4,6 +4,7 @@ where order does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -266,6 +267,18 @@ class Broker:
             return Send("POST", f"{self.issuer}/outcomes", headers, body)
 
         yield from self._ask(make)
+
+    def renew(self, assertion: Assertion, rejected: Permit, *, reports: bool) -> Flow[Permit | None]:
+        """Another token for the same, and the one that was refused is over; None where the broker has no other."""
+        assert rejected.intent is not None  # noqa: S101 - ours are made from one
+        another = yield from self.exchange(assertion, rejected.intent, rejected=rejected)
+        if another.sha256 == rejected.sha256:
+            return None
+        if reports:
+            with contextlib.suppress(CabError):  # the record then says that nobody knows
+                yield from self.report(rejected, "rejected", status=401)
+        rejected.drop()
+        return another
 
     # --- one question to the broker ---
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
@@ -14,6 +13,7 @@ from cab_client.broker import Broker, CallResult
 from cab_client.credentials import ClientCredential, DpopKey
 from cab_client.current import as_assertion, assertion_of, current_assertion
 from cab_client.errors import CabError, ConfirmationNeeded, Misconfigured, NeedsUser
+from cab_client.flows import Flow
 from cab_client.transport import AsyncDriver, SyncDriver
 from cab_client.values import Assertion, Connection, Intent, Permit, Scalar, Secret, Task
 
@@ -69,6 +69,8 @@ class AsyncFrontEnd:
 class _AgentBase:
     """What both agents share: the configuration, the tools, and what does no I/O."""
 
+    _driver: Any  # SyncDriver or AsyncDriver: what it runs is then the result, or is to be awaited
+
     def __init__(
         self,
         origin: str,
@@ -105,9 +107,12 @@ class _AgentBase:
     def connections(self) -> Mapping[str, Connection]:
         return self._broker.connections
 
-    def _tell(self, error: CabError) -> None:
+    def _told(self, error: CabError, user: Assertion) -> CabError:
+        if isinstance(error, ConfirmationNeeded):
+            self._make_wait(error, user)
         if self._on_user is not None and isinstance(error, NeedsUser):
             self._on_user(error)
+        return error.with_traceback(None)
 
     def _declare(self, function: Callable[..., Any], action: str, calls: bool, **how: Any) -> tools.Declared:  # noqa: FBT001
         declared = tools.declare(function, action, calls=calls, connections=self._broker.connections, **how)
@@ -133,18 +138,14 @@ class _AgentBase:
                 found.append(f"{name}: {tool.action} is no action of {tool.on}")
         return found
 
-    def _restored(self, text: str) -> ConfirmationNeeded:
-        value = json.loads(text)
-        needed = ConfirmationNeeded(
-            str(value["reason_code"]),
-            uri=value["uri"],
-            until=value["until"],
-            interval=value["interval"],
-            deferral_code=value["deferral_code"],
-            txn=value["txn"],
-        )
-        needed.intent = None if value["intent"] is None else Intent.from_dict(value["intent"])
+    def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
+        """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code."""
+        needed = ConfirmationNeeded.from_json(text)
+        self._make_wait(needed, as_assertion(assertion) if assertion is not None else current_assertion())
         return needed
+
+    def _make_wait(self, needed: ConfirmationNeeded, user: Assertion | None) -> None:
+        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
 
     def _peer(self, client_id: str) -> Connection:
         try:
@@ -179,16 +180,13 @@ class Agent(_AgentBase):
         Raises: what `errors.py` lists.
         """
         user = assertion_of(assertion)
+        return self._run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected), user)
+
+    def _run(self, flow: Flow[R], user: Assertion) -> R:
         try:
-            return self._driver.run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected))
+            return self._driver.run(flow)
         except CabError as error:
             raise self._told(error, user) from None
-
-    def _told(self, error: CabError, user: Assertion | None) -> CabError:
-        if isinstance(error, ConfirmationNeeded):
-            error._waiting = lambda needed, seconds: self._driver.run(self._broker.wait(needed, user, seconds))  # noqa: SLF001
-        self._tell(error)
-        return error.with_traceback(None)
 
     @contextmanager
     def acting(
@@ -218,13 +216,8 @@ class Agent(_AgentBase):
         user = as_assertion(assertion) if assertion is not None else current_assertion()
 
         def renew(rejected: Permit) -> Permit | None:
-            another = self.permit(intent, assertion=user, rejected=rejected)
-            if another.sha256 == rejected.sha256:
-                return None
-            if self._reports:
-                self.report(rejected, "rejected", status=401)
-            rejected.drop()
-            return another
+            assert user is not None  # noqa: S101 - else nobody is given this
+            return self._run(self._broker.renew(user, rejected, reports=self._reports), user)
 
         failed = True
         http = AuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s, renew=renew if user else None)
@@ -257,10 +250,7 @@ class Agent(_AgentBase):
     ) -> CallResult:
         """Have the broker do it: the agent holds no token of the system. Raises also: OutcomeUnknown."""
         user = assertion_of(assertion)
-        try:
-            return self._driver.run(self._broker.call(user, intent, call_id=call_id, deferred=deferred))
-        except CabError as error:
-            raise self._told(error, user) from None
+        return self._run(self._broker.call(user, intent, call_id=call_id, deferred=deferred), user)
 
     def tool(
         self,
@@ -313,13 +303,6 @@ class Agent(_AgentBase):
         """A token for the broker's own tools, at `ORIGIN/mcp`, for an MCP client of yours. `call` gets its own."""
         return self._driver.run(self._broker.call_token(assertion_of(assertion)))
 
-    def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
-        """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code."""
-        needed = self._restored(text)
-        user = as_assertion(assertion) if assertion is not None else current_assertion()
-        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
-        return needed
-
     def check(self, *, assertion: User | None = None) -> None:
         """Compare every tool with `GET /tools`, which lists the actions that the broker can call. Raises: Misconfigured."""
         _checked(self._mistakes(self._driver.run(self._broker.tools(assertion_of(assertion)))))
@@ -357,16 +340,13 @@ class AsyncAgent(_AgentBase):
     ) -> Permit:
         """See `Agent.permit`."""
         user = assertion_of(assertion)
+        return await self._run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected), user)
+
+    async def _run(self, flow: Flow[R], user: Assertion) -> R:
         try:
-            return await self._driver.run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected))
+            return await self._driver.run(flow)
         except CabError as error:
             raise self._told(error, user) from None
-
-    def _told(self, error: CabError, user: Assertion | None) -> CabError:
-        if isinstance(error, ConfirmationNeeded):
-            error._waiting = lambda needed, seconds: self._driver.run(self._broker.wait(needed, user, seconds))  # noqa: SLF001
-        self._tell(error)
-        return error.with_traceback(None)
 
     @asynccontextmanager
     async def acting(
@@ -393,13 +373,8 @@ class AsyncAgent(_AgentBase):
         user = as_assertion(assertion) if assertion is not None else current_assertion()
 
         async def renew(rejected: Permit) -> Permit | None:
-            another = await self.permit(intent, assertion=user, rejected=rejected)
-            if another.sha256 == rejected.sha256:
-                return None
-            if self._reports:
-                await self.report(rejected, "rejected", status=401)
-            rejected.drop()
-            return another
+            assert user is not None  # noqa: S101 - else nobody is given this
+            return await self._run(self._broker.renew(user, rejected, reports=self._reports), user)
 
         failed = True
         http = AsyncAuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s, renew=renew if user else None)
@@ -429,10 +404,7 @@ class AsyncAgent(_AgentBase):
     ) -> CallResult:
         """See `Agent.call`."""
         user = assertion_of(assertion)
-        try:
-            return await self._driver.run(self._broker.call(user, intent, call_id=call_id, deferred=deferred))
-        except CabError as error:
-            raise self._told(error, user) from None
+        return await self._run(self._broker.call(user, intent, call_id=call_id, deferred=deferred), user)
 
     def tool(
         self,
@@ -480,13 +452,6 @@ class AsyncAgent(_AgentBase):
     async def call_token(self, *, assertion: User | None = None) -> Permit:
         """See `Agent.call_token`."""
         return await self._driver.run(self._broker.call_token(assertion_of(assertion)))
-
-    def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
-        """See `Agent.pending`."""
-        needed = self._restored(text)
-        user = as_assertion(assertion) if assertion is not None else current_assertion()
-        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
-        return needed
 
     async def check(self, *, assertion: User | None = None) -> None:
         """See `Agent.check`."""

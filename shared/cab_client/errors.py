@@ -126,6 +126,17 @@ class ConfirmationNeeded(NeedsUser):
             }
         )
 
+    @classmethod
+    def from_json(cls, text: str) -> ConfirmationNeeded:
+        """What `to_json` wrote; it cannot wait by itself."""
+        from cab_client.values import Intent
+
+        value = json.loads(text)
+        intent = value.pop("intent")
+        needed = cls(value.pop("reason_code"), **value)
+        needed.intent = None if intent is None else Intent.from_dict(intent)
+        return needed
+
 
 class ConnectionNeeded(NeedsUser):
     """The user has to connect the system: `kind` is `missing`, `reauth` or `revoked`.

@@ -46,6 +46,7 @@ class CabCredentials(credentials.CredentialsWithQuotaProject):
         self._quota_project_id = quota_project_id
         self._permit: Permit | None = None
         self._lock = threading.Lock()
+        self._shown = threading.local()  # the permit that this thread has last shown to Google
 
     @property
     def token(self) -> Any:
@@ -68,9 +69,15 @@ class CabCredentials(credentials.CredentialsWithQuotaProject):
     def token_state(self) -> credentials.TokenState:
         return credentials.TokenState.FRESH if self.valid else credentials.TokenState.INVALID
 
+    def apply(self, headers: Any, token: str | None = None) -> None:
+        self._shown.permit = self._permit
+        super().apply(headers, token)  # type: ignore[no-untyped-call]
+
     def refresh(self, request: Any) -> None:
-        """One exchange. Raises: google.auth.exceptions.RefreshError."""
+        """One exchange, also where several threads want it at once. Raises: google.auth.exceptions.RefreshError."""
         with self._lock:
+            if self.valid and self._permit is not getattr(self._shown, "permit", None):
+                return  # another thread has renewed it
             if self._left == 0:
                 raise exceptions.RefreshError("the permit has ended, and its renewals are spent", retryable=False)
             self._left -= 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -88,6 +90,26 @@ def test_many_objects_of_storage_are_one_exchange_too(cab_fake: FakeBroker) -> N
     assert len(google.tokens) >= 6
     assert len(set(google.tokens)) == 1
     assert len(cab_fake.exchanges) == 1
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_threads_that_want_a_token_at_once_are_one_exchange(cab_fake: FakeBroker, status: int) -> None:
+    """Clients of Google's begin in threads of their own, and what one of them was refused for all of them were."""
+    cab_fake.permit(INTENT.action, effect="read")
+    user = CabCredentials(agent, INTENT, assertion=cab_fake.user("alice"), renewals=3)
+    together = threading.Barrier(6, timeout=10)
+
+    def one(_: int) -> None:
+        headers: dict[str, str] = {}
+        together.wait()
+        user.before_request(None, "GET", "https://bigquery.googleapis.com/x", headers)  # type: ignore[no-untyped-call]
+        together.wait()
+        if status == 401:
+            user.refresh(None)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(one, range(6)))
+    assert len(cab_fake.exchanges) == (1 if status == 200 else 2)
 
 
 def test_renewing_has_an_end(cab_fake: FakeBroker) -> None:
