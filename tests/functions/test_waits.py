@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from benchmarks.operations import ONCE, REFRESH, Operations
 from tests.grants.virtual_time import run
 from tests.support.asgi import Answer
 from tests.support.web import Host, Sent
@@ -130,7 +132,14 @@ def slowly(host: Host) -> Host:
     return answer
 
 
-async def waits_of(path: Path) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Seen:
+    waits: float
+    status: int
+    operations: Operations
+
+
+async def seen_of(path: Path) -> Seen:
     world = World()
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
     for warm in (LIST, CHANGE, intent(), DROP):  # tokens and keys in memory, as when a process has served for a while
@@ -145,12 +154,42 @@ async def waits_of(path: Path) -> tuple[float, int]:
     cloud.vault.delay_s = 1.0
     cloud.web.hosts[CRM] = slowly(cloud.web.hosts[CRM])
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    before, begun = counted(world), loop.time()
     answer = await request
-    return loop.time() - begun, answer.status
+    waited, after = loop.time() - begun, counted(world)
+    reads, writes, secret_accesses, events = (now - then for then, now in zip(before, after, strict=True))
+    return Seen(waited, answer.status, Operations(reads, writes, secret_accesses, events=events))
+
+
+def counted(world: World) -> tuple[int, int, int, int]:
+    """Reads, documents written, secrets accessed, events."""
+    stores, logs = world.cloud.documents.values(), world.cloud.audit_logs.values()
+    return (
+        sum(store.calls["read"] for store in stores),
+        sum(store.written for store in stores),
+        sum(world.cloud.vault.calls.values()),
+        sum(len(log.events) for log in logs),
+    )
 
 
 @pytest.mark.parametrize("path", WAITS, ids=lambda path: path.__name__.replace("_", " "))
 def test_no_path_waits_more_often_than_it_must(path: Path) -> None:
     """A change that adds a wait fails here, and so does one that takes one away: then the number is to be changed, gladly."""
-    assert run(waits_of(path)) == WAITS[path]
+    seen = run(seen_of(path))
+    assert (seen.waits, seen.status) == WAITS[path]
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_the_prices_are_of_what_each_path_really_does(name: str) -> None:
+    path = next(path for path in WAITS if path.__name__.replace("_", " ") == name)
+    assert run(seen_of(path)).operations == ONCE[name]
+
+
+def test_the_price_of_a_refresh_is_of_what_it_adds_to_a_hot_exchange() -> None:
+    refreshing, plain = run(seen_of(first_use_of_a_narrower_scope)).operations, run(seen_of(hot)).operations
+    assert refreshing == Operations(
+        plain.reads + REFRESH.reads,
+        plain.writes + REFRESH.writes,
+        plain.secret_accesses + REFRESH.secret_accesses,
+        events=plain.events + REFRESH.events,
+    )

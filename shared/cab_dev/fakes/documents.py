@@ -57,7 +57,7 @@ class Outage:
 class InMemoryDocuments:
     """One database. `delay_s` passes before each call does its work, so that callers interleave as over a network.
 
-    `calls` counts calls by method, failed ones included. `clock` is the server's.
+    `calls` counts calls by method, failed ones included, `written` the documents that writes and tallies named. `clock` is the server's.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class InMemoryDocuments:
         self.delay_s = delay_s
         self.outage: Outage | None = None
         self.calls: dict[Method, int] = dict.fromkeys(get_args(Method), 0)
+        self.written = 0
         self._documents: dict[str, Document] = {}
         self._versions = itertools.count(1)
 
@@ -86,6 +87,7 @@ class InMemoryDocuments:
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)
         prepared = [(write, _new_fields(write)) for write in writes]
+        self.written += len(writes)
         fails_after = await self._begin("write")
         for write in writes:
             self._check_precondition(write)
@@ -96,6 +98,7 @@ class InMemoryDocuments:
 
     async def tally(self, tally: Tally) -> dict[str, int]:
         checked_path(tally.path)
+        self.written += 1
         fails_after = await self._begin("tally")
         document = self._documents.get(tally.path)
         fields = dict(document.fields) if document else {}

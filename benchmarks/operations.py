@@ -1,0 +1,73 @@
+"""What each path costs: its billable operations, exact and held by tests/functions/test_waits.py, at list prices.
+
+US$, regional, United States, free tiers left out. Prices change: they are here alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FIRESTORE_READ: Final = 0.03 / 100_000
+FIRESTORE_WRITE: Final = 0.09 / 100_000
+FIRESTORE_DELETE: Final = 0.01 / 100_000  # of documents whose time is over
+SECRET_ACCESS: Final = 0.03 / 10_000
+SECRET_VERSION_MONTH: Final = 0.06
+REQUEST: Final = 0.40 / 1_000_000
+CPU_SECOND: Final = 2.4e-5 + 0.5 * 2.5e-6  # one vCPU and half a GiB, billed by request
+CPU_SHARE: Final = 0.6  # of an instance's time is computing, in dense traffic
+PUBSUB_BYTE: Final = 40 / 2**40
+PUBSUB_LEAST_BYTES: Final = 1_000  # of each publish and each delivery
+STREAMED_BYTE: Final = 0.01 / (200 * 1024 * 1024)
+EVENT_BYTES: Final = 1_800
+ROW_BYTES: Final = 4_500  # columns, and the event as it was published
+EVENTS_PER_MESSAGE: Final = 4.5  # in dense traffic: docs/performance.md
+INGEST_CPU_MS: Final = 0.4  # of an event
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Of one request, or of all requests of a path together. `written` documents that end by themselves are deleted, too."""
+
+    reads: int
+    writes: int
+    secret_accesses: int = 0
+    requests: int = 1
+    events: int = 1
+
+
+ONCE: Final[dict[str, Operations]] = {
+    "mint with a key": Operations(reads=0, writes=1),
+    "hot": Operations(reads=1, writes=2),
+    "with a google identity and no limit": Operations(reads=0, writes=0),
+    "change within a task": Operations(reads=2, writes=2),
+    "change within a task with a limit": Operations(reads=1, writes=3),
+    "ask the user": Operations(reads=2, writes=4),
+    "ask again while it waits": Operations(reads=4, writes=2),
+    "repeat when the user agreed": Operations(reads=4, writes=3),
+    "redeem what was deferred": Operations(reads=4, writes=4),
+    "decide": Operations(reads=4, writes=1),
+}
+"""One request each, with what a process that has served for a while has in memory."""
+
+REFRESH: Final = Operations(reads=1, writes=4, secret_accesses=2, requests=1)
+"""What a refresh at the provider adds to the exchange that needs it; the version that is added counts as an access."""
+
+
+def audit_us_dollars() -> float:
+    """Of one event: published and pushed, taken in, and written into the table."""
+    bytes_moved = 2 * max(EVENT_BYTES, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE)
+    ingest = REQUEST / EVENTS_PER_MESSAGE + INGEST_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND
+    return bytes_moved * PUBSUB_BYTE + ingest + ROW_BYTES * STREAMED_BYTE
+
+
+def us_dollars(operations: Operations, *, cpu_ms: float) -> float:
+    """`cpu_ms` is of all requests of the path together, at our functions. The record's way into the table is in it."""
+    return (
+        operations.reads * FIRESTORE_READ
+        + operations.writes * (FIRESTORE_WRITE + FIRESTORE_DELETE)
+        + operations.secret_accesses * SECRET_ACCESS
+        + operations.requests * REQUEST
+        + cpu_ms / 1000 / CPU_SHARE * CPU_SECOND
+        + operations.events * audit_us_dollars()
+    )

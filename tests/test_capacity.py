@@ -1,0 +1,20 @@
+"""docs/capacity.md says what the model says today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.capacity import Day, prices, table
+
+DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "capacity.md").read_text("utf-8")
+
+
+def test_the_document_holds_the_tables_of_the_model() -> None:
+    assert prices() in DOCUMENT, "run: python -m benchmarks.capacity"
+    assert table() in DOCUMENT, "run: python -m benchmarks.capacity"
+
+
+def test_twice_as_many_exchanges_cost_less_than_twice_as_much_and_more_than_once() -> None:
+    once, twice = Day(), Day(exchanges=120)
+    assert once.us_dollars_a_month < twice.us_dollars_a_month < 2 * once.us_dollars_a_month
+    assert once.busiest("writes") < twice.busiest("writes")
