@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -11,9 +12,9 @@ import pytest
 
 from cab.domain import audit
 from cab.domain.audit import EventType
-from cab.domain.errors import BrokerError, Reason
+from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import Unavailable
-from cab.use_cases.audit.auditor import TRACKED_SOURCES, Auditor, Facts, RequestContext
+from cab.use_cases.audit.auditor import TRACKED_SOURCES, Auditor, Facts, RequestContext, log_refusal
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.randomness import PredictableRandomness
@@ -323,3 +324,80 @@ async def test_a_second_flood_is_counted_by_time_too_and_a_few_refusals_start_no
         await bench.refuse_stranger("203.0.113.0/24")
     assert bench.auditor._next_count is None
     await bench.auditor.close()
+
+
+# --- what a request had taken ---
+
+
+@pytest.mark.parametrize(
+    ("end", "given_back"),
+    [
+        (None, []),
+        (BrokerError(Reason.POLICY_DENIED), ["released"]),
+        (BrokerError(Reason.PROVIDER_UNAVAILABLE), ["undone", "released"]),
+        (Unavailable("documents"), ["undone", "released"]),
+        (RuntimeError("a bug"), ["undone", "released"]),
+    ],
+)
+async def test_what_a_request_was_charged_is_given_back_where_it_failed_through_us(
+    bench: Bench, end: Exception | None, given_back: list[str]
+) -> None:
+    done: list[str] = []
+
+    async def work(facts: Facts) -> str:
+        async def undo() -> None:
+            done.append("undone")
+
+        async def release() -> None:
+            done.append("released")
+
+        facts.undo.append(undo)
+        facts.release.append(release)
+        if end is not None:
+            raise end
+        return "answer"
+
+    await bench.run(work)
+    assert done == given_back
+
+
+async def test_an_answer_that_is_withheld_gives_everything_back(bench: Bench) -> None:
+    done: list[str] = []
+
+    async def work(facts: Facts) -> str:
+        async def release() -> None:
+            done.append("released")
+
+        facts.release.append(release)
+        return "answer"
+
+    bench.log.is_down = True
+    assert (await bench.run(work)).answer is None
+    assert done == ["released"]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "said"),
+    [
+        (None, {}),
+        (Claimed(client_id="c", issuer="i"), {"unverified": {"client_id": "c", "issuer": "i"}}),
+        (Claimed(client_id=None, issuer="i"), {"unverified": {"issuer": "i"}}),
+    ],
+)
+def test_who_publishes_no_events_logs_a_refusal_with_what_was_claimed(
+    claimed: Claimed | None, said: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, why="aud is not us", claimed=claimed)
+    with caplog.at_level(logging.WARNING):
+        log_refusal(refusal)
+    (line,) = [json.loads(record.message) for record in caplog.records]
+    assert (
+        line
+        == {
+            "message": "credential refused",
+            "severity": "WARNING",
+            "reason_code": "client_authentication_failed",
+            "why": "aud is not us",
+        }
+        | said
+    )

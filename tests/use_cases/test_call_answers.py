@@ -80,6 +80,21 @@ def test_a_member_under_what_was_taken_whole_is_not_looked_for_in_something_else
     assert reduced(page, select=("/a/b", "/a/b/x", "/a/c/d")).value == {"a": {"b": "text", "c": {"d": 1}}}
 
 
+def test_a_text_has_no_members_to_leave_out() -> None:
+    assert reduced({"a": "b and more"}, omit=("/a/b",)).value == {"a": "b and more"}
+
+
+@pytest.mark.parametrize(("encoding", "taken"), [("", True), (" Identity ", True), ("gzip", False), ("br", False)])
+def test_an_answer_that_says_it_is_packed_is_refused_whatever_it_is(encoding: str, taken: bool) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = HttpAnswer(200, headers, b'{"id": 1}')
+    if taken:
+        assert reduce(answer, Result(), salt=SALT, copies=1).value == {"id": 1}
+    else:
+        with pytest.raises(AnswerRefused, match="compressed"):
+            reduce(answer, Result(), salt=SALT, copies=1)
+
+
 def test_a_list_has_its_items_its_cursor_and_nothing_beside() -> None:
     page = {"data": {"deals": [DEAL, DEAL]}, "paging": {"next": "c2"}, "total": 9}
     found = reduced(page, items="/data/deals", next="/paging/next", select=("id",))

@@ -124,6 +124,7 @@ async def test_the_table(
 ) -> None:
     executed = await execute(platform, kind, *script)
     assert (executed.outcome, len(platform.hits), executed.attempts) == (outcome, hits, hits)
+    assert (executed.token_refused, executed.interrupted) == (False, False)
 
 
 @pytest.mark.parametrize(
