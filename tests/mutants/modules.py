@@ -54,6 +54,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
         "tests/functions/test_refresh_grants_callers.py",
         *_KINDS,
         "tests/functions/test_narrowed_grants.py",
+        "tests/grants/test_provider_faults.py",
     ),
     "use_cases/identity/verify_dpop.py": ("tests/functions/test_dpop.py",),
     "use_cases/identity/verify_assertion.py": ("tests/use_cases/test_verify_subject.py", _EXCHANGE),
