@@ -511,6 +511,16 @@ async def test_a_confirmed_call_is_made_once_by_its_code_alone(world: World) -> 
     assert [(hit.method, hit.url) for hit in platform.hits] == [("DELETE", f"{WAREHOUSE}/tables/t1")]
 
 
+async def test_a_success_that_the_catalog_does_not_declare_is_none(world: World) -> None:
+    platform_at(world, WAREHOUSE, HttpAnswer(202, {}, b""))
+    token = await call_token(world)
+    first = await call(world, token, "warehouse_table_drop", {"id": "t1"}, completion_mode="deferred")
+    await world.decide(first.json["interaction_uri"], approved=True)
+    world.advance(3)
+    answer = await call(world, token, deferral_code=first.json["deferral_code"])
+    assert answer.refusal == (504, "temporarily_unavailable", "call_outcome_unknown")
+
+
 async def test_an_answer_after_a_yes_may_be_as_large_as_any_other(world: World) -> None:
     platform_at(world, WAREHOUSE, json_answer({"log": "x" * 40_000}))
     token = await call_token(world)

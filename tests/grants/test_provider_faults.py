@@ -21,7 +21,7 @@ from tests.grants.test_store_faults import FailingAdds
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import GrantStatus, RefreshOutcome
+from cab.domain.grants import UNREAD, GrantStatus, RefreshOutcome
 from cab.ports import HttpAnswer, SendFailed, Unavailable
 from cab.protocol import token_responses
 from cab.use_cases.grants.serve import ServeGrant
@@ -550,6 +550,21 @@ async def test_a_static_provider_with_an_odd_refresh_token_is_used_with_the_one_
     assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
     world.http.answer_after = lambda answer: answer
     assert before in world.usable()
+
+
+@in_virtual_time
+async def test_a_refresh_token_that_cannot_be_taken_is_told_to_the_operator_and_holds_the_grant_for_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_after = lambda answer: HttpAnswer(
+        answer.status, {}, json.dumps(json.loads(answer.body) | {"refresh_token": {"value": "r"}}).encode()
+    )
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert alerted("unread-answer", caplog.text)
+    grant = await world.grant(name)
+    assert (grant.status, grant.attempt_id, grant.fail_cause) == (GrantStatus.RECOVERING, None, UNREAD)
 
 
 @in_virtual_time
