@@ -12,11 +12,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from tests.support.mcp_server import ADD, SEARCH
+from tests.support.web import Documents, Web, WebClient
 from tests.support.world import World
 
 from cab.adapters.configuration.loader import inspect_folder
 from cab.domain.calls.pins import definition_pin
+from cab_ops.catalog import documents
 from cab_ops.cli import main
+from cab_ops.cli.trying import connection
 
 TEXT = {"type": "string"}
 
@@ -244,6 +247,47 @@ def test_what_would_be_sent_otherwise_than_documented_is_refused(
     assert why in said(cab("config", "import-openapi", file, "--connection", "crm", "--operation", "a"))
 
 
+def test_references_are_read_as_they_are_written_in_practice(tmp_path: Path) -> None:
+    """Into a path, with percent-encoded characters and without, and from a path item."""
+    again = {"$ref": "#/paths/~1orgs~1%7Borg%7D~1deals/parameters/0"}
+    document = openapi(
+        {
+            "/orgs/{org}/deals": {
+                "parameters": [{"name": "org", "in": "path", "required": True, "schema": TEXT}],
+                "get": {"operationId": "list", "responses": {}},
+            },
+            "/orgs/{org}/won": {"parameters": [again], "get": {"operationId": "won", "responses": {}}},
+            "/people": {"$ref": "#/x%20items/people"},
+        },
+        **{
+            "x items": {
+                "people": {
+                    "get": {
+                        "operationId": "people",
+                        "parameters": [{"name": "a", "in": "query", "schema": {"$ref": "#/components/schemas/A B"}}],
+                        "responses": {},
+                    }
+                }
+            },
+            "components": {"schemas": {"A B": {"$ref": "#/components/schemas/A%20B~1C"}, "A B/C": {"type": "boolean"}}},
+        },
+    )
+    file = tmp_path / "d.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(document).encode())  # with the mark that Windows writes
+    operations = [word for name in ("won", "people") for word in ("--operation", name)]
+    code, out, err = cab("config", "import-openapi", file, "--connection", "crm", *operations)
+    assert (code, err) == (0, "")
+    won, people = yaml.safe_load(out)
+    assert won["call"]["path"] == "/orgs/{id}/won"
+    assert people["parameters"] == {"a": {"type": "boolean"}}
+
+
+def test_of_an_endless_file_no_more_is_read_than_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_BYTES", 2 * 1024 * 1024)
+    assert "is larger than 2 MiB" in said(cab("config", "import-openapi", "/dev/zero"))
+    assert "is larger than 2 MiB" in said(cab("config", "import-mcp", "/dev/zero"))
+
+
 # --- ready-actions ---
 
 
@@ -348,6 +392,54 @@ def test_a_tool_that_cannot_be_called_as_it_is_described_is_not_written(
 )
 def test_an_address_with_nothing_to_discover_is_told_as_such(url: str, why: str) -> None:
     assert why in said(cab("connection", "discover", url, "--connection", "notes"))
+
+
+def test_a_server_that_is_discovered_and_whose_tools_are_imported_is_a_valid_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a platform team: discover, import, fill in what begins with `your-`, paste, validate."""
+    resource = {
+        "resource": "https://notes.test/mcp",
+        "authorization_servers": ["https://login.test"],
+        "scopes_supported": ["note.read", "offline_access"],
+    }
+    server = {
+        "issuer": "https://login.test",
+        "authorization_endpoint": "https://login.test/authorize",
+        "token_endpoint": "https://login.test/token",
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "client_secret_post"],
+    }
+    web = Web(
+        hosts={
+            "https://notes.test": Documents({"/.well-known/oauth-protected-resource/mcp": resource}),
+            "https://login.test": Documents({"/.well-known/oauth-authorization-server": server}),
+        }
+    )
+    monkeypatch.setattr(connection, "AiohttpClient", lambda origins, **_: _Client(web, origins, what="discovery"))
+    code, out, err = cab("connection", "discover", "https://notes.test/mcp", "--connection", "notes")
+    assert (code, err) == (0, "")
+    assert out.startswith("# Scopes that it names: note.read. Give each action the smallest that do.\n")
+    found = yaml.safe_load(out.replace("your-tenant", "acme").replace("your-client-id", "cab"))
+    assert found["providers"][0]["token_endpoint_auth_method"] == "client_secret_post"
+    assert found["providers"][0]["base_scopes"] == ["offline_access"]
+    tools = written(tmp_path / "tools.json", {"tools": [SEARCH]})
+    _, actions, _ = cab("config", "import-mcp", tools, "--connection", "notes", "--tool", "search_notes")
+    found["connections"][0]["actions"] = [one | {"scopes": ["note.read"]} for one in yaml.safe_load(actions)]
+
+    def with_all_of_it(text: str) -> str:
+        content = yaml.safe_load(text)
+        for name in ("providers", "connections"):
+            content[name] += found[name]
+        return yaml.safe_dump(content, sort_keys=False)
+
+    world = World(scratch=tmp_path)
+    folder = world.write_policies(None, connections=with_all_of_it)
+    problems = inspect_folder(folder, world.environment, unset="warning").problems
+    assert [problem for problem in problems if problem.severity == "error"] == []
+
+
+class _Client(WebClient):
+    async def close(self) -> None: ...
 
 
 def test_discovering_prints_nothing_else_when_nothing_can_be_reached() -> None:

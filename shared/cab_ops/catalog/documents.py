@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from pathlib import Path
 from typing import Any, ClassVar, Final
+from urllib.parse import unquote
 
 import orjson
 import yaml
@@ -75,17 +78,24 @@ class Document:
             reference = value.get("$ref")
             if reference is None:
                 return value
-            if not isinstance(reference, str) or not reference.startswith("#/"):
+            if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
                 raise DocumentRefused(f"it refers to {shown(reference)}, outside of the document: nothing is fetched")
             value = _at(self.content, reference)
         raise DocumentRefused("references of the document lead in circles")
 
 
-def read_document(data: bytes) -> Document:
-    """Raises: DocumentRefused when it is too large, unreadable or not OpenAPI 3.0 or 3.1."""
+def read_bounded(path: Path) -> bytes:
+    """The file, of which no more is read than may be used. Raises: DocumentRefused."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise DocumentRefused(f"the document is larger than {MAX_BYTES // 1024 // 1024} MiB")
-    document = _parsed(data)
+    return data
+
+
+def read_document(data: bytes) -> Document:
+    """Raises: DocumentRefused when it is unreadable or not OpenAPI 3.0 or 3.1."""
+    document = _parsed(data.removeprefix(codecs.BOM_UTF8))
     if not isinstance(document, dict):
         raise DocumentRefused("the document is not an object")
     if "swagger" in document:
@@ -121,9 +131,12 @@ def _check_depth(data: bytes) -> None:
 
 
 def _at(document: Any, reference: str) -> Any:
+    """RFC 6901 section 6: the pointer stands percent-encoded in a reference. Not all who write one do so."""
     found = document
-    for part in reference.removeprefix("#/").split("/"):
+    for part in reference.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(found, dict) or name not in found:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
             found = found[int(name)]
         elif isinstance(found, dict) and name in found:

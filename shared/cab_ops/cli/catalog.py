@@ -15,7 +15,7 @@ from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.domain.calls.pins import definition_pin
 from cab.encoding import strict_json
-from cab_ops.catalog.documents import DocumentRefused, read_document, shown
+from cab_ops.catalog.documents import DocumentRefused, read_bounded, read_document, shown
 from cab_ops.catalog.entries import entries_text
 from cab_ops.catalog.mcp import compare, import_tools
 from cab_ops.catalog.openapi import Entry, import_operations, listed_operations
@@ -39,7 +39,7 @@ def import_openapi(document: Path, connection: str | None, operations: tuple[str
     fetched: references may only lead into the document itself.
     """
     try:
-        data = document.read_bytes()
+        data = read_bounded(document)
         read = read_document(data)
         if not operations:
             click.echo("\n".join(listed_operations(read)))
@@ -139,7 +139,9 @@ def import_mcp(listed: Path, connection: str | None, chosen: tuple[str, ...], fo
 
 def _listed_tools(path: Path) -> list[dict[str, Any]]:
     try:
-        found = strict_json.loads(path.read_bytes())
+        found = strict_json.loads(read_bounded(path))
+    except DocumentRefused as exc:
+        raise click.ClickException(f"{path.name}: {exc}") from exc
     except strict_json.InvalidJson as exc:
         raise click.ClickException(f"{path.name} is not JSON that has one meaning") from exc
     found = found.get("result", found) if isinstance(found, dict) else {}
