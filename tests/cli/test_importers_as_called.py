@@ -131,6 +131,18 @@ def test_two_operations_do_not_become_one_action(tmp_path: Path) -> None:
     assert "get_deal: not written: its action would be crm.get_deal, as that of another one" in err
 
 
+def test_a_connection_whose_id_no_action_can_begin_with_gets_actions_all_the_same(tmp_path: Path) -> None:
+    file = written(tmp_path / "d.json", openapi({"/a": {"get": {"operationId": "listAll", "responses": {}}}}))
+    tools = written(tmp_path / "t.json", {"tools": [SEARCH]})
+    for command in (
+        ("import-openapi", file, "--operation", "listAll"),
+        ("import-mcp", tools, "--tool", "search_notes"),
+        ("ready-actions", "jira", "--action", "jira.issue.read"),
+    ):
+        code, out, _ = cab("config", *command, "--connection", "our-crm")
+        assert (code, yaml.safe_load(out)[0]["id"].partition(".")[0]) == (0, "our_crm")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

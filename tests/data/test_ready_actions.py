@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.support.world import World
 
 from cab.adapters.configuration.checks.urls import url_mistake
-from cab.adapters.configuration.loader import shipped_providers
+from cab.adapters.configuration.loader import inspect_folder, shipped_providers
 from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.calls.rendering import render
 from cab.domain.calls.tools import MAX_NAME_CHARS, detail_of, input_schema, tool_name
@@ -128,6 +130,26 @@ def test_what_is_printed_is_read_by_cab_under_the_connections_own_name(name: str
     expected = [entry.action for entry in CATALOGS[name].entries]
     assert [action.id for action in read] == [f"sys.{action.id.partition('.')[2]}" for action in expected]
     assert [call_of(action) for action in read] == [call_of(action) for action in expected]
+
+
+def test_all_of_them_make_a_valid_deployment_with_their_presets(tmp_path: Path) -> None:
+    """Connections are called as people would call them, with the values that the presets' parameters give as examples."""
+    text = ""
+    for name, catalog in CATALOGS.items():
+        connection = f"our-{name.replace('_', '-')}"
+        printed = CliRunner().invoke(config_group, ["ready-actions", name, "--connection", connection])
+        assert printed.exit_code == 0
+        parameters = shipped_providers()[catalog.provider].get("parameters", {})
+        values = json.dumps({key: one["example"] for key, one in parameters.items() if "default" not in one})
+        text += (
+            f"  - id: {connection}\n    title: Ours\n    provider: {catalog.provider}\n    provider_parameters: {values}\n"
+            f"    resource: https://{connection}.test\n    tenants: [acme]\n    client_id: cab\n    allow_unnarrowed: true\n"
+            f"    client_secret: {{secret: cab-provider-crm, version: 1}}\n    actions:\n{printed.stdout}"
+        )
+    world = World(scratch=tmp_path)
+    folder = world.write_policies(None, connections=lambda given: given.rstrip("\n") + "\n" + text)
+    problems = inspect_folder(folder, world.environment, unset="warning").problems
+    assert [problem for problem in problems if problem.severity == "error"] == []
 
 
 def test_sources_and_what_is_not_known_stand_above_the_entry() -> None:

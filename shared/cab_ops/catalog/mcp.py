@@ -15,7 +15,7 @@ from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection
 from cab_ops.catalog.documents import Document, DocumentRefused, as_list, as_object, shown
-from cab_ops.catalog.openapi import Entry, snake
+from cab_ops.catalog.openapi import Entry, prefix_of, snake
 from cab_ops.catalog.schemas import Unmapped, merged, parameter_of
 
 
@@ -28,7 +28,7 @@ def import_tools(
     for one in chosen:
         is_name = any(tool.get("name") == one for tool in tools)
         name, _, action_id = (one, "", "") if is_name else one.partition("=")
-        action_id = action_id or f"{connection}.{snake(name)}"
+        action_id = action_id or f"{prefix_of(connection)}.{snake(name)}"
         found = [tool for tool in tools if tool.get("name") == name]
         try:
             if len(found) != 1:

@@ -57,7 +57,7 @@ def import_operations(document: Document, *, connection: str, operations: tuple[
     refused = {}
     for given in operations:
         name, _, action_id = (given, "", "") if given in known else given.partition("=")
-        action_id = action_id or f"{connection}.{snake(name)}"
+        action_id = action_id or f"{prefix_of(connection)}.{snake(name)}"
         try:
             if action_id in entries:
                 raise Unmapped(f"its action would be {shown(action_id)}, as that of another one: name one with =ACTION")
@@ -439,6 +439,11 @@ def _is_repeated(parameter: dict[str, Any]) -> bool:
 def _is_plain(way: dict[str, Any], *, is_list: bool) -> bool:
     """Whether a member of a form is written as forms are, whatever its Encoding Object says besides."""
     return way.get("contentType", "text/plain") == "text/plain" and (not is_list or _is_repeated(way))
+
+
+def prefix_of(connection: str) -> str:
+    """What the ids of a connection's actions begin with: its own id, as far as they may hold it."""
+    return connection.replace("-", "_")
 
 
 def snake(name: str) -> str:

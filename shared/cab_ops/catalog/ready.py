@@ -12,7 +12,7 @@ from cab.adapters.configuration.problems import ConfigurationRefused
 from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.configured.actions import Action
 from cab.domain.configured.model import StrictModel
-from cab_ops.catalog.openapi import Entry
+from cab_ops.catalog.openapi import Entry, prefix_of
 
 Sentence = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -62,7 +62,7 @@ def ready_entries(name: str, *, connection: str, chosen: tuple[str, ...]) -> lis
 
 
 def _renamed(action: dict[str, Any], connection: str) -> dict[str, Any]:
-    return {**action, "id": f"{connection}.{action['id'].partition('.')[2]}"}
+    return {**action, "id": f"{prefix_of(connection)}.{action['id'].partition('.')[2]}"}
 
 
 def _notes(entry: ReadyEntry) -> list[str]:
