@@ -285,24 +285,23 @@ class McpEndpoint:
             later = "" if ended.retry_after_s is None else f" Not before {ended.retry_after_s} seconds are over."
             text = f"{ended.permitted.connection} said no: HTTP {ended.executed.status}.{later}"
             return types.CallToolResult(content=[types.TextContent(text=text)], is_error=True, _meta=about)
+        value = ended.reduced.value
         about["cab/result_salt"] = ended.reduced.salt
         if ended.reduced.marked_characters:
             about["cab/marked_characters"] = ended.reduced.marked_characters
         return types.CallToolResult(
-            content=[self._content(ended)],
+            content=[self._content(ended, ended.reduced, value)],
             # An object, as the older revision has it; anything else is in the text alone.
-            structured_content=ended.reduced.value if isinstance(ended.reduced.value, dict) else None,
+            structured_content=value if isinstance(value, dict) else None,
             _meta=about,
         )
 
-    def _content(self, ended: CallEnded) -> types.ContentBlock:
-        assert ended.reduced is not None  # noqa: S101  # only a result has content
-        reduced = ended.reduced
-        if reduced.value is None:
+    def _content(self, ended: CallEnded, reduced: Reduced, value: Any) -> types.ContentBlock:
+        if value is None:
             return types.TextContent(text="Done. The platform returned nothing.")
         if reduced.is_blob:
-            return _binary(reduced, ended.permitted.call_id)
-        text = reduced.value if isinstance(reduced.value, str) else reduced.body.decode()
+            return _binary(value, reduced.content_type or "", ended.permitted.call_id)
+        text = value if isinstance(value, str) else reduced.body.decode()
         return types.TextContent(text=self._marked(text, ended.permitted.connection))
 
     def _marked(self, text: str, source: str) -> str:
@@ -399,9 +398,9 @@ class _Collected:
         return response
 
 
-def _binary(reduced: Reduced, call_id: str) -> types.ContentBlock:
+def _binary(value: dict[str, str], kind: str, call_id: str) -> types.ContentBlock:
     """Pictures and sounds as such, anything else as a resource that was enclosed."""
-    data, kind = reduced.value["base64"], reduced.content_type or ""
+    data = value["base64"]
     if kind.startswith("image/"):
         return types.ImageContent(data=data, mime_type=kind)
     if kind.startswith("audio/"):

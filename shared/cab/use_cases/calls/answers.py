@@ -74,9 +74,8 @@ class AnswerRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """What goes on. `body` is `value` as JSON; whoever holds it and the salt can prove what the record's commitment was of."""
+    """What goes on, as JSON in `body`; whoever holds it and the salt can prove what the record's commitment was of."""
 
-    value: Any
     body: bytes
     salt: str
     commitment: str
@@ -84,6 +83,11 @@ class Reduced:
     items: int | None
     marked_characters: int
     is_blob: bool = False  # neither JSON nor text: `value` has its `content_type` and its `base64`
+
+    @property
+    def value(self) -> Any:
+        """Made anew each time: as objects a result takes many times its size, and many results may wait for the record."""
+        return json.loads(self.body)
 
 
 def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) -> Reduced:
@@ -109,7 +113,7 @@ def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) 
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     if len(body) * copies > declared.max_bytes:
         raise too_large(len(body))
-    return Reduced(value, body, salt, commitment(value, salt), content_type, items, marked, is_blob)
+    return Reduced(body, salt, commitment(value, salt), content_type, items, marked, is_blob)
 
 
 def too_large(size: int | None) -> AnswerRefused:
