@@ -16,19 +16,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from cab.domain.calls.tools import tool_name
 from cab_client import Assertion, CabError, ConfirmationNeeded, Intent, Permit
 from cab_client.testing import LocalStack
+from cab_dev import control
 from cab_dev.front_end import FrontEndFailed, FrontEndSession
 from cab_dev.stack_file import StackFile
-from examples.acme.agent.blind_assistant import BlindAssistant, ToolRefused, ToolResult
+from examples.acme.agent.blind_assistant import BlindAssistant, NoAnswer, ToolRefused, ToolResult
 from examples.acme.agent.sales_assistant import PlatformError, SalesAssistant
-from examples.acme.audit_table import Answer, AuditTable
+from examples.acme.audit_table import Answer, AuditTable, CallRow
 from examples.acme.narration import Narration
 from examples.acme.person import Person, StuckError
 
@@ -72,6 +76,7 @@ class Stage:
     answers: list[Answer] = field(default_factory=list)
     confirmations: int = 0
     called_in: Counter[str] = field(default_factory=Counter)  # how many calls the broker made, by txn
+    lost_in: Counter[str] = field(default_factory=Counter)  # of which nobody heard the end
     names: dict[str, str] = field(default_factory=dict)  # opaque subject to login
     run: str = field(default_factory=lambda: secrets.token_hex(3))  # task ids differ in every run: uses are counted
 
@@ -241,7 +246,7 @@ def story_three(stage: Stage) -> None:
         "type": "cab_task",
         "task_id": f"blind-{stage.run}",
         "trigger": "user_turn",
-        "actions": ["crm.opportunity.list", "crm.opportunity.read", "tracker.task.create"],
+        "actions": ["crm.opportunity.list", "crm.opportunity.read", "tracker.task.create", "tracker.task.list"],
         "identifiers": ["opportunity/*", "task/*"],
         "limits": {"max_uses": 20},
     }
@@ -272,6 +277,43 @@ def story_three(stage: Stage) -> None:
         tell.fact("and doing what it says is refused", holds=refusal.reason_code == "intent_outside_task")
     else:
         tell.fact("and doing what it says is refused", holds=False)
+    killed_between_call_and_outcome(stage, assistant, txn=note.txn)
+
+
+def killed_between_call_and_outcome(stage: Stage, assistant: BlindAssistant, *, txn: str) -> None:
+    """The worst moment there is: the tracker has made the task, and nobody has heard so."""
+    tell, tracker = stage.tell, stage.stack.connections["tracker"].resource
+    title, call_id = f"Call Acme back {stage.run}", f"call-{stage.run}"
+    answers_late = {"endpoint": "api", "kind": "slow", "seconds": 10, "after_commit": True, "count": 1}
+
+    def made() -> int:
+        seen = requests.get(f"{tracker}/_control/requests", timeout=5).json()["requests"]
+        return sum(entry["method"] == "POST" for entry in seen)
+
+    before = made()
+    requests.post(f"{tracker}/_control/faults", json=answers_late, timeout=5).raise_for_status()
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(assistant.call, "tracker_task_create", call_id=call_id, title=title)
+        deadline = time.monotonic() + _STOP_WITHIN_S
+        while made() == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        control.ask(stage.state_dir, "kill", "call_tool")
+        tell.step("", "call_tool is killed: the tracker has made a task, and its answer is lost")
+        lost = isinstance(calling.exception(), NoAnswer)
+    control.ask(stage.state_dir, "restart", "call_tool")
+    stage.answers.append(Answer(txn, "tracker.task.create", "task/*", "issued"))
+    stage.lost_in[txn] += 1
+    tell.fact("the agent gets no answer", holds=lost)
+    try:
+        assistant.call("tracker_task_create", call_id=call_id, title=title)
+    except ToolRefused as refusal:
+        stage.answers.append(Answer(txn, "tracker.task.create", "task/*", refusal.reason_code))
+        tell.refusal("cab", f"does not make it again: {refusal.reason_code}. Look first.")
+        tell.fact("asking again is not doing it again", holds=refusal.reason_code == "call_already_attempted")
+    else:
+        tell.fact("asking again is not doing it again", holds=False)
+    tasks = stage.called("tracker.task.list", "task/*", assistant.call("tracker_task_list"))["items"]
+    tell.fact("the agent looks: the task is there, once", holds=[task["title"] for task in tasks].count(title) == 1)
 
 
 def attack(stage: Stage) -> None:
@@ -347,12 +389,23 @@ def audit(stage: Stage, since: datetime) -> None:
         tell.step("", "", "And what came of the calls that CAB made itself (the view calls):")
         tell.table(
             ("action", "outcome", "status", "sent as decided"),
-            [(call.action, call.outcome, call.status, "yes" if call.sent_as_decided else "NO") for call in calls],
+            [(call.action, call.outcome, call.status, _as_decided(call)) for call in calls],
         )
         tell.fact(
-            "every call has its outcome, and what was sent is what was decided",
-            holds=len(calls) == count and all(call.outcome == "done" and call.sent_as_decided for call in calls),
+            "every call that ended has its outcome, and what was sent is what was decided",
+            holds=sum(call.outcome == "done" and call.sent_as_decided for call in calls) == count,
         )
+        lost = [call for call in calls if call.outcome != "done"]
+        tell.fact(
+            "the lost one has an attempt and no outcome: after two minutes it reads unknown",
+            holds=len(lost) == stage.lost_in[txn] and {call.outcome for call in lost} <= {"pending", "unknown"},
+        )
+
+
+def _as_decided(call: CallRow) -> str:
+    if call.outcome in ("pending", "unknown"):
+        return ""
+    return "yes" if call.sent_as_decided else "NO"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

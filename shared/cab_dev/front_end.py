@@ -85,17 +85,24 @@ class FrontEndSession:
     def assertion(self, user: str, *, agent: str, task_json: bytes | None = None) -> str:
         """Mint for `user`, usable by `agent`. `task_json`: one `cab_task` object, or the whole list. Raises: FrontEndFailed."""
         form = self.mint_form(self.id_token(user), agent=agent, task_json=task_json)
-        try:
-            answer = requests.post(f"{self.stack.edge_issuer}/token", data=form, timeout=_TIMEOUT_S)
-            body = answer.json()
-        except (requests.RequestException, ValueError) as exc:
-            raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
-        if answer.status_code != 200:
-            reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
-            raise FrontEndFailed(
-                f"The broker refused with {answer.status_code}: {reason}. {body.get('error_description', '')}".rstrip()
-            )
-        return str(body["access_token"])
+        return _token(f"{self.stack.edge_issuer}/token", form)
+
+    def call_token(self, user: str, *, agent: str, task_json: bytes | None = None) -> str:
+        """What `agent` presents at `ORIGIN/mcp` and `/tools/call`, acting for `user`. Raises: FrontEndFailed."""
+        entry = self.stack.agents.get(agent)
+        if entry is None or entry.private_key_file is None:
+            raise FrontEndFailed(f"There is no agent {agent} with a key. Choose from: {', '.join(self.stack.agents)}.")
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token": self.assertion(user, agent=agent, task_json=task_json),
+            "subject_token_type": JWT_TYPE,
+            "resource": f"{self.stack.origin}/mcp",
+            "client_assertion_type": CLIENT_ASSERTION_TYPE,
+            "client_assertion": client_assertion(
+                entry.private_key_file, client_id=entry.client_id, audience=self.stack.issuer
+            ),
+        }
+        return _token(f"{self.stack.issuer}/token", form)
 
     def mint_form(self, id_token: str, *, agent: str, task_json: bytes | None = None) -> dict[str, str]:
         """The parameters of `POST /edge/token`, with a fresh client assertion. Raises: FrontEndFailed."""
@@ -118,6 +125,20 @@ class FrontEndSession:
         if task_json is not None:
             form["authorization_details"] = json.dumps(_details(task_json))
         return form
+
+
+def _token(endpoint: str, form: dict[str, str]) -> str:
+    try:
+        answer = requests.post(endpoint, data=form, timeout=_TIMEOUT_S)
+        body = answer.json()
+    except (requests.RequestException, ValueError) as exc:
+        raise FrontEndFailed(f"The broker did not answer as it should ({type(exc).__name__}).") from exc
+    if answer.status_code != 200:
+        reason = f"{body.get('error')}, {body.get('reason_code')}, txn {body.get('txn')}"
+        raise FrontEndFailed(
+            f"The broker refused with {answer.status_code}: {reason}. {body.get('error_description', '')}".rstrip()
+        )
+    return str(body["access_token"])
 
 
 def _details(task_json: bytes) -> list[Any]:

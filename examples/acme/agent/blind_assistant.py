@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from mcp import Client, types
+from mcp import Client, MCPError, types
 from mcp.client import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 
@@ -28,6 +28,10 @@ class ToolRefused(Exception):
     def __init__(self, result: types.CallToolResult) -> None:
         self.reason_code = str((result.meta or {}).get("cab/reason_code", "unknown"))
         super().__init__(self.reason_code)
+
+
+class NoAnswer(Exception):
+    """The broker was lost while it worked: the call may have been made, or not."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,24 @@ class BlindAssistant:
 
         return asyncio.run(listed())
 
-    def call(self, tool: str, **arguments: str | int | bool) -> ToolResult:
-        """Raises: ToolRefused."""
+    def call(self, tool: str, *, call_id: str | None = None, **arguments: str | int | bool) -> ToolResult:
+        """`call_id` is the assistant's own name for this call: with it, asking again is never a second one.
+
+        Raises: ToolRefused, NoAnswer.
+        """
 
         async def called() -> types.CallToolResult:
             async with self._client() as client:
-                return await client.call_tool(tool, arguments)
+                about: Any = None if call_id is None else {"cab/call_id": call_id}
+                return await client.call_tool(tool, arguments, meta=about)
 
-        result = asyncio.run(called())
+        result, lost = None, None
+        try:
+            result = asyncio.run(called())
+        except* (httpx2.HTTPError, MCPError) as errors:
+            lost = errors
+        if result is None:
+            raise NoAnswer from lost
         if result.is_error:
             raise ToolRefused(result)
         meta = result.meta or {}

@@ -170,6 +170,30 @@ def assertion(user: str, agent: str, front_end: str | None, task_file: BinaryIO 
         raise click.ClickException(str(exc)) from exc
 
 
+@dev_group.command("call-token")
+@click.option(
+    "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
+)
+@click.option("--agent", required=True, help="The agent's client id.")
+@_front_end
+@click.option(
+    "--task",
+    "task_file",
+    type=click.File("rb"),
+    help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
+)
+@_state_dir
+def call_token(user: str, agent: str, front_end: str | None, task_file: BinaryIO | None, state_dir: Path) -> None:
+    """Print what AGENT presents, acting for USER, to have tools called at /mcp and /tools/call. It works for five minutes."""
+    from cab_dev.front_end import FrontEndFailed, FrontEndSession
+
+    task = task_file.read() if task_file else None
+    try:
+        click.echo(FrontEndSession.at(state_dir, front_end).call_token(user, agent=agent, task_json=task))
+    except FrontEndFailed as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
 @dev_group.command("client-assertion")
 @click.option("--agent", required=True, help="The agent's client id.")
 @_state_dir

@@ -45,7 +45,8 @@ def story(txn: str, rows: Sequence[Row]) -> str:
 def _told(row: Row) -> list[str]:
     teller = _TELLERS.get(row["event_type"], _other)
     sentences = [_ended(row, teller(row))]
-    if row["decision"] and row["event_type"] == EventType.EXCHANGE_DECIDED:
+    decides = row["event_type"] == EventType.EXCHANGE_DECIDED and (row["token"] or {}).get("kind") != "call"
+    if row["decision"] and decides:
         sentences.append(_decided(row))
     return [*sentences, *_particulars(row)]
 
@@ -100,6 +101,8 @@ def _minted(row: Row) -> str:
 
 
 def _exchanged(row: Row) -> str:
+    if (row["token"] or {}).get("kind") == "call":
+        return f"{_of(row, 'actor', 'agent_id')} asked for a call token, to have tools called"
     if (row["tool"] or {}).get("action") is None:
         return f"{_of(row, 'actor', 'agent_id')} asked for a credential"
     identifier = (row["intent"] or {}).get("identifier")
