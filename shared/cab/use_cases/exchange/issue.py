@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -141,11 +142,13 @@ class DownstreamTokens:
         grant: Grant | None,
         assertion: Assertion,
         *,
-        subject_assertion: str,
+        subject_assertion: Callable[[], Awaitable[str]],
         scopes: tuple[str, ...],
         rejected: str | None = None,
     ) -> Issued:
-        """`rejected` is the SHA-256 (hex) of a token that the platform has just refused.
+        """`subject_assertion` is made only where refresh_grants is asked.
+
+        `rejected` is the SHA-256 (hex) of a token that the platform has just refused.
 
         Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED with where to reconnect; Unavailable."""
         provider = self._deployment.provider_of(connection)
@@ -158,9 +161,10 @@ class DownstreamTokens:
         is_rejected = remembered is not None and token_sha256(remembered.token.access_token) == rejected
         if remembered is None or grant is None or is_rejected or not self._still_good(remembered, grant, provider):
             signed = None if statement is None else await self._signed(statement)
+            who = await subject_assertion()
             with waiting_for("refresh"):
                 token = await self._refresher.access_token(
-                    subject_assertion=subject_assertion,
+                    subject_assertion=who,
                     connection=connection.id,
                     scopes=scopes,
                     txn=assertion.txn,

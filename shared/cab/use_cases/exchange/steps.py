@@ -325,7 +325,7 @@ class Steps:
                 connection,
                 standing.grant,
                 assertion,
-                subject_assertion=subject_token or await self._vouch(assertion),
+                subject_assertion=lambda: self._presented(subject_token, assertion),
                 scopes=asked_for.scopes,
                 rejected=rejected or asked_for.judgement.case.asked.rejected,
             )
@@ -437,6 +437,9 @@ class Steps:
             use = await self._spend(assertion, assertion.task, facts)
         if use is TaskUse.NONE_LEFT:
             raise BrokerError(Reason.TASK_EXHAUSTED, "The task has no uses left.")
+
+    async def _presented(self, subject_token: str | None, assertion: Assertion) -> str:
+        return subject_token or await self._vouch(assertion)
 
     async def _vouch(self, assertion: Assertion) -> str:
         """A deferral may outlive its assertion; refresh_grants still wants one. Same subject, this agent, one minute, no task."""
