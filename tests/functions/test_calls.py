@@ -174,17 +174,18 @@ async def test_only_call_tool_may_ask(world: World) -> None:
         assert (answer.status, answer.reason) == (401, "client_authentication_failed")
 
 
-async def test_the_identity_of_call_tool_is_good_until_it_ends_and_no_other_becomes_good_by_being_shown_again(
+async def test_the_identity_of_call_tool_is_good_until_it_ends_and_another_never_is(
     world: World,
 ) -> None:
-    document = {"call_token": await token_of(world), "policy_version": deployment(world.folder).policy_version}
-    document |= {"connection": "warehouse", "detail": READ}
+    policy_version = deployment(world.folder).policy_version
+    token = await token_of(world)
+    call = {"call_token": token, "policy_version": policy_version, "connection": "warehouse", "detail": READ}
     ours, other = google_identity(world), google_identity(world, "connect-account")
     for _ in range(2):
-        assert (await world.call_service("/internal/calls", document, ours)).status == 200
-        assert (await world.call_service("/internal/calls", document, other)).status == 401
+        assert (await world.call_service("/internal/calls", call, ours)).status == 200
+        assert (await world.call_service("/internal/calls", call, other)).status == 401
     world.advance(3700)
-    assert (await world.call_service("/internal/calls", document, ours)).reason == "client_authentication_failed"
+    assert (await world.call_service("/internal/calls", call, ours)).reason == "client_authentication_failed"
 
 
 async def test_another_version_of_the_policies_is_another_catalog(world: World) -> None:
