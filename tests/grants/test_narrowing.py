@@ -14,7 +14,7 @@ import pytest
 from tests.grants.grant_world import CLIENT, ISSUER, READ, WRITE, GrantWorld, Worker
 from tests.grants.virtual_time import START, in_virtual_time
 
-from cab.domain.configured.connections import SecretReference
+from cab.domain.configured.connections import McpServer, SecretReference
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus
 from cab.ports import AccessToken, HttpAnswer, Unavailable
@@ -331,6 +331,15 @@ async def test_downscoping_authenticates_the_client_and_names_the_resource_where
     (form,) = world.exchanges
     assert form["resource"] == ISSUER
     assert (world.authorizations[0] or "").startswith("Basic ")
+
+
+@in_virtual_time
+async def test_downscoping_for_an_mcp_server_names_its_resource_without_being_told_to() -> None:
+    mcp = McpServer(endpoint=f"{ISSUER}/mcp", protocol="2026-07-28")
+    world = await box(connection={"mcp": mcp}).open()
+    await world.connect()
+    await world.instance().token()
+    assert [form["resource"] for form in world.forms] == [ISSUER] * 2  # the refresh of the wide one, and the exchange
 
 
 @in_virtual_time
