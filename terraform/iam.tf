@@ -7,7 +7,7 @@ locals {
   database_grants = {
     mint_assertion   = { guards = "write", approvals = "read", keys = "read", unsent = "write" }
     exchange_token   = { guards = "write", grants = "read", approvals = "read", keys = "read", unsent = "write" }
-    call_tool        = { keys = "read", unsent = "write" }
+    call_tool        = { keys = "read" }
     publish_metadata = { keys = "read" }
     refresh_grants   = { grants = "write", keys = "read", unsent = "write" }
     connect_account  = { guards = "read", grants = "write", approvals = "write", unsent = "write" }

@@ -25,12 +25,12 @@ run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval"
   }
 }
 
-run "call_tool_has_four_rights" {
+run "call_tool_has_three_rights" {
   command = apply # e-mail addresses are known only then
 
   assert {
-    condition     = local.database_grants["call_tool"] == { keys = "read", unsent = "write" } && !contains(keys(local.secret_readers), "call_tool")
-    error_message = "call_tool carries tokens of calls in flight to platforms: it reads public keys, keeps events that are not sent, and has no secret and no other database."
+    condition     = local.database_grants["call_tool"] == { keys = "read" } && !contains(keys(local.secret_readers), "call_tool")
+    error_message = "call_tool carries tokens of calls in flight to platforms: it reads public keys, and has no secret and no other database."
   }
   assert {
     condition     = contains(local.audit_publishers, "call_tool")

@@ -27,7 +27,9 @@ def call_tool(settings: CallToolSettings) -> Handler:
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
     from cab.adapters.mcp.tools import McpTools
 
-    parts = Parts(settings, "call_tool")
+    # It holds tokens of calls and so may write nowhere, not even what it could not publish. What it decides on are attempts
+    # that exchange_token has recorded; one without an outcome reads as unknown.
+    parts = Parts(settings, "call_tool", keeps_unsent=False)
     deployment, clock, randomness = parts.deployment, parts.clock, parts.randomness
     public_keys = OwnKeys(Issuer.STS, SigningKeys(parts.documents("keys")), None, clock)
     identify = IdentifyToolCaller(deployment, CallTokenVerifier(deployment.broker, public_keys, clock), clock)

@@ -119,9 +119,10 @@ class Basics:
 class Parts(Basics):
     """What the configured functions share; built once per process, each part on first use."""
 
-    def __init__(self, settings: ConfiguredSettings, name: str) -> None:
+    def __init__(self, settings: ConfiguredSettings, name: str, *, keeps_unsent: bool = True) -> None:
         super().__init__(settings, name)
         self._configured = settings
+        self._keeps_unsent = keeps_unsent
         self.deployment = _load(settings)
         self.has_https_origin = self.deployment.broker.origin.startswith("https://")
         self._databases: dict[str, FirestoreDocuments] = {}
@@ -191,7 +192,7 @@ class Parts(Basics):
                 settings.audit_topic,
                 service=self.name,
                 revision=settings.revision,
-                unsent=UnsentEvents(self.documents("unsent"), self.clock),
+                unsent=UnsentEvents(self.documents("unsent"), self.clock) if self._keeps_unsent else None,
                 clock=self.clock,
                 randomness=self.randomness,
             )

@@ -534,3 +534,34 @@ async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
     await log.close()
     last = max(map(_json, topic.events(3)), key=lambda document: document["chain"]["seq"])
     assert (last["event_type"], last["chain"]["settled"]) == ("chain.closed", 2)
+
+
+async def test_a_function_that_may_write_nowhere_keeps_what_it_could_not_publish_in_memory(
+    control: ControlClient, topic: Subscription, project: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def opened() -> PubSubAuditLog:
+        return PubSubAuditLog(
+            project,
+            TOPIC,
+            service="s",
+            revision="r",
+            unsent=None,
+            clock=SettableClock(),
+            randomness=PredictableRandomness(),
+        )
+
+    log = opened()
+    control.add_fault(publish_fault(status="PERMISSION_DENIED", times=1))
+    with pytest.raises(Unavailable):
+        await log.publish(event(1))
+    await log.publish(event(2))
+    assert ids(topic.events(2)) == ["e1", "e2"]
+    await log.close()
+
+    lost = opened()
+    control.add_fault(publish_fault(status="PERMISSION_DENIED"))
+    with pytest.raises(Unavailable):
+        await lost.publish(event(3))
+    with caplog.at_level(logging.ERROR):
+        await lost.close()
+    assert "audit event e3 was never acknowledged" in caplog.text

@@ -62,7 +62,10 @@ class _Queued:
 
 
 class PubSubAuditLog:
-    """One per process: its events form one hash chain. Belongs to the event loop of its first call."""
+    """One per process: its events form one hash chain. Belongs to the event loop of its first call.
+
+    `unsent` is None for a function that may write to no store: what it cannot publish waits in its memory alone.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class PubSubAuditLog:
         *,
         service: str,
         revision: str,
-        unsent: UnsentEvents,
+        unsent: UnsentEvents | None,
         clock: Clock,
         randomness: Randomness,
     ) -> None:
@@ -197,7 +200,8 @@ class PubSubAuditLog:
 
     async def _keep(self) -> None:
         """Returns when everything that was given up is in the store, or cannot be put there in good time."""
-        await asyncio.wait([self._start_keeping()], timeout=_KEEPING_BUDGET_S)
+        if self._unsent is not None:
+            await asyncio.wait([self._start_keeping()], timeout=_KEEPING_BUDGET_S)
 
     def _start_keeping(self) -> asyncio.Task[None]:
         if self._keeping is None or self._keeping.done():
@@ -211,6 +215,8 @@ class PubSubAuditLog:
         return task
 
     async def _keep_what_is_given_up(self) -> None:
+        if self._unsent is None:
+            return
         tried: set[_Queued] = set()
         while due := [
             queued
@@ -231,7 +237,7 @@ class PubSubAuditLog:
 
     async def _forget(self, events: list[SealedEvent]) -> None:
         """Where that fails somebody will publish them again, as the same bytes."""
-        if events:
+        if events and self._unsent is not None:
             try:
                 await self._unsent.forget(events)
             except Unavailable:
@@ -255,6 +261,8 @@ class PubSubAuditLog:
             self._start_beside(self._send_what_is_kept())
 
     async def _send_what_is_kept(self) -> None:
+        if self._unsent is None:
+            return
         try:
             while kept := await self._unsent.oldest():
                 batch = _first_batch(kept)
