@@ -1,6 +1,6 @@
 -- Every event as OCSF 1.3.0 has it (schema.ocsf.io), for a SIEM: Authentication (3002) for logins, Entity Management (3004)
 -- for grants and keys, Application Lifecycle (6002) for processes that ended, API Activity (6003) for everything that
--- agents, people and platforms did. Absent members are NULL; `cab audit export --format ocsf` leaves them out. `severity_id`
+-- agents, people and platforms did. The broker's own word for how it ended is `unmapped.outcome`. Absent members are NULL; `cab audit export --format ocsf` leaves them out. `severity_id`
 -- is High where a destructive act went beyond the ask, Medium for the rest that security looks at, else Informational.
 WITH classed AS (
   SELECT
@@ -43,15 +43,15 @@ SELECT
     WHEN event_type IN ('grant.quarantined', 'token.withheld') THEN 3
     ELSE 1
   END AS severity_id,
-  CASE WHEN outcome IN ('issued', 'executed') THEN 1 WHEN outcome IS NULL THEN 0 WHEN outcome IN ('unknown', 'unused', 'unconfirmed') THEN 99 ELSE 2 END
-    AS status_id,
-  outcome AS status,
+  status_id,
+  CASE status_id WHEN 0 THEN 'Unknown' WHEN 1 THEN 'Success' WHEN 2 THEN 'Failure' ELSE outcome END AS status,
   reason_code AS status_code,
   COALESCE(why, decided_by) AS status_detail,
   event_type AS message,
+  `count`,
   STRUCT(
     '1.3.0' AS version,
-    STRUCT('Credential Access Broker' AS name, 'CAB' AS vendor_name, service.function AS feature_name) AS product,
+    STRUCT('Credential Access Broker' AS name, 'CAB' AS vendor_name, STRUCT(service.function AS name) AS feature) AS product,
     event_id AS uid,
     txn AS correlation_uid,
     tenant AS tenant_uid,
@@ -90,5 +90,18 @@ SELECT
     STRUCT(COALESCE(events_grant.id, event_id) AS uid, IF(event_type = 'key.rotated', 'key', 'grant') AS type, connection AS name),
     NULL
   ) AS entity,
+  STRUCT(outcome AS outcome, decided_by AS decided_by, policy.version AS policy_version) AS unmapped,
   IF(class_uid = 6002, STRUCT(service.function AS name, 'CAB' AS vendor_name), NULL) AS app
-FROM (SELECT *, classed.call AS events_call, classed.grant AS events_grant FROM classed)
+FROM (
+  SELECT
+    *,
+    classed.call AS events_call,
+    classed.grant AS events_grant,
+    CASE
+      WHEN outcome IN ('issued', 'executed') THEN 1
+      WHEN outcome IS NULL THEN 0
+      WHEN outcome IN ('unknown', 'unconfirmed', 'unused') THEN 99
+      ELSE 2
+    END AS status_id
+  FROM classed
+)
