@@ -2,12 +2,16 @@
 
 Two tenants, thirty users, six agents, two policy versions, an outage of a provider, an injection, a stolen key, calls of
 which some were never answered. Every event goes through the broker's own chain; times are virtual, the dice are fixed.
+
+The suite lives through 600 decisions; CAB_DESK_DECISIONS=5000 (`make desk`) is the full size, with the same facts planted.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,7 +39,7 @@ from cab.domain.decisions import decided_by
 from cab.domain.errors import Reason
 
 DAYS = 14
-DECISIONS = 5_000
+DECISIONS = int(os.environ.get("CAB_DESK_DECISIONS", "600"))
 USERS = {"acme": [f"acme-user-{n:02}" for n in range(20)], "globex": [f"globex-user-{n:02}" for n in range(10)]}
 AGENTS = {"acme": ["sales", "support", "scout", "ops"], "globex": ["buyer", "clerk"]}
 TEAMS = {
@@ -77,11 +81,17 @@ class Truth:
 
 
 class Organisation:
-    """`rows` as ingest writes them, `truth` as it happened."""
+    """`rows` as ingest writes them, unless `write` takes each, in the order of time; `truth` as it happened."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(
+        self, now: datetime, *, decisions: int = DECISIONS, write: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.decisions = decisions
+        self._decided = 0
         self.start = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS + 1)
         self.rows: list[dict[str, Any]] = []
+        self._row = write or self.rows.append
+        self._pause = min(timedelta(milliseconds=500), timedelta(hours=11) * DAYS / (4 * decisions))
         self.truth = Truth()
         self._dice = random.Random(12)  # noqa: S311 - dice, no secret
         self._chains: dict[str, AuditChain] = {}
@@ -96,7 +106,7 @@ class Organisation:
         return f"{of}-{self._ids:06}"
 
     def tell(self, event_type: EventType, *, by: str = "exchange_token", **members: Any) -> AuditEvent:
-        self._now += timedelta(milliseconds=500)
+        self._now += self._pause
         reason = members.pop("reason", None)
         event = AuditEvent(
             event_id=self._name("e"),
@@ -117,7 +127,7 @@ class Organisation:
         data = chain.seal(event).data
         received_at = event.occurred_at + timedelta(milliseconds=200)
         sealed = AuditEvent.model_validate_json(data)
-        self.rows.append(row_of(sealed, data=data, received_at=received_at, message_id=f"m-{event.event_id}"))
+        self._row(row_of(sealed, data=data, received_at=received_at, message_id=f"m-{event.event_id}"))
 
     # --- two weeks ---
 
@@ -140,19 +150,21 @@ class Organisation:
                     self._write(closed, chain)
 
     def _day(self, day: int) -> None:
-        until = DECISIONS * (day + 1) // DAYS
+        until = self.decisions * (day + 1) // DAYS
         if day == INJECTION_DAY:
             self._inject(day)
         if day == THEFT_DAY:
             self._steal(day)
         if day == OUTAGE_DAY:
-            for _ in range(83):  # harmless reads, all of them within what was asked or without any task
+            for _ in range(
+                self.decisions // 60
+            ):  # harmless reads, all of them within what was asked or without any task
                 self._ask(day, *self._somebody("acme"), "crm.deal.read", reason=Reason.PROVIDER_UNAVAILABLE)
                 self.truth.outage_refusals += 1
             self._grant(
                 EventType.GRANT_NEEDS_REAUTH, "acme", USERS["acme"][3], "crm", provider_error="http 400 invalid_grant"
             )
-        while sum(self.truth.decisions.values()) < until:
+        while self._decided < until:
             self._turn(day)
 
     def _somebody(self, tenant: str) -> tuple[str, str, str]:
@@ -253,6 +265,7 @@ class Organisation:
         )
         truth = self.truth
         truth.decisions[day, agent] += 1
+        self._decided += 1
         if event.outcome is Outcome.ISSUED:
             truth.issued[tenant, agent, action] += 1
             if event.call is None:

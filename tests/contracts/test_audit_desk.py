@@ -17,7 +17,7 @@ from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, Con
 VIEWS_ASKED = (
     *("policy_versions", "actions_by_user_and_agent", "refusals", "intent_mismatches", "injection_suspects"),
     *("confirmations", "grant_health", "calls", "issued_without_outcome", "chain_gaps", "orphans", "reach"),
-    *("least_privilege", "volume", "first_seen"),
+    *("least_privilege", "volume", "first_seen", "transaction_features"),
 )
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
@@ -70,7 +70,12 @@ def day_of(organisation: Organisation, day: int) -> str:
 
 
 def test_the_organisation_is_as_large_as_it_says(organisation: Organisation) -> None:
-    assert sum(organisation.truth.decisions.values()) >= driven.DECISIONS
+    truth = organisation.truth
+    assert sum(truth.decisions.values()) >= driven.DECISIONS
+    assert truth.flips > 0
+    assert truth.outage_refusals > 0
+    assert truth.unreported
+    assert len(truth.answers) == len(truth.calls) - 2 == 2
 
 
 def test_1_who_did_what_through_whom(tables: Any, organisation: Organisation) -> None:
@@ -209,3 +214,32 @@ def test_15_which_configuration_decided_and_what_would_the_candidates_flip(
         "WHERE event_type = 'exchange.decided' GROUP BY 1 ORDER BY 1",
     )
     assert answer == [("v1", 0), ("v2", organisation.truth.flips)]
+
+
+def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, organisation: Organisation) -> None:
+    columns = tables.get_table(f"{PROJECT}.{DATASET}.transaction_features").schema
+    assert {column.name for column in columns if column.field_type == "STRING"} == {"tenant", "txn"}
+    assert {column.mode for column in columns} == {"NULLABLE"}
+    truth = organisation.truth
+    (injected,) = ask(
+        tables,
+        "SELECT requests, reads, destructives, beyond, beyond_destructive, beyond_objects, issued, refused_by_task, agents, questions "
+        f"FROM transaction_features WHERE txn = '{truth.injection_txn}'",
+    )
+    assert injected == (13, 1, 12, 12, 12, 12, 1, 12, 1, 0)
+    (sums,) = ask(
+        tables,
+        "SELECT COUNT(*), SUM(requests), SUM(issued), SUM(refused_by_outage), SUM(beyond), SUM(yes), SUM(no), SUM(unknown), "
+        "SUM(candidates_differ) FROM transaction_features",
+    )
+    assert sums == (
+        sum(map(len, truth.by_session.values())),
+        sum(truth.decisions.values()),
+        sum(truth.issued.values()),
+        truth.outage_refusals,
+        sum(truth.mismatches.values()),
+        truth.answers["approved"],
+        truth.answers["refused"],
+        truth.calls["unknown", "interrupted"],
+        truth.flips,
+    )

@@ -53,6 +53,7 @@ VIEWS: Final = (
     "least_privilege",
     "volume",
     "first_seen",
+    "transaction_features",
     "events_ocsf",
 )
 READ_BY_OTHERS: Final = ("events", "agents")
