@@ -156,6 +156,14 @@ SOME = {"title": {"type": "string"}}
         ({"method": "PATCH", "path": "/deals/{id}", "body": ["{title}"]}, "required or have a default"),
         ({"method": "PATCH", "path": "/deals/x{id}", "body": "{title}"}, "whole segment"),
         ({"method": "PATCH", "path": "/deals/../{id}", "body": "{title}"}, "segments"),
+        *(
+            ({"method": "PATCH", "path": f"/{one}/{{id}}", "body": "{title}"}, "segments")
+            for one in ("%2e%2E", "%2e", "a%2f..%2Fb", "..%5Cb")
+        ),
+        *(
+            ({"method": "PATCH", "path": f"/{one}/{{id}}", "body": "{title}"}, "as it is sent")
+            for one in ("a b", "größe", "a\r\nX-Y: z", "a\tb", "100%", "%zz", '"', "[a]")
+        ),
         ({"method": "PATCH", "path": "deals/{id}", "body": "{title}"}, "pattern"),
         ({"method": "PATCH", "path": "/deals/{id}?x=1", "body": "{title}"}, "pattern"),
         ({"method": "GET", "path": "/deals/{id}", "query": {"t": "{title}"}}, "methods of actions that read"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import unquote
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
@@ -13,6 +14,7 @@ from cab.domain.configured.model import StrictModel
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 ID: Final = "id"  # the placeholder for the last part of the identifier
+_SEGMENT = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@{}-]|%[0-9A-Fa-f]{2})*")  # RFC 3986 section 3.3, and placeholders
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 # What the broker sets itself, what names another host or hop, and what carries credentials (RFC 9110, RFC 6265).
 _NOT_FOR_CATALOGS: Final = frozenset(
@@ -116,7 +118,7 @@ class Call(StrictModel):
 
     method: HttpMethod = Field(description="HTTP method.")
     path: Annotated[str, StringConstraints(pattern=r"^/[^?#\\]*\Z", max_length=500)] = Field(
-        description="Under api_base; parameters and {id} as whole segments."
+        description="Under api_base, percent-encoded as it is sent; parameters and {id} as whole segments."
     )
     query: dict[str, str | int | bool] = Field(
         default_factory=dict, description="Pairs of the query; absent parameter: absent pair."
@@ -141,7 +143,11 @@ class Call(StrictModel):
         for segment in self.path.split("/")[1:]:
             if ("{" in segment or "}" in segment) and not PLACEHOLDER.fullmatch(segment):
                 raise ValueError("a parameter in the path must be a whole segment")
-            if segment in (".", ".."):
+            if not _SEGMENT.fullmatch(segment):
+                raise ValueError(
+                    "the path must be written as it is sent: percent-encode what is no letter, digit or mark"
+                )
+            if not {".", ".."}.isdisjoint(re.split(r"[/\\]", unquote(segment))):
                 raise ValueError("the path must not hold . or .. segments")
         if self.body is not None and self.method in (HttpMethod.GET, HttpMethod.HEAD):
             raise ValueError("a GET or HEAD call has no body")
