@@ -19,7 +19,6 @@ from cab_client.testing import LocalStack
 from cab_dev import control
 from cab_dev.front_end import FrontEndSession
 from cab_dev.stack_file import StackFile
-from gcp_emulators.official import NotInstalled, find_jar, find_java
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_WITHIN_S = 110.0
@@ -59,18 +58,8 @@ class Stack:
 
 
 def emulators() -> str:
-    """CAB_TEST_EMULATORS, or the official ones where they are installed. With CAB_REQUIRE_OFFICIAL set they must be."""
-    if chosen := os.environ.get("CAB_TEST_EMULATORS"):
-        return chosen
-    try:
-        find_java()
-        find_jar("firestore")
-        find_jar("pubsub")
-    except NotInstalled:
-        if os.environ.get("CAB_REQUIRE_OFFICIAL"):
-            raise
-        return "embedded"
-    return "official"
+    """CAB_TEST_EMULATORS, or our own, which look at permissions. Google's are compared with them in tests/dev/emulators."""
+    return os.environ.get("CAB_TEST_EMULATORS", "embedded")
 
 
 @contextmanager

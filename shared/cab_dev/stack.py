@@ -30,7 +30,7 @@ from cab.adapters.configuration.variables import BROKER_FILE, declared_variables
 from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.configured.clients import Agent, ClientSecret, FrontEnd, PrivateKeyJwt
 from cab.domain.configured.deployment import Deployment
-from cab_dev import control, local_cloud, stack_file
+from cab_dev import control, local_cloud, permissions, stack_file
 from cab_dev.client_keys import write_client_key
 from cab_dev.local_cloud import PushTarget
 from cab_dev.processes.ports import PortLeases, PortTaken
@@ -50,6 +50,7 @@ from cab_dev.stack_file import (
 )
 from cab_ops.rotate_keys import new_private_jwk
 from gcp_emulators.official import NotInstalled, official_emulator
+from gcp_emulators.permissions import used_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "demo-cab"
@@ -65,6 +66,10 @@ FUNCTIONS = (
 DEFAULT_GATEWAY_PORT = 8080
 AUDIT_DATASET = "cab_audit"
 SWEEP_EVERY_S = 10
+RIGHTS_NAME = "rights.json"
+
+CALLED_FUNCTIONS = ("exchange_token", "refresh_grants", "ingest_audit")
+"""Functions that other services call at their own URL, not through the load balancer."""
 
 EmulatorKind = Literal["embedded", "official"]
 
@@ -183,6 +188,9 @@ class Stack:
         self.ports = {"gateway": gateway_port, **{name: take() for name in names}, **self.organisation.ports}
         self.control_ports = {name: take() for name in ("firestore", "pubsub", "secret_manager")}
         self.metadata_ports = {name: take() for name in (*FUNCTIONS, "operator")}
+        # The emulators know their callers by port; functions that others call have a door in front (services/doors.py).
+        self.caller_ports = {service: {name: take() for name in FUNCTIONS} for service in self._enforcing}
+        self.doors = {name: take() for name in CALLED_FUNCTIONS}
 
     # --- addresses ---
 
@@ -195,6 +203,33 @@ class Stack:
     @property
     def bigquery_url(self) -> str | None:
         return self.url("bigquery") if self.with_bigquery else None
+
+    def called_at(self, function: str) -> str:
+        """The URL at which other services call a function, where it is asked whether they may."""
+        return f"http://127.0.0.1:{self.doors[function]}"
+
+    @property
+    def _enforcing(self) -> tuple[str, ...]:
+        """The emulators that look at permissions: ours."""
+        return (
+            ("firestore", "pubsub", "secret_manager") if self.options.emulators == "embedded" else ("secret_manager",)
+        )
+
+    @property
+    def rights_file(self) -> Path:
+        """Who may do what: read again when it changes."""
+        return self.state / RIGHTS_NAME
+
+    def write_rights(self) -> None:
+        """Give everybody what Terraform gives them."""
+        write_private(self.rights_file, json.dumps(permissions.rows_for(PROJECT)))
+
+    def _emulators_of(self, function: str) -> dict[str, str]:
+        """Where a function finds the emulators that know it."""
+        return {
+            f"{service.upper()}_EMULATOR_HOST": f"127.0.0.1:{ports[function]}"
+            for service, ports in self.caller_ports.items()
+        }
 
     def _emulator_variables(self) -> dict[str, str]:
         variables = {
@@ -239,7 +274,7 @@ class Stack:
         metadata = self._metadata_address("operator")
         return {
             **self.client_environment(),
-            "CAB_REFRESH_GRANTS_URL": self.url("refresh_grants"),
+            "CAB_REFRESH_GRANTS_URL": self.called_at("refresh_grants"),
             "GCE_METADATA_HOST": metadata,
             "GCE_METADATA_IP": metadata,
             **({"CAB_PROBE_FILE": str(self._probe_file)} if self._probe_file.is_file() else {}),
@@ -352,6 +387,7 @@ class Stack:
                 *(sys.executable, "-m", "gcp_emulators"),
                 *(f"--{name.replace('_', '-')}-port", str(self.ports[name]), "--control-port", str(control_port)),
                 *("--data-dir", str(self.state / "data" / name), "--identity-url", self.url("google_identity")),
+                *("--rights", str(self.rights_file), "--callers", json.dumps(self.caller_ports[name])),
             ),
             environment=self._environment(name),
             directory=ROOT,
@@ -378,7 +414,7 @@ class Stack:
 
     def _push_targets(self) -> dict[str, PushTarget]:
         """Where Pub/Sub delivers, by topic."""
-        ingest, refresh = self.url("ingest_audit"), self.url("refresh_grants")
+        ingest, refresh = self.called_at("ingest_audit"), self.called_at("refresh_grants")
         push = account("pubsub_push")
         return {
             local_cloud.AUDIT_TOPIC: PushTarget(endpoint=f"{ingest}/", audience=ingest, account=push),
@@ -420,7 +456,7 @@ class Stack:
         ]
 
     def _function(self, name: str) -> Service:
-        refresh, exchange = self.url("refresh_grants"), self.url("exchange_token")
+        refresh, exchange = self.called_at("refresh_grants"), self.called_at("exchange_token")
         own: dict[str, dict[str, str]] = {
             "exchange_token": {
                 "CAB_REFRESH_GRANTS_URL": refresh,
@@ -436,7 +472,7 @@ class Stack:
                 "CAB_SWEEP_CALLERS": f"{account('scheduler')},{account('pubsub_push')}",
             },
             "ingest_audit": {
-                "CAB_INGEST_AUDIT_URL": self.url("ingest_audit"),
+                "CAB_INGEST_AUDIT_URL": self.called_at("ingest_audit"),
                 "CAB_PUSH_ACCOUNT": account("pubsub_push"),
                 "CAB_AUDIT_SUBSCRIPTION": f"projects/{PROJECT}/subscriptions/{local_cloud.AUDIT_SUBSCRIPTION}",
                 **({} if self.bigquery_url else {"CAB_AUDIT_ROWS_FILE": str(self.rows_file)}),
@@ -453,6 +489,7 @@ class Stack:
             environment={
                 **self._environment(name),
                 **self.client_environment(),
+                **self._emulators_of(name),
                 "GCE_METADATA_HOST": metadata,
                 "GCE_METADATA_IP": metadata,
                 **own.get(name, {}),
@@ -472,12 +509,15 @@ class Stack:
     def _gateway(self) -> Service:
         routes = gateway.public_routes({name: self.url(name) for name in FUNCTIONS})
         arguments = [f"--route={route.path}={route.origin}" for route in routes]
+        functions = {name: self.url(name) for name in FUNCTIONS}
+        arguments += ["--rights", str(self.rights_file), "--project", PROJECT, "--issuer", self.url("google_identity")]
+        arguments += ["--functions", json.dumps(functions), "--doors", json.dumps(self.doors)]
         return self._python(
             "gateway", "cab_dev.services.gateway", "--port", str(self.ports["gateway"]), *arguments, ready=None
         )
 
     def _scheduler(self) -> Service:
-        refresh = self.url("refresh_grants")
+        refresh = self.called_at("refresh_grants")
         return Service(
             name="scheduler",
             command=(
@@ -487,7 +527,7 @@ class Stack:
             ),
             environment=self._environment("scheduler"),
             directory=ROOT,
-            needs=("refresh_grants",),
+            needs=("refresh_grants", "gateway"),
         )
 
     # --- the steps ---
@@ -583,7 +623,12 @@ class Stack:
             ),
             audit=AuditEntry(dataset=f"{PROJECT}.{AUDIT_DATASET}", events_view=f"{PROJECT}.{AUDIT_DATASET}.events"),
             services={
-                name: ServiceEntry(url=service.url, pid=pids.get(name), log=str(self.state / "logs" / f"{name}.log"))
+                name: ServiceEntry(
+                    url=service.url,
+                    pid=pids.get(name),
+                    log=str(self.state / "logs" / f"{name}.log"),
+                    called_at=self.called_at(name) if name in self.doors else None,
+                )
                 for name, service in services.items()
             },
         )
@@ -630,7 +675,14 @@ def _own_state_dir(state_dir: Path) -> Iterator[None]:
         for name in ("keys", "secrets", "organisation", "data", "home", "logs"):
             shutil.rmtree(state_dir / name, ignore_errors=True)
             (state_dir / name).mkdir(mode=0o700)  # keys, secrets, tokens: nobody else on this machine may look
-        for name in (stack_file.FILE_NAME, stack_file.ENVIRONMENT_NAME, control.STATE_FILE, "audit_rows.jsonl"):
+        rights = (RIGHTS_NAME, used_file(Path(RIGHTS_NAME)).name)
+        for name in (
+            stack_file.FILE_NAME,
+            stack_file.ENVIRONMENT_NAME,
+            control.STATE_FILE,
+            "audit_rows.jsonl",
+            *rights,
+        ):
             (state_dir / name).unlink(missing_ok=True)
         yield
     finally:
@@ -675,6 +727,7 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
     begun = time.monotonic()
     _log_to_file(stack.state / "logs" / "supervisor.log")
     os.environ.update(stack.client_environment())  # for the clients of this process, which fill the emulators
+    stack.write_rights()
     parts = stack.parts()
     services = {part.name: part for part in parts if isinstance(part, Service)}
 

@@ -65,11 +65,13 @@ class AuditEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceEntry:
-    """`pid` is None while the service is stopped."""
+    """`pid` is None while the service is stopped. `called_at`: where other services call a function that they call, and
+    the audience of their tokens; at `url` nobody is asked whether they may."""
 
     url: str | None
     pid: int | None
     log: str
+    called_at: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,12 @@ import logging
 import signal
 import sqlite3
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cab_dev.identity_client import IdentityClient
-from gcp_emulators.embedded import serving
+from gcp_emulators.embedded import Rights, serving
+from gcp_emulators.permissions import Table
 from gcp_emulators.storage import MEMORY
 
 if TYPE_CHECKING:
@@ -32,18 +34,27 @@ def main() -> None:
         ports["secret_manager"] = arguments.secret_manager_port
     if not ports:
         _parser().error("give the port of at least one service")
+    rights = None
+    if arguments.rights is not None:
+        if len(ports) > 1:
+            _parser().error("--rights is for a process with one service")
+        rights = Rights(Table(arguments.rights), arguments.callers)
     try:
-        asyncio.run(_serve(ports, arguments.control_port, arguments.data_dir, arguments.identity_url))
+        asyncio.run(_serve(ports, arguments.control_port, arguments.data_dir, arguments.identity_url, rights))
     except (OSError, sqlite3.Error) as exc:
         sys.exit(f"The emulators cannot start: {exc}")
 
 
-async def _serve(ports: dict[Service, int], control_port: int, data_dir: str, identity_url: str | None) -> None:
+async def _serve(
+    ports: dict[Service, int], control_port: int, data_dir: str, identity_url: str | None, rights: Rights | None
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     token_source = IdentityClient(identity_url).token if identity_url else None
-    async with serving(ports, control_port=control_port, data_dir=data_dir, token_source=token_source) as listening:
+    async with serving(
+        ports, control_port=control_port, data_dir=data_dir, token_source=token_source, rights=rights
+    ) as listening:
         print(json.dumps({**listening.services, "control": listening.control}), flush=True)
         await stop.wait()
 
@@ -60,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--control-port", type=int, default=0, help="health, faults, call log; default: a free one")
     parser.add_argument("--data-dir", default=MEMORY, help="folder for SQLite files; default: %(default)s")
     parser.add_argument("--identity-url", help="the stack's token signer, for the OIDC tokens of pushes")
+    parser.add_argument(
+        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions.py"
+    )
+    parser.add_argument(
+        "--callers", type=json.loads, default={}, help="JSON: identity -> the port that serves it alone"
+    )
     return parser
 
 

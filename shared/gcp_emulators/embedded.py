@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from gcp_emulators.permissions import Table
     from gcp_emulators.pubsub.push import TokenSource
 
 
@@ -39,6 +40,14 @@ class Listening:
     control: str
 
 
+@dataclass(frozen=True)
+class Rights:
+    """Who may do what, and the port at which each caller is known. For a process with one service."""
+
+    table: Table
+    callers: Mapping[str, int]
+
+
 def build_service(
     service: Service, *, data_dir: str, faults: FaultBook, token_source: TokenSource | None
 ) -> EmulatedService:
@@ -58,9 +67,16 @@ def build_service(
 
 @asynccontextmanager
 async def serving(
-    ports: Mapping[Service, int], *, control_port: int, data_dir: str, token_source: TokenSource | None
+    ports: Mapping[Service, int],
+    *,
+    control_port: int,
+    data_dir: str,
+    token_source: TokenSource | None,
+    rights: Rights | None = None,
 ) -> AsyncIterator[Listening]:
     """Run the emulators named in `ports` in this event loop until the block ends. Port 0 takes a free one.
+
+    With `rights`, each caller has a port of its own as well, where it may do what the table says.
 
     All ports are bound and answering inside the block; the control endpoint is the last of them, so that its
     `/health` tells that all are ready.
@@ -81,6 +97,11 @@ async def serving(
             stop, bound = await serve(port, service.handlers(Gateway(name, faults, calls)))
             stack.push_async_callback(stop)
             addresses[name] = f"{loopback.HOST}:{bound}"
+            if rights is not None:
+                for caller, caller_port in rights.callers.items():
+                    own = Gateway(name, faults, calls, (rights.table, caller))
+                    stop, _ = await serve(caller_port, service.handlers(own))
+                    stack.push_async_callback(stop)
         application = control_application(services, addresses, faults, calls)
         runner, bound = await loopback.serve(application, control_port)
         stack.push_async_callback(runner.cleanup)

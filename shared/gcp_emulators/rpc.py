@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from cab_dev.processes.ports import HOST, is_bound
+from gcp_emulators.permissions import CALLER, Table, missing
 
 if TYPE_CHECKING:
     from gcp_emulators.call_log import CallLog
@@ -75,11 +76,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Gateway:
-    """What every call of one service passes: first the call log, then the faults, then the method itself."""
+    """What every call of one service passes: the call log, what its caller may do, the faults, then the method itself.
+
+    `caller` with its table of permissions: None for a port that serves the owner, who may do everything.
+    """
 
     service: Service
     faults: FaultBook
     calls: CallLog
+    caller: tuple[Table, str] | None = None
 
     def handlers(self, full_name: str, methods: Iterable[Method]) -> grpc.GenericRpcHandler[Any, Any]:
         """The handlers of one gRPC service, such as `google.pubsub.v1.Publisher`."""
@@ -123,7 +128,9 @@ class Gateway:
         """Log the call and apply faults around the work, which is the body of the `async with`."""
         resources = tuple(method.resources(request))
         call = self.calls.started(self.service, method.name, resources)
+        CALLER.set(self.caller)  # each call runs in a context of its own
         try:
+            self._permit(method, request, resources)
             fault = self.faults.for_call(self.service, method.name, resources)
             if fault is not None and fault.when == "before":
                 await _suffer(fault)
@@ -141,6 +148,14 @@ class Gateway:
             raise
         else:
             call.finished("OK")
+
+    def _permit(self, method: Method, request: Any, resources: Sequence[str]) -> None:
+        """Raises: RpcError PERMISSION_DENIED."""
+        if self.caller is None:
+            return
+        refusal = missing(*self.caller, self.service, method.name, request, resources)
+        if refusal is not None:
+            raise RpcError(grpc.StatusCode.PERMISSION_DENIED, refusal)
 
 
 async def _suffer(fault: CallFault) -> None:

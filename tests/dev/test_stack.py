@@ -81,7 +81,7 @@ def test_the_commands_of_an_operator_are_led_to_the_stack(leases: PortLeases, tm
     accounts: dict[str, int | None] = json.loads(command[command.index("--accounts") + 1])
     environment = stack.operator_environment()
     assert environment["GCE_METADATA_HOST"] == f"127.0.0.1:{accounts[account('operator')]}"
-    assert environment["CAB_REFRESH_GRANTS_URL"] == stack.url("refresh_grants")
+    assert environment["CAB_REFRESH_GRANTS_URL"] == stack.called_at("refresh_grants")
 
 
 def test_a_folder_finds_the_variables_that_it_declares_in_the_environment_of_who_starts_the_stack(

@@ -1,9 +1,16 @@
-"""Who may do what, read from the state of an applied module: one line for each identity, role and resource."""
+"""Who may do what, read from the state of an applied module: one line for each identity, role and resource.
+
+python -m tests.terraform.rights    # writes shared/cab_dev/data/rights.json, the permissions of the local stack
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 State = Mapping[str, Any]
@@ -66,3 +73,115 @@ def _resource(it: State, names: Mapping[str, str]) -> str:
     condition = (values.get("condition") or [None])[0]
     bound = "" if condition is None else f" if {condition['expression']}"
     return f"{kind} {where}{bound}"
+
+
+# --- for the local stack ---
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ROOT / "shared" / "cab_dev" / "data" / "rights.json"
+PROJECT, NUMBER = "test-cab", "123456789012"
+_FROM_INSIDE = "network"
+_INGRESS = {
+    "ALLOW_INTERNAL_ONLY": (_FROM_INSIDE,),
+    "ALLOW_INTERNAL_AND_GCLB": (_FROM_INSIDE, "load_balancer"),
+    "ALLOW_ALL": ("allUsers",),
+}
+
+
+def applied(folder: Path) -> State:
+    """The state of the module, applied against the mock provider in an empty folder. Raises: AssertionError."""
+    from tests.terraform.test_terraform import terraform
+
+    shutil.copytree(ROOT / "terraform", folder / "terraform")
+    shutil.copytree(ROOT / "shared" / "cab" / "data", folder / "shared" / "cab" / "data")
+    assert terraform(folder / "terraform", "init", "-backend=false").returncode == 0
+    done = terraform(folder / "terraform", "test", "-filter=tests/rights.tftest.hcl", "-json", "-verbose")
+    assert done.returncode == 0
+    (state,) = [it["test_state"] for it in map(json.loads, done.stdout.splitlines()) if it["type"] == "test_state"]
+    known: State = state
+    return known
+
+
+def rows(state: State) -> list[dict[str, Any]]:
+    """The table of the local stack: its form is told in cab_dev/permissions.py."""
+    found = list(resources(state["root_module"]))
+    identities, roles, accounts = _identities(found), _own_roles(found), _accounts(found)
+    emails = {it["values"]["email"]: str(it.get("index", it["name"])) for it in _of_type(found, "service_account")}
+    made = []
+    for it in found:
+        values = it["values"]
+        if "_iam_" in it["type"] and not it["type"].endswith("_custom_role"):
+            role = roles.get(values["role"])
+            given = {"permissions": role.split(", ")} if role else {"role": values["role"]}
+            condition = (values.get("condition") or [None])[0]
+            expression = None if condition is None else _for_any_project(condition["expression"])
+            for member in values.get("members") or [values["member"]]:
+                identity = "pubsub" if "gcp-sa-pubsub" in member else identities.get(member, member)
+                made.append(
+                    {"identity": identity, **given, "resource": _full_name(it, accounts), "condition": expression}
+                )
+    for it in _of_type(found, "cloudfunctions2_function"):
+        config = it["values"]["service_config"][0]
+        made += [
+            _route(source, "receive", f"projects/{{project}}/services/{it['values']['name']}")
+            for source in _INGRESS[config["ingress_settings"]]
+        ]
+        if config["direct_vpc_network_interface"]:
+            made.append(_route(str(it["values"]["build_config"][0]["entry_point"]), "send", "network"))
+    # Pub/Sub's pushes and Scheduler's calls come from inside as they are.
+    for it in _of_type(found, "pubsub_subscription"):
+        for push in it["values"]["push_config"]:
+            made.append(_route(emails[push["oidc_token"][0]["service_account_email"]], "send", "network"))
+    for it in _of_type(found, "cloud_scheduler_job"):
+        account = it["values"]["http_target"][0]["oidc_token"][0]["service_account_email"]
+        made.append(_route(emails[account], "send", "network"))
+    unique = {json.dumps(row, sort_keys=True): row for row in made}
+    return [unique[text] for text in sorted(unique)]
+
+
+def _of_type(found: list[State], kind: str) -> Iterator[State]:
+    return (it for it in found if it["type"] == f"google_{kind}")
+
+
+def _route(identity: str, direction: str, resource: str) -> dict[str, Any]:
+    return {
+        "identity": identity,
+        "permissions": [f"network.{direction}"],
+        "resource": resource,
+        "condition": None,
+    }
+
+
+def _for_any_project(text: str) -> str:
+    return text.replace(PROJECT, "{project}").replace(NUMBER, "{number}")
+
+
+def _full_name(it: State, accounts: Mapping[str, str]) -> str:
+    values, project = it["values"], "projects/{project}"
+    kind = re.sub(r"^google_|_iam_(member|binding)$", "", it["type"])
+    if kind == "secret_manager_secret":
+        # Which of them there are is the configuration's; a reader of some reads all with the same prefix.
+        return f"{project}/secrets/" + re.sub(
+            r"^(cab-(?:provider|assertion|idp|client)-).*", r"\1*", values["secret_id"]
+        )
+    if kind == "service_account":
+        return f"{project}/serviceAccounts/" + accounts[values["service_account_id"]].removeprefix("account ")
+    if kind == "bigquery_table":
+        return f"{project}/datasets/{values['dataset_id']}/tables/{values['table_id']}"
+    names = {
+        "project": project,
+        "pubsub_topic": f"{project}/topics/{values.get('topic')}",
+        "pubsub_subscription": f"{project}/subscriptions/{values.get('subscription')}",
+        "cloud_run_v2_service": f"{project}/services/{values.get('name')}",
+    }
+    return names[kind]
+
+
+def as_text(table: list[dict[str, Any]]) -> str:
+    """One row a line."""
+    return "[\n" + ",\n".join("  " + json.dumps(row) for row in table) + "\n]\n"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        ROWS.write_text(as_text(rows(applied(Path(made)))), "utf-8")

@@ -5,24 +5,33 @@
 Paths and headers go through as they came, but for what belongs to one connection (RFC 9110 section 7.6.1). Bodies are
 passed whole, at most 1 MiB; the functions' own limit is lower. A function that cannot be reached is answered for with
 the broker's standard JSON error. Private functions (refresh_grants, ingest_audit) simply have no route.
+
+With `--rights`, what Cloud Run asks is asked here too (`doors.py`): of what goes through the load balancer, and, at a port of
+its own for each function in `--doors`, of what goes straight to it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import secrets
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 from yarl import URL
 
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.oauth_errors import error_body, status_of
 from cab_dev.processes.ports import HOST
+from cab_dev.services.doors import Doors, Refusal
+from gcp_emulators.permissions import Table
 
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_HEADER_BYTES = 32 * 1024
@@ -92,11 +101,24 @@ def public_routes(functions: Mapping[str, str]) -> tuple[Route, ...]:
     )
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """What is asked before a function sees a request. `functions`: name to origin."""
+
+    doors: Doors
+    functions: Mapping[str, str]
+
+    def of_route(self, route: Route) -> Refusal | None:
+        function = next(name for name, origin in self.functions.items() if origin == route.origin)
+        return self.doors.from_load_balancer(function)
+
+
 class Gateway:
     """The forwarding handler and the connections it keeps."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], guarded: Guarded | None = None) -> None:
         self._routes = tuple(routes)
+        self._guarded = guarded
         self._session: ClientSession | None = None
 
     async def connections(self, _: web.Application) -> AsyncIterator[None]:
@@ -111,12 +133,19 @@ class Gateway:
             yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if self._session is None:
-            raise RuntimeError("the gateway is not running")
         path, _, _ = request.raw_path.partition("?")
         route = next((route for route in self._routes if route.matches(path)), None)
         if route is None:
             return _refusal(BrokerError(Reason.NOT_FOUND, "There is nothing at this path."))
+        refusal = self._guarded.of_route(route) if self._guarded else None
+        if refusal is not None:
+            return web.Response(status=refusal.status, text=refusal.text)
+        return await self.forward(request, route.origin, _forwarded_headers(request))
+
+    async def forward(self, request: web.Request, origin: str, headers: CIMultiDict[str]) -> web.StreamResponse:
+        """Send a request on to a function, whole, and its answer back."""
+        if self._session is None:
+            raise RuntimeError("the gateway is not running")
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -124,8 +153,8 @@ class Gateway:
         try:
             async with self._session.request(
                 request.method,
-                URL(route.origin + request.raw_path, encoded=True),
-                headers=_forwarded_headers(request),
+                URL(origin + request.raw_path, encoded=True),
+                headers=headers,
                 data=body or None,
                 allow_redirects=False,
             ) as answer:
@@ -177,18 +206,39 @@ def _unreachable() -> web.Response:
     return web.json_response(body, status=503, headers=_OWN_HEADERS | {"CAB-Txn": txn, "Retry-After": "2"})
 
 
-def application(routes: Sequence[Route]) -> web.Application:
-    gateway = Gateway(routes)
+def application(routes: Sequence[Route], guarded: Guarded | None = None) -> web.Application:
+    gateway = Gateway(routes, guarded)
+    return _application(gateway, gateway.handle)
+
+
+def door_application(doors: Doors, function: str, *, url: str, origin: str) -> web.Application:
+    """A function as others reach it at its own `url`; it runs at `origin`."""
+    gateway = Gateway(())
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        refusal = await doors.from_inside(function, url, request.headers)
+        if refusal is not None:
+            return web.Response(status=refusal.status, text=refusal.text)
+        return await gateway.forward(request, origin, _end_to_end(request.headers))
+
+    return _application(gateway, handle)
+
+
+def _application(gateway: Gateway, handle: Handler) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.cleanup_ctx.append(gateway.connections)
-    app.router.add_route("*", r"/{anything:[\s\S]*}", gateway.handle)
+    app.router.add_route("*", r"/{anything:[\s\S]*}", handle)
     return app
 
 
-async def serve(routes: Sequence[Route], port: int) -> web.AppRunner:
+async def serve(routes: Sequence[Route], port: int, guarded: Guarded | None = None) -> web.AppRunner:
     """Listen on 127.0.0.1; the caller cleans the runner up. Raises: OSError when the port is taken."""
+    return await _listen(application(routes, guarded), port)
+
+
+async def _listen(app: web.Application, port: int) -> web.AppRunner:
     runner = web.AppRunner(
-        application(routes),
+        app,
         access_log=None,
         auto_decompress=False,  # an encoded body goes through as it is
         max_line_size=_MAX_HEADER_BYTES,
@@ -211,21 +261,40 @@ def _route(text: str) -> Route:
     return Route(path, origin)
 
 
-async def _run(routes: Sequence[Route], port: int) -> None:
+async def _run(routes: Sequence[Route], port: int, guarded: Guarded | None, doors: Mapping[str, int]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    runner = await serve(routes, port)
-    await stop.wait()
-    await runner.cleanup()
+    async with AsyncExitStack() as listening:
+        if guarded is not None:
+            for function, door in doors.items():
+                url, origin = f"http://{HOST}:{door}", guarded.functions[function]
+                app = door_application(guarded.doors, function, url=url, origin=origin)
+                listening.push_async_callback((await _listen(app, door)).cleanup)
+        runner = await serve(routes, port, guarded)
+        listening.push_async_callback(runner.cleanup)
+        await stop.wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The local stack's origin. Binds 127.0.0.1 only.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--route", type=_route, action="append", required=True, metavar="PATH=ORIGIN")
+    parser.add_argument(
+        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions.py"
+    )
+    parser.add_argument("--project", help="with --rights: whose services these are")
+    parser.add_argument("--issuer", help="with --rights: who signs ID tokens, and serves its keys at /jwks")
+    parser.add_argument("--functions", type=json.loads, default={}, help="with --rights, JSON: function -> its origin")
+    parser.add_argument(
+        "--doors", type=json.loads, default={}, help="with --rights, JSON: function -> port of its own URL"
+    )
     arguments = parser.parse_args()
-    asyncio.run(_run(arguments.route, arguments.port))
+    guarded = None
+    if arguments.rights is not None:
+        doors = Doors(Table(arguments.rights), arguments.project, arguments.issuer)
+        guarded = Guarded(doors, arguments.functions)
+    asyncio.run(_run(arguments.route, arguments.port, guarded, arguments.doors))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import grpc
@@ -11,12 +10,6 @@ from gcp_emulators.rpc import RpcError
 
 _PROJECT = re.compile(r"projects/([^/]+)(?=/|$)")
 _SECRET_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
-
-
-def project_number(project_id: str) -> str:
-    """Twelve digits that belong to this project id, in every run."""
-    digest = int.from_bytes(hashlib.sha256(project_id.encode()).digest()[:8], "big")
-    return str(100_000_000_000 + digest % 900_000_000_000)
 
 
 def project_of(name: str) -> str:

@@ -33,9 +33,11 @@ from google.cloud.secretmanager_v1.types import (
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.protobuf import empty_pb2  # type: ignore[import-untyped,unused-ignore]
 
+from gcp_emulators.permissions import CALLER
+from gcp_emulators.project_numbers import project_number
 from gcp_emulators.rpc import Codec, Gateway, Method, RpcError, proto_plus, protobuf
 from gcp_emulators.secret_manager.filters import parse_filter
-from gcp_emulators.secret_manager.names import check_secret_id, project_number, project_of, split_version, with_project
+from gcp_emulators.secret_manager.names import check_secret_id, project_of, split_version, with_project
 from gcp_emulators.secret_manager.staleness import Past
 from gcp_emulators.secret_manager.store import SecretStore, StoredVersion
 from gcp_emulators.storage import atomically
@@ -265,12 +267,13 @@ class SecretManagerService:
         return policy_pb2.Policy.FromString(self._store.policy(secret.name))
 
     def test_iam_permissions(self, request: Any) -> Any:
-        """Every permission asked for, but for those whose method a PERMISSION_DENIED fault refuses."""
+        """Every permission asked for that the caller has, but for those whose method a PERMISSION_DENIED fault refuses."""
         resource = self._canonical(request.resource)
         granted = [
             permission
             for permission in request.permissions
-            if not self._faults.denies("secret_manager", _PERMISSION_METHODS.get(permission, ""), resource)
+            if _has(permission, resource)
+            and not self._faults.denies("secret_manager", _PERMISSION_METHODS.get(permission, ""), resource)
         ]
         return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
 
@@ -332,6 +335,14 @@ class SecretManagerService:
         else:
             names = [getattr(request, field, "") for field in ("name", "parent", "resource")]
         return [self._canonical(name) for name in names if name.startswith("projects/")]
+
+
+def _has(permission: str, resource: str) -> bool:
+    caller = CALLER.get()
+    if caller is None:
+        return True
+    table, identity = caller
+    return table.permits(identity, permission, resource, _public(resource))
 
 
 def _new_etag() -> str:
