@@ -7,15 +7,14 @@ loop or a default that gives more than somebody meant is seen too.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 import shutil
 from typing import Any
 
 import pytest
-from tests.terraform.rights import Right, State, resources, rights
-from tests.terraform.test_terraform import ROOT, terraform
+from tests.terraform.rights import ROWS, Right, State, applied, as_text, resources, rights, rows
+from tests.terraform.test_terraform import ROOT
 
 from cab_ops.doctor import expected
 
@@ -90,15 +89,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> State:
         if os.environ.get("CI"):
             pytest.fail("terraform is not installed")
         pytest.skip("terraform is not installed")
-    copied = tmp_path_factory.mktemp("rights")
-    shutil.copytree(ROOT / "terraform", copied / "terraform")
-    shutil.copytree(ROOT / "shared" / "cab" / "data", copied / "shared" / "cab" / "data")
-    assert terraform(copied / "terraform", "init", "-backend=false").returncode == 0
-    done = terraform(copied / "terraform", "test", "-filter=tests/rights.tftest.hcl", "-json", "-verbose")
-    assert done.returncode == 0
-    (found,) = [it["test_state"] for it in map(json.loads, done.stdout.splitlines()) if it["type"] == "test_state"]
-    known: State = found
-    return known
+    return applied(tmp_path_factory.mktemp("rights"))
 
 
 def test_everybody_may_do_exactly_what_the_table_says(state: State) -> None:
@@ -122,6 +113,29 @@ def test_the_doctor_and_the_local_stack_know_the_readers_of_secrets(state: State
             read.setdefault(resource.rpartition(" ")[2], set()).add(identity)
     assert {name: set(expected.readers_of(name) or ()) for name in read} == read
     assert set(expected.own_secrets()) <= set(read)
+
+
+def test_the_local_stack_runs_under_the_permissions_of_the_module(state: State) -> None:
+    made = as_text(rows(state))
+    assert ROWS.read_text("utf-8") == made, "python -m tests.terraform.rights writes it"
+
+
+def test_the_rows_of_the_local_stack_say_what_the_table_says(state: State) -> None:
+    """No right is lost on the way, and what is no right of IAM's is about the network."""
+    given = [row for row in rows(state) if not row.get("permissions", [""])[0].startswith("network.")]
+    assert len(given) == len(TABLE)
+    assert {row["identity"] for row in given} == {
+        "pubsub" if identity == PUBSUB_AGENT else identity for identity, *_ in TABLE
+    }
+    opened = {(row["identity"], row["resource"].rpartition("/")[2]) for row in rows(state) if row not in given}
+    assert opened == {
+        *(
+            (sender, "network")
+            for sender in ("exchange_token", "connect_account", "call_tool", "scheduler", "pubsub_push")
+        ),
+        *(("network", service) for service in (*PUBLIC, "refresh-grants", "ingest-audit")),
+        *(("load_balancer", service) for service in PUBLIC),
+    }
 
 
 def test_the_functions_open_no_other_databases(state: State) -> None:
