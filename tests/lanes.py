@@ -26,6 +26,7 @@ LANES = {
         "tests/e2e/test_stack.py",
         "tests/e2e/test_trusted_connections.py",
         "tests/e2e/test_zz_canary.py",
+        "tests/e2e/test_zz_permissions.py",
     ),
     "contracts": (
         "tests/contracts/test_audit_log.py",

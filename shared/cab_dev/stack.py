@@ -191,6 +191,7 @@ class Stack:
         # The emulators know their callers by port; functions that others call have a door in front (services/doors.py).
         self.caller_ports = {service: {name: take() for name in FUNCTIONS} for service in self._enforcing}
         self.doors = {name: take() for name in CALLED_FUNCTIONS}
+        self.bigquery_door = take()
 
     # --- addresses ---
 
@@ -225,11 +226,15 @@ class Stack:
         write_private(self.rights_file, json.dumps(permissions.rows_for(PROJECT)))
 
     def _emulators_of(self, function: str) -> dict[str, str]:
-        """Where a function finds the emulators that know it."""
-        return {
+        """Where a function finds the emulators that know it. BigQuery is for ingest_audit: nobody else is told of it."""
+        addresses = {
             f"{service.upper()}_EMULATOR_HOST": f"127.0.0.1:{ports[function]}"
             for service, ports in self.caller_ports.items()
         }
+        if self.bigquery_url:
+            own = f"http://127.0.0.1:{self.bigquery_door}" if function == "ingest_audit" else ""
+            addresses["BIGQUERY_EMULATOR_HOST"] = own
+        return addresses
 
     def _emulator_variables(self) -> dict[str, str]:
         variables = {
@@ -512,6 +517,8 @@ class Stack:
         functions = {name: self.url(name) for name in FUNCTIONS}
         arguments += ["--rights", str(self.rights_file), "--project", PROJECT, "--issuer", self.url("google_identity")]
         arguments += ["--functions", json.dumps(functions), "--doors", json.dumps(self.doors)]
+        if self.bigquery_url:
+            arguments += ["--bigquery", json.dumps(["ingest_audit", self.bigquery_door, self.bigquery_url])]
         return self._python(
             "gateway", "cab_dev.services.gateway", "--port", str(self.ports["gateway"]), *arguments, ready=None
         )

@@ -224,6 +224,29 @@ def door_application(doors: Doors, function: str, *, url: str, origin: str) -> w
     return _application(gateway, handle)
 
 
+def bigquery_door(table: Table, identity: str, *, origin: str) -> web.Application:
+    """BigQuery at `origin` for one identity. What a function does there is to add rows; other methods need what nobody has."""
+    gateway = Gateway(())
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        resource, _, method = request.path.removeprefix("/bigquery/v2/").rpartition("/")
+        adds = request.method == "POST" and method == "insertAll"
+        permission = "bigquery.tables.updateData" if adds else f"{request.method} {request.path}"
+        if not table.permits(identity, permission, resource):
+            return _access_denied(permission, resource)
+        return await gateway.forward(request, origin, _end_to_end(request.headers))
+
+    return _application(gateway, handle)
+
+
+def _access_denied(permission: str, resource: str) -> web.Response:
+    """As BigQuery says it."""
+    said = f"Access Denied: {resource}: Permission {permission} denied on resource (or it may not exist)."
+    error = {"message": said, "domain": "global", "reason": "accessDenied"}
+    body = {"error": {"code": 403, "message": said, "errors": [error], "status": "PERMISSION_DENIED"}}
+    return web.json_response(body, status=403)
+
+
 def _application(gateway: Gateway, handle: Handler) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.cleanup_ctx.append(gateway.connections)
@@ -261,7 +284,13 @@ def _route(text: str) -> Route:
     return Route(path, origin)
 
 
-async def _run(routes: Sequence[Route], port: int, guarded: Guarded | None, doors: Mapping[str, int]) -> None:
+async def _run(
+    routes: Sequence[Route],
+    port: int,
+    guarded: Guarded | None,
+    doors: Mapping[str, int],
+    bigquery: tuple[str, int, str] | None,
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -270,6 +299,10 @@ async def _run(routes: Sequence[Route], port: int, guarded: Guarded | None, door
             for function, door in doors.items():
                 url, origin = f"http://{HOST}:{door}", guarded.functions[function]
                 app = door_application(guarded.doors, function, url=url, origin=origin)
+                listening.push_async_callback((await _listen(app, door)).cleanup)
+            if bigquery is not None:
+                identity, door, origin = bigquery
+                app = bigquery_door(guarded.doors.table, identity, origin=origin)
                 listening.push_async_callback((await _listen(app, door)).cleanup)
         runner = await serve(routes, port, guarded)
         listening.push_async_callback(runner.cleanup)
@@ -289,12 +322,15 @@ def main() -> None:
     parser.add_argument(
         "--doors", type=json.loads, default={}, help="with --rights, JSON: function -> port of its own URL"
     )
+    parser.add_argument(
+        "--bigquery", type=json.loads, help="with --rights, JSON: [identity, port for it, BigQuery's origin]"
+    )
     arguments = parser.parse_args()
     guarded = None
     if arguments.rights is not None:
         doors = Doors(Table(arguments.rights), arguments.project, arguments.issuer)
         guarded = Guarded(doors, arguments.functions)
-    asyncio.run(_run(arguments.route, arguments.port, guarded, arguments.doors))
+    asyncio.run(_run(arguments.route, arguments.port, guarded, arguments.doors, arguments.bigquery))
 
 
 if __name__ == "__main__":

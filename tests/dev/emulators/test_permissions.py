@@ -77,7 +77,7 @@ async def test_secrets_open_only_to_whom_they_are_given_within_the_condition(tmp
     async with a_service("secret_manager", path) as (everything, worker):
         owner, mine = secrets_at(everything), secrets_at(worker)
         for name in ("cab-grant-1", "cab-grant-data-key", "cab-sts-signing"):
-            secret = {"replication": {"automatic": {}}}
+            secret: dict[str, Any] = {"replication": {"automatic": {}}}
             parent = f"projects/{PROJECT}"
             create = mine.create_secret if name == "cab-grant-1" else owner.create_secret
             await asyncio.to_thread(create, parent=parent, secret_id=name, secret=secret)
