@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format lint types soak desk mutants real bench dist browser-ready bigquery-ready clean
+.PHONY: help demo dev test check format lint types soak desk mutants real bench dist browser-ready bigquery-ready clean rehearsal
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,8 @@ soak: $(DEV) bigquery-ready ## break the refresh of grants, and calls, by the th
 desk: $(DEV) bigquery-ready ## fifteen questions on 5,000 decisions; how long each takes on a million rows. Half an hour
 	CAB_DESK_DECISIONS=5000 $(PYTHON) -m pytest -q tests/contracts/test_audit_desk.py
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.million $(DESK)
+rehearsal: $(DEV) bigquery-ready ## take each permission and route of Terraform's from a running stack: is it noticed? Half an hour
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.e2e.rehearsal
 
 mutants: $(DEV) ## make small mistakes in critical modules: do the tests notice nine in ten? Half an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.mutants $(MUTANTS)
