@@ -52,7 +52,7 @@ def test_the_stack_file_has_the_members_that_the_contract_names(stack: Stack) ->
     assert set(content["connections"]["crm"]) == {"resource", "audience", "api_base"}
     assert set(content["emulators"]) == {"firestore", "pubsub", "secret_manager", "bigquery"}
     assert set(content["audit"]) == {"dataset", "events_view"}
-    assert all(set(entry) == {"url", "pid", "log"} for entry in content["services"].values())
+    assert all(set(entry) == {"url", "pid", "log", "called_at"} for entry in content["services"].values())
     for client in (content["front_end"], *content["agents"].values()):
         key = json.loads(Path(client["private_key_file"]).read_text())
         assert (key["kty"], key["crv"], key["alg"]) == ("EC", "P-256", "ES256")
