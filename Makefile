@@ -51,7 +51,7 @@ desk: $(DEV) bigquery-ready ## fifteen questions on 5,000 decisions; how long ea
 	CAB_DESK_DECISIONS=5000 $(PYTHON) -m pytest -q tests/contracts/test_audit_desk.py
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.million $(DESK)
 rehearsal: $(DEV) bigquery-ready ## take each permission and route of Terraform's from a running stack: is it noticed? Half an hour
-	@PYTHONPATH=.:shared $(PYTHON) -m tests.e2e.rehearsal
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.e2e.rehearsal $(REHEARSAL)
 
 mutants: $(DEV) ## make small mistakes in critical modules: do the tests notice nine in ten? Half an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.mutants $(MUTANTS)
