@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gcp_emulators.permissions import permissions_of
-from gcp_emulators.project_numbers import project_number
+from gcp_emulators.permissions.projects import project_number
+from gcp_emulators.permissions.table import permissions_of
 
 FILE = Path(__file__).parent / "data" / "rights.json"
 
@@ -35,7 +35,7 @@ def service_name(project: str, function: str) -> str:
 
 
 def rows_for(project: str) -> list[dict[str, Any]]:
-    """The rows for one project, roles as permissions: what `gcp_emulators.permissions.Table` reads."""
+    """The rows for one project, roles as permissions: what `gcp_emulators.permissions.table.Table` reads."""
     return list(_resolved((*json.loads(FILE.read_text("utf-8")), *_OPERATOR), project))
 
 

@@ -50,7 +50,7 @@ from cab_dev.stack_file import (
 )
 from cab_ops.rotate_keys import new_private_jwk
 from gcp_emulators.official import NotInstalled, official_emulator
-from gcp_emulators.permissions import used_file
+from gcp_emulators.permissions.table import used_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "demo-cab"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cab_dev.identity_client import IdentityClient
 from gcp_emulators.embedded import Rights, serving
-from gcp_emulators.permissions import Table
+from gcp_emulators.permissions.table import Table
 from gcp_emulators.storage import MEMORY
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", default=MEMORY, help="folder for SQLite files; default: %(default)s")
     parser.add_argument("--identity-url", help="the stack's token signer, for the OIDC tokens of pushes")
     parser.add_argument(
-        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions.py"
+        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions/table.py"
     )
     parser.add_argument(
         "--callers", type=json.loads, default={}, help="JSON: identity -> the port that serves it alone"

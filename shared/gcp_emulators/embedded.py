@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from gcp_emulators.permissions import Table
+    from gcp_emulators.permissions.table import Table
     from gcp_emulators.pubsub.push import TokenSource
 
 

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from cab_dev.processes.ports import HOST, is_bound
-from gcp_emulators.permissions import CALLER, Table, missing
+from gcp_emulators.permissions.table import CALLER, Table, missing
 
 if TYPE_CHECKING:
     from gcp_emulators.call_log import CallLog

@@ -17,7 +17,7 @@ from cab_dev.processes.ports import PortLeases
 from cab_dev.services.doors import Doors
 from cab_dev.services.gateway import Guarded, application, door_application, public_routes
 from cab_dev.services.google_identity import Signer, issuer_application
-from gcp_emulators.permissions import Table
+from gcp_emulators.permissions.table import Table
 
 PROJECT = "demo-cab"
 ALL = (

@@ -26,7 +26,7 @@ from tests.running_stack import Stack, running_stack
 
 from cab_dev.permissions import rows_for
 from cab_dev.stack import RIGHTS_NAME
-from gcp_emulators.permissions import permissions_of, used_file
+from gcp_emulators.permissions.table import permissions_of, used_file
 
 Journey = Callable[[Stack], None]
 Use = tuple[str, str, str, str | None]  # identity, permission, resource, condition

@@ -16,7 +16,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from jwt.algorithms import RSAAlgorithm
 
 from cab_dev.permissions import service_name
-from gcp_emulators.permissions import Table
+from gcp_emulators.permissions.table import Table
 
 _KEYS_WITHIN_S = 3.0
 LOAD_BALANCER = "load_balancer"

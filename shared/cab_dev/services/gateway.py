@@ -31,7 +31,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.protocol.oauth_errors import error_body, status_of
 from cab_dev.processes.ports import HOST
 from cab_dev.services.doors import Doors, Refusal
-from gcp_emulators.permissions import Table
+from gcp_emulators.permissions.table import Table
 
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_HEADER_BYTES = 32 * 1024
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--route", type=_route, action="append", required=True, metavar="PATH=ORIGIN")
     parser.add_argument(
-        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions.py"
+        "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions/table.py"
     )
     parser.add_argument("--project", help="with --rights: whose services these are")
     parser.add_argument("--issuer", help="with --rights: who signs ID tokens, and serves its keys at /jwks")

@@ -33,8 +33,8 @@ from google.cloud.secretmanager_v1.types import (
 from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.protobuf import empty_pb2  # type: ignore[import-untyped,unused-ignore]
 
-from gcp_emulators.permissions import CALLER
-from gcp_emulators.project_numbers import project_number
+from gcp_emulators.permissions.projects import project_number
+from gcp_emulators.permissions.table import CALLER
 from gcp_emulators.rpc import Codec, Gateway, Method, RpcError, proto_plus, protobuf
 from gcp_emulators.secret_manager.filters import parse_filter
 from gcp_emulators.secret_manager.names import check_secret_id, project_of, split_version, with_project

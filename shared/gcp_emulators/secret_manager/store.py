@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.cloud.secretmanager_v1.types import Secret, SecretVersion
 
-from gcp_emulators.project_numbers import project_number
+from gcp_emulators.permissions.projects import project_number
 from gcp_emulators.storage import open_database, prefix_range
 
 _SCHEMA = """

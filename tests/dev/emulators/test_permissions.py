@@ -21,8 +21,8 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from cab_dev.permissions import rows_for
 from cab_dev.processes.ports import PortLeases
 from gcp_emulators.embedded import Rights, serving
-from gcp_emulators.permissions import Condition, Table, bindings_of, permissions_of, used_file
-from gcp_emulators.project_numbers import project_number
+from gcp_emulators.permissions.projects import project_number
+from gcp_emulators.permissions.table import Condition, Table, bindings_of, permissions_of, used_file
 from gcp_emulators.storage import MEMORY
 
 PROJECT = "demo"

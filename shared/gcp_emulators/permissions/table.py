@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcp_emulators.project_numbers import project_number
+from gcp_emulators.permissions.projects import project_number
 
 if TYPE_CHECKING:
     from gcp_emulators.faults import Service
@@ -27,7 +27,7 @@ CALLER: ContextVar[tuple[Table, str] | None] = ContextVar("CALLER", default=None
 
 _TERM = re.compile(r'(?P<no>!?)resource\.name(?: == "(?P<is>[^"]*)"|\.startsWith\("(?P<starts>[^"]*)"\))')
 _PROJECT = re.compile(r"projects/([^/]+)")
-_ROLES = Path(__file__).parent / "data" / "roles.json"
+_ROLES = Path(__file__).parent / "roles.json"
 
 # The permissions that a method needs, from the access control pages of each product.
 _NEEDS: dict[Service, dict[str, tuple[str, ...]]] = {
@@ -72,7 +72,7 @@ _NEEDS: dict[Service, dict[str, tuple[str, ...]]] = {
 
 
 def permissions_of(role: str) -> frozenset[str]:
-    """What a predefined role gives, of the roles that are listed in data/roles.json. Raises: KeyError."""
+    """What a predefined role gives, of the roles that are listed in roles.json. Raises: KeyError."""
     return frozenset(json.loads(_ROLES.read_text("utf-8"))[role])
 
 
