@@ -1,1 +1,4 @@
-"""Who may call what: `projects` are known by two names, `table` looks up what a method needs and who has it, `roles.json` what Google's roles give."""
+"""Who may call what.
+
+`projects`: the two names of a project; `table`: what a method needs, and who has it; `roles.json`: what Google's roles give.
+"""
