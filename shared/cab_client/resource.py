@@ -44,7 +44,14 @@ class TokenRejected(Exception):
 
 
 class NotCovered(Exception):
-    """The token is good, but not for this request: 403. The text says what was missing, without the request's values."""
+    """The token is good, but not for this request: 403. The text says what was missing, without the request's values.
+
+    `scope`: the scope that was missing, for a client to read (RFC 6750 section 3.1).
+    """
+
+    def __init__(self, missing: str, *, scope: str | None = None) -> None:
+        super().__init__(missing)
+        self.scope = scope
 
 
 class IssuerUnavailable(Exception):
@@ -333,7 +340,7 @@ class covers:  # noqa: N801 - reads as a sentence: covers("crm.note.create", "op
 
     def __call__(self, caller: Caller, request: RequestView) -> None:
         if self.scope is not None and self.scope not in caller.scopes:
-            raise NotCovered(f"the scope {self.scope}")
+            raise NotCovered(f"the scope {self.scope}", scope=self.scope)
         body = request.body()
         if extra := [name for name in body if name not in self.body]:
             raise NotCovered(f"members of the body beyond {', '.join(self.body) or 'none'}: {len(extra)}")
@@ -410,6 +417,7 @@ class Refusal:
     error: str
     description: str
     retry_after: int | None = None
+    scope: str | None = None
 
 
 class Gate:
@@ -470,7 +478,8 @@ class Gate:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=100)
             rule(caller, RequestView(self.resource, placed, pairs, types[0] if types else "", body))
         except NotCovered as exc:
-            return Refusal(403, "insufficient_authorization", f"The token does not cover this: {exc}.")
+            error = "insufficient_authorization" if exc.scope is None else "insufficient_scope"
+            return Refusal(403, error, f"The token does not cover this: {exc}.", scope=exc.scope)
         except ValueError:
             return Refusal(400, "invalid_request", "The query is not well-formed.")
         return caller
@@ -488,6 +497,7 @@ class Gate:
         headers = {"Cache-Control": "no-store"}
         if refusal.status in (401, 403):
             about = f'error="{refusal.error}", resource_metadata="{self._base}{METADATA_PATH}"'
+            about += f', scope="{refusal.scope}"' if refusal.scope else ""
             headers["WWW-Authenticate"] = f'Bearer {about}, DPoP {about}, algs="ES256"'
         if refusal.retry_after is not None:
             headers["Retry-After"] = str(refusal.retry_after)

@@ -34,6 +34,8 @@ A = TypeVar("A", Agent, AsyncAgent)
 
 EVERYTHING = Task.for_turn("everything", actions=["*"], identifiers=["*"])
 _LIFE_S = 300
+_METADATA, _KEYS = "/.well-known/oauth-authorization-server/oauth2", "/oauth2/jwks.json"
+_PATHS = ("/edge/token", "/oauth2/token", "/oauth2/outcomes", _METADATA, _KEYS)
 
 
 class World(Protocol):
@@ -214,7 +216,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         home = f"{request.url.scheme}://{request.url.netloc.decode()}"
         if "computeMetadata" in request.url.path:
             return self._identity(request)
-        broker = home == self.origin or request.url.path in ("/edge/token", "/oauth2/token", "/oauth2/outcomes")
+        broker = home == self.origin or request.url.path in _PATHS  # clients were made for an origin of their own
         if not broker:
             return self._platform(request, home)
         self.origin_seen = home
@@ -270,9 +272,9 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
                 return {"tools": [self._tool(action) for action in self._rules]}
             case "POST", "/tools/call":
                 return self._call(self._call_token(request, home), json.loads(request.content))
-            case "GET", "/.well-known/oauth-authorization-server/oauth2":
-                return {"issuer": f"{home}/oauth2", "jwks_uri": f"{home}/oauth2/jwks.json"}
-            case "GET", "/oauth2/jwks.json":
+            case "GET", path if path == _METADATA:
+                return {"issuer": f"{home}/oauth2", "jwks_uri": f"{home}{_KEYS}"}
+            case "GET", path if path == _KEYS:
                 return {"keys": [{name: value for name, value in self._jwk.items() if name != "d"}]}
         raise _No(404, "invalid_request", "not_found")
 

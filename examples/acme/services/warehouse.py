@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_client.resource import Caller, FetchJson, IssuerUnavailable, TokenRejected, TokenVerifier, fetch_json
+from cab_client.resource import METADATA_PATH, Caller, FetchJson, Gate, NotCovered, Refusal, RequestView, fetch_json
 from cab_dev.doubles.service import create_app, origin_of, read_json_file, serve, service_arguments
 from cab_dev.doubles.strict_input import BadRequest, read_json_object
 from examples.acme.warehouse_users import warehouse_users
@@ -96,19 +96,13 @@ def run_query(sql: str, owner: str) -> dict[str, Any]:
     return {"columns": columns, "rows": [list(row) for row in rows[:MAX_ROWS]], "truncated": len(rows) > MAX_ROWS}
 
 
-def _refused(status: int, error: str, description: str) -> BadRequest:
-    about = f'realm="Acme warehouse", error="{error}"'
-    if error == "insufficient_scope":
-        about += f', scope="{SCOPE}"'
-    challenges = f'Bearer {about}, DPoP {about}, algs="ES256"'
-    return BadRequest(error, description, status=status, headers={"WWW-Authenticate": challenges})
-
-
-def _check_rights(caller: Caller, resource: str, query: str) -> None:
+def may_run(caller: Caller, request: RequestView) -> None:
+    """The rule of `POST /query`. Raises: NotCovered."""
     if SCOPE not in caller.scopes:
-        raise _refused(403, "insufficient_scope", "The token does not carry the scope of this call.")
-    if not any(_covers(intent, query) for intent in caller.intents if _is_for_us(intent, resource)):
-        raise _refused(403, "insufficient_authorization", "The token was not issued for running this query here.")
+        raise NotCovered(f"the scope {SCOPE}", scope=SCOPE)
+    query = request.body().get("query")
+    if not any(_covers(intent, query) for intent in caller.intents if _is_for_us(intent, request.resource)):
+        raise NotCovered("an intent for this query here")
 
 
 def _is_for_us(intent: Mapping[str, Any], resource: str) -> bool:
@@ -120,7 +114,7 @@ def _is_for_us(intent: Mapping[str, Any], resource: str) -> bool:
     )
 
 
-def _covers(entry: Mapping[str, Any], query: str) -> bool:
+def _covers(entry: Mapping[str, Any], query: Any) -> bool:
     """Whether the intent lets this query run: a text it gives beats a name, and a name beats nothing."""
     parameters = entry.get("parameters")
     if isinstance(parameters, dict) and "query" in parameters:
@@ -135,39 +129,31 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
 
     `origin` is its resource URI, `issuer` the STS issuer it trusts, `users` its users by the `sub` of that issuer.
     """
-    verifier = TokenVerifier(issuer=issuer, resource=origin, fetch=fetch)
+    gate = Gate(issuer=issuer, resource=origin, fetch=fetch)
     calls: list[dict[str, Any]] = []
 
-    def caller_of(request: Request) -> Caller:
-        authorizations, proofs = request.headers.getlist("authorization"), request.headers.getlist("dpop")
-        return verifier.verify_request(authorizations, proofs, method=request.method, url=f"{origin}/query")
-
     async def query(request: Request) -> Response:
-        try:
-            caller = await run_in_threadpool(caller_of, request)
-        except TokenRejected as exc:
-            raise _refused(401, "invalid_token", "The access token is not valid here.") from exc
-        except IssuerUnavailable as exc:
-            raise BadRequest(
-                "temporarily_unavailable",
-                "The token issuer cannot be reached.",
-                status=503,
-                headers={"Retry-After": "5"},
-            ) from exc
+        headers, body = request.headers.items(), await request.body()
+        whole = body if len(body) <= gate.max_body else None
+        caller = await run_in_threadpool(gate.judge, "POST", "/query", request.url.query, headers, whole, may_run, {})
+        if isinstance(caller, Refusal):
+            raise BadRequest(caller.error, caller.description, status=caller.status, headers=gate.headers_of(caller))
         document = await read_json_object(request)
         text = document.get("query")
         if set(document) != {"query"} or not isinstance(text, str) or not 1 <= len(text) <= 2000:
             raise BadRequest("invalid_request", "The body has one member, query: 1 to 2000 characters.")
-        _check_rights(caller, origin, text)
         owner = users.get(caller.subject)
         if owner is None:
-            raise _refused(403, "unknown_user", "The warehouse has no such user.")
+            raise BadRequest("unknown_user", "The warehouse has no such user.", status=403)
         calls.append({"user": owner, "client_id": caller.agent, "act": caller.claims.get("act"), "txn": caller.txn})
         del calls[:-1000]
         return JSONResponse(run_query(NAMED_QUERIES.get(text, text), owner))
 
     async def queries(_: Request) -> Response:
         return JSONResponse({"queries": NAMED_QUERIES})
+
+    async def metadata(_: Request) -> Response:
+        return JSONResponse(gate.metadata())
 
     async def requests(_: Request) -> Response:
         return JSONResponse({"requests": calls})
@@ -176,6 +162,7 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
         [
             Route("/query", query, methods=["POST"]),
             Route("/queries", queries, methods=["GET"]),
+            Route(METADATA_PATH, metadata, methods=["GET"]),
             Route("/_control/requests", requests, methods=["GET"]),
         ],
         origin=origin,

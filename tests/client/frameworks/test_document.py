@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from tests.client.frameworks.test_langchain import Scripted, calling
+from tests.client.test_resource import fetching
 
+from cab_client import Agent, ClientSecret, Intent
 from cab_client.testing import FakeBroker, new_key
 
 pytest.importorskip("langchain")
@@ -40,3 +43,20 @@ def test_the_example_pauses_with_the_link(
         exec(compile(code, "docs/client.md", "exec"), names)  # noqa: S102
     assert names["link"].startswith("https://cab.acme.example/approvals/")
     fake.approve(names["link"], user="alice")
+
+
+async def test_the_fastapi_example_lets_in_what_was_declared(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"^```python fastapi\n(.*?)^```$", TEXT, re.M | re.S)
+    monkeypatch.setattr("cab_client.fastapi.CabRoutes.__init__.__kwdefaults__", {"hosts": (), "fetch": fetching(fake)})
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(example, "docs/client.md", "exec"), names)  # noqa: S102
+    crm = "https://crm.acme.example"
+    agent = Agent("https://cab.acme.example", ClientSecret("sales-assistant", "s"), connections={"crm": crm})
+    note = Intent("crm.note.create", on="crm", identifier="opportunity/0061", parameters={"text": "hello"})
+    permit = agent.permit(note, assertion=fake.user("alice"))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(names["app"]), base_url=crm) as client:
+        made = await client.post("/opportunities/0061/notes", json={"text": "hello"}, headers=permit.headers())
+        assert made.json() == "sales-assistant notes hello for alice"
+        other = await client.post("/opportunities/0061/notes", json={"text": "bye"}, headers=permit.headers())
+        assert other.status_code == 403
+        assert (await client.get("/health")).json() == "well"
