@@ -30,7 +30,7 @@ from tests.running_stack import ROOT, Stack, running_stack
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.system import SystemClock
-from cab.ports import Unavailable
+from cab.ports import Delete, Replace, Unavailable, Write
 from cab.stores.signing_keys import Issuer, KeyState, SigningKeys
 from cab_dev.stack_file import read_environment
 from cab_ops.check_connection import Holds
@@ -155,6 +155,26 @@ def waiting_message(bed: Bed, topic: str, subscription: str) -> Iterator[None]:
         full = f"projects/{PROJECT}/subscriptions/{subscription}"
         pulled = bed.subscriber.pull(subscription=full, max_messages=10)
         bed.subscriber.acknowledge(subscription=full, ack_ids=[it.ack_id for it in pulled.received_messages])
+
+
+@contextmanager
+def unsent_event(bed: Bed) -> Iterator[None]:
+    """One that was kept ten minutes ago, and nobody has published anything since."""
+
+    async def write(change: Write) -> None:
+        documents = FirestoreDocuments(PROJECT, "unsent")
+        try:
+            await documents.write(change)
+        finally:
+            await documents.close()
+
+    kept_at = datetime.now(UTC) - timedelta(minutes=10)
+    fields = {"event_id": "e", "event_type": "t", "chain_id": "c", "seq": 1, "data": b"{}", "kept_at": kept_at}
+    asyncio.run(write(Replace("events/c.00000001", fields, version=None)))
+    try:
+        yield
+    finally:
+        asyncio.run(write(Delete("events/c.00000001")))
 
 
 @contextmanager
@@ -331,6 +351,7 @@ FAULTS = (
     Fault("the quarantine keeps another topic's messages", "topics", lambda bed: other_subscription(bed, "cab-audit-dead-letter-keep", _of_another_topic), "subscription cab-audit-dead-letter-keep", "terraform apply"),
     Fault("events could not be delivered", "topics", lambda bed: waiting_message(bed, "cab-audit-dead-letter", "cab-audit-dead-letter-keep"), "subscription cab-audit-dead-letter-keep", "docs/runbooks/audit-dead-letter.md"),
     Fault("messages are in quarantine", "topics", lambda bed: waiting_message(bed, "cab-audit-quarantine", "cab-audit-quarantine-keep"), "subscription cab-audit-quarantine-keep", "docs/runbooks/audit-quarantine.md"),
+    Fault("events could not be published", "topics", unsent_event, "unsent audit events", "docs/runbooks/audit-unsent.md"),
     Fault("the origin leads nowhere", "origin", lambda bed: stopped(bed, "gateway"), "discovery", "the output `address`"),
     Fault("mint_assertion is down", "origin", lambda bed: stopped(bed, "mint_assertion"), "mint_assertion", "the log of mint_assertion"),
     Fault("exchange_token is down", "origin", lambda bed: stopped(bed, "exchange_token"), "exchange_token", "the log of exchange_token"),

@@ -53,7 +53,7 @@ class Examination:
             "project": self._project,
             "secrets": lambda: project.secrets_of(self._seen, self._deployment),
             "keys": self._keys,
-            "topics": lambda: project.messaging(self._seen),
+            "topics": self._topics,
             "origin": self._origin,
             "providers": self._providers,
             "exchange": self._exchange,
@@ -69,6 +69,9 @@ class Examination:
         found = await asyncio.gather(*(project.store(self._seen, name) for name in expected.DATABASES))
         cloud = [] if os.environ.get("FIRESTORE_EMULATOR_HOST") else await asyncio.to_thread(self._cloud)
         return [*(it for part in found for it in part), *cloud]
+
+    async def _topics(self) -> list[Diagnosis]:
+        return [*await project.messaging(self._seen), await project.unsent_events(self._seen, self._clock.now())]
 
     def _cloud(self) -> list[Diagnosis]:
         try:

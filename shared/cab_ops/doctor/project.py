@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import quote
@@ -48,6 +49,8 @@ _SUBSCRIPTIONS: Final = (
 )
 _APPLY: Final = "run `terraform apply`: the module makes it"
 
+_SENT_WITHIN: Final = timedelta(minutes=5)
+
 
 class ProjectAsItIs:
     """What Secret Manager, Pub/Sub and Firestore say. Every method raises Unavailable when they say nothing, or may not."""
@@ -68,6 +71,11 @@ class ProjectAsItIs:
 
     async def answers(self, database: str) -> None:
         await self._databases[database].read("doctor/looks")
+
+    async def unsent_since(self) -> datetime | None:
+        """When the oldest audit event was kept that could not be published."""
+        found = await self._databases["unsent"].find("events", order_by="kept_at", limit=1)
+        return found[0].fields["kept_at"] if found else None
 
     async def ring(self, issuer: Issuer) -> KeyRing | None:
         return await SigningKeys(self._databases["keys"]).ring(issuer)
@@ -181,6 +189,19 @@ def _fill(name: str) -> str:
     if name in expected.own_secrets():
         return "run `cab keys init`, or `cab keys add-data-key` where broker.yaml names a later version"
     return f"fill it: `gcloud secrets versions add {name} --data-file=-`"
+
+
+async def unsent_events(seen: ProjectAsItIs, now: datetime) -> Diagnosis:
+    """Whoever publishes sends them first, so after minutes it is either nobody, or nobody who may."""
+    check = "unsent audit events"
+    try:
+        since = await seen.unsent_since()
+    except Unavailable:
+        return unknown(check, "the database unsent cannot be read", _APPLY)
+    if since is not None and now - since > _SENT_WITHIN:
+        told = f"they wait to be published since {since:%Y-%m-%d %H:%M} (UTC)"
+        return ill(check, told, "read docs/runbooks/audit-unsent.md")
+    return well(check, "none waits")
 
 
 async def messaging(seen: ProjectAsItIs) -> list[Diagnosis]:
