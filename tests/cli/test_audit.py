@@ -6,8 +6,9 @@ import base64
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cab.domain.audit import (
     Tool,
 )
 from cab_ops.cli import main
+from cab_ops.cli.audit import trace
 
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
@@ -229,6 +231,15 @@ def test_a_trace_tells_a_transaction_from_login_to_call_with_the_users_answer() 
     assert told.startswith("transaction txn-alice-1, ")
     assert f"user {ALICE}" in told
     assert max(len(line) for line in told.splitlines()) <= 120
+
+
+def test_a_trace_names_a_call_token_as_one_and_tells_of_no_decision_that_there_was_not() -> None:
+    row: dict[str, Any] = defaultdict(lambda: None)
+    row |= {"occurred_at": datetime.now(UTC), "event_type": "exchange.decided", "txn": "t", "outcome": "issued"}
+    row |= {"actor": {"agent_id": "sales-assistant"}, "token": {"kind": "call"}, "decision": "permit"}
+    told = trace.story("t", [row])
+    assert "sales-assistant asked for a call token, to have tools called: issued" in " ".join(told.split())
+    assert "decision" not in told
 
 
 def test_a_trace_quotes_the_agent_and_asks_back_when_a_beginning_is_not_enough() -> None:
