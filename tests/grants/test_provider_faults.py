@@ -328,10 +328,24 @@ async def test_an_answer_without_a_token_changes_nothing(body: str, profile: str
     assert await ask(world, worker, name) == "provider_unavailable"
     grant = await world.grant(name)
     assert (grant.seq, grant.secret_version) == (1, 1)
+    says_why = ("error in 200", "not ok", "form without token")
+    cause = "error in 200" if body in says_why else "answer too large" if body == "too large" else "unusable answer"
+    assert grant.fail_cause == cause
 
     world.http.answer_instead = lambda _: None
     await ends_well(world, worker, name)
     assert world.events("grant.needs_reauth") == []
+
+
+@in_virtual_time
+async def test_where_a_refresh_token_is_never_spent_nobody_waits_for_a_reader() -> None:
+    world = await GrantWorld(STATIC).open()
+    worker, name = world.worker(), await world.connect()
+    world.http.answer_instead = answered(b'{"access_token":7,"refresh_token":"r"}')
+    assert await ask(world, worker, name) == "provider_unavailable"
+    assert (await world.grant(name)).fail_cause == "unusable answer"
+    world.http.answer_instead = lambda _: None
+    await ends_well(world, worker, name)
 
 
 UNREADABLE = {

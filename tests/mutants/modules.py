@@ -18,7 +18,11 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "protocol/tokens/dpop.py": ("tests/protocol/test_dpop.py", "tests/functions/test_dpop.py"),
     "protocol/jose/jws.py": ("tests/protocol/test_jws.py", "tests/protocol/test_assertions.py"),
     "protocol/pkce.py": ("tests/protocol/test_pkce.py", "tests/transport/test_connect_flow.py"),
-    "protocol/token_responses.py": ("tests/protocol/test_token_responses.py", *_GRANT),
+    "protocol/token_responses.py": (
+        "tests/protocol/test_token_responses.py",
+        "tests/protocol/test_token_refusals.py",
+        *_GRANT,
+    ),
     "stores/approvals.py": ("tests/stores/test_approvals.py", *_APPROVALS),
     "stores/limits.py": ("tests/stores/test_limits.py", _EXCHANGE),
     "use_cases/audit/auditor.py": (

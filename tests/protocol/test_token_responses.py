@@ -129,6 +129,13 @@ def test_an_answer_that_somebody_can_read_is_read(body: bytes) -> None:
     assert (found.access_token, found.refresh_token, found.expires_in) == ("A2", "R2", timedelta(hours=1))
 
 
+@pytest.mark.parametrize(("depth", "is_read"), [(19, True), (25, False)])
+def test_an_answer_is_as_deep_as_answers_are(depth: int, is_read: bool) -> None:
+    inner = b'{"x":' * depth + b"1" + b"}" * depth
+    found = token_responses.parse(b'{"access_token":"a","x":' + inner + b"}")
+    assert isinstance(found, Tokens) is is_read
+
+
 def test_a_token_may_be_of_every_visible_character() -> None:
     every = "".join(map(chr, range(33, 127)))
     found = token_responses.parse(orjson.dumps({"access_token": every, "refresh_token": every}))
