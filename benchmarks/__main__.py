@@ -63,7 +63,17 @@ async def _run(arguments: argparse.Namespace) -> int:
             pss = {row.name: row.pss_bytes() / 2**20 for row in rows}
         starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
     progress("done")
-    results = Results(rows, measured, one_by_one, together, pss, waits, starts, arguments.connections)
+    results = Results(
+        rows,
+        measured,
+        {name: counts for name, (counts, _) in one_by_one.items()},
+        {name: counts for name, (counts, _) in together.items()},
+        {name: billed for name, (_, billed) in together.items()},
+        pss,
+        waits,
+        starts,
+        arguments.connections,
+    )
     print(json.dumps(results.as_json(), indent=2) if arguments.json else results.as_text())
     return int(arguments.check and not all(goal.is_met for goal in results.goals()))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from benchmarks.load import Post, ToolCall
-from cab.domain.identifiers import subject_key
+from cab.domain.identifiers import digest, subject_key
 from cab.protocol import names
 from cab.protocol.jose import jws
 from cab.protocol.jose.jwk import public_jwk
@@ -24,6 +26,8 @@ from cab.protocol.tokens import assertions, call_tokens
 FRONT_END = "acme-web"
 AGENT = "sales-assistant"
 TENANT = "acme"
+PEOPLE = 400
+LOOP = 20
 _PERSON = "alice"
 _TASK = {
     "type": names.TASK_TYPE,
@@ -82,6 +86,11 @@ class IdentityProvider:
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "idp-1"})
 
 
+def person(subject: str, number: int) -> str:
+    """`sub` of one of `PEOPLE`; the first is the person that everything else is about."""
+    return subject if number == 0 else digest(subject, str(number))
+
+
 @dataclass(frozen=True)
 class Clients:
     """A front end and an agent of one broker. Every request is fresh: no token in it was ever seen before, unless it is by
@@ -94,6 +103,8 @@ class Clients:
     sts: EcKey
     client: EcKey
     _call_tokens: dict[int, str] = field(default_factory=dict, repr=False)
+    _loop: list[tuple[int, str]] = field(default_factory=list, repr=False)  # how often the assertion was used, and it
+    _turn: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def mint(self, *, identity: str | None = None) -> Post:
         """A login for an assertion. `identity` is a Google ID token; without it the front end signs for itself."""
@@ -111,6 +122,21 @@ class Clients:
     def list_opportunities(self, *, identity: str | None = None) -> Post:
         """An exchange for the platform's own token, to read with. `identity` as in `mint`."""
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", {"account": "acme"}, identity=identity)
+
+    def list_in_a_loop(self) -> Post:
+        """As `list_opportunities`, by an agent that reads twenty times with one assertion: one user, one transaction."""
+        used, assertion = self._loop.pop() if self._loop else (0, self.assertion())
+        if used < LOOP - 1:
+            self._loop.append((used + 1, assertion))
+        parameters = {"account": "acme"}
+        return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
+
+    def list_of_many_users(self) -> Post:
+        """As `list_opportunities`, of `PEOPLE` users in turn, all connected."""
+        subject = person(self.idp.subject, next(self._turn) % PEOPLE)
+        parameters = {"account": "acme"}
+        assertion = self.assertion(subject=subject)
+        return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
 
     def update_opportunity(self) -> Post:
         """An exchange for the platform's own token, to write with, which takes a task of the user."""
@@ -162,6 +188,7 @@ class Clients:
         *,
         task: dict[str, Any] | None = None,
         identity: str | None = None,
+        assertion: str | None = None,
     ) -> Post:
         resource = self.resources[connection]
         intent = {
@@ -174,20 +201,20 @@ class Clients:
         }
         form = {
             "grant_type": names.TOKEN_EXCHANGE,
-            "subject_token": self.assertion(task),
+            "subject_token": assertion or self.assertion(task),
             "subject_token_type": names.JWT_TYPE,
             "resource": resource,
             "authorization_details": json.dumps([intent]),
         }
         return Post("/oauth2/token", form | self._authentication(AGENT, f"{self.origin}/oauth2", identity))
 
-    def assertion(self, task: dict[str, Any] | None = None) -> str:
+    def assertion(self, task: dict[str, Any] | None = None, *, subject: str | None = None) -> str:
         """As mint_assertion would make it."""
         now = int(time.time())
         claims = {
             "iss": f"{self.origin}/edge",
             "aud": f"{self.origin}/oauth2",
-            "sub": self.idp.subject,
+            "sub": subject or self.idp.subject,
             "tenant": TENANT,
             "idp": {"iss": self.idp.issuer, "sub_hash": "h" * 43},
             "groups": ["sales"],

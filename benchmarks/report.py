@@ -10,8 +10,9 @@ from benchmarks import call_waits
 from benchmarks.call_counts import POSTS_ONE_BY_ONE, POSTS_TOGETHER
 from benchmarks.call_waits import CALL_MODE, DIRECT, TOKEN_MODE, Waits
 from benchmarks.cold_start import OURS, STOCK, ColdStart
+from benchmarks.operations import Operations, us_dollars
 from benchmarks.rounds import Round, Spread, spread
-from benchmarks.rows import CALL, HOT, MINT, RELAXED, TEXTBOOK, Row
+from benchmarks.rows import CALL, HOT, LOOP, MANY, MINT, ONE, RELAXED, SIGNED, TASK, TEXTBOOK, Row
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Results:
     rounds: Sequence[Round]
     calls_one_by_one: dict[str, dict[str, int]]
     calls_together: dict[str, dict[str, int]]
+    billed_together: dict[str, Operations]
     pss_mib: dict[str, float]
     waits: dict[str, Waits]
     cold_starts: Sequence[dict[str, ColdStart]]
@@ -64,6 +66,13 @@ class Results:
             self._ratio("hot exchange / relaxed", between(HOT, RELAXED), 1.4),
             self._ratio("textbook broker / hot exchange", between(TEXTBOOK, HOT), 5, is_lower_bound=True),
         ]
+        goals += [
+            self._ratio("hot exchange over one connection / over all", between(ONE, HOT), 1.4),
+            self._ratio("hot exchange with 400 users / with one", between(MANY, HOT), 1.05),
+            Goal("Firestore writes of an exchange in a loop", self.billed_together[LOOP].writes / POSTS_TOGETHER, 1.2),
+        ]
+        prices = {MINT: 0.6, RELAXED: 0.8, SIGNED: 1.2, HOT: 1.8, TASK: 2.2}
+        goals += [Goal(f"US$ per million, {name}", self.us_dollars(name), most) for name, most in prices.items()]
         direct, token_mode, call_mode = (self.waits[name] for name in (DIRECT, TOKEN_MODE, CALL_MODE))
         goals += [
             self._ratio("call, both functions / hot exchange", between(CALL, HOT), 1.9),
@@ -94,6 +103,7 @@ class Results:
             "rounds": [asdict(measured) for measured in self.rounds],
             "calls_one_by_one": {"requests": POSTS_ONE_BY_ONE, **self.calls_one_by_one},
             "calls_together": {"requests": POSTS_TOGETHER, **self.calls_together},
+            "us_dollars_per_million": {name: self.us_dollars(name) for name in self.billed_together},
             "pss_mib": self.pss_mib,
             "waits_ms": {name: asdict(waits) for name, waits in self.waits.items()},
             "cold_starts": [{name: asdict(start) for name, start in started.items()} for started in self.cold_starts],
@@ -107,12 +117,27 @@ class Results:
                 "",
                 *self._call_lines(),
                 "",
+                *self._price_lines(),
+                "",
                 *self._wait_lines(),
                 "",
                 *self._cold_lines(),
                 *self._goal_lines(),
             ]
         )
+
+    def us_dollars(self, name: str) -> float:
+        """Of a million requests of a row, from what they are billed as and their CPU here."""
+        cpu_us = spread(measured.cpu_us[name] for measured in self.rounds).middle
+        all_of_them = us_dollars(self.billed_together[name], cpu_ms=cpu_us / 1000 * POSTS_TOGETHER)
+        return all_of_them / POSTS_TOGETHER * 1e6
+
+    def _price_lines(self) -> list[str]:
+        lines = [f"{'billed':<9} {'reads':>6} {'writes':>6} {'US$ per million':>16}"]
+        for name, billed in self.billed_together.items():
+            each = [f"{number / POSTS_TOGETHER:6.2f}" for number in (billed.reads, billed.writes)]
+            lines.append(f"{name:<9} {' '.join(each)} {self.us_dollars(name):16.2f}")
+        return lines
 
     def _row_lines(self) -> list[str]:
         lines = [

@@ -78,6 +78,6 @@ async def _cpu_and_rate(row: Row, posts: int, connections: int) -> tuple[float, 
     """CPU microseconds of a request, and requests per second."""
     prepared = [row.prepare() for _ in range(posts)]
     cpu_before, time_before = row.cpu_ns(), time.perf_counter()
-    await send(prepared, port=row.server.port, connections=connections)
+    await send(prepared, port=row.server.port, connections=row.connections or connections)
     cpu_ns, seconds = row.cpu_ns() - cpu_before, time.perf_counter() - time_before
     return cpu_ns / posts / 1000, posts / seconds

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.clients import AGENT, FRONT_END
+from benchmarks.clients import AGENT, FRONT_END, PEOPLE
 from benchmarks.load import Post, ToolCall, send
 from benchmarks.processes import HOST, Function, Server
 from benchmarks.surroundings import ORIGIN, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
+LOOP, ONE, MANY = "loop", "hot-1", "hot-400"
 EXCHANGE_TOKEN = "functions/exchange_token"
 VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
 
@@ -28,6 +29,8 @@ class Row:
     prepare: Callable[[], Post | ToolCall]
     operations: Mapping[str, int]
     behind: tuple[Server, ...] = ()  # functions that it asks: their CPU counts too
+    connections: int | None = None  # where not as many as all others have
+    events: int = 1  # audit events of a request
     prepare_slow: Callable[[], Post | ToolCall] | None = None  # the same at a platform that takes its time
 
     def cpu_ns(self) -> int:
@@ -42,7 +45,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     """Every function as a process of its own, all up at once, so that each round compares them side by side."""
     minting = await surroundings.open_project("demo-mint")
     relaxed = await surroundings.open_project("demo-relaxed")
-    default = await surroundings.open_project("demo-default")
+    default = await surroundings.open_project("demo-default", people=PEOPLE)
     textbook = await surroundings.open_project("demo-textbook")
     calling = await surroundings.open_project("demo-calls")
     agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
@@ -98,6 +101,14 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 {VERIFY_RS256: 1, VERIFY_ES256: 1},
             ),
             hot,
+            replace(hot, name=ONE, says="as hot, over one connection", connections=1),
+            replace(hot, name=MANY, says="as hot, for 400 users in turn", prepare=default.list_of_many_users),
+            replace(
+                hot,
+                name=LOOP,
+                says="as hot, an agent that reads 20 times in one transaction",
+                prepare=default.list_in_a_loop,
+            ),
             replace(
                 hot, name=TASK, says="as hot, a write inside a task of the user", prepare=default.update_opportunity
             ),
@@ -117,6 +128,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 calling.call_list_opportunities,
                 {VERIFY_ES256: 2, SIGN_ES256: 1},
                 behind=(deciding,),
+                events=2,
                 prepare_slow=lambda: calling.call_list_opportunities(account=SLOW),
             ),
             Row(

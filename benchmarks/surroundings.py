@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from aiohttp import web
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
-from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider
+from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider, person
 from benchmarks.processes import HOST, ROOT, Function, Server
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
@@ -67,13 +67,13 @@ class Surroundings:
         """The ID token with which a front end or an agent on Google Cloud proves itself; good for an hour."""
         return self.google.id_token(_ACCOUNT.format(client_id), audience)
 
-    async def open_project(self, name: str) -> Clients:
-        """A project with its topic, its signing keys and the person's grant; the clients of the broker in it."""
+    async def open_project(self, name: str, *, people: int = 1) -> Clients:
+        """A project with its topic, its signing keys and the grants of so many people; the clients of the broker in it."""
         await asyncio.to_thread(_create_topic, name)
         await create_signing_keys(name)
         edge = self.edge_keys[name] = await _own_key(name, Issuer.EDGE)
         sts = await _own_key(name, Issuer.STS)
-        await _connect(name, self.idp.subject)
+        await _connect(name, [person(self.idp.subject, number) for number in range(people)])
         return Clients(ORIGIN, self._resources, self.idp, edge, sts, self.client_key)
 
     @property
@@ -254,10 +254,18 @@ async def _own_key(project: str, issuer: Issuer) -> EcKey:
     return EcKey(active.kid, ALGORITHMS["ES256"].from_jwk(private))
 
 
-async def _connect(project: str, subject: str) -> None:
-    """The person's grant at the CRM."""
+async def _connect(project: str, subjects: Iterable[str]) -> None:
+    """People's grants at the CRM."""
     now = datetime.now(UTC)
-    grant = Grant(
+    documents = FirestoreDocuments(project, "grants")
+    try:
+        await asyncio.gather(*(Grants(documents).create(_grant(subject, now)) for subject in subjects))
+    finally:
+        await documents.close()
+
+
+def _grant(subject: str, now: datetime) -> Grant:
+    return Grant(
         grant_id=grant_id(TENANT, subject, "crm"),
         tenant=TENANT,
         subject=subject,
@@ -269,8 +277,3 @@ async def _connect(project: str, subject: str) -> None:
         scopes=["opportunity.read", "opportunity.write"],
         connected_at=now,
     )
-    documents = FirestoreDocuments(project, "grants")
-    try:
-        await Grants(documents).create(grant)
-    finally:
-        await documents.close()
