@@ -5,8 +5,9 @@ US$, regional, United States, free tiers left out. Prices change: they are here 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 FIRESTORE_READ: Final = 0.03 / 100_000
 FIRESTORE_WRITE: Final = 0.09 / 100_000
@@ -71,3 +72,23 @@ def us_dollars(operations: Operations, *, cpu_ms: float) -> float:
         + cpu_ms / 1000 / CPU_SHARE * CPU_SECOND
         + operations.events * audit_us_dollars()
     )
+
+
+def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
+    """Documents read and written, and secrets accessed or added, of calls as the emulators list them.
+
+    A query counts as one read: how much it finds, the log does not say.
+    """
+    reads = writes = accesses = 0
+    for call in calls:
+        documents = sum("/documents/" in name for name in call["resources"])
+        match call["method"]:
+            case "GetDocument" | "BatchGetDocuments":
+                reads += documents
+            case "RunQuery":
+                reads += 1
+            case "Commit":
+                writes += documents
+            case "AccessSecretVersion" | "AddSecretVersion":
+                accesses += 1
+    return reads, writes, accesses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import replace
@@ -101,6 +102,15 @@ async def test_of_reads_the_first_for_an_action_is_recorded_and_every_write_is(w
     kept = [(detail["actions"][0], detail["identifier"]) for detail in await recorded(world, assertion)]
     # The second change is the first one again: one record, as of its newest hand-out.
     assert kept == [("crm.deal.read", "deal/1"), ("crm.deal.list", "deal/*"), ("crm.deal.update", "deal/1")]
+
+
+async def test_reads_that_meet_share_the_record(world: World) -> None:
+    assertion = await fresh(world, "assistant")
+    await world.exchange(reading(99), subject_token=await fresh(world, "assistant"))  # the token is in memory
+    before = len(await recorded(world, assertion))
+    answers = await asyncio.gather(*(world.exchange(reading(n), subject_token=assertion) for n in range(10)))
+    assert [answer.status for answer in answers] == [200] * 10
+    assert len(await recorded(world, assertion)) == before + 1
 
 
 async def test_in_another_transaction_it_is_recorded_again(world: World) -> None:

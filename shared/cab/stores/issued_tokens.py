@@ -10,6 +10,7 @@ from typing import Any, Final
 from cab.domain.identifiers import digest
 from cab.domain.lru import remember
 from cab.ports import Condition, Documents, Replace
+from cab.single_flight import SingleFlight
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
 
 KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
@@ -43,6 +44,7 @@ class IssuedToken:
 class IssuedTokens:
     def __init__(self, guards: Documents) -> None:
         self._guards = guards
+        self._recording: SingleFlight[tuple[str, str, str, str], None] = SingleFlight()
         self._known: OrderedDict[tuple[str, str, str, str], tuple[datetime, datetime]] = OrderedDict()
 
     def is_recorded(self, sha256: str, token: IssuedToken) -> bool:
@@ -76,6 +78,10 @@ class IssuedTokens:
             until = found.fields["expires_at"] + KEPT_AFTER
             fields = found.fields | {"outcome": outcome}
             await self._guards.write(Replace(found.path, fields, version=found.version, expires_at=until))
+
+    async def remember_first(self, sha256: str, token: IssuedToken) -> None:
+        """As `remember`, where `is_recorded` may make it needless: hand-outs of one kind that meet share the record."""
+        await self._recording.do(_kind(sha256, token), lambda: self.remember(sha256, token))
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""

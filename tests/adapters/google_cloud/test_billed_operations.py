@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.call_counts import billed
+from benchmarks.operations import billed
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault

@@ -485,8 +485,10 @@ class Steps:
             call_id=case.call.id if case.call else None,
         )
         each = self._deployment.records_each(connection, asked_for.intent.action)
-        if each or isinstance(asked_for.decision, Confirm) or not self._issued_tokens.is_recorded(sha256, record):
+        if each or isinstance(asked_for.decision, Confirm):
             facts.beside.append(self._issued_tokens.remember(sha256, record))
+        elif not self._issued_tokens.is_recorded(sha256, record):
+            facts.beside.append(self._issued_tokens.remember_first(sha256, record))
 
 
 def _check_limit(counted: Counted | None) -> None:
