@@ -25,7 +25,7 @@ from typing import Any
 import requests
 
 from cab.domain.calls.tools import tool_name
-from cab_client import Assertion, CabError, ConfirmationNeeded, Intent, Permit
+from cab_client import Assertion, CabError, CallResult, ConfirmationNeeded, Intent, Permit
 from cab_client.testing import LocalStack
 from cab_dev import control
 from cab_dev.front_end import FrontEndFailed, FrontEndSession
@@ -150,12 +150,15 @@ class Stage:
         finally:
             person.close()
 
-    def called(self, action: str, identifier: str, result: ToolResult) -> Any:
+    def tool_called(self, action: str, identifier: str, result: ToolResult) -> Any:
         """A call that the broker made: its attempt must be on record. Gives what the system answered."""
-        self.answers.append(Answer(result.txn, action, identifier, "issued"))
-        self.called_in[result.txn] += 1
-        self.tell.step("cab", f"makes the call: {action} on {identifier}")
+        self._makes_the_call(result.txn, action, identifier)
         return result.content
+
+    def _makes_the_call(self, txn: str, action: str, identifier: str) -> None:
+        self.answers.append(Answer(txn, action, identifier, "issued"))
+        self.called_in[txn] += 1
+        self.tell.step("cab", f"makes the call: {action} on {identifier}")
 
     # --- what the agent reports (sales_assistant.Listener) ---
 
@@ -174,6 +177,12 @@ class Stage:
             self.tell.step("cab", f"asks the user first: {error.reason_code}")
         else:
             self.tell.refusal("cab", f"refuses, no token: {error.reason_code}")
+
+    def call_token(self, txn: str) -> None:
+        self.answers.append(Answer(txn, "", "", "issued"))
+
+    def called(self, intent: Intent, result: CallResult) -> None:
+        self._makes_the_call(result.txn or "", intent.action, intent.identifier)
 
     def platform(self, connection: str, status: int, text: str) -> None:
         self.tell.step(connection, f"answers {status}" + (f": {text}" if text else ""))
@@ -254,19 +263,19 @@ def story_three(stage: Stage) -> None:
     tools = assistant.list_tools()
     tell.step("cab", f"lists {len(tools)} tools:", ", ".join(tools))
     tell.fact("the tools are those of alice's task", holds=sorted(tools) == sorted(map(tool_name, task["actions"])))
-    deals = stage.called("crm.opportunity.list", "opportunity/*", assistant.call("crm_opportunity_list"))["items"]
+    deals = stage.tool_called("crm.opportunity.list", "opportunity/*", assistant.call("crm_opportunity_list"))["items"]
     stale = [deal for deal in deals if deal["stale"]]
     created = []
     for deal in stale:
         urgent = date.fromisoformat(deal["close_date"]) <= datetime.now(UTC).date() + timedelta(days=7)
         fields = {"title": f"Follow up on {deal['name']}", "priority": "high" if urgent else "normal"}
         result = assistant.call("tracker_task_create", opportunity=deal["id"], **fields)
-        created.append(stage.called("tracker.task.create", "task/*", result))
+        created.append(stage.tool_called("tracker.task.create", "task/*", result))
     tell.answer("alice", f"Done: {len(created)} tasks created.")
     tell.fact("three stale deals, three tasks", holds=len(created) == 3)
     tell.fact("one question, one execution", holds=[item["priority"] for item in created].count("high") == 1)
     note = assistant.call("crm_opportunity_read", id=POISONED)
-    stage.called("crm.opportunity.read", f"opportunity/{POISONED}", note)
+    stage.tool_called("crm.opportunity.read", f"opportunity/{POISONED}", note)
     tell.fact(
         "the poisoned note comes back marked as what a system says", holds=note.is_marked and note.source == "crm"
     )
@@ -312,7 +321,7 @@ def killed_between_call_and_outcome(stage: Stage, assistant: BlindAssistant, *, 
         tell.fact("asking again is not doing it again", holds=refusal.reason_code == "call_already_attempted")
     else:
         tell.fact("asking again is not doing it again", holds=False)
-    tasks = stage.called("tracker.task.list", "task/*", assistant.call("tracker_task_list"))["items"]
+    tasks = stage.tool_called("tracker.task.list", "task/*", assistant.call("tracker_task_list"))["items"]
     tell.fact("the agent looks: the task is there, once", holds=[task["title"] for task in tasks].count(title) == 1)
 
 
@@ -395,6 +404,8 @@ def audit(stage: Stage, since: datetime) -> None:
             "every call that ended has its outcome, and what was sent is what was decided",
             holds=sum(call.outcome == "done" and call.sent_as_decided for call in calls) == count,
         )
+        if not stage.lost_in[txn]:
+            continue
         lost = [call for call in calls if call.outcome != "done"]
         tell.fact(
             "the lost one has an attempt and no outcome: after two minutes it reads unknown",

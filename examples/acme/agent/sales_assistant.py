@@ -1,5 +1,7 @@
 """What the sales assistant can do. Each tool call declares its intent, gets a token for it, and calls the system's own API.
 
+What a user is asked about first, the broker does itself: with a token in hand, an agent could do something else than was agreed to.
+
 The scripts below stand where a model would choose the steps. The one of the attack does what a fooled model would do.
 """
 
@@ -18,6 +20,7 @@ from cab_client import (
     Assertion,
     AuthorizedClient,
     CabError,
+    CallResult,
     ConfirmationNeeded,
     Intent,
     Permit,
@@ -36,6 +39,10 @@ class Listener(Protocol):
     def permitted(self, intent: Intent, permit: Permit) -> None: ...
 
     def refused(self, intent: Intent, error: CabError) -> None: ...
+
+    def call_token(self, txn: str) -> None: ...
+
+    def called(self, intent: Intent, result: CallResult) -> None: ...
 
     def platform(self, connection: str, status: int, text: str) -> None: ...
 
@@ -76,12 +83,14 @@ class SalesAssistant:
 
     def delete_deal(self, deal_id: str) -> None:
         why = "the pipeline migration requires it"
-        intent = Intent("crm.opportunity.delete", on="crm", identifier=f"opportunity/{deal_id}", reason=why)
-        with self._acting(intent) as http:
-            self._read(http.delete(f"/opportunities/{deal_id}"))
+        self._have_done(Intent("crm.opportunity.delete", on="crm", identifier=f"opportunity/{deal_id}", reason=why))
 
     def create_task(self, fields: Mapping[str, str]) -> dict[str, Any]:
-        with self._acting(Intent("tracker.task.create", on="tracker", identifier="task/*", parameters=fields)) as http:
+        intent = Intent("tracker.task.create", on="tracker", identifier="task/*", parameters=fields)
+        if fields["priority"] == "high":
+            created: dict[str, Any] = self._have_done(intent)
+            return created
+        with self._acting(intent) as http:
             return self._read(http.post("/tasks", json=dict(fields)))
 
     def list_tasks(self) -> list[dict[str, Any]]:
@@ -138,6 +147,25 @@ class SalesAssistant:
         with self.agent.using(self._permit(intent)) as http:
             self.listener.permitted(intent, http.permit)
             yield http
+
+    def _have_done(self, intent: Intent, *, asked: bool = False) -> Any:
+        """The broker makes the call, once the user has agreed where they must. Raises: PlatformError."""
+        if not asked:
+            self.listener.intent(intent)
+        try:
+            result = self.agent.call(intent, assertion=self.assertion)
+        except CabError as error:
+            self.listener.call_token(error.txn or "")
+            self.listener.refused(intent, error)
+            if asked or not isinstance(error, ConfirmationNeeded) or error.uri is None:
+                raise
+            self.ask_user(intent, error.uri)
+            return self._have_done(intent, asked=True)
+        self.listener.call_token(result.txn or "")
+        self.listener.called(intent, result)
+        if not result.done:
+            raise PlatformError(result.status or 0)
+        return result.result
 
     def _permit(self, intent: Intent, *, asked: bool = False) -> Permit:
         try:
