@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, Con
 VIEWS_ASKED = (
     *("policy_versions", "actions_by_user_and_agent", "refusals", "intent_mismatches", "injection_suspects"),
     *("confirmations", "grant_health", "calls", "issued_without_outcome", "chain_gaps", "orphans", "reach"),
-    *("least_privilege", "volume", "first_seen", "transaction_features"),
+    *("least_privilege", "volume", "first_seen", "transaction_features", "freshness"),
 )
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
@@ -243,3 +246,35 @@ def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, 
         truth.calls["unknown", "interrupted"],
         truth.flips,
     )
+
+
+PANELS = json.loads((Path(__file__).resolve().parents[2] / "docs" / "grafana-audit.json").read_text("utf-8"))["panels"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_each_panel_of_the_dashboard_is_answered_and_asks_only_for_its_time_range(
+    panel: dict[str, Any], tables: Any, organisation: Organisation
+) -> None:
+    """Filled in as Grafana does."""
+    (target,) = panel["targets"]
+    assert "${__from:date:iso}', TIMESTAMP '${__to:date:iso}')" in target["rawSql"]
+    asked = re.findall(r"\$\{dataset\}\.(\w+)\(", target["rawSql"])
+    assert len(asked) == target["rawSql"].count("${dataset}") == 1
+    assert asked[0].endswith("_between")
+    values = {
+        "${__from:date:iso}": organisation.start.isoformat(),
+        "${__to:date:iso}": (organisation.start + timedelta(days=driven.DAYS)).isoformat(),
+        "${dataset}": f"`{PROJECT}`.{DATASET}",
+    }
+    sql = target["rawSql"]
+    for name, value in values.items():
+        sql = sql.replace(name, value)
+    answer = [dict(row) for row in tables.query_and_wait(sql)]
+    assert bool(answer) != (panel["title"] == "Is the record whole?")
+    if panel["type"] == "timeseries":
+        assert next(iter(answer[0])) == "time"
+    if panel["title"] == "Likely attacks, the worst first":
+        assert answer[0]["txn"] == organisation.truth.injection_txn
+    if panel["title"] == "Decisions":
+        sums = Counter({name: sum(row[name] for row in answer) for name in ("issued", "asked", "refused", "other")})
+        assert sums.total() == sum(organisation.truth.decisions.values())

@@ -315,7 +315,7 @@ def _grants(facts: ReportFacts) -> Section:
         "Which connections lose grants, and what could still be done in people's names?",
         "grant_health, who_could_have",
         [
-            Table("Events of grants, whole days", health, facts.grants),
+            Table("Events of grants", health, facts.grants),
             Table("Live grants now", reach, facts.reach),
         ],
         verdict=Verdict(f"{lost} grant{'s' if lost > 1 else ''} can no longer be used without the user.", bad=True)
