@@ -69,7 +69,7 @@ async def measure(
 
 async def _posts_per_round(row: Row, connections: int) -> int:
     """Warms the function up: keys fetched, connections open, caches filled. Then as many requests as take about a second."""
-    await _cpu_and_rate(row, _WARM_UP_POSTS, connections)
+    await _cpu_and_rate(row, max(_WARM_UP_POSTS, row.people), connections)
     _, per_s = await _cpu_and_rate(row, _WARM_UP_POSTS, connections)
     return min(_MOST_POSTS, max(_WARM_UP_POSTS, int(per_s * _ROUND_S)))
 

@@ -30,6 +30,7 @@ class Row:
     operations: Mapping[str, int]
     behind: tuple[Server, ...] = ()  # functions that it asks: their CPU counts too
     connections: int | None = None  # where not as many as all others have
+    people: int = 1  # in turn: so many requests are sent first, that each has its token in memory
     events: int = 1  # audit events of a request
     prepare_slow: Callable[[], Post | ToolCall] | None = None  # the same at a platform that takes its time
 
@@ -102,7 +103,9 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             ),
             hot,
             replace(hot, name=ONE, says="as hot, over one connection", connections=1),
-            replace(hot, name=MANY, says="as hot, for 400 users in turn", prepare=default.list_of_many_users),
+            replace(
+                hot, name=MANY, says="as hot, for 400 users in turn", prepare=default.list_of_many_users, people=PEOPLE
+            ),
             replace(
                 hot,
                 name=LOOP,
