@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from examples.acme.services.notes import create_notes
+from examples.acme.stack import organisation
 from tests.dev.doubles.in_process import client_of
 from tests.support.trusted_acme import notes_entries
 
@@ -89,3 +91,13 @@ def test_what_it_publishes_is_discovered_as_the_entries_of_the_document(http: An
         assert found.connection[name] == connection[name]
     assert found.connection["mcp"].items() <= connection["mcp"].items()
     assert found.scopes == ["note.read", "note.write"]
+
+
+def test_acme_starts_them_around_a_folder_that_declares_their_origin_and_no_other(tmp_path: Path) -> None:
+    def names(*declared: str) -> set[str]:
+        acme = organisation(lambda port: port, declared)
+        services = acme.services(origin="http://127.0.0.1:8080", environment={}, folder=tmp_path, keys=tmp_path)
+        assert ("ACME_NOTES_ORIGIN" in acme.variables) == ("notes" in acme.ports)
+        return {service.name for service in services}
+
+    assert names("ACME_NOTES_ORIGIN") - names("ACME_CRM_ORIGIN") == {"notes"}
