@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
@@ -79,3 +80,17 @@ def test_nothing_to_draw_is_an_empty_chart() -> None:
     assert marks(stacked_columns("n", PARTS, []), "rect") == []
     assert marks(bars("n", PARTS, []), "rect") == []
     assert marks(lines("n", PARTS, []), "circle") == []
+
+
+def test_a_chart_is_whole_at_the_width_of_a_phone() -> None:
+    """It shrinks with the page instead of being scrolled, so a bar takes all the width and its label stands above it."""
+    css = files("cab_ops.cli.audit.html").joinpath("report.css").read_text("utf-8")
+    assert "min-width" not in css.partition("svg {")[2].partition("}")[0]
+    drawn = str(bars("n", [Part("issued", "issued")], [Bar("a" * 44, (2.0,)), Bar("b", (1.0,))]))
+    assert [float(x) for x in re.findall(r'<rect class="issued" x="([\d.]+)"', drawn)] == [0.0, 0.0]
+    assert 'class="label" x="0"' in drawn
+    week = [Column(f"Nov {day}", (1.0,)) for day in range(19, 26)]
+    shown = re.findall(
+        r'class="tick( between)?"[^>]*>(Nov \d+)<', str(stacked_columns("n", [Part("issued", "i")], week))
+    )
+    assert [label for between, label in shown if not between] == ["Nov 19", "Nov 21", "Nov 23", "Nov 25"]

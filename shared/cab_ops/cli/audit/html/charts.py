@@ -14,8 +14,9 @@ from typing import Final
 from markupsafe import Markup, escape
 
 WIDTH: Final = 720
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
-_BAR_HEIGHT, _BAR_GAP, _BAR_LABELS, _BAR_VALUES = 20, 8, 290, 60
+# With room for the larger letters that a phone's width asks for (report.css).
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 12, 14, 30
+_BAR_LABEL, _BAR_HEIGHT, _BAR_GAP, _BAR_VALUES = 28, 14, 8, 90
 _MOST_TICKS: Final = 7
 _LABEL_HALF: Final = 44  # room that half a time label needs before the right edge
 
@@ -90,17 +91,17 @@ def lines(name: str, parts: Sequence[Part], columns: Sequence[Column], *, height
 
 
 def bars(name: str, parts: Sequence[Part], rows: Sequence[Bar]) -> Markup:
-    """One horizontal bar per row, its parts side by side, its sum written behind it."""
-    height = len(rows) * (_BAR_HEIGHT + _BAR_GAP) + _BAR_GAP
+    """One horizontal bar per row below its label, its parts side by side, its sum written behind it."""
+    pitch = _BAR_LABEL + _BAR_HEIGHT + _BAR_GAP
+    height = len(rows) * pitch + _BAR_GAP
     longest = max((sum(row.values) for row in rows), default=0) or 1
-    space = WIDTH - _BAR_LABELS - _BAR_VALUES
+    space = WIDTH - _BAR_VALUES
     drawn: list[Markup] = []
     for position, row in enumerate(rows):
-        y, x = _BAR_GAP + position * (_BAR_HEIGHT + _BAR_GAP), float(_BAR_LABELS)
-        middle = y + _BAR_HEIGHT / 2 + 4
+        y, x = position * pitch + _BAR_LABEL, 0.0
         drawn.append(
-            Markup('<text class="label" x="{}" y="{:.1f}" text-anchor="end">{}<title>{}</title></text>').format(
-                _BAR_LABELS - 10, middle, _fitted(row.label), row.label
+            Markup('<text class="label" x="0" y="{}">{}<title>{}</title></text>').format(
+                y - 6, _fitted(row.label), row.label
             )
         )
         for part, value in zip(parts, row.values, strict=True):
@@ -110,7 +111,7 @@ def bars(name: str, parts: Sequence[Part], rows: Sequence[Bar]) -> Markup:
                 x += size
         drawn.append(
             Markup('<text class="value" x="{:.1f}" y="{:.1f}">{}</text>').format(
-                x + 8, middle, _number(sum(row.values))
+                x + 8, y + _BAR_HEIGHT - 1, _number(sum(row.values))
             )
         )
     return _svg(name, height, drawn)
@@ -142,11 +143,11 @@ def _grid(top: float, width: float, height: float) -> list[Markup]:
 
 
 def _time_labels(labels: Sequence[str], step: float, height: int) -> list[Markup]:
-    """At most eight, evenly spaced, so that they never run into each other."""
+    """At most eight, evenly spaced, so that they never run into each other; those `between` are left out on a phone."""
     every = max(1, math.ceil(len(labels) / _MOST_TICKS))
     return [
-        Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-            _LEFT + (position + 0.5) * step, height - 8, label
+        Markup('<text class="tick{}" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+            " between" if position // every % 2 else "", _LEFT + (position + 0.5) * step, height - 8, label
         )
         for position, label in enumerate(labels)
         if position % every == 0 and _LEFT + (position + 0.5) * step <= WIDTH - _LABEL_HALF
@@ -168,5 +169,5 @@ def _number(value: float) -> str:
 
 
 def _fitted(label: str) -> Markup:
-    longest = 44  # what fits beside the bars in the page's type
+    longest = 44  # what fits above the bars in the largest type
     return escape(label if len(label) <= longest else f"{label[: longest - 1]}…")
