@@ -160,7 +160,7 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ),
     **{
         (function, "roles/datastore.user", 'resource.name == "projects/demo-cab/databases/unsent"'): _UNSENT
-        for function in ("call_tool", "connect_account", "exchange_token", "mint_assertion", "refresh_grants")
+        for function in ("connect_account", "exchange_token", "mint_assertion", "refresh_grants")
     },
     ("connect_account", "secretmanager.secrets.getIamPolicy", "cab-grant-"): (
         "TestIamPermissions is asked on a secret; that it needs nothing is not written in Google's reference"
