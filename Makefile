@@ -64,10 +64,12 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-dist: $(STACK) ## build the wheels of the broker and of its client into dist/
+dist: $(STACK) ## build the wheels of the broker and of its client, and what they install (CycloneDX), into dist/
 	@rm -rf dist && mkdir dist
 	@$(PYTHON) -m hatchling build -t wheel -d dist >/dev/null
 	@cd shared/cab_client && $(abspath $(PYTHON)) -m hatchling build -t wheel -d $(abspath dist) >/dev/null
+	@$(PYTHON) requirements/sbom requirements/runtime.txt cab "$$($(PYTHON) -m hatchling version)" > dist/cab.cdx.json
+	@$(PYTHON) requirements/sbom requirements/call_tool.txt cab-call-tool "$$($(PYTHON) -m hatchling version)" > dist/cab-call-tool.cdx.json
 	@ls dist
 
 clean: ## remove everything that these commands have made

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tests.support.locks import read_input
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +63,40 @@ def test_the_wheel_names_what_the_broker_imports(wheel: Path) -> None:
     (metadata,) = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
     stated = Parser().parsestr(packed.read(metadata).decode()).get_all("Requires-Dist")
     assert set(map(Requirement, stated or ())) == set(read_input(ROOT / "pyproject.toml"))
+
+
+def test_the_same_tree_gives_the_same_wheel_byte_for_byte(wheel: Path, tmp_path: Path) -> None:
+    """From a copy, whose files are younger and may be read by others than those here."""
+    copy = tmp_path / "copy"
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        copy.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    for name in ("cab", "cab_ops"):
+        left_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "shared" / name, copy / "shared" / name, copy_function=shutil.copyfile, ignore=left_out)
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist", cwd=copy)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "dist" / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.parametrize("lock", ["runtime", "call_tool"])
+def test_the_bill_of_materials_names_every_package_of_the_lock_with_its_hashes(lock: str) -> None:
+    command = (sys.executable, ROOT / "requirements" / "sbom", f"requirements/{lock}.txt", "cab", "1.2.3")
+    first, second = (run(*command, cwd=ROOT) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    bill = json.loads(first.stdout)
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", bill["serialNumber"])
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text("utf-8")
+    pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^ ;\\]+)", text, flags=re.MULTILINE))
+    assert {it["name"]: it["version"] for it in bill["components"]} == {
+        canonicalize_name(name): version.strip() for name, version in pinned.items()
+    }
+    assert sum(len(it["properties"]) for it in bill["components"]) == text.count("--hash=sha256:")
+    assert bill["dependencies"] == [
+        {"ref": "pkg:pypi/cab@1.2.3", "dependsOn": [it["purl"] for it in bill["components"]]}
+    ]
 
 
 @pytest.mark.parametrize(
