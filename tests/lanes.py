@@ -35,11 +35,12 @@ LANES = {
         "tests/contracts/test_secret_vault.py",
     ),
     "emulators": ("tests/dev/emulators/", "tests/adapters/google_cloud/"),
+    "terraform": ("tests/terraform/",),
 }
 """The files, or folders, whose tests stay on one process, one after another. The first lane is named after the fixture that
 it uses, of which there is one for the whole run. The tests of any other file are a lane too."""
 
-LONG = ("stack", "emulators", "contracts", "tests/e2e/test_failure_times.py", "tests/terraform/test_terraform.py")
+LONG = ("stack", "emulators", "contracts", "tests/e2e/test_failure_times.py", "terraform")
 """What is begun with, since a run cannot end before its longest lane has."""
 
 

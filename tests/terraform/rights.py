@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.terraform.conftest import APPLIED, ROOT, prepared, run_tests
 
 State = Mapping[str, Any]
 Right = tuple[str, str, str]  # identity, role or the permissions of a role of ours, resource
@@ -77,7 +78,6 @@ def _resource(it: State, names: Mapping[str, str]) -> str:
 
 # --- for the local stack ---
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "shared" / "cab_dev" / "data" / "rights.json"
 PROJECT, NUMBER = "test-cab", "123456789012"
 _FROM_INSIDE = "network"
@@ -86,20 +86,6 @@ _INGRESS = {
     "ALLOW_INTERNAL_AND_GCLB": (_FROM_INSIDE, "load_balancer"),
     "ALLOW_ALL": ("allUsers",),
 }
-
-
-def applied(folder: Path) -> State:
-    """The state of the module, applied against the mock provider in an empty folder. Raises: AssertionError."""
-    from tests.terraform.test_terraform import terraform
-
-    shutil.copytree(ROOT / "terraform", folder / "terraform")
-    shutil.copytree(ROOT / "shared" / "cab" / "data", folder / "shared" / "cab" / "data")
-    assert terraform(folder / "terraform", "init", "-backend=false").returncode == 0
-    done = terraform(folder / "terraform", "test", "-filter=tests/rights.tftest.hcl", "-json", "-verbose")
-    assert done.returncode == 0
-    (state,) = [it["test_state"] for it in map(json.loads, done.stdout.splitlines()) if it["type"] == "test_state"]
-    known: State = state
-    return known
 
 
 def rows(state: State) -> list[dict[str, Any]]:
@@ -184,4 +170,5 @@ def as_text(table: list[dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        ROWS.write_text(as_text(rows(applied(Path(made)))), "utf-8")
+        state = run_tests(prepared(Path(made)), f"-filter=tests/{APPLIED}").state("rights")
+    ROWS.write_text(as_text(rows(state)), "utf-8")

@@ -7,14 +7,12 @@ loop or a default that gives more than somebody meant is seen too.
 from __future__ import annotations
 
 import copy
-import os
 import re
-import shutil
 from typing import Any
 
 import pytest
-from tests.terraform.rights import ROWS, Right, State, applied, as_text, resources, rights, rows
-from tests.terraform.test_terraform import ROOT
+from tests.terraform.conftest import ROOT, ModuleRun
+from tests.terraform.rights import ROWS, Right, State, as_text, resources, rights, rows
 
 from cab_ops.doctor import expected
 
@@ -83,13 +81,10 @@ TABLE: set[Right] = {
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+def state(tested: ModuleRun) -> State:
     """The state of the module, applied against the mock provider."""
-    if shutil.which("terraform") is None:
-        if os.environ.get("CI"):
-            pytest.fail("terraform is not installed")
-        pytest.skip("terraform is not installed")
-    return applied(tmp_path_factory.mktemp("rights"))
+    found: State = tested.state("rights")
+    return found
 
 
 def test_everybody_may_do_exactly_what_the_table_says(state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -15,50 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
+from tests.terraform.conftest import APPLIED, ROOT, ModuleRun, terraform
 
 from cab_dev.services.gateway import public_routes
 
-ROOT = Path(__file__).resolve().parents[2]
-OFFLINE = ROOT.parent / "shared" / "terraform" / "terraform-offline"
 ACME_SERVICES = ("IDP", "CRM", "TRACKER", "WAREHOUSE")
-STAND_IN = ROOT / ".cab" / "venv-terraform" / "bin" / "python"  # made by `make test`
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree that Terraform reads, initialised. Nothing is written into the repository."""
-    if shutil.which("terraform") is None:
-        if os.environ.get("CI"):
-            pytest.fail("terraform is not installed")
-        pytest.skip("terraform is not installed")
-    copy = tmp_path_factory.mktemp("terraform")
-    shutil.copytree(ROOT / "terraform", copy / "terraform")
-    shutil.copytree(ROOT / "shared" / "cab" / "data", copy / "shared" / "cab" / "data")
-    assert terraform(copy / "terraform", "init", "-backend=false").returncode == 0
-    return copy / "terraform"
-
-
-def terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = ["bash", str(OFFLINE)] if OFFLINE.exists() else ["terraform"]
-    environment = os.environ | {"PYTHON": str(STAND_IN), "TF_DATA_DIR": str(folder.parent / "data")}
-    if OFFLINE.exists():
-        # The stand-in keeps a certificate of a week and its own place below the home folder, which other runs share.
-        environment |= {"HOME": str(folder.parent), "XDG_CACHE_HOME": str(folder.parent / "cache")}
-    done = subprocess.run(
-        [*program, *arguments, "-no-color"], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.stderr.write(done.stdout + done.stderr)
-    return done
 
 
 def test_it_is_valid(module: Path) -> None:
     assert terraform(module, "validate").returncode == 0
 
 
-def test_its_own_tests_pass(module: Path) -> None:
-    done = terraform(module, "test")
+def test_its_own_tests_pass(module: Path, tested: ModuleRun) -> None:
+    assert tested.status == 0
+    others = sorted(path.name for path in (module / "tests").glob("*.tftest.hcl") if path.name != APPLIED)
+    assert len(others) >= 2
+    done = terraform(module, "test", *(f"-filter=tests/{name}" for name in others))
     assert done.returncode == 0
     assert "0 failed" in done.stdout
 
@@ -109,41 +82,66 @@ def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
     assert {(route.origin, route.path.removesuffix("/*")) for route in public_routes(functions)} == in_the_cloud
 
 
-async def test_the_archive_alone_serves_a_function_by_the_framework_s_own_variables(tmp_path: Path) -> None:
-    """How an image of it runs: functions-framework in the unpacked archive, told by FUNCTION_TARGET and FUNCTION_SOURCE."""
+async def test_an_image_of_the_archive_serves_a_function_by_the_framework_s_own_variables(tmp_path: Path) -> None:
+    """As terraform/Dockerfile says, without Docker: what it copies, its variables and its command, told by FUNCTION_TARGET and
+    FUNCTION_SOURCE which function it is."""
+    copied, variables, command = recipe()
     packed = subprocess.run(
         [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    source = tmp_path / "source"
-    with zipfile.ZipFile(packed) as archive:
-        archive.extractall(source)
+    unpacked, source = tmp_path / "unpacked", tmp_path / "workspace"
+    with zipfile.ZipFile(packed.replace(".zip", ".call_tool.zip")) as archive:
+        archive.extractall(unpacked)
+    assert {*copied, "requirements.txt"} == {path.name for path in unpacked.iterdir()}
+    for name in copied:
+        shutil.copytree(unpacked / name, source / name)
     port = free_port()
     origins = {f"ACME_{name}_ORIGIN": f"http://127.0.0.1:{n}" for n, name in enumerate(ACME_SERVICES, 1)}
     environment = {
         **origins,
+        **{name: value.replace("/workspace", str(source)) for name, value in variables.items()},
         "PATH": os.environ["PATH"],
         "CAB_ORIGIN": f"http://127.0.0.1:{port}",
         "CAB_CONFIG_DIR": "config",
         "GOOGLE_CLOUD_PROJECT": "p",
         "FIRESTORE_EMULATOR_HOST": "127.0.0.1:1",
-        "PYTHONPATH": str(source / "shared"),
         "FUNCTION_TARGET": "publish_metadata",
         "FUNCTION_SOURCE": "functions/publish_metadata/main.py",
         "PORT": str(port),
     }
     with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "functions_framework"], cwd=source, env=environment, stdout=log, stderr=log
-        )
+        server = subprocess.Popen([sys.executable, *command[1:]], cwd=source, env=environment, stdout=log, stderr=log)
     try:
         document = await discovery(port, server)
     finally:
         server.terminate()
         server.wait(timeout=30)
     assert document["issuer"] == f"http://127.0.0.1:{port}/oauth2"
+
+
+def recipe() -> tuple[list[str], dict[str, str], list[str]]:
+    """Of the image that is kept: the folders it copies from where it is built, its variables, its command."""
+    _, _, last = (ROOT / "terraform" / "Dockerfile").read_text("utf-8").rpartition("\nFROM ")
+    copied = re.findall(r"^COPY (\w+) \1$", last, flags=re.MULTILINE)
+    (line,) = re.findall(r"^ENV (.*)$", last, flags=re.MULTILINE)
+    (command,) = re.findall(r"^CMD (.*)$", last, flags=re.MULTILINE)
+    assert command.startswith('["python"')
+    assert re.search(r"^USER [1-9]\d*:", last, flags=re.MULTILINE), "it runs as nobody in particular"
+    words: list[str] = json.loads(command)
+    return copied, dict(word.split("=", 1) for word in line.split()), words
+
+
+def test_the_image_installs_nothing_that_the_lock_does_not_pin() -> None:
+    text = (ROOT / "terraform" / "Dockerfile").read_text("utf-8")
+    (install,) = re.findall(r"^RUN pip install (.*)$", text, flags=re.MULTILINE)
+    assert {"--require-hashes", "--no-deps"} <= set(install.split())
+    assert install.endswith("-r requirements.txt")
+    module = (ROOT / "terraform" / "modules" / "function" / "main.tf").read_text("utf-8")
+    assert "FUNCTION_TARGET = var.name" in module
+    assert 'FUNCTION_SOURCE = "functions/${var.name}/main.py"' in module
 
 
 async def discovery(port: int, server: subprocess.Popen[bytes]) -> dict[str, Any]:
