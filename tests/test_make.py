@@ -56,10 +56,10 @@ def test_make_mutants_names_modules_and_tests_that_exist() -> None:
 
 
 def test_packages_are_installed_by_one_script() -> None:
-    """Whatever pip is told elsewhere could resolve."""
+    """Whatever pip is told elsewhere could resolve. The image has a line of its own, which tests/terraform holds to the lock."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     builds = [
         name for name in tracked if re.match(r"Makefile|cloudbuild|\.ci/|requirements/install|terraform/|shared/", name)
     ]
     places = {name for name in builds if re.search(r"\bpip\W+install\b", (ROOT / name).read_text("utf-8", "replace"))}
-    assert places == {"requirements/install"}
+    assert places == {"requirements/install", "terraform/Dockerfile"}
