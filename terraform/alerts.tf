@@ -61,7 +61,8 @@ locals {
   _services = join(", ", [for name in sort(keys(local.functions)) : "\"${replace(name, "_", "-")}\""])
 }
 
-# One line for each refused credential (transport/logs.py): its number is the measure, its text stays in the log.
+# One line for each refusal that matters and each grant whose user must connect again (use_cases/audit/lines.py): their number is the
+# measure, their text stays in the log. tests/functions/test_log_lines.py holds that these filters find the lines that are written.
 resource "google_logging_metric" "credentials_refused" {
   project     = var.project_id
   name        = "cab-credentials-refused"
@@ -72,6 +73,96 @@ resource "google_logging_metric" "credentials_refused" {
     value_type  = "INT64"
   }
   depends_on = [google_project_service.this]
+}
+
+# `least`: how many in an hour are worth an alert, where they are also three times the usual number of an hour. `by`: a member of the line.
+locals {
+  counted = {
+    needs-reauth = {
+      what    = "At one connection more users than usual must connect again."
+      message = "grant needs reauth"
+      by      = "connection"
+      least   = 5
+    }
+    provider-unavailable = {
+      what    = "A provider cannot be reached far more often than usual."
+      message = "provider unavailable"
+      by      = "connection"
+      least   = 20
+    }
+    idp-unavailable = {
+      what    = "Keys or logins of an identity provider cannot be had."
+      message = "identity provider unavailable"
+      by      = "tenant"
+      least   = 5
+    }
+    spent-again = {
+      what    = "Credentials that may be used once were presented again, more often than usual."
+      message = "spent again"
+      by      = "reason_code"
+      least   = 10
+    }
+    rate-limited = {
+      what    = "Agents reach their rate limits more often than usual."
+      message = "rate limited"
+      by      = "tenant"
+      least   = 60
+    }
+    policy-error = {
+      what    = "A policy cannot be evaluated: what it would have permitted is refused."
+      message = "policy error"
+      by      = "tenant"
+      least   = 0
+    }
+  }
+}
+
+resource "google_logging_metric" "counted" {
+  for_each         = local.counted
+  project          = var.project_id
+  name             = "cab-${each.key}"
+  description      = each.value.what
+  filter           = "resource.type = \"cloud_run_revision\" AND jsonPayload.message = \"${each.value.message}\""
+  label_extractors = { (each.value.by) = "EXTRACT(jsonPayload.${each.value.by})" }
+  metric_descriptor {
+    metric_kind = "DELTA"
+    value_type  = "INT64"
+    labels {
+      key        = each.value.by
+      value_type = "STRING"
+    }
+  }
+  depends_on = [google_project_service.this]
+}
+
+# The usual is the mean of the last 23 hours, which the hour itself is part of: a fault of a new deployment alerts too.
+resource "google_monitoring_alert_policy" "counted" {
+  for_each              = local.counted
+  project               = var.project_id
+  display_name          = "CAB: ${each.value.what}"
+  combiner              = "OR"
+  notification_channels = var.notification_channels
+  documentation {
+    content   = "Runbook: docs/runbooks/${each.key}.md"
+    mime_type = "text/markdown"
+  }
+  conditions {
+    display_name = each.value.what
+    condition_prometheus_query_language {
+      query = join(" and ", [for right in [each.value.least, "3 * sum by (${each.value.by}) (increase(${local._counted[each.key]}[23h])) / 23"] :
+        "sum by (${each.value.by}) (increase(${local._counted[each.key]}[1h])) > ${right}"
+      ])
+      duration            = "60s"
+      evaluation_interval = "60s"
+      # Terraform makes the metric just before: the first point comes with the first line.
+      disable_metric_validation = true
+    }
+  }
+  depends_on = [google_logging_metric.counted]
+}
+
+locals {
+  _counted = { for name, _ in local.counted : name => "logging_googleapis_com:user_${replace("cab-${name}", "-", "_")}{monitored_resource=\"cloud_run_revision\"}" }
 }
 
 # What a function says in its log when only an operator can help. Each name is a runbook too.

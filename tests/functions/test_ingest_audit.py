@@ -85,7 +85,7 @@ async def test_a_refused_push_leaves_one_log_line_that_says_why(world: World, ca
         named: dict[str, Any] = {"audience": INGEST_AUDIT, "email": PUSHER} | claims
         identity = world.google_token(**named)
         await push(world, body, token=identity)
-        (line,) = [json.loads(text) for text in caplog.messages if "credential refused" in text]
+        (line,) = [vars(it)["said"] for it in caplog.records if it.message == "credential refused"]
         assert line["reason_code"] == "client_authentication_failed"
         assert identity not in caplog.text
         causes.append((line["why"], line["unverified"]["issuer"]))

@@ -100,7 +100,7 @@ class Cloud:
         google = "cab.adapters.google_cloud"
         with (
             patch.dict(os.environ, environment),
-            patch("cab.transport.logs.configure_logging", lambda: None),  # it would take pytest's own handlers away
+            patch("cab.transport.logs.configure_logging", lambda _: None),  # it would take pytest's own handlers away
             patch("cab.adapters.configuration.loader.FolderConfiguration", RememberedConfiguration),
             patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
             patch("cab.bootstrap.shared.SystemClock", lambda: self.clock),

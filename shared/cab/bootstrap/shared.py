@@ -26,6 +26,7 @@ from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.configured.clients import Agent, FrontEnd, PrivateKeyJwt
 from cab.domain.configured.deployment import Deployment
 from cab.ports import AuditLog, PolicyEngine, SecretVault, VerificationKeys
+from cab.protocol.trace_context import current as current_trace
 from cab.settings import (
     AuditingSettings,
     ConfiguredSettings,
@@ -71,7 +72,7 @@ class Basics:
         from cab.transport.logs import configure_logging
 
         gc.set_threshold(*GARBAGE_THRESHOLDS)
-        configure_logging()
+        configure_logging(settings.project)
         self.settings = settings
         self.name = name
         self.clock = SystemClock()
@@ -97,7 +98,7 @@ class Basics:
         `most`: requests in the process at once, where they wait for others rather than for us.
         """
         from cab.transport.admission import Admission, admitted
-        from cab.transport.requests import hardening
+        from cab.transport.requests import hardening, trace_of
 
         closing: list[asyncio.Task[None]] = []
         headers = hardening(https=self.has_https_origin)
@@ -108,7 +109,11 @@ class Basics:
             if not closing and self.closers:
                 closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
                 _let_the_loop_end(self.stoppers)
-            answer = await take_on(request)
+            token = current_trace.set(trace_of(request))
+            try:
+                answer = await take_on(request)
+            finally:
+                current_trace.reset(token)
             answer.headers.update(headers)
             return answer
 

@@ -8,10 +8,28 @@ import traceback
 
 import orjson
 
+from cab.protocol.trace_context import current
+
 
 class JsonLines(logging.Formatter):
+    """`said`, given with `extra`, are members of the line beside its message: what filters and metrics look at.
+
+    Lines of one request are joined by its trace, in the members that Cloud Logging reads.
+    """
+
+    def __init__(self, project: str) -> None:
+        super().__init__()
+        self._project = project
+
     def format(self, record: logging.LogRecord) -> str:
-        line = {"severity": record.levelname, "logger": record.name, "message": record.getMessage()}
+        line = dict(getattr(record, "said", {}))
+        line |= {"severity": record.levelname, "logger": record.name, "message": record.getMessage()}
+        trace = current.get()
+        if trace is not None:
+            line["logging.googleapis.com/trace"] = f"projects/{self._project}/traces/{trace.trace_id}"
+            line["logging.googleapis.com/trace_sampled"] = trace.is_sampled
+            if trace.span_id is not None:
+                line["logging.googleapis.com/spanId"] = trace.span_id
         if record.exc_info and record.exc_info[0] is not None:
             frames = traceback.extract_tb(record.exc_info[2])[-5:]
             line["exception"] = record.exc_info[0].__name__
@@ -19,8 +37,8 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
-def configure_logging() -> None:
+def configure_logging(project: str) -> None:
     """Warnings and worse of everybody to standard error. Request lines are the platform's job, and hold query strings."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(project))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

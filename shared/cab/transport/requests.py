@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from functools import lru_cache
 from typing import Final
 
@@ -14,19 +13,23 @@ from starlette.responses import Response
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
+from cab.protocol.trace_context import TRACEPARENT, TraceContext, read_trace
 from cab.use_cases.audit.auditor import RequestContext
 
 MAX_BODY_BYTES: Final = 65_536
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-_TRACE: Final = re.compile(r"([0-9a-f]{32})(?:/.*)?")
 
 
 def context_of(request: Request, randomness: Randomness) -> RequestContext:
     """A fresh `txn`, the platform's trace id and the caller's network, never its full address."""
-    trace = _TRACE.fullmatch(request.headers.get("x-cloud-trace-context", ""))
+    trace = trace_of(request)
     return RequestContext(
-        txn=randomness.token(16), caller_ip_prefix=_prefix(request), trace_id=trace[1] if trace else None
+        txn=randomness.token(16), caller_ip_prefix=_prefix(request), trace_id=trace.trace_id if trace else None
     )
+
+
+def trace_of(request: Request) -> TraceContext | None:
+    return read_trace(request.headers.get(TRACEPARENT), request.headers.get("x-cloud-trace-context"))
 
 
 def _prefix(request: Request) -> str | None:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from cab.adapters.http.client import AiohttpClient, origin_of
 from cab.ports import AnswerTooLarge, SendFailed, Unavailable
+from cab.protocol.trace_context import TraceContext, current
 
 
 @dataclass
@@ -359,3 +360,17 @@ async def test_proxies_of_the_environment_have_no_say(
 )
 def test_the_origin_of_a_url(url: str, origin: str) -> None:
     assert origin_of(url) == origin
+
+
+async def test_the_trace_of_the_request_under_way_is_sent_on_and_none_is_made_up(
+    server: Server, client: AiohttpClient
+) -> None:
+    trace = TraceContext("0123456789abcdef0123456789abcdef", "00f067aa0ba902b7", is_sampled=True)
+    await client.get(f"{server.origin}/a")
+    token = current.set(trace)
+    try:
+        await client.post_form(f"{server.origin}/b", {"a": "b"})
+        await client.get(f"{server.origin}/c", headers={"traceparent": "its own"})
+    finally:
+        current.reset(token)
+    assert [headers.get("traceparent") for _, _, headers, _ in server.requests] == [None, trace.traceparent, "its own"]

@@ -20,6 +20,7 @@ from yarl import URL
 from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
+from cab.protocol.trace_context import TRACEPARENT, current
 
 CONNECT_TIMEOUT_S = 3.0
 SMALL_BYTES = 65_536
@@ -153,6 +154,9 @@ class AiohttpClient:
         sending: _Sending | None = None,
     ) -> HttpAnswer:
         self._check(url)
+        trace = current.get()
+        if trace is not None and trace.traceparent is not None:
+            headers.setdefault(TRACEPARENT, trace.traceparent)
         sending = sending or _Sending(once=False)
         try:
             async with (

@@ -15,8 +15,9 @@ from cab.encoding import strict_json
 from cab.ports import Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
 from cab.transport.requests import health, single_header
-from cab.use_cases.audit.auditor import log_bug, log_refusal
+from cab.use_cases.audit.auditor import log_bug
 from cab.use_cases.audit.ingest import IngestAuditEvent, PushedMessage
+from cab.use_cases.audit.lines import tell_unrecorded
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
 MAX_PUSH_BYTES: Final = 262_144  # base64 and wrapping around an event of at most 64 KiB, with room
@@ -50,7 +51,7 @@ class AuditPush:
                 return Response(status_code=400)
             await self._ingest(message)
         except BrokerError as error:
-            log_refusal(error)
+            tell_unrecorded(error)
             return Response(status_code=status_of(error.reason))
         except Unavailable:
             return Response(status_code=503)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
-import orjson
-
 from cab.domain import audit
 from cab.domain.decisions import decided_by
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
+from cab.use_cases.audit.lines import tell_refusal
 from cab.use_cases.audit.waits import collected_in
 
 _log = logging.getLogger(__name__)
@@ -269,8 +268,8 @@ class Auditor:
         events = [event]
         if not facts.client_authenticated:
             events = events if self._is_within_budget(facts.context) else []
-        if why is not None and event in events:
-            _log.warning("%s", _refusal_line(event))
+        if event in events:
+            tell_refusal(event)
         await asyncio.gather(*(self._publish_anyway(event) for event in (*counted, *events)))
 
     async def _publish_anyway(self, event: audit.AuditEvent) -> None:
@@ -326,29 +325,6 @@ class Auditor:
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
             events.append(event.model_copy(update={"count": source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE}))
         return events
-
-
-def _refusal_line(event: audit.AuditEvent) -> str:
-    """One line of JSON, as rare as the event itself."""
-    members = {"event_id", "event_type", "txn", "reason_code", "why", "unverified", "caller_ip_prefix"}
-    return _line(event.model_dump(mode="json", include=members, exclude_none=True))
-
-
-def log_refusal(refusal: BrokerError) -> None:
-    """Why a caller was refused by the function that publishes no events because it writes those of all others.
-
-    One line for each: the platform lets nobody through but accounts that may invoke it, and writes a line for each call too.
-    """
-    claimed = refusal.claimed or Claimed()
-    unverified = audit.unverified(claimed.client_id, claimed.issuer)
-    said: dict[str, Any] = {"reason_code": refusal.reason.value, "why": refusal.why}
-    if unverified is not None:
-        said["unverified"] = unverified.model_dump(exclude_none=True)
-    _log.warning("%s", _line(said))
-
-
-def _line(said: dict[str, Any]) -> str:
-    return orjson.dumps({"message": "credential refused", "severity": "WARNING", **said}).decode()
 
 
 def log_bug(error: BaseException, *, txn: str) -> None:

@@ -10,6 +10,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
+from cab.use_cases.audit.lines import tell_change
 from cab.use_cases.audit.waits import so_far, waiting_for
 
 APPROVED: Final = "approved by the organisation"  # why there is a grant that no user consented to
@@ -37,8 +38,10 @@ class Outbox:
             return stored
         try:
             for event in stored.grant.outbox:
+                told = audit.AuditEvent.model_validate(event)
                 with waiting_for("publish"):
-                    await self._log.publish(audit.AuditEvent.model_validate(event))
+                    await self._log.publish(told)
+                tell_change(told)
             delivered = grant_transitions.delivered(
                 stored.grant,
                 keepalive=keepalive_of(stored.grant, self._deployment),
