@@ -14,7 +14,9 @@ from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Claimed, Reason
 from cab.ports import Unavailable
-from cab.use_cases.audit.auditor import TRACKED_SOURCES, Auditor, Facts, RequestContext, log_refusal
+from cab.transport.logs import JsonLines
+from cab.use_cases.audit.auditor import TRACKED_SOURCES, Auditor, Facts, RequestContext
+from cab.use_cases.audit.lines import tell_unrecorded
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.randomness import PredictableRandomness
@@ -389,13 +391,14 @@ def test_who_publishes_no_events_logs_a_refusal_with_what_was_claimed(
 ) -> None:
     refusal = BrokerError(Reason.CLIENT_AUTHENTICATION_FAILED, why="aud is not us", claimed=claimed)
     with caplog.at_level(logging.WARNING):
-        log_refusal(refusal)
-    (line,) = [json.loads(record.message) for record in caplog.records]
+        tell_unrecorded(refusal)
+    (line,) = [json.loads(JsonLines("p").format(record)) for record in caplog.records]
     assert (
         line
         == {
             "message": "credential refused",
             "severity": "WARNING",
+            "logger": "cab.use_cases.audit.lines",
             "reason_code": "client_authentication_failed",
             "why": "aud is not us",
         }
