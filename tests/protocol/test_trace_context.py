@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cab.protocol.trace_context import TraceContext, read_trace
+from cab.encoding.trace_context import TraceContext, read_trace
 
 TRACE = "0123456789abcdef0123456789abcdef"
 SPAN = "00f067aa0ba902b7"

@@ -25,8 +25,8 @@ from starlette.responses import Response
 from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.configured.clients import Agent, FrontEnd, PrivateKeyJwt
 from cab.domain.configured.deployment import Deployment
+from cab.encoding.trace_context import current as current_trace
 from cab.ports import AuditLog, PolicyEngine, SecretVault, VerificationKeys
-from cab.protocol.trace_context import current as current_trace
 from cab.settings import (
     AuditingSettings,
     ConfiguredSettings,

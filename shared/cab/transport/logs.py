@@ -8,7 +8,7 @@ import traceback
 
 import orjson
 
-from cab.protocol.trace_context import current
+from cab.encoding.trace_context import current
 
 
 class JsonLines(logging.Formatter):

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
+from cab.encoding.trace_context import TRACEPARENT, TraceContext, read_trace
 from cab.ports import Randomness
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
-from cab.protocol.trace_context import TRACEPARENT, TraceContext, read_trace
 from cab.use_cases.audit.auditor import RequestContext
 
 MAX_BODY_BYTES: Final = 65_536

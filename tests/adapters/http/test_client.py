@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from cab.adapters.http.client import AiohttpClient, origin_of
+from cab.encoding.trace_context import TraceContext, current
 from cab.ports import AnswerTooLarge, SendFailed, Unavailable
-from cab.protocol.trace_context import TraceContext, current
 
 
 @dataclass

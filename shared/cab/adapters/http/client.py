@@ -19,8 +19,8 @@ from yarl import URL
 
 from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 from cab.adapters.http.deadline import within
+from cab.encoding.trace_context import TRACEPARENT, current
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
-from cab.protocol.trace_context import TRACEPARENT, current
 
 CONNECT_TIMEOUT_S = 3.0
 SMALL_BYTES = 65_536
