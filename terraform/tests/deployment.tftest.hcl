@@ -315,7 +315,7 @@ run "a_dashboard_shows_what_users_feel" {
   command = apply # it names a metric of the module
 
   assert {
-    condition = length(jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets) == 6 && alltrue([
+    condition = length(jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets) == 8 && alltrue([
       for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
     ])
     error_message = "Latency, errors, backlog and refusals on one page."
