@@ -25,7 +25,7 @@ JSON = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(-(2**53), 2**53),
-        st.floats(allow_nan=False, width=32),
+        st.floats(allow_nan=False, allow_infinity=False, width=32),
         st.text("aß{", max_size=3),
     ),
     lambda inner: st.one_of(
