@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jsonschema import Draft202012Validator
 
@@ -13,6 +14,8 @@ from cab.domain.errors import Reason
 from cab.protocol import metadata
 from cab.protocol.oauth_errors import TABLE
 from cab.transport import openapi
+from cab.transport.calls.deciding import CREDENTIALS, _Report
+from cab.use_cases.exchange.calls.outcomes import AgentOutcome
 from cab_ops.cli.openapi import EXAMPLE_ORIGIN, document_text
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
@@ -60,10 +63,24 @@ def test_every_reason_stands_under_its_error_and_status_once() -> None:
     assert sorted(documented) == sorted(expected)
 
 
-def test_every_advertised_endpoint_is_described() -> None:
+def test_every_path_at_which_the_origin_answers_programs_is_described() -> None:
+    """The pages for people are no API, `/ssf/events` is for identity providers, and MCP describes itself."""
+    module = (Path(__file__).parents[2] / "terraform" / "modules" / "origin" / "main.tf").read_text("utf-8")
+    routed = {
+        path
+        for function in ("mint_assertion", "exchange_token", "publish_metadata", "call_tool")
+        for line in re.findall(rf"^ +{function} += (?:concat\()?\[(.*?)\]", module, re.MULTILINE | re.DOTALL)
+        for path in re.findall(r'"(/[^"*]*)"', line)
+    }
+    assert {"/edge/token", "/oauth2/token", "/oauth2/outcomes", "/tools/call"} <= routed
+    assert sorted(routed - {"/mcp"} - DOCUMENT["paths"].keys()) == []
     assert metadata.METADATA_PATHS | set(metadata.JWKS_PATHS.values()) <= DOCUMENT["paths"].keys()
-    assert {"/edge/token", "/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"} <= DOCUMENT["paths"].keys()
-    assert metadata.DETAILS_METADATA_PATH in DOCUMENT["paths"]
+
+
+def test_a_report_of_an_outcome_is_described_as_it_is_read() -> None:
+    described = DOCUMENT["components"]["schemas"]["OutcomeReport"]["properties"]
+    assert described.keys() == _Report.model_fields.keys() | CREDENTIALS
+    assert described["outcome"]["enum"] == list(get_args(AgentOutcome))
 
 
 def test_the_document_is_one_json_value_that_survives_a_round_trip() -> None:

@@ -151,6 +151,7 @@ def _paths() -> Json:
             request="TokenReference",
             success={"description": "An empty body, also for a token that is unknown.", "headers": _common_headers()},
         ),
+        "/oauth2/outcomes": _report_outcome(),
         "/tools/call": _call_tool(),
         "/tools": _list_tools(),
         TOOLS_METADATA_PATH: _get(
@@ -187,6 +188,23 @@ def _post(tag: str, operation: str, summary: str, *, request: str, success: Json
                 "content": {names.FORM_MEDIA_TYPE: {"schema": _ref(request)}},
             },
             "responses": {"200": success}
+            | {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses},
+        }
+    }
+
+
+def _report_outcome() -> Json:
+    statuses = ("400", "401", "405", "409", "413", "415", "500", "503")
+    return {
+        "post": {
+            "tags": ["oauth2"],
+            "operationId": "reportOutcome",
+            "summary": "Say what came of a token that was handed to you",
+            "security": [{"client_secret_basic": []}, {}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("OutcomeReport")}}},
+            "responses": {
+                "204": {"description": "It is on record, also if it was before.", "headers": _common_headers()}
+            }
             | {status: {"$ref": f"#/components/responses/Error{status}"} for status in statuses},
         }
     }
@@ -550,6 +568,23 @@ def _requests() -> Json:
                 drafts.DEFERRAL_CODE: _text("From the pending answer."),
             },
         ),
+        "OutcomeReport": {
+            "type": "object",
+            "required": ["outcome"],
+            "additionalProperties": False,
+            "properties": {
+                "outcome": {"enum": ["done", "rejected", "failed", "not_used", "unknown"]},
+                "token_sha256": _text("Lower-case hex SHA-256 of the token. Give this or `token`.")
+                | {"pattern": "^[0-9a-f]{64}$"},
+                "token": _text("The token itself, where it is a JWT of this broker."),
+                "txn": _text("Which hand-out is meant, where the same token was given for several intents."),
+                "intent_hash": _text("As `txn`."),
+                "upstream_status": {"type": "integer", "minimum": 100, "maximum": 599},
+                "upstream_request_id": _text("The platform's own name for the request.") | {"maxLength": 200},
+                "request_digest": _text("Of the request that was sent."),
+            }
+            | _client_members(secret=True),
+        },
         "TokenReference": _form(
             ["token"], {"token": _text("The token."), "token_type_hint": _text("Ignored; every kind is recognised.")}
         ),
