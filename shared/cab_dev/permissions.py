@@ -1,4 +1,6 @@
-"""The permissions of the applied Terraform module, for the local stack: data/rights.json, which a test compares with the module.
+"""The permissions of the applied Terraform module, for the local stack: data/rights.json.
+
+`python -m tests.terraform.rights` makes it, and a test compares it with the module.
 
 Each row gives an identity permissions, or a role of Google's, on a resource and below it. Two permissions are of our own making, for the
 network: who may `network.send` from inside, and to which service (`network.receive`) what comes from inside (identity `network`), from

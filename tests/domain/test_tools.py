@@ -1,4 +1,4 @@
-"""Tools as clients see them, and what their arguments declare (contract.md, "Call mode")."""
+"""Tools as clients see them, and what their arguments declare (docs/api.md)."""
 
 from __future__ import annotations
 

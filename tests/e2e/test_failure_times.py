@@ -1,4 +1,4 @@
-"""What contract.md promises when something is down: a standard error in time, never a token without its audit record, and
+"""What docs/api.md promises when something is down: a standard error in time, never a token without its audit record, and
 recovery without a restart. On a stack of its own, with emulators whose data survive a kill."""
 
 from __future__ import annotations

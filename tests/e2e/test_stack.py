@@ -1,4 +1,4 @@
-"""The local stack as newcomers and other programs meet it: what contract.md promises of `cab dev`."""
+"""The local stack as newcomers and other programs meet it: what docs/api.md promises of `cab dev`."""
 
 from __future__ import annotations
 

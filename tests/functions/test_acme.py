@@ -1,4 +1,4 @@
-"""The demo organisation's own configuration through the real functions: its stories, and the attack on it (contract.md)."""
+"""The demo organisation's own configuration through the real functions: its stories, and the attack on it (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def generated(number: int) -> tuple[str, dict[str, Any]]:
 
 
 def digest_of(hit: Sent) -> str:
-    """`request_digest` of the bytes that arrived, worked out from contract.md alone."""
+    """`request_digest` of the bytes that arrived, worked out from docs/api.md alone."""
     named = {
         "method": hit.method,
         "url": hit.url,

@@ -1,4 +1,4 @@
-"""Tools called by plain HTTP, through both functions, with a platform at the other end (contract.md, "Call mode")."""
+"""Tools called by plain HTTP, through both functions, with a platform at the other end (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that the broker makes itself, as far as exchange_token decides on them (contract.md, "Call mode")."""
+"""Calls that the broker makes itself, as far as exchange_token decides on them (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is calling: private_key_jwt, federated workload identities, and a secret where the entry allows it (contract.md, "One origin")."""
+"""Who is calling: private_key_jwt, federated workload identities, and a secret where the entry allows it (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own yes or no, once, for exactly what was shown (contract.md, "Confirmation"; security.md X7 to X9)."""
+"""The user's own yes or no, once, for exactly what was shown (docs/api.md; security.md X7 to X9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing a task on to another agent: a narrower assertion, never a wider one (contract.md, "Delegation to another agent")."""
+"""Handing a task on to another agent: a narrower assertion, never a wider one (docs/api.md)."""
 
 from __future__ import annotations
 

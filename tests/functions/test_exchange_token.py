@@ -1,4 +1,4 @@
-"""`POST /oauth2/token`, token exchange: an assertion and an intent in, a narrow token out (contract.md, "Exchange")."""
+"""`POST /oauth2/token`, token exchange: an assertion and an intent in, a narrow token out (docs/api.md)."""
 
 from __future__ import annotations
 

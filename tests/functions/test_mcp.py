@@ -1,4 +1,4 @@
-"""Tools by the Model Context Protocol: the official client, unmodified, in each way it can begin (contract.md, "Call mode")."""
+"""Tools by the Model Context Protocol: the official client, unmodified, in each way it can begin (docs/api.md)."""
 
 from __future__ import annotations
 

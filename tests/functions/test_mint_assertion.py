@@ -1,4 +1,4 @@
-"""`POST /edge/token`: an ID token in, an assertion out (contract.md, "Mint")."""
+"""`POST /edge/token`: an ID token in, an assertion out (docs/api.md)."""
 
 from __future__ import annotations
 

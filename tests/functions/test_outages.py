@@ -1,4 +1,4 @@
-"""What each dependency's absence does: a clear answer, nothing issued, recovery without restart (contract.md, "Failure times")."""
+"""What each dependency's absence does: a clear answer, nothing issued, recovery without restart (docs/api.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that hold exactly under concurrency, over several instances of a function (contract.md; security.md T9, X8)."""
+"""Limits that hold exactly under concurrency, over several instances of a function (docs/api.md; security.md T9, X8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discovery documents and key sets: public, cacheable, and never without the keys that verify (contract.md, "One origin")."""
+"""Discovery documents and key sets: public, cacheable, and never without the keys that verify (docs/api.md)."""
 
 from __future__ import annotations
 

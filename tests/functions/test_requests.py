@@ -1,4 +1,4 @@
-"""What the POST endpoints do with a request before anybody looks at its content (contract.md, "One origin"; security.md X6)."""
+"""What the POST endpoints do with a request before anybody looks at its content (docs/api.md; security.md X6)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def world(shared_world: World) -> World:
     ("function", "paths"),
     [
         ("mint_assertion", ["/health", "/edge/token", "/nothing"]),
-        ("exchange_token", ["/health", "/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/outcomes", "/nothing"]),
+        (
+            "exchange_token",
+            ["/health", "/oauth2/token", "/oauth2/introspect", "/oauth2/revoke", "/oauth2/outcomes", "/nothing"],
+        ),
         ("publish_metadata", ["/health", "/.well-known/openid-configuration", "/oauth2/jwks.json", "/nothing"]),
         ("connect_account", ["/health", "/me", "/connect", "/nothing", "/login/callback?code=x&state=y"]),
     ],

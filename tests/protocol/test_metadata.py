@@ -1,4 +1,4 @@
-"""The discovery document, whole (RFC 8414, OpenID Connect Discovery 1.0; contract.md, "One origin")."""
+"""The discovery document, whole (RFC 8414, OpenID Connect Discovery 1.0; docs/api.md)."""
 
 from __future__ import annotations
 

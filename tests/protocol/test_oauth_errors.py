@@ -1,4 +1,4 @@
-"""The one table from reasons to codes and statuses, against contract.md's error table written out again by hand."""
+"""The one table from reasons to codes and statuses, against docs/api.md's error table written out again by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.protocol.oauth_errors import TABLE, error_body, error_headers, status_of
 
-# contract.md, "Exchange": error, HTTP status, reason codes
+# docs/api.md: error, HTTP status, reason codes
 CONTRACT: dict[tuple[str, int], str] = {
     ("invalid_request", 400): "parameter_missing parameter_repeated parameter_invalid subject_token_invalid "
     "subject_token_expired actor_token_invalid actor_mismatch may_act_violated",

@@ -415,7 +415,7 @@ class World:
     async def post(
         self, path: str, parameters: dict[str, Any] | bytes, *, headers: Iterable[tuple[str, str]] = ()
     ) -> Answer:
-        """POST a form to one of the OAuth endpoints. What contract.md promises of every answer is checked on every answer."""
+        """POST a form to one of the OAuth endpoints. What docs/api.md promises of every answer is checked on every answer."""
         body = parameters if isinstance(parameters, bytes) else as_form(parameters)
         if isinstance(parameters, dict):
             carried = ("subject_token", "client_assertion", "actor_token", "token", "deferral_code")
@@ -672,7 +672,7 @@ class World:
 
 
 def check_promises(answer: Answer) -> None:
-    """contract.md, "One origin": what every answer of a POST endpoint keeps to, whatever was asked."""
+    """docs/api.md: what every answer of a POST endpoint keeps to, whatever was asked."""
     assert answer.header("cache-control") == "no-store"
     assert answer.txn
     assert answer.header("x-content-type-options") == "nosniff"

@@ -69,7 +69,7 @@ TABLE: Final[dict[Reason, tuple[str, int]]] = {
     Reason.AUTHORIZATION_FAILED: (INVALID_REQUEST, 400),
     Reason.CLIENT_MISCONFIGURED: (INVALID_REQUEST, 400),
     Reason.NO_AUTHORIZATION_CODE_GRANT: ("unsupported_response_type", 400),  # RFC 6749 section 4.1.2.1
-    # Calls that the broker executes (contract.md, "Call mode")
+    # Calls that the broker executes (docs/api.md)
     Reason.CALL_TOKEN_INVALID: ("invalid_token", 401),  # RFC 6750 section 3.1
     Reason.TOOL_UNKNOWN: (INVALID_REQUEST, 404),
     Reason.CALL_NOT_CONFIGURED: (INVALID_REQUEST, 404),

@@ -1,4 +1,4 @@
-"""Things that work once across all instances: client-assertion, DPoP and ID-JAG `jti`, `state`, approvals, deferral codes."""
+"""Things that work once across all instances: client-assertion, DPoP and ID-JAG `jti`, approvals, deferral codes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ class Kind(StrEnum):
     CLIENT_ASSERTION = "client_assertion"
     DPOP_PROOF = "dpop_proof"
     ID_JAG = "id_jag"
-    LOGIN_STATE = "login_state"
-    CONNECT_STATE = "connect_state"
     APPROVAL = "approval"
     CALL_ATTEMPT = "call_attempt"
 

@@ -1,4 +1,4 @@
-"""Call tokens: RFC 9068 access tokens for the tools that the broker executes itself (contract.md, "Call mode").
+"""Call tokens: RFC 9068 access tokens for the tools that the broker executes itself (docs/api.md).
 
 One says who the user is, which agents act and within which task. It permits nothing: every call is decided like an exchange.
 """

@@ -1,6 +1,7 @@
 """What an agent gets of a platform's answer: declared members only, capped, cleaned, with the user's token nowhere in it.
 
-Everything here is pure. A platform's answer is somebody else's text: it is parsed strictly, reduced to what the catalog
+No header of the platform passes: `Retry-After` becomes a number of the answer, and the platform's name for the request goes to
+the audit alone. Everything here is pure. A platform's answer is somebody else's text: it is parsed strictly, reduced to what the catalog
 declares, written anew, and never cut in the middle.
 """
 

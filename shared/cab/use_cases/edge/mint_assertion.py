@@ -71,7 +71,7 @@ class MintAssertion:
         self._logins = {name: VerifiedTokens[Login](keys, clock) for name in deployment.front_end_by_id}
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> Minted:
-        """Raises: BrokerError (contract.md, "Mint"); Unavailable when keys or stores are not available."""
+        """Raises: BrokerError (docs/api.md); Unavailable when keys or stores are not available."""
         # No front end has a secret, so `client_secret` is like any parameter that nobody knows here: ignored.
         front_end, spending = await self._authenticator.authenticate(replace(credentials, client_secret=None))
         facts.client_authenticated = True

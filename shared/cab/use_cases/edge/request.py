@@ -19,7 +19,7 @@ class MintRequest:
 
 
 def read(form: dict[str, str], *, sts_issuer: str) -> MintRequest:
-    """Raises: BrokerError (contract.md, "Mint")."""
+    """Raises: BrokerError (docs/api.md)."""
     if required(form, "grant_type") != names.TOKEN_EXCHANGE:
         raise BrokerError(Reason.GRANT_TYPE_UNKNOWN, "Only token exchange is offered here.")
     if required(form, "subject_token_type") != names.ID_TOKEN_TYPE:

@@ -59,7 +59,7 @@ class ExchangeToken:
         self._clock = clock
 
     async def __call__(self, form: dict[str, str], credentials: Credentials, facts: Facts) -> dict[str, Any]:
-        """The JSON body of a success. Raises: BrokerError (contract.md, "Exchange"); Unavailable."""
+        """The JSON body of a success. Raises: BrokerError (docs/api.md); Unavailable."""
         grant_type_of(form)
         agent, spending = await self._authenticator.authenticate(credentials)
         note_agent(facts, agent)

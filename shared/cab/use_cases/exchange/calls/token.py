@@ -1,4 +1,4 @@
-"""A call token: what an agent shows at `call_tool` instead of holding tokens of platforms (contract.md, "Call mode")."""
+"""A call token: what an agent shows at `call_tool` instead of holding tokens of platforms (docs/api.md)."""
 
 from __future__ import annotations
 
