@@ -384,6 +384,8 @@ def test_it_is_silent_on_a_healthy_stack_within_ten_seconds(bed: Bed) -> None:
     took = time.monotonic() - begun
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert took < 10
+    again = doctor()  # within the same minute, in which refusals of strangers are only counted
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     told = json.loads(doctor("--json", "--all", "--only", "project").stdout)
     assert told["healthy"]
     assert {it["result"] for it in told["findings"]} == {"well"}

@@ -105,16 +105,18 @@ class Examination:
 
     async def _exchange(self) -> list[Diagnosis]:
         exercise = Exercise(self._deployment, self._http, why=why_failed)
-        (refused, txn), succeeded = await asyncio.gather(
+        (refused, of_refusal), (succeeded, of_token) = await asyncio.gather(
             exercise.must_be_refused(),
             self._probed(exercise),
         )
+        # A token's own event. Refusals of strangers are only counted when there are several in a minute, as where two run this.
+        txn = of_refusal if self._probe is None else of_token
         arrived = [await asyncio.to_thread(arrives, self._project_id, self._dataset, txn)] if txn else []
         return [*refused, *succeeded, *arrived]
 
-    async def _probed(self, exercise: Exercise) -> list[Diagnosis]:
+    async def _probed(self, exercise: Exercise) -> tuple[list[Diagnosis], str | None]:
         if self._probe is None:
-            return [unknown("an exchange that must succeed", "no probe was given", "write one: docs/doctor.md")]
+            return [unknown("an exchange that must succeed", "no probe was given", "write one: docs/doctor.md")], None
         return await exercise.must_succeed(self._probe)
 
 

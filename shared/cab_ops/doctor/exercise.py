@@ -112,16 +112,19 @@ class Exercise:
         )
         return [ill(check, says, remedy)], txn or None
 
-    async def must_succeed(self, probe: Probe) -> list[Diagnosis]:
+    async def must_succeed(self, probe: Probe) -> tuple[list[Diagnosis], str | None]:
+        """And the transaction of the token that it gave."""
         check, broker = "an exchange that must succeed", self._deployment.broker
         connection = self._deployment.connection_by_id.get(probe.intent.connection)
         if connection is None:
-            return [ill(check, "the probe names a connection that is not configured", "set intent.connection right")]
+            return [
+                ill(check, "the probe names a connection that is not configured", "set intent.connection right")
+            ], None
         try:
             id_token = await asyncio.to_thread(_login, probe.id_token_command)
             mint, agent = _of_client(probe.front_end, broker.edge_issuer), _of_client(probe.agent, broker.sts_issuer)
         except _ProbeFailed as error:
-            return [ill(check, str(error), "set the probe file right, or let its test user log in again")]
+            return [ill(check, str(error), "set the probe file right, or let its test user log in again")], None
         form = {
             "subject_token": id_token,
             "subject_token_type": ID_TOKEN_TYPE,
@@ -131,7 +134,7 @@ class Exercise:
         }
         answer, body, says = await self._post(f"{broker.edge_issuer}/token", mint | form)
         if answer is None or answer.status != 200:
-            return [ill(check, f"no assertion: {says}", _remedy(body, probe))]
+            return [ill(check, f"no assertion: {says}", _remedy(body, probe))], None
         intent = {
             "type": ACTION_TYPE,
             "actions": [probe.intent.action],
@@ -147,8 +150,8 @@ class Exercise:
         }
         answer, body, says = await self._post(f"{broker.sts_issuer}/token", agent | form)
         if answer is None or answer.status != 200:
-            return [ill(check, f"no token: {says}", _remedy(body, probe))]
-        return [well(check, "gave a token")]
+            return [ill(check, f"no token: {says}", _remedy(body, probe))], None
+        return [well(check, "gave a token")], str(body.get("txn", "")) or None
 
     async def _post(self, url: str, form: dict[str, str]) -> tuple[HttpAnswer | None, dict[str, Any], str]:
         answer = await answer_or_words(self._http.post_form(url, form, timeout_s=_TIMEOUT_S), self._why)
@@ -218,9 +221,9 @@ def _client_assertion(key: Any, kid: str | None, client_id: str, audience: str) 
     return jwt.encode(claims | {"jti": secrets.token_urlsafe(16)}, key, algorithm="ES256", headers=headers)
 
 
-def arrives(project: str, dataset: str, txn: str, *, within_s: float = _ARRIVES_WITHIN_S) -> Diagnosis:
+def arrives(project: str, dataset: str, txn: str) -> Diagnosis:
     """Whether the event of a transaction can be read from the audit tables. Blocking."""
-    check = "an event that must arrive"
+    check, within_s = "an event that must arrive", _ARRIVES_WITHIN_S
     since = datetime.now(UTC) - timedelta(hours=1)
     deadline = time.monotonic() + within_s
     try:
