@@ -1,7 +1,7 @@
 """Builds call_tool: a platform's answer for an agent that holds no token of it.
 
 It reads public keys, publishes audit events, asks exchange_token, and reaches the APIs that the configuration names. Nothing else:
-no secret, no signing key, no write to any database but that of events which could not be sent.
+no secret, no signing key, no write to any database.
 """
 
 from __future__ import annotations

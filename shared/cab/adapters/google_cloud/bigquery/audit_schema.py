@@ -72,7 +72,7 @@ SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
 )
 
 # Whether a row says another time than that at which its id was made: an id of another event, given again. In `events` and
-# `chain_gaps` as it stands here. What is said later of an earlier moment is not meant.
+# `chain_gaps` as it is here. What is said later of an earlier moment is not meant.
 MOVED: Final = (
     "COALESCE(REGEXP_CONTAINS(raw.event_id, r'^[0-9a-f]{8}-[0-9a-f]{4}-7') "
     "AND raw.event_type NOT IN ('token.withheld', 'requests.refused.counted') "

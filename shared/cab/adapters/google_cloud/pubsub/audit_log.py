@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
@@ -200,8 +200,7 @@ class PubSubAuditLog:
 
     async def _keep(self) -> None:
         """Returns when everything that was given up is in the store, or cannot be put there in good time."""
-        if self._unsent is not None:
-            await asyncio.wait([self._start_keeping()], timeout=_KEEPING_BUDGET_S)
+        await asyncio.wait([self._start_keeping()], timeout=_KEEPING_BUDGET_S)
 
     def _start_keeping(self) -> asyncio.Task[None]:
         if self._keeping is None or self._keeping.done():
@@ -223,7 +222,7 @@ class PubSubAuditLog:
             for queued in self._open.values()
             if queued.is_given_up and not queued.is_kept and queued not in tried
         ]:
-            batch = _first_batch(due)
+            batch = due[: _fitting(queued.event for queued in due)]
             tried.update(batch)
             try:
                 await self._unsent.keep([queued.event for queued in batch])
@@ -265,7 +264,7 @@ class PubSubAuditLog:
             return
         try:
             while kept := await self._unsent.oldest():
-                batch = _first_batch(kept)
+                batch = kept[: _fitting(kept)]
                 await self._publisher.publish(self._topic, _messages(batch))
                 await self._unsent.forget(batch)
         except Unavailable:
@@ -321,10 +320,7 @@ class PubSubAuditLog:
         return is_acknowledged
 
     def _next_batch(self) -> list[_Queued]:
-        batch = _first_batch(self._queue)
-        for _ in batch:
-            self._queue.popleft()
-        return batch
+        return [self._queue.popleft() for _ in range(_fitting(queued.event for queued in self._queue))]
 
     def _put_back(self, batch: list[_Queued], newest: int) -> None:
         """After a publish failed that started when `newest` was the last event of the chain."""
@@ -338,19 +334,15 @@ class PubSubAuditLog:
         self._queue = deque(sorted([*batch, *self._queue], key=lambda queued: queued.event.seq))
 
 
-_Event = TypeVar("_Event", SealedEvent, _Queued)
-
-
-def _first_batch(events: Iterable[_Event]) -> list[_Event]:
-    """As many as one call carries, at least one."""
-    batch: list[_Event] = []
-    size = 0
-    for each in events:
-        size += len(each.data if isinstance(each, SealedEvent) else each.event.data)
-        if len(batch) == _MAX_MESSAGES or (batch and size > _MAX_BATCH_BYTES):
+def _fitting(events: Iterable[SealedEvent]) -> int:
+    """How many of the first ones a call carries, at least one where there is one."""
+    count = size = 0
+    for event in events:
+        size += len(event.data)
+        if count == _MAX_MESSAGES or (count and size > _MAX_BATCH_BYTES):
             break
-        batch.append(each)
-    return batch
+        count += 1
+    return count
 
 
 def _messages(events: list[SealedEvent]) -> list[Message]:
