@@ -17,18 +17,8 @@ from cab_dev.processes.ports import PortLeases
 from cab_dev.services.doors import Doors
 from cab_dev.services.gateway import Guarded, application, door_application, public_routes
 from cab_dev.services.google_identity import Signer, issuer_application
+from cab_dev.stack import FUNCTIONS, PROJECT
 from gcp_emulators.permissions.table import Table
-
-PROJECT = "demo-cab"
-ALL = (
-    "mint_assertion",
-    "exchange_token",
-    "publish_metadata",
-    "refresh_grants",
-    "connect_account",
-    "call_tool",
-    "ingest_audit",
-)
 
 
 @dataclass
@@ -79,7 +69,7 @@ async def street(tmp_path: Path) -> AsyncIterator[Street]:
         function = web.Application()
         function.router.add_route("*", "/{path:.*}", reached)
         behind = await serve(function)
-        origins = dict.fromkeys(ALL, behind)
+        origins = dict.fromkeys(FUNCTIONS, behind)
         issuer_port = leases.take_free()
         signer = Signer(f"http://127.0.0.1:{issuer_port}")
         await serve(issuer_application(signer, frozenset()), issuer_port)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from cab_dev.front_end import FrontEndSession
 
 DEFAULT_STATE_DIR = Path(".cab/dev")
 
@@ -130,68 +134,58 @@ _front_end = click.option(
 )
 
 
-@dev_group.command("id-token")
-@click.option(
+_user = click.option(
     "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
 )
+_task = click.option(
+    "--task",
+    "task_file",
+    type=click.File("rb"),
+    help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
+)
+
+
+def _print(state_dir: Path, front_end: str | None, wanted: Callable[[FrontEndSession], str]) -> None:
+    """What a front end's session gives, or its one sentence of why it does not."""
+    from cab_dev.front_end import FrontEndFailed, FrontEndSession
+
+    try:
+        click.echo(wanted(FrontEndSession.at(state_dir, front_end)))
+    except FrontEndFailed as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@dev_group.command("id-token")
+@_user
 @_front_end
 @_state_dir
 def id_token(user: str, front_end: str | None, state_dir: Path) -> None:
     """Log in as USER at the front end's identity provider and print a fresh ID token for the front end."""
-    from cab_dev.front_end import FrontEndFailed, FrontEndSession
-
-    try:
-        click.echo(FrontEndSession.at(state_dir, front_end).id_token(user))
-    except FrontEndFailed as exc:
-        raise click.ClickException(str(exc)) from exc
+    _print(state_dir, front_end, lambda session: session.id_token(user))
 
 
 @dev_group.command("assertion")
-@click.option(
-    "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
-)
+@_user
 @click.option("--agent", required=True, help="Who may use the assertion: the agent's client id.")
 @_front_end
-@click.option(
-    "--task",
-    "task_file",
-    type=click.File("rb"),
-    help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
-)
+@_task
 @_state_dir
 def assertion(user: str, agent: str, front_end: str | None, task_file: BinaryIO | None, state_dir: Path) -> None:
     """Mint an assertion for USER as the front end does, and print it."""
-    from cab_dev.front_end import FrontEndFailed, FrontEndSession
-
     task = task_file.read() if task_file else None
-    try:
-        click.echo(FrontEndSession.at(state_dir, front_end).assertion(user, agent=agent, task_json=task))
-    except FrontEndFailed as exc:
-        raise click.ClickException(str(exc)) from exc
+    _print(state_dir, front_end, lambda session: session.assertion(user, agent=agent, task_json=task))
 
 
 @dev_group.command("call-token")
-@click.option(
-    "--user", required=True, help="alice, bob or carol; at another identity provider, who its login page offers."
-)
+@_user
 @click.option("--agent", required=True, help="The agent's client id.")
 @_front_end
-@click.option(
-    "--task",
-    "task_file",
-    type=click.File("rb"),
-    help="JSON file with the cab_task: what the user asked for. `-` reads standard input.",
-)
+@_task
 @_state_dir
 def call_token(user: str, agent: str, front_end: str | None, task_file: BinaryIO | None, state_dir: Path) -> None:
     """Print what AGENT presents, acting for USER, to have tools called at /mcp and /tools/call. It works for five minutes."""
-    from cab_dev.front_end import FrontEndFailed, FrontEndSession
-
     task = task_file.read() if task_file else None
-    try:
-        click.echo(FrontEndSession.at(state_dir, front_end).call_token(user, agent=agent, task_json=task))
-    except FrontEndFailed as exc:
-        raise click.ClickException(str(exc)) from exc
+    _print(state_dir, front_end, lambda session: session.call_token(user, agent=agent, task_json=task))
 
 
 @dev_group.command("client-assertion")

@@ -156,9 +156,8 @@ class HeldPublisher:
     async def close(self) -> None: ...
 
 
-async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_is_sent_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def held_log(monkeypatch: pytest.MonkeyPatch) -> tuple[PubSubAuditLog, list[asyncio.Future[None]]]:
+    """A log with such a publisher, and its calls."""
     monkeypatch.setattr(audit_log, "PubSubPublisher", HeldPublisher)
     log = PubSubAuditLog(
         "p",
@@ -169,7 +168,13 @@ async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_
         clock=SettableClock(),
         randomness=PredictableRandomness(),
     )
-    calls = log._publisher.calls  # type: ignore[attr-defined]
+    return log, log._publisher.calls  # type: ignore[attr-defined]
+
+
+async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_is_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, calls = held_log(monkeypatch)
     publishing = []
     for number in range(2):
         publishing.append(asyncio.create_task(log.publish(event(number))))
@@ -500,18 +505,8 @@ async def test_an_event_says_up_to_where_its_chain_is_settled(log: PubSubAuditLo
 
 async def test_a_withheld_event_is_settled_only_with_what_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its acknowledgement comes after its caller was told no: a later event must not vouch for it."""
-    monkeypatch.setattr(audit_log, "PubSubPublisher", HeldPublisher)
     monkeypatch.setattr(audit_log, "_BUDGET_S", 0.05)
-    log = PubSubAuditLog(
-        "p",
-        TOPIC,
-        service="s",
-        revision="r",
-        unsent=UnsentEvents(InMemoryDocuments(), SettableClock()),
-        clock=SettableClock(),
-        randomness=PredictableRandomness(),
-    )
-    calls = log._publisher.calls  # type: ignore[attr-defined]
+    log, calls = held_log(monkeypatch)
     with pytest.raises(Unavailable):
         await log.publish(event(1), if_withheld=taking_back(1))
     late, *_ = calls
