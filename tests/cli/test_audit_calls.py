@@ -16,7 +16,7 @@ from cab.domain.audit import CallFacts, IntentFacts, Outcome, TokenFacts
 
 @pytest.fixture(scope="module", autouse=True)
 def rows(record: Record) -> Iterator[None]:
-    """The broker made three calls, and an agent says what came of a token."""
+    """The broker made three calls, and an agent and a resource say what came of a token."""
     story = Story()
     for call, outcome in (("call-1", "done"), ("call-2", None), ("call-3", "unknown")):
         story.attempt(call, txn="txn-calls", intent=IntentFacts(identifier="opportunity/0061"), decision="permit")
@@ -26,6 +26,7 @@ def rows(record: Record) -> Iterator[None]:
             story.outcome(call, "unknown", txn="txn-calls", cause="interrupted")
     story.exchange(Outcome.ISSUED, txn="txn-calls", token=TokenFacts(kind="downstream", sha256="0a"))
     story.report("0a", "rejected", txn="txn-calls", call=CallFacts(outcome="rejected", upstream_status=404))
+    story.report("0a", "done", by="crm-api", txn="txn-calls")
     with record.of(story.rows, ASKED):
         yield
 
@@ -53,6 +54,7 @@ def test_a_trace_tells_attempt_and_outcome_and_whose_word_it_is() -> None:
         f"the broker called {UPDATE} for sales-assistant: unknown",
         "outcome unknown, because interrupted",
         f"sales-assistant says what came of its token for {UPDATE}: failed",
+        f"crm-api says what it did of {UPDATE} for sales-assistant: executed",
         "outcome rejected, status 404",
         f"No outcome of call call-2 is on record: after 120 seconds it counts as unknown, and the platform may have done {UPDATE}.",
     ]

@@ -140,14 +140,21 @@ class Story:
         )
 
     def report(
-        self, token_sha256: str, outcome: CallOutcome, *, agent: str = "sales-assistant", **members: Any
+        self,
+        token_sha256: str,
+        outcome: CallOutcome,
+        *,
+        agent: str = "sales-assistant",
+        by: str | None = None,
+        **members: Any,
     ) -> dict[str, Any]:
-        """What the client that had a token says came of it."""
-        facts: dict[str, Any] = {"call": CallFacts(outcome=outcome), "observed_by": "agent"} | members
+        """What the client that had a token says came of it, or with `by` the server of the resource it was for."""
+        observer = "agent" if by is None else "resource"
+        facts: dict[str, Any] = {"call": CallFacts(outcome=outcome), "observed_by": observer} | members
         return self.tell(
             EventType.TOOL_EXECUTED,
             facts.pop("ended", OUTCOME_OF_CALL[outcome]),
-            actor=Actor(agent_id=agent, client_id=agent),
+            actor=Actor(agent_id=agent, client_id=by or agent),
             tool=Tool(connection="crm", action=UPDATE, effect="write"),
             token=TokenFacts(sha256=token_sha256),
             **facts,

@@ -19,6 +19,9 @@ from cab.domain.audit import AuditEvent, CallFacts, Outcome, TokenFacts
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
+VIEWS = ("calls", "reported_outcomes", "issued_without_outcome", "actions_by_user_and_agent", "transaction_features")
+
+
 def tell() -> list[dict[str, Any]]:
     story = Story()
     story.attempt("done", txn="t1")
@@ -55,6 +58,17 @@ def tell() -> list[dict[str, Any]]:
     story.report("04", "done", txn="token-04", ended=Outcome.REFUSED)  # a report that was not taken
     # The same token, handed out once more: each hand-out has its own report.
     story.exchange(Outcome.ISSUED, txn="again", token=TokenFacts(kind="downstream", sha256="01"))
+    # What a resource server says of them, in the words of another agent so that the counts above stay as they are.
+    for token in ("11", "12", "13", "14"):
+        issued = TokenFacts(kind="broker_jwt", sha256=token)
+        story.exchange(Outcome.ISSUED, agent="ops-bot", txn=f"token-{token}", token=issued)
+    story.report("11", "done", agent="ops-bot", by="crm-api", txn="token-11")
+    story.report("12", "not_used", agent="ops-bot", txn="token-12")  # a lie
+    story.report("12", "failed", agent="ops-bot", by="crm-api", txn="token-12")
+    story.report("12", "done", agent="ops-bot", by="crm-api", txn="token-12")
+    story.report("13", "done", agent="ops-bot", txn="token-13")
+    story.report("13", "rejected", agent="ops-bot", by="crm-api", txn="token-13")
+    story.report("14", "done", agent="ops-bot", by="crm-api", txn="token-14", ended=Outcome.REFUSED)
     story.exchange(Outcome.ISSUED, txn="delegation", token=TokenFacts(kind="assertion", sha256="06"))
     story.exchange(Outcome.ISSUED, txn="call-token", token=TokenFacts(kind="call", sha256="07"))
     return story.rows
@@ -69,7 +83,7 @@ def tables(record: Record) -> Iterator[Any]:
         update={"event_id": "now", "occurred_at": datetime.now(UTC)}
     )
     rows.append(row_of(moved, data=b"{}", received_at=datetime.now(UTC), message_id="m"))
-    with record.of(rows, ("calls", "issued_without_outcome", "actions_by_user_and_agent")) as tables:
+    with record.of(rows, VIEWS) as tables:
         yield tables
 
 
@@ -103,7 +117,37 @@ def test_only_a_report_on_this_token_by_its_own_agent_or_the_outcome_of_this_cal
     answer = ask(
         tables, "SELECT COALESCE(call_id, txn) AS which FROM issued_without_outcome WHERE event_id != 'now' ORDER BY 1"
     )
-    assert [which for (which,) in answer] == ["again", "killed", "reported", "same", "token-03", "token-04", "token-05"]
+    assert [which for (which,) in answer] == [
+        *("again", "killed", "reported", "same", "token-03", "token-04", "token-05", "token-14")
+    ]
+
+
+def test_the_word_of_a_resource_goes_before_the_agents_and_shows_where_they_disagree(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT txn, agent_said, resource_said, resource_server, outcome, disagree FROM reported_outcomes "
+        "WHERE agent_id = 'ops-bot' AND txn != 'token-03' ORDER BY txn",
+    )
+    assert answer == [
+        ("token-11", None, "done", "crm-api", "done", False),
+        ("token-12", "not_used", "done", "crm-api", "done", True),
+        ("token-13", "done", "rejected", "crm-api", "rejected", True),
+    ]
+    assert ask(tables, "SELECT COUNT(*) AS n FROM reported_outcomes WHERE disagree") == [(2,)]
+
+
+def test_what_agent_and_resource_say_of_one_token_is_counted_once_by_the_resources_word(tables: Any) -> None:
+    answer = ask(
+        tables,
+        "SELECT issued, executed, failed FROM actions_by_user_and_agent "
+        f"WHERE subject_key = '{ALICE}' AND agent_id = 'ops-bot' AND action = '{UPDATE}'",
+    )
+    assert answer == [(4, 4, 1)]  # 11, 12, and of others' tokens "same" and 03; 13
+    features = ask(
+        tables,
+        "SELECT txn, done, failed FROM transaction_features WHERE txn IN ('token-11', 'token-12', 'token-13') ORDER BY 1",
+    )
+    assert features == [("token-11", 1, 0), ("token-12", 1, 0), ("token-13", 0, 1)]
 
 
 def test_executed_counts_what_was_done_and_what_nobody_knows_apart(tables: Any) -> None:

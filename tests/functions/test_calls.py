@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from typing import Any
 
 import pytest
@@ -25,9 +24,6 @@ from tests.support.world import (
     task,
     unique,
 )
-
-from cab.domain.identifiers import subject_key
-from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 
 MCP = f"{ORIGIN}/mcp"
 READ = intent()
@@ -364,28 +360,17 @@ async def test_a_bound_call_token_needs_a_proof_for_itself_each_time(world: Worl
         assert (await ask(world, token, READ, dpop=bad)).reason == "dpop_proof_invalid"
 
 
-# --- what agents say came of their tokens ---
-
-
-async def report(world: World, body: dict[str, Any], *, agent: str = "assistant") -> Answer:
-    content = body | world.credentials(agent)
-    return await world.request("POST", "/oauth2/outcomes", body=json.dumps(content).encode())
-
-
-async def given(world: World, user: str) -> list[IssuedToken]:
-    """What was given in this user's name, as their own page reads it."""
-    tokens = IssuedTokens(world.cloud.documents["guards"])
-    return await tokens.of_user("acme", subject_key("acme", IDP, user), limit=30)
+# --- what came of a call ---
 
 
 async def test_a_call_that_the_broker_makes_is_on_the_users_page_and_no_agent_reports_on_it(world: World) -> None:
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
     token = await token_of(world, user="alice")
     assert (await ask(world, token, CHANGE)).status == 200
-    (made,) = await given(world, "alice")
+    (made,) = await world.given("alice")
     assert (made.by_broker, made.outcome) == (True, None)
     sha256 = world.last_event()["token"]["sha256"]
-    assert (await report(world, {"token_sha256": sha256, "outcome": "done"})).reason == "parameter_invalid"
+    assert (await world.report({"token_sha256": sha256, "outcome": "done"})).reason == "parameter_invalid"
 
 
 async def test_what_came_of_a_call_is_heard_from_call_tool_alone_and_of_calls_let_through(world: World) -> None:
@@ -400,62 +385,13 @@ async def test_what_came_of_a_call_is_heard_from_call_tool_alone_and_of_calls_le
     ).reason == "parameter_invalid"
     forged = told | {"attempt": await token_of(world)}
     assert (await world.call_service("/internal/outcomes", forged, us)).reason == "call_token_invalid"
-    assert [token.outcome for token in await given(world, "alice")] == [None]
+    assert [token.outcome for token in await world.given("alice")] == [None]
     refused = len(world.events())
     assert (await world.call_service("/internal/outcomes", told, us)).status == 204
-    assert [token.outcome for token in await given(world, "alice")] == ["done"]
+    assert [token.outcome for token in await world.given("alice")] == ["done"]
     assert events < refused == len(world.events())  # the outcome is on record by call_tool's own event
     world.advance(200)
     assert (await world.call_service("/internal/outcomes", told, us)).reason == "call_token_invalid"
-
-
-async def test_an_agent_reports_what_came_of_a_token_once(world: World) -> None:
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
-    assertion = await world.assertion(user="alice", task=task("crm.*"))
-    issued = (await world.exchange(CHANGE, subject_token=assertion)).json
-    sha256 = hashlib.sha256(issued["access_token"].encode()).hexdigest()
-    said = {"token_sha256": sha256, "outcome": "done", "upstream_status": 200}
-    assert (await report(world, said)).status == 204
-    event = world.last_event()
-    assert (event["event_type"], event["observed_by"], event["txn"]) == ("tool.executed", "agent", issued["txn"])
-    assert event["call"] == {"outcome": "done", "upstream_status": 200}
-    assert event["token"]["sha256"] == sha256
-    assert event["tool"]["action"] == "crm.deal.update"
-    assert [token.outcome for token in await given(world, "alice")] == ["done"]  # what their own page shows
-    assert (await report(world, said)).status == 204  # the very same
-    other = await report(world, said | {"outcome": "failed"})
-    assert (other.status, other.reason) == (409, "outcome_already_reported")
-
-
-async def test_a_jwt_of_ours_is_reported_by_itself(world: World) -> None:
-    issued = (await world.exchange()).json
-    assert (await report(world, {"token": issued["access_token"], "outcome": "not_used"})).status == 204
-    world.advance(300 + 3599)
-    assert (await report(world, {"token": issued["access_token"], "outcome": "not_used"})).status == 204
-    world.advance(60)
-    assert (await report(world, {"token": issued["access_token"], "outcome": "not_used"})).reason == "parameter_invalid"
-
-
-async def test_nobody_reports_on_anothers_token(world: World) -> None:
-    issued = (await world.exchange()).json
-    answer = await report(world, {"token": issued["access_token"], "outcome": "done"}, agent="reader")
-    assert (answer.status, answer.json["parameter"]) == (400, "token")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"outcome": "done"},
-        {"outcome": "fine", "token": "x"},
-        {"outcome": "done", "token_sha256": "x"},
-        {"outcome": "done", "token": "x", "token_sha256": "0" * 64},
-        {"outcome": "done", "token_sha256": "0" * 64, "upstream_status": 7},
-    ],
-)
-async def test_a_malformed_report_is_refused(world: World, body: dict[str, Any]) -> None:
-    answer = await report(world, body)
-    assert (answer.status, answer.reason) == (400, "parameter_invalid")
 
 
 async def test_an_id_jag_for_the_tools_becomes_a_call_token_bounded_by_it(tmp_path: Any) -> None:

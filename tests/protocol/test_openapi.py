@@ -15,7 +15,7 @@ from cab.protocol import metadata
 from cab.protocol.oauth_errors import TABLE
 from cab.transport import openapi
 from cab.transport.calls.deciding import CREDENTIALS, _Report
-from cab.use_cases.exchange.calls.outcomes import AgentOutcome
+from cab.use_cases.exchange.calls.outcomes import ReportedOutcome
 from cab_ops.cli.openapi import EXAMPLE_ORIGIN, document_text
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
@@ -80,7 +80,7 @@ def test_every_path_at_which_the_origin_answers_programs_is_described() -> None:
 def test_a_report_of_an_outcome_is_described_as_it_is_read() -> None:
     described = DOCUMENT["components"]["schemas"]["OutcomeReport"]["properties"]
     assert described.keys() == _Report.model_fields.keys() | CREDENTIALS
-    assert described["outcome"]["enum"] == list(get_args(AgentOutcome))
+    assert described["outcome"]["enum"] == list(get_args(ReportedOutcome))
 
 
 def test_the_document_is_one_json_value_that_survives_a_round_trip() -> None:

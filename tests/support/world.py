@@ -36,6 +36,7 @@ from cab.ports import HttpAnswer, Replace
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequests
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
+from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
 from cab.stores.single_use import SingleUse
 from cab_dev.fakes.documents import Outage
@@ -597,6 +598,15 @@ class World:
             "may_act": next_agent,
         } | self.credentials(agent)
         return await self.post("/oauth2/token", form | changes)
+
+    async def report(self, body: dict[str, Any], *, agent: str = "assistant") -> Answer:
+        content = json.dumps(body | self.credentials(agent)).encode()
+        return await self.request("POST", "/oauth2/outcomes", body=content)
+
+    async def given(self, user: str) -> list[IssuedToken]:
+        """What was given in this user's name, as their own page reads it."""
+        tokens = IssuedTokens(self.cloud.documents["guards"])
+        return await tokens.of_user("acme", identifiers.subject_key("acme", IDP, user), limit=30)
 
     async def poll(self, code: str, *, agent: str = "assistant", **changes: Any) -> Answer:
         form = {"grant_type": DEFERRED, "deferral_code": code} | self.credentials(agent)

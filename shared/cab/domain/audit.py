@@ -145,6 +145,7 @@ class GrantFacts(Part):
     provider_error: str | None = Field(default=None, description="The provider's own word: its status and error codes.")
 
 
+Observer = Literal["broker", "resource", "agent"]
 CallOutcome = Literal["done", "rejected", "failed", "not_sent", "unknown", "not_used"]
 
 
@@ -257,8 +258,9 @@ class AuditEvent(Part):
     token: TokenFacts | None = None
     grant: GrantFacts | None = None
     call: CallFacts | None = None
-    observed_by: Literal["broker", "agent"] | None = Field(
-        default=None, description="Who says what came of the call: the broker made it, an agent reports it."
+    observed_by: Observer | None = Field(
+        default=None,
+        description="Who says what came of it: the broker made the call, the resource served it, the agent had a token.",
     )
     confirmation_id: str | None = None
     outcome: Outcome | None = None

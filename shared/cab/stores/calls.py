@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from cab.domain.identifiers import digest
-from cab.ports import AlreadyExists, Create, Delete, Documents, Replace
+from cab.ports import AlreadyExists, Create, Delete, Documents
 
 KEPT_FOR: Final = timedelta(hours=24)
 
@@ -59,14 +59,16 @@ class CallIds:
 
 
 class ReportedOutcomes:
-    """What agents said came of their tokens, as digests: the first word counts."""
+    """What agents said came of their tokens, as digests: the first word counts, also of two that meet."""
 
     def __init__(self, guards: Documents) -> None:
         self._guards = guards
 
-    async def read(self, key: str) -> str | None:
-        found = await self._guards.read(f"outcomes/{key}")
-        return None if found is None else found.fields["said"]
-
-    async def write(self, key: str, said: str, *, until: datetime) -> None:
-        await self._guards.write(Replace(f"outcomes/{key}", {"said": said}, version=None, expires_at=until))
+    async def first(self, key: str, said: str, *, until: datetime) -> str:
+        """What was said first: this, unless something is on record. Kept `until` then. Raises: Unavailable."""
+        try:
+            await self._guards.write(Create(f"outcomes/{key}", {"said": said}, expires_at=until))
+        except AlreadyExists:
+            found = await self._guards.read(f"outcomes/{key}")
+            return said if found is None else str(found.fields["said"])
+        return said

@@ -199,7 +199,7 @@ def _report_outcome() -> Json:
         "post": {
             "tags": ["oauth2"],
             "operationId": "reportOutcome",
-            "summary": "Say what came of a token that was handed to you",
+            "summary": "Say what came of a token that was handed to you, or that you serve as its resource",
             "security": [{"client_secret_basic": []}, {}],
             "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("OutcomeReport")}}},
             "responses": {
@@ -576,7 +576,9 @@ def _requests() -> Json:
                 "outcome": {"enum": ["done", "rejected", "failed", "not_used", "unknown"]},
                 "token_sha256": _text("Lower-case hex SHA-256 of the token. Give this or `token`.")
                 | {"pattern": "^[0-9a-f]{64}$"},
-                "token": _text("The token itself, where it is a JWT of this broker."),
+                "token": _text(
+                    "The token itself, where it is a JWT of this broker. A resource server always gives it."
+                ),
                 "txn": _text("Which hand-out is meant, where the same token was given for several intents."),
                 "intent_hash": _text("As `txn`."),
                 "upstream_status": {"type": "integer", "minimum": 100, "maximum": 599},

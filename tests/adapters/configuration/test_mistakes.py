@@ -129,6 +129,8 @@ MISTAKES = {
     "delegation to nobody": Mistake(A, "delegates_to: [assistant]", "delegates_to: [butler]", "there is no agent `butler`", "known here: `assistant`, `helper`"),
     "an agent nobody can use": Mistake(A, "    delegates_to: [assistant]\n", "", "nobody can act through agent `assistant`", "list it under a front end's agents or another agent's delegates_to", at="client_id: assistant", severity="warning"),
     "introspection of nothing": Mistake(A, 'introspects: ["https://crm.test"]', 'introspects: ["https://cms.test"]', "no connection has this resource", "did you mean `https://crm.test`?"),
+    "a report for nothing": Mistake(A, "    introspects:", '    reports_as: ["https://cms.test"]\n    introspects:', "no connection has this resource", "did you mean `https://crm.test`?", at="reports_as"),
+    "a report on a platform's own tokens": Mistake(A, "    introspects:", '    reports_as: ["https://crm.test"]\n    introspects:', "tokens for `crm` are the platform's own, which name no hand-out", "remove it: there the agents report", at="reports_as"),
     "ID-JAG without an IdP for it": Mistake(A, "introspects:", "accepts_id_jag: true\n    introspects:", "accepts_id_jag, but no identity provider of the tenant has id_jag", "set id_jag: true for the identity provider, or remove accepts_id_jag", at="accepts_id_jag", severity="warning"),
     "a default intent for nothing": Mistake(A, '{resource: "https://crm.test",', '{resource: "https://cms.test",', "no connection of the tenant has this resource", "did you mean `https://crm.test`?"),
     "a default intent with no such action": Mistake(A, "action: crm.deal.list,", "action: crm.deal.lists,", "`crm.deal.lists` is no action of `crm`", "did you mean `crm.deal.list`?"),

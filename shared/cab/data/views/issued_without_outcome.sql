@@ -1,6 +1,6 @@
 -- Tokens that were handed out and of which nobody said what came: no report with the hash of that token by the agent that
--- had it, and no outcome of that call where the broker makes it. A report speaks for one hand-out: a token that was handed
--- out twice, for two intents or transactions, is cleared twice.
+-- had it or by the resource it was for, and no outcome of that call where the broker makes it. A report speaks for one
+-- hand-out: a token that was handed out twice, for two intents or transactions, is cleared twice.
 -- `issued_without_outcome_between` also reads the reports of the two days after: a client reports until an hour after a token's
 -- end. A tool server that does not report is listed for every token; one that does should be listed for none.
 WITH reports AS (

@@ -84,7 +84,7 @@ WITH links AS (
       STRUCT(
         'without_token' AS orphan,
         IF(
-          event_type = 'tool.executed' AND observed_by = 'agent' AND outcome != 'refused',
+          event_type = 'tool.executed' AND observed_by IN ('agent', 'resource') AND outcome != 'refused',
           CONCAT(actor.agent_id, ' ', events.token.sha256),
           NULL
         ) AS named,

@@ -22,7 +22,14 @@ WITH facts AS (
         MILLISECOND
       ),
       NULL
-    ) AS pause_ms
+    ) AS pause_ms,
+    -- Of agent and resource that both speak of a token, the resource; of its words, that something was done.
+    ROW_NUMBER() OVER (
+      PARTITION BY tenant, txn, event_type, events.token.sha256, intent.intent_hash
+      ORDER BY
+        IF(observed_by = 'resource', 0, 1), IF(outcome = 'executed', 0, IF(outcome = 'unknown', 1, 2)), occurred_at, event_id
+    ) = 1
+    OR events.token.sha256 IS NULL AS is_word
   FROM ${events} AS events
   WHERE txn IS NOT NULL
 )
@@ -64,9 +71,9 @@ SELECT
   COUNTIF(event_type = 'confirmation.decided' AND decision = 'permit') AS yes,
   COUNTIF(event_type = 'confirmation.decided' AND decision = 'deny') AS no,
   COUNTIF(is_request AND events.call.id IS NOT NULL AND outcome = 'issued') AS calls,
-  COUNTIF(event_type = 'tool.executed' AND outcome = 'executed') AS done,
-  COUNTIF(event_type = 'tool.executed' AND outcome = 'failed') AS failed,
-  COUNTIF(event_type = 'tool.executed' AND outcome = 'unknown') AS unknown,
+  COUNTIF(event_type = 'tool.executed' AND is_word AND outcome = 'executed') AS done,
+  COUNTIF(event_type = 'tool.executed' AND is_word AND outcome = 'failed') AS failed,
+  COUNTIF(event_type = 'tool.executed' AND is_word AND outcome = 'unknown') AS unknown,
   COUNTIF(policy.shadow_differs) AS candidates_differ,
   MIN(IF(is_request, pause_ms, NULL)) AS shortest_pause_ms,
   AVG(IF(is_request, pause_ms, NULL)) AS mean_pause_ms,

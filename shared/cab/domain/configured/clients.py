@@ -149,6 +149,11 @@ class Agent(StrictModel):
     introspects: tuple[str, ...] = Field(
         default=(), description="Resources whose tokens it may introspect as their resource server."
     )
+    reports_as: tuple[str, ...] = Field(
+        default=(),
+        description="Resources of which it may report, as their resource server, what came of the tokens made for them. "
+        "Its word goes before the agent's.",
+    )
 
     @model_validator(mode="after")
     def _keys_are_in_one_place(self) -> Agent:

@@ -1,4 +1,4 @@
-"""JSON bodies of exchange_token: the internal route of `call_tool`, and the outcomes that agents report."""
+"""JSON bodies of exchange_token: the internal route of `call_tool`, and the outcomes that agents and resources report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cab.use_cases.exchange.calls.internal import (
     PresentedToken,
     RefusedCall,
 )
-from cab.use_cases.exchange.calls.outcomes import AgentOutcome, OutcomeReport, ReportOutcome
+from cab.use_cases.exchange.calls.outcomes import OutcomeReport, ReportedOutcome, ReportOutcome
 from cab.use_cases.exchange.calls.told import NoteOutcome
 from cab.use_cases.identity.authenticate_client import Credentials
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
@@ -127,7 +127,7 @@ async def _identify(
 
 
 class _Report(_Body):
-    outcome: AgentOutcome
+    outcome: ReportedOutcome
     token_sha256: Sha256 | None = None
     token: Token | None = None
     txn: Text | None = None

@@ -86,7 +86,7 @@ class Facts:
     token: audit.TokenFacts | None = None
     grant: audit.GrantFacts | None = None
     call: audit.CallFacts | None = None
-    observed_by: Literal["broker", "agent"] | None = None
+    observed_by: audit.Observer | None = None
     confirmation_id: str | None = None
     txn: str | None = None  # the assertion's, once verified: one transaction from login to call
     awaited_until: datetime | None = None  # after which nobody takes the answer any more

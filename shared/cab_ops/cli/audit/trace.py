@@ -129,10 +129,12 @@ def _grant(row: Row) -> str:
 
 
 def _executed(row: Row) -> str:
-    """The sentence says whose word it is: the broker saw the answer, an agent may say what it likes."""
+    """The sentence says whose word it is: the broker saw the answer, the resource gave it, an agent may say what it likes."""
     action, agent = _of(row, "tool", "action"), _of(row, "actor", "agent_id")
     if row.get("observed_by") == "agent":
         return f"{agent} says what came of its token for {action}"
+    if row.get("observed_by") == "resource":
+        return f"{_of(row, 'actor', 'client_id')} says what it did of {action} for {agent}"
     return f"the broker called {action} for {agent}"
 
 

@@ -10,7 +10,7 @@ from cab.adapters.configuration.problems import choose_from
 from cab.adapters.configuration.yaml_tree import Place
 from cab.domain.configured.actions import Action
 from cab.domain.configured.clients import Agent, Authentication, DefaultIntent, FederatedJwt, FrontEnd, PrivateKeyJwt
-from cab.domain.configured.connections import Connection
+from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.text.patterns import covered_by_any, covers
 
 GOOGLE_ISSUER = "https://accounts.google.com"  # the platform's own service identities: always known
@@ -144,6 +144,7 @@ def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
             remedy = choose_from(resource, deployment.connection_by_resource, otherwise="add the connection")
             message = "no connection has this resource"
             findings.add(AGENTS, (*at, "introspects", position), message, remedy, needs=(CONNECTIONS,))
+    _check_reports(findings, at, agent)
     for position, intent in enumerate(agent.default_intents if findings.actions_are_complete else ()):
         _check_default_intent(findings, (*at, "default_intents", position), agent, intent)
     findings.unique(
@@ -156,6 +157,23 @@ def _check_agent(findings: Findings, at: Place, agent: Agent) -> None:
         "keep one default intent per resource and scope",
     )
     _warn_about_idle_agent(findings, at, agent)
+
+
+def _check_reports(findings: Findings, at: Place, agent: Agent) -> None:
+    deployment = findings.deployment
+    for position, resource in enumerate(agent.reports_as):
+        place: Place = (*at, "reports_as", position)
+        connection = deployment.connection_by_resource.get(resource)
+        if connection is None:
+            remedy = choose_from(resource, deployment.connection_by_resource, otherwise="add the connection")
+            findings.add(AGENTS, place, "no connection has this resource", remedy, needs=(CONNECTIONS,))
+        elif connection.grant_kind is not GrantKind.BROKER_JWT:
+            message = f"tokens for `{connection.id}` are the platform's own, which name no hand-out"
+            findings.add(AGENTS, place, message, "remove it: there the agents report", needs=(CONNECTIONS,))
+        elif any(covers(pattern, action.id) for pattern in agent.actions for action in connection.actions):
+            message = f"it may have tokens for `{connection.id}` itself, and would be its own witness"
+            remedy = "give the resource server an entry of its own, without actions there"
+            findings.add(AGENTS, place, message, remedy, needs=(CONNECTIONS,))
 
 
 def _warn_about_idle_agent(findings: Findings, at: Place, agent: Agent) -> None:

@@ -44,6 +44,7 @@ VIEWS: Final = (
     "confirmations",
     "grant_health",
     "calls",
+    "reported_outcomes",
     "issued_without_outcome",
     "chain_gaps",
     "orphans",

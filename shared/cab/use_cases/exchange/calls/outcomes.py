@@ -1,7 +1,11 @@
-"""`POST /oauth2/outcomes`: what an agent says came of a token that it was given. Evidence of less weight than our own."""
+"""`POST /oauth2/outcomes`: what came of a token, by the agent that was given it, or by the resource that it was used at.
+
+Evidence of less weight than our own; a resource's weighs more than an agent's, since it tells of itself what it did.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -19,11 +23,11 @@ from cab.stores.calls import ReportedOutcomes
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_agent
-from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, after_spending
+from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
 from cab.use_cases.identity.verify_token import verify_token
 
 REPORTED_UNTIL: Final = timedelta(hours=1)  # after the token's end
-AgentOutcome = Literal["done", "rejected", "failed", "not_used", "unknown"]
+ReportedOutcome = Literal["done", "rejected", "failed", "not_used", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class OutcomeReport:
     The same token may be handed out for several intents: `txn` and `intent_hash` say which is meant, else the newest is.
     """
 
-    outcome: AgentOutcome
+    outcome: ReportedOutcome
     token_sha256: str | None = None
     token: str | None = None
     txn: str | None = None
@@ -49,7 +53,8 @@ class OutcomeReport:
 @dataclass(frozen=True, slots=True)
 class _HandOut:
     sha256: str
-    subject: str
+    client_id: str
+    subject: str | None
     txn: str
     intent_hash: str
     detail: dict[str, Any] | None
@@ -58,6 +63,7 @@ class _HandOut:
     jti: str | None = None
     grant_id: str | None = None
     remembered: IssuedToken | None = None
+    by_resource: bool = False
 
 
 class ReportOutcome:
@@ -79,16 +85,18 @@ class ReportOutcome:
         self._audiences = frozenset(connection.resource for connection in deployment.connections)
 
     async def __call__(self, report: OutcomeReport, credentials: Credentials, facts: Facts) -> None:
-        """Put the report on record, once for each hand-out; the very same report again changes nothing and is no error.
+        """Put the report on record; the very same report again changes nothing and is no error.
 
-        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, PARAMETER_INVALID (also for a token that was not handed to this
-        client, or ended over an hour ago), OUTCOME_ALREADY_REPORTED; Unavailable.
+        An agent's word on a hand-out is taken once. A resource may see a token more than once: each of its words counts.
+
+        Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, PARAMETER_INVALID (also for a token that was neither handed to this
+        client nor made for a resource of its own, or ended over an hour ago), OUTCOME_ALREADY_REPORTED; Unavailable.
         """
         agent, spending = await self._authenticator.authenticate(credentials)
         note_agent(facts, agent)
-        await after_spending(spending, self._report(report, agent, facts))
+        await after_spending(spending, self._report(report, agent, spending, facts))
 
-    async def _report(self, report: OutcomeReport, agent: Agent, facts: Facts) -> None:
+    async def _report(self, report: OutcomeReport, agent: Agent, spending: Spending, facts: Facts) -> None:
         if (report.token is None) == (report.token_sha256 is None):
             raise invalid_parameter("token_sha256", "Give one of token_sha256 and token.")
         if report.token is not None:
@@ -97,14 +105,17 @@ class ReportOutcome:
             hand_out = await self._downstream(report, agent)
         if hand_out is None:
             name = "token" if report.token_sha256 is None else "token_sha256"
-            raise invalid_parameter(name, "No such token was handed to this client of late.")
-        _note(facts, report, hand_out, self._deployment)
-        key = digest(hand_out.sha256, agent.client_id, hand_out.txn, hand_out.intent_hash)
+            raise invalid_parameter(name, "No such token was handed to this client, or made for its resource, of late.")
+        if hand_out.by_resource and report.outcome == "not_used":
+            raise invalid_parameter("outcome", "A resource cannot know that a token was not used.")
+        await spending  # a replay must not have the first word
+        _note(facts, report, hand_out, agent, self._deployment)
         said = digest(*(str(part) for part in (report.outcome, report.upstream_status, report.request_digest)))
-        known = await self._reported.read(key)
-        if known not in (None, said):
-            raise BrokerError(Reason.OUTCOME_ALREADY_REPORTED, "Another outcome was reported for this token.")
-        facts.beside.append(self._reported.write(key, said, until=hand_out.ends_at + REPORTED_UNTIL))
+        if not hand_out.by_resource:
+            key = digest(hand_out.sha256, agent.client_id, hand_out.txn, hand_out.intent_hash)
+            first = await self._reported.first(key, said, until=hand_out.ends_at + REPORTED_UNTIL)
+            if first != said:
+                raise BrokerError(Reason.OUTCOME_ALREADY_REPORTED, "Another outcome was reported for this token.")
         if hand_out.remembered is not None:  # for the user's own page
             told = replace(hand_out.remembered, outcome=report.outcome)
             facts.beside.append(self._issued_tokens.remember(hand_out.sha256, told))
@@ -149,19 +160,28 @@ class ReportOutcome:
         except jws.TokenRejected:
             return None
         ended = datetime.fromtimestamp(ends_at, UTC)
-        if now > ended + REPORTED_UNTIL or (claims["tenant"], claims["client_id"]) != (agent.tenant, agent.client_id):
+        is_holder, is_resource = claims["client_id"] == agent.client_id, claims["aud"] in agent.reports_as
+        if now > ended + REPORTED_UNTIL or claims["tenant"] != agent.tenant or not (is_holder or is_resource):
             return None
         connection = self._deployment.connection_by_resource.get(claims["aud"])
         return _HandOut(
             token_sha256(token),
-            claims["sub"],
+            claims["client_id"],
+            _subject_of(claims["sub"], connection.user_map if connection else {}),
             claims["txn"],
             details_hash(claims["authorization_details"]),
             claims["authorization_details"][0],
             connection.id if connection else None,
             ended,
             jti=claims["jti"],
+            by_resource=not is_holder,
         )
+
+
+def _subject_of(name: str, user_map: Mapping[str, str]) -> str | None:
+    """Our key of the user that a token names as its system does; None where that system knows several by one name."""
+    known = [key for key, mapped in user_map.items() if mapped == name]
+    return name if not known else known[0] if len(known) == 1 else None
 
 
 def _hand_out(
@@ -169,6 +189,7 @@ def _hand_out(
 ) -> _HandOut:
     return _HandOut(
         sha256,
+        issued.client_id,
         issued.subject,
         issued.txn,
         intent_hash,
@@ -180,10 +201,14 @@ def _hand_out(
     )
 
 
-def _note(facts: Facts, report: OutcomeReport, hand_out: _HandOut, deployment: Deployment) -> None:
+def _note(facts: Facts, report: OutcomeReport, hand_out: _HandOut, reporter: Agent, deployment: Deployment) -> None:
     detail = hand_out.detail or {}
     facts.txn = hand_out.txn
-    facts.subject = audit.Subject(key=hand_out.subject)
+    facts.subject = audit.Subject(key=hand_out.subject) if hand_out.subject else None
+    if hand_out.by_resource:  # about the agent that had the token, by another client
+        holder = deployment.agent_by_id.get(hand_out.client_id)
+        zone = holder.trust_zone if holder else None
+        facts.actor = audit.Actor(agent_id=hand_out.client_id, client_id=reporter.client_id, trust_zone=zone)
     connection = deployment.connection_by_id.get(hand_out.connection or "")
     action_id = detail["actions"][0] if detail else None
     action = connection.action_by_id.get(action_id) if connection and action_id else None
@@ -203,7 +228,7 @@ def _note(facts: Facts, report: OutcomeReport, hand_out: _HandOut, deployment: D
     facts.token = audit.TokenFacts(
         kind="broker_jwt" if hand_out.jti else "downstream", jti=hand_out.jti, sha256=hand_out.sha256
     )
-    facts.observed_by = "agent"
+    facts.observed_by = "resource" if hand_out.by_resource else "agent"
     facts.call = audit.CallFacts(
         outcome=report.outcome,
         upstream_status=report.upstream_status,
