@@ -54,8 +54,8 @@ def test_a_trace_tells_attempt_and_outcome_and_whose_word_it_is() -> None:
         f"the broker called {UPDATE} for sales-assistant: unknown",
         "outcome unknown, because interrupted",
         f"sales-assistant says what came of its token for {UPDATE}: failed",
-        f"crm-api says what it did of {UPDATE} for sales-assistant: executed",
         "outcome rejected, status 404",
+        f"crm-api says what it did of {UPDATE} for sales-assistant: executed",
         f"No outcome of call call-2 is on record: after 120 seconds it counts as unknown, and the platform may have done {UPDATE}.",
     ]
     places = [told.index(sentence) for sentence in sentences]
