@@ -130,6 +130,55 @@ def test_a_connection_whose_token_works_or_is_renewed_when_asked_for_says_connec
     assert '">Connected</span>' in card(browser.get("/me").text, "Acme CRM")
 
 
+def ending_unused() -> AcmePages:
+    def change(deployment: Deployment) -> Deployment:
+        connections = (
+            it.model_copy(update={"grant_idle_days": 30}) if it.id == "crm" else it for it in deployment.connections
+        )
+        return replace(deployment, connections=tuple(connections))
+
+    return AcmePages(change=change)
+
+
+@pytest.mark.parametrize(("days_left", "says_so"), [(7, True), (8, False)])
+def test_a_week_before_an_unused_connection_ends_its_person_reads_when_and_what_to_do(
+    days_left: int, says_so: bool
+) -> None:
+    acme = ending_unused()
+    browser = acme.logged_in("alice")
+    browser.connect()
+    ends_at = acme.clock.now() + timedelta(days=days_left)
+    acme.change_grant("alice", last_used_at=ends_at - timedelta(days=31), ends_unused_at=ends_at)
+
+    html = card(browser.get("/me").text, "Acme CRM")
+
+    assert ("Nobody has used it for a while. It ends" in html) is says_so
+    assert '">Connected</span>' in html
+
+
+def test_of_a_setting_that_was_taken_back_the_page_gives_no_notice(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", last_used_at=acme.clock.now(), ends_unused_at=acme.clock.now())
+
+    assert "used it for a while" not in card(browser.get("/me").text, "Acme CRM")
+
+
+def test_a_connection_that_ended_unused_says_so_and_how_to_have_it_back() -> None:
+    acme = ending_unused()
+    browser = acme.logged_in("alice")
+    browser.connect()
+    acme.change_grant("alice", status=GrantStatus.REVOKED, fail_cause="idle")
+
+    html = card(browser.get("/me").text, "Acme CRM")
+
+    assert "Ended, unused" in html
+    assert 'href="/connect?connection=crm"' in html
+    assert 'action="/me/disconnect"' not in html
+    browser.connect()
+    assert '">Connected</span>' in card(browser.get("/me").text, "Acme CRM")
+
+
 def test_a_connection_names_the_account_and_who_may_ask_for_it(acme: AcmePages) -> None:
     browser = acme.logged_in("alice")
     browser.connect()

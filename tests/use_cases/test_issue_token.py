@@ -12,7 +12,7 @@ from cab.adapters.system import SystemRandomness
 from cab.domain.configured.connections import Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
-from cab.ports import AccessToken
+from cab.ports import AccessToken, Unavailable
 from cab.stores.grants import Grants
 from cab.use_cases.exchange.issue import DownstreamTokens, Issued
 from cab_dev.fakes.clock import SettableClock
@@ -203,3 +203,39 @@ async def test_a_grants_status_stands_for_as_long_as_an_operator_says_and_no_lon
     assert await desk.tokens.read_grant(CONNECTION, assertion, fresh=True) == revoked
     desk.clock.advance(timedelta(seconds=60))
     assert await desk.tokens.read_grant(CONNECTION, assertion) == revoked
+
+
+# --- grants that end unused ---
+
+
+def counted(desk: Desk, *, last_used_at: datetime) -> None:
+    desk.grant = desk.grant.model_copy(
+        update={"last_used_at": last_used_at, "ends_unused_at": last_used_at + timedelta(days=31)}
+    )
+
+
+async def test_a_remembered_token_serves_alone_once_the_days_use_is_on_record(desk: Desk) -> None:
+    desk.refresher.facts |= {"expires_at": NOW + timedelta(days=9), "renew_at": NOW + timedelta(days=9)}
+    counted(desk, last_used_at=NOW)
+    for _ in range(3):
+        await desk.issue()
+    assert desk.refresher.asked == 1
+    desk.clock.advance(timedelta(days=1))
+    await desk.issue()
+    assert desk.refresher.asked == 2, "memory alone would let a grant in use end for lying unused"
+
+
+async def test_a_remembered_token_serves_although_its_use_cannot_be_put_on_record(desk: Desk) -> None:
+    desk.refresher.facts |= {"expires_at": NOW + timedelta(days=9), "renew_at": NOW + timedelta(days=9)}
+    counted(desk, last_used_at=NOW)
+    await desk.issue()
+
+    async def away(**_: Any) -> AccessToken:
+        raise Unavailable("grants")
+
+    desk.refresher.access_token = away  # type: ignore[method-assign]
+    desk.clock.advance(timedelta(days=2))
+    assert (await desk.issue()).token == "token-1"
+    desk.clock.advance(timedelta(days=8))
+    with pytest.raises(Unavailable):
+        await desk.issue()

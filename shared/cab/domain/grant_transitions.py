@@ -13,6 +13,10 @@ from typing import Any
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 
+# A use is written at most so often; a grant ends so much later, so that nobody's ends before its time is over.
+USE_NOTED_EVERY = timedelta(days=1)
+IDLE_NOTICE = timedelta(days=7)  # how long before the page says so
+
 Event = dict[str, Any]  # an audit event as JSON, written together with the state change it tells of
 
 _S = GrantStatus
@@ -363,6 +367,8 @@ def dropped_tokens(grant: Grant, *, now: datetime, events: list[Event]) -> Grant
             "refresh_version": None,
             "access_expires_at": None,
             "suspect_since": None,
+            "last_used_at": None,
+            "ends_unused_at": None,
             "fail_count": 0,
             "fail_cause": None,
             "next_try_at": None,
@@ -406,6 +412,8 @@ def reconnected(
             "replaced_account": grant.replaced_account
             or (grant.upstream_account is not None and grant.upstream_account != upstream_account),
             "connected_at": now,
+            "last_used_at": None,
+            "ends_unused_at": None,
             "suspect_since": None,
         }
     )
@@ -455,6 +463,49 @@ def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None,
 
 def _at_rest(grant: Grant) -> Grant:
     return grant.model_copy(update={"attempt_id": None, "lease_until": None, "base_version": None, "sent_at": None})
+
+
+# --- grants that nobody uses ---
+
+
+def may_end_unused(grant: Grant) -> bool:
+    """Whether lying unused can end it: it has tokens that the user can give anew, and nothing is under way."""
+    return grant.keeps_tokens and grant.status in (GrantStatus.ACTIVE, GrantStatus.NEEDS_REAUTH)
+
+
+def counted(grant: Grant, *, idle: timedelta | None, now: datetime) -> Grant:
+    """With the day on which it ends unused by the present setting: None where unused grants last.
+
+    What was used before anybody counted is not known, so counting begins now. A shorter time than before leaves whoever it
+    concerns as long to come back as the page gives notice.
+    """
+    if not may_end_unused(grant):
+        return grant
+    if idle is None:
+        return grant.model_copy(update={"last_used_at": None, "ends_unused_at": None})
+    if grant.last_used_at is None or grant.ends_unused_at is None:
+        return grant.model_copy(update={"last_used_at": now, "ends_unused_at": now + idle + USE_NOTED_EVERY})
+    ends_at = grant.last_used_at + idle + USE_NOTED_EVERY
+    if ends_at < grant.ends_unused_at:
+        ends_at = max(ends_at, min(grant.ends_unused_at, now + IDLE_NOTICE))
+    return grant.model_copy(update={"ends_unused_at": ends_at})
+
+
+def use_is_noted(grant: Grant, now: datetime) -> bool:
+    """Whether a use at this moment need not be written: nobody counts, or it is known of the last day."""
+    if grant.ends_unused_at is None or grant.last_used_at is None:
+        return True
+    return now - grant.last_used_at < USE_NOTED_EVERY
+
+
+def used(grant: Grant, *, idle: timedelta | None, now: datetime) -> Grant:
+    """Somebody uses it. The sweeper's next visit stays where it is: it is not after the former end."""
+    ends_at = None if idle is None else now + idle + USE_NOTED_EVERY
+    return grant.model_copy(update={"last_used_at": now, "ends_unused_at": ends_at})
+
+
+def has_ended_unused(grant: Grant, now: datetime) -> bool:
+    return may_end_unused(grant) and grant.ends_unused_at is not None and grant.ends_unused_at <= now
 
 
 # --- what is left to do ---
@@ -521,6 +572,8 @@ def next_visit(
             pass
     if grant.clean_below is not None and grant.clean_below > grant.destroy_below:
         reasons.append(may_clean_at(grant, timings))
+    if may_end_unused(grant):
+        reasons.append(grant.ends_unused_at)
     return min((reason for reason in reasons if reason is not None), default=None)
 
 

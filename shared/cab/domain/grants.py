@@ -30,6 +30,7 @@ class GrantStatus(StrEnum):
 CLIENT_REFUSED: Final = "our client is refused"  # the provider does not accept our own credentials
 UNREAD: Final = "unread answer"  # one is stored that this release cannot read
 SCOPE_REFUSED: Final = "invalid_scope"  # and of one that says nothing about the grant
+IDLE: Final = "idle"  # and of a grant that ended because nobody used it
 NO_TOKENS: Final = 0  # `secret_version` of a grant with nothing in the vault
 SERVABLE = frozenset({GrantStatus.ACTIVE, GrantStatus.REFRESHING, GrantStatus.RECOVERING})
 ENDED = frozenset({GrantStatus.REVOKING, GrantStatus.REVOKED, GrantStatus.QUARANTINED})
@@ -100,7 +101,9 @@ class Grant(BaseModel):
     clean_below: int | None = None  # versions below this number are to be destroyed next
     escrow: str | None = None  # a token set sealed while Secret Manager refused the write
     connected_at: datetime
+    # When it was last used, to the day; where nobody has used it since that is counted, since when it is.
     last_used_at: datetime | None = None
+    ends_unused_at: datetime | None = None  # unless somebody uses it before; None: nobody counts, see `grant_idle_days`
     outbox: list[dict[str, Any]] = Field(default_factory=list)  # audit events of state changes, not yet acknowledged
 
     @property

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from cab.domain.grants import Grant
+from cab.domain.grants import Grant, GrantStatus
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Document, Documents, Replace
 
 # Members whose fields have kept the name that they had in the first release.
@@ -65,6 +65,12 @@ class Grants:
             if len(page) < size:
                 return
             limit -= len(page)
+
+    async def uncounted(self, connection: str, tenant: str, status: GrantStatus, *, limit: int) -> list[StoredGrant]:
+        """Grants in this state of which nobody has counted uses yet. Documents have had the field since the first release."""
+        equal = {"connection": connection, "tenant": tenant, "status": status.value, "last_used_at": None}
+        conditions = [Condition(name, "==", value) for name, value in equal.items()]
+        return [_restore(it) for it in await self._documents.find("grants", *conditions, limit=limit)]
 
     async def matching(self, *, equal: Mapping[str, str], limit: int = 1000) -> list[StoredGrant]:
         """Grants whose fields equal the given values, e.g. tenant, subject, connection."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cab.domain.configured.connections import GrantKind
-from cab.domain.grants import CLIENT_REFUSED, ENDED, SERVABLE, UNREAD, Grant, GrantStatus
+from cab.domain.grants import CLIENT_REFUSED, ENDED, IDLE, SERVABLE, UNREAD, Grant, GrantStatus
 from cab.use_cases.people.account import ConnectionHealth
 
 
@@ -44,6 +44,12 @@ _RAN_OUT: Final = Health(
     "danger",
     "Ended",
     "The other system gave access for a limited time, and nothing to renew it with. Connect again to go on.",
+    connect="Connect again",
+)
+_UNUSED: Final = Health(
+    "",
+    "Ended, unused",
+    "Nobody used it for a long time, so it was ended. Connect again when you need it.",
     connect="Connect again",
 )
 _CONNECTED: Final = Health("good", "Connected", live=True)
@@ -104,6 +110,8 @@ def health_of(item: ConnectionHealth) -> Health:
         if item.has_stopped:
             return _stopped(item.grant)
         return _CONNECTED if item.grant.ends_at is None else _FOR_NOW
+    if item.grant.status in (GrantStatus.REVOKING, GrantStatus.REVOKED) and item.grant.fail_cause == IDLE:
+        return _UNUSED
     return _BY_STATUS[item.grant.status]
 
 

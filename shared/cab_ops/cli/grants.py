@@ -23,7 +23,7 @@ SHOWN = {
         "access_expires_at",
         "refreshed_at",
     ),
-    *("connected_at", "next_try_at", "due_at"),
+    *("connected_at", "last_used_at", "ends_unused_at", "next_try_at", "due_at"),
 }
 
 url_option = click.option(

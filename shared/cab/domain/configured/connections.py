@@ -25,6 +25,7 @@ from cab.domain.configured.scope_names import ScopeNames
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClaimPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}\Z")]
+IdleDays = Annotated[int, Field(ge=7, le=3_650)]
 SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
 
 
@@ -343,12 +344,18 @@ class Connection(StrictModel):
         description="Whether every hand-out of a token for a read is recorded, for the user's page and for introspection by the "
         "agent: a Firestore write each. Else the first for an action in a transaction, and again after five minutes.",
     )
+    grant_idle_days: IdleDays | None = Field(
+        default=None,
+        description="authorization_code: after how many days without a use a user's grant ends; none: never, unless the tenant says so.",
+    )
     actions: tuple[Action, ...] = Field(min_length=1, description="The catalog: everything tools can do here.")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Connection:
         if self.grant_kind is GrantKind.AUTHORIZATION_CODE and self.client_id is None:
             raise ValueError("an authorization_code connection needs a client_id")
+        if self.grant_idle_days is not None and self.grant_kind is not GrantKind.AUTHORIZATION_CODE:
+            raise ValueError("grant_idle_days is for authorization_code: no user could bring such a grant back")
         if "#" in self.resource or "?" in self.resource:
             raise ValueError("resource must have neither fragment nor query (RFC 8707)")
         for action in self.actions:

@@ -6,7 +6,7 @@ Reading and checking the files is `cab.adapters.configuration`; the models here 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Mode, Zone
-from cab.domain.configured.connections import Connection, Provider, SecretReference
+from cab.domain.configured.connections import Connection, GrantKind, IdleDays, Provider, SecretReference
 from cab.domain.configured.model import StrictModel
 from cab.domain.tasks import Pattern
 from cab.domain.text.patterns import covers
@@ -31,6 +31,11 @@ class Tenant(StrictModel):
         description="Part of every subject key: renaming a tenant gives every user a new identity."
     )
     title: str = Field(min_length=1, max_length=80, description="What people read.")
+    grant_idle_days: IdleDays | None = Field(
+        default=None,
+        description="After how many days without a use a user's grant ends; none: never. Where its connection says so too, "
+        "the shorter time holds.",
+    )
 
 
 class RateLimit(StrictModel):
@@ -337,6 +342,26 @@ class Deployment:
     def provider_of(self, connection: Connection) -> Provider:
         """The connection's provider, its addresses filled with the connection's values."""
         return self._provider_by_connection[connection.id]
+
+    def grants_last_unused(self, connection_id: str, tenant: str) -> timedelta | None:
+        """How long a user's grant may lie unused; None: for ever. What the organisation approves does not end so, because
+        no user could bring it back."""
+        connection = self.connection_by_id.get(connection_id)
+        if connection is None or connection.grant_kind is not GrantKind.AUTHORIZATION_CODE:
+            return None
+        of_tenant = next((it.grant_idle_days for it in self.broker.tenants if it.id == tenant), None)
+        days = [it for it in (connection.grant_idle_days, of_tenant) if it is not None]
+        return timedelta(days=min(days)) if days else None
+
+    @cached_property
+    def grants_that_end_unused(self) -> tuple[tuple[str, str], ...]:
+        """(connection, tenant) of all grants that may not lie unused for ever."""
+        return tuple(
+            (connection.id, tenant)
+            for connection in self.connections
+            for tenant in connection.tenants
+            if self.grants_last_unused(connection.id, tenant) is not None
+        )
 
     def zones_of(self, agent: Agent, connection: Connection) -> tuple[TrustZone, ...]:
         """The zones whose bounds hold when this agent uses this connection."""

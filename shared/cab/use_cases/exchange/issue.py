@@ -11,11 +11,12 @@ from typing import Any, Final
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection, GrantKind, Provider
 from cab.domain.configured.deployment import Deployment
+from cab.domain.grant_transitions import use_is_noted
 from cab.domain.grants import Grant, grant_id
 from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.domain.token_life import handed_out_until
-from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer
+from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer, Unavailable
 from cab.protocol import names
 from cab.protocol.tokens import access_tokens, subject_tokens
 from cab.protocol.tokens.assertions import Assertion
@@ -159,20 +160,27 @@ class DownstreamTokens:
         key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, about)
         remembered = self._tokens.get(key)
         is_rejected = remembered is not None and token_sha256(remembered.token.access_token) == rejected
-        if remembered is None or grant is None or is_rejected or not self._still_good(remembered, grant, provider):
+        if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider)):
+            remembered = None
+        if remembered is None or (grant is not None and not use_is_noted(grant, self._clock.now())):
             signed = None if statement is None else await self._signed(statement)
             who = await subject_assertion()
-            with waiting_for("refresh"):
-                token = await self._refresher.access_token(
-                    subject_assertion=who,
-                    connection=connection.id,
-                    scopes=scopes,
-                    txn=assertion.txn,
-                    provider_subject_token=signed,
-                    rejected_token_sha256=rejected,
-                )
-            remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
-            remember(self._tokens, key, remembered, most=CACHE_SIZE)
+            try:
+                with waiting_for("refresh"):
+                    token = await self._refresher.access_token(
+                        subject_assertion=who,
+                        connection=connection.id,
+                        scopes=scopes,
+                        txn=assertion.txn,
+                        provider_subject_token=signed,
+                        rejected_token_sha256=rejected,
+                    )
+            except Unavailable:
+                if remembered is None:  # else only today's use is not on record yet
+                    raise
+            else:
+                remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
+                remember(self._tokens, key, remembered, most=CACHE_SIZE)
         token = remembered.token
         return Issued(
             token.access_token,

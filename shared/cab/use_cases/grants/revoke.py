@@ -12,7 +12,7 @@ from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
-from cab.domain.grants import ENDED, NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
+from cab.domain.grants import ENDED, IDLE, NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 from cab.ports import Clock, NotFound, Randomness, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
 from cab.stores.grants import Grants, StoredGrant
@@ -88,6 +88,19 @@ class RevokeGrants:
                 return Revoked(name, done.grant.connection, await self._finished(done))
             await asyncio.sleep(0.02)  # a refresh holder writes a few times and is gone
         raise Unavailable("documents")
+
+    async def unused(self, stored: StoredGrant) -> bool:
+        """End a grant for lying unused, as it was judged: whoever uses it meanwhile has changed the document, and it lives on.
+
+        Whether it has ended. Raises: Unavailable; it may then have ended, and the sweeper goes on with it.
+        """
+        event = self._event(stored.grant, IDLE)
+        ending = grant_transitions.revoking(stored.grant, cause=IDLE, now=self._clock.now(), event=event)
+        done = await self._store.replace(stored, ending)
+        if done is None:
+            return False
+        await self._finished(done)
+        return True
 
     async def _finished(self, stored: StoredGrant) -> bool:
         try:

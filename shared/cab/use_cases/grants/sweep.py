@@ -11,7 +11,7 @@ from typing import Final
 from cab.domain import grant_transitions
 from cab.domain.configured.connections import GrantKind
 from cab.domain.configured.deployment import Deployment
-from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, GrantStatus, Timings
+from cab.domain.grants import ENDED, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
 from cab.ports import Clock, Unavailable
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants, StoredGrant
@@ -28,6 +28,7 @@ READ_WITHIN: Final = timedelta(seconds=25)
 HAND_OVER_WITHIN: Final = timedelta(seconds=50)
 # Pub/Sub itself delivers again what was not acknowledged; a grant that is still due as it was is named again only then.
 NAMED_AGAIN_AFTER: Final = timedelta(minutes=5)
+UNCOUNTED_EVERY: Final = timedelta(minutes=10)
 VISITED_HERE: Final = 10  # grants, where Pub/Sub cannot be reached
 
 
@@ -52,6 +53,7 @@ class SweepGrants:
         self._outbox = outbox
         self._clock = clock
         self._timings = timings
+        self._looked_for_uncounted_at: datetime | None = None
         self._handed_over: dict[tuple[str, datetime], datetime] = {}  # (grant, its due_at) -> when
 
     async def hand_over(self, fan_out: FanOut) -> int:
@@ -63,7 +65,7 @@ class SweepGrants:
         Raises: Unavailable, when not even the first grants can be read.
         """
         started_at = self._clock.now()
-        waiting = await self._waiting(started_at)
+        waiting = [*await self._waiting(started_at), *await self._uncounted(started_at)]
         handed = 0
         for first in range(0, len(waiting), PAGE):
             if self._clock.now() - started_at >= HAND_OVER_WITHIN:
@@ -101,6 +103,22 @@ class SweepGrants:
         turns = chain.from_iterable(zip_longest(*by_tenant.values()))
         return [due for due in turns if due is not None]
 
+    async def _uncounted(self, now: datetime) -> list[tuple[str, datetime]]:
+        """Grants that may end unused, and whose uses nobody counts yet: new ones, and those of before the setting."""
+        if self._looked_for_uncounted_at is not None and now - self._looked_for_uncounted_at < UNCOUNTED_EVERY:
+            return []
+        found: list[tuple[str, datetime]] = []
+        try:
+            for connection, tenant in self._deployment.grants_that_end_unused:
+                for status in (GrantStatus.ACTIVE, GrantStatus.NEEDS_REAUTH):
+                    stored = await self._store.uncounted(connection, tenant, status, limit=PAGE)
+                    found += [(it.grant.grant_id, now) for it in stored]
+        except Unavailable:
+            return found
+        if len(found) < PAGE:  # else there are more, which the next sweep finds
+            self._looked_for_uncounted_at = now
+        return found
+
     async def due(self, *, limit: int) -> list[str]:
         """Ids of the grants that want a visit, the longest waiting first."""
         return [stored.grant.grant_id for stored in await self._store.due(self._clock.now(), limit=limit)]
@@ -108,16 +126,21 @@ class SweepGrants:
     async def visit(self, name: str) -> None:
         """Idempotent; safe beside exchanges and other visits. Raises: Unavailable, to be visited again."""
         stored = await self._store.read(name)
-        if stored is None or not self._is_due(stored):
+        if stored is None or not (self._is_due(stored) or self._is_uncounted(stored.grant)):
             return
         try:
-            await self._drive(stored)
+            if self._is_due(stored):
+                await self._drive(stored)
             await self._clean_up(name)
         finally:
             await self._let_others_by(name)
 
     def _is_due(self, stored: StoredGrant) -> bool:
         return stored.grant.due_at is not None and stored.grant.due_at <= self._clock.now()
+
+    def _is_uncounted(self, grant: Grant) -> bool:
+        ends_unused = self._deployment.grants_last_unused(grant.connection, grant.tenant) is not None
+        return ends_unused and grant.last_used_at is None and grant_transitions.may_end_unused(grant)
 
     async def _drive(self, stored: StoredGrant) -> None:
         grant = stored.grant
@@ -144,7 +167,11 @@ class SweepGrants:
             GrantStatus.REVOKING,
         ):
             return
-        grant = stored.grant
+        idle = self._deployment.grants_last_unused(stored.grant.connection, stored.grant.tenant)
+        grant = grant_transitions.counted(stored.grant, idle=idle, now=now)
+        if grant_transitions.has_ended_unused(grant, now):
+            await self._revoker.unused(stored)
+            return
         wanted = grant.clean_below is None or now < grant_transitions.may_clean_at(grant, self._timings)
         if not wanted and (grant.status is GrantStatus.REVOKED or not grant.keeps_tokens):
             await self._revoker.purge(stored)
@@ -159,7 +186,7 @@ class SweepGrants:
             if ended is not None:
                 event = self._revoker.replaced_event(grant, upstream_revoked=ended)
                 following = following.model_copy(update={"outbox": [*following.outbox, event], "due_at": now})
-        if following != grant:
+        if following != stored.grant:
             done = await self._store.replace(stored, following)
             if done is not None and done.grant.outbox:
                 await self._outbox.flush(done)

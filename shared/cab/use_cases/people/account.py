@@ -14,6 +14,7 @@ from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection, GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
+from cab.domain.grant_transitions import IDLE_NOTICE, may_end_unused
 from cab.domain.grants import Grant, grant_id
 from cab.ports import Clock, GrantTokens
 from cab.stores.approvals import MANY, ApprovalDecisions, ApprovalRequest, ApprovalRequests
@@ -41,6 +42,7 @@ class ConnectionHealth:
     last_used_at: datetime | None
     has_run_out: bool = False  # it had no refresh token, and its access token has ended
     has_stopped: bool = False  # as `Grant.has_stopped`
+    ends_unused_at: datetime | None = None  # when that is soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,14 @@ class MyAccount:
             last_used_at=max(seen, default=None),
             has_run_out=grant is not None and grant.ends_at is not None and grant.ends_at <= now,
             has_stopped=grant is not None and grant.has_stopped(now),
+            ends_unused_at=self._ends_unused_soon(grant, now),
         )
+
+    def _ends_unused_soon(self, grant: Grant | None, now: datetime) -> datetime | None:
+        if grant is None or grant.ends_unused_at is None or not may_end_unused(grant):
+            return None
+        counts = self._deployment.grants_last_unused(grant.connection, grant.tenant) is not None
+        return grant.ends_unused_at if counts and grant.ends_unused_at - now <= IDLE_NOTICE else None
 
     def _deed(self, token: IssuedToken) -> Deed:
         connection = self._deployment.connection_by_id.get(token.connection)

@@ -38,6 +38,7 @@ from cab.use_cases.grants.refresh.attempt import (
 from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.refresh.fence import FencedWrites
 from cab.use_cases.grants.refresh.orphaned_tokens import OrphanedTokens
+from cab.use_cases.grants.uses import Uses
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab.use_cases.upstream.revoke import RevokeUpstream
 from cab.use_cases.upstream.servable import check_consented, not_connected
@@ -86,6 +87,7 @@ class RefreshGrant:
         self._timings = timings
         self._observe = observe
         self._outbox = outbox
+        self._uses = Uses(deployment, store, clock)
         self._orphans = OrphanedTokens(store, payloads, escrow, calls, revoke_upstream, outbox, clock, randomness)
         self._parts = AttemptParts(
             writes=FencedWrites(store, timings),
@@ -135,8 +137,7 @@ class RefreshGrant:
         how = RefreshOutcome.CACHED
         while True:
             read_at = self._clock.now()
-            stored = self._servable(await self._store.read(grant_id), wanted)
-            payload = await self._committed_payload(stored, wanted.provider)
+            stored, payload = await self._in_use(grant_id, wanted)
             now = self._clock.now()
             if payload is not None:
                 token = self._fresh_token(payload, stored.grant, wanted, now, how)
@@ -168,6 +169,20 @@ class RefreshGrant:
                 token = await self._committed_token(committed, wanted)
                 if token is not None:
                     return token
+
+    async def _in_use(self, grant_id: str, wanted: Wanted) -> tuple[StoredGrant, Payload | None]:
+        """The grant with this use on record, and its committed tokens, read while the use is written."""
+        while True:
+            found = self._servable(await self._store.read(grant_id), wanted)
+            if self._uses.is_noted(found.grant):
+                return found, await self._committed_payload(found, wanted.provider)
+            noting = asyncio.ensure_future(self._uses.noted(found))
+            try:
+                payload = await self._committed_payload(found, wanted.provider)
+            finally:
+                stored = await noting
+            if stored is not None:
+                return stored, payload
 
     async def _wait_for_holder(self, grant_id: str, *, longest_s: float) -> None:
         """Until the attempt of this process ends, or that of another, which one watcher looks out for on behalf of all."""
