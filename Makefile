@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format lint types soak desk mutants real bench dist browser-ready bigquery-ready clean rehearsal
+.PHONY: help demo dev test check format lint types soak drills desk mutants real bench dist browser-ready bigquery-ready clean rehearsal
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ types: $(DEV) ## type-check, and a project of a user of the client as strictly a
 
 soak: $(DEV) bigquery-ready ## break the refresh of grants, and calls, by the thousand, for the better part of an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.soak $(SOAK)
+
+drills: $(DEV) bigquery-ready ## instances end, releases and keys change, a database goes back: under load. A quarter of an hour
+	@PYTHONPATH=.:shared $(PYTHON) -m tests.drills $(DRILLS)
 
 desk: $(DEV) bigquery-ready ## fifteen questions on 5,000 decisions; how long each takes on a million rows. Half an hour
 	CAB_DESK_DECISIONS=5000 $(PYTHON) -m pytest -q tests/contracts/test_audit_desk.py

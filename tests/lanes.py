@@ -17,6 +17,7 @@ LANES = {
         "tests/e2e/test_bad_input.py",
         "tests/e2e/test_call_mode.py",
         "tests/e2e/test_demo.py",
+        "tests/e2e/test_drills.py",
         "tests/e2e/test_killed_calls.py",
         "tests/e2e/test_narrowing.py",
         "tests/e2e/test_notes.py",

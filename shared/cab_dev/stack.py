@@ -67,6 +67,7 @@ DEFAULT_GATEWAY_PORT = 8080
 AUDIT_DATASET = "cab_audit"
 SWEEP_EVERY_S = 10
 RIGHTS_NAME = "rights.json"
+INSTANCES_NAME = "instances.json"
 
 CALLED_FUNCTIONS = ("exchange_token", "refresh_grants", "ingest_audit")
 """Functions that other services call at their own URL, not through the load balancer."""
@@ -517,6 +518,7 @@ class Stack:
         functions = {name: self.url(name) for name in FUNCTIONS}
         arguments += ["--rights", str(self.rights_file), "--project", PROJECT, "--issuer", self.url("google_identity")]
         arguments += ["--functions", json.dumps(functions), "--doors", json.dumps(self.doors)]
+        arguments += ["--instances", str(self.state / INSTANCES_NAME)]
         if self.bigquery_url:
             arguments += ["--bigquery", json.dumps(["ingest_audit", self.bigquery_door, self.bigquery_url])]
         return self._python(
@@ -688,6 +690,7 @@ def _own_state_dir(state_dir: Path) -> Iterator[None]:
             stack_file.ENVIRONMENT_NAME,
             control.STATE_FILE,
             "audit_rows.jsonl",
+            INSTANCES_NAME,
             *rights,
         ):
             (state_dir / name).unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
@@ -11,7 +13,7 @@ from yarl import URL
 
 from cab_dev.processes.ports import PortLeases
 from cab_dev.services import gateway
-from cab_dev.services.gateway import Route, public_routes
+from cab_dev.services.gateway import Instances, Route, public_routes
 
 
 async def echo(request: web.Request) -> web.Response:
@@ -178,3 +180,33 @@ def test_every_public_path_leads_to_its_function_and_private_ones_nowhere(path: 
     names = ("mint_assertion", "exchange_token", "publish_metadata", "connect_account", "call_tool")
     routes = public_routes({name: name for name in names})
     assert next((route.origin for route in routes if route.matches(path)), None) == function
+
+
+def write(file: Path, serving: dict[str, list[str]]) -> None:
+    other = file.with_suffix(".new")
+    other.write_text(json.dumps(serving), "utf-8")
+    other.rename(file)
+
+
+def test_instances_take_turns_from_the_next_request_on(tmp_path: Path) -> None:
+    instances = Instances(tmp_path / "instances.json")
+    assert instances.next("http://old") == "http://old"
+    write(tmp_path / "instances.json", {"http://old": ["http://a", "http://b"]})
+    assert {instances.next("http://old") for _ in range(2)} == {"http://a", "http://b"}
+    assert instances.next("http://other") == "http://other"
+    write(tmp_path / "instances.json", {})
+    assert instances.next("http://old") == "http://old"
+
+
+async def test_where_no_instance_serves_callers_are_told_to_come_back(client: ClientSession, tmp_path: Path) -> None:
+    write(tmp_path / "instances.json", {"http://127.0.0.1:1": []})
+    with PortLeases() as leases:
+        port = leases.take_free()
+        routes = (Route("/here", "http://127.0.0.1:1"),)
+        front = await gateway.serve(routes, port, instances=Instances(tmp_path / "instances.json"))
+        try:
+            async with client.get(f"http://127.0.0.1:{port}/here") as answer:
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+                assert (await answer.json())["reason_code"] == "service_unavailable"
+        finally:
+            await front.cleanup()

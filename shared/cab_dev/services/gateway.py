@@ -19,7 +19,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
@@ -113,12 +113,48 @@ class Guarded:
         return self.doors.from_load_balancer(function)
 
 
+@dataclass
+class Instances:
+    """Which processes serve in place of an origin, as new revisions and more instances do on the platform.
+
+    `file`, where there is one: JSON, origin to the origins that take turns; an origin that it does not name serves itself.
+    It is read again when it was changed, so write it whole and rename it.
+    """
+
+    file: Path | None = None
+    _read: tuple[int, int] | None = None  # which file: inode and time of its last change
+    _serving: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    _turn: int = 0
+
+    def next(self, origin: str) -> str | None:
+        """Where the next request for `origin` goes. None when nobody serves it now."""
+        serving = self._now().get(origin, (origin,))
+        self._turn += 1
+        return serving[self._turn % len(serving)] if serving else None
+
+    def _now(self) -> Mapping[str, Sequence[str]]:
+        if self.file is None:
+            return self._serving
+        try:
+            found = self.file.stat()
+        except FileNotFoundError:
+            self._read, self._serving = None, {}
+            return self._serving
+        if (found.st_ino, found.st_mtime_ns) != self._read:
+            self._serving = json.loads(self.file.read_bytes())
+            self._read = found.st_ino, found.st_mtime_ns
+        return self._serving
+
+
 class Gateway:
     """The forwarding handler and the connections it keeps."""
 
-    def __init__(self, routes: Sequence[Route], guarded: Guarded | None = None) -> None:
+    def __init__(
+        self, routes: Sequence[Route], guarded: Guarded | None = None, instances: Instances | None = None
+    ) -> None:
         self._routes = tuple(routes)
         self._guarded = guarded
+        self._instances = instances or Instances()
         self._session: ClientSession | None = None
 
     async def connections(self, _: web.Application) -> AsyncIterator[None]:
@@ -150,10 +186,13 @@ class Gateway:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _refusal(BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 1 MiB."))
+        instance = self._instances.next(origin)
+        if instance is None:
+            return _unreachable()
         try:
             async with self._session.request(
                 request.method,
-                URL(origin + request.raw_path, encoded=True),
+                URL(instance + request.raw_path, encoded=True),
                 headers=headers,
                 data=body or None,
                 allow_redirects=False,
@@ -206,14 +245,18 @@ def _unreachable() -> web.Response:
     return web.json_response(body, status=503, headers=_OWN_HEADERS | {"CAB-Txn": txn, "Retry-After": "2"})
 
 
-def application(routes: Sequence[Route], guarded: Guarded | None = None) -> web.Application:
-    gateway = Gateway(routes, guarded)
+def application(
+    routes: Sequence[Route], guarded: Guarded | None = None, instances: Instances | None = None
+) -> web.Application:
+    gateway = Gateway(routes, guarded, instances)
     return _application(gateway, gateway.handle)
 
 
-def door_application(doors: Doors, function: str, *, url: str, origin: str) -> web.Application:
+def door_application(
+    doors: Doors, function: str, *, url: str, origin: str, instances: Instances | None = None
+) -> web.Application:
     """A function as others reach it at its own `url`; it runs at `origin`."""
-    gateway = Gateway(())
+    gateway = Gateway((), instances=instances)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         refusal = await doors.from_inside(function, url, request.headers)
@@ -254,9 +297,11 @@ def _application(gateway: Gateway, handle: Handler) -> web.Application:
     return app
 
 
-async def serve(routes: Sequence[Route], port: int, guarded: Guarded | None = None) -> web.AppRunner:
+async def serve(
+    routes: Sequence[Route], port: int, guarded: Guarded | None = None, instances: Instances | None = None
+) -> web.AppRunner:
     """Listen on 127.0.0.1; the caller cleans the runner up. Raises: OSError when the port is taken."""
-    return await _listen(application(routes, guarded), port)
+    return await _listen(application(routes, guarded, instances), port)
 
 
 async def _listen(app: web.Application, port: int) -> web.AppRunner:
@@ -288,6 +333,7 @@ async def _run(
     routes: Sequence[Route],
     port: int,
     guarded: Guarded | None,
+    instances: Instances,
     doors: Mapping[str, int],
     bigquery: tuple[str, int, str] | None,
 ) -> None:
@@ -298,13 +344,13 @@ async def _run(
         if guarded is not None:
             for function, door in doors.items():
                 url, origin = f"http://{HOST}:{door}", guarded.functions[function]
-                app = door_application(guarded.doors, function, url=url, origin=origin)
+                app = door_application(guarded.doors, function, url=url, origin=origin, instances=instances)
                 listening.push_async_callback((await _listen(app, door)).cleanup)
             if bigquery is not None:
                 identity, door, origin = bigquery
                 app = bigquery_door(guarded.doors.table, identity, origin=origin)
                 listening.push_async_callback((await _listen(app, door)).cleanup)
-        runner = await serve(routes, port, guarded)
+        runner = await serve(routes, port, guarded, instances)
         listening.push_async_callback(runner.cleanup)
         await stop.wait()
 
@@ -313,6 +359,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The local stack's origin. Binds 127.0.0.1 only.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--route", type=_route, action="append", required=True, metavar="PATH=ORIGIN")
+    parser.add_argument("--instances", type=Path, help="a JSON file that says who serves in place of an origin")
     parser.add_argument(
         "--rights", type=Path, help="a file that says who may do what, see gcp_emulators/permissions/table.py"
     )
@@ -330,7 +377,8 @@ def main() -> None:
     if arguments.rights is not None:
         doors = Doors(Table(arguments.rights), arguments.project, arguments.issuer)
         guarded = Guarded(doors, arguments.functions)
-    asyncio.run(_run(arguments.route, arguments.port, guarded, arguments.doors, arguments.bigquery))
+    instances = Instances(arguments.instances)
+    asyncio.run(_run(arguments.route, arguments.port, guarded, instances, arguments.doors, arguments.bigquery))
 
 
 if __name__ == "__main__":
