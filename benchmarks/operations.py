@@ -6,7 +6,7 @@ US$, regional, United States, free tiers left out. Prices change: they are here 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 FIRESTORE_READ: Final = 0.03 / 100_000
@@ -51,8 +51,11 @@ ONCE: Final[dict[str, Operations]] = {
 }
 """One request each, with what a process that has served for a while has in memory."""
 
-REFRESH: Final = Operations(reads=1, writes=4, secret_accesses=2, requests=1)
-"""What a refresh at the provider adds to the exchange that needs it; the version that is added counts as an access."""
+NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=2)
+"""What the first use of other scopes adds to the exchange that needs it, in a process that knows the grant: lease and mark in one write,
+the commit, and the event's taking off. A look for a newer version and the version that is added are accesses."""
+REFRESH: Final = replace(NARROWER, reads=1)
+"""The same for a token that has ended: the grant is read first, since another process may have renewed it."""
 
 
 def audit_us_dollars() -> float:

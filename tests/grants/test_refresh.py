@@ -37,6 +37,48 @@ async def test_an_expired_token_is_refreshed_once_and_then_served_from_the_store
 
 
 @in_virtual_time
+async def test_other_scopes_are_asked_for_without_reading_a_grant_that_the_process_knows() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.token(name)
+    await world.sleep(1)
+    before = dict(world.documents.calls)
+    token = await worker.token(name, WRITE)
+    assert (token.outcome, world.book.accept(token.access_token) is not None) == (RefreshOutcome.SUCCESS, True)
+    assert world.documents.calls["read"] == before["read"]
+    await world.sleep(1)
+    assert world.documents.calls["write"] == before["write"] + 3, "lease with mark, commit, the event taken off"
+
+
+@pytest.mark.parametrize("change", ["refreshed", "revoked", "suspect", "connected anew"])
+@in_virtual_time
+async def test_a_grant_that_another_process_has_changed_since_is_read(change: str) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, other, name = world.worker(), world.worker(), await world.connect()
+    await worker.token(name)
+    await world.sleep(1)
+    if change == "refreshed":
+        await other.token(name, WRITE)
+        await world.sleep(1)
+    elif change == "revoked":
+        await other.revoke(name)
+    elif change == "suspect":
+        await world.change(name, suspect_since=world.clock.now())
+    else:
+        await world.reconnect(name)
+    if change == "revoked":
+        with pytest.raises(BrokerError) as refused:
+            await worker.token(name, WRITE)
+        assert refused.value.reason is Reason.GRANT_REVOKED
+    else:
+        token = await worker.token(name, WRITE)
+        assert world.book.accept(token.access_token) is not None
+        expected = RefreshOutcome.CACHED if change == "refreshed" else RefreshOutcome.SUCCESS
+        assert token.outcome == expected
+    assert [entry for entry in world.book.ledger() if entry["event"] == "refused"] == []
+
+
+@in_virtual_time
 async def test_a_grant_is_refreshed_swept_and_revoked_alike_when_payloads_are_sealed_documents() -> None:
     world = await GrantWorld(STRICT).open()
     await world.vault.create(DATA_KEY_SECRET)

@@ -98,13 +98,17 @@ class GrantPayloads:
 
     async def load(self, grant: Grant, version: int, provider: Provider) -> Payload:
         """Raises: NotFound, CorruptPayload, Unavailable. Versions are immutable, so a parsed one may be remembered."""
-        known = self._cache.get((grant.grant_id, version))
+        known = self.known(grant, version)
         if known is None:
             raw = await self._vault.access(secret_id(grant.grant_id), version)
             return self.remember(grant, version, raw, provider)
         _check_owner(known.stored, grant)
         self._cache.move_to_end((grant.grant_id, version))
         return known
+
+    def known(self, grant: Grant, version: int) -> Payload | None:
+        """The payload of a version that is in memory."""
+        return self._cache.get((grant.grant_id, version))
 
     def remember(self, grant: Grant, version: int, raw: bytes, provider: Provider) -> Payload:
         """The payload of a version whose bytes are at hand. Raises: CorruptPayload."""

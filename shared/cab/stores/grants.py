@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +10,10 @@ from enum import Enum
 from typing import Any, Final
 
 from cab.domain.grants import Grant, GrantStatus
+from cab.domain.lru import remember
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Document, Documents, Replace
 
+SEEN: Final = 1024  # grants kept in memory as they were last
 # Members whose fields have kept the name that they had in the first release.
 _FIELDS: Final = {"secret_version": "secret_ver", "refresh_version": "refresh_ver", "base_version": "base_ver"}
 _MEMBERS: Final = {field: member for member, field in _FIELDS.items()}
@@ -25,10 +28,19 @@ class StoredGrant:
 class Grants:
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
+        self._seen: OrderedDict[str, StoredGrant] = OrderedDict()
 
     async def read(self, grant_id: str) -> StoredGrant | None:
         document = await self._documents.read(f"grants/{grant_id}")
-        return None if document is None else _restore(document)
+        return None if document is None else self._saw(_restore(document))
+
+    def seen(self, grant_id: str) -> StoredGrant | None:
+        """The grant as this process read or wrote it last. Others may have changed it since: good only for a compare-and-set."""
+        return self._seen.get(grant_id)
+
+    def _saw(self, stored: StoredGrant) -> StoredGrant:
+        remember(self._seen, stored.grant.grant_id, stored, most=SEEN)
+        return stored
 
     async def create(self, grant: Grant) -> StoredGrant | None:
         """None when the user has a grant at this connection already."""
@@ -36,7 +48,7 @@ class Grants:
             (version,) = await self._documents.write(Create(f"grants/{grant.grant_id}", _fields(grant)))
         except AlreadyExists:
             return None
-        return StoredGrant(grant, version)
+        return self._saw(StoredGrant(grant, version))
 
     async def replace(self, stored: StoredGrant, grant: Grant) -> StoredGrant | None:
         """None when the document changed since it was read. Raises Unavailable: it may then have been written all the same."""
@@ -45,8 +57,9 @@ class Grants:
                 Replace(f"grants/{grant.grant_id}", _fields(grant), stored.version)
             )
         except Conflict:
+            self._seen.pop(grant.grant_id, None)
             return None
-        return StoredGrant(grant, version)
+        return self._saw(StoredGrant(grant, version))
 
     async def due(self, now: datetime, *, limit: int) -> list[StoredGrant]:
         """Grants that want attention (lapsed leases, refreshes ahead, outboxes, clean-up), the longest waiting first."""

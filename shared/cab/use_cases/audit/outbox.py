@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -31,6 +32,13 @@ class Outbox:
         self._log = log
         self._clock = clock
         self._timings = timings
+        self._under_way: set[asyncio.Task[StoredGrant]] = set()
+
+    def flush_soon(self, stored: StoredGrant) -> None:
+        """`flush`, without anybody's waiting for it. What a process that stands still or dies leaves, the sweeper publishes."""
+        task = asyncio.create_task(self.flush(stored))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def flush(self, stored: StoredGrant) -> StoredGrant:
         """Publish the events that came with a change, then take them off. What fails stays, for the sweeper."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -90,12 +90,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A token set that became the truth by this attempt, at `at`. `is_current`: nobody changed the grant when it was last seen."""
+    """A token set that became the truth by this attempt. At `at`, before that was written, the grant was nobody else's."""
 
     stored: StoredGrant
     outcome: RefreshOutcome
     at: datetime
-    is_current: bool
 
 
 class WriteProof:
@@ -147,15 +146,59 @@ async def attempt(parts: AttemptParts, stored: StoredGrant, wanted: Wanted) -> C
     Raises: BrokerError SCOPE_NOT_GRANTABLE; Unavailable.
     """
     now = parts.clock.now()
-    held = await parts.writes.acquire(stored, attempt_id=parts.randomness.token(12), now=now)
+    taken = grant_transitions.acquired(
+        stored.grant, attempt_id=parts.randomness.token(12), now=now, timings=parts.timings
+    )
+    if taken.status is GrantStatus.REFRESHING:  # nothing to recover: lease and mark are one write
+        taken = grant_transitions.sending(taken, now=now)
+    reads = _Reads(parts, taken, wanted)
+    held = await parts.writes.acquire(stored, taken)
     if held is None:
         return None
     await parts.step("acquired")
     wait_until = grant_transitions.no_resend_before(stored.grant, parts.timings)
     try:
-        return await _Attempt(parts, held, wanted, wait_until).run()
+        return await _Attempt(parts, held, wanted, wait_until, reads).run()
     except FenceLost:
         return None
+
+
+class _Reads:
+    """What an attempt must know before it sends, read beside the write that takes the lease: `grant` is as that leaves it.
+
+    Versions never change, and the lease does not keep a lost holder from storing one more: seen from here, a look before
+    it is taken is as good as a look after. Recovery, which knows of a send, looks again itself.
+    """
+
+    def __init__(self, parts: AttemptParts, grant: Grant, wanted: Wanted) -> None:
+        self._parts = parts
+        self.base = _begun(parts.payloads.base(grant, wanted.provider))
+        self.escrow_key = _begun(self._preflight(grant, wanted))
+        # Where a spent token must not be sent: one read tells whether the vault is ahead of the document, be it by a
+        # lost holder that stored late or by a restored backup.
+        looks = grant.status is GrantStatus.REFRESHING and grant.provider_class is not RotationClass.STATIC
+        self.ahead = _begun(self._ahead(grant, wanted)) if looks else None
+
+    async def _preflight(self, grant: Grant, wanted: Wanted) -> bytes:
+        """Step 2. Never spend a token whose successor we cannot save. Raises: Unavailable, NotFound."""
+        proof, clock = self._parts.write_proof, self._parts.clock
+        await self._parts.calls.prepare(wanted.connection)
+        key = await self._parts.escrow.key()
+        if proof.is_refused(clock.now()):
+            raise Unavailable("secrets")
+        if not proof.is_given(clock.now()) and not await self._parts.payloads.may_add(grant.grant_id):
+            raise Unavailable("secrets")
+        return key
+
+    async def _ahead(self, grant: Grant, wanted: Wanted) -> Successors:
+        return await self._parts.payloads.successors(grant, await self.base, wanted.provider)
+
+
+def _begun(call: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+    """A task whose error counts as seen, also when nobody comes to need its result."""
+    task = asyncio.create_task(call)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 class _Attempt:
@@ -165,11 +208,13 @@ class _Attempt:
         held: StoredGrant,
         wanted: Wanted,
         no_resend_before: datetime | None,
+        reads: _Reads,
     ) -> None:
         self._parts = parts
         self._held = held
         self._wanted = wanted
         self._no_resend_before = no_resend_before
+        self._reads = reads
         self._escrow_key = b""
         self._waited_ms: float | None = None
 
@@ -202,7 +247,7 @@ class _Attempt:
     async def _base(self) -> Payload | None:
         """The payload whose refresh token is to be spent; None when its version is gone."""
         try:
-            return await self._parts.payloads.base(self._grant, self._provider)
+            return await self._reads.base
         except CorruptPayload:
             await self._quarantine("payload does not fit its grant")
             raise FenceLost from None
@@ -261,6 +306,14 @@ class _Attempt:
     async def _successors(self, base: Payload) -> Successors:
         return await self._reading(self._parts.payloads.successors(self._grant, base, self._provider))
 
+    async def _ahead(self, base: Payload) -> Successors | None:
+        """What the vault has beyond the document; None where a resend does no harm."""
+        if self._grant.provider_class is RotationClass.STATIC:
+            return None
+        if self._reads.ahead is None:
+            return await self._successors(base)
+        return await self._reading(self._reads.ahead)
+
     def _must_wait_for_a_reader(self, stored: Successors) -> bool:
         """Whether sending would spend again what an unread answer was got for. Providers that forgive a resend do so now."""
         grant = self._grant
@@ -275,18 +328,11 @@ class _Attempt:
         await self._outcome_unknown(UNREAD, asked=self._parts.timings.longest_back_off)
 
     async def _preflight(self, base: Payload) -> None:
-        """Step 2. Never spend a token whose successor we cannot save."""
         if base.refresh_token is None:
             await self._give_up("no refresh token")
             raise FenceLost
-        proof = self._parts.write_proof
         try:
-            await self._parts.calls.prepare(self._wanted.connection)
-            self._escrow_key = await self._parts.escrow.key()
-            if proof.is_refused(self._now()):
-                raise Unavailable("secrets")
-            if not proof.is_given(self._now()) and not await self._parts.payloads.may_add(self._grant.grant_id):
-                raise Unavailable("secrets")
+            self._escrow_key = await self._reads.escrow_key
         except (Unavailable, NotFound):
             await self._put_back(FAULT_OF_OURS)
             raise Unavailable("secrets") from None
@@ -309,18 +355,16 @@ class _Attempt:
     async def _refresh(self, base: Payload) -> Committed | None:
         await self._preflight(base)
         scopes = self._scopes_to_ask()
-        sent_at = self._now()
-        await self._apply(lambda grant: grant_transitions.sending(grant, now=sent_at))
+        if self._recovers:
+            sent_at = self._now()
+            await self._apply(lambda grant: grant_transitions.sending(grant, now=sent_at))
         await self._parts.step("marked")
-        if self._grant.provider_class is not RotationClass.STATIC:
-            # Where a spent token must not be sent: one read tells whether the vault is ahead of the document, be it by a
-            # lost holder that stored late or by a restored backup.
-            stored = await self._successors(base)
-            if stored.newest is not None:
-                return await self._commit(stored.newest, RefreshOutcome.RACE_RECOVERED)
-            if self._must_wait_for_a_reader(stored):
-                await self._wait_for_a_reader()
-                return None
+        ahead = await self._ahead(base)
+        if ahead is not None and ahead.newest is not None:
+            return await self._commit(ahead.newest, RefreshOutcome.RACE_RECOVERED)
+        if ahead is not None and self._must_wait_for_a_reader(ahead):
+            await self._wait_for_a_reader()
+            return None
         await self._parts.step("before send")
         if self._stood_still():
             await self._put_back("stood still")  # nothing was sent
@@ -474,8 +518,8 @@ class _Attempt:
             await self._parts.orphans.settle(self._grant, payload, self._wanted.connection, self._provider)
             return None
         await self._parts.step("committed")
-        flushed = await self._parts.outbox.flush(done)
-        return Committed(flushed, outcome, now, is_current=flushed is not done)
+        self._parts.outbox.flush_soon(done)
+        return Committed(done, outcome, now)
 
     # --- refusals ---
 

@@ -90,7 +90,7 @@ class RefreshGrant:
         self._uses = Uses(deployment, store, clock)
         self._orphans = OrphanedTokens(store, payloads, escrow, calls, revoke_upstream, outbox, clock, randomness)
         self._parts = AttemptParts(
-            writes=FencedWrites(store, timings),
+            writes=FencedWrites(store),
             payloads=payloads,
             escrow=escrow,
             calls=calls,
@@ -135,6 +135,11 @@ class RefreshGrant:
     async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
         deadline = self._clock.now() + self._timings.answer_within
         how = RefreshOutcome.CACHED
+        known = self._known_to_be_too_wide(grant_id, wanted)
+        if known is not None:
+            token, how = await self._token_of_attempt(known, wanted, deadline, how)
+            if token is not None:
+                return token
         while True:
             read_at = self._clock.now()
             stored, payload = await self._in_use(grant_id, wanted)
@@ -159,16 +164,42 @@ class RefreshGrant:
                     Reason.SCOPE_NOT_GRANTABLE,
                     "The connected system gave no refresh token, so the token that there is cannot be narrowed.",
                 )
-            started = self._start_attempt(stored, wanted)
-            done, _ = await asyncio.wait({started}, timeout=(deadline - self._clock.now()).total_seconds())
-            committed = started.result() if done else None
-            if committed is None:  # the document says why, or will: the attempt goes on listening
-                continue
-            how = committed.outcome
-            if self._clock.now() - committed.at <= _STALE_AFTER and committed.is_current:
-                token = await self._committed_token(committed, wanted)
-                if token is not None:
-                    return token
+            token, how = await self._token_of_attempt(stored, wanted, deadline, how)
+            if token is not None:
+                return token
+
+    async def _token_of_attempt(
+        self, stored: StoredGrant, wanted: Wanted, deadline: datetime, how: RefreshOutcome
+    ) -> tuple[AccessToken | None, RefreshOutcome]:
+        """The token that an attempt brings, and how the request is served. Without one, the document says why, or will, while the
+        attempt goes on listening.
+        """
+        started = self._start_attempt(stored, wanted)
+        done, _ = await asyncio.wait({started}, timeout=(deadline - self._clock.now()).total_seconds())
+        committed = started.result() if done else None
+        if committed is None:
+            return None, how
+        is_stale = self._clock.now() - committed.at > _STALE_AFTER
+        return None if is_stale else await self._committed_token(committed, wanted), committed.outcome
+
+    def _known_to_be_too_wide(self, grant_id: str, wanted: Wanted) -> StoredGrant | None:
+        """The grant as it was when this process saw it last, if by that only other scopes are missing: its token still lives.
+
+        An attempt may begin from it without a read, because taking the lease is a compare-and-set and fails when the grant has changed.
+        Nothing is refused or served by it.
+        """
+        stored, now = self._store.seen(grant_id), self._clock.now()
+        if stored is None or not wanted.scopes or grant_id in self._attempts:
+            return None
+        grant = stored.grant
+        payload = self._payloads.known(grant, grant.secret_version)
+        is_at_rest = grant.status is GrantStatus.ACTIVE and grant.suspect_since is None and grant.next_try_at is None
+        if payload is None or not is_at_rest or not grant.lasts or not wanted.provider.narrows_at_refresh:
+            return None
+        if grant.scopes and wanted.provider.scope_names.missing(wanted.scopes, grant.scopes):
+            return None
+        lives = payload.newest.expires_at is not None and now < payload.newest.expires_at - _LAST_MARGIN
+        return stored if lives and not any(_fits(usable, wanted) for usable in payload.all_usable()) else None
 
     async def _in_use(self, grant_id: str, wanted: Wanted) -> tuple[StoredGrant, Payload | None]:
         """The grant with this use on record, and its committed tokens, read while the use is written."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
-from cab.domain import grant_transitions
-from cab.domain.grants import Grant, Timings
+from cab.domain.grants import Grant
 from cab.ports import Unavailable
 from cab.stores.grants import Grants, StoredGrant
 
@@ -20,18 +18,16 @@ class FenceLost(Exception):
 
 
 class FencedWrites:
-    def __init__(self, store: Grants, timings: Timings) -> None:
+    def __init__(self, store: Grants) -> None:
         self._store = store
-        self._timings = timings
 
-    async def acquire(self, stored: StoredGrant, *, attempt_id: str, now: datetime) -> StoredGrant | None:
-        """Step 1. None when another was faster. Raises: Unavailable."""
-        acquired = grant_transitions.acquired(stored.grant, attempt_id=attempt_id, now=now, timings=self._timings)
+    async def acquire(self, stored: StoredGrant, taken: Grant) -> StoredGrant | None:
+        """Step 1. `taken` is the grant with this attempt as its holder. None when another was faster. Raises: Unavailable."""
         try:
-            return await self._store.replace(stored, acquired)
+            return await self._store.replace(stored, taken)
         except Unavailable:
             current = await self._store.read(stored.grant.grant_id)
-            if current is not None and current.grant.attempt_id == attempt_id:
+            if current is not None and current.grant.attempt_id == taken.attempt_id:
                 return current  # it was written, only the answer was lost
             raise
 
