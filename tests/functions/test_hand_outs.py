@@ -113,13 +113,13 @@ async def test_reads_that_meet_share_the_record(world: World) -> None:
     assert len(await recorded(world, assertion)) == before + 1
 
 
-async def test_in_another_transaction_it_is_recorded_again(world: World) -> None:
+async def test_in_another_transaction_a_read_shares_the_record_and_in_another_task_it_has_its_own(world: World) -> None:
     for number in range(2):
-        assertion = await world.assertion(user="alice")
-        for _ in range(2):
+        for bounds in (None, task("crm.*", task_id="task-one"), task("crm.*", task_id="task-two")):
+            assertion = await world.assertion(user="alice", task=bounds)
             await world.exchange(reading(number), subject_token=assertion)
         world.advance(1)
-    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1"]
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0"] * 3
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,21 @@ async def test_an_agent_reports_also_on_a_read_that_has_no_record_of_its_own(wor
         assert world.last_event()["intent"]["intent_hash"] == intent_hash
     again = await report(world, said | {"intent_hash": hashes[1], "outcome": "failed"})
     assert again.reason == "outcome_already_reported"
+
+
+async def test_an_agent_reports_on_reads_of_several_transactions_by_their_names(world: World) -> None:
+    said: dict[str, Any] = {"outcome": "done"}
+    for number in range(2):
+        given = (await world.exchange(reading(number), subject_token=await world.assertion(user="alice"))).json
+        said |= {"token_sha256": hashlib.sha256(given["access_token"].encode()).hexdigest(), "txn": given["txn"]}
+        assert (await report(world, said)).status == 204
+        assert world.last_event()["txn"] == given["txn"]
+    assert (await report(world, said | {"outcome": "failed"})).reason == "outcome_already_reported"
+    changed = (await world.exchange(CHANGE, subject_token=await fresh(world, "assistant"))).json
+    said |= {"token_sha256": hashlib.sha256(changed["access_token"].encode()).hexdigest(), "txn": "another"}
+    assert (await report(world, said)).reason == "parameter_invalid", (
+        "each change is recorded: there is none of that name"
+    )
 
 
 async def test_nobody_reports_on_a_change_that_was_not_theirs(world: World) -> None:

@@ -48,7 +48,7 @@ class IssuedTokens:
         self._known: OrderedDict[tuple[str, str, str, str], tuple[datetime, datetime]] = OrderedDict()
 
     def is_recorded(self, sha256: str, token: IssuedToken) -> bool:
-        """Whether this instance has recorded a hand-out of this token to this client, in this transaction and for the same action, of late.
+        """Whether this instance has recorded a hand-out of this token to this client, in this task and for the same action, of late.
 
         Where one record for all of them does: an agent that reads 20 deals one by one has been given one token for that.
         """
@@ -117,4 +117,5 @@ def _path_of_call(tenant: str, subject: str, client_id: str, call_id: str) -> st
 
 
 def _kind(sha256: str, token: IssuedToken) -> tuple[str, str, str, str]:
-    return sha256, token.client_id, token.txn, token.details[0]["actions"][0]
+    detail = token.details[0]
+    return sha256, token.client_id, detail.get("task_id", ""), detail["actions"][0]

@@ -342,7 +342,7 @@ class Connection(StrictModel):
     records_each_read: bool = Field(
         default=False,
         description="Whether every hand-out of a token for a read is recorded, for the user's page and for introspection by the "
-        "agent: a Firestore write each. Else the first for an action in a transaction, and again after five minutes.",
+        "agent: a Firestore write each. Else the first for an action in a task, and again after five minutes.",
     )
     grant_idle_days: IdleDays | None = Field(
         default=None,

@@ -460,7 +460,7 @@ class Steps:
     ) -> None:
         """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page.
 
-        Of reads the first of a kind in a transaction, unless somebody may ask for each: a resource that introspects.
+        Of reads the first of a kind in a task, unless somebody may ask for each: a resource that introspects.
         """
         case, connection = asked_for.judgement.case, asked_for.connection
         assertion = case.assertion

@@ -125,19 +125,18 @@ class ReportOutcome:
         theirs = [
             issued
             for issued in await self._issued_tokens.find(sha256, now=self._clock.now() - REPORTED_UNTIL)
-            if (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id)
-            and not issued.by_broker
-            and report.txn in (None, issued.txn)
+            if (issued.tenant, issued.client_id) == (agent.tenant, agent.client_id) and not issued.by_broker
         ]
         for issued in theirs:
             intent_hash = details_hash(issued.details)
-            if report.intent_hash in (None, intent_hash):
+            if report.intent_hash in (None, intent_hash) and report.txn in (None, issued.txn):
                 return _hand_out(sha256, issued, intent_hash, issued.details[0], remembered=issued)
-        # Of several reads only the first is recorded: that the token was theirs is known, and their word that it was for this.
+        # Of several reads only the first is recorded: that the token was theirs is known, and their word for when and for what.
         first = next((issued for issued in theirs if not self._is_recorded_each_time(issued)), None)
-        if first is None or report.intent_hash is None:
+        if first is None:
             return None
-        return _hand_out(sha256, first, report.intent_hash, None, remembered=None)
+        meant = replace(first, txn=report.txn or first.txn)
+        return _hand_out(sha256, meant, report.intent_hash or details_hash(first.details), None, remembered=None)
 
     def _is_recorded_each_time(self, issued: IssuedToken) -> bool:
         connection = self._deployment.connection_by_id.get(issued.connection)
