@@ -67,12 +67,12 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-dist: $(STACK) ## build the wheels of the broker and of its client, and what they install (CycloneDX), into dist/
+dist: $(STACK) ## build the wheels of the runtime, the tools and the client, and what each installs (CycloneDX), into dist/
 	@rm -rf dist && mkdir dist
 	@$(PYTHON) -m hatchling build -t wheel -d dist >/dev/null
-	@cd shared/cab_client && $(abspath $(PYTHON)) -m hatchling build -t wheel -d $(abspath dist) >/dev/null
-	@$(PYTHON) requirements/sbom requirements/runtime.txt cab "$$($(PYTHON) -m hatchling version)" > dist/cab.cdx.json
-	@$(PYTHON) requirements/sbom requirements/call_tool.txt cab-call-tool "$$($(PYTHON) -m hatchling version)" > dist/cab-call-tool.cdx.json
+	@for part in cab_ops cab_client; do (cd shared/$$part && $(abspath $(PYTHON)) -m hatchling build -t wheel -d $(abspath dist) >/dev/null); done
+	@version=$$($(PYTHON) -m hatchling version); for bill in cab=runtime cab-call-tool=call_tool cab-tools=runtime cab-client=client; do \
+	  $(PYTHON) requirements/sbom requirements/$${bill#*=}.txt $${bill%=*} $$version > dist/$${bill%=*}.cdx.json; done
 	@ls dist
 
 clean: ## remove everything that these commands have made
@@ -92,9 +92,9 @@ $(CREATED): requirements/dev.txt requirements/stack.txt requirements/install
 	done; \
 	echo "CAB needs Python 3.11, 3.12 or 3.13; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; exit 1
 
-$(STACK): pyproject.toml $(CREATED)
+$(STACK): pyproject.toml shared/cab_ops/pyproject.toml $(CREATED)
 	@echo "Installing the packages of the local stack (a minute, once) ..."
-	@sh requirements/install $(PYTHON) requirements/stack.txt .
+	@sh requirements/install $(PYTHON) requirements/stack.txt . shared/cab_ops
 	@touch $@
 
 $(DEV): $(CREATED) | $(STACK)

@@ -32,14 +32,6 @@ locals {
       reducer   = "REDUCE_MAX"
       by        = ["resource.label.service_name"]
     }
-    credentials-refused = {
-      what      = "Credentials are refused far more often than people mistype: somebody guesses, or a client's key is wrong."
-      filter    = "resource.type = \"cloud_run_revision\" AND metric.type = \"logging.googleapis.com/user/${google_logging_metric.credentials_refused.name}\""
-      threshold = var.refusals_per_minute / 60
-      aligner   = "ALIGN_RATE"
-      reducer   = "REDUCE_SUM"
-      by        = ["resource.label.service_name"]
-    }
     probe-failed = {
       what      = "From several places of the world the deployment does not answer as itself."
       filter    = "resource.type = \"uptime_url\" AND resource.labels.host = \"${local.domain}\" AND metric.type = \"monitoring.googleapis.com/uptime_check/check_passed\""
@@ -135,13 +127,39 @@ resource "google_logging_metric" "counted" {
   depends_on = [google_project_service.this]
 }
 
-# The usual is the mean of the last 23 hours, which the hour itself is part of: a fault of a new deployment alerts too.
+# Alerts on metrics of the log are asked in PromQL: another condition is refused (404) until Google knows the metric, up to ten minutes after
+# Terraform has made it, and the first apply would end there.
+locals {
+  _user_metric = { for name in concat(keys(local.counted), keys(local.frequent)) :
+    name => "logging_googleapis_com:user_${replace("cab-${name}", "-", "_")}{monitored_resource=\"cloud_run_revision\"}"
+  }
+  frequent = {
+    credentials-refused = {
+      what = "Credentials are refused far more often than people mistype: somebody guesses, or a client's key is wrong."
+    }
+  }
+  queries = merge(
+    { for name, it in local.frequent : name => {
+      what  = it.what
+      query = "sum by (service_name) (rate(${local._user_metric[name]}[2m])) * 60 > ${var.refusals_per_minute}"
+    } },
+    # The usual is the mean of the last 23 hours, which the hour itself is part of: a fault of a new deployment alerts too.
+    { for name, it in local.counted : name => {
+      what = it.what
+      query = join(" and ", [for right in [it.least, "3 * sum by (${it.by}) (increase(${local._user_metric[name]}[23h])) / 23"] :
+        "sum by (${it.by}) (increase(${local._user_metric[name]}[1h])) > ${right}"
+      ])
+    } }
+  )
+}
+
 resource "google_monitoring_alert_policy" "counted" {
-  for_each              = local.counted
+  for_each              = local.queries
   project               = var.project_id
   display_name          = "CAB: ${each.value.what}"
   combiner              = "OR"
   notification_channels = var.notification_channels
+  user_labels           = var.labels
   documentation {
     content   = "Runbook: docs/runbooks/${each.key}.md"
     mime_type = "text/markdown"
@@ -149,25 +167,22 @@ resource "google_monitoring_alert_policy" "counted" {
   conditions {
     display_name = each.value.what
     condition_prometheus_query_language {
-      query = join(" and ", [for right in [each.value.least, "3 * sum by (${each.value.by}) (increase(${local._counted[each.key]}[23h])) / 23"] :
-        "sum by (${each.value.by}) (increase(${local._counted[each.key]}[1h])) > ${right}"
-      ])
-      duration            = "60s"
-      evaluation_interval = "60s"
-      # Terraform makes the metric just before: the first point comes with the first line.
+      query                     = each.value.query
+      duration                  = "60s"
+      evaluation_interval       = "60s"
       disable_metric_validation = true
     }
   }
-  depends_on = [google_logging_metric.counted]
-}
-
-locals {
-  _counted = { for name, _ in local.counted : name => "logging_googleapis_com:user_${replace("cab-${name}", "-", "_")}{monitored_resource=\"cloud_run_revision\"}" }
+  depends_on = [google_logging_metric.counted, google_logging_metric.credentials_refused]
 }
 
 # What a function says in its log when only an operator can help. Each name is a runbook too.
 locals {
   said = {
+    permission-denied = {
+      what   = "A function may not do what it needs to: somebody took a permission away, or an apply is not complete."
+      filter = "resource.type = \"cloud_run_revision\" AND jsonPayload.message =~ \"ended with PERMISSION_DENIED\""
+    }
     client-refused = {
       what   = "A provider refuses our own client: its secret is wrong or has expired."
       filter = "resource.type = \"cloud_run_revision\" AND severity >= ERROR AND jsonPayload.message =~ \"refuses our client\""
@@ -185,6 +200,7 @@ resource "google_monitoring_alert_policy" "said" {
   display_name          = "CAB: ${each.value.what}"
   combiner              = "OR"
   notification_channels = var.notification_channels
+  user_labels           = var.labels
   documentation {
     content   = "Runbook: docs/runbooks/${each.key}.md"
     mime_type = "text/markdown"
@@ -209,6 +225,7 @@ resource "google_monitoring_alert_policy" "this" {
   display_name          = "CAB: ${each.value.what}"
   combiner              = "OR"
   notification_channels = var.notification_channels
+  user_labels           = var.labels
   documentation {
     content   = "Runbook: docs/runbooks/${each.key}.md"
     mime_type = "text/markdown"

@@ -12,24 +12,33 @@ resource "google_pubsub_topic" "audit" {
 }
 
 resource "google_pubsub_topic" "audit_dead_letter" {
-  project      = var.project_id
-  name         = "cab-audit-dead-letter"
+  project = var.project_id
+  name    = "cab-audit-dead-letter"
+  message_storage_policy {
+    allowed_persistence_regions = [var.location]
+  }
   kms_key_name = var.kms_key
   labels       = var.labels
   depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_topic" "audit_quarantine" {
-  project      = var.project_id
-  name         = "cab-audit-quarantine"
+  project = var.project_id
+  name    = "cab-audit-quarantine"
+  message_storage_policy {
+    allowed_persistence_regions = [var.location]
+  }
   kms_key_name = var.kms_key
   labels       = var.labels
   depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_pubsub_topic" "grants_due" {
-  project      = var.project_id
-  name         = "cab-grants-due"
+  project = var.project_id
+  name    = "cab-grants-due"
+  message_storage_policy {
+    allowed_persistence_regions = [var.location]
+  }
   kms_key_name = var.kms_key
   labels       = var.labels
   depends_on   = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
@@ -41,6 +50,7 @@ resource "google_pubsub_subscription" "audit_ingest" {
   topic                      = google_pubsub_topic.audit.id
   ack_deadline_seconds       = 30
   message_retention_duration = "2678400s"
+  labels                     = var.labels
 
   push_config {
     push_endpoint = "${local.ingest_audit_url}/"
@@ -67,6 +77,7 @@ resource "google_pubsub_subscription" "grants_due" {
   name                 = "cab-grants-due-refresh"
   topic                = google_pubsub_topic.grants_due.id
   ack_deadline_seconds = 60
+  labels               = var.labels
 
   push_config {
     push_endpoint = "${local.refresh_grants_url}/grants/due"
@@ -91,6 +102,7 @@ resource "google_pubsub_subscription" "kept" {
   name                       = "cab-audit-${each.key}-keep"
   topic                      = each.value
   message_retention_duration = "2678400s"
+  labels                     = var.labels
   expiration_policy {
     ttl = ""
   }
@@ -118,6 +130,7 @@ resource "google_bigquery_table" "events_raw" {
   project                  = var.project_id
   dataset_id               = google_bigquery_dataset.audit.dataset_id
   table_id                 = "events_raw"
+  labels                   = var.labels
   description              = "One row per delivery; use the view events, which keeps one per event."
   schema                   = file("${path.module}/../shared/cab/data/audit_events.schema.json")
   clustering               = ["tenant", "subject_key", "connection", "action"]
@@ -126,6 +139,8 @@ resource "google_bigquery_table" "events_raw" {
   time_partitioning {
     type  = "DAY"
     field = "occurred_at"
+    # On the table too: a dataset's default is for tables made later, so another number of days would change nothing.
+    expiration_ms = var.audit_retention_days * 24 * 3600 * 1000
   }
 }
 
@@ -133,6 +148,7 @@ resource "google_bigquery_table" "configuration" {
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
   table_id            = "configuration"
+  labels              = var.labels
   description         = "One row for each deployment that `cab config export` wrote; use the views agents, connections, catalog, policy_versions."
   schema              = file("${path.module}/../shared/cab/data/configuration.schema.json")
   deletion_protection = var.deletion_protection
@@ -162,6 +178,7 @@ resource "google_bigquery_table" "events" {
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
   table_id            = each.key
+  labels              = var.labels
   deletion_protection = false
   view {
     query          = local.views[each.key]
@@ -180,6 +197,7 @@ resource "google_bigquery_table" "view" {
   project             = var.project_id
   dataset_id          = google_bigquery_dataset.audit.dataset_id
   table_id            = each.key
+  labels              = var.labels
   deletion_protection = false
   view {
     query          = local.views[each.key]

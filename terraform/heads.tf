@@ -20,6 +20,12 @@ resource "google_storage_bucket" "heads" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
   labels                      = var.labels
+  dynamic "encryption" {
+    for_each = var.kms_key[*]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
   retention_policy {
     retention_period = var.audit_retention_days * 24 * 3600
     is_locked        = var.deletion_protection
@@ -28,7 +34,7 @@ resource "google_storage_bucket" "heads" {
     condition { age = var.audit_retention_days + 1 }
     action { type = "Delete" }
   }
-  depends_on = [google_project_service.this]
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 
 resource "google_kms_key_ring" "heads" {
@@ -44,6 +50,7 @@ resource "google_kms_crypto_key" "heads" {
   name     = "heads"
   key_ring = google_kms_key_ring.heads[0].id
   purpose  = "ASYMMETRIC_SIGN"
+  labels   = var.labels
   version_template {
     algorithm = "EC_SIGN_P256_SHA256"
   }

@@ -74,6 +74,7 @@ resource "google_project_iam_custom_role" "grant_secret_adder" {
   role_id     = "cabGrantSecretAdder"
   title       = "CAB: add grant secret versions"
   permissions = ["secretmanager.versions.add", "secretmanager.secrets.getIamPolicy"]
+  depends_on  = [google_project_service.this]
 }
 
 resource "google_project_iam_custom_role" "grant_secret_keeper" {
@@ -81,6 +82,7 @@ resource "google_project_iam_custom_role" "grant_secret_keeper" {
   role_id     = "cabGrantSecretKeeper"
   title       = "CAB: read, add and destroy grant secret versions"
   permissions = ["secretmanager.versions.access", "secretmanager.versions.add", "secretmanager.versions.destroy"]
+  depends_on  = [google_project_service.this]
 }
 
 resource "google_project_iam_member" "connect_creates" {

@@ -14,7 +14,6 @@ locals {
     GOOGLE_CLOUD_PROJECT = var.project_id
     CAB_AUDIT_TOPIC      = google_pubsub_topic.audit.name
     CAB_ORIGIN           = local.origin
-    PYTHONPATH           = "/workspace/shared"
     LOG_EXECUTION_ID     = "true"
     CAB_SECRET_LOCATION  = var.location
   }, var.kms_key == null ? {} : { CAB_KMS_KEY = var.kms_key })
@@ -118,7 +117,9 @@ module "function" {
   # A function that starts before it may do its work fails its first calls.
   depends_on = [
     google_dns_record_set.run_app, google_project_iam_member.build, google_project_iam_member.firestore, google_secret_manager_secret_iam_member.reader,
-    google_pubsub_topic_iam_member.audit_publisher,
+    google_pubsub_topic_iam_member.audit_publisher, google_pubsub_topic_iam_member.quarantine_publisher, google_pubsub_topic_iam_member.grants_due_publisher,
+    google_project_iam_member.connect_creates, google_project_iam_member.connect_adds, google_project_iam_member.refresh_keeps,
+    google_bigquery_table_iam_binding.audit_writer,
   ]
 }
 
@@ -128,6 +129,7 @@ module "origin" {
   project_id = var.project_id
   location   = var.location
   domain     = local.domain
+  labels     = var.labels
   protection = var.edge_protection
   services   = { for name, function in local.functions : name => module.function[name].service_name if function.public }
 }

@@ -40,6 +40,7 @@ resource "google_dns_managed_zone" "run_app" {
   description = "Inside this network, functions are reached through Private Google Access."
   dns_name    = "run.app."
   visibility  = "private"
+  labels      = var.labels
   private_visibility_config {
     networks {
       network_url = google_compute_network.this[0].id

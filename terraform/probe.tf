@@ -14,6 +14,7 @@ resource "google_monitoring_uptime_check_config" "probe" {
   project      = var.project_id
   display_name = "CAB: ${each.key}"
   timeout      = "10s"
+  user_labels  = var.labels
   period       = "60s"
 
   http_check {

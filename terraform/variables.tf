@@ -137,6 +137,11 @@ variable "location" {
   type        = string
   default     = "europe-west1"
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.location))
+    error_message = "location is one region such as europe-west1: functions have no multi-region such as eur3 or EU."
+  }
 }
 
 variable "network_range" {
@@ -174,6 +179,11 @@ variable "project_id" {
   description = "Google Cloud project of the broker. Use one of its own: permissions are granted per database and project."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "project_id is the project's id such as example-cab, not its number or name."
+  }
 }
 
 variable "provider_secrets" {

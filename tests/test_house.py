@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
@@ -42,8 +43,10 @@ def test_the_archive_holds_only_what_the_functions_reach(tmp_path: Path) -> None
         check=True,
     ).stdout.strip()
     with zipfile.ZipFile(packed) as archive:
-        code = {Path(name) for name in archive.namelist() if name.startswith("shared/") and name.endswith(".py")}
-    modules = {".".join(path.with_suffix("").parts[1:]).removesuffix(".__init__"): path for path in code}
+        (wheel,) = [name for name in archive.namelist() if name.endswith(".whl")]
+        with zipfile.ZipFile(io.BytesIO(archive.read(wheel))) as runtime:
+            code = {Path(name) for name in runtime.namelist() if name.endswith(".py")}
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in code}
     packages = {module.rpartition(".")[0] for module in modules}
     told_only = packages | {"cab.data"}  # `__init__` files, and files that are read, not imported
     assert {module for module in modules if module not in told_only} <= reached()

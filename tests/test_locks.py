@@ -179,6 +179,20 @@ def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
     assert unnamed == set()
 
 
+def test_every_import_of_the_tools_is_of_a_dependency_that_they_or_the_runtime_name() -> None:
+    projects = (ROOT / "pyproject.toml", ROOT / "shared" / "cab_ops" / "pyproject.toml")
+    runtime, own = ({canonicalize_name(it.name) for it in read_input(path)} for path in projects)
+    owners = _owners()
+    imported = {
+        next((owners[it] for it in candidates if it in owners), candidates[-1])
+        for path in sorted((ROOT / "shared" / "cab_ops").rglob("*.py"))
+        for candidates in _imports(ast.parse(path.read_text("utf-8")))
+        if not _is_ours_or_pythons(candidates[-1])
+    }
+    assert imported - {"cab-tools"} <= runtime | own
+    assert own - {"cab"} <= imported, "named, and imported by nothing"
+
+
 def test_no_function_but_call_tool_imports_what_only_call_tool_carries() -> None:
     graph = grimp.build_graph("cab")
     importers = graph.find_modules_that_directly_import("cab.transport.calls.mcp")
@@ -208,7 +222,7 @@ def _owners() -> dict[str, str]:
 
 def _is_ours_or_pythons(module: str) -> bool:
     top = module.split(".", maxsplit=1)[0]
-    return top in sys.stdlib_module_names or top in {"cab", "cab_dev"}
+    return top in sys.stdlib_module_names or top in {"cab", "cab_dev", "cab_ops"}
 
 
 # --- the check itself finds what it is for ---

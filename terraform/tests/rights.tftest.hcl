@@ -10,6 +10,7 @@ variables {
   domain           = "cab.example.com"
   source_archive   = { bucket = "source", object = "cab-abc.zip" }
   provider_secrets = ["cab-provider-crm", "cab-assertion-calendar", "cab-idp-acme", "cab-client-ops-bot"]
+  labels           = { cost-centre = "4711" }
 }
 
 run "rights" {

@@ -2,14 +2,16 @@
 
     python -m tests.e2e.rehearsal [--only TEXT]    # takes every permission and route away, one at a time: is it noticed?
 
-A permission is needed when a journey fails without it. The journeys are those that every deployment knows: connect, act through an
-agent, be asked, let the broker call, look at the record, disconnect, sweep.
+A permission is needed when a journey fails without it, or the alert permission-denied of terraform/alerts.tf would fire: some calls are in
+nobody's way. The journeys are those that every deployment knows: connect, act through an agent, be asked, let the broker call, look at
+the record, disconnect, sweep.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,10 +28,10 @@ from google.cloud.firestore_v1.services.firestore import FirestoreClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcTransport
 from google.cloud.firestore_v1.types import Write
 from tests.e2e.caller import Caller
-from tests.running_stack import Stack, running_stack
+from tests.running_stack import ROOT, Stack, running_stack
 
 from cab_dev.permissions import rows_for
-from cab_dev.stack import RIGHTS_NAME
+from cab_dev.stack import FUNCTIONS, RIGHTS_NAME
 from gcp_emulators.permissions.table import permissions_of, used_file
 
 Journey = Callable[[Stack], None]
@@ -118,13 +120,31 @@ JOURNEYS = (*QUICK, the_demo)
 
 
 def first_trouble(stack: Stack, journeys: tuple[Journey, ...] = JOURNEYS) -> str | None:
-    """The first journey that fails, and how; None when all go well."""
+    """The first journey that fails, and how, or a line that alerts; None when all go well."""
+    read_before = {log: log.stat().st_size for log in _logs_of_functions(stack)}
     for journey in journeys:
         try:
             journey(stack)
         except Exception as exc:  # noqa: BLE001 - whatever goes wrong on the way is what is asked for
             return f"{journey.__name__}: {type(exc).__name__} {str(exc)[:160]}"
-    return None
+    return next(alerting_lines(read_before), None)
+
+
+def _logs_of_functions(stack: Stack) -> Iterator[Path]:
+    for function in FUNCTIONS:
+        yield Path(stack.file.services[function].log)
+
+
+def alerting_lines(read_before: dict[Path, int]) -> Iterator[str]:
+    """What the alert permission-denied finds in logs after so many bytes of each."""
+    alerts = (ROOT / "terraform" / "alerts.tf").read_text("utf-8")
+    (pattern,) = re.findall(r'permission-denied = \{\n.*\n.*jsonPayload\.message =~ \\"([^"\\]+)\\"', alerts)
+    for log, size in read_before.items():
+        with log.open("rb") as opened:
+            opened.seek(size)
+            for line in opened.read().decode("utf-8").splitlines():
+                if found := re.search(f'"message":"([^"]*{pattern}[^"]*)"', line):
+                    yield f"alert permission-denied: {log.stem}: {found[1]}"
 
 
 # --- what is used, and what is given ---

@@ -50,6 +50,7 @@ def test_every_exception_is_of_something_that_is_given(played: Stack) -> None:
     assert unknown == []
 
 
+UNSENT = 'resource.name == "projects/demo-cab/databases/unsent"'
 KEYS = 'resource.name == "projects/demo-cab/databases/keys"'
 
 
@@ -62,8 +63,12 @@ KEYS = 'resource.name == "projects/demo-cab/databases/keys"'
             ("scheduler", "run.routes.invoke", "projects/demo-cab/services/refresh-grants", None),
             rehearsal.sweep,
         ),
+        (
+            ("connect_account", "datastore.entities.list", "projects/demo-cab", UNSENT),
+            rehearsal.connect_and_disconnect,
+        ),
     ],
-    ids=["a permission", "a route", "an invoker"],
+    ids=["a permission", "a route", "an invoker", "what is in nobody's way"],
 )
 def test_a_permission_or_route_that_is_taken_away_is_noticed(
     played: Stack, use: rehearsal.Use, journeys: rehearsal.Journey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from tests.terraform.conftest import APPLIED, ROOT, ModuleRun, terraform
 
 from cab_dev.services.gateway import public_routes
@@ -27,6 +29,7 @@ def test_it_is_valid(module: Path) -> None:
     assert terraform(module, "validate").returncode == 0
 
 
+@pytest.mark.timeout(900)  # it computes for half a minute, on a machine that others use too
 def test_its_own_tests_pass(module: Path, tested: ModuleRun) -> None:
     assert tested.status == 0
     others = sorted(path.name for path in (module / "tests").glob("*.tftest.hcl") if path.name != APPLIED)
@@ -48,24 +51,91 @@ def test_every_alert_has_its_runbook() -> None:
         assert (ROOT / "docs" / "runbooks" / f"{name}.md").is_file(), name
 
 
-def test_the_same_tree_gives_the_same_archive(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme")]
-    first, second = (
-        subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("a", "b")
-    )
-    assert Path(first).name == Path(second).name
-    assert Path(first).read_bytes() == Path(second).read_bytes()
+def package(folder: Path) -> Path:
+    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(folder)]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def test_call_tool_has_an_archive_with_its_own_requirements_and_the_same_source(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)]
-    common = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
-    with zipfile.ZipFile(common) as one, zipfile.ZipFile(common.with_suffix(".call_tool.zip")) as other:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of the archives."""
+    return package(tmp_path_factory.mktemp("packed"))
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    return folder
+
+
+def test_the_same_tree_gives_the_same_archives(packed: Path, tmp_path: Path) -> None:
+    again = package(tmp_path)
+    assert {path.name: path.read_bytes() for path in again.parent.iterdir()} == {
+        path.name: path.read_bytes() for path in packed.parent.iterdir()
+    }
+    assert [path.name.removeprefix(packed.stem) for path in sorted(packed.parent.iterdir())] == [
+        ".call_tool.zip",
+        ".image.zip",
+        ".zip",
+    ]
+
+
+def test_call_tool_has_an_archive_with_its_own_requirements_and_the_same_source(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as one, zipfile.ZipFile(packed.with_suffix(".call_tool.zip")) as other:
         differing = {name for name in one.namelist() if one.read(name) != other.read(name)}
         assert (one.namelist(), differing) == (other.namelist(), {"requirements.txt"})
         assert b"\nmcp==" in other.read("requirements.txt")
         assert b"\nmcp==" not in one.read("requirements.txt")
+
+
+def test_the_archive_holds_the_runtime_as_a_wheel_and_no_tools(packed: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        names = archive.namelist()
+        (wheel,) = [name for name in names if name.endswith(".whl")]
+        last = archive.read("requirements.txt").decode().splitlines()[-1]
+        assert last == f"./{wheel} --hash=sha256:{hashlib.sha256(archive.read(wheel)).hexdigest()}"
+    assert sorted(name for name in names if name.endswith(".py")) == sorted(
+        f"functions/{path.name}/main.py" for path in (ROOT / "functions").iterdir()
+    )
+
+
+def test_the_platform_compiles_the_runtime_once_and_no_cold_start_does_again(packed: Path, tmp_path: Path) -> None:
+    """What Google's Python buildpack does: it installs without bytecode, compiles so that times do not matter, and gives every file another
+    time. As source the runtime would be compiled with times, and so for each instance anew: that is shown too."""
+    source = unpacked(packed, tmp_path / "source")
+    (tmp_path / "ours.txt").write_text((source / "requirements.txt").read_text("utf-8").splitlines()[-1])
+    install = ["--no-deps", "--no-compile", "--no-index", "--require-hashes", "--target", str(tmp_path / "packages")]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", *install, "-r", str(tmp_path / "ours.txt")],
+        cwd=source,
+        check=True,
+    )
+    shutil.copytree(tmp_path / "packages", tmp_path / "as_source")
+    for folder, mode in (("packages", "unchecked-hash"), ("as_source", "timestamp")):
+        compiling = [
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "--invalidation-mode",
+            mode,
+            str(tmp_path / folder / "cab"),
+        ]
+        subprocess.run(compiling, check=True)
+        for path in (tmp_path / folder).rglob("*"):
+            os.utime(path, (315532801, 315532801))
+    assert compiled_at_start(tmp_path / "packages") == 0
+    assert compiled_at_start(tmp_path / "as_source") > 10
+
+
+def compiled_at_start(packages: Path) -> int:
+    """How many modules of ours Python compiles when it imports this one. `-v` says of each where its code came from."""
+    command = [sys.executable, "-v", "-B", "-c", "import cab.domain.configured.deployment"]
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    said = subprocess.run(command, cwd=packages, env=environment, capture_output=True, text=True, check=True).stderr
+    ours = re.findall(rf"code object from '?{re.escape(str(packages))}/cab/([^'\n]*)", said)
+    assert len(ours) > 10
+    return sum(name.endswith(".py") for name in ours)
 
 
 def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
@@ -82,28 +152,47 @@ def test_the_origin_routes_every_public_path_of_the_local_gateway() -> None:
     assert {(route.origin, route.path.removesuffix("/*")) for route in public_routes(functions)} == in_the_cloud
 
 
-async def test_an_image_of_the_archive_serves_a_function_by_the_framework_s_own_variables(tmp_path: Path) -> None:
+async def test_an_image_of_the_archive_serves_a_function_by_the_framework_s_own_variables(
+    packed: Path, tmp_path: Path
+) -> None:
     """As terraform/Dockerfile says, without Docker: what it copies, its variables and its command, told by FUNCTION_TARGET and
-    FUNCTION_SOURCE which function it is."""
+    FUNCTION_SOURCE which function it is. The command `cab` is there too, for jobs."""
     copied, variables, command = recipe()
-    packed = subprocess.run(
-        [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(tmp_path)],
+    folder, source, packages = (
+        unpacked(packed.with_suffix(".image.zip"), tmp_path / "unpacked"),
+        tmp_path / "workspace",
+        tmp_path / "packages",
+    )
+    assert {*copied, "wheels", "requirements.txt", "Dockerfile"} == {path.name for path in folder.iterdir()}
+    for name in copied:
+        shutil.copytree(folder / name, source / name)
+    # What is not ours is in this environment.
+    ours = [line for line in (folder / "requirements.txt").read_text("utf-8").splitlines() if line.startswith("./")]
+    assert len(ours) == 2
+    (tmp_path / "ours.txt").write_text("\n".join(ours))
+    install = [
+        "--no-deps",
+        "--no-index",
+        "--require-hashes",
+        "--target",
+        str(packages),
+        "-r",
+        str(tmp_path / "ours.txt"),
+    ]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *install], cwd=folder, check=True)
+    told = subprocess.run(
+        [sys.executable, str(packages / "bin" / "cab"), "--version"],
+        env={"PYTHONPATH": str(packages), "PATH": ""},
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.strip()
-    unpacked, source = tmp_path / "unpacked", tmp_path / "workspace"
-    with zipfile.ZipFile(packed.replace(".zip", ".call_tool.zip")) as archive:
-        archive.extractall(unpacked)
-    assert {*copied, "requirements.txt"} == {path.name for path in unpacked.iterdir()}
-    for name in copied:
-        shutil.copytree(unpacked / name, source / name)
+    )
+    assert told.stdout.startswith("cab, version ")
     port = free_port()
     origins = {f"ACME_{name}_ORIGIN": f"http://127.0.0.1:{n}" for n, name in enumerate(ACME_SERVICES, 1)}
     environment = {
         **origins,
-        **{name: value.replace("/workspace", str(source)) for name, value in variables.items()},
-        "PATH": os.environ["PATH"],
+        **{name: value.replace("/packages", str(packages)) for name, value in variables.items()},
         "CAB_ORIGIN": f"http://127.0.0.1:{port}",
         "CAB_CONFIG_DIR": "config",
         "GOOGLE_CLOUD_PROJECT": "p",
@@ -139,6 +228,13 @@ def test_the_image_installs_nothing_that_the_lock_does_not_pin() -> None:
     (install,) = re.findall(r"^RUN pip install (.*)$", text, flags=re.MULTILINE)
     assert {"--require-hashes", "--no-deps"} <= set(install.split())
     assert install.endswith("-r requirements.txt")
+    # Compiled once, by no time; and no other line runs anything that could come from elsewhere.
+    assert re.findall(r"^RUN (?!pip)(.*)$", text, flags=re.MULTILINE) == [
+        "python -m compileall -q --invalidation-mode unchecked-hash /packages"
+    ]
+    assert "ADD " not in text
+    assert re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == ["${PYTHON}", "${PYTHON}"]
+    assert re.search(r"^ARG PYTHON=python:3\.\d+-slim$", text, flags=re.MULTILINE)
     module = (ROOT / "terraform" / "modules" / "function" / "main.tf").read_text("utf-8")
     assert "FUNCTION_TARGET = var.name" in module
     assert 'FUNCTION_SOURCE = "functions/${var.name}/main.py"' in module

@@ -237,6 +237,21 @@ output "reachable_from" {
   )][0]
 }
 
+output "size" {
+  description = "Instances, concurrency and memory, read from the resource."
+  value = local.built ? {
+    min_instances = google_cloudfunctions2_function.this[0].service_config[0].min_instance_count
+    max_instances = google_cloudfunctions2_function.this[0].service_config[0].max_instance_count
+    concurrency   = google_cloudfunctions2_function.this[0].service_config[0].max_instance_request_concurrency
+    memory        = google_cloudfunctions2_function.this[0].service_config[0].available_memory
+    } : {
+    min_instances = google_cloud_run_v2_service.this[0].template[0].scaling[0].min_instance_count
+    max_instances = google_cloud_run_v2_service.this[0].template[0].scaling[0].max_instance_count
+    concurrency   = google_cloud_run_v2_service.this[0].template[0].max_instance_request_concurrency
+    memory        = google_cloud_run_v2_service.this[0].template[0].containers[0].resources[0].limits["memory"]
+  }
+}
+
 output "source_object" {
   description = "The archive it is built from; null from an image."
   value       = var.image == null ? var.source_archive.object : null

@@ -5,6 +5,12 @@ variable "domain" {
   type        = string
 }
 
+variable "labels" {
+  description = "Labels."
+  type        = map(string)
+  default     = {}
+}
+
 variable "location" {
   description = "Region of the services."
   type        = string
@@ -54,6 +60,7 @@ resource "google_compute_security_policy" "this" {
   project     = var.project_id
   name        = "cab"
   description = "Floods and oversized bodies end at the edge."
+  labels      = var.labels
 
   rule {
     action      = "deny(403)"
@@ -162,6 +169,7 @@ resource "google_compute_target_https_proxy" "this" {
 resource "google_compute_global_address" "this" {
   project = var.project_id
   name    = "cab"
+  labels  = var.labels
 }
 
 # There is no listener on port 80: a token sent over http must fail, not be redirected.
@@ -171,6 +179,7 @@ resource "google_compute_global_forwarding_rule" "this" {
   load_balancing_scheme = "EXTERNAL_MANAGED"
   ip_address            = google_compute_global_address.this.id
   port_range            = "443"
+  labels                = var.labels
   target                = google_compute_target_https_proxy.this.id
 }
 
