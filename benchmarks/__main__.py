@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: start everything, measure in interleaved rounds, print the table. About three minutes, Linux only."""
+"""`python -m benchmarks`: start everything, measure in interleaved rounds, print the table. About five minutes, Linux only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
 
 async def _run(arguments: argparse.Namespace) -> int:
     # Below the check for Linux: these read the machine's cores when they load.
-    from benchmarks import call_counts, call_waits, cold_start, rounds
+    from benchmarks import call_counts, call_waits, cold_start, injected_waits, rounds
     from benchmarks.processes import OTHER_CORES
     from benchmarks.report import Results
     from benchmarks.rows import ECHO, all_rows
@@ -60,6 +60,7 @@ async def _run(arguments: argparse.Namespace) -> int:
                 for row in counted
             }
             waits = await call_waits.measure(rows, around, samples=arguments.rounds * 10, progress=progress)
+            injected = await injected_waits.measure(rows, around, connections=arguments.connections, progress=progress)
             pss = {row.name: row.pss_bytes() / 2**20 for row in rows}
         starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
     progress("done")
@@ -71,6 +72,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         {name: billed for name, (_, billed) in together.items()},
         pss,
         waits,
+        injected,
         starts,
         arguments.connections,
     )

@@ -19,5 +19,5 @@ async def calls_of(
     control.clear_calls(row.project)
     await send([row.prepare() for _ in range(posts)], port=row.server.port, connections=connections)
     reads, writes, accesses = billed(control.calls(row.project))
-    requests = posts * (1 + len(row.behind))
+    requests = posts * (row.requests or 1 + len(row.behind))
     return control.counts(row.project), Operations(reads, writes, accesses, requests, row.events * posts)

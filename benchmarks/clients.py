@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import secrets
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,18 +17,22 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from benchmarks.load import Post, ToolCall
+from benchmarks.load import Click, Leg, Legs, Post, Push, ToolCall
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
+from cab.domain.audit import AuditEvent, Service
 from cab.domain.identifiers import digest, subject_key
 from cab.protocol import names
 from cab.protocol.jose import jws
 from cab.protocol.jose.jwk import public_jwk
 from cab.protocol.jose.jws import VerifiedClaims
 from cab.protocol.tokens import assertions, call_tokens
+from cab.use_cases.audit.packing import pack
 
 FRONT_END = "acme-web"
 AGENT = "sales-assistant"
 TENANT = "acme"
 PEOPLE = 400
+RENEWING = 160  # so many that each comes back later than a token of the stand-in's platform lives
 LOOP = 20
 _PERSON = "alice"
 _TASK = {
@@ -131,9 +137,9 @@ class Clients:
         parameters = {"account": "acme"}
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
 
-    def list_of_many_users(self) -> Post:
-        """As `list_opportunities`, of `PEOPLE` users in turn, all connected."""
-        subject = person(self.idp.subject, next(self._turn) % PEOPLE)
+    def list_of_many_users(self, people: int = PEOPLE) -> Post:
+        """As `list_opportunities`, of so many users in turn, all connected."""
+        subject = person(self.idp.subject, next(self._turn) % people)
         parameters = {"account": "acme"}
         assertion = self.assertion(subject=subject)
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
@@ -142,6 +148,19 @@ class Clients:
         """An exchange for the platform's own token, to write with, which takes a task of the user."""
         parameters = {"stage": "won", "amount_cents": 120_000}
         return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, task=_TASK)
+
+    def confirmed_deletion(self, *, pages: int, session: str, csrf: str) -> Legs:
+        """All of a confirmed action: the agent asks, the user clicks on the page of `pages` (a port), the agent asks again."""
+        assertion, identifier = self.assertion(_TASK), f"opportunity/{secrets.token_hex(8)}"
+
+        def ask(_: bytes) -> Post:
+            return self._exchange("crm", "crm.opportunity.delete", identifier, {}, assertion=assertion)
+
+        def agree(asked: bytes) -> Click:
+            _, _, approval = json.loads(asked)["interaction_uri"].rpartition("/")
+            return Click(f"/approvals/{approval}", {"decision": "approve", "csrf": csrf}, session)
+
+        return Legs((Leg(ask, status=400), Leg(agree, port=pages), Leg(ask)))
 
     def call_list_opportunities(self, *, account: str = "acme") -> ToolCall:
         """The same reading as a call that the broker makes. `slow` is the account that the platform takes its time for."""
@@ -245,3 +264,29 @@ class Clients:
             "client_assertion_type": names.CLIENT_ASSERTION_TYPE,
             "client_assertion": identity or self.client.sign(claims, typ="JWT"),
         }
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """What Pub/Sub delivers of one process's record: events like `like`, each new and in its place of the chain."""
+
+    like: AuditEvent
+    subscription: str
+    token: str = field(repr=False)
+    _chain: AuditChain = field(
+        default_factory=lambda: AuditChain("bench", Service(function="exchange_token", revision="bench"))
+    )
+
+    def push(self, events: int) -> Push:
+        """One message that carries so many events."""
+        sealed = [
+            self._chain.seal(self.like.model_copy(update={"event_id": str(uuid.uuid4()), "chain": None}))
+            for _ in range(events)
+        ]
+        message = {
+            "data": base64.b64encode(pack(sealed)).decode(),
+            "messageId": secrets.token_hex(8),
+            "publishTime": datetime.now(UTC).isoformat(),
+        }
+        body = json.dumps({"message": message, "subscription": self.subscription}).encode()
+        return Push(body, self.token)

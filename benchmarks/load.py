@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -46,43 +48,146 @@ class ToolCall:
         return head.encode() + body
 
 
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A message that Pub/Sub delivers, already wrapped. `token` is the identity of the push account."""
+
+    body: bytes = field(repr=False)
+    token: str = field(repr=False)
+
+    def as_bytes(self) -> bytes:
+        head = (
+            f"POST / HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {self.token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        )
+        return head.encode() + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """A form that a person sends from a page of ours."""
+
+    path: str
+    form: dict[str, str]
+    session: str = field(repr=False)
+
+    def as_bytes(self) -> bytes:
+        body = urlencode(self.form).encode()
+        head = (
+            f"POST {self.path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            f"Cookie: cab_session={self.session}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One request of several. `make` gets the answer to the one before; `status` is that of success. Port 0: the row's own."""
+
+    make: Callable[[bytes], Post | Click]
+    status: int = 200
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """Several requests that are one piece of work, each made of the answer to the one before."""
+
+    legs: Sequence[Leg]
+
+
+Sent = Post | ToolCall | Push | Legs
+
+
 class NotServed(Exception):
-    """A request was not answered with 200: the figures would mean nothing. Carries the error's reason, never a token."""
+    """A request was not answered with success: the figures would mean nothing. Carries the error's reason, never a token."""
 
 
-async def send(posts: Iterable[Post | ToolCall], *, port: int, connections: int) -> bytes:
-    """Send all; returns the last body. Raises: NotServed."""
-    waiting = deque(post.as_bytes() for post in posts)
-    bodies = await asyncio.gather(*(_converse(waiting, port) for _ in range(connections)))
-    return next(body for body in bodies if body)
+class Connections:
+    """One conversation's keep-alive connections, by port."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._open: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+
+    async def ask(self, request: bytes, port: int) -> tuple[bytes, bytes]:
+        """Head and body of the answer."""
+        reader, writer = await self.open(port)
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        return head, await reader.readexactly(_content_length(head))
+
+    async def open(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The connection to a port, made where there is none."""
+        if port not in self._open:
+            self._open[port] = await asyncio.open_connection(HOST, port)
+            self._stack.push_async_callback(_close, self._open[port][1])
+        return self._open[port]
+
+    async def ask_again(self, request: bytes, port: int) -> tuple[bytes, bytes]:
+        """As `ask`, over a new connection where the server has ended the one that lay idle."""
+        try:
+            return await self.ask(request, port)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._open.pop(port, None)
+            return await self.ask(request, port)
 
 
-async def _converse(waiting: deque[bytes], port: int) -> bytes:
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(ConnectionError):  # the other end may have been quicker
+        await writer.wait_closed()
+
+
+async def send(posts: Iterable[Sent], *, port: int, connections: int, took: list[float] | None = None) -> bytes:
+    """Send all; returns the last body, and in `took` the seconds that each waited. Raises: NotServed."""
+    waiting = deque(post if isinstance(post, Legs) else post.as_bytes() for post in posts)
+    bodies = await asyncio.gather(*(_converse(waiting, port, took) for _ in range(connections)))
+    return next((body for body in bodies if body), b"")
+
+
+async def _converse(waiting: deque[bytes | Legs], port: int, took: list[float] | None) -> bytes:
     """One connection's share of what waits."""
     body = b""
-    reader, writer = await asyncio.open_connection(HOST, port)
-    try:
+    async with AsyncExitStack() as stack:
+        connections = Connections(stack)
         while waiting:
-            writer.write(waiting.popleft())
-            head = await reader.readuntil(b"\r\n\r\n")
-            body = await reader.readexactly(_content_length(head))
-            if not head.startswith(b"HTTP/1.1 200 "):
-                raise NotServed(_complaint(head, body))
-    finally:
-        writer.close()
-        await writer.wait_closed()
+            next_one = waiting.popleft()
+            begun = time.perf_counter()
+            if isinstance(next_one, Legs):
+                for leg in next_one.legs:
+                    head, body = await connections.ask(leg.make(body).as_bytes(), leg.port or port)
+                    _expect(leg.status, head, body)
+            else:
+                head, body = await connections.ask(next_one, port)
+                _expect(200, head, body)
+            if took is not None:
+                took.append(time.perf_counter() - begun)
     return body
 
 
+def _expect(wanted: int, head: bytes, body: bytes) -> None:
+    """A push is acknowledged with 204, which is as good."""
+    status = status_of(head)
+    if status != wanted and (wanted, status) != (200, 204):
+        raise NotServed(_complaint(head, body))
+
+
+def status_of(head: bytes) -> int:
+    return int(head[9:12])
+
+
 def _content_length(head: bytes) -> int:
-    _, _, rest = head.lower().partition(b"content-length:")
-    return int(rest.partition(b"\r\n")[0])
+    _, found, rest = head.lower().partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0]) if found else 0
 
 
 def _complaint(head: bytes, body: bytes) -> str:
     status = head.partition(b"\r\n")[0].decode()
     try:
-        answer: dict[str, Any] = json.loads(body)
+        answer: Any = json.loads(body)
     except ValueError:
+        return status
+    if not isinstance(answer, dict):
         return status
     return f"{status}: {answer.get('reason_code', answer.get('error'))}, {answer.get('error_description')}"

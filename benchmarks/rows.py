@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.clients import AGENT, FRONT_END, PEOPLE
-from benchmarks.load import Post, ToolCall, send
+from benchmarks.clients import AGENT, FRONT_END, PEOPLE, RENEWING
+from benchmarks.load import Sent, send
 from benchmarks.processes import HOST, Function, Server
-from benchmarks.surroundings import ORIGIN, SLOW, Surroundings
+from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
 LOOP, ONE, MANY = "loop", "hot-1", "hot-400"
+CONFIRM, NARROWER, INGEST, INGEST_ONE = "confirm", "narrower", "ingest", "ingest-1"
+PER_MESSAGE = 4  # events that a message of the record carries under load: docs/performance.md
 EXCHANGE_TOKEN = "functions/exchange_token"
 VERIFY_ES256, SIGN_ES256, VERIFY_RS256 = "verify ES256", "sign ES256", "verify RS256"
 
@@ -26,13 +28,16 @@ class Row:
     says: str
     server: Server
     project: str
-    prepare: Callable[[], Post | ToolCall]
+    prepare: Callable[[], Sent]
     operations: Mapping[str, int]
     behind: tuple[Server, ...] = ()  # functions that it asks: their CPU counts too
     connections: int | None = None  # where not as many as all others have
     people: int = 1  # in turn: so many requests are sent first, that each has its token in memory
-    events: int = 1  # audit events of a request
-    prepare_slow: Callable[[], Post | ToolCall] | None = None  # the same at a platform that takes its time
+    requests: int | None = None  # that are billed; where not one for each function
+    events: int = 1  # audit events that a request leaves
+    carries: int = 1  # or brings
+    waits: int | None = None  # one after another, as tests/functions/test_waits.py counts them
+    prepare_slow: Callable[[], Sent] | None = None  # the same at a platform that takes its time
 
     def cpu_ns(self) -> int:
         return sum(server.cpu_ns() for server in (self.server, *self.behind))
@@ -49,6 +54,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     default = await surroundings.open_project("demo-default", people=PEOPLE)
     textbook = await surroundings.open_project("demo-textbook")
     calling = await surroundings.open_project("demo-calls")
+    confirming = await surroundings.open_project("demo-confirm")
+    renewing = await surroundings.open_project("demo-narrower", people=RENEWING, keeps_tokens=True)
+    await surroundings.open_project("demo-ingest")
+    await surroundings.log_in("demo-confirm")
     agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
     front_end = surroundings.google_identity(FRONT_END, audience=f"{ORIGIN}/edge")
 
@@ -65,6 +74,18 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
         both = {"project": "demo-calls", "exchange_token": f"http://{HOST}:{port}"}
         deciding = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", **both), port)
         call_server = start(surroundings.function("functions/call_tool", "call_tool", **both))
+        asking = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-confirm"))
+        pages = start(surroundings.function("functions/connect_account", "connect_account", project="demo-confirm"))
+        port = surroundings.ports.take_free()
+        kept = {"project": "demo-narrower", "refresh_grants": f"http://{HOST}:{port}"}
+        refreshing = start(surroundings.function("functions/refresh_grants", "refresh_grants", **kept), port)
+        narrowing = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", **kept))
+        ingesting = start(surroundings.function("functions/ingest_audit", "ingest_audit", project="demo-ingest"))
+        publisher = await surroundings.publisher(
+            "demo-default",
+            lambda: send([default.list_opportunities()], port=default_server.port, connections=1),
+            to="demo-ingest",
+        )
         answer = await send([default.list_opportunities()], port=default_server.port, connections=1)
         echo_server = start(Function("benchmarks/functions/echo", "echo", {"BENCH_ANSWER_BYTES": str(len(answer))}))
         hot = Row(
@@ -74,9 +95,12 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             "demo-default",
             default.list_opportunities,
             {VERIFY_ES256: 2},
+            waits=2,
         )
         yield [
-            replace(hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}),
+            replace(
+                hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}, waits=None
+            ),
             Row(
                 MINT,
                 "mint an assertion, front end by Google identity",
@@ -84,6 +108,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-mint",
                 lambda: minting.mint(identity=front_end),
                 {VERIFY_RS256: 1, SIGN_ES256: 1},
+                waits=1,
             ),
             Row(
                 MINT_KEY,
@@ -92,6 +117,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-mint",
                 minting.mint,
                 {VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
+                waits=2,
             ),
             Row(
                 RELAXED,
@@ -100,9 +126,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-relaxed",
                 lambda: relaxed.list_opportunities(identity=agent),
                 {VERIFY_RS256: 1, VERIFY_ES256: 1},
+                waits=1,
             ),
             hot,
-            replace(hot, name=ONE, says="as hot, over one connection", connections=1),
+            replace(hot, name=ONE, says="as hot, over one connection", connections=1, waits=None),
             replace(
                 hot, name=MANY, says="as hot, for 400 users in turn", prepare=default.list_of_many_users, people=PEOPLE
             ),
@@ -122,6 +149,47 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-default",
                 default.query_warehouse,
                 {VERIFY_ES256: 2, SIGN_ES256: 1},
+            ),
+            Row(
+                CONFIRM,
+                "a confirmed action, all legs: question, click on the page, repetition",
+                asking,
+                "demo-confirm",
+                lambda: confirming.confirmed_deletion(pages=pages.port, session=SESSION, csrf=CSRF),
+                {VERIFY_ES256: 4},
+                behind=(pages,),
+                requests=3,
+                events=3,
+            ),
+            Row(
+                NARROWER,
+                "first use of a narrower scope: exchange_token, refresh_grants and the provider",
+                narrowing,
+                "demo-narrower",
+                lambda: renewing.list_of_many_users(RENEWING),
+                {VERIFY_ES256: 2, SIGN_ES256: 1},
+                behind=(refreshing,),
+                events=2,
+                people=RENEWING,
+            ),
+            Row(
+                INGEST,
+                f"ingest_audit takes {PER_MESSAGE} events in one message",
+                ingesting,
+                "demo-ingest",
+                lambda: publisher.push(PER_MESSAGE),
+                {},
+                events=0,
+                carries=PER_MESSAGE,
+            ),
+            Row(
+                INGEST_ONE,
+                "the same, one event in a message",
+                ingesting,
+                "demo-ingest",
+                lambda: publisher.push(1),
+                {},
+                events=0,
             ),
             Row(
                 CALL,

@@ -7,10 +7,13 @@ that the emulators' call log tells whose calls are whose.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,21 +21,26 @@ from pathlib import Path
 
 import grpc
 from aiohttp import web
-from google.pubsub_v1 import PublisherClient
+from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider, person
+from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider, Publisher, person
 from benchmarks.processes import HOST, ROOT, Function, Server
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
+from cab.domain.audit import AuditEvent
 from cab.domain.configured.connections import RotationClass
-from cab.domain.grants import Grant, grant_id
+from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.encoding import strict_json
 from cab.protocol.jose.jwk import ALGORITHMS
+from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
+from cab.stores.sessions import BrowserStates, Session
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
+from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_dev import loopback
-from cab_dev.local_cloud import AUDIT_TOPIC, create_signing_keys
+from cab_dev.local_cloud import AUDIT_TOPIC, create_signing_keys, store_secrets
 from cab_dev.processes.ports import PortLeases
 from cab_dev.services import google_identity
 from gcp_emulators import Emulators, running
@@ -44,6 +52,8 @@ RESOURCES = {  # nobody calls them; the CRM answers where `platform` says
 }
 ACCESS_TOKEN = "a" * 300
 SLOW, PLATFORM_WAIT_S = "slow", 0.1
+SESSION, CSRF = "s" * 43, "c"
+INGEST, SUBSCRIPTION = "http://127.0.0.1:8096", "projects/{}/subscriptions/cab-audit-ingest"
 _GOOGLE = "https://accounts.google.com"
 _ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
 _EXAMPLE = ROOT / "examples" / "acme"
@@ -61,30 +71,68 @@ class Surroundings:
     google_jwks_uri: str
     metadata: dict[str, str]  # host:port by function
     platform: str  # origin
+    bigquery: str  # origin
     folder: Path
 
     def google_identity(self, client_id: str, *, audience: str) -> str:
         """The ID token with which a front end or an agent on Google Cloud proves itself; good for an hour."""
         return self.google.id_token(_ACCOUNT.format(client_id), audience)
 
-    async def open_project(self, name: str, *, people: int = 1) -> Clients:
-        """A project with its topic, its signing keys and the grants of so many people; the clients of the broker in it."""
+    async def open_project(self, name: str, *, people: int = 1, keeps_tokens: bool = False) -> Clients:
+        """A project with its topic, its signing keys and the grants of so many people; the clients of the broker in it.
+
+        `keeps_tokens`: with what refresh_grants needs to renew them; elsewhere a stand-in always has a token.
+        """
         await asyncio.to_thread(_create_topic, name)
         await create_signing_keys(name)
         edge = self.edge_keys[name] = await _own_key(name, Issuer.EDGE)
         sts = await _own_key(name, Issuer.STS)
-        await _connect(name, [person(self.idp.subject, number) for number in range(people)])
+        await _connect(name, [person(self.idp.subject, number) for number in range(people)], keeps_tokens=keeps_tokens)
         return Clients(ORIGIN, self._resources, self.idp, edge, sts, self.client_key)
+
+    async def log_in(self, project: str) -> None:
+        """A browser session of the person, as a login leaves it. As if made in an hour: a click must come soon after its login."""
+        now = datetime.now(UTC) + timedelta(hours=1)
+        session = Session(
+            tenant=TENANT,
+            subject=self.idp.subject,
+            idp_issuer=self.idp.issuer,
+            groups=["sales"],
+            auth_time=now,
+            acr=None,
+            amr=["pwd", "otp"],
+            display_name="Alice Example",
+            csrf=CSRF,
+            expires_at=now + timedelta(hours=8),
+        )
+        documents = FirestoreDocuments(project, "approvals")
+        try:
+            await BrowserStates(documents).put(SESSION, session)
+        finally:
+            await documents.close()
+
+    async def publisher(self, project: str, ask: Callable[[], Awaitable[object]], *, to: str) -> Publisher:
+        """Delivers events such as the one that `ask` leaves in the project's topic, to the ingest_audit of project `to`."""
+        data = await _event_of(project, ask)
+        token = self.google.id_token(_ACCOUNT.format("push"), INGEST)
+        return Publisher(AuditEvent.model_validate_json(data), SUBSCRIPTION.format(to), token)
 
     @property
     def _resources(self) -> dict[str, str]:
         return RESOURCES | {"crm": self.platform}
 
     def function(
-        self, source: str, target: str, *, project: str, deployment: str = "default", exchange_token: str | None = None
+        self,
+        source: str,
+        target: str,
+        *,
+        project: str,
+        deployment: str = "default",
+        exchange_token: str | None = None,
+        refresh_grants: str | None = None,
     ) -> Function:
         """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml. `exchange_token` is the
-        origin of the one that decides on calls.
+        origin of the one that decides on calls, `refresh_grants` that of a real one.
         """
         metadata = self.metadata.get(target, self.metadata["exchange_token"])
         return Function(
@@ -104,7 +152,14 @@ class Surroundings:
                 "CAB_CONFIG_DIR": str(self._configuration(deployment)),
                 "CAB_GOOGLE_ISSUER": _GOOGLE,
                 "CAB_GOOGLE_JWKS_URI": self.google_jwks_uri,
-                "CAB_REFRESH_GRANTS_URL": self.idp.issuer,
+                "CAB_REFRESH_GRANTS_URL": refresh_grants or self.idp.issuer,
+                "CAB_TOKEN_CALLERS": _ACCOUNT.format("exchange-token"),
+                "CAB_REVOKE_CALLERS": _ACCOUNT.format("operator"),
+                "CAB_SWEEP_CALLERS": _ACCOUNT.format("scheduler"),
+                "CAB_INGEST_AUDIT_URL": INGEST,
+                "CAB_PUSH_ACCOUNT": _ACCOUNT.format("push"),
+                "CAB_AUDIT_SUBSCRIPTION": SUBSCRIPTION.format(project),
+                "BIGQUERY_EMULATOR_HOST": self.bigquery,
                 "BENCH_EDGE_JWKS_URI": f"{self.idp.issuer}/edge/{project}/jwks.json",
                 "BENCH_ACCESS_TOKEN": ACCESS_TOKEN,
                 "BENCH_GRANT_ID": grant_id(TENANT, self.idp.subject, "crm"),
@@ -172,8 +227,11 @@ async def surroundings() -> AsyncIterator[Surroundings]:
             for name in ("exchange_token", "call_tool")
         }
         platform = f"http://{await serve(_platform())}"
+        bigquery = f"http://{await serve(_bigquery())}"
         keys_uri = f"http://{google_keys}/jwks"
-        yield Surroundings(emulators, ports, idp, client_key, edge_keys, signer, keys_uri, metadata, platform, folder)
+        yield Surroundings(
+            emulators, ports, idp, client_key, edge_keys, signer, keys_uri, metadata, platform, bigquery, folder
+        )
 
 
 def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[str, EcKey]) -> web.Application:
@@ -220,7 +278,9 @@ def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[st
 
 
 def _platform() -> web.Application:
-    """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`."""
+    """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`. Its tokens live for a second, so that
+    whoever comes back later needs a new one.
+    """
     deals = [{"id": f"00{number}", "name": "Acme renewal", "amount_cents": 12_500_000} for number in range(5)]
 
     async def opportunities(request: web.Request) -> web.Response:
@@ -228,9 +288,45 @@ def _platform() -> web.Application:
             await asyncio.sleep(PLATFORM_WAIT_S)
         return web.json_response({"opportunities": deals})
 
+    async def token(request: web.Request) -> web.Response:
+        form = await request.post()
+        answer = {
+            "access_token": secrets.token_urlsafe(200),
+            "expires_in": 1,
+            "refresh_token": secrets.token_urlsafe(40),
+        }
+        return web.json_response(answer | {"token_type": "Bearer", "scope": form.get("scope", "")})
+
     application = web.Application()
-    application.add_routes([web.get("/opportunities", opportunities)])
+    application.add_routes([web.get("/opportunities", opportunities), web.post("/oauth/token", token)])
     return application
+
+
+def _bigquery() -> web.Application:
+    """Takes every row of a streaming insert, and keeps none."""
+
+    async def insert(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({"kind": "bigquery#tableDataInsertAllResponse"})
+
+    application = web.Application(client_max_size=64 * 2**20)
+    application.add_routes([web.post("/{path:.*}/insertAll", insert)])
+    return application
+
+
+async def _event_of(project: str, ask: Callable[[], Awaitable[object]]) -> bytes:
+    """The message that `ask` leaves in the topic of the record."""
+    topic = f"projects/{project}/topics/{AUDIT_TOPIC}"
+    subscription = f"projects/{project}/subscriptions/once"
+    with grpc.insecure_channel(os.environ["PUBSUB_EMULATOR_HOST"]) as channel:
+        subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+        await asyncio.to_thread(subscriber.create_subscription, name=subscription, topic=topic, timeout=10)
+        try:
+            await ask()
+            pulled = await asyncio.to_thread(subscriber.pull, subscription=subscription, max_messages=1, timeout=10)
+            return bytes(pulled.received_messages[0].message.data)
+        finally:
+            await asyncio.to_thread(subscriber.delete_subscription, subscription=subscription, timeout=10)
 
 
 def _create_topic(project: str) -> None:
@@ -254,14 +350,48 @@ async def _own_key(project: str, issuer: Issuer) -> EcKey:
     return EcKey(active.kid, ALGORITHMS["ES256"].from_jwk(private))
 
 
-async def _connect(project: str, subjects: Iterable[str]) -> None:
+async def _connect(project: str, subjects: Iterable[str], *, keeps_tokens: bool) -> None:
     """People's grants at the CRM."""
     now = datetime.now(UTC)
-    documents = FirestoreDocuments(project, "grants")
+    grants = [_grant(subject, now) for subject in subjects]
+    documents, vault = FirestoreDocuments(project, "grants"), SecretManagerVault(project)
     try:
-        await asyncio.gather(*(Grants(documents).create(_grant(subject, now)) for subject in subjects))
+        if keeps_tokens:
+            await store_secrets(project, {"cab-provider-crm": "crm-secret", ESCROW_SECRET: "k" * 32})
+            payloads = GrantPayloads(vault)
+
+            async def keep(grant: Grant) -> None:
+                await payloads.create(grant.grant_id)
+                await payloads.add(grant.grant_id, _payload(grant))
+
+            await asyncio.gather(*(keep(grant) for grant in grants))
+        await asyncio.gather(*(Grants(documents).create(grant) for grant in grants))
     finally:
         await documents.close()
+        await vault.close()
+
+
+def _payload(grant: Grant) -> bytes:
+    """What the consent brought, its access token at its end."""
+    answer = {"access_token": "old", "expires_in": 1, "refresh_token": f"first-{grant.grant_id}"}
+    return (
+        TokenSet(
+            grant_id=grant.grant_id,
+            tenant=grant.tenant,
+            user_key=grant.subject,
+            seq=1,
+            attempt_id="connect",
+            fence=0,
+            predecessor_sha256=None,
+            received_at=grant.connected_at - timedelta(hours=1),
+            status=200,
+            response=b64encode(json.dumps(answer).encode()).decode(),
+            requested_scopes=grant.scopes,
+            carried_refresh_token=None,
+        )
+        .model_dump_json()
+        .encode()
+    )
 
 
 def _grant(subject: str, now: datetime) -> Grant:
@@ -274,6 +404,6 @@ def _grant(subject: str, now: datetime) -> Grant:
         provider_class=RotationClass.STRICT,
         access_expires_at=now + timedelta(hours=1),
         refreshed_at=now,
-        scopes=["opportunity.read", "opportunity.write"],
+        scopes=["opportunity.read", "opportunity.write", "opportunity.delete"],
         connected_at=now,
     )

@@ -1,0 +1,67 @@
+"""What the benchmarks' own parts do: the load generator, and what an overload is judged by."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from benchmarks.load import Leg, Legs, NotServed, Post, send
+from benchmarks.overload import Overload
+
+from cab_dev import loopback
+
+GOOD = Overload(
+    in_flight=512,
+    capacity=500,
+    sent=1000,
+    served=700,
+    served_p50=0.9,
+    served_p99=1.4,
+    refused=300,
+    refused_p50=0.002,
+    refused_p99=0.02,
+    otherwise=0,
+    recovered=0.1,
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"served_p99": 2.1}, {"refused_p99": 0.06}, {"refused": 0}, {"otherwise": 1}, {"recovered": 2.5}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_overload_is_said_to_miss_each_of_its_goals(change: dict[str, Any]) -> None:
+    assert GOOD.misses == []
+    assert len(replace(GOOD, **change).misses) == 1
+
+
+def test_each_leg_is_made_of_the_answer_before_and_must_end_as_it_says() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        form = await request.post()
+        asked.append(str(form["number"]))
+        return web.Response(text=str(len(asked)), status=400 if len(asked) == 1 else 200)
+
+    async def talk() -> None:
+        application = web.Application()
+        application.add_routes([web.post("/", answer)])
+        runner, port = await loopback.serve(application, 0)
+
+        def leg(status: int) -> Leg:
+            return Leg(lambda before: Post("/", {"number": before.decode() or "first"}), status=status)
+
+        took: list[float] = []
+        try:
+            assert await send([Legs((leg(400), leg(200)))], port=port, connections=1, took=took) == b"2"
+            with pytest.raises(NotServed, match="200"):
+                await send([Legs((leg(400), leg(200)))], port=port, connections=1)
+        finally:
+            await runner.cleanup()
+        assert asked[:2] == ["first", "1"]
+        assert len(took) == 1
+
+    asyncio.run(talk())
