@@ -24,7 +24,7 @@ from google.cloud import bigquery
 from tests.contracts import driven
 from tests.contracts.bigquery import Record, client, running_bigquery
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, function_name, has_period
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, columns, function_name, has_period
 from cab_ops.audit.questions import AuditTables
 from cab_ops.audit.verification import verify
 
@@ -61,7 +61,12 @@ class Filling:
         self.rows += len(self._lines)
         self.bytes += len(data)
         self._lines = []
-        config = bigquery.LoadJobConfig(source_format="NEWLINE_DELIMITED_JSON", write_disposition="WRITE_APPEND")
+        # The columns, for the emulator would else guess them from the first 20,000 rows.
+        config = bigquery.LoadJobConfig(
+            source_format="NEWLINE_DELIMITED_JSON",
+            write_disposition="WRITE_APPEND",
+            schema=[bigquery.SchemaField.from_api_repr(column) for column in columns()],
+        )
         self._tables.load_table_from_file(
             BytesIO(data), f"{Record.PROJECT}.{Record.DATASET}.{TABLE}", job_config=config
         ).result(timeout=600)
