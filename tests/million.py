@@ -1,18 +1,25 @@
 """How long each question takes on a large record, and how much it reads: `python -m tests.million [--rows N]`, not in the suite.
 
-Two weeks of the organisation of tests/contracts/driven.py, as large as asked, in a BigQuery of its own on this machine. Each
-function is asked for one day and for all of them. Bytes are what the emulator's process read from its files for the answer,
+Two weeks of the organisation of tests/contracts/driven.py, and as many organisations like it beside as make a million rows: other
+users, logins, transactions, tokens and processes, the same agents. All in a BigQuery of its own on this machine. Each function
+is asked for one day and for all of them. Bytes are what the emulator's process read from its files for the answer,
 which are compressed and kept by column, as BigQuery's are; what BigQuery itself would charge is not said by any emulator.
+`--data FOLDER` keeps what was loaded, and asks it again the next time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
@@ -24,12 +31,29 @@ from google.cloud import bigquery
 from tests.contracts import driven
 from tests.contracts.bigquery import Record, client, running_bigquery
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, VIEWS, columns, function_name, has_period
-from cab_ops.audit.questions import AuditTables
+from cab.adapters.google_cloud.bigquery.audit_schema import (
+    TABLE,
+    VIEWS,
+    columns,
+    create_dataset,
+    function_name,
+    has_period,
+    row_of,
+)
+from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
+from cab.domain.audit import AuditEvent
+from cab_dev.fakes.warning import FakeInUse
+from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
 from cab_ops.audit.verification import verify
 
-ROWS_OF_A_DECISION = 2.2
 PLACE = f"`{Record.PROJECT}`.{Record.DATASET}"
+DECISIONS = 2_000
+PATIENCE_S = 3_600.0
+# What is one organisation's own, by its place in an event.
+IDS = (
+    *("event_id", "corrects", "txn", "trace_id", "confirmation_id", "assertion_jti", "subject.key", "login.session"),
+    *("token.jti", "token.sha256", "call.id", "grant.id", "chain.id"),
+)
 
 
 def say(line: str) -> None:
@@ -37,40 +61,74 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-class Filling:
-    """Rows by day: each day is a file of its own, as it is a partition of its own in BigQuery."""
+class Copies:
+    """An organisation's events as those of many: every chain sealed anew, every id another, but for agents and what they may."""
 
-    def __init__(self, tables: Any) -> None:
-        self._tables = tables
-        self._day = ""
-        self._lines: list[bytes] = []
-        self.rows = 0
-        self.bytes = 0
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._by_day: dict[str, list[dict[str, Any]]] = {}
+        for row in sorted(rows, key=lambda row: (row["occurred_at"][:10], row["chain"]["seq"])):
+            self._by_day.setdefault(row["occurred_at"][:10], []).append(row)
+        self._ids = {value for row in rows for value in _ids(row)}
 
-    def take(self, row: dict[str, Any]) -> None:
-        day = row["occurred_at"][:10]
-        if day != self._day or len(self._lines) >= 100_000:
-            self.flush()
-            self._day = day
-        self._lines.append(json.dumps(row).encode())
+    def of_day(self, day: str, number: int) -> Iterator[dict[str, Any]]:
+        chains: dict[str, AuditChain] = {}
+        for row in self._by_day[day]:
+            event = AuditEvent.model_validate_json(self._renamed(row["event_json"], number))
+            assert event.chain is not None
+            assert event.service is not None
+            chain = chains.setdefault(event.chain.id, AuditChain(event.chain.id, event.service))
+            data = chain.seal(event, settled=event.chain.settled).data
+            yield row_of(
+                AuditEvent.model_validate_json(data),
+                data=data,
+                received_at=datetime.fromisoformat(row["received_at"]),
+                message_id=f"{row['message_id']}-{number}",
+            )
 
-    def flush(self) -> None:
-        if not self._lines:
-            return
-        data = b"\n".join(self._lines)
-        self.rows += len(self._lines)
-        self.bytes += len(data)
-        self._lines = []
-        # The columns, for the emulator would else guess them from the first 20,000 rows.
-        config = bigquery.LoadJobConfig(
-            source_format="NEWLINE_DELIMITED_JSON",
-            write_disposition="WRITE_APPEND",
-            schema=[bigquery.SchemaField.from_api_repr(column) for column in columns()],
-        )
-        self._tables.load_table_from_file(
-            BytesIO(data), f"{Record.PROJECT}.{Record.DATASET}.{TABLE}", job_config=config
-        ).result(timeout=600)
-        say(f"  {self._day}: {self.rows:,} rows")
+    def _renamed(self, text: str, number: int) -> str:
+        return re.sub(r'"([^"]+)"', lambda found: f'"{found[1]}-{number}"' if found[1] in self._ids else found[0], text)
+
+    @property
+    def days(self) -> list[str]:
+        return list(self._by_day)
+
+
+def _ids(row: dict[str, Any]) -> Iterator[str]:
+    for place in IDS:
+        value: Any = row
+        for name in place.split("."):
+            value = (value or {}).get(name)
+        if value is not None:
+            yield value
+
+
+def load(tables: Any, rows: list[dict[str, Any]]) -> int:
+    """One file in a day's partition. Returns the bytes of its JSON."""
+    data = b"\n".join(json.dumps(row).encode() for row in rows)
+    # The columns, for the emulator would else guess them from the first 20,000 rows.
+    config = bigquery.LoadJobConfig(
+        source_format="NEWLINE_DELIMITED_JSON",
+        write_disposition="WRITE_APPEND",
+        schema=[bigquery.SchemaField.from_api_repr(column) for column in columns()],
+    )
+    name = f"{Record.PROJECT}.{Record.DATASET}.{TABLE}"
+    tables.load_table_from_file(BytesIO(data), name, job_config=config).result(timeout=PATIENCE_S)
+    return len(data)
+
+
+def fill(tables: Any, wanted: int) -> None:
+    logging.getLogger().addHandler(logging.NullHandler())  # what the broker logs of two weeks is not meant here
+    with TemporaryDirectory() as scratch, warnings.catch_warnings(action="ignore", category=FakeInUse):
+        organisation = driven.Organisation(datetime.now(UTC), Path(scratch), decisions=DECISIONS)
+    copies = Copies(organisation.rows)
+    count = max(round(wanted / len(organisation.rows)), 1)
+    rows = size = 0
+    for day in copies.days:
+        of_day = [row for number in range(count) for row in copies.of_day(day, number)]
+        size += load(tables, of_day)
+        rows += len(of_day)
+        say(f"  {day}: {rows:,} rows")
+    say(f"{rows:,} rows of {count} organisations, {size / rows / 1e3:.1f} KB each as JSON")
 
 
 class Emulator:
@@ -105,28 +163,41 @@ def measured(emulator: Emulator, what: str, ask: Callable[[], object]) -> None:
     )
 
 
+class Patient(AuditTables):
+    """Waits longer than people do: this machine has other things to do too."""
+
+    def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
+        return super().ask(replace(question, timeout_s=PATIENCE_S), **values)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.million", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    wanted = parser.parse_args().rows
-    with TemporaryDirectory() as folder, running_bigquery(Path(folder)) as url, client(url, Record.PROJECT) as tables:
-        record = Record(url, tables)
-        with record.of([]):
-            filling = Filling(tables)
-            organisation = driven.Organisation(
-                datetime.now(UTC), decisions=int(wanted / ROWS_OF_A_DECISION), write=filling.take
-            )
-            filling.flush()
-            say(f"{filling.rows:,} rows, {filling.bytes / filling.rows / 1e3:.1f} KB each as JSON")
-            emulator = Emulator(Path(folder))
-            begin, end = organisation.start, organisation.start + timedelta(days=driven.DAYS)
-            midnight = begin + timedelta(days=driven.INJECTION_DAY)
-            asked = AuditTables(tables, Record.DATASET)
-            for words, since, until in (("one day", midnight, midnight + timedelta(days=1)), ("all days", begin, end)):
-                for name in filter(has_period, VIEWS):
-                    sql = _reads_all(name, since, until)
-                    measured(emulator, f"{name}, {words}", partial(_first, tables, sql))
-                measured(emulator, f"verify-chain, {words}", partial(_verified, asked, since, until))
+    parser.add_argument("--data", type=Path)
+    arguments = parser.parse_args()
+    with ExitStack() as opened:
+        folder = arguments.data or Path(opened.enter_context(TemporaryDirectory()))
+        is_filled = folder.exists() and any(folder.iterdir())
+        folder.mkdir(exist_ok=True)
+        tables = opened.enter_context(client(opened.enter_context(running_bigquery(folder)), Record.PROJECT))
+        if not is_filled:
+            create_dataset(tables, Record.DATASET)
+            fill(tables, arguments.rows)
+        ask_all(tables, Emulator(folder))
+
+
+def ask_all(tables: Any, emulator: Emulator) -> None:
+    ((first, last),) = tables.query_and_wait(
+        f"SELECT MIN(occurred_at), MAX(occurred_at) FROM {PLACE}.{TABLE} WHERE occurred_at > '2000-01-01'"
+    )
+    begin = first.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = begin + timedelta(days=driven.INJECTION_DAY)
+    asked = Patient(tables, Record.DATASET)
+    for words, since, until in (("one day", midnight, midnight + timedelta(days=1)), ("all days", begin, last)):
+        for name in filter(has_period, VIEWS):
+            sql = _reads_all(name, since, until)
+            measured(emulator, f"{name}, {words}", partial(_first, tables, sql))
+        measured(emulator, f"verify-chain, {words}", partial(_verified, asked, since, until))
 
 
 def _reads_all(view: str, since: datetime, until: datetime) -> str:
@@ -138,7 +209,7 @@ def _reads_all(view: str, since: datetime, until: datetime) -> str:
 
 
 def _first(tables: Any, sql: str) -> str:
-    (row,) = tables.query_and_wait(sql, wait_timeout=600)
+    (row,) = tables.query_and_wait(sql, wait_timeout=PATIENCE_S)
     return f"{row[0]:,} rows"
 
 

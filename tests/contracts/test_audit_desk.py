@@ -14,8 +14,12 @@ import pytest
 from tests.contracts import driven
 from tests.contracts.bigquery import Record
 from tests.contracts.driven import AGENTS, INJECTION_DAY, NEVER_USED, OUTAGE_DAY, STOLEN, TEAMS, THEFT_DAY, Organisation
+from tests.support.world import deployment
 
-from cab.adapters.google_cloud.bigquery.configuration_table import AgentRow, ConfigurationRow, write
+from cab.adapters.cedar.engine import CedarPolicyEngine
+from cab.adapters.google_cloud.bigquery.configuration_table import configuration_row, write
+from cab_ops.audit.questions import AuditTables
+from cab_ops.audit.verification import verify
 
 VIEWS_ASKED = (
     *("policy_versions", "actions_by_user_and_agent", "refusals", "intent_mismatches", "injection_suspects"),
@@ -26,40 +30,18 @@ PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
 @pytest.fixture(scope="module")
-def organisation() -> Organisation:
-    return Organisation(driven.now())
+def organisation(tmp_path_factory: pytest.TempPathFactory) -> Organisation:
+    return Organisation(driven.now(), tmp_path_factory.mktemp("two-weeks"))
 
 
 @pytest.fixture(scope="module")
 def tables(record: Record, organisation: Organisation) -> Iterator[Any]:
     with record.of(organisation.rows, VIEWS_ASKED) as tables:
-        agents = [
-            AgentRow(
-                agent_id=agent,
-                title=agent,
-                tenant=tenant,
-                owner=f"{agent}@owners",
-                team=TEAMS[agent],
-                trust_zone="internal",
-                mode="both",
-                task="optional",
-                actions=[*driven.ACTIONS, NEVER_USED],
-                delegates_to=[],
-            )
-            for tenant, names in AGENTS.items()
-            for agent in names
-        ]
-        for version, day in (("v1", 0), ("v2", driven.CHANGE_DAY)):
-            exported_at = organisation.start + timedelta(days=day)
-            row = ConfigurationRow(
-                exported_at=exported_at,
-                policy_version=version,
-                commit=f"commit-{version}",
-                rules=["readers", "writers"],
-                agents=agents,
-                connections=[],
-                catalog=[],
-            )
+        for number, day in enumerate((0, driven.CHANGE_DAY)):  # as `cab config export` does at each deploy
+            deployed = deployment(organisation.versions[number])
+            rules = CedarPolicyEngine(deployed).rule_ids
+            at = organisation.start + timedelta(days=day)
+            row = configuration_row(deployed, rules=rules, commit=f"commit-{number + 1}", at=at)
             assert write(tables, DATASET, row) == []
         yield tables
 
@@ -78,7 +60,9 @@ def test_the_organisation_is_as_large_as_it_says(organisation: Organisation) -> 
     assert truth.flips > 0
     assert truth.outage_refusals > 0
     assert truth.unreported
-    assert len(truth.answers) == len(truth.calls) - 2 == 2
+    assert len(truth.answers) == 2
+    assert len(truth.calls) == 4
+    assert truth.refused_by.keys() >= {("acme", word) for word in ("policy", "limit", "outage", "task", "grant")}
 
 
 def test_1_who_did_what_through_whom(tables: Any, organisation: Organisation) -> None:
@@ -94,7 +78,7 @@ def test_2_which_attacks_were_there_the_worst_first(tables: Any, organisation: O
         "WHERE attempts > 0 ORDER BY score DESC",
     )
     assert answer[0][0] == organisation.truth.injection_txn
-    assert answer[0][2:] == (12, 12, 12, "crm.deal.read note/poisoned", True)
+    assert answer[0][2:] == (12, 12, 12, "crm.deal.read deal/poisoned", True)
     assert {row[0]: row[2] for row in answer} == dict(organisation.truth.mismatches)
     assert answer[0][1] > 2 * answer[1][1]  # and not lost among what is merely clumsy
 
@@ -115,8 +99,9 @@ def test_4_what_refused_and_whose_agent_was_it(tables: Any, organisation: Organi
     assert Counter({row[:2]: row[2] for row in answer}) == organisation.truth.refused_by
     rules = ask(tables, "SELECT decided_by FROM refusals WHERE ARRAY_LENGTH(determining_rules) > 0 GROUP BY 1")
     assert rules == [("policy",)]  # only rules that decided
-    owners = ask(tables, "SELECT DISTINCT agent_id, owner FROM refusals")
-    assert dict(owners) == {agent: f"{agent}@owners" for agents in AGENTS.values() for agent in agents}
+    owners = ask(tables, "SELECT DISTINCT agent_id, owner FROM refusals WHERE agent_id IS NOT NULL")
+    assert set(owners) <= {(agent, f"{agent}@owners.example") for agents in AGENTS.values() for agent in agents}
+    assert ("sales", "sales@owners.example") in owners
 
 
 def test_5_who_could_be_reached_with_a_stolen_key(tables: Any, organisation: Organisation) -> None:
@@ -135,7 +120,7 @@ def test_6_what_may_be_taken_off_an_agents_list(tables: Any, organisation: Organ
         (tenant, agent, action)
         for tenant, agents in AGENTS.items()
         for agent in agents
-        for action in (*driven.ACTIONS, NEVER_USED)
+        for action in (*driven.OBJECTS, NEVER_USED)
     }
     assert set(answer) == allowed - set(organisation.truth.issued)
 
@@ -148,7 +133,7 @@ def test_7_which_connections_lose_grants_and_why_and_when_was_a_provider_away(
         "SELECT day, connection, needs_reauth, causes, outages FROM grant_health WHERE needs_reauth > 0 OR outages > 0",
     )
     assert [row[1:] for row in answer] == [
-        ("crm", 1, ["ended: http 400 invalid_grant"], organisation.truth.outage_refusals)
+        ("crm", 1, ["needs_reauth_confirmed: http 400 invalid_grant"], organisation.truth.outage_refusals)
     ]
     assert answer[0][0].isoformat() == day_of(organisation, OUTAGE_DAY)
 
@@ -162,7 +147,7 @@ def test_8_how_much_does_each_team_do(tables: Any, organisation: Organisation) -
         ((day - organisation.start).days, agent): (decisions, tokens) for day, _, agent, decisions, tokens in answer
     }
     truth = organisation.truth
-    assert found == {key: (n, truth.tokens[key]) for key, n in truth.decisions.items()}
+    assert found == {key: (n, len(truth.tokens.get(key, ()))) for key, n in truth.decisions.items()}
 
 
 def test_9_what_was_never_seen_before(tables: Any, organisation: Organisation) -> None:
@@ -171,7 +156,7 @@ def test_9_what_was_never_seen_before(tables: Any, organisation: Organisation) -
         f"SELECT who, what FROM first_seen WHERE kind = 'agent_network' "
         f"AND first_at >= '{day_of(organisation, INJECTION_DAY + 1)}'",
     )
-    assert answer == [(STOLEN, organisation.truth.theft_network)]
+    assert answer == [(STOLEN, driven.THEFT_NETWORK)]
 
 
 def test_10_what_came_of_each_call(tables: Any, organisation: Organisation) -> None:
@@ -180,8 +165,8 @@ def test_10_what_came_of_each_call(tables: Any, organisation: Organisation) -> N
 
 
 def test_11_of_which_tokens_does_nobody_say_what_came(tables: Any, organisation: Organisation) -> None:
-    answer = ask(tables, "SELECT event_id FROM issued_without_outcome")
-    assert {event for (event,) in answer} == organisation.truth.unreported
+    answer = ask(tables, "SELECT txn, action, identifier FROM issued_without_outcome")
+    assert Counter(answer) == organisation.truth.unreported
 
 
 def test_12_what_do_users_answer_when_they_are_asked(tables: Any, organisation: Organisation) -> None:
@@ -197,8 +182,11 @@ def test_13_is_the_record_whole(tables: Any) -> None:
 
 
 def test_14_what_did_one_login_lead_to(tables: Any, organisation: Organisation) -> None:
-    session, txns = max(organisation.truth.by_session.items(), key=lambda item: (len(item[1]), item[0]))
+    txns = max(organisation.truth.sessions.values(), key=lambda txns: (len(txns), *sorted(txns)))
     assert len(txns) > 1
+    ((session,),) = ask(
+        tables, f"SELECT login.session FROM events WHERE event_type = 'assertion.minted' AND txn = '{min(txns)}'"
+    )
     answer = ask(
         tables,
         f"SELECT DISTINCT txn FROM events WHERE event_type = 'assertion.minted' AND login.session = '{session}'",
@@ -209,14 +197,15 @@ def test_14_what_did_one_login_lead_to(tables: Any, organisation: Organisation) 
 def test_15_which_configuration_decided_and_what_would_the_candidates_flip(
     tables: Any, organisation: Organisation
 ) -> None:
-    versions = ask(tables, "SELECT policy_version, first_commit FROM policy_versions ORDER BY first_seen_at")
-    assert versions == [("v1", "commit-v1"), ("v2", "commit-v2")]
+    versions = [deployment(folder).policy_version for folder in organisation.versions]
+    answer = ask(tables, "SELECT policy_version, first_commit FROM policy_versions ORDER BY first_seen_at")
+    assert answer == [(versions[0], "commit-1"), (versions[1], "commit-2")]
     answer = ask(
         tables,
-        "SELECT policy.version, COUNTIF(policy.shadow_differs) FROM events "
-        "WHERE event_type = 'exchange.decided' GROUP BY 1 ORDER BY 1",
+        "SELECT policy.version, COUNTIF(policy.shadow_differs), COUNTIF(policy.shadow_differs IS NULL) FROM events "
+        "WHERE event_type = 'exchange.decided' AND policy.version IS NOT NULL GROUP BY 1",
     )
-    assert answer == [("v1", 0), ("v2", organisation.truth.flips)]
+    assert {row[0]: row[1] for row in answer} == {versions[0]: 0, versions[1]: organisation.truth.flips}
 
 
 def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, organisation: Organisation) -> None:
@@ -236,14 +225,14 @@ def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, 
         "SUM(candidates_differ) FROM transaction_features",
     )
     assert sums == (
-        sum(map(len, truth.by_session.values())),
-        sum(truth.decisions.values()),
-        sum(truth.issued.values()),
+        sum(map(len, truth.sessions.values())) + truth.connected,  # a consent on the pages is one too
+        truth.decisions.total() - truth.call_tokens,
+        truth.issued.total() - truth.call_tokens,
         truth.outage_refusals,
         sum(truth.mismatches.values()),
         truth.answers["approved"],
         truth.answers["refused"],
-        truth.calls["unknown", "interrupted"],
+        truth.calls["unknown", None],
         truth.flips,
     )
 
@@ -278,3 +267,40 @@ def test_each_panel_of_the_dashboard_is_answered_and_asks_only_for_its_time_rang
     if panel["title"] == "Decisions":
         sums = Counter({name: sum(row[name] for row in answer) for name in ("issued", "asked", "refused", "other")})
         assert sums.total() == sum(organisation.truth.decisions.values())
+
+
+def test_a_row_a_tail_a_chain_and_a_day_that_were_deleted_are_found_and_named(
+    tables: Any, organisation: Organisation
+) -> None:
+    """By somebody who may write the table, all at once; the last test here, for the record is no longer whole then."""
+    since, until = organisation.start, organisation.start + timedelta(days=driven.DAYS)
+    asked = AuditTables(tables, DATASET)
+    noted = verify(asked, since=since, until=until)
+    assert noted.findings == []
+    assert noted.events == noted.recomputed == len(organisation.rows)
+    days = [
+        [head for head in noted.heads if head.occurred_at and (head.occurred_at - organisation.start).days == day]
+        for day in range(driven.DAYS)
+    ]
+    row, tail, chain = (max(days[day], key=lambda head: head.seq) for day in (2, 3, 5))
+    of = "DELETE FROM events_raw WHERE occurred_at >= '{begin}' AND occurred_at < '{end}' AND {which}"
+    for which in (
+        f"chain.id = '{row.chain_id}' AND chain.seq = 2",
+        f"chain.id = '{tail.chain_id}' AND chain.seq > {tail.seq - 3}",
+        f"chain.id = '{chain.chain_id}'",
+        f"TIMESTAMP_TRUNC(occurred_at, DAY) = '{day_of(organisation, 8)}'",
+    ):
+        ask(tables, of.format(begin=day_of(organisation, 0), end=day_of(organisation, driven.DAYS), which=which))
+
+    found = verify(asked, since=since, until=until, noted=noted.heads).findings
+
+    assert {(finding.kind, finding.chain_id, finding.seq) for finding in found} == {
+        ("missing", row.chain_id, 3),
+        ("head_changed", tail.chain_id, tail.seq),
+        ("chain_removed", chain.chain_id, chain.seq),
+        ("day_removed", None, None),
+        *(("chain_removed", head.chain_id, head.seq) for head in days[8]),
+    }
+    gaps = ask(tables, "SELECT gap, chain_id FROM chain_gaps")
+    assert set(gaps) == {("missing", row.chain_id), ("ended_without_close", tail.chain_id)}
+    assert {"without_mint", "without_token"} & {orphan for (orphan,) in ask(tables, "SELECT orphan FROM orphans")}

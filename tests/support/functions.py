@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import uuid_utils
 from functions_framework.aio import create_asgi_app
 from tests.support.web import Web, WebClient
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.store_clock import StoreClock
+from cab.adapters.system import SystemRandomness
 from cab.domain.configured.deployment import Deployment
-from cab.ports import Clock, Documents, ServiceTokens
+from cab.ports import AuditLog, Clock, Documents, ServiceTokens
 from cab_dev.fakes.audit_log import InMemoryAuditLog
 from cab_dev.fakes.audit_rows import InMemoryAuditRows
 from cab_dev.fakes.clock import SettableClock
@@ -27,6 +29,16 @@ from cab_dev.fakes.quarantine import InMemoryQuarantine
 from cab_dev.fakes.secrets import InMemoryVault
 
 ROOT = Path(__file__).parents[2]
+
+
+class DatedRandomness(SystemRandomness):
+    """Ids of events have the time of the world's clock, as real ones have that of theirs."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def event_id(self) -> str:
+        return str(uuid_utils.uuid7(nanoseconds=int(self._clock.now().timestamp() * 1e9)))
 
 
 class Publisher:
@@ -85,11 +97,12 @@ class Cloud:
     def __post_init__(self) -> None:
         self.documents = defaultdict(lambda: InMemoryDocuments(clock=self.clock))
 
+    def audit_log(self, *_: Any, service: str, revision: str, **__: Any) -> AuditLog:
+        """Of one function, for all its instances."""
+        return self.audit_logs.setdefault(service, InMemoryAuditLog(service=service, revision=revision))
+
     def build(self, function: str, environment: Mapping[str, str]) -> Any:
         """The ASGI application that functions-framework serves for `functions/FUNCTION/main.py`."""
-
-        def audit_log(*_: Any, service: str, revision: str, **__: Any) -> InMemoryAuditLog:
-            return self.audit_logs.setdefault(service, InMemoryAuditLog(service=service, revision=revision))
 
         def http(origins: Iterable[str], *, what: str, **_: Any) -> WebClient:
             return WebClient(self.web, origins, what=what)
@@ -104,10 +117,11 @@ class Cloud:
             patch("cab.adapters.configuration.loader.FolderConfiguration", RememberedConfiguration),
             patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
             patch("cab.bootstrap.shared.SystemClock", lambda: self.clock),
+            patch("cab.bootstrap.shared.SystemRandomness", lambda: DatedRandomness(self.clock)),
             patch("cab.adapters.store_clock.StoreClock", store_clock),
             patch(f"{google}.firestore.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
             patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),
-            patch(f"{google}.pubsub.audit_log.PubSubAuditLog", audit_log),
+            patch(f"{google}.pubsub.audit_log.PubSubAuditLog", self.audit_log),
             patch(f"{google}.bigquery.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
             patch(f"{google}.pubsub.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
             patch(f"{google}.pubsub.publisher.PubSubPublisher", lambda *_, **__: self.publisher),

@@ -222,9 +222,11 @@ class GoogleIdentity:
 class World:
     """`cloud` is what the functions share. Functions are built when they are first called."""
 
-    def __init__(self, config: Path = DEPLOYMENT, *, scratch: Path | None = None, **environment: str) -> None:
+    def __init__(
+        self, config: Path = DEPLOYMENT, *, scratch: Path | None = None, cloud: Cloud | None = None, **environment: str
+    ) -> None:
         self.folder = config
-        self.cloud = Cloud()
+        self.cloud = cloud or Cloud()
         self.environment = ENVIRONMENT | {"CAB_CONFIG_DIR": str(config)} | environment
         self.crm = Provider("crm")
         self.wiki = Provider("wiki")
@@ -356,6 +358,12 @@ class World:
         """A fresh instance of a function, which remembers nothing."""
         self.environment |= environment
         self._apps.pop(name, None)
+
+    def deploy(self, config: Path) -> None:
+        """Fresh instances of all functions, with this configuration."""
+        self.folder = config
+        self.environment |= {"CAB_CONFIG_DIR": str(config)}
+        self._apps.clear()
 
     @cached_property
     def rotation(self) -> RotateKeys:

@@ -31,7 +31,8 @@ WITH facts AS (
     ) = 1
     OR events.token.sha256 IS NULL AS is_word
   FROM ${events} AS events
-  WHERE txn IS NOT NULL
+  -- A refusal of refresh_grants to a function of the broker is that function's refusal, and no transaction of nobody.
+  WHERE txn IS NOT NULL AND NOT (event_type = 'grant.served' AND actor.client_id IS NOT NULL)
 )
 SELECT
   tenant,
