@@ -49,6 +49,7 @@ from cab_ops.audit.verification import verify
 PLACE = f"`{Record.PROJECT}`.{Record.DATASET}"
 DECISIONS = 2_000
 PATIENCE_S = 3_600.0
+STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # What is one organisation's own, by its place in an event.
 IDS = (
     *("event_id", "corrects", "txn", "trace_id", "confirmation_id", "assertion_jti", "subject.key", "login.session"),
@@ -86,7 +87,7 @@ class Copies:
             )
 
     def _renamed(self, text: str, number: int) -> str:
-        return re.sub(r'"([^"]+)"', lambda found: f'"{found[1]}-{number}"' if found[1] in self._ids else found[0], text)
+        return STRING.sub(lambda found: f'"{found[1]}-{number}"' if found[1] in self._ids else found[0], text)
 
     @property
     def days(self) -> list[str]:
