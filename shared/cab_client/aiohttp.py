@@ -13,7 +13,17 @@ from typing import Any
 
 from aiohttp import web
 
-from cab_client.resource import METADATA_PATH, Caller, FetchJson, Gate, Refusal, Rule, checked_routes, fetch_json, tell
+from cab_client.resource import (
+    METADATA_PATH,
+    Caller,
+    FetchJson,
+    Gate,
+    Refusal,
+    Reporter,
+    Rule,
+    checked_routes,
+    fetch_json,
+)
 
 CALLER = web.RequestKey("cab", Caller)
 """`request[CALLER]`: who calls, for whom, for what."""
@@ -29,9 +39,10 @@ def cab_middleware(
     public: Iterable[str] = (),
     hosts: Iterable[str] = (),
     fetch: FetchJson = fetch_json,
+    reporter: Reporter | None = None,
 ) -> Any:
     """The arguments are those of `CabResource`. Handlers find the `Caller` in `request[CALLER]`."""
-    gate = Gate(issuer=issuer, resource=resource, hosts=hosts, fetch=fetch)
+    gate = Gate(issuer=issuer, resource=resource, hosts=hosts, fetch=fetch, reporter=reporter)
     known, open_to_all = checked_routes(rules), frozenset(public)
 
     @web.middleware
@@ -69,7 +80,7 @@ def cab_middleware(
             status = answered.status
             raise
         finally:
-            tell(caller, status)
+            gate.tell(caller, request.headers.items(), status)
         return answer
 
     return guard

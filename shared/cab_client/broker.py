@@ -5,6 +5,7 @@ where order does not matter.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -246,15 +247,16 @@ class Broker:
             authorization_details=answer.get("authorization_details") or (),
         )
 
-    def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> Flow[None]:
-        """Say what came of a token (docs/api.md, Outcomes)."""
+    def report(self, token: Secret, outcome: str, *, status: int | None, txn: str | None = None) -> Flow[None]:
+        """Say what came of a token (docs/api.md, Outcomes). `txn`: of which hand-out, where a token was given twice."""
+        text = token.reveal()
         members: dict[str, Any] = {"outcome": outcome}
-        if permit.reveal().count(".") == 2:
-            members["token"] = permit.reveal()
+        if text.count(".") == 2:
+            members["token"] = text
         else:
-            members["token_sha256"] = permit.sha256
-        if permit.txn is not None:
-            members["txn"] = permit.txn
+            members["token_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        if txn is not None:
+            members["txn"] = txn
         if status is not None:
             members["upstream_status"] = status
         secret_members = Secret(json.dumps(members))
@@ -276,7 +278,7 @@ class Broker:
             return None
         if reports:
             with contextlib.suppress(CabError):  # the record then says that nobody knows
-                yield from self.report(rejected, "rejected", status=401)
+                yield from self.report(Secret(rejected.reveal()), "rejected", status=401, txn=rejected.txn)
         rejected.drop()
         return another
 

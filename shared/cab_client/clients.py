@@ -236,7 +236,7 @@ class Agent(_AgentBase):
         Failing to tell fails nothing else: the record then says that nobody knows.
         """
         try:
-            self._driver.run(self._broker.report(permit, outcome, status=status))
+            self._driver.run(self._broker.report(Secret(permit.reveal()), outcome, status=status, txn=permit.txn))
         except CabError:
             return
 
@@ -390,7 +390,7 @@ class AsyncAgent(_AgentBase):
     async def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
         """See `Agent.report`."""
         try:
-            await self._driver.run(self._broker.report(permit, outcome, status=status))
+            await self._driver.run(self._broker.report(Secret(permit.reveal()), outcome, status=status, txn=permit.txn))
         except CabError:
             return
 

@@ -6,6 +6,7 @@
     @app.post("/opportunities/{id}/notes")
     def add(id: str, note: Note, caller: Annotated[Caller, cab.covers("crm.note.create", "opportunity/{id}", body=("text",))]): ...
 
+With a `reporter` the application also takes `middleware=[cab.reporting]`, which sees what is answered.
 `every_route` refuses where a route asks for nothing, as `CabResource` does; `dependencies=[cab.public]` lets everybody into one.
 """
 
@@ -16,15 +17,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Depends, HTTPException, Request
+from starlette.middleware import Middleware
 
-from cab_client.resource import Caller, FetchJson, Gate, Refusal, Rule, covers, fetch_json
+from cab_client.resource import CAME_IN, Caller, FetchJson, Gate, Refusal, Reporter, Rule, Telling, covers, fetch_json
 
 
 class CabRoutes:
     """The gate of one resource. The arguments are those of `cab_client.resource.Gate`."""
 
-    def __init__(self, *, issuer: str, resource: str, hosts: Iterable[str] = (), fetch: FetchJson = fetch_json) -> None:
-        self._gate = Gate(issuer=issuer, resource=resource, hosts=hosts, fetch=fetch)
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        resource: str,
+        hosts: Iterable[str] = (),
+        fetch: FetchJson = fetch_json,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self._gate = Gate(issuer=issuer, resource=resource, hosts=hosts, fetch=fetch, reporter=reporter)
+        self.reporting = Middleware(Telling, self._gate)
         self.every_route = Depends(self._asked)
         self.public = Depends(_nothing)
 
@@ -36,6 +47,8 @@ class CabRoutes:
         """A rule of your own, as a dependency. The placeholders are those of the route's path."""
 
         async def caller(request: Request) -> Caller:
+            if self._gate.reporter is not None and CAME_IN not in request.scope:
+                raise RuntimeError("a reporter needs middleware=[cab.reporting] in the application")
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
             body = await request.body()
             found = await asyncio.to_thread(
@@ -50,6 +63,7 @@ class CabRoutes:
             )
             if isinstance(found, Refusal):
                 raise self._refused(found)
+            request.scope.get(CAME_IN, []).append((found, headers))
             return found
 
         caller.__cab_asks__ = True  # type: ignore[attr-defined]

@@ -15,13 +15,13 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from cab_client.tools import template_names
-from cab_client.values import digest
+from cab_client.values import Secret, digest
 
 LEEWAY_S = 30
 _KEYS_LIFE_S = 300
@@ -312,6 +312,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class Reporter(Protocol):
+    """Who tells the broker what came of tokens: `cab_client.reports.OutcomeReporter`. Neither call raises."""
+
+    def tell(self, token: Secret, caller: Caller, status: int | None) -> None: ...
+
+    def flush(self, timeout_s: float = ...) -> bool: ...
+
+
 Rule = Callable[[Caller, RequestView], None]
 """Raises NotCovered unless the caller's token was made for this request."""
 
@@ -431,8 +439,10 @@ class Gate:
         hosts: Iterable[str] = (),
         max_body: int = 1024 * 1024,
         fetch: FetchJson = fetch_json,
+        reporter: Reporter | None = None,
     ) -> None:
         """`hosts`: other names than the resource's own that requests may carry in `Host`, for proxies that change it."""
+        self.reporter = reporter
         self.resource = resource
         self.max_body = max_body
         self._issuer = issuer
@@ -473,16 +483,32 @@ class Gate:
         if len(types) > 1 or values("content-encoding"):
             return Refusal(415, "invalid_request", "Send application/json, as it is.")
         if rule is None:
+            self.tell(caller, headers, 403)
             return Refusal(403, "insufficient_authorization", "No token covers this method and path.")
         try:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=100)
             rule(caller, RequestView(self.resource, placed, pairs, types[0] if types else "", body))
         except NotCovered as exc:
+            self.tell(caller, headers, 403)
             error = "insufficient_authorization" if exc.scope is None else "insufficient_scope"
             return Refusal(403, error, f"The token does not cover this: {exc}.", scope=exc.scope)
         except ValueError:
             return Refusal(400, "invalid_request", "The query is not well-formed.")
         return caller
+
+    def tell(self, caller: Caller, headers: Iterable[tuple[str, str]], status: int | None) -> None:
+        """What was answered to a request of theirs, which had these headers: to your log and, by the reporter, to the broker.
+
+        The log's line joins the broker's record by `txn`, `jti` and `intent_hash`. `status` None: there was no answer.
+        """
+        about = {"txn": caller.txn, "jti": caller.claims.get("jti"), "intent_hash": caller.intent_hash}
+        log.info(
+            "failed" if status is None or status >= 500 else "executed" if status < 400 else "rejected",
+            extra={"cab": about | {"agent": caller.agent, "status": status}},
+        )
+        if self.reporter is not None:
+            (authorization,) = (value for name, value in headers if name.lower() == "authorization")
+            self.reporter.tell(Secret(authorization.partition(" ")[2].strip()), caller, status)
 
     def metadata(self) -> dict[str, Any]:
         """RFC 9728, for `GET /.well-known/oauth-protected-resource`."""
@@ -504,28 +530,13 @@ class Gate:
         return headers
 
 
-def tell(caller: Caller, status: int | None) -> None:
-    """One line for your log, which joins the broker's record by `txn`, `jti` and `intent_hash`."""
-    log.info(
-        "executed" if status is not None and status < 500 else "failed",
-        extra={
-            "cab": {
-                "txn": caller.txn,
-                "jti": caller.claims.get("jti"),
-                "intent_hash": caller.intent_hash,
-                "agent": caller.agent,
-                "status": status,
-            }
-        },
-    )
-
-
 class CabResource:
     """Middleware for ASGI and WSGI: `app = CabResource(app, issuer=..., resource=..., rules={...})`.
 
     `rules`: by route, such as `"PATCH /opportunities/{id}"`, what its token must have been made for. `public`: routes that need
     no token, such as `"GET /health"`.
-    `hosts` as of `Gate`. The application finds the `Caller` in `scope["cab"]` or `environ["cab"]`.
+    `hosts` as of `Gate`. `reporter` tells the broker what came of every token.
+    The application finds the `Caller` in `scope["cab"]` or `environ["cab"]`.
     """
 
     def __init__(
@@ -539,9 +550,12 @@ class CabResource:
         hosts: Iterable[str] = (),
         max_body: int = 1024 * 1024,
         fetch: FetchJson = fetch_json,
+        reporter: Reporter | None = None,
     ) -> None:
         self._app = app
-        self._gate = Gate(issuer=issuer, resource=resource, hosts=hosts, max_body=max_body, fetch=fetch)
+        self._gate = Gate(
+            issuer=issuer, resource=resource, hosts=hosts, max_body=max_body, fetch=fetch, reporter=reporter
+        )
         self._routes = [_Route.of(where, rule) for where, rule in rules.items()]
         self._public = [_Route.of(where, _nobody) for where in public]
 
@@ -560,7 +574,7 @@ class CabResource:
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._flushing(send))
             return
         if scope["type"] != "http":  # no rule can cover what is said on an open channel
             await send({"type": "websocket.close", "code": 1008})
@@ -580,7 +594,6 @@ class CabResource:
         if isinstance(outcome, Refusal):
             await _asgi_answer(send, outcome.status, *self._refusal(outcome))
             return
-        status: list[int] = []
 
         async def replay() -> dict[str, Any]:
             nonlocal body
@@ -589,15 +602,22 @@ class CabResource:
             message, body = {"type": "http.request", "body": body, "more_body": False}, None
             return message
 
-        async def watched(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                status.append(message["status"])
+        def told(status: int | None) -> None:
+            self._gate.tell(outcome, headers, status)
+
+        await telling(self._app, {**scope, "cab": outcome}, replay, send, told)
+
+    def _flushing(
+        self, send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> Callable[[dict[str, Any]], Awaitable[None]]:
+        """Before the server may stop the process, what waits is reported."""
+
+        async def last(message: dict[str, Any]) -> None:
+            if message["type"].startswith("lifespan.shutdown.") and self._gate.reporter is not None:
+                await asyncio.to_thread(self._gate.reporter.flush)
             await send(message)
 
-        try:
-            await self._app({**scope, "cab": outcome}, replay, watched)
-        finally:
-            tell(outcome, status[0] if status else None)
+        return last
 
     def _wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = (
@@ -624,12 +644,21 @@ class CabResource:
             start_response(f"{outcome.status} Refused", lines)
             return [document]
 
+        status: list[int] = []
+
         def watched(line: str, *more: Any) -> Any:
-            tell(outcome, int(line.split(" ", 1)[0]))
+            status[:] = [int(line.split(" ", 1)[0])]
             return start_response(line, *more)
 
-        inner: Iterable[bytes] = self._app({**environ, "cab": outcome, "wsgi.input": io.BytesIO(body or b"")}, watched)
-        return inner
+        def told() -> None:
+            self._gate.tell(outcome, headers, status[0] if status else None)
+
+        try:
+            inner = self._app({**environ, "cab": outcome, "wsgi.input": io.BytesIO(body or b"")}, watched)
+        except BaseException:
+            told()
+            raise
+        return _ToldAtEnd(inner, told)
 
     # --- the judgement ---
 
@@ -653,6 +682,58 @@ class CabResource:
         headers = [(name.lower(), value) for name, value in self._gate.headers_of(refusal).items()]
         body = {"error": refusal.error, "error_description": refusal.description}
         return [("content-type", "application/json"), *headers], json.dumps(body).encode()
+
+
+async def telling(app: Any, scope: Any, receive: Any, send: Any, told: Callable[[int | None], None]) -> None:
+    """Run an ASGI application, and say at the end with which status it answered, None where it did not."""
+    status: list[int] = []
+
+    async def watched(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            status.append(message["status"])
+        await send(message)
+
+    try:
+        await app(scope, receive, watched)
+    finally:
+        told(status[0] if status else None)
+
+
+CAME_IN = "cab_came_in"  # in the scope under `Telling`: a list of who came in with which headers
+
+
+class Telling:
+    """ASGI middleware for frameworks whose routes ask the gate themselves: tells what was answered to whom they let in."""
+
+    def __init__(self, app: Any, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        came_in: list[tuple[Caller, list[tuple[str, str]]]] = []
+
+        def told(status: int | None) -> None:
+            for caller, headers in came_in:
+                self._gate.tell(caller, headers, status)
+
+        await telling(self._app, {**scope, CAME_IN: came_in}, receive, send, told)
+
+
+class _ToldAtEnd:
+    """A WSGI answer, with something to do when the server closes it: only then is it known what was answered (PEP 3333)."""
+
+    def __init__(self, inner: Iterable[bytes], told: Callable[[], None]) -> None:
+        self._inner = inner
+        self._told = told
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._inner)
+
+    def close(self) -> None:
+        try:
+            getattr(self._inner, "close", lambda: None)()
+        finally:
+            self._told()
 
 
 def _nobody(_: Caller, __: RequestView) -> NoReturn:

@@ -27,6 +27,7 @@ from cab_client.broker import DEFERRED, EXCHANGE
 from cab_client.clients import Agent, AsyncAgent, FrontEnd
 from cab_client.credentials import PrivateKeyJwt
 from cab_client.current import acting_for
+from cab_client.reports import OutcomeReporter
 from cab_client.transport import use_transport
 from cab_client.values import Assertion, Connection, Intent, Secret, Task, digest
 
@@ -45,6 +46,7 @@ class World(Protocol):
 
     def id_token(self, user: str) -> str: ...
     def front_end(self) -> FrontEnd: ...
+    def reporter(self, client_id: str, **options: Any) -> OutcomeReporter: ...
     def agent(self, client_id: str, **options: Any) -> Agent: ...
     def async_agent(self, client_id: str, **options: Any) -> AsyncAgent: ...
     def approve(self, uri: str, *, user: str, refuse: bool = False) -> None: ...
@@ -131,6 +133,8 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         self._assertions: dict[str, dict[str, Any]] = {}
         self._tokens: dict[str, dict[str, Any]] = {}
         self._ended: set[str] = set()
+        self._resources_of: dict[str, set[str]] = {}
+        self._said: dict[str, tuple[str, int | None]] = {}
         self._id_tokens: dict[str, str] = {}
         self._used: set[str] = set()
         self._uses: dict[str, int] = {}
@@ -146,6 +150,10 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         """The user has to confirm these."""
         for action in actions:
             self._rules[action] = ("ask", "write")
+
+    def report_as(self, client_id: str, *resources: str) -> None:
+        """The client may report what came of the tokens for these resources, as their server."""
+        self._resources_of.setdefault(client_id, set()).update(resources)
 
     def refuse(self, *actions: str, reason: str = "policy_denied") -> None:
         """Any `reason_code` of docs/api.md that an exchange may meet, such as `grant_missing` or `step_up_required`."""
@@ -187,6 +195,9 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
 
     def front_end(self) -> FrontEnd:
         return FrontEnd(self.origin, PrivateKeyJwt("front-end", key=new_key()))
+
+    def reporter(self, client_id: str, **options: Any) -> OutcomeReporter:
+        return OutcomeReporter(self.origin, PrivateKeyJwt(client_id, key=new_key()), **options)
 
     def agent(self, client_id: str, **options: Any) -> Agent:
         options = {"connections": self.connections} | options
@@ -263,9 +274,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
                 return self._token(form, home)
             case "POST", "/oauth2/outcomes":
                 members = json.loads(request.content)
-                self._client(members, f"{home}/oauth2", request)
-                hidden = ("token", "client_assertion", "client_assertion_type")
-                self.outcomes.append({name: value for name, value in members.items() if name not in hidden})
+                self._report(members, self._client(members, f"{home}/oauth2", request))
                 return None
             case "GET", "/tools":
                 self._call_token(request, home)
@@ -326,6 +335,27 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
                 raise _No(401, "invalid_client", "client_assertion_replayed")
             self._used.add(claims["jti"])
         return str(claims["sub"])
+
+    def _report(self, members: dict[str, Any], client: str) -> None:
+        named = (members.get("token"), members.get("token_sha256"))
+        token, issued = next(
+            (
+                (one, claims)
+                for one, claims in list(self._tokens.items())
+                if one == named[0] or _sha256(one) == named[1]
+            ),
+            ("", None),
+        )
+        by_resource = issued is not None and issued["client_id"] != client
+        witnessed = named[0] is not None and issued is not None and issued["aud"] in self._resources_of.get(client, ())
+        if issued is None or (by_resource and (not witnessed or members["outcome"] == "not_used")):
+            raise _No(400, "invalid_request", "parameter_invalid")
+        said = (members["outcome"], members.get("upstream_status"))
+        if not by_resource and self._said.setdefault(token, said) != said:
+            raise _No(409, "invalid_request", "outcome_already_reported")
+        hidden = ("token", "client_assertion", "client_assertion_type")
+        told = {name: value for name, value in members.items() if name not in hidden}
+        self.outcomes.append(told | {"observed_by": "resource" if by_resource else "agent"})
 
     def _mint(self, form: Mapping[str, str]) -> dict[str, Any]:
         user = self._id_tokens.get(form.get("subject_token", ""))
@@ -615,6 +645,9 @@ class LocalStack:
     def front_end(self) -> FrontEnd:
         entry = self.file["front_end"]
         return FrontEnd(self.origin, PrivateKeyJwt(entry["client_id"], key_file=entry["private_key_file"]))
+
+    def reporter(self, client_id: str, **options: Any) -> OutcomeReporter:
+        return OutcomeReporter(self.origin, self._credential(client_id), **options)
 
     def agent(self, client_id: str, **options: Any) -> Agent:
         return Agent(self.origin, self._credential(client_id), **{"connections": self.connections} | options)

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, Response
 from tests.client.test_resource import CHANGE, GOOD, INTENT, ISSUER, MUTATIONS, RESOURCE, fetching, token_for
 
 from cab_client.fastapi import CabRoutes
@@ -92,3 +92,40 @@ async def test_a_route_that_asks_for_nothing_lets_nobody_in(broker: FakeBroker) 
     headers = {"Authorization": f"Bearer {token_for(broker, INTENT)}"}
     assert (await crm.ask("DELETE", f"{RESOURCE}/opportunities/0061", headers=headers)).status_code == 403
     assert crm.seen == []
+
+
+def reporting(fake: FakeBroker, **options: Any) -> Any:
+    fake.report_as("crm-api", RESOURCE)
+    reporter = fake.reporter("crm-api")
+    cab = CabRoutes(issuer=ISSUER, resource=RESOURCE, fetch=fetching(fake), reporter=reporter)
+    app = FastAPI(dependencies=[cab.every_route], middleware=[cab.reporting] if options.get("told", True) else [])
+    updates = cab.covers("crm.opportunity.update", "opportunity/{deal_id}", body=("stage", "amount_cents", "hot"))
+
+    async def update(deal_id: str, caller: Annotated[Caller, updates]) -> Response:
+        return Response(status_code=409)
+
+    app.patch("/opportunities/{deal_id}")(update)
+    return app, reporter
+
+
+async def test_what_a_route_answers_is_reported(broker: FakeBroker) -> None:
+    """The answer is the application's own, which no dependency sees."""
+    app, reporter = reporting(broker)
+    with broker.installed():
+        headers = {"Authorization": f"Bearer {token_for(broker, INTENT)}"}
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as client:
+            assert (await client.request(**GOOD, headers=headers)).status_code == 409
+            other = GOOD | {"json": CHANGE | {"hot": False}}
+            assert (await client.request(**other, headers=headers)).status_code == 403
+            assert (await client.request(**GOOD)).status_code == 401
+        assert reporter.flush(10)
+    told = [(one["observed_by"], one["outcome"], one["upstream_status"]) for one in broker.outcomes]
+    assert sorted(told) == [("resource", "rejected", 403), ("resource", "rejected", 409)]
+
+
+async def test_a_reporter_without_its_middleware_is_a_mistake_that_shows_at_once(broker: FakeBroker) -> None:
+    app, _ = reporting(broker, told=False)
+    headers = {"Authorization": f"Bearer {token_for(broker, INTENT)}"}
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as client:
+        with pytest.raises(RuntimeError, match="middleware"):
+            await client.request(**GOOD, headers=headers)
