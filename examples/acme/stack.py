@@ -116,6 +116,9 @@ class AcmeOrganisation:
             }
             write_private(folder / f"{server}-trust.json", json.dumps(trust, indent=2) + "\n")
         self._accounts = list(self._accounts_in(deployment, idps))
+        reporters = (one for one in deployment.agents if self._origin("warehouse") in one.reports_as)
+        own_client = {"client_id": next((one.client_id for one in reporters), None)}
+        write_private(folder / "warehouse-client.json", json.dumps(own_client) + "\n")
         for name, entries in clients.items():
             write_private(folder / f"{name}-clients.json", json.dumps({"clients": entries}, indent=2) + "\n")
 
@@ -142,7 +145,10 @@ class AcmeOrganisation:
                 )
                 for name in self._oauth_servers
             },
-            "warehouse": ("--issuer", f"{origin}/oauth2", "--idp-issuer", self._origin("idp")),
+            "warehouse": (
+                *("--issuer", f"{origin}/oauth2", "--idp-issuer", self._origin("idp")),
+                *("--client", str(folder / "warehouse-client.json"), "--client-keys", str(keys)),
+            ),
         }
         return tuple(
             Service(

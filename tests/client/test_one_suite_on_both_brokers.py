@@ -18,11 +18,13 @@ from cab_client import (
     Misconfigured,
     NoUser,
     Refused,
+    Secret,
     Task,
     TaskExhausted,
     UserRefused,
     acting_for,
 )
+from cab_client.resource import Caller
 from cab_client.testing import World
 
 EVERYTHING = Task.for_turn("everything", actions=["*"], identifiers=["*"])
@@ -177,6 +179,18 @@ def test_an_outcome_is_reported(world: World) -> None:
     with agent.acting(READ.action, on="crm", identifier=READ.identifier, assertion=minted(world)) as http:
         http.get("/opportunities/0061")
     assert failures == []
+
+
+def test_a_resource_reports_on_what_was_made_for_it_and_another_client_does_not(world: World) -> None:
+    query = Intent("warehouse.query.run", on="warehouse", identifier="query/revenue_by_quarter")
+    permit = world.agent(AGENT).permit(query, assertion=minted(world))
+    caller = Caller({"jti": permit.sha256, "client_id": AGENT, "sub": "alice"})
+    token = Secret(permit.reveal())
+    for client, lost in (("warehouse", 0), ("ops-bot", 1)):
+        reporter = world.reporter(client)
+        reporter.tell(token, caller, 200)
+        assert reporter.flush(20)
+        assert reporter.lost == lost
 
 
 def _noting(run: Callable[[Any], Any], flow: Any, failures: list[str]) -> Any:

@@ -8,14 +8,20 @@ from pathlib import Path
 from cab_client.testing import FakeBroker, LocalStack
 
 AGENT = "sales-assistant"
+WAREHOUSE = "https://warehouse.fake"
 COMMAND = f"{sys.executable} -m cab_ops.cli"
 
 
 def fake_acme() -> FakeBroker:
     """The fake with the demo's rules, as far as the shared suite meets them."""
-    fake = FakeBroker(connections={"crm": "https://crm.fake", "tracker": "https://tracker.fake"})
-    fake.permit("crm.opportunity.list", "crm.opportunity.read", "tracker.task.list", effect="read")
+    fake = FakeBroker(
+        connections={"crm": "https://crm.fake", "tracker": "https://tracker.fake", "warehouse": WAREHOUSE}
+    )
+    fake.permit(
+        "crm.opportunity.list", "crm.opportunity.read", "tracker.task.list", "warehouse.query.run", effect="read"
+    )
     fake.permit("crm.note.create", "crm.opportunity.update")
+    fake.report_as("warehouse", WAREHOUSE)
     fake.ask("crm.opportunity.delete")
     fake.answer("GET", "https://crm.fake/opportunities/0061", {"id": "0061", "notes": []})
     fake.answer("POST", "https://crm.fake/opportunities/0061/notes", {"id": "0061"}, status=201)

@@ -48,7 +48,7 @@ def test_the_stack_file_has_the_members_that_the_contract_names(stack: Stack) ->
     assert content["issuer"] == content["origin"] + "/oauth2"
     assert content["edge_issuer"] == content["origin"] + "/edge"
     assert set(content["idp"]) == {"issuer", "client_id"}
-    assert set(content["agents"]) == {"sales-assistant", "ops-bot"}
+    assert set(content["agents"]) == {"sales-assistant", "ops-bot", "warehouse"}
     assert set(content["connections"]["crm"]) == {"resource", "audience", "api_base"}
     assert set(content["emulators"]) == {"firestore", "pubsub", "secret_manager", "bigquery"}
     assert set(content["audit"]) == {"dataset", "events_view"}

@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 from tests.dev.doubles.in_process import client_of
 
 from cab.domain.identifiers import subject_key
-from cab_client import DpopKey
-from cab_client.resource import metadata_url
+from cab_client import DpopKey, Secret
+from cab_client.resource import Caller, metadata_url
 
 ISSUER = "http://127.0.0.1:8080/oauth2"
 ORIGIN = "http://127.0.0.1:8084"
@@ -83,6 +83,29 @@ def test_each_user_sees_own_rows_only() -> None:
     of_bob = query(client, "SELECT DISTINCT owner FROM deals_history", token(sub="key-of-bob"))
     assert of_alice.json() == {"columns": ["owner"], "rows": [["alice"]], "truncated": False}
     assert of_bob.json()["rows"] == [["bob"]]
+
+
+def test_what_came_of_each_token_is_told_to_who_made_it() -> None:
+    told: list[tuple[str, int | None]] = []
+
+    class Noting:
+        def tell(self, token: Secret, caller: Caller, status: int | None) -> None:
+            told.append((token.reveal(), status))
+
+        def flush(self, timeout_s: float = 5.0) -> bool:
+            return True
+
+    issuer = IssuerUnderTest()
+    app = create_warehouse(origin=ORIGIN, issuer=ISSUER, users=USERS, fetch=issuer.fetch, reporter=Noting())
+    client, good = client_of(app, ORIGIN), token()
+    for sql in ("SELECT owner FROM deals_history", "DROP TABLE deals_history"):
+        query(client, sql, good)
+    query(client, "SELECT owner FROM deals_history", token(sub="nobody"))
+    query(client, "SELECT owner FROM deals_history", token(key=STRANGER))
+    elsewhere = token(authorization_details=[INTENT | {"identifier": "query/other"}])
+    query(client, "SELECT owner FROM deals_history", elsewhere)
+    assert [status for _, status in told] == [200, 400, 403, 403]
+    assert (told[0][0], told[3][0]) == (good, elsewhere)
 
 
 def test_a_user_without_deals_sees_no_rows() -> None:

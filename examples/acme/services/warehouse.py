@@ -1,6 +1,7 @@
 """Acme's data warehouse: SQL over deal history, each user sees only own rows. It trusts CAB's JWTs and knows no CAB.
 
     python -m examples.acme.services.warehouse --port 8084 --issuer http://127.0.0.1:8080/oauth2 [--users users.json]
+        [--client client.json --client-keys keys/]
 
 `POST /query` with `{"query": "..."}`: one of the named queries (`GET /queries` lists them) or one SELECT over
 `deals_history(owner, account, quarter, amount)`, `amount` in whole euros.
@@ -8,6 +9,9 @@
 The token must be an RFC 9068 access token of the issuer for this service's own origin, with scope `query.run` and an
 `authorization_details` entry of action `warehouse.query.run` here that covers the query: by `identifier` `query/*`,
 `query/NAME` for that named query, or by giving the text in `parameters.query`. So what was allowed is what runs.
+
+`--client` is a JSON object whose `client_id` is its name at the issuer, which it then tells what came of each token; its key
+is the file of that name in `--client-keys`.
 
 `--users` is a JSON object from `sub` to warehouse user; without it Acme's people are provisioned, as subjects of
 `--idp-issuer` (default: ACME_IDP_ORIGIN).
@@ -17,6 +21,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,7 +30,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cab_client.resource import METADATA_PATH, Caller, FetchJson, Gate, NotCovered, Refusal, RequestView, fetch_json
+from cab_client import PrivateKeyJwt
+from cab_client.reports import OutcomeReporter
+from cab_client.resource import (
+    CAME_IN,
+    METADATA_PATH,
+    Caller,
+    FetchJson,
+    Gate,
+    NotCovered,
+    Refusal,
+    Reporter,
+    RequestView,
+    Telling,
+    fetch_json,
+)
 from cab_dev.doubles.service import create_app, origin_of, read_json_file, serve, service_arguments
 from cab_dev.doubles.strict_input import BadRequest, read_json_object
 from examples.acme.warehouse_users import warehouse_users
@@ -124,12 +143,20 @@ def _covers(entry: Mapping[str, Any], query: Any) -> bool:
     )
 
 
-def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetch: FetchJson = fetch_json) -> Starlette:
+def create_warehouse(
+    *,
+    origin: str,
+    issuer: str,
+    users: Mapping[str, str],
+    fetch: FetchJson = fetch_json,
+    reporter: Reporter | None = None,
+) -> Starlette:
     """The warehouse as an application.
 
     `origin` is its resource URI, `issuer` the STS issuer it trusts, `users` its users by the `sub` of that issuer.
+    `reporter` tells the issuer what came of each token.
     """
-    gate = Gate(issuer=issuer, resource=origin, fetch=fetch)
+    gate = Gate(issuer=issuer, resource=origin, fetch=fetch, reporter=reporter)
     calls: list[dict[str, Any]] = []
 
     async def query(request: Request) -> Response:
@@ -138,6 +165,7 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
         caller = await run_in_threadpool(gate.judge, "POST", "/query", request.url.query, headers, whole, may_run, {})
         if isinstance(caller, Refusal):
             raise BadRequest(caller.error, caller.description, status=caller.status, headers=gate.headers_of(caller))
+        request.scope[CAME_IN].append((caller, headers))
         document = await read_json_object(request)
         text = document.get("query")
         if set(document) != {"query"} or not isinstance(text, str) or not 1 <= len(text) <= 2000:
@@ -158,7 +186,7 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
     async def requests(_: Request) -> Response:
         return JSONResponse({"requests": calls})
 
-    return create_app(
+    app = create_app(
         [
             Route("/query", query, methods=["POST"]),
             Route("/queries", queries, methods=["GET"]),
@@ -167,6 +195,8 @@ def create_warehouse(*, origin: str, issuer: str, users: Mapping[str, str], fetc
         ],
         origin=origin,
     )
+    app.add_middleware(Telling, gate=gate)
+    return app
 
 
 def main() -> None:
@@ -174,9 +204,16 @@ def main() -> None:
     parser.add_argument("--issuer", default=os.environ.get("CAB_ISSUER", "http://127.0.0.1:8080/oauth2"))
     parser.add_argument("--users", default=os.environ.get("ACME_WAREHOUSE_USERS"), help="JSON file, user by sub")
     parser.add_argument("--idp-issuer", default=os.environ.get("ACME_IDP_ORIGIN", "http://127.0.0.1:8081"))
+    parser.add_argument("--client", help="JSON file with its client_id at the issuer, to report outcomes")
+    parser.add_argument("--client-keys", type=Path, help="folder with the JWK file of that client")
     arguments = parser.parse_args()
     users = read_json_file(arguments.users) if arguments.users else warehouse_users(arguments.idp_issuer)
-    app = create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer, users=users)
+    reporter = None
+    client_id = read_json_file(arguments.client)["client_id"] if arguments.client else None
+    if client_id is not None:
+        credential = PrivateKeyJwt(client_id, key_file=arguments.client_keys / f"{client_id}.json")
+        reporter = OutcomeReporter(arguments.issuer.removesuffix("/oauth2"), credential)
+    app = create_warehouse(origin=origin_of(arguments), issuer=arguments.issuer, users=users, reporter=reporter)
     serve(app, port=arguments.port)
 
 
