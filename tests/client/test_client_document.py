@@ -14,7 +14,8 @@ import pytest
 from starlette.applications import Starlette
 from tests.running_stack import ROOT
 
-from cab_client import errors
+from cab_client import Intent, Secret, errors
+from cab_client.resource import Caller
 from cab_client.testing import FakeBroker, new_key
 
 TEXT = (ROOT / "docs" / "client.md").read_text("utf-8")
@@ -93,6 +94,18 @@ def test_the_resource_is_guarded(page: dict[str, Any]) -> None:
 
     assert asyncio.run(status("/opportunities")) == 401
     assert asyncio.run(status("/health")) == 404  # the empty application's own
+
+
+def test_the_resource_says_what_came_of_it(cab_fake: FakeBroker, page: dict[str, Any]) -> None:
+    """The page's issuer is not the fake; only what is told is."""
+    cab_fake.permit("crm.opportunity.read", effect="read")
+    cab_fake.report_as("crm-api", CRM)
+    with page["acting_for"](cab_fake.user("alice")):
+        permit = page["agent"].permit(Intent("crm.opportunity.read", on="crm", identifier="opportunity/0061"))
+    reporter = page["reporter"]
+    reporter.tell(Secret(permit.reveal()), Caller(cab_fake.claims(permit.reveal())), 404)
+    assert reporter.flush(10)
+    assert [(one["observed_by"], one["outcome"]) for one in cab_fake.outcomes] == [("resource", "rejected")]
 
 
 @pytest.mark.parametrize("name", ["test_a_note_is_declared", "test_a_deletion_asks"])

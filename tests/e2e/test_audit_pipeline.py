@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import requests
@@ -38,6 +39,28 @@ def sealed(event: AuditEvent) -> bytes:
 
 def rows_of(stack: Stack, event: AuditEvent, table: str = "events") -> int:
     return int(query(stack, COUNT.format(table=table), id=event.event_id)[0]["n"])
+
+
+def test_what_a_resource_did_of_a_token_is_on_record_by_its_own_word(stack: Stack) -> None:
+    """Nobody here reports: the warehouse does, beside its answer. A query that the token was not made for, too."""
+    caller = Caller(stack)
+    issued = caller.exchange(caller.assertion("alice"), "warehouse.query.run", "query/acme_history")
+    headers = {"Authorization": f"Bearer {issued.body['access_token']}"}
+    api = stack.file.connections["warehouse"].api_base
+    for name, status in (("acme_history", 200), ("revenue_by_account", 403)):
+        assert requests.post(f"{api}/query", json={"query": name}, headers=headers, timeout=10).status_code == status
+    sql = f"select * from cab_audit.events where {TODAY} and txn = @txn and observed_by = 'resource'"
+
+    def both() -> list[dict[str, Any]] | None:
+        found = query(stack, sql, txn=issued.body["txn"])
+        return found if len(found) == 2 else None
+
+    rows = eventually(both)
+    assert {(row["call"]["outcome"], row["call"]["upstream_status"]) for row in rows} == {
+        ("done", 200),
+        ("rejected", 403),
+    }
+    assert {(row["actor"]["agent_id"], row["actor"]["client_id"]) for row in rows} == {("sales-assistant", "warehouse")}
 
 
 def test_a_decision_is_queryable_with_who_through_whom_what_and_why(stack: Stack) -> None:
