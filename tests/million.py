@@ -10,6 +10,7 @@ which are compressed and kept by column, as BigQuery's are; what BigQuery itself
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -38,10 +39,7 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     create_dataset,
     function_name,
     has_period,
-    row_of,
 )
-from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
-from cab.domain.audit import AuditEvent
 from cab_dev.fakes.warning import FakeInUse
 from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
 from cab_ops.audit.verification import verify
@@ -49,7 +47,7 @@ from cab_ops.audit.verification import verify
 PLACE = f"`{Record.PROJECT}`.{Record.DATASET}"
 DECISIONS = 2_000
 PATIENCE_S = 3_600.0
-STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+WORD = re.compile(r"[A-Za-z0-9_:.-]{10,}")
 # What is one organisation's own, by its place in an event.
 IDS = (
     *("event_id", "corrects", "txn", "trace_id", "confirmation_id", "assertion_jti", "subject.key", "login.session"),
@@ -63,7 +61,10 @@ def say(line: str) -> None:
 
 
 class Copies:
-    """An organisation's events as those of many: every chain sealed anew, every id another, but for agents and what they may."""
+    """An organisation's events as those of many: every chain sealed anew, every id another, but for agents and what they may.
+
+    As text: an event in its canonical form is hashed without the member `hash`, which stands first in its chain.
+    """
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._by_day: dict[str, list[dict[str, Any]]] = {}
@@ -71,27 +72,29 @@ class Copies:
             self._by_day.setdefault(row["occurred_at"][:10], []).append(row)
         self._ids = {value for row in rows for value in _ids(row)}
 
-    def of_day(self, day: str, number: int) -> Iterator[dict[str, Any]]:
-        chains: dict[str, AuditChain] = {}
-        for row in self._by_day[day]:
-            event = AuditEvent.model_validate_json(self._renamed(row["event_json"], number))
-            assert event.chain is not None
-            assert event.service is not None
-            chain = chains.setdefault(event.chain.id, AuditChain(event.chain.id, event.service))
-            data = chain.seal(event, settled=event.chain.settled).data
-            yield row_of(
-                AuditEvent.model_validate_json(data),
-                data=data,
-                received_at=datetime.fromisoformat(row["received_at"]),
-                message_id=f"{row['message_id']}-{number}",
-            )
-
-    def _renamed(self, text: str, number: int) -> str:
-        return STRING.sub(lambda found: f'"{found[1]}-{number}"' if found[1] in self._ids else found[0], text)
-
     @property
     def days(self) -> list[str]:
         return list(self._by_day)
+
+    def of_day(self, day: str, number: int) -> Iterator[bytes]:
+        """Lines of JSON."""
+        heads: dict[str, str] = {}
+        for row in self._by_day[day]:
+            chain = row["chain"]
+            before, stated = heads.get(chain["id"], ""), chain["hash"]
+            event = self._renamed(row["event_json"], number)
+            if before:
+                event = event.replace(chain["prev_hash"], before, 1)
+            now = hashlib.sha256(event.replace(f'"hash":"{stated}",', "", 1).encode()).hexdigest()
+            heads[chain["id"]] = now
+            columns = self._renamed(json.dumps({name: row[name] for name in row if name != "event_json"}), number)
+            columns = columns.replace(stated, now)
+            if before:
+                columns = columns.replace(chain["prev_hash"], before)
+            yield f'{columns[:-1]}, "event_json": {json.dumps(event.replace(stated, now, 1))}}}'.encode()
+
+    def _renamed(self, text: str, number: int) -> str:
+        return WORD.sub(lambda found: f"{found[0]}-{number}" if found[0] in self._ids else found[0], text)
 
 
 def _ids(row: dict[str, Any]) -> Iterator[str]:
@@ -103,9 +106,9 @@ def _ids(row: dict[str, Any]) -> Iterator[str]:
             yield value
 
 
-def load(tables: Any, rows: list[dict[str, Any]]) -> int:
+def load(tables: Any, lines: list[bytes]) -> int:
     """One file in a day's partition. Returns the bytes of its JSON."""
-    data = b"\n".join(json.dumps(row).encode() for row in rows)
+    data = b"\n".join(lines)
     # The columns, for the emulator would else guess them from the first 20,000 rows.
     config = bigquery.LoadJobConfig(
         source_format="NEWLINE_DELIMITED_JSON",

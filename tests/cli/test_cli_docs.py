@@ -12,10 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from tests.cli.test_explain import ACME, ENVIRONMENT
-from tests.contracts.bigquery import Record
 
 from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS
-from cab_ops.audit.questions import open_tables
 from cab_ops.cli import main
 from cab_ops.cli.explain.command import explain_command
 
@@ -77,15 +75,3 @@ def test_commands_shown_on_the_audit_page_exist(command: str) -> None:
     found = COMMANDS[" ".join(words[:3])]
     with found.make_context(words[2], words[3:], resilient_parsing=True) as context:
         assert context.args == []
-
-
-@pytest.fixture(scope="module")
-def dataset(record: Record) -> Iterator[str]:
-    with record.of([]):
-        yield record.DATASET
-
-
-@pytest.mark.parametrize("sql", re.findall(r"```sql\n(.*?)\n```", AUDIT, flags=re.DOTALL))
-def test_every_query_of_the_audit_page_runs(sql: str, dataset: str) -> None:
-    with open_tables(Record.PROJECT, dataset) as tables:
-        assert list(tables.select(sql, limit=10)) == []

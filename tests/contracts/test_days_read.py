@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     has_period,
 )
 from cab.domain.audit import EventType, Outcome, TokenFacts
+from cab_ops.audit import questions, report
+from cab_ops.audit.questions import open_tables
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 START = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=11)
@@ -29,6 +33,12 @@ FUNCTIONS = [name for name in VIEWS if has_period(name)]
 # a call, a question, a token.
 LATER = dict.fromkeys(FUNCTIONS, 2) | {"chain_gaps": 0}
 LATER |= dict.fromkeys(("calls", "confirmations", "issued_without_outcome"), 4)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENTED = [
+    sql
+    for page in ("audit.md", "policies.md")
+    for sql in re.findall(r"```sql\n(.*?)\n```", (DOCS / page).read_text("utf-8"), flags=re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +67,16 @@ def put_away(file: Path, *, back: bool = False) -> None:
         away.rename(file)
     elif not back and file.exists():
         file.rename(away)
+
+
+@contextmanager
+def only(files: list[Path], numbers: range) -> Iterator[None]:
+    """While the rows of all other days are not there."""
+    for number, file in enumerate(files):
+        put_away(file, back=number in numbers)
+    yield
+    for file in files:
+        put_away(file, back=True)
 
 
 def period(day: int = ASKED) -> tuple[str, str]:
@@ -88,6 +108,36 @@ def test_no_question_reads_a_day_it_was_not_asked_for(days: tuple[Any, list[Path
     for name in FUNCTIONS:
         with pytest.raises(BadRequest, match="No such file"):
             ask(tables, name)
+
+
+@pytest.mark.parametrize("sql", DOCUMENTED)
+def test_no_documented_query_reads_a_day_it_was_not_asked_for(sql: str, days: tuple[Any, list[Path]]) -> None:
+    _, files = days
+    named = re.findall(r"cab_audit\.(\w+)", sql)
+    assert not {*named} & {*FUNCTIONS}, "a view that reads everything"
+    begin, end = period()
+    sql = re.sub(
+        r"TIMESTAMP_SUB\(CURRENT_TIMESTAMP\(\), INTERVAL \d+ (DAY|HOUR)\), CURRENT_TIMESTAMP\(\)",
+        f"{begin}, {end}",
+        sql,
+    )
+    later = max((LATER.get(name.removesuffix("_between"), 0) for name in named), default=0)
+    with only(files, range(ASKED, ASKED + later + 1)), open_tables(PROJECT, DATASET) as asked:
+        list(asked.select(sql.replace("cab_audit.", f"{DATASET}."), limit=10))
+
+
+def test_commands_and_report_ask_functions_but_for_grants_as_old_as_the_record() -> None:
+    asked = [
+        (name, value)
+        for module in (questions, report)
+        for name, value in vars(module).items()
+        if isinstance(value, questions.Question)
+    ]
+    assert len(asked) > 20
+    everything = {
+        name for name, question in asked if {*re.findall(r"(?:FROM|JOIN) (\w+)\b(?!\()", question.sql)} & {*FUNCTIONS}
+    }
+    assert everything == {"REACH"}
 
 
 def test_every_view_of_events_can_be_asked_for_days() -> None:

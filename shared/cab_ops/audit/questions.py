@@ -45,7 +45,7 @@ class Question:
 
 
 _NEVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
-_FUNCTION: Final = re.compile(r"\b(\w+_between)\(")
+_FUNCTION: Final = re.compile(r"(?<![.`\w])(\w+_between)\(")
 _PARAMETER_TYPES: Final[Mapping[str, type]] = {
     "since": datetime,
     "until": datetime,
@@ -242,13 +242,18 @@ class AuditTables:
         """The `google.cloud.bigquery.Client` behind it, for what is no question."""
         return self._client
 
-    def select(self, sql: str, *, limit: int) -> Iterator[Row]:
-        """The rows of a query that people wrote, over the views by bare name. Only what reads is run: asked of BigQuery, not guessed.
+    def select(self, sql: str, *, limit: int, **values: Parameter) -> Iterator[Row]:
+        """The rows of a query that people wrote, over the views and their functions by bare name, with `values` as parameters.
 
+        Only what reads is run: asked of BigQuery, not guessed.
         Raises: QuestionRefused, with BigQuery's own words on the query; Unavailable.
         """
-        dry = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False, default_dataset=self._dataset)
-        config = bigquery.QueryJobConfig(default_dataset=self._dataset)
+        sql = self._in_full(sql)
+        bound = [_bound(name, value) for name, value in values.items() if re.search(rf"@{name}\b", sql)]
+        config = bigquery.QueryJobConfig(default_dataset=self._dataset, query_parameters=bound)
+        dry = bigquery.QueryJobConfig(
+            dry_run=True, use_query_cache=False, default_dataset=self._dataset, query_parameters=bound
+        )
         with _errors(self._dataset, own_query=True):
             job = self._client.query(sql, job_config=dry, retry=None, job_retry=None, timeout=TIMEOUT_S)
             if job.statement_type != "SELECT":
@@ -268,8 +273,7 @@ class AuditTables:
     def ask(self, question: Question, **values: Parameter) -> Iterator[Row]:
         """The rows of the answer, read page by page. Raises: QuestionRefused, Unavailable."""
         parameters = [_bound(name, values.get(name)) for name in question.parameters]
-        # A default dataset is for tables; functions are named in full.
-        sql = _FUNCTION.sub(rf"`{self._dataset}`.\1(", question.sql)
+        sql = self._in_full(question.sql)
         config = bigquery.QueryJobConfig(query_parameters=parameters, default_dataset=self._dataset)
         with _errors(self._dataset):
             rows = self._client.query_and_wait(
@@ -282,6 +286,10 @@ class AuditTables:
             )
             for row in rows:
                 yield dict(row.items())
+
+    def _in_full(self, sql: str) -> str:
+        """A default dataset is for tables; functions are named in full."""
+        return _FUNCTION.sub(rf"`{self._dataset}`.\1(", sql)
 
 
 def _bound(name: str, value: Parameter) -> Any:

@@ -263,13 +263,17 @@ def trace(txn: str, project: str, dataset: str, since: datetime, limit: int, *, 
 @click.argument("sql")
 @project_option
 @dataset_option
+@since_option()
 @limit_option
 @json_option
-def query(sql: str, project: str, dataset: str, limit: int, *, as_json: bool) -> None:
-    """Run one SELECT statement over the views, named without project and dataset; `-` reads it from standard input."""
+def query(sql: str, project: str, dataset: str, since: datetime, limit: int, *, as_json: bool) -> None:
+    """Run one SELECT statement over the views and their functions, named without project and dataset.
+
+    `-` reads it from standard input. @since and @until are --since and now: FROM events_between(@since, @until)
+    """
     text = sys.stdin.read() if sql == "-" else sql
     with tables_of(project, dataset) as tables:
-        rows = list(tables.select(text, limit=limit))
+        rows = list(tables.select(text, limit=limit, since=since, until=datetime.now(UTC)))
     if as_json:
         click.echo(rows_as_json(rows))
     elif rows:
