@@ -50,6 +50,17 @@ variable "deletion_protection" {
   nullable    = false
 }
 
+variable "doctor" {
+  description = "Runs `cab doctor` every quarter of an hour as an identity that may only look, and alerts (docs/doctor.md). `image` is the container image of this source, by digest: the same as the variable `image` takes. Null: nobody looks but the uptime checks."
+  type        = object({ image = string })
+  default     = null
+
+  validation {
+    condition     = var.doctor == null ? true : can(regex("@sha256:[0-9a-f]{64}$", var.doctor.image))
+    error_message = "Name the image by digest (...@sha256:...): a tag can be moved to other code."
+  }
+}
+
 variable "domain" {
   description = "Public host name of the broker. Issuers derive from it, so it can never change for a live deployment. Null for a trial: cab.endpoints.PROJECT.cloud.goog, a name that Google keeps for every project (output trial_name)."
   type        = string

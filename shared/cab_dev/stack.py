@@ -63,6 +63,7 @@ FUNCTIONS = (
     "call_tool",
     "ingest_audit",
 )
+DOCTOR = "doctor"  # the identity of the scheduled `cab doctor`: nothing here schedules it, but whoever tries it is that identity
 DEFAULT_GATEWAY_PORT = 8080
 AUDIT_DATASET = "cab_audit"
 SWEEP_EVERY_S = 10
@@ -188,9 +189,9 @@ class Stack:
         names = ("firestore", "pubsub", "secret_manager", "bigquery", "google_identity", "push_proxy", *FUNCTIONS)
         self.ports = {"gateway": gateway_port, **{name: take() for name in names}, **self.organisation.ports}
         self.control_ports = {name: take() for name in ("firestore", "pubsub", "secret_manager")}
-        self.metadata_ports = {name: take() for name in (*FUNCTIONS, "operator")}
+        self.metadata_ports = {name: take() for name in (*FUNCTIONS, DOCTOR, "operator")}
         # The emulators know their callers by port; functions that others call have a door in front (services/doors.py).
-        self.caller_ports = {service: {name: take() for name in FUNCTIONS} for service in self._enforcing}
+        self.caller_ports = {service: {name: take() for name in (*FUNCTIONS, DOCTOR)} for service in self._enforcing}
         self.doors = {name: take() for name in CALLED_FUNCTIONS}
         self.bigquery_door = take()
 
@@ -285,6 +286,12 @@ class Stack:
             "GCE_METADATA_IP": metadata,
             **({"CAB_PROBE_FILE": str(self._probe_file)} if self._probe_file.is_file() else {}),
         }
+
+    def doctor_environment(self) -> dict[str, str]:
+        """The same for the scheduled doctor, who may look and change nothing. BigQuery asks nobody here."""
+        metadata = self._metadata_address(DOCTOR)
+        own = {name: value for name, value in self._emulators_of(DOCTOR).items() if value}
+        return {**self.client_environment(), **own, "GCE_METADATA_HOST": metadata, "GCE_METADATA_IP": metadata}
 
     @property
     def _probe_file(self) -> Path:
@@ -768,8 +775,11 @@ async def _run(stack: Stack, progress: Progress, stop: asyncio.Event) -> None:
         await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
-            environment = json.dumps(stack.operator_environment(), indent=2)
-            (stack.state / stack_file.ENVIRONMENT_NAME).write_text(environment + "\n", "utf-8")
+            for name, environment in (
+                (stack_file.ENVIRONMENT_NAME, stack.operator_environment()),
+                (stack_file.DOCTOR_ENVIRONMENT_NAME, stack.doctor_environment()),
+            ):
+                (stack.state / name).write_text(json.dumps(environment, indent=2) + "\n", "utf-8")
             publish()
             async with control.listening(stack.state, _Controls(supervisor).handle):
                 progress.line(

@@ -11,6 +11,7 @@ from typing import Any
 DEFAULT_STATE_DIR = Path(".cab/dev")
 FILE_NAME = "stack.json"
 ENVIRONMENT_NAME = "environment.json"
+DOCTOR_ENVIRONMENT_NAME = "doctor.environment.json"
 
 
 class NoStack(Exception):
@@ -125,14 +126,14 @@ class StackFile:
 
 def remove(state_dir: Path) -> None:
     """Take back what says that a stack runs."""
-    for name in (FILE_NAME, ENVIRONMENT_NAME):
+    for name in (FILE_NAME, ENVIRONMENT_NAME, DOCTOR_ENVIRONMENT_NAME):
         (state_dir / name).unlink(missing_ok=True)
 
 
-def read_environment(state_dir: Path = DEFAULT_STATE_DIR) -> dict[str, str]:
+def read_environment(state_dir: Path = DEFAULT_STATE_DIR, *, name: str = ENVIRONMENT_NAME) -> dict[str, str]:
     """The variables that lead Google's clients and the commands of `cab` to the running stack. Raises: NoStack."""
     StackFile.read(state_dir)
-    environment: dict[str, str] = json.loads((state_dir / ENVIRONMENT_NAME).read_text("utf-8"))
+    environment: dict[str, str] = json.loads((state_dir / name).read_text("utf-8"))
     return environment
 
 

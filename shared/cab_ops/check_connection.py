@@ -260,7 +260,9 @@ def _client(answer: HttpAnswer, code: str, provider: Provider) -> Finding:
 
 
 def _not_tried(name: str) -> Finding:
-    return Finding(name, Holds.UNKNOWN, "not tried: give --project, so that the client secret can be read")
+    return Finding(
+        name, Holds.UNKNOWN, "not tried: the client secret was not read (--project, and the right to read it)"
+    )
 
 
 def _code(text: str) -> str:

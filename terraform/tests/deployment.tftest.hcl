@@ -282,6 +282,7 @@ run "what_could_not_work_is_refused_by_name" {
     request_logs         = "some"
     kms_key              = "my-key"
     audit_heads          = { image = "cab:latest" }
+    doctor               = { image = "cab:latest" }
     audit_replay_days    = 32
     audit_retention_days = 7
     refusals_per_minute  = 0
@@ -290,7 +291,7 @@ run "what_could_not_work_is_refused_by_name" {
   }
   expect_failures = [
     var.project_id, var.domain, var.location, var.image, var.network_range, var.edge_protection, var.functions, var.internal_calls,
-    var.request_logs, var.kms_key, var.audit_heads, var.audit_replay_days, var.audit_retention_days, var.refusals_per_minute, var.operators, var.provider_secrets,
+    var.request_logs, var.kms_key, var.audit_heads, var.doctor, var.audit_replay_days, var.audit_retention_days, var.refusals_per_minute, var.operators, var.provider_secrets,
   ]
 }
 
@@ -308,6 +309,10 @@ run "nothing_can_be_deleted_by_accident_unless_it_is_a_trial" {
   assert {
     condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && google_bigquery_table.events_raw.deletion_protection
     error_message = "Databases and the audit table are protected by default."
+  }
+  assert {
+    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0
+    error_message = "The jobs need an image, which is a choice."
   }
 }
 
@@ -334,18 +339,11 @@ run "somebody_looks_every_minute_and_is_heard" {
   }
 }
 
-run "without_notes_of_heads_there_is_nothing_of_them" {
-  command = plan
-  assert {
-    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0
-    error_message = "Notes are a choice."
-  }
-}
-
-run "notes_of_heads_are_signed_by_who_can_write_no_row_and_kept_where_nobody_can_shorten_it" {
+run "the_jobs_note_heads_that_nobody_can_shorten_and_examine_without_changing" {
   command = plan
   variables {
     audit_heads = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000" }
+    doctor      = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000" }
   }
   assert {
     condition     = google_storage_bucket.heads[0].retention_policy[0].is_locked && google_storage_bucket.heads[0].retention_policy[0].retention_period == tostring(var.audit_retention_days * 24 * 3600)
@@ -358,6 +356,23 @@ run "notes_of_heads_are_signed_by_who_can_write_no_row_and_kept_where_nobody_can
   assert {
     condition     = google_cloud_scheduler_job.heads[0].schedule == "*/5 * * * *" && google_kms_crypto_key.heads[0].purpose == "ASYMMETRIC_SIGN"
     error_message = "Every five minutes, signed."
+  }
+  assert {
+    condition     = google_cloud_run_v2_job.doctor[0].template[0].template[0].containers[0].args == tolist(["doctor"]) && google_cloud_scheduler_job.doctor[0].schedule == "*/15 * * * *"
+    error_message = "The doctor comes by itself."
+  }
+  assert {
+    condition = alltrue([for permission in google_project_iam_custom_role.doctor[0].permissions : anytrue([
+    for harmless in [".get", ".list", ".getIamPolicy"] : endswith(permission, harmless)])]) && !contains(google_project_iam_custom_role.doctor[0].permissions, "secretmanager.versions.access")
+    error_message = "It looks, changes nothing and reads no secret."
+  }
+  assert {
+    condition     = { for env in google_cloud_run_v2_job.doctor[0].template[0].template[0].containers[0].env : env.name => env.value }["CAB_ORIGIN"] == "https://cab.example.com"
+    error_message = "It examines this deployment."
+  }
+  assert {
+    condition     = length(google_monitoring_alert_policy.doctor[0].conditions) == 2
+    error_message = "A doctor that does not come is noticed too."
   }
 }
 

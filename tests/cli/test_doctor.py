@@ -32,7 +32,7 @@ from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.system import SystemClock
 from cab.ports import Delete, Replace, Unavailable, Write
 from cab.stores.signing_keys import Issuer, KeyState, SigningKeys
-from cab_dev.stack_file import read_environment
+from cab_dev.stack_file import DOCTOR_ENVIRONMENT_NAME, read_environment
 from cab_ops.check_connection import Holds
 from cab_ops.doctor import exercise
 from cab_ops.doctor.diagnosis import Diagnosis
@@ -389,6 +389,22 @@ def test_it_is_silent_on_a_healthy_stack_within_ten_seconds(bed: Bed) -> None:
     told = json.loads(doctor("--json", "--all", "--only", "project").stdout)
     assert told["healthy"]
     assert {it["result"] for it in told["findings"]} == {"well"}
+
+
+def test_the_scheduled_doctor_finds_it_well_with_permissions_that_only_look(bed: Bed) -> None:
+    """As the identity that terraform/doctor.tf gives it. What it may not look at is unknown to it, and wakes nobody."""
+    command = [sys.executable, "-m", "cab_ops.cli", "doctor", "--all", "--json"]
+    paths = {"PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT)))}
+    environment = os.environ | paths | read_environment(bed.stack.state_dir, name=DOCTOR_ENVIRONMENT_NAME)
+    environment.pop("CAB_PROBE_FILE", None)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    found = json.loads(done.stdout)["findings"]
+    assert (done.returncode, [it for it in found if it["result"] == "ill"]) == (0, [])
+    hidden = {it["check"] for it in found if it["result"] == "unknown" and "may not" in it["says"] + it["remedy"]}
+    assert {f"subscription cab-audit-{which}-keep" for which in ("dead-letter", "quarantine")} <= hidden
+    client_secrets = {it["check"] for it in found if it["check"].endswith(": client authentication")}
+    assert client_secrets
+    assert {it["result"] for it in found if it["check"] in client_secrets} == {"unknown"}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -41,20 +41,18 @@ def rights(state: State) -> set[Right]:
 
 
 def _identities(found: list[State]) -> dict[str, str]:
-    return {
-        it["values"]["member"]: str(it.get("index", it["name"]))
-        for it in found
-        if it["type"] == "google_service_account"
-    }
+    return {it["values"]["member"]: _name(it) for it in found if it["type"] == "google_service_account"}
+
+
+def _name(it: State) -> str:
+    """By which an account is known here: its key, or its own name where there is one or none."""
+    index = it.get("index", 0)
+    return index if isinstance(index, str) else str(it["name"])
 
 
 def _accounts(found: list[State]) -> dict[str, str]:
     """Generated names of accounts, as resources."""
-    return {
-        it["values"]["name"]: f"account {it.get('index', it['name'])}"
-        for it in found
-        if it["type"] == "google_service_account"
-    }
+    return {it["values"]["name"]: f"account {_name(it)}" for it in found if it["type"] == "google_service_account"}
 
 
 def _own_roles(found: list[State]) -> dict[str, str]:
@@ -92,7 +90,7 @@ def rows(state: State) -> list[dict[str, Any]]:
     """The table of the local stack: its form is told in cab_dev/permissions.py."""
     found = list(resources(state["root_module"]))
     identities, roles, accounts = _identities(found), _own_roles(found), _accounts(found)
-    emails = {it["values"]["email"]: str(it.get("index", it["name"])) for it in _of_type(found, "service_account")}
+    emails = {it["values"]["email"]: _name(it) for it in _of_type(found, "service_account")}
     made = []
     for it in found:
         values = it["values"]
@@ -119,8 +117,9 @@ def rows(state: State) -> list[dict[str, Any]]:
         for push in it["values"]["push_config"]:
             made.append(_route(emails[push["oidc_token"][0]["service_account_email"]], "send", "network"))
     for it in _of_type(found, "cloud_scheduler_job"):
-        account = it["values"]["http_target"][0]["oidc_token"][0]["service_account_email"]
-        made.append(_route(emails[account], "send", "network"))
+        # Those with an access token start jobs, at Google's API; those with an ID token call functions.
+        for token in it["values"]["http_target"][0]["oidc_token"]:
+            made.append(_route(emails[token["service_account_email"]], "send", "network"))
     unique = {json.dumps(row, sort_keys=True): row for row in made}
     return [unique[text] for text in sorted(unique)]
 
@@ -156,6 +155,8 @@ def _full_name(it: State, accounts: Mapping[str, str]) -> str:
         return f"{project}/datasets/{values['dataset_id']}/tables/{values['table_id']}"
     names = {
         "project": project,
+        "bigquery_dataset": f"{project}/datasets/{values.get('dataset_id')}",
+        "cloud_run_v2_job": f"{project}/jobs/{values.get('name')}",
         "pubsub_topic": f"{project}/topics/{values.get('topic')}",
         "pubsub_subscription": f"{project}/subscriptions/{values.get('subscription')}",
         "cloud_run_v2_service": f"{project}/services/{values.get('name')}",

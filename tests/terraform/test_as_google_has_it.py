@@ -174,23 +174,37 @@ def own_metrics() -> dict[str, set[str]]:
 
 def test_alerts_in_promql_name_each_metric_as_cloud_monitoring_spells_it(made: list[State]) -> None:
     """The first slash becomes a colon and whatever else is no letter or digit an underscore; resource and metric labels keep their names."""
-    names = {
-        f"logging_googleapis_com:user_{re.sub(r'[^a-z0-9]', '_', name)}": labels
-        for name, labels in own_metrics().items()
+    known = {name: (where, labels) for name, (_, _, where, labels) in METRICS.items()}
+    known |= {
+        f"logging.googleapis.com/user/{name}": ("cloud_run_revision", labels) for name, labels in own_metrics().items()
     }
+    spelt = {re.sub(r"[^a-z0-9:]", "_", name.replace("/", ":", 1)): facts for name, facts in known.items()}
     seen = set()
     for policy in of_type(made, "google_monitoring_alert_policy"):
         for condition in policy["conditions"]:
-            for query in condition["condition_prometheus_query_language"] or ():
-                for metric in re.findall(r"\w+:\w+", query["query"]):
-                    labels = names[metric] | RESOURCE_LABELS["cloud_run_revision"]
-                    assert set(re.findall(r"by \((\w+)\)", query["query"])) <= labels, query["query"]
+            for asked in condition["condition_prometheus_query_language"] or ():
+                found = re.findall(r"(\w+:\w+)\{([^}]*)\}\[", asked["query"])
+                assert len(found) == len(re.findall(r"\w+:\w+", asked["query"])), asked["query"]
+                for metric, selected in found:
+                    where, labels = spelt[metric]
+                    # A metric that could belong to several kinds of resource must say of which.
+                    chosen = dict(re.findall(r'(\w+)="([^"]*)"', selected))
+                    assert chosen.pop("monitored_resource") == where
+                    grouped = set(re.findall(r"by \((\w+)\)", asked["query"]))
+                    assert chosen.keys() | grouped <= labels | RESOURCE_LABELS[where], asked["query"]
                     seen.add(metric)
-                # A metric that could belong to several kinds of resource must say of which.
-                assert query["query"].count('{monitored_resource="cloud_run_revision"}') == len(
-                    re.findall(r"\w+:\w+", query["query"])
-                )
-    assert seen == names.keys()
+    assert len(seen) == len(own_metrics()) + 1, "and the doctor's runs"
+
+
+def test_every_alert_has_its_runbook_and_deploying_names_it(made: list[State]) -> None:
+    told = [policy["documentation"][0]["content"] for policy in of_type(made, "google_monitoring_alert_policy")]
+    named = {name for text in told for name in re.findall(r"^Runbook: docs/(runbooks/[a-z-]+\.md)$", text)}
+    assert len(named) == len(told)
+    assert len(named) > 15
+    deploying = (ROOT / "docs" / "deploying.md").read_text("utf-8")
+    assert [
+        name for name in sorted(named) if not (ROOT / "docs" / name).is_file() or f"({name})" not in deploying
+    ] == []
 
 
 def test_no_alert_on_a_metric_that_terraform_makes_is_refused_because_google_does_not_know_it_yet(

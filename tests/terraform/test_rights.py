@@ -73,6 +73,16 @@ TABLE: set[Right] = {
         for caller in ("exchange_token", "connect_account", "scheduler", "pubsub_push")
     ),
     ("pubsub_push", "roles/run.invoker", "cloud_run_v2_service ingest-audit"),
+    (
+        "doctor",
+        "datastore.entities.get, datastore.indexes.list, pubsub.subscriptions.get, pubsub.topics.get, resourcemanager.projects.getIamPolicy, "
+        "secretmanager.secrets.getIamPolicy, secretmanager.versions.get, serviceusage.services.list",
+        "project test-cab",
+    ),
+    ("doctor", "roles/datastore.viewer", 'project test-cab if resource.name == "projects/test-cab/databases/unsent"'),
+    ("doctor", "roles/bigquery.dataViewer", "bigquery_dataset cab_audit"),
+    ("doctor", "roles/bigquery.jobUser", "project test-cab"),
+    ("scheduler", "roles/run.invoker", "cloud_run_v2_job cab-doctor"),
     *(
         ("build", role, "project test-cab")
         for role in ("roles/logging.logWriter", "roles/storage.objectViewer", "roles/artifactregistry.writer")

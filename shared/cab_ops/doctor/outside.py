@@ -11,9 +11,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cab.domain.configured.connections import Connection, SecretReference
 from cab.domain.configured.deployment import Deployment
 from cab.encoding import strict_json
-from cab.ports import Clock, HttpAnswer, HttpClient, SecretReader
+from cab.ports import Clock, HttpAnswer, HttpClient, NotFound, SecretReader, Unavailable
 from cab.stores.signing_keys import Issuer, KeyRing
 from cab_ops.check_connection import CLOCK_MAY_DIFFER, CheckConnection, Finding, Holds, Why, answer_or_words
 from cab_ops.doctor.diagnosis import Diagnosis, ill, well
@@ -167,7 +168,10 @@ async def connections(
     from cab.adapters.system import SystemRandomness
     from cab.use_cases.upstream.provider_client import ProviderCalls
 
-    check = CheckConnection(deployment, http, ProviderCalls(http, secrets), clock, SystemRandomness(), why=why)
+    async def check(connection: Connection) -> list[Finding]:
+        calls = ProviderCalls(http, secrets) if await _may_read(secrets, connection.client_secret) else None
+        return await CheckConnection(deployment, http, calls, clock, SystemRandomness(), why=why)(connection)
+
     asked = [it for it in deployment.connections if deployment.provider_of(it).token_endpoint is not None]
     found = await asyncio.gather(*(check(it) for it in asked))
     return [
@@ -177,6 +181,18 @@ async def connections(
             f"connection {connection.id}", findings, f"`cab connection check {connection.id}` says what was compared"
         )
     ]
+
+
+async def _may_read(secrets: SecretReader, reference: SecretReference | None) -> bool:
+    """Whoever looks at a deployment need not be somebody who may read its client secrets."""
+    try:
+        if reference is not None:
+            await secrets.access(reference.secret, reference.version)
+    except NotFound:
+        return True  # the check itself says so
+    except Unavailable:
+        return False
+    return True
 
 
 async def identity_providers(deployment: Deployment, http: HttpClient, clock: Clock, *, why: Why) -> list[Diagnosis]:

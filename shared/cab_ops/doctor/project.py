@@ -224,7 +224,15 @@ async def _subscription(seen: ProjectAsItIs, topic: str, name: str, path: str | 
         return [ill(check, f"it belongs to another topic ({found.topic.rpartition('/')[2]})", _APPLY)]
     if path is not None:
         return list(_push(check, found, path)) or [well(check, "delivers")]
-    if await seen.holds_messages(name):
+    try:
+        waits = await seen.holds_messages(name)
+    except Unavailable:
+        return [
+            unknown(
+                check, "what waits in it may not be looked at", "you need pubsub.subscriber on it; an alert looks too"
+            )
+        ]
+    if waits:
         runbook = f"docs/runbooks/{name.removesuffix('-keep').removeprefix('cab-')}.md"
         return [ill(check, "messages wait in it", f"read {runbook}")]
     return [well(check, "is empty")]

@@ -76,6 +76,11 @@ def permissions_of(role: str) -> frozenset[str]:
     return frozenset(json.loads(_ROLES.read_text("utf-8"))[role])
 
 
+def predefined() -> set[frozenset[str]]:
+    """What each of those roles gives."""
+    return {frozenset(given) for given in json.loads(_ROLES.read_text("utf-8")).values()}
+
+
 @dataclass(frozen=True)
 class Condition:
     """An IAM condition that compares `resource.name`: terms that must all hold.
