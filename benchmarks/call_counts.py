@@ -20,4 +20,6 @@ async def calls_of(
     await send([row.prepare() for _ in range(posts)], port=row.server.port, connections=connections)
     reads, writes, accesses = billed(control.calls(row.project))
     requests = posts * (row.requests or 1 + len(row.behind))
-    return control.counts(row.project), Operations(reads, writes, accesses, requests, row.events * posts)
+    return control.counts(row.project), Operations(
+        reads, writes, accesses, requests, row.events * posts, row.event_bytes
+    )

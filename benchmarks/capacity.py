@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.operations import CPU_SHARE, ONCE, REFRESH, SECRET_VERSION_MONTH, Operations, us_dollars
+from benchmarks.operations import CPU_SHARE, ONCE, REFRESH, SECRET_VERSION_MONTH, Operations, parts, us_dollars
 
 USERS: Final = (1_000, 100_000, 10_000_000)
 CONNECTIONS: Final = 3  # each user has connected
@@ -89,12 +89,16 @@ def table(day: Day | None = None) -> str:
 
 
 def prices() -> str:
-    """US$ per million of each path, from the exact counts."""
-    rows = {
-        name: us_dollars(operations, cpu_ms=CPU_MS.get(name, HOT_CPU_MS)) * 1e6 for name, operations in ONCE.items()
-    }
-    lines = ["| path | reads | writes | US$ per million |", "|---|---|---|---|"]
-    lines += [f"| {name} | {ONCE[name].reads} | {ONCE[name].writes} | {price:.2f} |" for name, price in rows.items()]
+    """US$ per million of each path, from the exact counts, and what for."""
+    names = list(parts(ONCE["hot"], cpu_ms=0))
+    lines = [
+        f"| path | reads | writes | US$ per million | of it {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    for name, operations in ONCE.items():
+        each = [price * 1e6 for price in parts(operations, cpu_ms=CPU_MS.get(name, HOT_CPU_MS)).values()]
+        cells = [f"{price:.2f}" for price in (sum(each), *each)]
+        lines.append(f"| {name} | {operations.reads} | {operations.writes} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -20,9 +20,15 @@ CPU_SHARE: Final = 0.6  # of an instance's time is computing, in dense traffic
 PUBSUB_BYTE: Final = 40 / 2**40
 PUBSUB_LEAST_BYTES: Final = 1_000  # of each publish and each delivery
 STREAMED_BYTE: Final = 0.01 / (200 * 1024 * 1024)
-EVENT_BYTES: Final = 1_800
-ROW_BYTES: Final = 4_500  # columns, and the event as it was published
+STREAMED_LEAST_BYTES: Final = 1_024  # of each row
+EVENT_BYTES: Final = 1_650  # of an exchange, as published
+MINT_EVENT_BYTES: Final = 920
+REFRESH_EVENT_BYTES: Final = 660
+ROW_BYTES: Final = (
+    1.6  # for each byte of an event: its columns, as BigQuery sizes their types, and the event as it was published
+)
 EVENTS_PER_MESSAGE: Final = 4.5  # in dense traffic: docs/performance.md
+DEFLATED: Final = 0.3  # so much of their bytes is left of so many events, each of another user
 INGEST_CPU_MS: Final = 0.4  # of an event
 
 
@@ -35,10 +41,11 @@ class Operations:
     secret_accesses: int = 0
     requests: int = 1
     events: int = 1
+    event_bytes: int = EVENT_BYTES
 
 
 ONCE: Final[dict[str, Operations]] = {
-    "mint with a key": Operations(reads=0, writes=1),
+    "mint with a key": Operations(reads=0, writes=1, event_bytes=MINT_EVENT_BYTES),
     "hot": Operations(reads=1, writes=2),
     "with a google identity and no limit": Operations(reads=0, writes=0),
     "change within a task": Operations(reads=2, writes=2),
@@ -47,34 +54,38 @@ ONCE: Final[dict[str, Operations]] = {
     "ask again while it waits": Operations(reads=4, writes=2),
     "repeat when the user agreed": Operations(reads=4, writes=3),
     "redeem what was deferred": Operations(reads=4, writes=4),
-    "decide": Operations(reads=4, writes=1),
+    "decide": Operations(reads=4, writes=1, event_bytes=1_100),
 }
 """One request each, with what a process that has served for a while has in memory."""
 
-NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=2)
+NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=2, event_bytes=REFRESH_EVENT_BYTES)
 """What the first use of other scopes adds to the exchange that needs it, in a process that knows the grant: lease and mark in one write,
 the commit, and the event's taking off. A look for a newer version and the version that is added are accesses."""
 REFRESH: Final = replace(NARROWER, reads=1)
 """The same for a token that has ended: the grant is read first, since another process may have renewed it."""
 
 
-def audit_us_dollars() -> float:
-    """Of one event: published and pushed, taken in, and written into the table."""
-    bytes_moved = 2 * max(EVENT_BYTES, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE)
-    ingest = REQUEST / EVENTS_PER_MESSAGE + INGEST_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND
-    return bytes_moved * PUBSUB_BYTE + ingest + ROW_BYTES * STREAMED_BYTE
+def parts(operations: Operations, *, cpu_ms: float) -> dict[str, float]:
+    """US$ by what they are for. `cpu_ms` is of all requests of the path together, at our functions.
+
+    The last three are the record's way: published and pushed, taken in, and written into the table.
+    """
+    events, size = operations.events, operations.event_bytes
+    return {
+        "reads": operations.reads * FIRESTORE_READ,
+        "writes": operations.writes * (FIRESTORE_WRITE + FIRESTORE_DELETE),
+        "secrets": operations.secret_accesses * SECRET_ACCESS,
+        "requests": operations.requests * REQUEST,
+        "CPU": cpu_ms / 1000 / CPU_SHARE * CPU_SECOND,
+        "Pub/Sub": events * 2 * max(size * DEFLATED, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE) * PUBSUB_BYTE,
+        "ingest": events * (REQUEST / EVENTS_PER_MESSAGE + INGEST_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND),
+        "rows": events * max(size * ROW_BYTES, STREAMED_LEAST_BYTES) * STREAMED_BYTE,
+    }
 
 
 def us_dollars(operations: Operations, *, cpu_ms: float) -> float:
-    """`cpu_ms` is of all requests of the path together, at our functions. The record's way into the table is in it."""
-    return (
-        operations.reads * FIRESTORE_READ
-        + operations.writes * (FIRESTORE_WRITE + FIRESTORE_DELETE)
-        + operations.secret_accesses * SECRET_ACCESS
-        + operations.requests * REQUEST
-        + cpu_ms / 1000 / CPU_SHARE * CPU_SECOND
-        + operations.events * audit_us_dollars()
-    )
+    """The sum of `parts`."""
+    return sum(parts(operations, cpu_ms=cpu_ms).values())
 
 
 def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:

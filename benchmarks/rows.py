@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.clients import AGENT, FRONT_END, PEOPLE, RENEWING
 from benchmarks.load import Sent, send
+from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES
 from benchmarks.processes import HOST, Function, Server
 from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
 
@@ -35,6 +36,7 @@ class Row:
     people: int = 1  # in turn: so many requests are sent first, that each has its token in memory
     requests: int | None = None  # that are billed; where not one for each function
     events: int = 1  # audit events that a request leaves
+    event_bytes: int = EVENT_BYTES  # of each
     carries: int = 1  # or brings
     waits: int | None = None  # one after another, as tests/functions/test_waits.py counts them
     prepare_slow: Callable[[], Sent] | None = None  # the same at a platform that takes its time
@@ -109,6 +111,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 lambda: minting.mint(identity=front_end),
                 {VERIFY_RS256: 1, SIGN_ES256: 1},
                 waits=1,
+                event_bytes=MINT_EVENT_BYTES,
             ),
             Row(
                 MINT_KEY,
@@ -118,6 +121,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 minting.mint,
                 {VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
                 waits=2,
+                event_bytes=MINT_EVENT_BYTES,
             ),
             Row(
                 RELAXED,

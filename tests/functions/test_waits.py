@@ -5,21 +5,25 @@ to the audit, to the vault and to a provider takes one second. What goes side by
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from benchmarks.operations import NARROWER, ONCE, REFRESH, Operations
+from benchmarks.operations import DEFLATED, NARROWER, ONCE, REFRESH, ROW_BYTES, Operations
 from tests.grants.virtual_time import run
 from tests.support.asgi import Answer
 from tests.support.web import Host, Sent
 from tests.support.world import CRM, FORM, IDP, STS, World, as_form, intent, task
 
+from cab.adapters.google_cloud.bigquery.audit_schema import columns
+from cab.domain.audit import SealedEvent
 from cab.domain.identifiers import subject_key
 from cab.ports import HttpAnswer
 from cab.stores.sessions import BrowserStates, Session
+from cab.use_cases.audit.packing import pack
 
 LIST, READ = intent("crm.deal.list", "deal/*"), intent("crm.deal.read", "deal/1")
 CHANGE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
@@ -145,6 +149,7 @@ class Seen:
     waits: float
     status: int
     operations: Operations
+    events: list[bytes]  # as they were published
 
 
 async def seen_of(path: Path) -> Seen:
@@ -163,12 +168,14 @@ async def seen_of(path: Path) -> Seen:
     cloud.web.hosts[CRM] = slowly(cloud.web.hosts[CRM])
     loop = asyncio.get_running_loop()
     before, begun = counted(world), loop.time()
+    published = {log: len(log.messages) for log in cloud.audit_logs.values()}
     answer = await request
     waited = loop.time() - begun
     await asyncio.sleep(2)  # what is on its way still counts as work, not as waiting
     after = counted(world)
-    reads, writes, secret_accesses, events = (now - then for then, now in zip(before, after, strict=True))
-    return Seen(waited, answer.status, Operations(reads, writes, secret_accesses, events=events))
+    reads, writes, secret_accesses, number = (now - then for then, now in zip(before, after, strict=True))
+    events = [sealed.data for log in cloud.audit_logs.values() for sealed in log.messages[published.get(log, 0) :]]
+    return Seen(waited, answer.status, Operations(reads, writes, secret_accesses, events=number), events)
 
 
 def counted(world: World) -> tuple[int, int, int, int]:
@@ -192,7 +199,11 @@ def test_no_path_waits_more_often_than_it_must(path: Path) -> None:
 @pytest.mark.parametrize("name", ONCE)
 def test_the_prices_are_of_what_each_path_really_does(name: str) -> None:
     path = next(path for path in WAITS if path.__name__.replace("_", " ") == name)
-    assert run(seen_of(path)).operations == ONCE[name]
+    seen, said = run(seen_of(path)), ONCE[name]
+    assert replace(seen.operations, event_bytes=said.event_bytes) == said
+    (event,) = seen.events
+    assert said.event_bytes == pytest.approx(len(event), rel=0.1)
+    assert row_bytes(event) / len(event) == pytest.approx(ROW_BYTES, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -200,10 +211,44 @@ def test_the_prices_are_of_what_each_path_really_does(name: str) -> None:
 )
 def test_the_price_of_a_refresh_is_of_what_it_adds_to_a_hot_exchange(path: Path, added: Operations) -> None:
     """Taking the event off the grant is in it, which nobody waits for."""
-    refreshing, plain = run(seen_of(path)).operations, run(seen_of(hot)).operations
-    assert refreshing == Operations(
+    seen, plain = run(seen_of(path)), run(seen_of(hot)).operations
+    assert seen.operations == Operations(
         plain.reads + added.reads,
         plain.writes + added.writes,
         plain.secret_accesses + added.secret_accesses,
         events=plain.events + added.events,
     )
+    assert added.event_bytes == pytest.approx(min(map(len, seen.events)), rel=0.1)
+
+
+async def exchanges_of(users: int) -> list[SealedEvent]:
+    world = World()
+    for number in range(users):
+        await world.connect(f"user{number}", "crm", "deal.read", "deal.write", "contact.read", "offline")
+        await world.exchange(READ, subject_token=await world.assertion(user=f"user{number}"))
+    return world.cloud.audit_logs["exchange_token"].messages
+
+
+def test_events_of_several_users_are_deflated_as_far_as_the_prices_say() -> None:
+    events = run(exchanges_of(8))
+    packed = len(pack(events[:4])) + len(pack(events[4:]))
+    assert packed / sum(len(event.data) for event in events) == pytest.approx(DEFLATED, rel=0.1)
+
+
+def row_bytes(event: bytes) -> int:
+    """Of the row that becomes of an event, as BigQuery sizes its types."""
+    row = json.loads(event)
+    row |= {name: row.get("tool", {}).get(name) for name in ("connection", "action")}
+    row |= {"subject_key": row["subject"]["key"], "received_at": "", "message_id": "1" * 17}
+    row["event_json"] = event.decode()
+    return sum(_size(row.get(column["name"]), column) for column in columns())
+
+
+def _size(value: Any, column: dict[str, Any]) -> int:
+    if value is None:
+        return 0
+    if column["mode"] == "REPEATED":
+        return sum(_size(item, column | {"mode": "NULLABLE"}) for item in value)
+    if column["type"] == "RECORD":
+        return sum(_size(value.get(member["name"]), member) for member in column["fields"])
+    return 2 + len(str(value).encode()) if column["type"] == "STRING" else 8
