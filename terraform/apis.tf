@@ -22,6 +22,7 @@ locals {
     "storage.googleapis.com", # the source archive
     ],
     var.internal_calls == "network" ? ["dns.googleapis.com"] : [],
+    var.trace_ratio == 0 ? [] : ["telemetry.googleapis.com"],
     var.kms_key == null && var.audit_heads == null ? [] : ["cloudkms.googleapis.com"],
     # A name below cloud.goog is a record that Cloud Endpoints keeps.
     var.domain == null ? ["endpoints.googleapis.com", "servicecontrol.googleapis.com", "servicemanagement.googleapis.com"] : [],

@@ -169,6 +169,14 @@ resource "google_pubsub_subscription_iam_member" "dead_letter_subscriber" {
   member       = local._pubsub_agent
 }
 
+# Spans hold names, times and statuses, and no content; whoever may write them can read none.
+resource "google_project_iam_member" "traces" {
+  for_each = var.trace_ratio == 0 ? {} : local._member
+  project  = var.project_id
+  role     = "roles/telemetry.tracesWriter"
+  member   = each.value
+}
+
 resource "google_project_iam_member" "build" {
   for_each = toset(["roles/logging.logWriter", "roles/storage.objectViewer", "roles/artifactregistry.writer"])
   project  = var.project_id

@@ -16,7 +16,7 @@ locals {
     CAB_ORIGIN           = local.origin
     LOG_EXECUTION_ID     = "true"
     CAB_SECRET_LOCATION  = var.location
-  }, var.kms_key == null ? {} : { CAB_KMS_KEY = var.kms_key })
+  }, var.kms_key == null ? {} : { CAB_KMS_KEY = var.kms_key }, var.trace_ratio == 0 ? {} : { CAB_TRACE_RATIO = tostring(var.trace_ratio) })
 
   # Its requirements are more than those of the others (terraform/package makes both archives).
   call_tool_archive = var.source_archive == null ? null : {

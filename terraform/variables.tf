@@ -257,3 +257,13 @@ variable "audit_heads" {
     error_message = "Name the image by digest (...@sha256:...): a tag can be moved to other code."
   }
 }
+
+variable "trace_ratio" {
+  description = "Which part of all traces is recorded with Cloud Trace, from 0 (none) to 1. Above 0 the source archive must be made by terraform/package --traces."
+  type        = number
+  default     = 0
+  validation {
+    condition     = var.trace_ratio >= 0 && var.trace_ratio <= 1
+    error_message = "trace_ratio is a part: from 0 to 1."
+  }
+}

@@ -35,6 +35,20 @@ class FunctionSettings(BaseModel):
     )
     google_jwks_uri: str = Field(default=GOOGLE_JWKS_URI, alias="CAB_GOOGLE_JWKS_URI")
 
+    trace_ratio: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        alias="CAB_TRACE_RATIO",
+        description="Which part of all traces is recorded; 0: none, at no cost.",
+    )
+    trace_endpoint: str = Field(
+        default="https://telemetry.googleapis.com/v1/traces",
+        alias="CAB_TRACE_ENDPOINT",
+        pattern=r"^(https://[^/?#@]+|http://127\.0\.0\.1:\d+)(/[^?#]*)?\Z",
+        description="Where spans go, as OTLP over HTTP.",
+    )
+
     @property
     def in_the_cloud(self) -> bool:
         return "K_SERVICE" in os.environ

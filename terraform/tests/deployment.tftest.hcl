@@ -16,6 +16,11 @@ run "call_tool_alone_is_built_with_its_own_requirements" {
   command = plan
 
   assert {
+    condition     = length(google_project_iam_member.traces) == 0 && !contains(local.apis, "telemetry.googleapis.com") && !contains(keys(local._common_environment), "CAB_TRACE_RATIO")
+    error_message = "Nobody asked for traces."
+  }
+
+  assert {
     condition     = { for name, function in module.function : name => function.source_object if function.source_object != "cab-abc.zip" } == { call_tool = "cab-abc.call_tool.zip" }
     error_message = "call_tool imports packages that the other functions do not carry."
   }
@@ -387,3 +392,18 @@ run "a_dashboard_shows_what_users_feel" {
   }
 }
 
+run "traces_turned_on" {
+  command = plan
+
+  variables {
+    trace_ratio = 0.05
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.traces)) == toset(keys(local.functions)) && contains(local.apis, "telemetry.googleapis.com")
+    error_message = "Every function writes spans, to an API that is on."
+  }
+  assert {
+    condition     = local._common_environment.CAB_TRACE_RATIO == "0.05"
+    error_message = "All functions choose the same traces."
+  }
+}

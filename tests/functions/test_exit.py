@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import requests
 from tests.contracts.subscription import Subscription
+from tests.support.collector import collecting
 from tests.support.functions import ROOT
 from tests.support.world import World
 
@@ -190,6 +191,30 @@ def test_what_a_killed_process_could_not_publish_is_sent_by_its_successor(
                 chains += function.chains()
     networks = {events[0]["caller_ip_prefix"]: [event["chain"]["seq"] for event in events] for events in chains}
     assert networks == {"198.51.100.0/24": [1], "192.0.2.0/24": [1]}
+
+
+def test_with_traces_what_was_not_sent_yet_leaves_at_the_end_in_the_callers_trace_and_holds_no_token(
+    emulators: Emulators, tmp_path: Path, project: str
+) -> None:
+    canary = "c4n4ry-of-a-token"
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    with (
+        collecting() as collector,
+        deployed(emulators, tmp_path, project, CAB_TRACE_RATIO="1", CAB_TRACE_ENDPOINT=collector.url) as function,
+    ):
+        headers = {"traceparent": f"00-{trace}-{span}-00", "Authorization": f"Bearer {canary}", "DPoP": canary}
+        form = {"grant_type": canary, "subject_token": canary, "client_assertion": canary}
+        answer = requests.post(f"{function.url}/edge/token?a={canary}", data=form, headers=headers, timeout=20)
+        assert answer.status_code in (400, 401)
+        function.stop()
+        ((first, _),) = function.chains()
+        of_trace = {it.name: it for it in collector.spans if it.trace_id == trace}
+    assert of_trace["mint_assertion"].parent_id == span
+    assert of_trace["mint_assertion"].facts["cab.txn"] == answer.headers["cab-txn"]
+    assert of_trace["audit publish"].parent_id == of_trace["mint_assertion"].span_id
+    assert first["trace_id"] == trace
+    assert canary.encode() not in b"".join(collector.bodies)
+    assert canary not in (tmp_path / "log").read_text("utf-8")
 
 
 def test_a_request_in_flight_is_answered_and_recorded_before_the_end(

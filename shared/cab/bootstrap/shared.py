@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.adapters.keys.cached_secrets import CachedSecretReader
     from cab.adapters.keys.own_keys import OwnKeys
     from cab.adapters.refresh_grants_client import RefreshGrantsClient
+    from cab.adapters.spans import Span
     from cab.stores.signing_keys import Issuer
     from cab.stores.single_use import SingleUse
     from cab.use_cases.audit.auditor import Auditor
@@ -61,6 +62,7 @@ GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
 
 _under_way: Final[set[asyncio.Task[None]]] = set()  # until the process ends: the loop itself holds tasks only loosely
 
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 Handler = Callable[[Request], Awaitable[Response]]
 Closer = Callable[[], Awaitable[None]]
 
@@ -80,6 +82,23 @@ class Basics:
         self.closers: list[Closer] = []
         self.stoppers: list[Closer] = []  # begun when the process is told to stop, while it still answers
         self.has_https_origin = False  # of what is not public
+        if settings.trace_ratio:
+            self._record_spans()
+
+    def _record_spans(self) -> None:
+        from cab.adapters import spans
+        from cab.adapters.open_telemetry import OpenTelemetry, exporter
+
+        settings = self.settings
+        recorder = OpenTelemetry(
+            exporter(settings.trace_endpoint),
+            ratio=settings.trace_ratio,
+            service=self.name,
+            revision=settings.revision,
+            project=settings.project,
+        )
+        spans.record_with(recorder)
+        self.closers.append(recorder.close)
 
     def google_keys(self) -> VerificationKeys:
         from cab.adapters.http.client import AiohttpClient, origin_of
@@ -97,6 +116,7 @@ class Basics:
 
         `most`: requests in the process at once, where they wait for others rather than for us.
         """
+        from cab.adapters import spans
         from cab.transport.admission import Admission, admitted
         from cab.transport.requests import hardening, trace_of
 
@@ -111,7 +131,9 @@ class Basics:
                 _let_the_loop_end(self.stoppers)
             token = current_trace.set(trace_of(request))
             try:
-                answer = await take_on(request)
+                with spans.of_request(self.name) as span:
+                    answer = await take_on(request)
+                    _note(span, request, answer)
             finally:
                 current_trace.reset(token)
             answer.headers.update(headers)
@@ -119,6 +141,14 @@ class Basics:
 
         function.__name__ = function.__qualname__ = self.name
         return function
+
+
+def _note(span: Span, request: Request, answer: Response) -> None:
+    span.note("http.request.method", request.method if request.method in _METHODS else "_OTHER")
+    span.note("http.response.status_code", answer.status_code)
+    txn = answer.headers.get("cab-txn")
+    if txn is not None:  # by which the audit knows it
+        span.note("cab.txn", txn)
 
 
 class Parts(Basics):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
-from cab.encoding.trace_context import TRACEPARENT, TraceContext, read_trace
+from cab.encoding.trace_context import TRACEPARENT, TraceContext, current, read_trace
 from cab.ports import Randomness
 from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.use_cases.audit.auditor import RequestContext
@@ -22,7 +22,7 @@ NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 def context_of(request: Request, randomness: Randomness) -> RequestContext:
     """A fresh `txn`, the platform's trace id and the caller's network, never its full address."""
-    trace = trace_of(request)
+    trace = current.get() or trace_of(request)
     return RequestContext(
         txn=randomness.token(16), caller_ip_prefix=_prefix(request), trace_id=trace.trace_id if trace else None
     )

@@ -10,6 +10,7 @@ import google_crc32c
 from google.iam.v1 import iam_policy_pb2
 from grpc import StatusCode
 
+from cab.adapters import spans
 from cab.adapters.google_cloud.pubsub.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
 from cab.adapters.secret_names import checked_secret, checked_version
@@ -56,6 +57,7 @@ class SecretManagerVault:
             _WHAT, host="secretmanager.googleapis.com", emulator_variable="SECRET_MANAGER_EMULATOR_HOST"
         )
 
+    @spans.a_wait("secrets access")
     async def access(self, secret: str, version: int) -> bytes:
         name = self._version_name(secret, version)
         try:
@@ -68,6 +70,7 @@ class SecretManagerVault:
             raise Unavailable(_WHAT)
         return payload
 
+    @spans.a_wait("secrets create")
     async def create(self, secret: str) -> None:
         request = _CreateRequest(parent=self._parent, secret_id=checked_secret(secret))
         replication = request.secret.replication
@@ -82,6 +85,7 @@ class SecretManagerVault:
         except Refused:
             return
 
+    @spans.a_wait("secrets add")
     async def add(self, secret: str, payload: bytes) -> int:
         parent = self._secret_name(secret)
         request = _AddRequest(parent=parent)
@@ -90,6 +94,7 @@ class SecretManagerVault:
         added = await self._call(_ADD, request, "parent", parent, budget_s=_WRITE_BUDGET_S, retry_on=frozenset())
         return int(added.name.rpartition("/")[2])  # the rest of the name may hold the project's number, not its id
 
+    @spans.a_wait("secrets destroy")
     async def destroy(self, secret: str, version: int) -> None:
         name = self._version_name(secret, version)
         try:
@@ -99,6 +104,7 @@ class SecretManagerVault:
         except Refused:
             return
 
+    @spans.a_wait("secrets may_add")
     async def may_add(self, secret: str) -> bool:
         name = self._secret_name(secret)
         request = iam_policy_pb2.TestIamPermissionsRequest(resource=name, permissions=[_ADD_PERMISSION])

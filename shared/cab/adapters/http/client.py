@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+from cab.adapters import spans
 from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
 from cab.adapters.http.deadline import within
 from cab.encoding.trace_context import TRACEPARENT, current
@@ -154,10 +155,30 @@ class AiohttpClient:
         sending: _Sending | None = None,
     ) -> HttpAnswer:
         self._check(url)
-        trace = current.get()
-        if trace is not None and trace.traceparent is not None:
-            headers.setdefault(TRACEPARENT, trace.traceparent)
-        sending = sending or _Sending(once=False)
+        with spans.waiting_for(f"{self._what} {method}") as span:
+            span.note("http.request.method", method)
+            span.note("server.address", urlsplit(url).hostname or "")
+            trace = current.get()
+            if trace is not None and trace.traceparent is not None:
+                if spans.are_recorded():  # a caller's own would lead past this span
+                    headers.pop(TRACEPARENT, None)
+                headers.setdefault(TRACEPARENT, trace.traceparent)
+            answer = await self._answer(
+                method, url, body, headers, timeout_s, max_bytes, sending or _Sending(once=False)
+            )
+            span.note("http.response.status_code", answer.status)
+            return answer
+
+    async def _answer(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout_s: float,
+        max_bytes: int,
+        sending: _Sending,
+    ) -> HttpAnswer:
         try:
             async with (
                 within(timeout_s),

@@ -21,6 +21,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 from requests.exceptions import RequestException
 
+from cab.adapters import spans
 from cab.ports import Unavailable
 
 _logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class BigQueryAuditRows:
         self._waiting: list[_Waiting] = []
         self._writing: set[asyncio.Task[None]] = set()
 
+    @spans.a_wait("bigquery insert")
     async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         """Waits 50 ms for company, then at most 7 s for BigQuery, or 3 s when it refuses connections."""
         if not rows:

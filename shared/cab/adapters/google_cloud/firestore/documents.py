@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from grpc import StatusCode
 
+from cab.adapters import spans
 from cab.adapters.document_indexes import CompositeIndex, listed_indexes
 from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path, order_field
 from cab.adapters.google_cloud.firestore.group_commit import GroupCommit, Statuses
@@ -86,10 +87,12 @@ class FirestoreDocuments:
         self._reads = GroupRead(self._get)
         self._commits = GroupCommit(self._commit)
 
+    @spans.a_wait("store read")
     async def read(self, path: str) -> Document | None:
         document = await self._reads.read(self._prefix + checked_path(path))
         return None if document is None else self._as_document(document)
 
+    @spans.a_wait("store write")
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)
         messages = [self._write_message(write) for write in writes]
@@ -108,6 +111,7 @@ class FirestoreDocuments:
             raise Conflict from None
         return tuple(_version(result.update_time) for result in results)
 
+    @spans.a_wait("store tally")
     async def tally(self, tally: Tally) -> dict[str, int]:
         message = _WriteMessage()
         message.update.name = self._prefix + checked_path(tally.path)
@@ -123,6 +127,7 @@ class FirestoreDocuments:
         values = [value.integer_value for value in result.transform_results]
         return dict(zip([*tally.add, *tally.at_most], values, strict=True))
 
+    @spans.a_wait("store find")
     async def find(
         self,
         collection: str,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from cab.adapters import spans
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.google_cloud.pubsub.publisher import Message, PubSubPublisher
 from cab.domain.audit import AuditEvent, EventType, SealedEvent, Service
@@ -101,6 +102,7 @@ class PubSubAuditLog:
             self._chain_of_process = AuditChain(self._randomness.token(16), self._service)
         return self._chain_of_process
 
+    @spans.a_wait("audit publish")
     async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
         """Returns when Pub/Sub has acknowledged the event, at most 2 s later.
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from grpc import StatusCode
 
+from cab.adapters import spans
 from cab.adapters.google_cloud.pubsub.messages import load
 from cab.adapters.google_cloud.rpc import GoogleApi, Method, routing
 
@@ -37,6 +38,7 @@ class PubSubPublisher:
         self._project = project
         self._api = GoogleApi(what, host="pubsub.googleapis.com", emulator_variable="PUBSUB_EMULATOR_HOST")
 
+    @spans.a_wait("pubsub publish")
     async def publish(self, topic: str, messages: Sequence[Message]) -> None:
         """Returns when Pub/Sub has taken all messages, at most 1.8 s later.
 
