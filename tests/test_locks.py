@@ -68,11 +68,11 @@ def test_every_pin_has_hashes(lock: Lock) -> None:
 
 
 def test_what_is_deployed_is_what_is_tested() -> None:
-    """Two locks are installed by the cloud alone, but each of their lines, hashes included, also stands where we install."""
-    runtime, call_tool, stack, dev = (
-        set(entries(LOCKS[name].text())) for name in ("runtime", "call_tool", "stack", "dev")
+    """Three locks are installed by the cloud alone, but each of their lines, hashes included, also stands where we install."""
+    runtime, call_tool, traces, stack, dev = (
+        set(entries(LOCKS[name].text())) for name in ("runtime", "call_tool", "traces", "stack", "dev")
     )
-    assert runtime < call_tool < stack < dev
+    assert runtime < call_tool < traces < stack < dev
 
 
 def test_a_resolver_keeps_to_the_runtime_lock_when_everything_has_a_newer_version(tmp_path: Path) -> None:
@@ -159,12 +159,13 @@ def _install(environment: Path, lock: Path, **settings: str) -> subprocess.Compl
 
 
 def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
-    common, call_tool = (
+    common, call_tool, traces = (
         {canonicalize_name(requirement.name) for requirement in read_input(path)}
-        for path in (ROOT / "pyproject.toml", FOLDER / "call_tool.in")
+        for path in (ROOT / "pyproject.toml", FOLDER / "call_tool.in", FOLDER / "traces.in")
     )
     shared = ROOT / "shared" / "cab"  # what no other function imports
     of_call_tool = {shared / "transport" / "calls" / "mcp.py", *(shared / "adapters" / "mcp").glob("*.py")}
+    more = dict.fromkeys(of_call_tool, call_tool) | {shared / "adapters" / "open_telemetry.py": traces}
     owners = _owners()
     unnamed = {
         f"{path.relative_to(ROOT)} imports {module}"
@@ -172,8 +173,7 @@ def test_every_import_of_the_package_is_of_a_dependency_that_it_names() -> None:
         for path in sorted((ROOT / folder).rglob("*.py"))
         for candidates in _imports(ast.parse(path.read_text("utf-8")))
         for module in [candidates[-1]]
-        if not (common | (call_tool if path in of_call_tool else set()))
-        & {owners.get(candidate) for candidate in candidates}
+        if not (common | more.get(path, set())) & {owners.get(candidate) for candidate in candidates}
         and not _is_ours_or_pythons(module)
     }
     assert unnamed == set()
@@ -197,6 +197,11 @@ def test_no_function_but_call_tool_imports_what_only_call_tool_carries() -> None
     graph = grimp.build_graph("cab")
     importers = graph.find_modules_that_directly_import("cab.transport.calls.mcp")
     assert importers == {"cab.bootstrap.call_tool"}
+
+
+def test_nothing_imports_the_recorder_of_traces_but_what_turns_them_on() -> None:
+    importers = grimp.build_graph("cab").find_modules_that_directly_import("cab.adapters.open_telemetry")
+    assert importers == {"cab.bootstrap.shared"}
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, ...]]:

@@ -66,6 +66,7 @@ FUNCTIONS = (
 DOCTOR = "doctor"  # the identity of the scheduled `cab doctor`: nothing here schedules it, but whoever tries it is that identity
 DEFAULT_GATEWAY_PORT = 8080
 AUDIT_DATASET = "cab_audit"
+_OF_TRACES = ("CAB_TRACE_RATIO", "CAB_TRACE_ENDPOINT")  # where they go, see docs/deploying.md
 SWEEP_EVERY_S = 10
 RIGHTS_NAME = "rights.json"
 INSTANCES_NAME = "instances.json"
@@ -263,6 +264,7 @@ class Stack:
         """Common to all processes, with a home folder of its own."""
         return {
             **inherited_environment(),
+            **{name: os.environ[name] for name in _OF_TRACES if name in os.environ},
             "HOME": str(self.state / "home" / name),
             "PYTHONPATH": os.pathsep.join((str(ROOT / "shared"), str(ROOT))),
             "PYTHONUNBUFFERED": "1",

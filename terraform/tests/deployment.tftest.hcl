@@ -209,6 +209,11 @@ run "each_option_reaches_what_it_is_for" {
     notification_channels   = ["projects/test-cab/notificationChannels/1"]
     refusals_per_minute     = 5
     network_range           = "10.9.0.0/26"
+    trace_ratio             = 0.05
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.traces)) == toset(keys(local.functions)) && contains(local.apis, "telemetry.googleapis.com") && local._common_environment.CAB_TRACE_RATIO == "0.05"
+    error_message = "Traces need a role for each function, an API and one ratio for all, or every function would choose other traces."
   }
   assert {
     condition     = local._common_environment.CAB_SECRET_LOCATION == var.location && !contains(keys(local._common_environment), "CAB_KMS_KEY")
@@ -389,21 +394,5 @@ run "a_dashboard_shows_what_users_feel" {
       for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
     ])
     error_message = "Latency, errors, backlog and refusals on one page."
-  }
-}
-
-run "traces_turned_on" {
-  command = plan
-
-  variables {
-    trace_ratio = 0.05
-  }
-  assert {
-    condition     = toset(keys(google_project_iam_member.traces)) == toset(keys(local.functions)) && contains(local.apis, "telemetry.googleapis.com")
-    error_message = "Every function writes spans, to an API that is on."
-  }
-  assert {
-    condition     = local._common_environment.CAB_TRACE_RATIO == "0.05"
-    error_message = "All functions choose the same traces."
   }
 }

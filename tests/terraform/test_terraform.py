@@ -43,8 +43,9 @@ def test_it_is_formatted(module: Path) -> None:
     assert terraform(module, "fmt", "-check", "-recursive").returncode == 0
 
 
-def package(folder: Path) -> Path:
-    command = [sys.executable, str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme"), str(folder)]
+def package(folder: Path, *options: str) -> Path:
+    script, config = str(ROOT / "terraform" / "package"), str(ROOT / "examples" / "acme")
+    command = [sys.executable, script, *options, config, str(folder)]
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
@@ -78,6 +79,16 @@ def test_call_tool_has_an_archive_with_its_own_requirements_and_the_same_source(
         assert (one.namelist(), differing) == (other.namelist(), {"requirements.txt"})
         assert b"\nmcp==" in other.read("requirements.txt")
         assert b"\nmcp==" not in one.read("requirements.txt")
+
+
+def test_made_for_traces_every_archive_carries_what_sends_spans_and_else_none_does(
+    packed: Path, tmp_path: Path
+) -> None:
+    exporter = b"\nopentelemetry-exporter-otlp-proto-http=="
+    for first, expected in ((packed, False), (package(tmp_path, "--traces"), True)):
+        for which in ("", ".call_tool", ".image"):
+            with zipfile.ZipFile(first.with_suffix(f"{which}.zip")) as archive:
+                assert (exporter in archive.read("requirements.txt")) is expected
 
 
 def test_the_archive_holds_the_runtime_as_a_wheel_and_no_tools(packed: Path) -> None:
