@@ -97,7 +97,7 @@ async def test_a_grant_in_use_lives_on_and_costs_one_write_a_day() -> None:
     worker, name = world.worker(), await world.connect(expired=False)
     await scheduled(worker)
     for _ in range(100):
-        await world.sleep(DAY_S)
+        await world.sleep(DAY_S + 60)
         await worker.token(name)
         written = written_of(world, name)
         for _ in range(20):
