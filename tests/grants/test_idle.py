@@ -8,7 +8,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.grants.grant_world import EVERY_CLASS, STATIC, STRICT, GrantWorld, Worker
+from tests.grants.grant_world import (
+    EVERY_CLASS,
+    READ,
+    STATIC,
+    STRICT,
+    WRITE,
+    GrantWorld,
+    Worker,
+    deployment_of,
+    provider_of,
+)
 from tests.grants.virtual_time import in_virtual_time
 
 from cab.domain.configured.deployment import Deployment, Tenant
@@ -17,6 +27,7 @@ from cab.domain.grant_transitions import IDLE_NOTICE, USE_NOTED_EVERY
 from cab.domain.grants import GrantStatus
 from cab.ports import Unavailable
 from cab.use_cases.grants.uses import Uses
+from cab_dev.doubles.oauth_provider import PROFILES
 
 DAY_S = 86_400
 IDLE_DAYS = 30
@@ -99,6 +110,7 @@ async def test_a_grant_in_use_lives_on_and_costs_one_write_a_day() -> None:
     for _ in range(100):
         await world.sleep(DAY_S + 60)
         await worker.token(name)
+        await world.sleep(1)  # what a refresh leaves for after the answer
         written = written_of(world, name)
         for _ in range(20):
             await worker.token(name)
@@ -122,6 +134,20 @@ async def test_a_use_on_the_last_day_is_in_time_and_counts_from_then() -> None:
     assert grant.ends_unused_at - used_at >= timedelta(days=IDLE_DAYS)
     await days(world, worker, 2)
     assert (await world.grant(name)).status is GrantStatus.REVOKED
+
+
+@in_virtual_time
+async def test_a_refresh_for_other_scopes_that_needs_no_read_is_a_use_too() -> None:
+    profile = replace(PROFILES[STATIC], access_token_life_s=10 * DAY_S)
+    world = await GrantWorld(profile, connection_changes={"grant_idle_days": IDLE_DAYS}).open()
+    worker, name = world.worker(), await world.connect(expired=False)
+    await scheduled(worker)
+    await worker.token(name, READ)
+    await world.sleep(2 * DAY_S)
+    await worker.token(name, WRITE)
+    last_used_at = (await world.grant(name)).last_used_at
+    assert last_used_at is not None
+    assert world.clock.now() - last_used_at < timedelta(minutes=1)
 
 
 @in_virtual_time
@@ -285,10 +311,6 @@ async def test_a_use_that_cannot_be_written_is_served_and_written_at_the_next() 
 
 
 def test_the_shorter_time_of_tenant_and_connection_holds_and_no_grant_of_trust_ends_so() -> None:
-    from tests.grants.grant_world import deployment_of, provider_of
-
-    from cab_dev.doubles.oauth_provider import PROFILES
-
     deployment = deployment_of(provider_of(PROFILES[STRICT]), grant_idle_days=90)
     tenants = (Tenant(id="acme", title="A", grant_idle_days=30), Tenant(id="globex", title="G", grant_idle_days=365))
     deployment = replace(deployment, broker=deployment.broker.model_copy(update={"tenants": tenants}))

@@ -189,7 +189,7 @@ class RefreshGrant:
         Nothing is refused or served by it.
         """
         stored, now = self._store.seen(grant_id), self._clock.now()
-        if stored is None or not wanted.scopes or grant_id in self._attempts:
+        if stored is None or not wanted.scopes or grant_id in self._attempts or not self._uses.is_noted(stored.grant):
             return None
         grant = stored.grant
         payload = self._payloads.known(grant, grant.secret_version)
