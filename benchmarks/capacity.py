@@ -1,5 +1,5 @@
 """`python -m benchmarks.capacity`: what so many users cost and how near they come to the platform's quotas. docs/capacity.md holds
-what it prints; a test compares them.
+what it prints, docs/deploying.md what a first project costs; a test compares them.
 
 The counts of `operations` are its input, and what people do in a day. Change either, and the table follows.
 """
@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.operations import CPU_SHARE, ONCE, REFRESH, SECRET_VERSION_MONTH, Operations, parts, us_dollars
+from benchmarks.operations import (
+    CPU_SECOND,
+    CPU_SHARE,
+    ONCE,
+    PUBSUB_BYTE,
+    PUBSUB_LEAST_BYTES,
+    REFRESH,
+    REQUEST,
+    SECRET_VERSION_MONTH,
+    Operations,
+    parts,
+    us_dollars,
+)
 
 USERS: Final = (1_000, 100_000, 10_000_000)
 CONNECTIONS: Final = 3  # each user has connected
@@ -102,5 +114,110 @@ def prices() -> str:
     return "\n".join(lines)
 
 
+# --- a first project ---
+
+HOURS: Final = 730  # of a month
+MINUTES: Final = HOURS * 60
+PLACES: Final = 6  # of the world, from which an uptime check asks
+LEAST_BILLED_S: Final = 0.1  # of an instance, for a request that comes alone
+FORWARDING_RULE_HOUR: Final = 0.025
+SCHEDULED_JOB: Final = 0.10
+DNS_ZONE: Final = 0.20
+ALERT_CONDITION: Final = 0.10
+ALERT_SERIES: Final = 0.35 / 1_000_000  # returned by the query of a condition, which is asked twice a minute
+JOB_SECOND: Final = 1.8e-5 + 0.5 * 2e-6  # one vCPU and half a GiB of a Cloud Run job
+LEAST_JOB_S: Final = 60
+IDLE_SECOND: Final = 2.5e-6 + 0.5 * 2.5e-6  # of an instance that is kept and has nothing to do
+ARMOR_POLICY: Final = 5.0
+ARMOR_RULE: Final = 1.0
+CLIENT_SECRETS: Final = 3  # two providers and an IdP, each one version
+SWEEP: Final = Operations(reads=2, writes=0, events=0)  # two queries that find nothing
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the module makes, of what is paid for being there. tests/terraform compares it with the applied module."""
+
+    forwarding_rules: int = 1
+    dns_zones: int = 1
+    scheduled_jobs: int = 1
+    uptime_checks: int = 3
+    own_secrets: int = 4
+    alert_conditions: int = 17
+    conditions_by_function: int = 3
+    armor_rules: int = 3
+
+
+FUNCTIONS: Final = 7
+
+
+def alone(what: Operations) -> float:
+    """US$ of a request that meets no other: an instance is billed for a tenth of a second, its event travels and is taken in by itself."""
+    billed_s = LEAST_BILLED_S * what.requests
+    by_itself = {
+        "Pub/Sub": what.events * 2 * max(what.event_bytes, PUBSUB_LEAST_BYTES) * PUBSUB_BYTE,
+        "ingest": what.events * (REQUEST + LEAST_BILLED_S * CPU_SECOND),
+    }
+    return sum((parts(what, cpu_ms=billed_s * 1000 * CPU_SHARE) | by_itself).values())
+
+
+def idle(made: Made | None = None) -> dict[str, float]:
+    """US$ a month while nobody asks for anything, by what it is for."""
+    made = made or Made()
+    series = made.alert_conditions + made.conditions_by_function * (FUNCTIONS - 1)
+    return {
+        "load balancer": made.forwarding_rules * HOURS * FORWARDING_RULE_HOUR,
+        "answers to the uptime checks": made.uptime_checks * PLACES * MINUTES * alone(Operations(0, 0, events=0)),
+        "alerts": made.alert_conditions * ALERT_CONDITION + series * 2 * MINUTES * ALERT_SERIES,
+        "own secrets and three clients'": (made.own_secrets + CLIENT_SECRETS) * SECRET_VERSION_MONTH,
+        "sweep of grants, every minute": MINUTES * alone(SWEEP) + made.scheduled_jobs * SCHEDULED_JOB,
+        "private DNS zone": made.dns_zones * DNS_ZONE,
+    }
+
+
+def month(exchanges: int, day: Day | None = None) -> dict[str, float]:
+    """US$ of so many exchanges in a month and of what people do beside them, where requests seldom meet."""
+    day = day or Day()
+    days = exchanges / day.exchanges  # of one user each
+    paths = day.paths
+    names = ("exchanges", "mintings", *(["confirmed actions"] * (len(paths) - 3)), "refreshes at providers")
+    found: dict[str, float] = {}
+    for name, (what, _, number) in zip(names, paths, strict=True):
+        found[name] = found.get(name, 0.0) + days * number * alone(what)
+    found["exchanges"] += exchanges * SHARED_WRITES * us_dollars(Operations(0, 1, requests=0, events=0), cpu_ms=0)
+    return found
+
+
+def first_project(exchanges: int = 1_000_000) -> str:
+    """As Markdown: a project that nobody uses, and one with so many exchanges a month."""
+    users = exchanges / (Day().exchanges * WORKING_DAYS)
+    versions = users * CONNECTIONS * 2 * SECRET_VERSION_MONTH
+    resting, busy = idle(), month(exchanges)
+    rows = [
+        *((name, price, price) for name, price in resting.items()),
+        *((name, 0.0, price) for name, price in busy.items()),
+    ]
+    total = (sum(resting.values()), sum(resting.values()) + sum(busy.values()))
+    lines = [f"| US$ a month | idle | {exchanges:,} exchanges |", "|---|---|---|"]
+    lines += [f"| {name} | {one:.2f} | {other:.2f} |" for name, one, other in rows]
+    lines += [f"| **with `grant_storage: sealed_documents`** | **{total[0]:.0f}** | **{total[1]:.0f}** |"]
+    lines += [f"| with a secret for each grant, {users:,.0f} users | {total[0]:.0f} | {total[1] + versions:.0f} |"]
+    return "\n".join(lines)
+
+
+def options() -> str:
+    """As Markdown: what each option adds."""
+    made = Made()
+    rows = {
+        "`functions.NAME.min_instances`, each": HOURS * 3600 * IDLE_SECOND,
+        "`doctor`": MINUTES / 15 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB + 2 * ALERT_CONDITION,
+        "`audit_heads`": MINUTES / 5 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB,
+        "`edge_protection`": ARMOR_POLICY + made.armor_rules * ARMOR_RULE,
+    }
+    return "\n".join(
+        ["| option | US$ a month |", "|---|---|", *(f"| {name} | {price:.2f} |" for name, price in rows.items())]
+    )
+
+
 if __name__ == "__main__":
-    print(prices(), table(), sep="\n\n")
+    print(prices(), table(), first_project(), options(), sep="\n\n")
