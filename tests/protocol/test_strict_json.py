@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pydantic_core
@@ -169,3 +170,21 @@ def test_a_member_that_stands_twice_is_refused_at_any_depth(members: dict[str, i
     for text in (doubled, f"[{doubled}]", f'{{"in": {doubled}}}'):
         with pytest.raises(strict_json.InvalidJson):
             strict_json.loads(text)
+
+
+@given(
+    values, st.sampled_from([json.dumps, lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)])
+)
+@example(1e22, json.dumps)
+@example(-0.0, json.dumps)
+@example(2**70, json.dumps)
+@fuzz(125)
+def test_what_is_written_compactly_is_read_as_everything_else_is(value: Any, write: Callable[[Any], str]) -> None:
+    text = write(value)
+    try:
+        slowly = strict_json.loads(" " + text)  # a blank before it is not how programs write
+    except strict_json.InvalidJson:
+        with pytest.raises(strict_json.InvalidJson):
+            strict_json.loads(text)
+        return
+    assert repr(strict_json.loads(text)) == repr(slowly)

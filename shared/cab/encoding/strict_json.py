@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any, Final, NoReturn
 
+import orjson
+
 MAX_DEPTH = 20
 
 
@@ -50,6 +52,22 @@ def _too_deep(text: str, max_depth: int) -> bool:
     return False
 
 
+def _compact(data: bytes | str, max_depth: int) -> Any:
+    """The value of what is written as most programs write it, in a fifth of the time; None for everything else, which may be good, too.
+
+    Who writes the value again and gets the very bytes has read no member twice, no number that is not finite or that others read
+    otherwise, and no half character.
+    """
+    try:
+        raw = data.encode() if isinstance(data, str) else data
+        if raw.count(b"[") + raw.count(b"{") > max_depth:
+            return None
+        value = orjson.loads(raw)
+        return value if orjson.dumps(value) == raw else None
+    except (ValueError, TypeError):
+        return None
+
+
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_not_finite, parse_float=_finite)
 
 
@@ -58,6 +76,9 @@ def loads(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
     A lone surrogate (`\\ud800`) is refused too: it cannot be encoded again, so it would fail later and elsewhere.
     """
+    value = _compact(data, max_depth)
+    if value is not None:
+        return value
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
     except UnicodeDecodeError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import cedarpy
 import pytest
 from tests.adapters.cedar.policy_cases import LIST, PLAIN, UPDATE, decide, engine
 
+from cab.adapters.cedar.engine import ANSWERS_REMEMBERED
 from cab.domain.decisions import Confirm, Deny, Permit, StepUp, differ
 from cab.domain.errors import Reason
 
@@ -165,6 +167,65 @@ def test_what_is_unknown_is_absent() -> None:
 )
 def test_a_request_that_cedar_cannot_read_is_denied(changes: dict[str, Any]) -> None:
     assert decide(PLAIN, **changes) == Deny(Reason.POLICY_ERROR)
+
+
+ONE_DEAL = '@id("one") permit (principal, action, resource) when { resource.identifier == "deal/0061" };'
+BY_TIME = '@id("late") permit (principal, action, resource) when { context.time.hour_utc >= 12 };'
+BY_AGE = '@id("fresh") @max_age("60") permit (principal, action, resource);'
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "times"),
+    [
+        (PLAIN, {}, 1),
+        (PLAIN, {"identifier": "deal/1"}, 1),
+        (PLAIN, {"now": UPDATE.now + timedelta(hours=5)}, 1),
+        (ONE_DEAL, {"identifier": "deal/1"}, 2),
+        (BY_TIME, {"now": UPDATE.now + timedelta(hours=5)}, 2),
+        (PLAIN, {"parameters": {"stage": "won"}}, 2),
+        (PLAIN, {"groups": ()}, 2),
+        (PLAIN, {"tenant": "globex"}, 2),
+        (PLAIN, {"subject": "another"}, 2),
+        (PLAIN, {"action": "crm.deal.list", "parameters": {}}, 2),
+    ],
+)
+def test_cedar_is_asked_again_only_where_a_rule_reads_something_else(
+    monkeypatch: pytest.MonkeyPatch, rule: str, changes: dict[str, Any], times: int
+) -> None:
+    policy_engine, asked = engine(rule), counting(monkeypatch)
+    for request in (UPDATE, replace(UPDATE, **changes)):
+        assert policy_engine.evaluate(request) == engine(rule).evaluate(request)
+        assert policy_engine.evaluate(request) == policy_engine.evaluate(request)
+    fresh = 2  # engines made to compare with
+    assert len(asked) - fresh == times
+
+
+def test_what_is_remembered_is_bounded_by_number_and_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy_engine, asked = engine(PLAIN), counting(monkeypatch)
+    for _ in range(2):
+        policy_engine.evaluate(replace(UPDATE, parameters={"stage": "x" * 2000}))
+    assert len(asked) == 2
+    for number in range(ANSWERS_REMEMBERED + 10):
+        policy_engine.evaluate(replace(UPDATE, parameters={"amount": number}))
+    assert len(policy_engine._active._answers) == ANSWERS_REMEMBERED
+
+
+def test_how_old_a_login_is_counts_at_every_decision() -> None:
+    policy_engine = engine(BY_AGE)
+    assert policy_engine.evaluate(replace(UPDATE, auth_age_s=10)).decision == Permit(("fresh",))
+    assert isinstance(policy_engine.evaluate(replace(UPDATE, auth_age_s=100)).decision, StepUp)
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    asked: list[object] = []
+    really = cedarpy.is_authorized
+
+    def counted(question: Any, *rest: Any) -> cedarpy.AuthzResult:
+        asked.append(question)
+        return really(question, *rest)
+
+    monkeypatch.setattr(cedarpy, "is_authorized", counted)
+    return asked
 
 
 def test_whatever_fails_inside_the_engine_denies(monkeypatch: pytest.MonkeyPatch) -> None:

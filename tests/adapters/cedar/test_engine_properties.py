@@ -106,6 +106,9 @@ def requests() -> st.SearchStrategy[PolicyRequest]:
         task_comparison=st.sampled_from([comparison.value for comparison in TaskComparison]),
         trigger=st.sampled_from(["user_turn", "schedule", "event"]),
         now=st.sampled_from([UPDATE.now, UPDATE.now.replace(hour=3)]),
+        tenant=st.sampled_from(["acme", "globex"]),
+        subject=st.sampled_from([UPDATE.subject, "subject-2-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"]),
+        identifier=st.sampled_from(["deal/0061", "deal/1"]),
     )
 
 
@@ -113,7 +116,7 @@ def requests() -> st.SearchStrategy[PolicyRequest]:
 @settings(max_examples=300, deadline=None)
 def test_every_decision_is_the_one_the_rules_mean(rules: list[ModelRule], asked: list[PolicyRequest]) -> None:
     policy_engine = CedarPolicyEngine(deployment("\n".join(rule.text for rule in rules)))
-    for request in asked:
+    for request in (*asked, *asked):  # the second time from memory
         assert policy_engine.evaluate(request).decision == expected(rules, request)
 
 

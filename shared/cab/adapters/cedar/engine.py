@@ -30,6 +30,8 @@ from cab.domain.lru import remember
 from cab.ports import PolicyRequest, PolicyVerdict
 
 USERS_REMEMBERED: Final = 1024
+ANSWERS_REMEMBERED: Final = 4096
+LONGEST_REMEMBERED: Final = 1024  # characters of context: what is remembered is bounded, whatever agents write
 _POLICY_NUMBER = re.compile(r"policy `policy(\d+)`")
 
 
@@ -80,6 +82,10 @@ class CedarPolicyEngine:
         return () if rules is None else rules.rules_about(action)
 
 
+# Action, subject, tenant, groups; the resource, where a rule looks at it; the context, as far as the rules read it.
+_Asked = tuple[str, str, str, tuple[str, ...], str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class _Slice:
     """The rules whose action scope can match one action, parsed, with that action's own entity."""
@@ -107,6 +113,7 @@ class _RuleSet:
         self.rule_by_id = {rule.id: rule for rule in rules}
         # The same user's next action of the same kind: parsed once.
         self._users: OrderedDict[tuple[str, str, str, tuple[str, ...]], cedarpy.Entities] = OrderedDict()
+        self._answers: OrderedDict[_Asked, cedarpy.AuthzResult] = OrderedDict()
         self._slices = {
             action.id: _slice(rules, action, connection)
             for connection in deployment.connections
@@ -131,10 +138,25 @@ class _RuleSet:
             }
             if request.groups_unknown:
                 return self._decide_without_groups(part, request, question, resource)
-            result = cedarpy.is_authorized(question, part.policies, self._entities(part, request, resource))
-            return _decision(result, part, request)
+            return _decision(self._answer(part, request, question, resource), part, request)
         except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
             return Deny(Reason.POLICY_ERROR)
+
+    def _answer(
+        self, part: _Slice, request: PolicyRequest, question: dict[str, Any], resource: str
+    ) -> cedarpy.AuthzResult:
+        """Cedar's answer, remembered by everything that it is made of: an evaluation is a pure function of what the rules read, and
+        the time is in the context where they read that.
+        """
+        context: str = question["context"]
+        looked_at = "" if part.entity_reads.resource is None else resource
+        asked = (request.action, request.subject, request.tenant, request.groups, looked_at, context)
+        answer = self._answers.get(asked)
+        if answer is None:
+            answer = cedarpy.is_authorized(question, part.policies, self._entities(part, request, resource))
+            if len(context) <= LONGEST_REMEMBERED:
+                remember(self._answers, asked, answer, most=ANSWERS_REMEMBERED)
+        return answer
 
     def _decide_without_groups(
         self, part: _Slice, request: PolicyRequest, question: dict[str, Any], resource: str
