@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cab.domain.configured.connections import Provider, Rotation
-from cab.domain.token_life import handed_out_until, lone_token_life, spares_tokens, token_life
+from cab.domain.token_life import handed_out_until, keepalive, lone_token_life, spares_tokens, token_life
 
 START = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
@@ -83,3 +83,12 @@ def test_expires_in_says_no_more_than_is_sure(it: Provider, works_until: int, no
 @pytest.mark.parametrize(("leeway_s", "spares"), [(239, False), (240, True)])
 def test_a_leeway_of_exactly_what_is_promised_is_enough(leeway_s: int, spares: bool) -> None:
     assert spares_tokens(provider("dies_after_leeway", leeway_s=leeway_s)) is spares
+
+
+def test_grants_that_were_connected_together_are_not_kept_alive_together() -> None:
+    it = provider("lives_on", keepalive_s=30 * 86_400)
+    ages = {keepalive(it, f"grant-{number}") for number in range(100)}
+    assert len(ages) == 100
+    assert all(age is not None and timedelta(days=27) <= age <= timedelta(days=30) for age in ages)
+    assert keepalive(it, "grant-1") == keepalive(it, "grant-1")
+    assert keepalive(provider("lives_on"), "grant-1") is None

@@ -14,8 +14,10 @@ import pytest
 from tests.grants.grant_world import EVERY_CLASS, LEEWAY, STATIC, STRICT, GrantWorld
 from tests.grants.virtual_time import in_virtual_time
 
+from cab.domain.errors import BrokerError
 from cab.domain.grants import GrantStatus
 from cab.ports import Unavailable
+from cab.use_cases.grants.outages import MANY
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.fakes.documents import Outage
 
@@ -75,6 +77,25 @@ async def test_a_keepalive_that_fails_is_tried_again() -> None:
     world.double.faults.clear()
     await world.drain(worker, for_s=130)
     assert world.refreshes() == 2
+
+
+@in_virtual_time
+async def test_a_provider_that_is_out_is_asked_little_by_the_sweep_and_every_grant_is_well_in_the_end() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker = world.worker()
+    names = [await world.connect(f"user-{number}") for number in range(MANY + 10)]
+    world.fault(endpoint="token", kind="status", status=503)
+    for name in names:
+        with pytest.raises(BrokerError):
+            await worker.token(name)
+    await world.drain(worker, for_s=600, every_s=60)
+    tried = [(await world.grant(name)).fail_count for name in names]
+    assert sum(tried) < 4 * len(names), "each failed at its user's request, and once or twice with the sweep"
+
+    world.double.faults.clear()
+    await world.drain(worker, for_s=2 * 3_600, every_s=60)
+    assert {(await world.grant(name)).status for name in names} == {GrantStatus.ACTIVE}
+    assert world.refreshes() == len(names)
 
 
 @in_virtual_time

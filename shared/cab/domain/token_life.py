@@ -12,11 +12,17 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cab.domain.configured.connections import Provider
+from cab.domain.grants import own_share
 
 PROMISE: Final = timedelta(seconds=240)  # life that a token is handed out with, where tokens live longer than that
 FIRST_USE: Final = timedelta(
     seconds=10
 )  # a token just got is not renewed for so long, or all who waited would renew it
+
+
+KEPT_ALIVE_EARLIER: Final = (
+    0.1  # by up to so much of the time that a refresh token may lie unused, each grant by its own share
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +72,14 @@ def handed_out_until(provider: Provider, works_until: datetime, expires_at: date
     if provider.rotation.old_access_token == "dies_after_leeway":
         until = min(until, now + timedelta(seconds=provider.rotation.leeway_s))
     return max(until, now + timedelta(seconds=1))
+
+
+def keepalive(provider: Provider, grant_id: str) -> timedelta | None:
+    """How long a grant lies unused before the sweeper refreshes it; None where its refresh token never idles out.
+
+    Not equally long for all: grants that were connected together, or renewed together after an outage, would be refreshed together
+    for ever.
+    """
+    if provider.keepalive_s is None:
+        return None
+    return timedelta(seconds=provider.keepalive_s * (1 - KEPT_ALIVE_EARLIER * own_share(grant_id)))

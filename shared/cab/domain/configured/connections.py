@@ -199,7 +199,7 @@ class Provider(StrictModel):
     keepalive_s: int | None = Field(
         default=None,
         ge=3600,
-        description="Refresh a grant that lay unused this long, before its refresh token idles out.",
+        description="Refresh a grant that lay unused this long, or up to a tenth less, before its refresh token idles out.",
     )
     narrowing: Literal["scope_at_refresh", "token_exchange", "on_behalf_of", "none"] = Field(
         default="none",

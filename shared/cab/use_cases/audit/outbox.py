@@ -9,6 +9,7 @@ from typing import Any, Final
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
+from cab.domain.token_life import keepalive
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.lines import tell_change
@@ -67,7 +68,7 @@ def keepalive_of(grant: Grant, deployment: Deployment) -> timedelta | None:
     if not grant.keeps_tokens or not grant.lasts:
         return None
     provider = deployment.provider_by_id.get(grant.provider)
-    return None if provider is None or provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+    return None if provider is None else keepalive(provider, grant.grant_id)
 
 
 def grant_event(

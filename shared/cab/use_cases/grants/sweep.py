@@ -22,7 +22,7 @@ from cab.use_cases.grants.revoke import RevokeGrants
 FanOut = Callable[[Sequence[str]], Awaitable[None]]
 
 PAGE: Final = 500  # grants of one query, and messages of one publish (Pub/Sub takes 1,000)
-MOST_AT_ONCE: Final = 50_000  # what one sweep keeps in memory: some ten megabytes
+MOST_AT_ONCE: Final = 200_000  # what one sweep keeps in memory: some fifty megabytes
 # The scheduler calls every minute and gives up after one. Reading ends first, so that what was read also leaves.
 READ_WITHIN: Final = timedelta(seconds=25)
 HAND_OVER_WITHIN: Final = timedelta(seconds=50)

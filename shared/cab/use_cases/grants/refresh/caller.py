@@ -19,12 +19,13 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.domain.identifiers import token_sha256
-from cab.domain.token_life import TokenLife, token_life
+from cab.domain.token_life import TokenLife, keepalive, token_life
 from cab.ports import AccessToken, Clock, NotFound, Randomness, Unavailable
 from cab.single_flight import SingleFlight
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.outbox import Outbox, grant_event, keepalive_of
+from cab.use_cases.grants.outages import Outages
 from cab.use_cases.grants.refresh.attempt import (
     FAULT_OF_OURS,
     AttemptParts,
@@ -105,6 +106,7 @@ class RefreshGrant:
         self._attempts: SingleFlight[str, Committed | None] = SingleFlight()
         self._began: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}  # by attempt: whose request began it
         self._watches: SingleFlight[str, None] = SingleFlight()
+        self._outages = Outages()
 
     # --- serving ---
 
@@ -372,20 +374,28 @@ class RefreshGrant:
         ended = grant.ends_at is not None and grant.ends_at <= now  # an attempt will find that nothing can renew it
         doubtful = ended or grant.suspect_since is not None or _idles(grant, provider, now)
         if lapsed or (grant.status is GrantStatus.ACTIVE and doubtful):
+            later = self._outages.put_off_until(grant, now)
+            if later is not None:
+                await self._store.replace(stored, grant.model_copy(update={"due_at": later}))
+                return
             try:
-                await asyncio.shield(self._start_attempt(stored, Wanted((), connection, provider)))
+                committed = await asyncio.shield(self._start_attempt(stored, Wanted((), connection, provider)))
             except BrokerError:
                 return  # recorded on the grant; the next visit is scheduled there
+            if committed is None:
+                self._outages.failed(provider.id, grant_id, now)
+            else:
+                self._outages.succeeded(provider.id)
 
     async def _look_once_more(self, stored: StoredGrant, provider: Provider, now: datetime) -> None:
         grant = stored.grant
         if await self._orphans.look(stored, provider) is not None:
             return
         if grant.next_try_at is not None and now >= grant.next_try_at:
-            keepalive = keepalive_of(grant, self._deployment)
+            idle = keepalive_of(grant, self._deployment)
             await self._store.replace(
                 stored,
-                grant_transitions.looked_once_more(grant, keepalive=keepalive, now=now, timings=self._timings),
+                grant_transitions.looked_once_more(grant, keepalive=idle, now=now, timings=self._timings),
             )
 
 
@@ -411,7 +421,7 @@ def _life(payload: Payload, usable: Usable, grant: Grant, provider: Provider) ->
         received_at = usable.expires_at - (payload.newest.expires_at - received_at)
     if not grant.lasts:  # nothing will be refreshed
         return TokenLife(usable.expires_at - _LAST_MARGIN, usable.expires_at)
-    idle = None if provider.keepalive_s is None else timedelta(seconds=provider.keepalive_s)
+    idle = keepalive(provider, grant.grant_id)
     kept_alive_at = None if idle is None else (grant.refreshed_at or grant.connected_at) + idle
     return token_life(provider, received_at=received_at, expires_at=usable.expires_at, kept_alive_at=kept_alive_at)
 
@@ -459,5 +469,5 @@ def _is_rejected(usable: Usable, grant: Grant, wanted: Wanted, now: datetime) ->
 
 
 def _idles(grant: Grant, provider: Provider, now: datetime) -> bool:
-    last = grant.refreshed_at or grant.connected_at
-    return grant.lasts and provider.keepalive_s is not None and now >= last + timedelta(seconds=provider.keepalive_s)
+    idle = keepalive(provider, grant.grant_id)
+    return grant.lasts and idle is not None and now >= (grant.refreshed_at or grant.connected_at) + idle
