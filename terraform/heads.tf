@@ -1,7 +1,8 @@
 # Signed heads of the audit chains, every five minutes, into a bucket whose retention nobody can shorten: whoever may write the
 # audit table can remove the end of a chain, but not the note of how far it had come. `cab audit verify-chain --heads` reads them.
 locals {
-  _heads = var.audit_heads[*]
+  _heads      = var.audit_heads[*]
+  _heads_keys = join(",", [for version in flatten(local._heads[*].key_versions) : "${one(google_kms_crypto_key.heads[*].id)}/cryptoKeyVersions/${version}"])
 }
 
 resource "google_service_account" "heads" {
@@ -107,7 +108,7 @@ resource "google_cloud_run_v2_job" "heads" {
             GOOGLE_CLOUD_PROJECT = var.project_id
             CAB_AUDIT_DATASET    = google_bigquery_dataset.audit.dataset_id
             CAB_AUDIT_HEADS      = "gs://${google_storage_bucket.heads[0].name}"
-            CAB_AUDIT_HEADS_KEY  = "${google_kms_crypto_key.heads[0].id}/cryptoKeyVersions/1"
+            CAB_AUDIT_HEADS_KEY  = local._heads_keys
           }
           content {
             name  = env.key

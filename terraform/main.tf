@@ -55,6 +55,9 @@ locals {
     } }
   }
 
+  # Every function as it is deployed.
+  deployed = merge(module.function, { ingest_audit = module.ingest_audit })
+
   # Known before the service exists, so that a function can be told its own address (the audience of its callers' tokens).
   exchange_token_url = "https://exchange-token-${data.google_project.this.number}.${var.location}.run.app"
   refresh_grants_url = "https://refresh-grants-${data.google_project.this.number}.${var.location}.run.app"
@@ -90,9 +93,40 @@ resource "google_service_account" "build" {
   depends_on   = [google_project_service.this]
 }
 
+# Upgrades go in this order, so that nothing that is published finds an older reader: the table, who writes to it, and then, with their
+# indexes, all who publish (docs/operations.md).
+module "ingest_audit" {
+  source = "./modules/function"
+
+  project_id            = var.project_id
+  location              = var.location
+  name                  = "ingest_audit"
+  service_account_email = google_service_account.function["ingest_audit"].email
+  build_service_account = google_service_account.build.id
+  source_archive        = var.source_archive
+  image                 = var.image
+  labels                = var.labels
+  ingress               = "internal"
+  network               = null
+  environment           = merge(local._common_environment, local.functions.ingest_audit.environment)
+  public                = false
+  size                  = try(var.functions.ingest_audit, {})
+  invokers              = { pubsub_push = google_service_account.pubsub_push.member }
+
+  depends_on = [
+    google_dns_record_set.run_app, google_project_iam_member.build, google_project_iam_member.firestore, google_pubsub_topic_iam_member.quarantine_publisher,
+    google_bigquery_table.events_raw, google_bigquery_table_iam_binding.audit_writer,
+  ]
+}
+
+moved {
+  from = module.function["ingest_audit"]
+  to   = module.ingest_audit
+}
+
 module "function" {
   source   = "./modules/function"
-  for_each = local.functions
+  for_each = { for name, function in local.functions : name => function if name != "ingest_audit" }
 
   project_id            = var.project_id
   location              = var.location
@@ -112,14 +146,14 @@ module "function" {
     connect_account = google_service_account.function["connect_account"].member
     scheduler       = google_service_account.scheduler.member
     pubsub_push     = google_service_account.pubsub_push.member
-  }, { for email in var.operators : email => "serviceAccount:${email}" }) : each.key == "ingest_audit" ? { pubsub_push = google_service_account.pubsub_push.member } : {}
+  }, { for email in var.operators : email => "serviceAccount:${email}" }) : {}
 
   # A function that starts before it may do its work fails its first calls.
   depends_on = [
     google_dns_record_set.run_app, google_project_iam_member.build, google_project_iam_member.firestore, google_secret_manager_secret_iam_member.reader,
-    google_pubsub_topic_iam_member.audit_publisher, google_pubsub_topic_iam_member.quarantine_publisher, google_pubsub_topic_iam_member.grants_due_publisher,
+    google_pubsub_topic_iam_member.audit_publisher, google_pubsub_topic_iam_member.grants_due_publisher,
     google_project_iam_member.connect_creates, google_project_iam_member.connect_adds, google_project_iam_member.refresh_keeps,
-    google_bigquery_table_iam_binding.audit_writer,
+    module.ingest_audit, google_firestore_index.this,
   ]
 }
 

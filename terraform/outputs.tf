@@ -39,6 +39,6 @@ output "audit_heads" {
   description = "For `cab audit verify-chain`: CAB_AUDIT_HEADS and CAB_AUDIT_HEADS_KEY. Null without audit_heads."
   value = var.audit_heads == null ? null : {
     CAB_AUDIT_HEADS     = "gs://${google_storage_bucket.heads[0].name}"
-    CAB_AUDIT_HEADS_KEY = "${google_kms_crypto_key.heads[0].id}/cryptoKeyVersions/1"
+    CAB_AUDIT_HEADS_KEY = local._heads_keys
   }
 }

@@ -248,8 +248,8 @@ variable "source_archive" {
 }
 
 variable "audit_heads" {
-  description = "Signs how far each audit chain has come, every five minutes, into a bucket with retention lock (docs/audit.md). `image` holds the command `cab`, by digest. Null: no notes, and a removed end of a chain is not proven."
-  type        = object({ image = string })
+  description = "Signs how far each audit chain has come, every five minutes, into a bucket with retention lock (docs/audit.md). `image` holds the command `cab`, by digest; of `key_versions` the first signs and notes of each are believed. Null: no notes, and a removed end of a chain is not proven."
+  type        = object({ image = string, key_versions = optional(list(number), [1]) })
   default     = null
 
   validation {

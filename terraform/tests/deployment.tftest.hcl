@@ -21,7 +21,7 @@ run "call_tool_alone_is_built_with_its_own_requirements" {
   }
 
   assert {
-    condition     = { for name, function in module.function : name => function.source_object if function.source_object != "cab-abc.zip" } == { call_tool = "cab-abc.call_tool.zip" }
+    condition     = { for name, function in local.deployed : name => function.source_object if function.source_object != "cab-abc.zip" } == { call_tool = "cab-abc.call_tool.zip" }
     error_message = "call_tool imports packages that the other functions do not carry."
   }
   assert {
@@ -38,11 +38,11 @@ run "every_caller_of_an_internal_function_has_a_way_to_it" {
   command = plan
 
   assert {
-    condition     = module.function["refresh_grants"].reachable_from == "internal"
+    condition     = local.deployed["refresh_grants"].reachable_from == "internal"
     error_message = "refresh_grants reads every grant: from the internet it cannot even be knocked at."
   }
   assert {
-    condition     = alltrue([for name, function in module.function : function.calls_through_network if contains(local.internal_callers, name)])
+    condition     = alltrue([for name, function in local.deployed : function.calls_through_network if contains(local.internal_callers, name)])
     error_message = "A call between functions is internal only through a VPC network: without it every token of a consented grant fails."
   }
   assert {
@@ -60,7 +60,7 @@ run "every_caller_of_an_internal_function_has_a_way_to_it" {
     error_message = "In the network run.app must lead to private.googleapis.com."
   }
   assert {
-    condition     = alltrue([for name, function in module.function : !function.calls_through_network if !contains(local.internal_callers, name)])
+    condition     = alltrue([for name, function in local.deployed : !function.calls_through_network if !contains(local.internal_callers, name)])
     error_message = "Who calls no internal function has no business in the network."
   }
 }
@@ -69,7 +69,7 @@ run "public_functions_are_reached_through_the_load_balancer_alone" {
   command = plan
 
   assert {
-    condition     = alltrue([for name, function in module.function : function.reachable_from == "load_balancer" if local.functions[name].public])
+    condition     = alltrue([for name, function in local.deployed : function.reachable_from == "load_balancer" if local.functions[name].public])
     error_message = "Past the load balancer there is no edge protection and no single origin."
   }
 }
@@ -80,15 +80,15 @@ run "invoker_only_opens_two_doors_and_makes_no_network" {
     internal_calls = "invoker_only"
   }
   assert {
-    condition     = [for name, function in module.function : name if function.reachable_from == "all"] == ["exchange_token", "refresh_grants"] && module.function["ingest_audit"].reachable_from == "internal"
+    condition     = [for name, function in local.deployed : name if function.reachable_from == "all"] == ["exchange_token", "refresh_grants"] && local.deployed["ingest_audit"].reachable_from == "internal"
     error_message = "Only these two are called by other functions: pushes reach ingest_audit from inside."
   }
   assert {
-    condition     = length(google_compute_network.this) == 0 && alltrue([for function in module.function : !function.calls_through_network])
+    condition     = length(google_compute_network.this) == 0 && alltrue([for function in local.deployed : !function.calls_through_network])
     error_message = "Without internal calls no network is needed."
   }
   assert {
-    condition     = !contains(module.function["refresh_grants"].invokers, "allUsers")
+    condition     = !contains(local.deployed["refresh_grants"].invokers, "allUsers")
     error_message = "Reachable does not mean callable: the named identities remain."
   }
 }
@@ -117,15 +117,15 @@ run "an_image_needs_no_permission_for_all_users" {
     image          = "europe-west1-docker.pkg.dev/test-cab/cab/cab@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   }
   assert {
-    condition     = alltrue([for function in module.function : !contains(function.invokers, "allUsers")])
+    condition     = alltrue([for function in local.deployed : !contains(function.invokers, "allUsers")])
     error_message = "Organisations that forbid allUsers could not apply."
   }
   assert {
-    condition     = alltrue([for name, function in module.function : function.invoker_check == !local.functions[name].public])
+    condition     = alltrue([for name, function in local.deployed : function.invoker_check == !local.functions[name].public])
     error_message = "Cloud Run checks callers of private functions, and leaves those of public ones to the function."
   }
   assert {
-    condition     = module.function["exchange_token"].calls_through_network && module.function["refresh_grants"].reachable_from == "internal"
+    condition     = local.deployed["exchange_token"].calls_through_network && local.deployed["refresh_grants"].reachable_from == "internal"
     error_message = "The way to refresh_grants is the same for both ways to build."
   }
 }
@@ -134,7 +134,7 @@ run "built_functions_let_the_load_balancer_in_as_all_users" {
   command = apply # who may invoke is known only then
 
   assert {
-    condition     = alltrue([for name, function in module.function : contains(function.invokers, "allUsers") == local.functions[name].public])
+    condition     = alltrue([for name, function in local.deployed : contains(function.invokers, "allUsers") == local.functions[name].public])
     error_message = "google_cloudfunctions2_function cannot switch the invoker check off."
   }
 }
@@ -229,11 +229,11 @@ run "each_option_reaches_what_it_is_for" {
     error_message = "One region for everything."
   }
   assert {
-    condition     = module.function["exchange_token"].size == { min_instances = 2, max_instances = 60, concurrency = 20, memory = "1Gi" }
+    condition     = local.deployed["exchange_token"].size == { min_instances = 2, max_instances = 60, concurrency = 20, memory = "1Gi" }
     error_message = "Whoever cannot wait for a cold start keeps instances."
   }
   assert {
-    condition     = module.function["mint_assertion"].size == { min_instances = 0, max_instances = 20, concurrency = 40, memory = "512Mi" } && module.function["call_tool"].size.concurrency == 250
+    condition     = local.deployed["mint_assertion"].size == { min_instances = 0, max_instances = 20, concurrency = 40, memory = "512Mi" } && local.deployed["call_tool"].size.concurrency == 250
     error_message = "The others keep their sizes, and cost nothing while nobody asks."
   }
   assert {
@@ -383,6 +383,17 @@ run "the_jobs_note_heads_that_nobody_can_shorten_and_examine_without_changing" {
   assert {
     condition     = length(google_monitoring_alert_policy.doctor[0].conditions) == 2
     error_message = "A doctor that does not come is noticed too."
+  }
+}
+
+run "the_key_of_notes_is_rotated_and_older_notes_are_still_believed" {
+  command = apply # a key has its name only then
+  variables {
+    audit_heads = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000", key_versions = [2, 1] }
+  }
+  assert {
+    condition     = can(regex("^[^,]+/cryptoKeyVersions/2,[^,]+/cryptoKeyVersions/1$", output.audit_heads.CAB_AUDIT_HEADS_KEY)) && contains([for entry in google_cloud_run_v2_job.heads[0].template[0].template[0].containers[0].env : entry.value], output.audit_heads.CAB_AUDIT_HEADS_KEY)
+    error_message = "The first version signs, and notes of each are believed, by who notes and by who verifies."
   }
 }
 

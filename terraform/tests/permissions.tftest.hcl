@@ -41,7 +41,7 @@ run "call_tool_has_three_rights" {
     error_message = "exchange_token decides on calls for exactly this identity, by a token for exactly this address."
   }
   assert {
-    condition     = !anytrue([for function in module.function : contains(function.invokers, google_service_account.function["call_tool"].member)])
+    condition     = !anytrue([for function in local.deployed : contains(function.invokers, google_service_account.function["call_tool"].member)])
     error_message = "call_tool must not reach a private function: exchange_token asks refresh_grants for it."
   }
 }

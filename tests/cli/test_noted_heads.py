@@ -68,7 +68,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.key = key_file(folder, "heads.pem")
+        self.key = str(key_file(folder, "heads.pem"))
 
     def run(self, *arguments: str, status: int = 0) -> Result:
         result = CliRunner().invoke(main, ["audit", *arguments])
@@ -76,11 +76,11 @@ class Desk:
         return result
 
     def note(self, dataset: str, *, status: int = 0) -> Result:
-        arguments = ("note-heads", "--dataset", dataset, "--to", str(self.folder), "--key", str(self.key))
+        arguments = ("note-heads", "--dataset", dataset, "--to", str(self.folder), "--key", self.key)
         return self.run(*arguments, status=status)
 
     def verify(self, dataset: str, *more: str, status: int = 1) -> Result:
-        arguments = ("verify-chain", "--dataset", dataset, "--heads", str(self.folder), "--heads-key", str(self.key))
+        arguments = ("verify-chain", "--dataset", dataset, "--heads", str(self.folder), "--heads-key", self.key)
         return self.run(*arguments, *more, status=status)
 
     def findings(self, dataset: str) -> list[tuple[str, str | None, int | None]]:
@@ -154,7 +154,7 @@ def test_a_note_of_another_key_is_not_believed_nor_one_that_was_changed(
 ) -> None:
     dataset = write(rows)
     desk.note(dataset)
-    true_key, desk.key = desk.key, key_file(desk.folder, "other.pem")
+    true_key, desk.key = desk.key, str(key_file(desk.folder, "other.pem"))
     assert "is not to be believed: its signature is not of the key" in desk.verify(dataset).stderr
     desk.key = true_key
     (note,) = desk.folder.glob("heads/*/*.jws")
@@ -214,6 +214,22 @@ class Cloud:
             return Answer(412)
         self.objects[params["name"]] = data
         return Answer(200, {})
+
+
+def test_the_key_is_rotated_and_notes_of_the_one_before_are_still_believed(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    dataset, older = write(of(rows, "chain-a", up_to=3) + of(rows, "chain-b")), desk.key
+    desk.note(dataset)
+    newer = key_file(desk.folder, "newer.pem")
+    only_newer = ("--dataset", dataset, "--to", str(desk.folder), "--key", str(newer))
+    assert "not of the key" in desk.run("note-heads", *only_newer, status=1).output
+    desk.key = f"{newer},{older}"
+    desk.note(write(rows))
+    desk.key = str(newer)
+    assert "nothing missing or changed" in desk.verify(write(rows), status=0).stdout
+    desk.key = str(older)
+    assert "not of the key" in desk.verify(write(rows)).output
 
 
 def test_in_the_cloud_notes_are_signed_by_kms_and_kept_in_a_bucket(

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any, Final
 
 import aiohttp
@@ -26,13 +25,13 @@ from tests.running_stack import Stack
 from cab.domain.identifiers import token_sha256
 
 AGENT: Final = "sales-assistant"
-USERS: Final = ("alice", "bob")
+USER: Final = "bob"  # alice is for what happens to a person meanwhile
 ATTEMPTS: Final = 40  # of one request, each after the pause that was asked for
 WAIT_S: Final = 120.0
 GONE: Final = "gone"  # no answer: the connection broke
 ISSUED: Final = "issued"
 _MORE_OFTEN_S: Final = 1.0  # the pause after no answer at all
-_LOOK_AGAIN_S: Final = 1.5  # for rows that BigQuery does not have yet; then twice as long, as each look costs it much
+_LOOK_AGAIN_S: Final = 4.0  # for rows that BigQuery does not have yet; then twice as long, as each look costs it much
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,11 @@ KINDS: Final[Mapping[str, tuple[str, str]]] = {
 class Load:
     """Runs in a thread of its own from `start` to `stop`."""
 
-    def __init__(self, stack: Stack, *, connections: int = 2, pause_s: float = 0.8, calls: bool = True) -> None:
+    def __init__(self, stack: Stack, *, connections: int = 2, pause_s: float = 2.5, calls: bool = True) -> None:
         self.stack = stack
         self.asked: list[Asked] = []
         self.unverified: list[str] = []  # broker's tokens that the warehouse did not take, and why
+        self.told_to_repeat = 0
         self._calls = calls
         self._connections = connections
         self._pause_s = pause_s
@@ -88,11 +88,8 @@ class Load:
         self._thread = threading.Thread(target=self._run, daemon=True)
         caller = Caller(stack, AGENT)
         self._caller = caller
-        self._id_tokens = {user: stack.front_end.id_token(user) for user in USERS}
-        self._call_tokens = {user: self._call_token(user) for user in USERS} if calls else {}
-
-    def _call_token(self, user: str) -> str:
-        return self.stack.agent(AGENT).call_token(assertion=self._caller.assertion(user)).reveal()
+        self._id_token = stack.front_end.id_token(USER)
+        self._call_token = stack.agent(AGENT).call_token(assertion=caller.assertion(USER)).reveal() if calls else ""
 
     # --- running it ---
 
@@ -117,8 +114,13 @@ class Load:
 
         self._wait(all_more)
 
-    def warm_up(self) -> None:
-        """Wait until each kind was answered once."""
+    def until_told_to_repeat(self) -> None:
+        """Wait until somebody was told to come back."""
+        before = self.told_to_repeat
+        self._wait(lambda: self.told_to_repeat > before)
+
+    def once_more(self) -> None:
+        """Wait until each kind was answered once more."""
         self._more_of_each(1)
 
     def _wait(self, condition: Callable[[], bool]) -> None:
@@ -144,20 +146,20 @@ class Load:
     async def _all(self) -> None:
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as group:
-            for _, user in zip(range(self._connections), cycle(USERS), strict=False):
-                group.create_task(self._connection(http, user))
+            for _ in range(self._connections):
+                group.create_task(self._connection(http))
 
-    async def _connection(self, http: aiohttp.ClientSession, user: str) -> None:
+    async def _connection(self, http: aiohttp.ClientSession) -> None:
         while not self._ending.is_set():
-            await self._round(http, user)
+            await self._round(http)
             await asyncio.sleep(self._pause_s)
 
     # --- one round ---
 
-    async def _round(self, http: aiohttp.ClientSession, user: str) -> None:
+    async def _round(self, http: aiohttp.ClientSession) -> None:
         origin, front_end = self.stack.file.origin, self.stack.front_end
         minted = await self._until_answered(
-            http, "mint", f"{origin}/edge/token", lambda: front_end.mint_form(self._id_tokens[user], agent=AGENT)
+            http, "mint", f"{origin}/edge/token", lambda: front_end.mint_form(self._id_token, agent=AGENT)
         )
         if minted is None:
             return
@@ -172,7 +174,7 @@ class Load:
             if kind == "broker" and answer is not None:
                 await self._show(http, str(answer["access_token"]))
         if self._calls:
-            await self._call(http, user)
+            await self._call(http)
 
     async def _exchange(
         self, http: aiohttp.ClientSession, kind: str, assertion: str, identifier: str, parameters: Mapping[str, str]
@@ -185,10 +187,9 @@ class Load:
         expected = "intent_outside_task" if kind == "refused" else ISSUED
         return await self._until_answered(http, kind, f"{self.stack.file.origin}/oauth2/token", form, expected=expected)
 
-    async def _call(self, http: aiohttp.ClientSession, user: str) -> None:
-        arguments = {"id": "0061" if user == "alice" else "0062"}
-        url, headers = f"{self.stack.file.origin}/tools/call", {"Authorization": f"Bearer {self._call_tokens[user]}"}
-        body = {"tool": "crm_opportunity_read", "arguments": arguments}
+    async def _call(self, http: aiohttp.ClientSession) -> None:
+        url, headers = f"{self.stack.file.origin}/tools/call", {"Authorization": f"Bearer {self._call_token}"}
+        body = {"tool": "crm_opportunity_read", "arguments": {"id": "0062"}}
         await self._until_answered(http, "call", url, lambda: body, expected="done", headers=headers)
 
     async def _show(self, http: aiohttp.ClientSession, token: str) -> None:
@@ -226,6 +227,7 @@ class Load:
             asked.attempts.append(Attempt(status, said))
             if content.get("error") != "temporarily_unavailable" or pause is None:
                 break
+            self.told_to_repeat += 1
             await asyncio.sleep(int(pause))
         if asked.said == ISSUED:
             asked.token_sha256 = token_sha256(content["access_token"])
@@ -313,7 +315,7 @@ def load(stack: Stack, **options: Any) -> Iterator[Load]:
     running = Load(stack, **options)
     running.start()
     try:
-        running.warm_up()
+        running.once_more()
         yield running
         running.each_kind()
     finally:

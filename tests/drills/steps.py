@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
 from tests.drills.fleet import Fleet, Instance
 from tests.drills.load import Load
-
-SERVED_BY_LOAD = ("mint_assertion", "exchange_token", "refresh_grants", "call_tool", "publish_metadata")
 
 
 def hand_over(fleet: Fleet, asking: Load, ending: Instance) -> float:
@@ -17,3 +20,41 @@ def hand_over(fleet: Fleet, asking: Load, ending: Instance) -> float:
     took = ending.end()
     assert ending.process.returncode == 0, f"{function} ended with {ending.process.returncode}"
     return took
+
+
+ORDER: Final = (
+    "ingest_audit",
+    "publish_metadata",
+    "refresh_grants",
+    "connect_account",
+    "exchange_token",
+    "mint_assertion",
+)
+"""In which functions are replaced: who takes what others send stands before them. call_tool follows once exchange_token is new."""
+
+
+def started(fleet: Fleet, source: Path) -> dict[str, Instance]:
+    """Instances of an earlier release, with its own configuration. They share the stores with those of this tree."""
+    variables = {"CAB_CONFIG_DIR": str(source / "examples" / "acme")}
+    with ThreadPoolExecutor(len(ORDER)) as pool:
+        earlier = list(pool.map(lambda name: fleet.start(name, source=source, variables=variables), ORDER))
+    return {instance.function: instance for instance in earlier}
+
+
+def downgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
+    """Who publishes goes back first, who reads what is published last."""
+    for function in reversed(ORDER):
+        fleet.serve(function, earlier[function].url, fleet.own(function))
+        asking.each_kind()
+        fleet.serve(function, earlier[function].url)
+        asking.each_kind()
+
+
+def upgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
+    """One function after another: both releases take turns for a while, then the earlier one is told to stop."""
+    for function in ORDER:
+        fleet.serve(function, earlier[function].url, fleet.own(function))
+        asking.each_kind()
+        fleet.serve_own(function)
+        earlier[function].end()
+        asking.each_kind()

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, present, rsa_key
-from tests.support.world import DROP, IDP, IDP_KEY, World, intent, task, unique
+from tests.support.world import DROP, IDP, IDP_KEY, World, deployment, intent, task, unique
 
 from cab.domain.identifiers import subject_key
 from cab.ports import Create
 from cab.stores.people.departures import Departure, Departures
+from cab.use_cases.identity.still_here import StillHere
 
 CAEP = "https://schemas.openid.net/secevent/caep/event-type/"
 RISC = "https://schemas.openid.net/secevent/risc/event-type/"
@@ -358,6 +359,16 @@ async def test_a_second_instance_refuses_within_a_second_of_the_event(world: Wor
 
 
 # --- people of a provider whose time is up ---
+
+
+async def test_nobody_is_acted_for_whose_identity_provider_is_not_configured_any_more(world: World) -> None:
+    """As an assertion of five minutes, or a session of an hour, finds it that was made before a deployment without the entry."""
+    departures = Departures(world.cloud.documents["approvals"])
+    here = StillHere(deployment(), departures, world.clock)
+    asked = {"tenant": "acme", "subject": subject_key("acme", IDP, "alice"), "login": world.clock.now()}
+    assert await here.ended(idp_issuer=IDP, **asked) is None
+    gone = await here.ended(idp_issuer="https://gone.example.com", **asked)
+    assert gone == "the identity provider is not configured any more"
 
 
 async def test_access_until_ends_logins_assertions_and_the_time_they_live(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class IdentityProvider:
             Route("/token", self._token, methods=["POST"]),
             Route("/clients/{client_id}/jwks.json", self._faulty("client_jwks", self._client_jwks)),
             Route("/_control/keys/rotate", self._control_rotate, methods=["POST"]),
+            Route("/_control/signal", self._control_signal, methods=["POST"]),
             Route("/_control/state", self._control_state, methods=["GET"]),
             Route("/_control/reset", self._control_reset, methods=["POST"]),
             *control_routes(self.faults, self.clock),
@@ -361,6 +362,22 @@ class IdentityProvider:
         document = await read_json_object(request)
         self.keys.rotate(forget_old=document.get("forget_old") is True)
         return JSONResponse({"signing_kid": self.keys.signing_kid})
+
+    async def _control_signal(self, request: Request) -> Response:
+        """A security event token (RFC 8417), signed, for the caller to push: of `user`, the event `event` (its URI), for `audience`."""
+        document = await read_json_object(request)
+        person = PEOPLE.get(str(document.get("user")))
+        if person is None:
+            raise BadRequest("invalid_request", "There is nobody called so.")
+        claims = {
+            "iss": self.issuer,
+            "aud": document.get("audience"),
+            "iat": int(self.clock()),
+            "jti": secrets.token_urlsafe(16),
+            "sub_id": {"format": "iss_sub", "iss": self.issuer, "sub": person.subject},
+            "events": {str(document.get("event")): {"event_timestamp": int(self.clock())}},
+        }
+        return JSONResponse({"set": self.keys.sign(claims, typ="secevent+jwt")})
 
     async def _control_state(self, _: Request) -> Response:
         return JSONResponse(

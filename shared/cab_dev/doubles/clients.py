@@ -3,7 +3,8 @@
     {"clients": [{"client_id": "cab", "name": "Acme assistant", "client_secret_file": "/run/cab.secret",
                   "redirect_uris": ["http://127.0.0.1:8080/connect/callback/crm"]}]}
 
-A secret comes from `client_secret_file` or `client_secret_env`; a client without one is public. A redirect URI may be
+A secret comes from `client_secret_file` or `client_secret_env`; a client without one is public. A file may hold several, one a
+line, and is read again each time: all of them are accepted, as at providers while a secret is rotated. A redirect URI may be
 `http://127.0.0.1:*/path`: any port of that loopback address (RFC 8252 section 7.3). Everything else matches exactly.
 """
 
@@ -31,6 +32,7 @@ class RegisteredClient:
     client_id: str
     redirect_uris: tuple[str, ...]
     client_secret: str | None = None
+    client_secret_file: Path | None = None
     name: str = ""
     client_id_at: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,7 +51,10 @@ class RegisteredClient:
         """Constant-time comparison; False for a public client."""
         if self.client_secret is None:
             return False
-        return hmac.compare_digest(self.client_secret.encode(), presented.encode())
+        accepted = [self.client_secret]
+        if self.client_secret_file is not None:
+            accepted = self.client_secret_file.read_text("utf-8").split()
+        return any(hmac.compare_digest(one.encode(), presented.encode()) for one in accepted)
 
 
 def _redirect_matches(registered: str, redirect_uri: str) -> bool:
@@ -77,6 +82,7 @@ def _client(entry: Any, path: str | Path) -> RegisteredClient:
             client_id=str(entry["client_id"]),
             redirect_uris=tuple(str(uri) for uri in entry["redirect_uris"]),
             client_secret=_secret(entry),
+            client_secret_file=Path(entry["client_secret_file"]) if "client_secret_file" in entry else None,
             name=str(entry.get("name", "")),
             client_id_at={str(issuer): str(known_as) for issuer, known_as in entry.get("client_id_at", {}).items()},
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +51,7 @@ HEADS: Final = Question(
     ("since",),
 )
 
+PublicKeys = Sequence[EllipticCurvePublicKey]
 Sign = Callable[[bytes], bytes]  # 64 bytes, as JWS has them (RFC 7518 section 3.4)
 
 
@@ -104,11 +105,11 @@ def take_note(tables: Tables, *, now: datetime, before: Note | None) -> tuple[No
 
 
 def noted_heads(
-    store: HeadsStore, key: EllipticCurvePublicKey, *, since: datetime, until: datetime
+    store: HeadsStore, keys: PublicKeys, *, since: datetime, until: datetime
 ) -> tuple[list[Head], datetime | None]:
     """How far each chain with an event in the period ever came, and when the last note was made.
 
-    Raises: BadNote for a note that the key did not sign; Unavailable.
+    Raises: BadNote for a note that none of the keys signed; Unavailable.
     """
     furthest: dict[str, Head] = {}
     last: datetime | None = None
@@ -116,7 +117,7 @@ def noted_heads(
     while day <= until + timedelta(days=1):
         names = store.names(day)
         if names:
-            note = decode(store.read(names[-1]), key)
+            note = decode(store.read(names[-1]), keys)
             last = note.made_at
             for head in note.heads:
                 known = furthest.get(head.chain_id)
@@ -127,12 +128,12 @@ def noted_heads(
     return sorted(asked, key=lambda head: head.chain_id), last
 
 
-def last_note(store: HeadsStore, key: EllipticCurvePublicKey, *, now: datetime) -> Note | None:
+def last_note(store: HeadsStore, keys: PublicKeys, *, now: datetime) -> Note | None:
     """Raises: BadNote; Unavailable."""
     for days in (0, 1):
         names = store.names(now - timedelta(days=days))
         if names:
-            return decode(store.read(names[-1]), key)
+            return decode(store.read(names[-1]), keys)
     return None
 
 
@@ -151,7 +152,7 @@ def encode(note: Note, sign: Sign) -> bytes:
     return f"{signing_input}.{_text(sign(signing_input.encode()))}".encode()
 
 
-def decode(data: bytes, key: EllipticCurvePublicKey) -> Note:
+def decode(data: bytes, keys: PublicKeys) -> Note:
     """Raises: BadNote."""
     try:
         header, payload, signature = data.decode("ascii").split(".")
@@ -161,12 +162,19 @@ def decode(data: bytes, key: EllipticCurvePublicKey) -> Note:
         if len(raw) != 64:
             raise BadNote("its signature is not of ES256")
         der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
-        key.verify(der, f"{header}.{payload}".encode(), ECDSA(hashes.SHA256()))
+        if not any(_signed(key, der, f"{header}.{payload}".encode()) for key in keys):
+            raise BadNote("its signature is not of the key")
         return Note.model_validate_json(_bytes(payload))
-    except InvalidSignature as error:
-        raise BadNote("its signature is not of the key") from error
     except (ValueError, ValidationError) as error:
         raise BadNote("it is no note of heads") from error
+
+
+def _signed(key: EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
+    try:
+        key.verify(signature, data, ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _text(data: bytes) -> str:
@@ -178,6 +186,11 @@ def _bytes(text: str) -> bytes:
 
 
 # --- keys ---
+
+
+def heads_keys(names: str) -> list[HeadsKey]:
+    """The keys that a list of names stands for, separated by commas: the first signs, notes of each are believed."""
+    return [HeadsKey(name.strip()) for name in names.split(",")]
 
 
 class HeadsKey:

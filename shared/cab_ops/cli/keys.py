@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Awaitable
 from typing import Any
 
@@ -81,6 +82,34 @@ def add_data_key(project: str, of: str, *, as_json: bool) -> None:
         click.echo(json.dumps({"secret": secret, "version": version, "setting": setting}))
         return
     click.echo(f"{secret}: version {version} made; now enter `{setting}: {version}` in broker.yaml and deploy")
+
+
+@keys_group.command("add-secret", context_settings=TAKES_AN_ID)
+@project_option
+@json_option
+@click.argument("name")
+def add_secret(project: str, name: str, *, as_json: bool) -> None:
+    """Add a version of the client secret NAME, read from standard input, and say what to enter in the configuration.
+
+    Nothing uses it before the next deployment with that number. Have the other side accept both until that deployment serves alone.
+    """
+    value = sys.stdin.read().strip().encode()
+    if not value:
+        raise click.ClickException("Nothing came on standard input: a secret cannot be empty.")
+
+    async def add(cloud: Cloud) -> int:
+        return await cloud.vault.add(name, value)
+
+    try:
+        version = run(project, add)
+    except NotFound as error:
+        raise click.ClickException(f"There is no secret {name}: Terraform makes those that it is told of.") from error
+    if as_json:
+        click.echo(json.dumps({"secret": name, "version": version}))
+        return
+    click.echo(
+        f"{name}: version {version} made; now enter `version: {version}` where the configuration names it and deploy"
+    )
 
 
 @keys_group.command("list")

@@ -24,8 +24,8 @@ class StillHere:
     async def ended(self, *, tenant: str, subject: str, idp_issuer: str, login: datetime) -> str | None:
         """Why this login is over, None when it is not. Raises: Unavailable."""
         provider = self._deployment.identity_provider_by_issuer.get(idp_issuer)
-        if provider is None:  # taken out of the configuration: then nothing is known of its people
-            return None
+        if provider is None:  # whoever takes it out of the configuration means its people too
+            return "the identity provider is not configured any more"
         if provider.access_ends_at is not None and self._clock.now() >= provider.access_ends_at:
             return "access of this identity provider's people has ended"
         if provider.shared_signals is None:

@@ -85,5 +85,5 @@ heads_key_option = click.option(
     "--heads-key",
     envvar="CAB_AUDIT_HEADS_KEY",
     show_envvar=True,
-    help="What they are signed with: a Cloud KMS key version, or a PEM file (the public half is enough).",
+    help="What they are signed with: a Cloud KMS key version, or a PEM file (the public half is enough); several separated by commas.",
 )

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cab_ops.audit.heads import (
     BadNote,
-    HeadsKey,
     encode,
+    heads_keys,
     last_note,
     name_of,
     noted_heads,
@@ -105,7 +105,7 @@ def noted_by(
     if heads_key is None:
         raise click.UsageError("--heads wants --heads-key: the notes are signed.")
     try:
-        return noted_heads(store_at(heads), HeadsKey(heads_key).public(), since=since, until=until)
+        return noted_heads(store_at(heads), [key.public() for key in heads_keys(heads_key)], since=since, until=until)
     except BadNote as error:
         raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
 
@@ -169,7 +169,7 @@ def _counted(findings: Sequence[Any]) -> str:
     envvar="CAB_AUDIT_HEADS_KEY",
     required=True,
     show_envvar=True,
-    help="An EC P-256 key: a Cloud KMS key version, or a PEM file.",
+    help="An EC P-256 key: a Cloud KMS key version, or a PEM file. Those that signed before follow, separated by commas.",
 )
 def note_heads(project: str, dataset: str, to: str, key: str) -> None:
     """Note how far each chain of the last 26 hours has come, signed, where the table's writers cannot write.
@@ -177,11 +177,12 @@ def note_heads(project: str, dataset: str, to: str, key: str) -> None:
     Run it every few minutes. Exits with 1, with the note made, when a chain is shorter than it was noted before.
     """
     now = datetime.now(UTC)
-    store, signer = store_at(to), HeadsKey(key)
+    store, keys = store_at(to), heads_keys(key)
     try:
         with tables_of(project, dataset) as tables:
-            note, shorter = take_note(tables, now=now, before=last_note(store, signer.public(), now=now))
-            store.write(name_of(note), encode(note, signer.sign))
+            before = last_note(store, [one.public() for one in keys], now=now)
+            note, shorter = take_note(tables, now=now, before=before)
+            store.write(name_of(note), encode(note, keys[0].sign))
     except BadNote as error:
         raise click.ClickException(f"A note in {to} is not to be believed: {error}.") from error
     click.echo(f"noted {len(note.heads)} chains as {name_of(note)}")
