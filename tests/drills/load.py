@@ -260,12 +260,13 @@ class Load:
                 found[row["txn"], kind, what] += 1
             return found
 
-        deadline = time.monotonic() + WAIT_S
-        pause_s = _LOOK_AGAIN_S
-        while (not rows or told - recorded()) and time.monotonic() < deadline:
+        pause_s, moved_at = _LOOK_AGAIN_S, time.monotonic()
+        while (not rows or told - recorded()) and time.monotonic() < moved_at + WAIT_S:
             time.sleep(pause_s)
-            pause_s *= 2
-            rows[:] = self._rows()
+            pause_s = min(2 * pause_s, 30)
+            before, rows[:] = len(rows), self._rows()
+            if len(rows) > before:  # the local BigQuery takes some ten a second
+                moved_at = time.monotonic()
         missing = [f"{kind} {txn}, answered {said}, is not on record" for txn, kind, said in told - recorded()]
         return missing + list(self._unaccounted(recorded() - told))
 
