@@ -361,8 +361,8 @@ async def _connect(project: str, subjects: Iterable[str], *, keeps_tokens: bool)
             payloads = GrantPayloads(vault)
 
             async def keep(grant: Grant) -> None:
-                await payloads.create(grant.grant_id)
-                await payloads.add(grant.grant_id, _payload(grant))
+                await payloads.create(grant)
+                await payloads.add(grant, _payload(grant))
 
             await asyncio.gather(*(keep(grant) for grant in grants))
         await asyncio.gather(*(Grants(documents).create(grant) for grant in grants))

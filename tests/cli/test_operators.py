@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from click.testing import CliRunner, Result
 
 import cab_ops.cli.cloud
 import cab_ops.cli.grants
+from cab.domain.configured.connections import RotationClass
+from cab.domain.grants import Grant, grant_id
+from cab.stores.grants import Grants
 from cab.stores.signing_keys import Issuer, SigningKeys
 from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.secrets import InMemoryVault
@@ -92,3 +97,50 @@ def test_a_leaked_key_is_removed_by_one_command(cloud: Cloud) -> None:
     again = cab_command("keys", "remove-leaked", "--issuer", "sts", ring.active.kid)
     assert again.exit_code == 1
     assert "there is no such key" in again.output
+
+
+# --- moving grants ---
+
+
+def a_grant(number: int, *, storage: Any = None) -> Grant:
+    subject = f"user-{number}"
+    return Grant(
+        grant_id=grant_id("acme", subject, "crm"),
+        tenant="acme",
+        subject=subject,
+        connection="crm",
+        provider="crm",
+        provider_class=RotationClass.STRICT,
+        storage=storage,
+        connected_at=datetime(2026, 11, 21, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy_for", "code", "counted"), [(1, 0, "moved 44, there already 1, left 0"), (99, 1, "left 1")]
+)
+def test_moving_asks_for_every_grant_and_again_for_those_in_use(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, busy_for: int, code: int, counted: str
+) -> None:
+    grants = [*(a_grant(number) for number in range(44)), a_grant(44, storage="sealed_documents")]
+    for grant in grants:
+        asyncio.run(Grants(cloud.grants).create(grant))
+    busy, asked = grants[7].grant_id, Counter[str]()
+
+    async def move(_url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:
+        assert what == "move"
+        asked.update(document["grant_ids"])
+        came = {
+            name: "waits" if name == busy and asked[busy] <= busy_for else "moved" for name in document["grant_ids"]
+        }
+        came |= {grants[44].grant_id: "there"} if grants[44].grant_id in came else {}
+        return {"to": "sealed_documents", "came": came}
+
+    monkeypatch.setattr(cab_ops.cli.grants, "ask_refresh_grants", move)
+    monkeypatch.setattr(cab_ops.cli.grants, "_LOOKS_AGAIN_S", 0.05)
+    result = cab_command("grants", "move", "--url", "https://refresh.test", "--wait", "1")
+    assert result.exit_code == code
+    assert counted in result.output
+    assert {number for name, number in asked.items() if name != busy} == {1}
+    assert asked[busy] > 1
+    assert ("run this again" in result.output) == bool(code)

@@ -303,6 +303,7 @@ async def test_token_like_text_in_an_intent_is_published_as_its_fingerprint(worl
         ("/grants/token", "grant.served"),
         ("/grants/revoke", "grant.revoked"),
         ("/grants/allow", "grant.allowed"),
+        ("/grants/move", "grant.moved"),
         ("/grants/sweep", "grants.swept"),
         ("/grants/due", "grant.visited"),
     ],

@@ -21,11 +21,12 @@ from cab.domain.configured.actions import Action
 from cab.domain.configured.connections import Connection, Provider, Revocation, Rotation
 from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.domain.grant_transitions import reconnected
-from cab.domain.grants import PRODUCTION_TIMINGS, Grant, RefreshOutcome, Timings, grant_id
+from cab.domain.grants import PRODUCTION_TIMINGS, Grant, RefreshOutcome, Storage, Timings, grant_id
 from cab.ports import AccessToken, Clock, Documents, SecretVault, Unavailable
 from cab.stores.grant_payloads import GrantPayloads, new_payload, secret_id, sha256_or_none
 from cab.stores.grants import Grants
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.attempt import Step, Wanted, no_step
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET, Escrow
@@ -119,6 +120,7 @@ class Worker:
     refresher: RefreshGrant
     revoker: RevokeGrants
     sweeper: SweepGrants
+    mover: MoveGrants
     connection: Connection
     provider: Provider
     clock: Clock
@@ -171,6 +173,8 @@ class GrantWorld:
         self.documents = RecordingDocuments(self.history, delay_s=delay_s, clock=self.clock)
         self.vault = InMemoryVault(delay_s=delay_s)
         self.grant_vault: SecretVault = self.vault  # where payloads go; client secrets and keys stay in `vault`
+        self.storage: Storage = "secret_per_grant"
+        self.before: tuple[Storage, SecretVault] | None = None  # while grants move
         self.log = InMemoryAuditLog(delay_s=delay_s)
         self.store = Grants(self.documents)
         self.randomness = PredictableRandomness()
@@ -205,7 +209,7 @@ class GrantWorld:
         store = Grants(documents or self.documents)
         vault = vault or self.grant_vault
         randomness = PredictableRandomness(f"worker {self._workers}")
-        payloads = GrantPayloads(vault)
+        payloads = GrantPayloads(vault, storage=self.storage, before=self.before)
         outcomes: Counter[RefreshOutcome] = Counter()
         calls = ProviderCalls(http or self.http, self.vault)
         escrow, revoke_upstream = Escrow(self.vault, self.deployment.broker.escrow_key), RevokeUpstream(calls)
@@ -227,8 +231,11 @@ class GrantWorld:
         revoker = RevokeGrants(
             self.deployment, store, payloads, escrow, revoke_upstream, outbox, clock, randomness, timings=self.timings
         )
-        sweeper = SweepGrants(self.deployment, store, payloads, refresher, revoker, outbox, clock, timings=self.timings)
-        return Worker(refresher, revoker, sweeper, self.connection, self.provider, clock, self.history, outcomes)
+        mover = MoveGrants(self.deployment, store, payloads, outbox, clock, randomness, timings=self.timings, step=step)
+        sweeper = SweepGrants(
+            self.deployment, store, payloads, refresher, revoker, mover, outbox, clock, timings=self.timings
+        )
+        return Worker(refresher, revoker, sweeper, mover, self.connection, self.provider, clock, self.history, outcomes)
 
     # --- grants ---
 
@@ -290,8 +297,8 @@ class GrantWorld:
             "expires_in": 1 if expired else tokens.expires_in,
             "scope": self.profile.scope_separator.join(tokens.scope),
         }
-        payloads = GrantPayloads(self.grant_vault)
-        await payloads.create(draft.grant_id)
+        payloads = GrantPayloads(self.grant_vault, storage=self.storage, before=self.before)
+        await payloads.create(draft)
         payload = new_payload(
             draft.model_copy(update={"attempt_id": None}),
             body=json.dumps(answer).encode(),
@@ -301,7 +308,7 @@ class GrantWorld:
             base=None,
             provider=self.provider,
         )
-        return await payloads.add(draft.grant_id, payload), tokens.expires_in
+        return await payloads.add(draft, payload), tokens.expires_in
 
     async def grant(self, name: str) -> Grant:
         stored = await self.store.read(name)

@@ -34,7 +34,12 @@ def _check_states(states: list[dict[str, Any]]) -> None:
     holders: dict[int, str] = {}
     for before, after in itertools.pairwise(states):
         assert after["seq"] - before["seq"] in (0, 1), "seq grows by one"
-        assert (after["seq"] > before["seq"]) == (after["secret_ver"] != before["secret_ver"]), "a commit is a commit"
+        if after["storage"] != before["storage"]:
+            same = ("seq", "fence", "revoke_epoch", "status", "attempt_id", "access_expires_at")
+            assert [after[name] for name in same] == [before[name] for name in same], "a move is nothing else"
+        else:
+            changed = after["secret_ver"] != before["secret_ver"]
+            assert (after["seq"] > before["seq"]) == changed, "a commit is a commit"
         assert after["fence"] - before["fence"] in (0, 1), "the fence never goes back"
         assert after["revoke_epoch"] - before["revoke_epoch"] in (0, 1)
         assert before["status"] != "revoked" or after["seq"] == before["seq"] or after["fence"] > before["fence"]

@@ -114,6 +114,7 @@ FUNCTION_BY_PATH = {
     "/grants/token": "refresh_grants",
     "/grants/revoke": "refresh_grants",
     "/grants/allow": "refresh_grants",
+    "/grants/move": "refresh_grants",
     "/grants/sweep": "refresh_grants",
     "/grants/due": "refresh_grants",
 }
@@ -683,8 +684,8 @@ class World:
             carried_refresh_token=None,
         )
         payloads = GrantPayloads(self.cloud.vault)
-        await payloads.create(grant.grant_id)
-        assert await payloads.add(grant.grant_id, payload.model_dump_json().encode()) == 1
+        await payloads.create(grant)
+        assert await payloads.add(grant, payload.model_dump_json().encode()) == 1
         assert await Grants(self.cloud.documents["grants"]).create(grant) is not None
         return grant.grant_id
 

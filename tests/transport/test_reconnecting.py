@@ -19,6 +19,7 @@ from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import token_responses
 from cab.stores.grant_payloads import GrantPayloads
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET, Escrow
@@ -71,7 +72,14 @@ class RefreshGrants:
         self.refresher = RefreshGrant(acme.deployment, acme.grants, payloads, calls, *ending, acme.clock, randomness)
         self.revoker = RevokeGrants(acme.deployment, acme.grants, payloads, *ending, acme.clock, randomness)
         self.sweeper = SweepGrants(
-            acme.deployment, acme.grants, payloads, self.refresher, self.revoker, outbox, acme.clock
+            acme.deployment,
+            acme.grants,
+            payloads,
+            self.refresher,
+            self.revoker,
+            MoveGrants(acme.deployment, acme.grants, payloads, outbox, acme.clock, randomness),
+            outbox,
+            acme.clock,
         )
 
     def token(self, *scopes: str) -> AccessToken:

@@ -72,8 +72,9 @@ async def test_new_payloads_are_sealed_under_the_configured_version() -> None:
     parts.deployment = replace(configured, broker=configured.broker.model_copy(update=changes))
     parts.documents = lambda _name: documents
     parts._secrets = CachedSecretReader(vault)
-    await parts.grant_vault.create("cab-grant-x")
-    await parts.grant_vault.add("cab-grant-x", b"tokens")
+    vault = parts._vault_of("sealed_documents")
+    await vault.create("cab-grant-x")
+    await vault.add("cab-grant-x", b"tokens")
     stored = await documents.read("payloads/cab-grant-x.1")
     assert stored is not None
     assert stored.fields["key_version"] == 2

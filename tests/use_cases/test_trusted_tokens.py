@@ -30,6 +30,7 @@ from cab.protocol.tokens.assertions import Assertion
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.revoke import RevokeGrants
@@ -167,7 +168,10 @@ class Desk:
         ending = (Escrow(self.vault, self.deployment.broker.escrow_key), RevokeUpstream(calls), outbox)
         refresher = RefreshGrant(self.deployment, self.store, payloads, calls, *ending, *parts)
         self.revoker = RevokeGrants(self.deployment, self.store, payloads, *ending, *parts)
-        self.sweeper = SweepGrants(self.deployment, self.store, payloads, refresher, self.revoker, outbox, self.clock)
+        mover = MoveGrants(self.deployment, self.store, payloads, outbox, *parts)
+        self.sweeper = SweepGrants(
+            self.deployment, self.store, payloads, refresher, self.revoker, mover, outbox, self.clock
+        )
         self.tokens = TrustedTokens(
             self.deployment.broker,
             self.store,

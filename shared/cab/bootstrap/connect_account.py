@@ -12,7 +12,6 @@ from cab.settings import (
     ConnectAccountSettings,
 )
 from cab.stores.approvals import ApprovalDecisions, ApprovalRequests
-from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.people.departures import Departures
@@ -37,7 +36,7 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
         replace(parts.deployment, never_permitted=never_permitted(parts.deployment)),
         states=BrowserStates(approvals),
         grants=grants,
-        payloads=GrantPayloads(parts.grant_vault),
+        payloads=parts.grant_payloads,
         provider_calls=parts.provider_calls(),
         idp_http=parts.http(
             {url for idp in parts.deployment.identity_providers for url in (idp.issuer, *idp.endpoint_origins)},

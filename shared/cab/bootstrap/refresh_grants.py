@@ -8,10 +8,10 @@ from cab.bootstrap.shared import Handler, Parts
 from cab.settings import (
     RefreshGrantsSettings,
 )
-from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.transport.grants_http import Callers, GrantEndpoints
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.narrow import NarrowTokens
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.refresh.escrow import Escrow
@@ -34,7 +34,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     clock = StoreClock(parts.documents("grants"), parts.clock)
     keys = parts.keys(clients={}, own=True)
     store = Grants(parts.documents("grants"))
-    payloads = GrantPayloads(parts.grant_vault)
+    payloads = parts.grant_payloads
     calls = parts.provider_calls()
     escrow, revoke_upstream = Escrow(parts.secrets, deployment.broker.escrow_key), RevokeUpstream(calls)
     outbox = Outbox(deployment, store, parts.audit_log, clock)
@@ -42,6 +42,7 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
     narrow_tokens = NarrowTokens(deployment.broker, store, refresher, calls, clock)
     trusted_tokens = TrustedTokens(deployment.broker, store, calls, parts.secrets, keys, outbox, clock, randomness)
     revoker = RevokeGrants(deployment, store, payloads, escrow, revoke_upstream, outbox, clock, randomness)
+    mover = MoveGrants(deployment, store, payloads, outbox, clock, randomness)
     publisher = PubSubPublisher(settings.project)
     parts.closers.append(publisher.close)
 
@@ -57,8 +58,9 @@ def refresh_grants(settings: RefreshGrantsSettings) -> Handler:
             trusted_tokens,
         ),
         revoker,
-        SweepGrants(deployment, store, payloads, refresher, revoker, outbox, clock),
+        SweepGrants(deployment, store, payloads, refresher, revoker, mover, outbox, clock),
         ReinstateGrant(deployment, store, outbox, clock, randomness),
+        mover,
         services=ServiceAuthenticator(
             issuer=settings.google_issuer, audience=settings.own_url, keys=keys, clock=parts.clock
         ),

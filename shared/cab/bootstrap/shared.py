@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.adapters.keys.own_keys import OwnKeys
     from cab.adapters.refresh_grants_client import RefreshGrantsClient
     from cab.adapters.spans import Span
+    from cab.domain.grants import Storage
+    from cab.stores.grant_payloads import GrantPayloads
     from cab.stores.signing_keys import Issuer
     from cab.stores.single_use import SingleUse
     from cab.use_cases.audit.auditor import Auditor
@@ -203,15 +205,26 @@ class Parts(Basics):
         return self._secrets
 
     @property
-    def grant_vault(self) -> SecretVault:
-        """Where grant payloads are kept: the driver the configuration names."""
-        if self.deployment.broker.grant_storage == "sealed_documents":
-            from cab.adapters.sealed_documents import SealedDocumentsVault
+    def grant_payloads(self) -> GrantPayloads:
+        """Where token sets are kept: the driver that the configuration names and, while grants move, the one before."""
+        from cab.stores.grant_payloads import GrantPayloads
 
-            return SealedDocumentsVault(
-                self.documents("grants"), self.secrets, key_version=self.deployment.broker.grant_data_key
-            )
-        return self.vault
+        broker = self.deployment.broker
+        before = broker.grant_storage_before
+        return GrantPayloads(
+            self._vault_of(broker.grant_storage),
+            storage=broker.grant_storage,
+            before=None if before is None else (before, self._vault_of(before)),
+        )
+
+    def _vault_of(self, storage: Storage) -> SecretVault:
+        if storage == "secret_per_grant":
+            return self.vault
+        from cab.adapters.sealed_documents import SealedDocumentsVault
+
+        return SealedDocumentsVault(
+            self.documents("grants"), self.secrets, key_version=self.deployment.broker.grant_data_key
+        )
 
     @property
     def audit_log(self) -> AuditLog:

@@ -38,6 +38,7 @@ class EventType(StrEnum):
     GRANT_QUARANTINED = "grant.quarantined"
     GRANT_SERVED = "grant.served"
     GRANT_ALLOWED = "grant.allowed"
+    GRANT_MOVED = "grant.moved"
     GRANTS_SWEPT = "grants.swept"
     GRANT_VISITED = "grant.visited"
     TOOL_EXECUTED = "tool.executed"

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cab.domain.configured.connections import RotationClass
-from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, Timings
+from cab.domain.grants import NO_TOKENS, PRODUCTION_TIMINGS, Grant, GrantStatus, LeftBehind, Storage, Timings
 
 # A use is written at most so often; a grant ends so much later, so that nobody's ends before its time is over.
 USE_NOTED_EVERY = timedelta(days=1)
@@ -465,6 +465,66 @@ def _at_rest(grant: Grant) -> Grant:
     return grant.model_copy(update={"attempt_id": None, "lease_until": None, "base_version": None, "sent_at": None})
 
 
+# --- from one storage to another ---
+
+
+def may_move(grant: Grant, now: datetime) -> bool:
+    """Whether nothing but its committed token set is to be taken along: no attempt, nothing to recover, nothing to clean up."""
+    at_rest = grant.attempt_id is None and grant.sent_at is None and grant.base_version is None
+    cleaned_up = grant.replaced_below is None and (grant.clean_below or 0) <= grant.destroy_below
+    settled = grant.status in (GrantStatus.ACTIVE, GrantStatus.NEEDS_REAUTH, GrantStatus.REVOKED)
+    nothing_aside = grant.escrow is None and grant.suspect_since is None and grant.left_behind is None
+    return settled and at_rest and cleaned_up and nothing_aside and not is_held(grant, now)
+
+
+def move_begun(grant: Grant, *, to: Storage, now: datetime, timings: Timings = PRODUCTION_TIMINGS) -> Grant:
+    """Written before the copy is: whoever finds it later, destroys what was copied. Takes no lease: whoever wants one has it."""
+    looked_at = now + timings.clean_up_after
+    due_at = looked_at if grant.due_at is None else min(grant.due_at, looked_at)
+    return grant.model_copy(update={"moving_to": to, "moved_at": now, "due_at": due_at})
+
+
+def moved(
+    grant: Grant,
+    *,
+    to: Storage,
+    was_in: Storage,
+    version: int,
+    refresh_version: int | None,
+    now: datetime,
+    event: Event,
+) -> Grant:
+    """The copies are the grant's versions from now on. The former ones stay for late readers, as replaced ones do."""
+    kept = [it for it in (grant.secret_version, grant.refresh_version) if it]
+    left = LeftBehind(storage=was_in, first=grant.destroy_below, last=max(kept)) if kept else None
+    return grant.model_copy(
+        update={
+            "storage": to,
+            "moving_to": None,
+            "left_behind": left,
+            "moved_at": now if left else None,
+            "secret_version": version,
+            "refresh_version": refresh_version,
+            "destroy_below": min((it for it in (version, refresh_version) if it), default=1),
+            "clean_below": None,
+            "outbox": [*grant.outbox, event],
+            "due_at": now,
+        }
+    )
+
+
+def move_settled(
+    grant: Grant, *, keepalive: timedelta | None, now: datetime, timings: Timings = PRODUCTION_TIMINGS
+) -> Grant:
+    """Nothing of a move is left: neither copies of one that was broken off, nor versions where the grant was."""
+    settled = grant.model_copy(update={"moving_to": None, "left_behind": None, "moved_at": None})
+    return scheduled(settled, keepalive=keepalive, now=now, timings=timings)
+
+
+def move_is_due(grant: Grant, now: datetime, timings: Timings = PRODUCTION_TIMINGS) -> bool:
+    return grant.moved_at is not None and grant.moved_at + timings.clean_up_after <= now
+
+
 # --- grants that nobody uses ---
 
 
@@ -574,6 +634,8 @@ def next_visit(
         reasons.append(may_clean_at(grant, timings))
     if may_end_unused(grant):
         reasons.append(grant.ends_unused_at)
+    if grant.moved_at is not None:
+        reasons.append(grant.moved_at + timings.clean_up_after)
     return min((reason for reason in reasons if reason is not None), default=None)
 
 

@@ -53,6 +53,19 @@ class RefreshOutcome(StrEnum):
     BUG = "bug"
 
 
+Storage = Literal["secret_per_grant", "sealed_documents"]
+
+
+class LeftBehind(BaseModel):
+    """Versions of a grant that was moved, where it was before: to be destroyed once nobody can want them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    storage: Storage
+    first: int
+    last: int
+
+
 class Grant(BaseModel):
     """The Firestore document of one grant. Times are instants in UTC."""
 
@@ -105,6 +118,10 @@ class Grant(BaseModel):
     # When it was last used, to the day; where nobody has used it since that is counted, since when it is.
     last_used_at: datetime | None = None
     ends_unused_at: datetime | None = None  # unless somebody uses it before; None: nobody counts, see `grant_idle_days`
+    storage: Storage | None = None  # where its versions are; None: where the deployment's are that say nothing
+    moving_to: Storage | None = None  # a copy may be there, of a move that is under way or was broken off
+    left_behind: LeftBehind | None = None
+    moved_at: datetime | None = None  # when a move began, or left versions behind
     outbox: list[dict[str, Any]] = Field(default_factory=list)  # audit events of state changes, not yet acknowledged
 
     @property

@@ -14,9 +14,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from cab.domain.configured.connections import Provider, RotationClass
-from cab.domain.grants import CarriedAccessToken, Grant, TokenSet, names_itself
+from cab.domain.grants import CarriedAccessToken, Grant, Storage, TokenSet, names_itself
 from cab.domain.lru import remember
-from cab.ports import AnswerTooLarge, NotFound, SecretVault
+from cab.ports import AnswerTooLarge, NotFound, SecretVault, Unavailable
 from cab.protocol import token_responses
 from cab.protocol.token_responses import Tokens
 
@@ -92,28 +92,51 @@ def sha256_or_none(token: str | None) -> str | None:
 
 
 class GrantPayloads:
-    def __init__(self, vault: SecretVault) -> None:
-        self._vault = vault
-        self._cache: OrderedDict[tuple[str, int], Payload] = OrderedDict()
+    """`vault` is that of `storage`, where grants are made. While a deployment moves, `before` is where its grants were."""
+
+    def __init__(
+        self,
+        vault: SecretVault,
+        *,
+        storage: Storage = "secret_per_grant",
+        before: tuple[Storage, SecretVault] | None = None,
+    ) -> None:
+        self.storage = storage
+        self._vaults: dict[Storage, SecretVault] = {storage: vault} | ({before[0]: before[1]} if before else {})
+        self._unsaid = before[0] if before else storage
+        self._cache: OrderedDict[tuple[str, Storage, int], Payload] = OrderedDict()
+
+    def place(self, grant: Grant) -> Storage:
+        """Where the versions of a grant are."""
+        return grant.storage or self._unsaid
+
+    def _vault(self, storage: Storage) -> SecretVault:
+        vault = self._vaults.get(storage)
+        if vault is None:  # the setting for the move was taken back before its end: our outage, no grant is to blame
+            raise Unavailable("secrets")
+        return vault
 
     async def load(self, grant: Grant, version: int, provider: Provider) -> Payload:
         """Raises: NotFound, CorruptPayload, Unavailable. Versions are immutable, so a parsed one may be remembered."""
         known = self.known(grant, version)
         if known is None:
-            raw = await self._vault.access(secret_id(grant.grant_id), version)
-            return self.remember(grant, version, raw, provider)
+            return self.remember(grant, version, await self.raw(grant, version), provider)
         _check_owner(known.stored, grant)
-        self._cache.move_to_end((grant.grant_id, version))
+        self._cache.move_to_end((grant.grant_id, self.place(grant), version))
         return known
 
     def known(self, grant: Grant, version: int) -> Payload | None:
         """The payload of a version that is in memory."""
-        return self._cache.get((grant.grant_id, version))
+        return self._cache.get((grant.grant_id, self.place(grant), version))
+
+    async def raw(self, grant: Grant, version: int) -> bytes:
+        """Raises: NotFound, Unavailable."""
+        return await self._vault(self.place(grant)).access(secret_id(grant.grant_id), version)
 
     def remember(self, grant: Grant, version: int, raw: bytes, provider: Provider) -> Payload:
         """The payload of a version whose bytes are at hand. Raises: CorruptPayload."""
         payload = read_payload(raw, grant, version, provider)
-        remember(self._cache, (grant.grant_id, version), payload, most=CACHE_SIZE)
+        remember(self._cache, (grant.grant_id, self.place(grant), version), payload, most=CACHE_SIZE)
         return payload
 
     async def base(self, grant: Grant, provider: Provider) -> Payload:
@@ -195,19 +218,32 @@ class GrantPayloads:
             later += [payload for payload in found if payload is not None]
         return max(later, key=lambda payload: (payload.stored.fence, payload.version), default=None)
 
-    async def add(self, grant_id: str, raw: bytes) -> int:
-        """One durable write; the number under which it can be read at once. Raises Unavailable (it may have been written all the same)."""
-        return await self._vault.add(secret_id(grant_id), raw)
+    async def add(self, grant: Grant, raw: bytes, *, storage: Storage | None = None) -> int:
+        """One durable write where the grant is, or in `storage`; the number under which it can be read there at once.
 
-    async def create(self, grant_id: str) -> None:
-        await self._vault.create(secret_id(grant_id))
+        Raises Unavailable (it may have been written all the same).
+        """
+        return await self._vault(storage or self.place(grant)).add(secret_id(grant.grant_id), raw)
 
-    async def destroy(self, grant_id: str, version: int) -> None:
-        self._cache.pop((grant_id, version), None)
-        await self._vault.destroy(secret_id(grant_id), version)
+    async def create(self, grant: Grant, *, storage: Storage | None = None) -> None:
+        await self._vault(storage or self.place(grant)).create(secret_id(grant.grant_id))
 
-    async def may_add(self, grant_id: str) -> bool:
-        return await self._vault.may_add(secret_id(grant_id))
+    async def destroy(self, grant: Grant, version: int, *, storage: Storage | None = None) -> None:
+        where = storage or self.place(grant)
+        self._cache.pop((grant.grant_id, where, version), None)
+        await self._vault(where).destroy(secret_id(grant.grant_id), version)
+
+    async def may_add(self, grant: Grant) -> bool:
+        return await self._vault(self.place(grant)).may_add(secret_id(grant.grant_id))
+
+    async def brought(self, payload: Payload, ours: Grant, current: Grant, provider: Provider) -> Payload:
+        """A token set that was stored where the grant was when its attempt began, put where it is now. Raises: Unavailable."""
+        if self.place(ours) == self.place(current):
+            return payload
+        raw = _packed(payload.stored)
+        version = await self.add(current, raw)
+        await self.destroy(ours, payload.version)
+        return self.remember(current, version, raw, provider)
 
 
 def _check_owner(stored: TokenSet, grant: Grant) -> None:

@@ -17,10 +17,11 @@ from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
 from cab.encoding import strict_json
-from cab.ports import Randomness
+from cab.ports import Randomness, Unavailable
 from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
 from cab.use_cases.audit.waits import so_far
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.reinstate import ReinstateGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
@@ -69,6 +70,11 @@ class AllowRequest(_Body):
     txn: Text
 
 
+class MoveRequest(_Body):
+    grant_ids: list[GrantId] = Field(min_length=1, max_length=50)
+    txn: Text
+
+
 @dataclass(frozen=True, slots=True)
 class Callers:
     token: frozenset[str]
@@ -85,6 +91,7 @@ class GrantEndpoints:
         revoke: RevokeGrants,
         sweep: SweepGrants,
         reinstate: ReinstateGrant,
+        move: MoveGrants,
         *,
         services: ServiceAuthenticator,
         callers: Callers,
@@ -97,6 +104,7 @@ class GrantEndpoints:
         self._revoke = revoke
         self._sweep = sweep
         self._reinstate = reinstate
+        self._move = move
         self._services = services
         self._fan_out = fan_out
         self._synchronize = synchronize
@@ -106,6 +114,7 @@ class GrantEndpoints:
             "/grants/token": (EventType.GRANT_SERVED, self._token, callers.token),
             "/grants/revoke": (EventType.GRANT_REVOKED, self._revoke_grants, callers.revoke),
             "/grants/allow": (EventType.GRANT_ALLOWED, self._allow, callers.revoke),
+            "/grants/move": (EventType.GRANT_MOVED, self._move_grants, callers.revoke),
             "/grants/sweep": (EventType.GRANTS_SWEPT, self._sweep_grants, callers.sweep),
             "/grants/due": (EventType.GRANT_VISITED, self._visit, callers.sweep),
         }
@@ -179,6 +188,18 @@ class GrantEndpoints:
         facts.txn = asked.txn
         by = _caller(facts)
         return {"allowed": await self._reinstate(asked.grant_id, cause=asked.cause, txn=asked.txn, by=by)}
+
+    async def _move_grants(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        """What came of each: a store that does not answer makes one wait, and the others go on."""
+        asked = _parse(MoveRequest, body)
+        facts.txn = asked.txn
+        came: dict[str, str] = {}
+        for name in asked.grant_ids:
+            try:
+                came[name] = await self._move.one(name, txn=asked.txn, by=_caller(facts))
+            except Unavailable:
+                came[name] = "waits"
+        return {"to": self._move.to, "came": came}
 
     async def _sweep_grants(self, _: bytes, facts: Facts) -> dict[str, Any]:
         return {"due": await self._sweep.hand_over(self._fan_out)}

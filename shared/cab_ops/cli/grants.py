@@ -1,10 +1,11 @@
-"""`cab grants`: look at grants (never at their tokens), revoke them, and allow again what only the organisation can."""
+"""`cab grants`: look at grants (never at their tokens), revoke them, allow again what only the organisation can, move them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+import time
+from typing import Any, Final
 
 import click
 
@@ -23,8 +24,12 @@ SHOWN = {
         "access_expires_at",
         "refreshed_at",
     ),
-    *("connected_at", "last_used_at", "ends_unused_at", "next_try_at", "due_at"),
+    *("storage", "connected_at", "last_used_at", "ends_unused_at", "next_try_at", "due_at"),
 }
+
+ALL: Final = 100_000_000
+MOVED_AT_ONCE: Final = 20  # each is a few waits
+_LOOKS_AGAIN_S: Final = 20.0
 
 url_option = click.option(
     "--url",
@@ -37,7 +42,7 @@ url_option = click.option(
 
 @click.group("grants")
 def grants_group() -> None:
-    """List, inspect, revoke grants and allow them again."""
+    """List, inspect, revoke and move grants, and allow them again."""
 
 
 @grants_group.command("list")
@@ -126,6 +131,65 @@ def allow(url: str, cause: str, grant_id: str) -> None:
     """Take back a revocation at a connection without a consent screen, where the user cannot connect again."""
     answer = asyncio.run(ask_refresh_grants(url, "allow", {"grant_id": grant_id, "cause": cause}))
     click.echo("allowed again" if answer["allowed"] else "it had not ended")
+
+
+@grants_group.command("move")
+@project_option
+@url_option
+@click.option("--tenant", help="Only grants of this tenant.")
+@click.option("--connection", help="Only grants at this connection.")
+@click.option(
+    "--wait",
+    "wait_s",
+    default=600,
+    show_default=True,
+    help="For how many seconds to come back to grants that are in use.",
+)
+@json_option
+def move(project: str, url: str, wait_s: int, *, as_json: bool, **equal: str | None) -> None:
+    """Move grants to the `grant_storage` of the configuration from `grant_storage_before`, while agents use them.
+
+    Safe to stop and to run again, also twice at once. Fails when some are left: they are in use, or cannot be moved.
+    """
+    wanted = {name: value for name, value in equal.items() if value is not None}
+
+    async def read(cloud: Cloud) -> list[Grant]:
+        return [stored.grant for stored in await Grants(cloud.grants).matching(equal=wanted, limit=ALL)]
+
+    found = run(project, read)
+    came = asyncio.run(_moved(url, found, wait_s=wait_s))
+    counted = {word: list(came.values()).count(word) for word in ("moved", "there", "waits", "missing")}
+    left = sorted(name for name, word in came.items() if word == "waits")
+    if as_json:
+        click.echo(json.dumps(counted | {"left": left}))
+    else:
+        click.echo(f"moved {counted['moved']}, there already {counted['there']}, left {counted['waits']}")
+    if left:
+        raise click.ClickException(
+            "Some grants are in use or damaged (`cab grants show`): run this again. Until none is left, keep grant_storage_before."
+        )
+
+
+async def _moved(url: str, grants: list[Grant], *, wait_s: float) -> dict[str, str]:
+    """What came of each grant. Those that wait are asked for again until the time is over."""
+    deadline = time.monotonic() + wait_s
+    came: dict[str, str] = {}
+    left, to = [(grant.grant_id, grant.storage) for grant in grants], None
+    while left:
+        for first in range(0, len(left), MOVED_AT_ONCE):
+            names = [name for name, storage in left[first : first + MOVED_AT_ONCE] if to is None or storage != to]
+            if names:
+                answer = await ask_refresh_grants(url, "move", {"grant_ids": names})
+                to = answer["to"]
+                came |= answer["came"]
+            came |= {name: "there" for name, _ in left[first : first + MOVED_AT_ONCE] if name not in came}
+        left = [(name, None) for name, word in came.items() if word == "waits"]
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            break
+        if left:
+            await asyncio.sleep(min(_LOOKS_AGAIN_S, remaining))
+    return came
 
 
 async def ask_refresh_grants(url: str, what: str, document: dict[str, Any]) -> dict[str, Any]:

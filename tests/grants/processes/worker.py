@@ -35,9 +35,9 @@ from cab.domain.errors import BrokerError
 from cab.domain.grants import PRODUCTION_TIMINGS, Timings
 from cab.ports import Unavailable
 from cab.settings import RefreshGrantsSettings, load
-from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.use_cases.audit.outbox import Outbox
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.refresh.escrow import Escrow
@@ -68,7 +68,7 @@ class Process:
         self.deployment = parts.deployment
         self.clock = StoreClock(parts.documents("grants"), parts.clock)
         self._store = Grants(parts.documents("grants"))
-        payloads = GrantPayloads(parts.grant_vault)
+        payloads = parts.grant_payloads
         calls = parts.provider_calls()
         escrow, revoke_upstream = Escrow(parts.secrets, parts.deployment.broker.escrow_key), RevokeUpstream(calls)
         outbox = Outbox(parts.deployment, self._store, parts.audit_log, self.clock, timings=timings)
@@ -96,8 +96,19 @@ class Process:
             parts.randomness,
             timings=timings,
         )
+        mover = MoveGrants(
+            parts.deployment, self._store, payloads, outbox, self.clock, parts.randomness, timings=timings
+        )
         self.sweeper = SweepGrants(
-            parts.deployment, self._store, payloads, self.refresher, self.revoker, outbox, self.clock, timings=timings
+            parts.deployment,
+            self._store,
+            payloads,
+            self.refresher,
+            self.revoker,
+            mover,
+            outbox,
+            self.clock,
+            timings=timings,
         )
         self.fate: dict[str, Any] = {}
         self.passed: dict[str, float] = {}

@@ -16,6 +16,7 @@ from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Mode, Zone
 from cab.domain.configured.connections import Connection, GrantKind, IdleDays, Provider, SecretReference
 from cab.domain.configured.model import StrictModel
+from cab.domain.grants import Storage
 from cab.domain.tasks import Pattern
 from cab.domain.text.patterns import covers
 
@@ -135,9 +136,13 @@ class Broker(StrictModel):
         le=60,
         description="How long a grant's status may be remembered. Revocation then takes as long; 0 reads it on every exchange.",
     )
-    grant_storage: Literal["secret_per_grant", "sealed_documents"] = Field(
+    grant_storage: Storage = Field(
         default="secret_per_grant",
         description="One Secret Manager secret per grant, or sealed documents: cheaper from some thousands of grants on.",
+    )
+    grant_storage_before: Storage | None = Field(
+        default=None,
+        description="While grants move (`cab grants move`): the grant_storage that they move from. Both are read until all have moved.",
     )
     grant_data_key: int = Field(
         default=1,
@@ -160,6 +165,12 @@ class Broker(StrictModel):
         scheme, _, rest = self.origin.partition("://")
         if scheme not in ("https", "http") or not rest or "/" in rest or "?" in rest or "#" in rest:
             raise ValueError("origin must be scheme://host[:port] with nothing behind it")
+        return self
+
+    @model_validator(mode="after")
+    def _moves_somewhere(self) -> Broker:
+        if self.grant_storage_before == self.grant_storage:
+            raise ValueError("grant_storage_before must differ from grant_storage, or be left out")
         return self
 
     @property

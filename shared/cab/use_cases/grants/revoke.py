@@ -174,7 +174,7 @@ class RevokeGrants:
                 if Upstream.FAILED in results and waited < GIVE_UP_AFTER:
                     raise Unavailable("provider")
         for version in range(grant.destroy_below, last + 1):
-            await self._payloads.destroy(grant.grant_id, version)
+            await self._payloads.destroy(grant, version)
         purged = grant_transitions.cleaned(
             grant, keepalive=keepalive_of(grant, self._deployment), now=self._clock.now(), timings=self._timings
         )

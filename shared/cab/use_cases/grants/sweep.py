@@ -16,6 +16,7 @@ from cab.ports import Clock, Unavailable
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.outbox import Outbox, keepalive_of
+from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.caller import RefreshGrant
 from cab.use_cases.grants.revoke import RevokeGrants
 
@@ -40,6 +41,7 @@ class SweepGrants:
         payloads: GrantPayloads,
         refresher: RefreshGrant,
         revoker: RevokeGrants,
+        mover: MoveGrants,
         outbox: Outbox,
         clock: Clock,
         *,
@@ -50,6 +52,7 @@ class SweepGrants:
         self._payloads = payloads
         self._refresher = refresher
         self._revoker = revoker
+        self._mover = mover
         self._outbox = outbox
         self._clock = clock
         self._timings = timings
@@ -130,6 +133,7 @@ class SweepGrants:
             return
         try:
             if self._is_due(stored):
+                await self._mover.tidy(name)
                 await self._drive(stored)
             await self._clean_up(name)
         finally:
@@ -181,7 +185,7 @@ class SweepGrants:
         if not wanted:
             ended = await self._revoker.end_replaced(grant)
             for version in range(grant.destroy_below, grant.clean_below or 1):
-                await self._payloads.destroy(grant.grant_id, version)
+                await self._payloads.destroy(grant, version)
             following = grant_transitions.cleaned(grant, keepalive=keepalive, now=now, timings=self._timings)
             if ended is not None:
                 event = self._revoker.replaced_event(grant, upstream_revoked=ended)

@@ -245,7 +245,7 @@ class ConnectAccount:
 
     async def _redeem(self, connection: Connection, consent: ConsentedGrant, code: str, verifier: str) -> RedeemedCode:
         """Code to tokens. The secret is made first: a code is never spent for tokens that cannot be kept."""
-        await self._payloads.create(consent.draft.grant_id)
+        await self._payloads.create(consent.draft)
         try:
             await self._calls.prepare(connection)
             answer = await self._calls.redeem_code(
@@ -332,6 +332,7 @@ class ConnectAccount:
             provider=provider.id,
             provider_class=provider.rotation.rotation_class,
             leeway_s=provider.rotation.leeway_s,
+            storage=self._payloads.storage,
             connected_at=self._clock.now(),
         )
 

@@ -147,7 +147,7 @@ class ConsentWriter:
             )
         facts.scopes = audit.Scopes(requested=list(consent.scopes), granted=saved.scopes)
         try:
-            await self._commit(consent, saved, facts)
+            await self._commit(consent, redeemed, saved, facts)
         except BrokerError:
             await self._given_back(consent, tokens, account)  # the user sees the refusal, whatever comes of this
             raise
@@ -185,10 +185,10 @@ class ConsentWriter:
             raise too_large(consent) from error
         for attempt in range(1, SAVE_ATTEMPTS):
             try:
-                return await self._payloads.add(consent.draft.grant_id, payload)
+                return await self._payloads.add(consent.draft, payload)
             except Unavailable:
                 await asyncio.sleep(0.1 * attempt)
-        return await self._payloads.add(consent.draft.grant_id, payload)
+        return await self._payloads.add(consent.draft, payload)
 
     async def _upstream_account(self, provider: Provider, tokens: Tokens) -> UpstreamAccount:
         """The provider's own id of the account and its name, from the token answer or userinfo. None: it does not say."""
@@ -209,11 +209,14 @@ class ConsentWriter:
         same = there.id in (None, account.id)  # a name belongs to the account beside it
         return replace(account, name=account.name or there.name) if same else account
 
-    async def _commit(self, consent: ConsentedGrant, saved: _Saved, facts: Facts) -> None:
+    async def _commit(self, consent: ConsentedGrant, redeemed: RedeemedCode, saved: _Saved, facts: Facts) -> None:
         """The document and its audit event in one write. A lost answer is looked up, not written twice."""
         for _ in range(COMMIT_ATTEMPTS):
             stored = await self._store.read(consent.draft.grant_id)
             refuse_while_revoking(stored)
+            if stored is not None and self._payloads.place(stored.grant) != self._payloads.place(consent.draft):
+                consent = replace(consent, draft=stored.grant)  # it was moved: a version is of one storage only
+                saved = replace(saved, version=await self._save(consent, redeemed))
             if stored is not None and stored.grant.secret_version == saved.version:
                 await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
                 return

@@ -186,7 +186,7 @@ class _Reads:
         key = await self._parts.escrow.key()
         if proof.is_refused(clock.now()):
             raise Unavailable("secrets")
-        if not proof.is_given(clock.now()) and not await self._parts.payloads.may_add(grant.grant_id):
+        if not proof.is_given(clock.now()) and not await self._parts.payloads.may_add(grant):
             raise Unavailable("secrets")
         return key
 
@@ -295,10 +295,10 @@ class _Attempt:
             read_payload(raw, self._grant, 0, self._provider)
         except CorruptPayload as error:
             if isinstance(error, Garbage) and error.unread:  # kept like any other answer that nobody can read yet
-                await self._reading(self._parts.payloads.add(self._grant.grant_id, raw))
+                await self._reading(self._parts.payloads.add(self._grant, raw))
             await self._apply(lambda grant: grant.model_copy(update={"escrow": None}))
             return None
-        version = await self._reading(self._parts.payloads.add(self._grant.grant_id, raw))
+        version = await self._reading(self._parts.payloads.add(self._grant, raw))
         self._parts.write_proof.succeeded(self._now())
         await self._parts.step("restored")
         return self._parts.payloads.remember(self._grant, version, raw, self._provider)
@@ -475,7 +475,7 @@ class _Attempt:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                version = await self._parts.payloads.add(grant.grant_id, raw)
+                version = await self._parts.payloads.add(grant, raw)
             except Unavailable:
                 self._parts.write_proof.failed(self._now())
                 await self._parts.step("persist failed")

@@ -47,9 +47,11 @@ class OrphanedTokens:
         current = await self._store.read(ours.grant_id)
         if current is None:
             return
+        if current.grant.status not in _REVOKED:
+            payload = await self._payloads.brought(payload, ours, current.grant, provider)
         if current.grant.status in _REVOKED:
             if await self._revoke_upstream(payload, connection, provider) is not Upstream.FAILED:
-                await self._payloads.destroy(ours.grant_id, payload.version)
+                await self._payloads.destroy(ours, payload.version)
             # else the sweeper asks again, when it destroys the grant's versions
         elif current.grant.revoke_epoch == ours.revoke_epoch:
             await self._restore(current, payload, provider)
@@ -97,7 +99,7 @@ class OrphanedTokens:
         try:
             if raw is not None:
                 read_payload(raw, grant, 0, provider)
-                version = await self._payloads.add(grant.grant_id, raw)
+                version = await self._payloads.add(grant, raw)
                 found: Payload | None = self._payloads.remember(grant, version, raw, provider)
             else:
                 base = await self._payloads.base(grant, provider)
