@@ -140,7 +140,7 @@ async def test_a_holder_without_a_vault_hands_its_token_set_to_whoever_has_the_g
     world = await GrantWorld(profile).open()
     name = await world.connect()
     slow = paused_at(world, "after send", pause_s)
-    slow.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+    slow.refresher._parts.payloads._vaults["secret_per_grant"] = RefusingVault(world)  # type: ignore[assignment]
     sweeper = await run_beside_a_sweeper(world, slow, name, for_s=350)
     grant = await world.grant(name)
     assert (grant.status, grant.escrow) == (GrantStatus.ACTIVE, None)
@@ -156,7 +156,7 @@ async def test_a_token_set_that_comes_after_a_revocation_dies_at_the_provider(st
     name = await world.connect()
     slow = paused_at(world, "after send", 5)
     if not stored:
-        slow.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+        slow.refresher._parts.payloads._vaults["secret_per_grant"] = RefusingVault(world)  # type: ignore[assignment]
     asking = asyncio.create_task(slow.token(name))
     await asyncio.sleep(1)
     assert world.refreshes() == 1
@@ -223,7 +223,7 @@ async def test_a_token_set_handed_over_while_the_present_holder_hears_that_all_i
             await asyncio.sleep(2)
 
     former = world.worker(step=waits_for_the_other)
-    former.refresher._parts.payloads._vault = RefusingVault(world)  # type: ignore[assignment]
+    former.refresher._parts.payloads._vaults["secret_per_grant"] = RefusingVault(world)  # type: ignore[assignment]
     present = world.worker(step=hears_invalid_grant)
     asking = asyncio.create_task(former.token(name))
     await asyncio.sleep(1)

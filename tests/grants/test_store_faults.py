@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -291,7 +290,7 @@ async def test_contention_on_the_document_sends_nothing_twice(profile: str) -> N
             stored = await world.store.read(name)
             assert stored is not None
             await world.store.replace(
-                stored, stored.grant.model_copy(update={"last_used_at": world.clock.now() + timedelta(number)})
+                stored, stored.grant.model_copy(update={"upstream_account_name": f"name-{number}"})
             )
 
     tokens, _ = await asyncio.gather(
@@ -300,7 +299,7 @@ async def test_contention_on_the_document_sends_nothing_twice(profile: str) -> N
     await is_sound(world, worker, name)
     assert [e for e in world.book.ledger() if e["event"] == "refused"] == []
     grant = await world.grant(name)
-    assert grant.last_used_at is not None, "the other's change is kept"
+    assert grant.upstream_account_name is not None, "the other's change is kept"
     assert tokens
 
 
