@@ -305,7 +305,7 @@ class Simulation:
         self._clock = _Clock()
         store: Any = self
         deployment: Any = SimpleNamespace(grants_that_end_unused=())
-        return SweepGrants(deployment, store, nothing, nothing, nothing, nothing, self._clock)
+        return SweepGrants(deployment, store, nothing, nothing, nothing, nothing, nothing, self._clock)
 
     def _sweep_once(self) -> None:
         self._clock.at = NOW + timedelta(seconds=self._now)
