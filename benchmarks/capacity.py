@@ -210,7 +210,7 @@ def options() -> str:
     made = Made()
     rows = {
         "`functions.NAME.min_instances`, each": HOURS * 3600 * IDLE_SECOND,
-        "`doctor`": MINUTES / 15 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB + 2 * ALERT_CONDITION,
+        "`doctor`": MINUTES / 15 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB + ALERT_CONDITION,
         "`audit_heads`": MINUTES / 5 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB,
         "`edge_protection`": ARMOR_POLICY + made.armor_rules * ARMOR_RULE,
     }

@@ -123,15 +123,8 @@ resource "google_cloud_scheduler_job" "doctor" {
   depends_on = [google_cloud_run_v2_job_iam_member.doctor]
 }
 
-# Two conditions, because a doctor that does not come finds nothing ill. The metric is known with the first run: hence PromQL, as in alerts.tf.
-locals {
-  _doctor_runs = "run_googleapis_com:job_completed_execution_count{monitored_resource=\"cloud_run_job\", job_name=\"cab-doctor\""
-  _doctor_conditions = {
-    "It found something ill."            = { query = "sum(increase(${local._doctor_runs}, result=\"failed\"}[20m])) > 0", duration = "0s" }
-    "It found nothing well for an hour." = { query = "(sum(increase(${local._doctor_runs}, result=\"succeeded\"}[45m])) or vector(0)) < 1", duration = "900s" }
-  }
-}
-
+# Asked for what is well, because a doctor that does not come finds nothing ill: two runs one after the other that found something, or did not
+# come. The metric is known with the first run: hence PromQL, as in alerts.tf, beside which a policy can have no other condition.
 resource "google_monitoring_alert_policy" "doctor" {
   count                 = length(local._doctor)
   project               = var.project_id
@@ -143,16 +136,13 @@ resource "google_monitoring_alert_policy" "doctor" {
     content   = "Runbook: docs/runbooks/doctor.md"
     mime_type = "text/markdown"
   }
-  dynamic "conditions" {
-    for_each = local._doctor_conditions
-    content {
-      display_name = conditions.key
-      condition_prometheus_query_language {
-        query                     = conditions.value.query
-        duration                  = conditions.value.duration
-        evaluation_interval       = "60s"
-        disable_metric_validation = true
-      }
+  conditions {
+    display_name = "No run of the last half hour found everything well."
+    condition_prometheus_query_language {
+      query                     = "(sum(increase(run_googleapis_com:job_completed_execution_count{monitored_resource=\"cloud_run_job\", job_name=\"cab-doctor\", result=\"succeeded\"}[31m])) or vector(0)) < 1"
+      duration                  = "900s"
+      evaluation_interval       = "60s"
+      disable_metric_validation = true
     }
   }
   depends_on = [google_project_service.this]

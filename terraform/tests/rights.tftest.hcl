@@ -10,6 +10,7 @@ variables {
   domain           = "cab.example.com"
   source_archive   = { bucket = "source", object = "cab-abc.zip" }
   provider_secrets = ["cab-provider-crm", "cab-assertion-calendar", "cab-idp-acme", "cab-client-ops-bot"]
+  edge_protection  = {}
   labels           = { cost-centre = "4711" }
   doctor           = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000" }
 }

@@ -147,7 +147,8 @@ def first_trouble(stack: Stack, journeys: tuple[Journey, ...] = JOURNEYS) -> str
         try:
             journey(stack)
         except Exception as exc:  # noqa: BLE001 - whatever goes wrong on the way is what is asked for
-            return f"{journey.__name__}: {type(exc).__name__} {str(exc)[:160]}"
+            # The line is the better witness: a journey can fail because the machine is slow.
+            return next(alerting_lines(read_before), f"{journey.__name__}: {type(exc).__name__} {str(exc)[:160]}")
     return next(alerting_lines(read_before), None)
 
 

@@ -14,6 +14,8 @@ import pytest
 from tests.terraform.conftest import ROOT, ModuleRun
 from tests.terraform.rights import State, resources
 
+from cab.transport.requests import MAX_BODY_BYTES
+
 TERRAFORM = ROOT / "terraform"
 LABELS = {"cost-centre": "4711"}  # as rights.tftest.hcl sets them
 LONGEST_PROJECT = "p" * 30
@@ -215,6 +217,28 @@ def test_no_alert_on_a_metric_that_terraform_makes_is_refused_because_google_doe
         for condition in policy["conditions"]:
             assert "logging.googleapis.com/user" not in json.dumps(condition["condition_threshold"])
             assert all(it["disable_metric_validation"] for it in condition["condition_prometheus_query_language"] or ())
+
+
+def test_a_policy_that_asks_in_promql_or_of_the_log_has_no_other_condition(made: list[State]) -> None:
+    """Cloud Monitoring refuses it."""
+    for policy in of_type(made, "google_monitoring_alert_policy"):
+        alone = [
+            it
+            for it in policy["conditions"]
+            if it["condition_prometheus_query_language"] or it["condition_matched_log"]
+        ]
+        assert not alone or len(policy["conditions"]) == 1, policy["display_name"]
+
+
+def test_the_edge_refuses_the_bodies_that_the_functions_refuse(made: list[State]) -> None:
+    (policy,) = of_type(made, "google_compute_security_policy")
+    rules = {it["priority"]: it for it in policy["rule"]}
+    refusing = rules[min(rules)]
+    assert refusing["action"] == "deny(403)"
+    (limit,) = re.findall(r"> (\d+)$", refusing["match"][0]["expr"][0]["expression"])
+    assert int(limit) == MAX_BODY_BYTES
+    # The last rule is the one that Google wants to be there, and everybody meets.
+    assert (rules[2147483647]["action"], max(rules)) == ("allow", 2147483647)
 
 
 def test_every_variable_is_tried_by_a_test_of_the_module() -> None:
