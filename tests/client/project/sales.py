@@ -22,6 +22,7 @@ from cab_client import (
     acting_for,
     bind,
 )
+from cab_client.reports import OutcomeReporter
 from cab_client.resource import CabResource, Caller, NotCovered, RequestView, covers
 
 
@@ -87,4 +88,5 @@ app = CabResource(
     issuer="https://cab.acme.example/oauth2",
     resource="https://crm.acme.example",
     rules={"GET /deals/{id}": covers("crm.opportunity.read", "opportunity/{id}"), "GET /calendar": weekdays_only},
+    reporter=OutcomeReporter("https://cab.acme.example", PrivateKeyJwt("crm-api", key_file="key.json")),
 )
