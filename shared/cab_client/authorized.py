@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx2
@@ -19,55 +19,33 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return ({"ws": "http", "wss": "https"}.get(url.scheme, url.scheme), url.host, port)
 
 
-class _ByPermit(httpx2.Auth):
-    def __init__(self, permit: Permit) -> None:
-        self._permit = permit
+class _OneOrigin:
+    """What both kinds of client share: they send to the origin of `base_url` alone, and prove themselves in one way."""
 
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        yield self._permit.auth(request)
-
-
-class _ByAssertion(httpx2.Auth):
-    def __init__(self, assertion: Assertion) -> None:
-        self._assertion = assertion
-
-    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        request.headers.update(self._assertion.as_header())
-        yield request
-
-
-class _Locked(httpx2.Client):
-    """Sends to the origin of `base_url` alone."""
-
-    def __init__(self, proof: httpx2.Auth, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(base_url=base_url, timeout=timeout_s, **client_options())
+    def __init__(self, proof: Callable[[Any], Any], *, base_url: str, timeout_s: float) -> None:
+        super().__init__(base_url=base_url, timeout=timeout_s, **client_options())  # type: ignore[call-arg]
         self._home = _origin(httpx2.URL(base_url))
         self._proof = proof
         self.last_status: int | None = None
 
-    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """As httpx2, but nowhere else, without redirects, and always with this client's own token."""
+    def _checked(self, request: httpx2.Request, options: Mapping[str, Any]) -> dict[str, Any]:
         if _origin(request.url) != self._home:
             raise WrongOrigin
-        answer = super().send(request, **options | {"follow_redirects": False, "auth": self._proof})
+        return {**options, "follow_redirects": False, "auth": self._proof}
+
+
+class _Locked(_OneOrigin, httpx2.Client):
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """As httpx2, but nowhere else, without redirects, and always with this client's own token."""
+        answer = super().send(request, **self._checked(request, options))
         self.last_status = answer.status_code
         return answer
 
 
-class _AsyncLocked(httpx2.AsyncClient):
-    """Sends to the origin of `base_url` alone."""
-
-    def __init__(self, proof: httpx2.Auth, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(base_url=base_url, timeout=timeout_s, **client_options())
-        self._home = _origin(httpx2.URL(base_url))
-        self._proof = proof
-        self.last_status: int | None = None
-
+class _AsyncLocked(_OneOrigin, httpx2.AsyncClient):
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """As httpx2, but nowhere else, without redirects, and always with this client's own token."""
-        if _origin(request.url) != self._home:
-            raise WrongOrigin
-        answer = await super().send(request, **options | {"follow_redirects": False, "auth": self._proof})
+        answer = await super().send(request, **self._checked(request, options))
         self.last_status = answer.status_code
         return answer
 
@@ -75,9 +53,18 @@ class _AsyncLocked(httpx2.AsyncClient):
 class _Renewing:
     """Which refusals of a token are worth another token: the first one, of a request that changes nothing."""
 
-    permit: Permit
-    _renew: Any
     _has_changed = False
+
+    def __init__(
+        self, permit: Permit, *, base_url: str, timeout_s: float, renew: Callable[[Permit], Any] | None = None
+    ) -> None:
+        super().__init__(permit.auth, base_url=base_url, timeout_s=timeout_s)  # type: ignore[call-arg]
+        self._renew = renew
+        self._take(permit)
+
+    def _take(self, permit: Permit) -> None:
+        self.permit = permit
+        self._proof = permit.auth
 
     def _is_refused(self, request: httpx2.Request, answer: httpx2.Response) -> bool:
         self._has_changed |= request.method not in _READS
@@ -88,6 +75,9 @@ class _Renewing:
         if not self._has_changed:
             raise error from None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.base_url)!r}, {self.permit!r})"  # type: ignore[attr-defined]
+
 
 class AuthorizedClient(_Renewing, _Locked):
     """An `httpx2.Client` for one connection and one permit. Closed with its block.
@@ -96,18 +86,6 @@ class AuthorizedClient(_Renewing, _Locked):
     again; a request that changes something never is.
     """
 
-    def __init__(
-        self,
-        permit: Permit,
-        *,
-        base_url: str,
-        timeout_s: float,
-        renew: Callable[[Permit], Permit | None] | None = None,
-    ) -> None:
-        self.permit = permit
-        self._renew = renew
-        super().__init__(_ByPermit(permit), base_url=base_url, timeout_s=timeout_s)
-
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """See the class. Raises also: what `errors.py` lists, from asking for another token."""
         answer = super().send(request, **options)
@@ -115,34 +93,19 @@ class AuthorizedClient(_Renewing, _Locked):
             return answer
         renew, self._renew = self._renew, None
         try:
-            another = renew(self.permit)
+            another: Permit | None = renew(self.permit) if renew else None
         except CabError as error:
             self._give_up(error)
             return answer
         if another is None:
             return answer
         answer.close()
-        self.permit, self._proof = another, _ByPermit(another)
+        self._take(another)
         return super().send(request, **options)
-
-    def __repr__(self) -> str:
-        return f"AuthorizedClient({str(self.base_url)!r}, {self.permit!r})"
 
 
 class AsyncAuthorizedClient(_Renewing, _AsyncLocked):
     """An `httpx2.AsyncClient` for one connection and one permit, as `AuthorizedClient` is."""
-
-    def __init__(
-        self,
-        permit: Permit,
-        *,
-        base_url: str,
-        timeout_s: float,
-        renew: Callable[[Permit], Awaitable[Permit | None]] | None = None,
-    ) -> None:
-        self.permit = permit
-        self._renew = renew
-        super().__init__(_ByPermit(permit), base_url=base_url, timeout_s=timeout_s)
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """See `AuthorizedClient.send`."""
@@ -151,32 +114,32 @@ class AsyncAuthorizedClient(_Renewing, _AsyncLocked):
             return answer
         renew, self._renew = self._renew, None
         try:
-            another = await renew(self.permit)
+            another: Permit | None = await renew(self.permit) if renew else None
         except CabError as error:
             self._give_up(error)
             return answer
         if another is None:
             return answer
         await answer.aclose()
-        self.permit, self._proof = another, _ByPermit(another)
+        self._take(another)
         return await super().send(request, **options)
 
-    def __repr__(self) -> str:
-        return f"AsyncAuthorizedClient({str(self.base_url)!r}, {self.permit!r})"
+
+class _ToPeer:
+    def __init__(self, assertion: Assertion, *, base_url: str, timeout_s: float) -> None:
+        def carrying(request: Any) -> Any:
+            request.headers.update(assertion.as_header())
+            return request
+
+        super().__init__(carrying, base_url=base_url, timeout_s=timeout_s)  # type: ignore[call-arg]
 
 
-class PeerClient(_Locked):
+class PeerClient(_ToPeer, _Locked):
     """An `httpx2.Client` to another agent, which carries the assertion that was handed on to it."""
 
-    def __init__(self, assertion: Assertion, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(_ByAssertion(assertion), base_url=base_url, timeout_s=timeout_s)
 
-
-class AsyncPeerClient(_AsyncLocked):
+class AsyncPeerClient(_ToPeer, _AsyncLocked):
     """An `httpx2.AsyncClient` to another agent, which carries the assertion that was handed on to it."""
-
-    def __init__(self, assertion: Assertion, *, base_url: str, timeout_s: float) -> None:
-        super().__init__(_ByAssertion(assertion), base_url=base_url, timeout_s=timeout_s)
 
 
 def outcome_of(status: int | None, *, failed: bool) -> str:

@@ -7,20 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 from cab_client.errors import CabError
+from cab_client.tools import resemble
 
 
 def follow(wrapper: Callable[..., Any], tool: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
     """`extra` names parameters, by their annotation, that the framework gives and the model does not see."""
     signature = inspect.signature(tool)
     added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in extra.items()]
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(wrapper, name, getattr(tool, name))
-    wrapper.__annotations__ = {**tool.__annotations__, **extra}
-    if "return" in wrapper.__annotations__:  # a refusal is a text, whatever the tool returns
-        wrapper.__annotations__["return"] = Any
-    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), *added], return_annotation=Any
-    )
+    shown = signature.replace(parameters=[*signature.parameters.values(), *added], return_annotation=Any)
+    returns = (
+        {"return": Any} if "return" in tool.__annotations__ else {}
+    )  # a refusal is a text, whatever the tool returns
+    resemble(wrapper, tool, shown, {**tool.__annotations__, **extra, **returns})
     return wrapper
 
 

@@ -137,9 +137,6 @@ def declare(
 
 def dress(wrapper: Callable[..., Any], tool: Declared) -> None:
     """Make the wrapper look like the function without its client, to whoever makes a schema of it."""
-    function = tool.function
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(wrapper, name, getattr(function, name))
     shown = tool.signature
     annotations = {
         name: parameter.annotation
@@ -148,9 +145,21 @@ def dress(wrapper: Callable[..., Any], tool: Declared) -> None:
     }
     if shown.return_annotation is not shown.empty:
         annotations["return"] = shown.return_annotation
-    wrapper.__annotations__ = annotations
-    wrapper.__signature__ = shown  # type: ignore[attr-defined]
+    resemble(wrapper, tool.function, shown, annotations)
     wrapper.__cab_tool__ = tool  # type: ignore[attr-defined]
+
+
+def resemble(
+    wrapper: Callable[..., Any],
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    annotations: Mapping[str, Any],
+) -> None:
+    """Give the wrapper the function's names and text, and the signature and annotations that are to be seen."""
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(wrapper, name, getattr(function, name))
+    wrapper.__annotations__ = dict(annotations)
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
 
 
 def _is_client(annotation: Any) -> bool:

@@ -46,8 +46,12 @@ def test_the_example_pauses_with_the_link(
 
 
 async def test_the_fastapi_example_lets_in_what_was_declared(fake: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cab_client.fastapi import CabRoutes
+
     (example,) = re.findall(r"^```python fastapi\n(.*?)^```$", TEXT, re.M | re.S)
-    monkeypatch.setattr("cab_client.fastapi.CabRoutes.__init__.__kwdefaults__", {"hosts": (), "fetch": fetching(fake)})
+    defaults = CabRoutes.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "fetch", fetching(fake))
     names: dict[str, Any] = {"__name__": "page"}
     exec(compile(example, "docs/client.md", "exec"), names)  # noqa: S102
     crm = "https://crm.acme.example"
