@@ -313,6 +313,7 @@ class Organisation:
         self.truth = Truth()
         self._dice = random.Random(12)  # noqa: S311 - dice, no secret
         self._decided = 0
+        self._reported: set[HandOut] = set()
         self.versions = self._configure(scratch)
         cloud = Processes()
         cloud.clock.set(self.start + timedelta(hours=8))
@@ -464,7 +465,10 @@ class Organisation:
             details_hash(answer.json["authorization_details"]),
             token,
         )
-        self.truth.unreported[handed.txn, action, identifier] += 1
+        if (
+            handed not in self._reported
+        ):  # the same token again, for the same in the same transaction, is no other hand-out
+            self.truth.unreported[handed.txn, action, identifier] += 1
         return handed
 
     def _was_decided(self, day: int, asked: Assertion, action: str | None, answer: Answer) -> None:
@@ -493,6 +497,7 @@ class Organisation:
         body = json.dumps(said | self.world.credentials(handed.agent)).encode()
         answer = await self.world.request("POST", "/oauth2/outcomes", body=body)
         assert answer.status == 204, answer.body
+        self._reported.add(handed)
         del self.truth.unreported[handed.txn, handed.action, handed.identifier]
 
     async def _call(self, day: int, asked: Assertion) -> None:
