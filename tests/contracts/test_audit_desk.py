@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, timedelta
@@ -19,6 +20,7 @@ from tests.support.world import deployment
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.google_cloud.bigquery.configuration_table import configuration_row, write
 from cab_ops.audit.questions import AuditTables
+from cab_ops.audit.replay import replay
 from cab_ops.audit.verification import verify
 
 VIEWS_ASKED = (
@@ -206,6 +208,25 @@ def test_15_which_configuration_decided_and_what_would_the_candidates_flip(
         "WHERE event_type = 'exchange.decided' AND policy.version IS NOT NULL GROUP BY 1",
     )
     assert {row[0]: row[1] for row in answer} == {versions[0]: 0, versions[1]: organisation.truth.flips}
+
+
+def test_a_replay_of_the_record_flips_what_the_candidates_said_and_nothing_under_what_decided(
+    organisation: Organisation, tmp_path: Path
+) -> None:
+    """The candidates, judged beside each decision, and the replay of the record judge alike."""
+    decided = [
+        row["event_json"]
+        for row in organisation.rows
+        if row["event_type"] == "exchange.decided" and row.get("policy", {}).get("shadow_version")
+    ]
+    proposed = tmp_path / "proposed"
+    shutil.copytree(organisation.versions[1], proposed, ignore=shutil.ignore_patterns("policies"))
+    (proposed / "policies_candidate").rename(proposed / "policies")
+    for folder, flips in ((organisation.versions[1], 0), (proposed, organisation.truth.flips)):
+        deployed = deployment(folder)
+        answer = replay(decided, deployed, CedarPolicyEngine(deployed))
+        assert (answer.decisions, answer.unreadable) == (len(decided), 0)
+        assert answer.flips + answer.unsure == flips
 
 
 def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, organisation: Organisation) -> None:

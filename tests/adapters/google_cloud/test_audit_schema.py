@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from string import Template
 
+import pytest
+
 from cab.adapters.google_cloud.bigquery.audit_schema import (
     CLUSTERING,
     CONTENT,
@@ -103,3 +105,12 @@ def test_terraform_can_fill_the_same_placeholders() -> None:
     folder = files("cab").joinpath("data", "views")
     placeholders = {name for file in folder.iterdir() for name in Template(file.read_text()).get_identifiers()}
     assert placeholders == {"project", "dataset", "events", "events_later", "since", "until"}
+
+
+@pytest.mark.parametrize("name", ["chain_gaps", "orphans"])
+def test_whether_the_record_is_whole_takes_one_scan(name: str) -> None:
+    """BigQuery runs an expression that is named twice twice."""
+    text = view_sql(name, project="p", dataset="d")
+    assert len(re.findall(r"`p\.d\.\w+`", text)) == 1
+    for expression in re.findall(r"^(?:WITH )?(\w+) AS \($", text, flags=re.MULTILINE):
+        assert len(re.findall(rf"(?:FROM|JOIN)\s+{expression}\b", text)) == 1
