@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.protocol.test_assertions import FULL
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, present, rsa_key
 from tests.support.world import DROP, IDP, IDP_KEY, World, deployment, intent, task, unique
 
+from cab.domain.errors import BrokerError
 from cab.domain.identifiers import subject_key
 from cab.ports import Create
+from cab.protocol.tokens import assertions
 from cab.stores.people.departures import Departure, Departures
 from cab.use_cases.identity.still_here import StillHere
 
@@ -380,6 +384,48 @@ async def test_access_until_ends_logins_assertions_and_the_time_they_live(tmp_pa
     world.advance(1)
     assert (await world.mint(subject_token=world.id_token("partner"))).status == 400
     assert (await world.redeem(world.id_jag(sub="partner"), authorization_details=[READ])).reason == "assertion_invalid"
+
+
+@pytest.mark.parametrize(
+    "said", [1795262640, "1795262640", 1795262640000, "2026-11-21T12:04:00Z", "2026-11-21T13:04:00+01:00"]
+)
+async def test_a_claim_ends_one_persons_rights_on_time_and_nobody_elses(tmp_path: Path, said: object) -> None:
+    world = a_world(tmp_path, "access_until_claim: contract.ends")
+    token = world.id_token("partner", contract={"ends": said})
+    minted = await world.mint(subject_token=token)
+    assert minted.json["expires_in"] == 240
+    world.advance(239)
+    assert (await world.exchange(READ, subject_token=minted.json["access_token"])).status == 200
+    world.advance(1)
+    assert (await world.mint(subject_token=token)).status == 400
+    fresh = world.id_token("partner", contract={"ends": said})
+    assert (await world.mint(subject_token=fresh)).reason == "subject_token_invalid"
+    jag = world.id_jag(sub="partner", contract={"ends": said})
+    assert (await world.redeem(jag, authorization_details=[READ])).reason == "assertion_invalid"
+    assert (await world.mint(subject_token=world.id_token("alice"))).status == 200
+
+
+async def test_a_last_day_counts_in_full_and_what_cannot_be_read_lets_nobody_in(tmp_path: Path) -> None:
+    world = a_world(tmp_path, "access_until_claim: ends")
+    assert (await world.mint(subject_token=world.id_token("partner", ends="2026-11-21"))).status == 200
+    unread: list[Any] = ["2026-11-20", "next year", True, [], {"at": 1}, 1e300, "2026-13-01"]
+    for ends in unread:
+        assert (await world.mint(subject_token=world.id_token("partner", ends=ends))).status == 400, ends
+    for none in (None, ""):
+        assert (await world.mint(subject_token=world.id_token("partner", ends=none))).status == 200
+
+
+async def test_what_outlives_an_assertion_does_not_outlive_the_persons_access(world: World) -> None:
+    """A deferred exchange goes on when its assertion has ended: the assertion says when the person's rights end."""
+    here = StillHere(deployment(), Departures(world.cloud.documents["approvals"]), world.clock)
+    now = int(world.clock.now().timestamp())
+    ending = replace(FULL, idp_issuer=IDP, access_ends_at=now)
+    kept = assertions.restore(ending.claims(audience="x", sts_issuer="y"))
+    assert kept.access_ends_at == now
+    with pytest.raises(BrokerError) as refused:
+        await here.check(kept)
+    assert refused.value.reason.value == "subject_token_invalid"
+    await here.check(replace(kept, access_ends_at=now + 1))
 
 
 # --- the store ---

@@ -15,6 +15,7 @@ from tests.transport.acme_pages import AcmePages, Browser, query_of, with_query
 
 from cab.domain.audit import EventType
 from cab.domain.configured.deployment import Deployment, SharedSignals
+from cab.ports import Replace
 from cab.stores.people.departures import Departure, Departures
 
 
@@ -35,6 +36,18 @@ def begun(acme: AcmePages, path: str = "/me", login: str = "alice") -> tuple[Bro
 
 def fault(acme: AcmePages, **members: Any) -> None:
     Browser(acme.browser(), "alice").http.post(f"{IDP}/_control/faults", json=members)
+
+
+def test_a_session_does_not_outlive_the_persons_access(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    (path,) = sessions(acme)
+    stored = asyncio.run(acme.approvals.read(path))
+    assert stored is not None
+    ends_at = acme.clock.now() + timedelta(minutes=1)
+    asyncio.run(acme.approvals.write(Replace(path, stored.fields | {"access_ends_at": ends_at}, stored.version)))
+    assert browser.get("/me").status_code == 200
+    acme.clock.advance(timedelta(minutes=1))
+    assert browser.get("/me").status_code in (302, 303), "sent to log in"
 
 
 # --- the way it is meant ---

@@ -34,6 +34,7 @@ class Session:
     csrf: str
     expires_at: datetime
     groups_unknown: str | None = None  # why nothing is known of the groups, as in the assertion
+    access_ends_at: datetime | None = None  # when the person's rights end, where the IdP says so
 
 
 @dataclass(frozen=True, slots=True)

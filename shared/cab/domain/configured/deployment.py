@@ -277,6 +277,12 @@ class IdentityProvider(StrictModel):
         default=None,
         description="When the rights of all its people end, as 2027-06-30T22:00:00Z: for partners and other guests.",
     )
+    access_until_claim: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Claim that says of one person when their rights end: seconds since 1970, an instant, or the last day (UTC). "
+        "Who has none stays. Dots lead into objects, as in groups_claim.",
+    )
 
     @property
     def access_ends_at(self) -> datetime | None:

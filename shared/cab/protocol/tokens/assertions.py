@@ -42,6 +42,7 @@ class Assertion:
     amr: tuple[str, ...] = ()
     jkt: str | None = None
     groups_unknown: GroupsUnknown | None = None
+    access_ends_at: int | None = None  # when the person's rights end: what outlives the assertion must not outlive that
 
     def claims(self, *, audience: str, sts_issuer: str) -> dict[str, Any]:
         """The JWT claims of this assertion."""
@@ -65,6 +66,8 @@ class Assertion:
             claims["authorization_details"] = [task_detail(self.task)]
         if self.auth_time is not None:
             claims["auth_time"] = self.auth_time
+        if self.access_ends_at is not None:
+            claims["access_ends_at"] = self.access_ends_at
         if self.acr is not None:
             claims["acr"] = self.acr
         if self.amr:
@@ -124,6 +127,7 @@ def read(verified: VerifiedClaims) -> Assertion:
         chain=_chain(claims.get("act")),
         task=_task(claims.get("authorization_details")),
         auth_time=verified.optional_time("auth_time"),
+        access_ends_at=verified.optional_time("access_ends_at"),
         acr=verified.optional_text("acr"),
         amr=_texts(claims.get("amr", []), "amr", limit=20),
         jkt=_text(_object(claims["cnf"], "cnf").get("jkt"), "cnf") if "cnf" in claims else None,

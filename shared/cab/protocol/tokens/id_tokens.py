@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cab.domain.configured.deployment import IdentityProvider
@@ -14,6 +14,10 @@ from cab.domain.identifiers import digest, is_printable, subject_key
 from cab.protocol.jose.jws import LEEWAY, Rules, TokenRejected, VerifiedClaims
 
 ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 section 4.1.9 allows the prefix
+
+
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MILLISECONDS: Final = 100_000_000_000  # no instant of ours is as many seconds away
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,12 @@ class Login:
     session: str | None = None  # opaque: the same for all tokens of one login there
     issued_at: datetime | None = None
     groups_unknown: GroupsUnknown | None = None  # why `groups` says nothing about the user
+    access_ends_at: datetime | None = None  # when the person's rights end, where the IdP says so
+
+    @property
+    def access_ends_s(self) -> int | None:
+        """The same as a NumericDate."""
+        return None if self.access_ends_at is None else int(self.access_ends_at.timestamp())
 
 
 def rules(idp: IdentityProvider, client_id: str) -> Rules:
@@ -79,13 +89,17 @@ def login_of(verified: VerifiedClaims, idp: IdentityProvider) -> Login:
     idp_subject = subject_of(claims, idp)
     groups, groups_unknown = groups_of(claims, idp)
     auth_time = auth_time_of(verified)
+    access_ends_at = access_end_of(claims, idp)
+    if access_ends_at is not None and verified.checked_at is not None and access_ends_at <= verified.checked_at:
+        raise TokenRejected("the person's access has ended")
     return Login(
         tenant=idp.tenant,
         idp_issuer=idp.issuer,
         subject=subject_key(idp.tenant, idp.issuer, idp_subject),
         idp_subject_hash=digest("cab-idp-subject", idp.issuer, idp_subject),
         groups=groups,
-        expires_at=verified.expires_at,
+        expires_at=verified.expires_at if access_ends_at is None else min(verified.expires_at, access_ends_at),
+        access_ends_at=access_ends_at,
         issued_at=verified.issued_at,
         auth_time=auth_time,
         acr=_acr(claims.get("acr")),
@@ -137,6 +151,28 @@ def auth_time_of(verified: VerifiedClaims) -> int | None:
     if auth_time is not None and now is not None and auth_time > (now + LEEWAY).timestamp():
         raise TokenRejected("auth_time is in the future")
     return auth_time
+
+
+def access_end_of(claims: Mapping[str, Any], idp: IdentityProvider) -> datetime | None:
+    """When the person's rights end; None where the provider does not say. A last day counts in full, in UTC.
+
+    What cannot be read may be a day that is over. Raises TokenRejected.
+    """
+    value = None if idp.access_until_claim is None else claim(claims, idp.access_until_claim)
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, str) and _DAY.fullmatch(value):
+            return datetime.fromisoformat(value).replace(tzinfo=UTC) + timedelta(days=1)
+        if isinstance(value, str) and not value.isdigit():
+            ends_at = datetime.fromisoformat(value)
+            return ends_at if ends_at.tzinfo is not None else ends_at.replace(tzinfo=UTC)
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            seconds = float(value)
+            return datetime.fromtimestamp(seconds / 1000 if seconds > _MILLISECONDS else seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise TokenRejected("the configured claim for the end of access cannot be read")
 
 
 def groups_of(claims: Mapping[str, Any], idp: IdentityProvider) -> tuple[tuple[str, ...], GroupsUnknown | None]:

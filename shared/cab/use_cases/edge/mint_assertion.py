@@ -115,6 +115,7 @@ class MintAssertion:
             ),
             task=task,
             auth_time=login.auth_time,
+            access_ends_at=login.access_ends_s,
             acr=login.acr,
             amr=login.amr,
             jkt=jkt,

@@ -77,6 +77,7 @@ class RedeemIdJag:
             ),
             task=_task(jag),
             auth_time=login.auth_time,
+            access_ends_at=login.access_ends_s,
             acr=login.acr,
             amr=login.amr,
             jkt=jag.jkt,

@@ -48,6 +48,8 @@ class StillHere:
 
         Raises: BrokerError with `reason`; Unavailable.
         """
+        if assertion.access_ends_at is not None and self._clock.now().timestamp() >= assertion.access_ends_at:
+            raise BrokerError(reason, "The subject token is not valid.", why="the person's access has ended")
         login = vouched_at or assertion.issued_at
         if assertion.auth_time is not None:
             login = datetime.fromtimestamp(assertion.auth_time, UTC)

@@ -211,6 +211,7 @@ class LoginFlow:
             display_name=login.display_name,
             csrf=_kept_csrf(before, login) or self._randomness.token(32),
             expires_at=now + timedelta(seconds=self._deployment.broker.lifetimes.session_s),
+            access_ends_at=login.access_ends_at,
         )
         cookie = self._randomness.token(32)  # always a new one: no value known before the login outlives it
         await self._states.put(cookie, session)
@@ -224,7 +225,7 @@ class LoginFlow:
     async def session(self, cookie: str | None) -> Session | None:
         """The session that still holds: until its end, or until the identity provider ends it."""
         session = None if not cookie else await self._states.read(Session, cookie, now=self._clock.now())
-        if session is None:
+        if session is None or (session.access_ends_at is not None and session.access_ends_at <= self._clock.now()):
             return None
         begun = session.expires_at - timedelta(seconds=self._deployment.broker.lifetimes.session_s)
         why = await self._still_here.ended(
