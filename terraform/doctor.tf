@@ -38,10 +38,20 @@ resource "google_project_iam_member" "doctor" {
   member  = google_service_account.doctor[0].member
 }
 
+# What waits to be published is found by a query; of the other databases it can list nothing.
+resource "google_project_iam_custom_role" "doctor_unsent" {
+  count       = length(local._doctor)
+  project     = var.project_id
+  role_id     = "cabDoctorUnsent"
+  title       = "CAB: look for unsent audit events"
+  permissions = ["datastore.entities.list"]
+  depends_on  = [google_project_service.this]
+}
+
 resource "google_project_iam_member" "doctor_unsent" {
   count   = length(local._doctor)
   project = var.project_id
-  role    = "roles/datastore.viewer"
+  role    = google_project_iam_custom_role.doctor_unsent[0].id
   member  = google_service_account.doctor[0].member
   condition {
     title      = "database unsent"

@@ -79,7 +79,7 @@ TABLE: set[Right] = {
         "secretmanager.secrets.getIamPolicy, secretmanager.versions.get, serviceusage.services.list",
         "project test-cab",
     ),
-    ("doctor", "roles/datastore.viewer", 'project test-cab if resource.name == "projects/test-cab/databases/unsent"'),
+    ("doctor", "datastore.entities.list", 'project test-cab if resource.name == "projects/test-cab/databases/unsent"'),
     ("doctor", "roles/bigquery.dataViewer", "bigquery_dataset cab_audit"),
     ("doctor", "roles/bigquery.jobUser", "project test-cab"),
     ("scheduler", "roles/run.invoker", "cloud_run_v2_job cab-doctor"),
