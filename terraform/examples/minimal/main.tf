@@ -15,7 +15,6 @@ module "cab" {
   domain           = "cab.example.com"
   source_archive   = { bucket = "example-cab-source", object = "cab-0123456789abcdef.zip" }
   provider_secrets = ["cab-provider-crm", "cab-idp-example"]
-  audit_access     = ["group:auditors@example.com"]
 }
 
 output "address" {
