@@ -574,7 +574,7 @@ class CabResource:
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._flushing(send))
+            await self._app(scope, receive, _flushing(send, self._gate.reporter))
             return
         if scope["type"] != "http":  # no rule can cover what is said on an open channel
             await send({"type": "websocket.close", "code": 1008})
@@ -606,18 +606,6 @@ class CabResource:
             self._gate.tell(outcome, headers, status)
 
         await telling(self._app, {**scope, "cab": outcome}, replay, send, told)
-
-    def _flushing(
-        self, send: Callable[[dict[str, Any]], Awaitable[None]]
-    ) -> Callable[[dict[str, Any]], Awaitable[None]]:
-        """Before the server may stop the process, what waits is reported."""
-
-        async def last(message: dict[str, Any]) -> None:
-            if message["type"].startswith("lifespan.shutdown.") and self._gate.reporter is not None:
-                await asyncio.to_thread(self._gate.reporter.flush)
-            await send(message)
-
-        return last
 
     def _wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = (
@@ -699,6 +687,17 @@ async def telling(app: Any, scope: Any, receive: Any, send: Any, told: Callable[
         told(status[0] if status else None)
 
 
+def _flushing(send: Any, reporter: Reporter | None) -> Callable[[Any], Awaitable[None]]:
+    """Before the server may stop the process, what waits is reported. A server that ends by a signal runs no exit handlers."""
+
+    async def last(message: Any) -> None:
+        if message["type"].startswith("lifespan.shutdown.") and reporter is not None:
+            await asyncio.to_thread(reporter.flush)
+        await send(message)
+
+    return last
+
+
 CAME_IN = "cab_came_in"  # in the scope under `Telling`: a list of who came in with which headers
 
 
@@ -710,6 +709,9 @@ class Telling:
         self._gate = gate
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, _flushing(send, self._gate.reporter))
+            return
         came_in: list[tuple[Caller, list[tuple[str, str]]]] = []
 
         def told(status: int | None) -> None:

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from starlette.applications import Starlette
 from tests.client.test_resource import (
     CHANGE,
     GOOD,
@@ -30,7 +31,7 @@ from tests.client.test_resource import (
 
 from cab_client.aiohttp import cab_middleware
 from cab_client.reports import OutcomeReporter
-from cab_client.resource import CabResource, Caller
+from cab_client.resource import CabResource, Caller, Gate, Telling
 from cab_client.testing import FakeBroker
 from cab_client.values import Secret
 
@@ -226,9 +227,12 @@ def test_a_wsgi_answer_that_begins_late_or_fails_on_its_way_is_told_when_the_ser
     assert said(broker, reporter) == [("resource", "done", 201)]
 
 
-async def test_before_the_server_stops_what_waits_is_told(broker: FakeBroker) -> None:
+@pytest.mark.parametrize("kind", ["the gate in front", "a gate that the routes ask"])
+async def test_before_the_server_stops_what_waits_is_told(broker: FakeBroker, kind: str) -> None:
+    """uvicorn ends by the signal that it was stopped with: no exit handler runs after that."""
     reporter = broker.reporter("crm-api")
-    reached = Reached(broker, reporter=reporter)
+    gate = Gate(issuer=ISSUER, resource=RESOURCE, reporter=reporter)
+    app = Reached(broker, reporter=reporter).asgi if kind == "the gate in front" else Telling(Starlette(), gate)
     sent: list[str] = []
     messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     token = Secret(await asyncio.to_thread(token_for, broker, INTENT))
@@ -244,7 +248,7 @@ async def test_before_the_server_stops_what_waits_is_told(broker: FakeBroker) ->
             assert [one["outcome"] for one in broker.outcomes] == ["done"]
         sent.append(message["type"])
 
-    await reached.asgi({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
