@@ -404,6 +404,27 @@ def test_connections_need_no_providers_of_their_own(tmp_path: Path) -> None:
     assert check(tmp_path, connections=shipped).problems == ()
 
 
+def test_who_may_have_tokens_for_a_resource_is_no_witness_of_what_came_of_them(tmp_path: Path) -> None:
+    warehouse = """\
+  - id: warehouse
+    title: Warehouse
+    provider: trusts-cab
+    grant_kind: broker_jwt
+    resource: https://warehouse.test
+    tenants: [acme]
+    actions:
+      - {id: warehouse.query.run, title: Run a query, effect: read, scopes: [query.run], identifier: "query/{id}"}
+"""
+    connections = CONNECTIONS + warehouse
+    reporting = replaced(AGENTS, "    introspects:", '    reports_as: ["https://warehouse.test"]\n    introspects:')
+    reporting = replaced(reporting, '["crm.*"]', '["crm.*", "warehouse.*"]')
+    assert check(tmp_path, connections=connections, agents=reporting).problems == ()
+    both = replaced(reporting, "actions: [crm.deal.list]", "actions: [crm.deal.list, warehouse.query.run]")
+    (problem,) = check(tmp_path, connections=connections, agents=both).problems
+    assert (problem.file, problem.severity) == ("agents.yaml", "error")
+    assert problem.message == "it may have tokens for `warehouse` itself, and would be its own witness"
+
+
 def test_messages_never_quote_values_of_the_files(tmp_path: Path) -> None:
     secret = "hunter2-should-never-be-here"
     inspection = check(tmp_path, agents=replaced(AGENTS, "{secret: cab-client-assistant}", secret))

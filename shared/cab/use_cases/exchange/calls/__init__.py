@@ -2,5 +2,5 @@
 
 `token` gives an agent its call token; `internal` decides on one call for the function that makes it, and `told`
 hears from it what came of that; `outcomes` takes what
-agents with tokens say came of them.
+agents with tokens, and resources that were sent them, say came of them.
 """
