@@ -32,13 +32,15 @@ UPDATE, DELETE = "crm.opportunity.update", "crm.opportunity.delete"
 class Story:
     """Writes down events as the broker would: one second apart, chained, each received 250 ms later.
 
-    `dated_ids` are those of the broker, which have the time in them; others are readable.
+    `dated_ids` are those of the broker, which have the time in them; others are readable. Stories that are told into one
+    table have a `title`, which their chains and events carry.
     """
 
-    def __init__(self, *, start: datetime = START, dated_ids: bool = False) -> None:
+    def __init__(self, *, start: datetime = START, dated_ids: bool = False, title: str = "") -> None:
         self._dated_ids = dated_ids
+        self.title = title
         self._chains = {
-            name: AuditChain(f"chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
+            name: AuditChain(f"{title}chain-{name}", Service(function=name, revision="r1")) for name in ("a", "b", "c")
         }
         self._now = start
         self.rows: list[dict[str, Any]] = []
@@ -65,7 +67,7 @@ class Story:
     def _event_id(self) -> str:
         number = len(self.rows)
         if not self._dated_ids:
-            return f"event-{number:03}"
+            return f"{self.title}event-{number:03}"
         return str(UUID(int=int(self._now.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number))
 
     def tell_again(self, row: dict[str, Any], *, by: str) -> dict[str, Any]:
