@@ -81,6 +81,8 @@ EmulatorKind = Literal["embedded", "official"]
 class StackOptions:
     """`port` is the gateway's, 0 for a free one. `connect`: whether the organisation's people connect their accounts.
 
+    `bigquery`: whether audit rows go there, where it is available; otherwise they are lines of a file.
+
     `stop_at_end_of_input`: stop also when standard input, a pipe, is closed, as happens when the program that started
     the stack ends in any way.
     """
@@ -90,6 +92,7 @@ class StackOptions:
     port: int = DEFAULT_GATEWAY_PORT
     emulators: EmulatorKind = "embedded"
     connect: bool = True
+    bigquery: bool = True
     stop_at_end_of_input: bool = False
 
 
@@ -714,7 +717,7 @@ async def run_stack(options: StackOptions, stream: TextIO) -> int:
     stop = asyncio.Event()
     try:
         with _own_state_dir(options.state_dir), PortLeases() as leases:
-            stack = Stack(options, leases, with_bigquery=_have_bigquery(progress))
+            stack = Stack(options, leases, with_bigquery=options.bigquery and _have_bigquery(progress))
             await _run(stack, progress, stop)
     except StartFailed as exc:
         progress.trouble(str(exc))

@@ -13,6 +13,6 @@ from tests.support.trusted_acme import write_configuration
 def trusted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("trusted")
     configuration = write_configuration(folder / "configuration")
-    options = ("--config", str(configuration), "--emulators", "embedded", "--no-connect")
+    options = ("--config", str(configuration), "--no-connect", "--no-bigquery")
     with running_stack(folder / "state", *options) as running:
         yield running

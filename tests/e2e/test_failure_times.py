@@ -20,7 +20,7 @@ READ = ("crm.opportunity.read", "opportunity/0061")
 
 @pytest.fixture(scope="module")
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("failing"), "--emulators", "embedded") as running:
+    with running_stack(tmp_path_factory.mktemp("failing"), "--no-bigquery") as running:
         yield running
 
 

@@ -52,7 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shutil.copytree(ACME, configuration, ignore=shutil.ignore_patterns("services", "agent", "__pycache__"))
     path = configuration / "connections.yaml"
     path.write_text(narrowing_by_exchange(path.read_text("utf-8")), "utf-8")
-    with running_stack(folder / "state", "--config", str(configuration), "--emulators", "embedded") as running:
+    with running_stack(folder / "state", "--config", str(configuration), "--no-bigquery") as running:
         yield running
 
 

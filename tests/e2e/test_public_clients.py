@@ -52,7 +52,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Acme with its guests: the agents that these libraries need."""
     folder = tmp_path_factory.mktemp("guests")
     configuration = write_configuration(folder / "configuration")
-    with running_stack(folder / "state", "--config", str(configuration), "--emulators", emulators()) as running:
+    options = ("--config", str(configuration), "--emulators", emulators(), "--no-bigquery")
+    with running_stack(folder / "state", *options) as running:
         yield running
 
 

@@ -159,9 +159,10 @@ def test_a_second_stack_in_the_same_state_folder_is_refused_with_the_remedy(stac
 
 
 def test_a_second_stack_runs_beside_the_first_and_leaves_nothing_behind(stack: Stack, tmp_path: Path) -> None:
-    with running_stack(tmp_path / "second", "--emulators", "embedded", "--no-connect") as second:
+    with running_stack(tmp_path / "second", "--no-connect", "--no-bigquery") as second:
         assert second.file.origin != stack.file.origin
         assert requests.get(f"{second.file.origin}/oauth2/jwks.json", timeout=5).json()["keys"]
+        assert "bigquery" not in second.file.services  # as it was asked
         processes = psutil.Process(second.process.pid).children(recursive=True)
         assert second.process.stdin is not None
         second.process.stdin.close()  # as when the program that started it is killed

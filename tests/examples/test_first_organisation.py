@@ -108,7 +108,7 @@ async def test_partners_only_list_and_only_as_themselves(world: World) -> None:
 @pytest.mark.stack
 def test_the_folder_runs_on_the_local_stack_as_the_page_says(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "first")
-    with running_stack(tmp_path / "state", "--config", str(folder), "--emulators", "embedded") as stack:
+    with running_stack(tmp_path / "state", "--config", str(folder), "--no-bigquery") as stack:
         answers = {}
         for front_end, user, agent in (
             ("office-web", "alice", "helper"),

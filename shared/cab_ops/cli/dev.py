@@ -52,6 +52,7 @@ def dev_group() -> None:
     help="Firestore and Pub/Sub: our own, or Google's (Java and the Cloud SDK).",
 )
 @click.option("--no-connect", is_flag=True, help="Leave the accounts of alice and bob unconnected.")
+@click.option("--no-bigquery", is_flag=True, help="Write audit rows to a file only: starts sooner and computes less.")
 @click.option("--stop-at-eof", is_flag=True, hidden=True, help="Stop when standard input is closed: for programs.")
 @_state_dir
 def up(
@@ -61,6 +62,7 @@ def up(
     state_dir: Path,
     *,
     no_connect: bool,
+    no_bigquery: bool,
     stop_at_eof: bool,
 ) -> None:
     """Start everything, keep it up until Ctrl-C or SIGTERM, stop cleanly."""
@@ -72,6 +74,7 @@ def up(
         port=port,
         emulators=emulators,
         connect=not no_connect,
+        bigquery=not no_bigquery,
         stop_at_end_of_input=stop_at_eof,
     )
     raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
