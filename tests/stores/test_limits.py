@@ -180,6 +180,23 @@ async def test_a_request_that_is_a_little_older_than_the_window_costs_no_new_all
     assert guards.calls["tally"] <= 4
 
 
+@pytest.mark.parametrize(
+    ("later", "taken"), [(1, 2), (2, 1)], ids=["right after a busy window", "after a window without a request"]
+)
+async def test_the_first_request_of_a_window_takes_an_eighth_of_the_limit_where_the_one_before_was_busy(
+    guards: InMemoryDocuments, later: int, taken: int
+) -> None:
+    limits = RateLimits(guards, (RateLimit(effects=(Effect.READ,), limit=2 * LARGEST_SHARE, window_s=60),))
+    begin = NOW.replace(second=40)
+    for _ in range(2 * LARGEST_SHARE):
+        await ask(limits, begin)
+    counted = await limits.count(**WHO, action=an_action(), now=begin.replace(second=0) + timedelta(minutes=later))
+    assert counted is not None
+    document = await guards.read(counted.path)
+    assert document is not None
+    assert document.fields["n"] == taken
+
+
 async def test_a_counter_is_kept_until_its_window_ends(guards: InMemoryDocuments) -> None:
     counted = await RateLimits(guards, (READS,)).count(**WHO, action=an_action(), now=NOW)
     assert counted is not None
