@@ -15,10 +15,10 @@ export PYTHONDONTWRITEBYTECODE :=
 PROCESSES := 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format lint types soak drills desk mutants real bench dist browser-ready bigquery-ready clean rehearsal
+.PHONY: help demo dev test check format lint types soak drills desk mutants real bench bench-peers simulate dist browser-ready bigquery-ready clean rehearsal
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STACK) ## three user stories and one attack against a stack of its own, told as they happen
 	@$(PYTHON) -m examples.acme.demo
@@ -66,6 +66,12 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
+
+bench-peers: $(STACK) ## CPU of a token exchange here, at oidc-provider and at Keycloak. Fetches them once: needs npm; Maven and Java 17
+	@PYTHONPATH=.:shared $(PYTHON) -m benchmarks.peers $(PEERS)
+
+simulate: $(STACK) ## ten million grants and 5,000 exchanges a second in virtual time, by the product's own rules. Some minutes
+	@PYTHONPATH=.:shared $(PYTHON) -m benchmarks.simulation $(SIMULATE)
 
 dist: $(STACK) ## build the wheels of the runtime, the tools and the client, and what each installs (CycloneDX), into dist/
 	@rm -rf dist && mkdir dist

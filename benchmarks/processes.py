@@ -51,6 +51,9 @@ class ServerFailed(Exception):
 class Server:
     """One running function: the framework's own process and its worker."""
 
+    _starts_within_s = _START_TIMEOUT_S
+    _process: subprocess.Popen[bytes]
+
     def __init__(self, function: Function, port: int) -> None:
         self.port = port
         command = [sys.executable, "-m", "functions_framework", "--source", f"{function.source}/main.py"]
@@ -60,7 +63,7 @@ class Server:
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
     def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + self._starts_within_s
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -44,7 +44,9 @@ def main() -> None:
 
     seen = simulate(Load().divided_by(arguments.part), instances=max(1, 20 // arguments.part), progress=progress)
     pressed = press()
-    memories = [measure(instances, agents=min(5_000, 250 * instances)) for instances in INSTANCES]
+    memories = [
+        measure(instances, agents=max(40, min(5_000, 250 * instances) // arguments.part)) for instances in INSTANCES
+    ]
     figures: dict[str, Any] = {
         "exchanges": seen.exchanges,
         "refreshes at providers": seen.refreshes,
