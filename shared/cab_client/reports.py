@@ -74,13 +74,18 @@ class OutcomeReporter:
             return self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout_s)
 
     def _start(self) -> None:
-        if self._started_in is None:
-            atexit.register(self.flush)
-        else:  # in the child of a fork there are no threads, and what waited is the parent's to tell
-            self._queue, self._driver = queue.Queue(self._waiting), SyncDriver()
-        self._started_in = os.getpid()
+        if (
+            self._started_in is not None
+        ):  # in the child of a fork there are no threads, and what waited is the parent's to tell
+            self._queue, self._driver, self._started_in = queue.Queue(self._waiting), SyncDriver(), None
         for number in range(_THREADS):
-            threading.Thread(target=self._work, name=f"cab-reports-{number}", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name=f"cab-reports-{number}", daemon=True).start()
+            except RuntimeError:  # no more threads here: fewer do it, or none until the next report
+                return
+            if number == 0:
+                atexit.register(self.flush)
+                self._started_in = os.getpid()
 
     def _work(self) -> None:
         waiting = self._queue

@@ -176,6 +176,27 @@ def test_a_bug_in_a_report_ends_no_thread(broker: FakeBroker, monkeypatch: pytes
     assert said(broker, reporter) == [("resource", "done", 200)]
 
 
+def test_a_machine_without_threads_to_spare_breaks_no_request(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = broker.reporter("crm-api", waiting=2)
+    token = Secret(token_for(broker, INTENT))
+    callers = [Caller({"jti": str(number), "client_id": "a", "sub": "b"}) for number in range(4)]
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", none)
+        for caller in callers[:3]:
+            reporter.tell(token, caller, 200)
+        assert reporter.lost == 1
+    reporter.tell(token, callers[3], 404)  # which is one too many, and brings the threads that tell the others
+    assert reporter.flush(10)
+    assert len(broker.outcomes) + reporter.lost == 4
+    assert len(broker.outcomes) >= 2
+
+
 def test_an_application_that_fails_is_reported_as_what_nobody_can_know(broker: FakeBroker) -> None:
     reporter = broker.reporter("crm-api")
     how: dict[str, Any] = {"issuer": ISSUER, "resource": RESOURCE, "rules": RULES, "fetch": fetching(broker)}
