@@ -24,10 +24,11 @@ from typing import Final
 
 import requests
 from tests.drills import deployment, steps
-from tests.drills.fleet import Fleet, fleet
+from tests.drills.fleet import Fleet, Instance, fleet
 from tests.drills.load import Load, load
 from tests.drills.restore import USE_THEM, restore, short_lived_tokens
 from tests.drills.signals import close_accounts
+from tests.e2e.audit_rows import TODAY, query
 from tests.running_stack import ROOT, Stack, running_stack
 
 from cab.stores.signing_keys import JWKS_MAX_AGE
@@ -49,6 +50,7 @@ class Drill:
     asking: Load
     folder: Path
     times: int
+    earlier: Mapping[str, Instance]
 
 
 def shutdown(drill: Drill) -> list[str]:
@@ -58,14 +60,28 @@ def shutdown(drill: Drill) -> list[str]:
     return []
 
 
+def last_release(running: Fleet, folder: Path) -> dict[str, Instance]:
+    """Every function is of the last release, and nothing that this tree has published waits any more."""
+    earlier = steps.started(running, earlier_release(folder / RELEASE))
+    before, now = -1, rows_of(running.stack)
+    while before != now:
+        time.sleep(15)  # a push that failed comes again within ten
+        before, now = now, rows_of(running.stack)
+    for function, instance in earlier.items():
+        running.serve(function, instance.url)
+    return earlier
+
+
 def upgrade(drill: Drill) -> list[str]:
-    """From the last release to this tree, function by function, and back before: as when an upgrade is undone."""
+    """From the last release to this tree, function by function, and back, as when an upgrade is undone."""
     before = refreshes(drill)
-    earlier = steps.started(drill.fleet, earlier_release(drill.folder / RELEASE))
-    steps.downgrade(drill.fleet, drill.asking, earlier)
-    say(f"  all functions are {RELEASE} again: {drill.asking}")
-    steps.upgrade(drill.fleet, drill.asking, earlier)
-    say(f"  all functions are of this tree: {drill.asking}; {refreshes(drill) - before} refreshes")
+    with short_lived_tokens(drill.fleet.stack):
+        steps.upgrade(drill.fleet, drill.asking, drill.earlier)
+        say(f"  all functions are of this tree: {drill.asking}")
+        steps.downgrade(drill.fleet, drill.asking, drill.earlier)
+        say(f"  all but ingest_audit are {RELEASE} again: {drill.asking}; {refreshes(drill) - before} refreshes")
+        for function in steps.ORDER:
+            drill.fleet.serve_own(function)
     return []
 
 
@@ -151,6 +167,10 @@ WITHOUT_CALLS: Final = ("upgrade", "deployment")
 """The last release has no call_tool. Where policies change, calls are told `policy_version_skew` until call_tool is new too."""
 
 
+def rows_of(stack: Stack) -> int:
+    return int(query(stack, f"SELECT COUNT(*) AS n FROM cab_audit.events_raw WHERE {TODAY}")[0]["n"])
+
+
 def refreshes(drill: Drill) -> int:
     crm = drill.fleet.stack.file.connections["crm"].resource
     entries = requests.get(f"{crm}/_control/ledger", timeout=10).json()["entries"]
@@ -198,8 +218,9 @@ def main() -> None:
             say(name)
             with fleet(stack) as running:
                 calls = name not in WITHOUT_CALLS
+                earlier = last_release(running, Path(folder)) if name == "upgrade" else {}
                 with load(stack, connections=arguments.connections, pause_s=2.0, calls=calls) as asking:
-                    found = DRILLS[name](Drill(running, asking, Path(folder), arguments.times))
+                    found = DRILLS[name](Drill(running, asking, Path(folder), arguments.times, earlier))
                     asking.until(arguments.requests)
                 say(f"  {asking}")
                 found += asking.violations()

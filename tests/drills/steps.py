@@ -41,20 +41,19 @@ def started(fleet: Fleet, source: Path) -> dict[str, Instance]:
     return {instance.function: instance for instance in earlier}
 
 
-def downgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
-    """Who publishes goes back first, who reads what is published last."""
-    for function in reversed(ORDER):
-        fleet.serve(function, earlier[function].url, fleet.own(function))
-        asking.each_kind()
-        fleet.serve(function, earlier[function].url)
-        asking.each_kind()
-
-
 def upgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
     """One function after another: both releases take turns for a while, then the earlier one is told to stop."""
     for function in ORDER:
         fleet.serve(function, earlier[function].url, fleet.own(function))
         asking.each_kind()
         fleet.serve_own(function)
-        earlier[function].end()
+        asking.each_kind()
+
+
+def downgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
+    """The other way round, without ingest_audit: what it took in late would be unknown to an earlier one, and be kept aside."""
+    for function in reversed(ORDER[1:]):
+        fleet.serve(function, earlier[function].url, fleet.own(function))
+        asking.each_kind()
+        fleet.serve(function, earlier[function].url)
         asking.each_kind()
