@@ -65,6 +65,23 @@ REFRESH: Final = replace(NARROWER, reads=1)
 """The same for a token that has ended: the grant is read first, since another process may have renewed it."""
 
 
+WAITS: Final[dict[str, int]] = {
+    "mint with a key": 2,
+    "hot": 2,
+    "with a google identity and no limit": 1,
+    "change within a task": 2,
+    "change within a task with a limit": 2,
+    "ask the user": 3,
+    "ask again while it waits": 3,
+    "repeat when the user agreed": 4,
+    "redeem what was deferred": 4,
+    "decide": 4,
+    "first use of a narrower scope": 6,
+    "first use after the token ended": 7,
+}
+"""How many waits follow one another in each path."""
+
+
 def parts(operations: Operations, *, cpu_ms: float) -> dict[str, float]:
     """US$ by what they are for. `cpu_ms` is of all requests of the path together, at our functions.
 

@@ -172,10 +172,11 @@ class Results:
         return all_of_them / POSTS_TOGETHER * 1e6
 
     def _price_lines(self) -> list[str]:
-        lines = [f"{'billed':<9} {'reads':>6} {'writes':>6} {'US$ per million':>16}"]
+        waits = {row.name: str(row.waits or "") for row in self.rows}
+        lines = [f"{'billed':<9} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
         for name, billed in self.billed_together.items():
             each = [f"{number / POSTS_TOGETHER:6.2f}" for number in (billed.reads, billed.writes)]
-            lines.append(f"{name:<9} {' '.join(each)} {self.us_dollars(name):16.2f}")
+            lines.append(f"{name:<9} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
         return lines
 
     def _row_lines(self) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.clients import AGENT, FRONT_END, PEOPLE, RENEWING
 from benchmarks.load import Sent, send
-from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES
+from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES, WAITS
 from benchmarks.processes import HOST, Function, Server
 from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
 
@@ -38,7 +38,7 @@ class Row:
     events: int = 1  # audit events that a request leaves
     event_bytes: int = EVENT_BYTES  # of each
     carries: int = 1  # or brings
-    waits: int | None = None  # one after another, as tests/functions/test_waits.py counts them
+    waits: int | None = None  # one after another; tests/functions/test_waits.py holds the numbers
     prepare_slow: Callable[[], Sent] | None = None  # the same at a platform that takes its time
 
     def cpu_ns(self) -> int:
@@ -97,7 +97,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             "demo-default",
             default.list_opportunities,
             {VERIFY_ES256: 2},
-            waits=2,
+            waits=WAITS["hot"],
         )
         yield [
             replace(
@@ -120,7 +120,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-mint",
                 minting.mint,
                 {VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
-                waits=2,
+                waits=WAITS["mint with a key"],
                 event_bytes=MINT_EVENT_BYTES,
             ),
             Row(
@@ -130,7 +130,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-relaxed",
                 lambda: relaxed.list_opportunities(identity=agent),
                 {VERIFY_RS256: 1, VERIFY_ES256: 1},
-                waits=1,
+                waits=WAITS["with a google identity and no limit"],
             ),
             hot,
             replace(hot, name=ONE, says="as hot, over one connection", connections=1, waits=None),
@@ -164,6 +164,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 behind=(pages,),
                 requests=3,
                 events=3,
+                waits=WAITS["ask the user"] + WAITS["decide"] + WAITS["repeat when the user agreed"],
             ),
             Row(
                 NARROWER,
@@ -175,6 +176,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 behind=(refreshing,),
                 events=2,
                 people=RENEWING,
+                waits=WAITS["first use after the token ended"],
             ),
             Row(
                 INGEST,

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers`: CPU of a token exchange at oidc-provider, at Keycloak and here. What cannot be had is said and left out."""
+"""`python -m benchmarks.peers`: CPU of a token exchange at oidc-provider, at Keycloak and here. What is missing is said and left out."""
 
 from __future__ import annotations
 
