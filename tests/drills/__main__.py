@@ -26,9 +26,10 @@ import requests
 from tests.drills import deployment, steps
 from tests.drills.fleet import Fleet, Instance, fleet
 from tests.drills.load import Load, load
-from tests.drills.restore import USE_THEM, restore, short_lived_tokens
+from tests.drills.restore import USE_THEM, refresh, restore, short_lived_tokens
 from tests.drills.signals import close_accounts
 from tests.e2e.audit_rows import TODAY, query
+from tests.e2e.caller import Caller
 from tests.running_stack import ROOT, Stack, running_stack
 
 from cab.stores.signing_keys import JWKS_MAX_AGE
@@ -74,11 +75,11 @@ def last_release(running: Fleet, folder: Path) -> dict[str, Instance]:
 
 def upgrade(drill: Drill) -> list[str]:
     """From the last release to this tree, function by function, and back, as when an upgrade is undone."""
-    before = refreshes(drill)
+    before, caller = refreshes(drill), Caller(drill.fleet.stack)
     with short_lived_tokens(drill.fleet.stack):
-        steps.upgrade(drill.fleet, drill.asking, drill.earlier)
+        steps.upgrade(drill.fleet, drill.asking, drill.earlier, between=lambda: refresh(caller))
         say(f"  all functions are of this tree: {drill.asking}")
-        steps.downgrade(drill.fleet, drill.asking, drill.earlier)
+        steps.downgrade(drill.fleet, drill.asking, drill.earlier, between=lambda: refresh(caller))
         say(f"  all but ingest_audit are {RELEASE} again: {drill.asking}; {refreshes(drill) - before} refreshes")
         for function in steps.ORDER:
             drill.fleet.serve_own(function)

@@ -77,14 +77,14 @@ def restore(fleet: Fleet, asking: Load, successors: Mapping[str, str]) -> Restor
     """
     stack, seen = fleet.stack, Restored()
     caller = Caller(stack, AGENT)
-    _refresh(caller)
+    refresh(caller)
     code, spent_poll = _a_yes(caller)
     before = {name: copy_of(stack, name) for name in RESTORED}
     since = _ledger(stack)["entries"][-1]["seq"]
     assert caller.post("/oauth2/token", spent_poll).status == 200
     form = caller.exchange_form(caller.assertion("alice"), "warehouse.query.run", "query/acme_history")
     assert caller.post("/oauth2/token", form).status == 200
-    _refresh(caller)
+    refresh(caller)
     asking.each_kind()
 
     for function in successors:
@@ -102,7 +102,7 @@ def restore(fleet: Fleet, asking: Load, successors: Mapping[str, str]) -> Restor
     }
     for what, presented in again.items():
         seen.spent_again[what] = caller.post("/oauth2/token", presented).reason or "issued"
-    _refresh(caller)
+    refresh(caller)
     entries = [entry for entry in _ledger(stack)["entries"] if entry["seq"] > since]
     seen.refreshes = sum(entry["event"] == "refreshed" for entry in entries)
     seen.refused_refreshes = sum(entry["event"] == "refused" and entry["kind"] == "refresh" for entry in entries)
@@ -143,7 +143,7 @@ def short_lived_tokens(stack: Stack) -> Iterator[None]:
         requests.delete(url, timeout=5)
 
 
-def _refresh(caller: Caller) -> None:
+def refresh(caller: Caller) -> None:
     """Have a token of alice's refreshed that nothing else asks for."""
     time.sleep(LIFE_S + 0.2)
     task = {

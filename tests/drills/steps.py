@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -41,19 +41,21 @@ def started(fleet: Fleet, source: Path) -> dict[str, Instance]:
     return {instance.function: instance for instance in earlier}
 
 
-def upgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
+def upgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance], *, between: Callable[[], None]) -> None:
     """One function after another: both releases take turns for a while, then the earlier one is told to stop."""
     for function in ORDER:
         fleet.serve(function, earlier[function].url, fleet.own(function))
         asking.each_kind()
         fleet.serve_own(function)
+        between()
         asking.each_kind()
 
 
-def downgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance]) -> None:
+def downgrade(fleet: Fleet, asking: Load, earlier: Mapping[str, Instance], *, between: Callable[[], None]) -> None:
     """The other way round, without ingest_audit: what it took in late would be unknown to an earlier one, and be kept aside."""
     for function in reversed(ORDER[1:]):
         fleet.serve(function, earlier[function].url, fleet.own(function))
         asking.each_kind()
         fleet.serve(function, earlier[function].url)
+        between()
         asking.each_kind()
