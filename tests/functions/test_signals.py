@@ -415,6 +415,16 @@ async def test_a_last_day_counts_in_full_and_what_cannot_be_read_lets_nobody_in(
         assert (await world.mint(subject_token=world.id_token("partner", ends=none))).status == 200
 
 
+@pytest.mark.parametrize(
+    "ends", ["20261121013000Z", "20261121013000+0000", "20261121000000", 20261121000000, "nan", "inf"]
+)
+async def test_an_end_as_directories_write_it_is_not_taken_for_a_later_one(tmp_path: Path, ends: object) -> None:
+    """At noon of that day: Python alone would read 13:00 of the first two, and the year 2612 of the numbers."""
+    world = a_world(tmp_path, "access_until_claim: ends")
+    token = world.id_token("partner", ends=ends)
+    assert (await world.mint(subject_token=token)).status == 400
+
+
 async def test_what_outlives_an_assertion_does_not_outlive_the_persons_access(world: World) -> None:
     """A deferred exchange goes on when its assertion has ended: the assertion says when the person's rights end."""
     here = StillHere(deployment(), Departures(world.cloud.documents["approvals"]), world.clock)

@@ -17,7 +17,12 @@ ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 
 
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+# Python takes any character before the hour: of `20270630013000Z`, as directories write it, it would read 13:00.
+_INSTANT: Final = re.compile(r"\d{4}-?\d{2}-?\d{2}[Tt ].*")
 _MILLISECONDS: Final = 100_000_000_000  # no instant of ours is as many seconds away
+_LAST_NUMBER: Final = (
+    10_000_000_000_000  # nor as many milliseconds: it would be `20270630220000`, and not the year 2612
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +169,13 @@ def access_end_of(claims: Mapping[str, Any], idp: IdentityProvider) -> datetime 
     try:
         if isinstance(value, str) and _DAY.fullmatch(value):
             return datetime.fromisoformat(value).replace(tzinfo=UTC) + timedelta(days=1)
-        if isinstance(value, str) and not value.isdigit():
+        if isinstance(value, str) and _INSTANT.fullmatch(value):
             ends_at = datetime.fromisoformat(value)
             return ends_at if ends_at.tzinfo is not None else ends_at.replace(tzinfo=UTC)
         if isinstance(value, int | float | str) and not isinstance(value, bool):
-            seconds = float(value)
-            return datetime.fromtimestamp(seconds / 1000 if seconds > _MILLISECONDS else seconds, UTC)
+            number = float(value)
+            if number < _LAST_NUMBER:
+                return datetime.fromtimestamp(number / 1000 if number > _MILLISECONDS else number, UTC)
     except (ValueError, OverflowError, OSError):
         pass
     raise TokenRejected("the configured claim for the end of access cannot be read")
