@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -304,6 +305,29 @@ async def test_a_deployment_that_takes_the_former_storage_away_too_early_blames_
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
     there.switch()
     await world.worker().token(name)
+
+
+@in_virtual_time
+async def test_a_former_storage_that_cannot_be_tidied_holds_up_no_revocation() -> None:
+    """The configuration names it no more, or it is out: only what was left there waits."""
+    there = await moving()
+    world, name = there.world, await there.world.connect()
+    await world.worker().token(name)
+    await world.drain(world.worker(), for_s=70)
+    there.switch()
+    assert await world.worker().mover.one(name, txn="t") == "moved"
+    there.finish()
+    await world.sleep(90)  # what was left behind is to be destroyed now
+    await world.change(name, status=GrantStatus.REVOKING, due_at=world.clock.now())  # by a process that then ended
+    for _ in range(20):
+        await world.sleep(30)
+        with suppress(Unavailable):
+            await world.worker().sweeper.visit(name)
+    assert (await world.grant(name)).status is GrantStatus.REVOKED
+    assert await there.kept(name, SECRETS) != []
+    there.switch()
+    await world.drain(world.worker(), for_s=600)
+    assert await there.kept(name, SECRETS) == await there.kept(name, SEALED) == []
 
 
 @in_virtual_time

@@ -133,9 +133,9 @@ class SweepGrants:
             return
         try:
             if self._is_due(stored):
-                await self._mover.tidy(name)
                 await self._drive(stored)
             await self._clean_up(name)
+            await self._mover.tidy(name)  # last: it needs a storage that may be out or configured no more
         finally:
             await self._let_others_by(name)
 
