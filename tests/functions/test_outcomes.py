@@ -163,6 +163,13 @@ async def test_a_resource_server_says_nothing_of_tokens_that_are_not_made_for_it
     assert (await as_resource(world, own)).status == 400
 
 
+@pytest.mark.parametrize("exp", [-(10**18), -(10**11), 10**18, True, 1.5, None, "1"])
+async def test_a_token_with_an_end_that_no_calendar_knows_is_refused_like_any_other(world: World, exp: object) -> None:
+    claims = claims_of((await world.exchange()).json["access_token"]) | {"exp": exp}
+    token = ec_key("forger").sign(claims, {"typ": "at+jwt"})
+    assert (await as_resource(world, token)).reason == "parameter_invalid"
+
+
 async def test_who_is_not_registered_as_the_resource_or_proves_it_badly_says_nothing(world: World) -> None:
     token = (await world.exchange()).json["access_token"]
     for agent in ("reader", "researcher"):

@@ -154,13 +154,15 @@ class ReportOutcome:
             ends_at = unverified.claims.get("exp")
             if isinstance(ends_at, bool) or not isinstance(ends_at, int):
                 return None
+            if now.timestamp() > ends_at + REPORTED_UNTIL.total_seconds():
+                return None
             last = datetime.fromtimestamp(min(ends_at, int(now.timestamp()) + 1) - 1, UTC)
             claims = (await verify_token(unverified, rules, self._keys, now=last)).claims
         except jws.TokenRejected:
             return None
         ended = datetime.fromtimestamp(ends_at, UTC)
         is_holder, is_resource = claims["client_id"] == agent.client_id, claims["aud"] in agent.reports_as
-        if now > ended + REPORTED_UNTIL or claims["tenant"] != agent.tenant or not (is_holder or is_resource):
+        if claims["tenant"] != agent.tenant or not (is_holder or is_resource):
             return None
         connection = self._deployment.connection_by_resource.get(claims["aud"])
         return _HandOut(
