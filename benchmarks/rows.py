@@ -168,7 +168,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             ),
             Row(
                 NARROWER,
-                "first use of a narrower scope: exchange_token, refresh_grants and the provider",
+                "a new token (its time is over, or another scope): exchange_token, refresh_grants and the provider",
                 narrowing,
                 "demo-narrower",
                 lambda: renewing.list_of_many_users(RENEWING),
