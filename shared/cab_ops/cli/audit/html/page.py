@@ -233,7 +233,7 @@ def _mismatches(facts: ReportFacts) -> Section:
     verdict = (
         Verdict(
             f"{facts.mismatch_count} request{'s' if facts.mismatch_count > 1 else ''} went beyond what the user had asked "
-            "for, or beyond what the agent may do at all. No token was issued; look for what made the agent ask.",
+            "for. No token was issued; look for what made the agent ask.",
             bad=True,
         )
         if facts.mismatch_count
