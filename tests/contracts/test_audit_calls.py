@@ -69,6 +69,9 @@ def tell() -> list[dict[str, Any]]:
     story.report("13", "done", agent="ops-bot", txn="token-13")
     story.report("13", "rejected", agent="ops-bot", by="crm-api", txn="token-13")
     story.report("14", "done", agent="ops-bot", by="crm-api", txn="token-14", ended=Outcome.REFUSED)
+    # One token of the user's, given in one transaction to an agent and to the one that it delegates to, for the same.
+    story.report("15", "rejected", agent="planner", txn="token-15")
+    story.report("15", "done", agent="helper", txn="token-15")
     story.exchange(Outcome.ISSUED, txn="delegation", token=TokenFacts(kind="assertion", sha256="06"))
     story.exchange(Outcome.ISSUED, txn="call-token", token=TokenFacts(kind="call", sha256="07"))
     return story.rows
@@ -148,6 +151,17 @@ def test_what_agent_and_resource_say_of_one_token_is_counted_once_by_the_resourc
         "SELECT txn, done, failed FROM transaction_features WHERE txn IN ('token-11', 'token-12', 'token-13') ORDER BY 1",
     )
     assert features == [("token-11", 1, 0), ("token-12", 1, 0), ("token-13", 0, 1)]
+
+
+def test_no_agents_word_stands_for_what_another_says_of_the_same_token(tables: Any) -> None:
+    """Else whoever shares a user's token could hide what came of it at somebody else's hands."""
+    answer = ask(
+        tables,
+        "SELECT agent_id, executed, failed FROM actions_by_user_and_agent "
+        "WHERE agent_id IN ('planner', 'helper') ORDER BY agent_id",
+    )
+    assert answer == [("helper", 1, 0), ("planner", 0, 1)]
+    assert ask(tables, "SELECT done, failed FROM transaction_features WHERE txn = 'token-15'") == [(1, 1)]
 
 
 def test_executed_counts_what_was_done_and_what_nobody_knows_apart(tables: Any) -> None:

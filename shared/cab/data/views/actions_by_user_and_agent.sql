@@ -5,7 +5,8 @@ WITH facts AS (
   SELECT
     *,
     ROW_NUMBER() OVER (
-      PARTITION BY TIMESTAMP_TRUNC(occurred_at, DAY), tenant, txn, event_type, events.token.sha256, intent.intent_hash
+      PARTITION BY
+        TIMESTAMP_TRUNC(occurred_at, DAY), tenant, txn, event_type, actor.agent_id, events.token.sha256, intent.intent_hash
       ORDER BY
         IF(observed_by = 'resource', 0, 1), IF(outcome = 'executed', 0, IF(outcome = 'unknown', 1, 2)), occurred_at, event_id
     ) AS word

@@ -25,7 +25,7 @@ WITH facts AS (
     ) AS pause_ms,
     -- Of agent and resource that both speak of a token, the resource; of its words, that something was done.
     ROW_NUMBER() OVER (
-      PARTITION BY tenant, txn, event_type, events.token.sha256, intent.intent_hash
+      PARTITION BY tenant, txn, event_type, actor.agent_id, events.token.sha256, intent.intent_hash
       ORDER BY
         IF(observed_by = 'resource', 0, 1), IF(outcome = 'executed', 0, IF(outcome = 'unknown', 1, 2)), occurred_at, event_id
     ) = 1
