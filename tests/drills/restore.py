@@ -133,11 +133,19 @@ def _a_yes(caller: Caller) -> tuple[str, dict[str, str]]:
 
 @contextmanager
 def short_lived_tokens(stack: Stack) -> Iterator[None]:
-    """From now on the CRM says of new tokens that they end soon, so that they are refreshed as they are in hours of serving."""
+    """From now on the CRM says of new tokens that they end soon, so that they are refreshed as they are in hours of serving.
+
+    Alice connects it anew, so that none is left of those which somebody asked for before.
+    """
     url = f"{stack.file.connections['crm'].resource}/_control/faults"
     fault = {"endpoint": "token", "kind": "answer", "answer": "expires_in", "value": LIFE_S}
     requests.post(url, json=fault, timeout=5).raise_for_status()
     try:
+        person = Person("alice")
+        try:
+            assert person.connect(f"{stack.file.origin}/connect?connection=crm").status == 200
+        finally:
+            person.close()
         yield
     finally:
         requests.delete(url, timeout=5)

@@ -118,6 +118,7 @@ def test_an_agent_that_calls_tools_has_no_token_of_any_system_in_its_memory(stac
                 while not answer.done():  # while it works, and once more when it has its answer
                     look()
                     time.sleep(0.1)
+                tokens |= tokens_of_these_calls()  # renewed meanwhile, perhaps
                 look()
                 assert json.loads(answer.result())
         agent.stdin.close()

@@ -48,7 +48,7 @@ def play(stack: Stack, folder: Path) -> Day:
     try:
         with fleet(stack) as running:
             following = {name: running.start(name, variables=variables) for name in deployment.ORDER}
-            with load(stack, calls=False) as asking, short_lived_tokens(stack):
+            with short_lived_tokens(stack), load(stack, calls=False) as asking:
                 seen = Day(asking)
                 deployment.roll_out(running, asking, list(following.values()))
                 crm.accept(crm.newer)
