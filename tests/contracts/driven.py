@@ -31,12 +31,12 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from tests.support.asgi import Answer
 from tests.support.functions import Cloud
 from tests.support.jose import key_set
+from tests.support.visits import Visits
 from tests.support.web import Documents, Sent, json_answer
 from tests.support.world import (
     ACCOUNTS,
     CRM,
     EXCHANGE_TOKEN,
-    FORM,
     GLOBEX_IDP,
     GLOBEX_KEY,
     IDP,
@@ -250,7 +250,7 @@ class Browser:
         self._organisation = organisation
         self._tenant = tenant
         self._user = user
-        self._cookies: dict[str, str] = {}
+        self._visits = Visits(organisation.world)
 
     async def open(self, url: str, form: Mapping[str, str] | None = None) -> str:
         """The page that a link or a form leads to in the end."""
@@ -259,7 +259,7 @@ class Browser:
             if parts.netloc and f"{parts.scheme}://{parts.netloc}" != ORIGIN:
                 url, form = self._elsewhere(parts.netloc in CRM, dict(parse_qsl(parts.query))), None
                 continue
-            answer = await self._send(parts.path, parts.query, form)
+            answer = await self._visits.send(parts.path, parts.query, form)
             text = answer.body.decode()
             number = list(USERS).index(self._tenant)
             choice = re.search(rf'href="(/login\?idp={number}&amp;[^"]+)"', text)
@@ -277,22 +277,6 @@ class Browser:
         else:
             self._organisation.logins.codes[code] = self._user, query.get("nonce", "")
         return f"{query['redirect_uri']}?{urlencode({'code': code, 'state': query['state']})}"
-
-    async def _send(self, path: str, query: str, form: Mapping[str, str] | None) -> Answer:
-        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
-        answer = await self._organisation.world.request(
-            "GET" if form is None else "POST",
-            path,
-            function="connect_account",
-            query=query,
-            headers=[*([("Cookie", cookies)] if cookies else []), *([] if form is None else [FORM])],
-            body=b"" if form is None else urlencode(form).encode(),
-        )
-        for name, value in answer.headers:
-            if name == "set-cookie":
-                key, _, rest = value.partition("=")
-                self._cookies[key] = rest.partition(";")[0]
-        return answer
 
 
 @dataclass(frozen=True)

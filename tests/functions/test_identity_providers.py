@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, claims_of
+from tests.support.visits import Visits
 from tests.support.web import Sent, json_answer
 from tests.support.world import (
     CRM,
     DROP,
-    FORM,
     IDP,
     ORIGIN,
     SECRET_OF_READER,
@@ -196,7 +196,7 @@ class Browser:
     def __init__(self, world: World, claims: dict[str, Any]) -> None:
         self._world = world
         self._claims = claims
-        self._cookies: dict[str, str] = {}
+        self._visits = Visits(world)
         self._nonces: dict[str, str] = {}
         documents = world.idp
         documents.documents["/.well-known/openid-configuration"] |= {
@@ -223,7 +223,7 @@ class Browser:
             if origin != ORIGIN:
                 url, form = self._elsewhere(dict(parse_qsl(parts.query))), None
                 continue
-            answer = await self._send(parts.path, parts.query, form)
+            answer = await self._visits.send(parts.path, parts.query, form)
             choice = re.search(r'href="(/login\?idp=0&amp;[^"]+)"', answer.body.decode())  # the first IdP is Acme's
             location = html.unescape(choice[1]) if choice else answer.header("location")
             if location is None:
@@ -235,22 +235,6 @@ class Browser:
         code = unique("code")
         self._nonces[code] = query.get("nonce", "")
         return f"{query['redirect_uri']}?{urlencode({'code': code, 'state': query['state']})}"
-
-    async def _send(self, path: str, query: str, form: dict[str, str] | None) -> Answer:
-        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
-        answer = await self._world.request(
-            "GET" if form is None else "POST",
-            path,
-            function="connect_account",
-            query=query,
-            headers=[*([("Cookie", cookies)] if cookies else []), *([] if form is None else [FORM])],
-            body=b"" if form is None else urlencode(form).encode(),
-        )
-        for name, value in answer.headers:
-            if name == "set-cookie":
-                key, _, rest = value.partition("=")
-                self._cookies[key] = rest.partition(";")[0]
-        return answer
 
 
 async def two_registrations(tmp_path: Path, subject_claim: str) -> World:

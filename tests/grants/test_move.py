@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -23,6 +24,14 @@ STEPS = ["marked", "created", "copied", "pointed"]
 
 class Killed(BaseException):
     """The process is gone: nothing that it would have done afterwards is done."""
+
+
+def killed_at(step: str) -> Callable[[str], Awaitable[None]]:
+    async def dies(at: str) -> None:
+        if at == step:
+            raise Killed
+
+    return dies
 
 
 class Moving:
@@ -105,13 +114,8 @@ async def test_killed_between_any_two_steps_the_grant_serves_on_and_a_later_move
     await world.worker().token(name)
     await world.drain(world.worker(), for_s=70)
     there.switch()
-
-    async def dies(at: str) -> None:
-        if at == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        await world.worker(step=dies).mover.one(name, txn="t")
+        await world.worker(step=killed_at(step)).mover.one(name, txn="t")
     worker = world.worker()
     await worker.token(name)
     if step != "pointed":
@@ -133,13 +137,8 @@ async def test_of_a_move_that_nobody_goes_on_with_the_sweep_destroys_every_copy(
     there = await moving()
     world, name = there.world, await there.world.connect(expired=False)
     there.switch()
-
-    async def dies(at: str) -> None:
-        if at == step:
-            raise Killed
-
     with pytest.raises(Killed):
-        await world.worker(step=dies).mover.one(name, txn="t")
+        await world.worker(step=killed_at(step)).mover.one(name, txn="t")
     await world.drain(world.worker(), for_s=200)
     assert await there.kept(name, SEALED) == []
     grant = await world.grant(name)
