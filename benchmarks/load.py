@@ -9,10 +9,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from benchmarks.processes import HOST
+
+_FORM: Final = "application/x-www-form-urlencoded"
+_JSON: Final = "application/json"
+
+
+def _posted(path: str, body: bytes, content_type: str, *headers: str) -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1",
+        f"Host: {HOST}",
+        *headers,
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +37,7 @@ class Post:
     form: dict[str, str]
 
     def as_bytes(self) -> bytes:
-        body = urlencode(self.form).encode()
-        head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return _posted(self.path, urlencode(self.form).encode(), _FORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,7 @@ class ToolCall:
 
     def as_bytes(self) -> bytes:
         body = json.dumps({"tool": self.tool, "arguments": self.arguments}).encode()
-        head = (
-            f"POST /tools/call HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {self.token}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return _posted("/tools/call", body, _JSON, f"Authorization: Bearer {self.token}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,7 @@ class Push:
     token: str = field(repr=False)
 
     def as_bytes(self) -> bytes:
-        head = (
-            f"POST / HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {self.token}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n\r\n"
-        )
-        return head.encode() + self.body
+        return _posted("/", self.body, _JSON, f"Authorization: Bearer {self.token}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,7 @@ class Click:
     session: str = field(repr=False)
 
     def as_bytes(self) -> bytes:
-        body = urlencode(self.form).encode()
-        head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-            f"Cookie: cab_session={self.session}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return _posted(self.path, urlencode(self.form).encode(), _FORM, f"Cookie: cab_session={self.session}")
 
 
 @dataclass(frozen=True, slots=True)
