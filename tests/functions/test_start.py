@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,11 @@ def test_a_function_that_starts_has_opened_no_connection_yet(function: str, tmp_
     assert world.web.sent == []
     assert all(sum(documents.calls.values()) == 0 for documents in world.cloud.documents.values())
     assert world.cloud.vault.calls == {}
+
+
+def test_the_garbage_collector_looks_at_nothing_that_a_function_was_built_of(tmp_path: Path) -> None:
+    World(scratch=tmp_path).function("exchange_token")
+    assert gc.get_freeze_count() > 50_000  # Python itself freezes a few hundred, or none
 
 
 def test_the_deployment_of_these_tests_has_no_mistake(validate: Callable[[Path], list[str]]) -> None:

@@ -142,7 +142,17 @@ class Basics:
             return answer
 
         function.__name__ = function.__qualname__ = self.name
+        _keep_what_is_built()
         return function
+
+
+@functools.cache
+def _keep_what_is_built() -> None:
+    """The garbage collector never looks again at what a process has imported and built: it lives as long as the process.
+
+    Otherwise each process goes through it all as it ends, for as long as half of its start took. Once: what comes later may be garbage.
+    """
+    gc.freeze()
 
 
 def _note(span: Span, request: Request, answer: Response) -> None:
