@@ -60,7 +60,9 @@ async def _run(arguments: argparse.Namespace) -> int:
                 for row in counted
             }
             waits = await call_waits.measure(rows, around, samples=arguments.rounds * 10, progress=progress)
-            injected = await injected_waits.measure(rows, around, connections=arguments.connections, progress=progress)
+            injected = await injected_waits.measure(
+                rows, around, rounds=arguments.rounds, connections=arguments.connections, progress=progress
+            )
             pss = {row.name: row.pss_bytes() / 2**20 for row in rows}
         starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
     progress("done")

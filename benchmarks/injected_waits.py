@@ -16,18 +16,19 @@ from gcp_emulators.faults import CallFault
 INJECTED_S = 0.02
 MEASURED = (HOT, MINT_KEY)
 _POSTS_OF_A_CONNECTION = 25
-_SLICES = 4  # each in turn with the others, so that what disturbs the machine disturbs them all
+_MOST_SLICES = 4  # each in turn with the others, so that what disturbs the machine disturbs them all
 
 
 async def measure(
-    rows: Sequence[Row], surroundings: Surroundings, *, connections: int, progress: Callable[[str], None]
+    rows: Sequence[Row], surroundings: Surroundings, *, rounds: int, connections: int, progress: Callable[[str], None]
 ) -> dict[str, dict[int, float]]:
-    """By row and number of connections: p50 / (sum of the unavoidable waits)."""
+    """By row and number of connections: p50 / (sum of the unavoidable waits). Fewer `rounds` than four are fewer answers."""
+    slices = min(rounds, _MOST_SLICES)
     chosen = [row for row in rows if row.name in MEASURED and row.waits]
     took: dict[tuple[str, int], list[float]] = {}
     with _slow_services(surroundings):
-        for number in range(_SLICES):
-            progress(f"injected waits {number + 1} of {_SLICES}")
+        for number in range(slices):
+            progress(f"injected waits {number + 1} of {slices}")
             for row in chosen:
                 for at_once in (1, connections):
                     posts = [row.prepare() for _ in range(_POSTS_OF_A_CONNECTION * at_once)]
