@@ -67,7 +67,7 @@ real: $(DEV) browser-ready ## log in at Keycloak and connect to it, in Chromium.
 bench: $(STACK) ## print the benchmark table
 	@$(PYTHON) -m benchmarks $(BENCH)
 
-bench-peers: $(STACK) ## CPU of a token exchange here, at oidc-provider and at Keycloak. Fetches them once: needs npm; Maven and Java 17
+bench-peers: $(STACK) ## CPU of a token exchange here, at oidc-provider, ZITADEL's library and Keycloak. Fetches them once: needs npm; Go; Maven and Java 17
 	@PYTHONPATH=.:shared $(PYTHON) -m benchmarks.peers $(PEERS)
 
 simulate: $(STACK) ## ten million grants and 5,000 exchanges a second in virtual time, by the product's own rules. Some minutes

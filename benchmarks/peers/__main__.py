@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers`: CPU of a token exchange at oidc-provider, at Keycloak and here. What is missing is said and left out."""
+"""`python -m benchmarks.peers`: CPU of a token exchange at other people's servers, and here. What is missing is said and left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -15,14 +16,14 @@ from tests.real import keycloak
 
 from benchmarks import rounds
 from benchmarks.load import send
-from benchmarks.peers.installing import NotInstallable, install
-from benchmarks.peers.servers import KEYCLOAK, OIDC, keycloak_server, oidc_provider
+from benchmarks.peers.installing import NotInstallable, build_zitadel, install
+from benchmarks.peers.servers import KEYCLOAK, OIDC, ZITADEL_RSA, keycloak_server, oidc_provider, zitadel_server
 from benchmarks.processes import OTHER_CORES
 from benchmarks.rounds import spread
 from benchmarks.rows import EXCHANGE_TOKEN, HOT, VERIFY_ES256, Row
 from benchmarks.surroundings import surroundings
 
-GOALS = {OIDC: 1.7, KEYCLOAK: 0.25}
+GOALS = {OIDC: 1.7, ZITADEL_RSA: 0.95, KEYCLOAK: 0.25}
 OURS = (
     "this broker, hot: 2 verifications; single use and rate limit in Firestore, grant read, policy, event acknowledged by "
     "Pub/Sub; the platform's own token"
@@ -33,12 +34,8 @@ async def run(arguments: argparse.Namespace) -> int:
     os.sched_setaffinity(0, OTHER_CORES)
     missing: list[str] = []
     with_keycloak = not arguments.without_keycloak and _is_there(missing)
-    try:
-        install()
-        with_oidc = True
-    except NotInstallable as exc:
-        missing.append(str(exc))
-        with_oidc = False
+    with_oidc = _is_had(install, missing)
+    with_zitadel = _is_had(build_zitadel, missing)
     async with AsyncExitStack() as stack:
         around = await stack.enter_async_context(surroundings())
         ours = await around.open_project("demo-peers")
@@ -50,6 +47,8 @@ async def run(arguments: argparse.Namespace) -> int:
                 await stack.enter_async_context(oidc_provider(around, ours, promises=promises))
                 for promises in (False, True)
             ]
+        if with_zitadel:
+            rows += [await stack.enter_async_context(zitadel_server(around, ours, rsa=rsa)) for rsa in (False, True)]
         if with_keycloak:
             rows.append(await stack.enter_async_context(keycloak_server(around)))
         for row in rows:
@@ -86,6 +85,15 @@ def _figures(row: Row, measured: list[rounds.Round]) -> dict[str, Any]:
         "cpu_us": (cpu.lower, cpu.middle, cpu.upper),
         "hot_over_this": (ratio.lower, ratio.middle, ratio.upper),
     }
+
+
+def _is_had(get: Callable[[], object], missing: list[str]) -> bool:
+    try:
+        get()
+    except NotInstallable as exc:
+        missing.append(str(exc))
+        return False
+    return True
 
 
 def _is_there(missing: list[str]) -> bool:

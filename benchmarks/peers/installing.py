@@ -1,4 +1,4 @@
-"""What the peers need: oidc-provider from npm, with the Node that it asks for, into `.cab/peers`."""
+"""What the peers need, into `.cab/peers`: oidc-provider from npm, with the Node that it asks for; ZITADEL's library, built with Go."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent
 FOLDER = ROOT / ".cab" / "peers"
 _INSTALLED_WITHIN_S = 180
 NODE = FOLDER / "node_modules" / ".bin" / "node"
+ZITADEL_PROGRAM = FOLDER / "zitadel"
 
 
 class NotInstallable(Exception):
@@ -38,3 +39,16 @@ def install() -> Path:
         stamp.write_bytes(lock)
     shutil.copy(SOURCE / "oidc_provider.mjs", FOLDER)
     return FOLDER
+
+
+def build_zitadel() -> Path:
+    """The program. Go looks itself whether anything of it has changed."""
+    if shutil.which("go") is None:
+        raise NotInstallable("ZITADEL's library needs Go 1.26 or later.")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-o", str(ZITADEL_PROGRAM), "."]
+    try:
+        subprocess.run(command, cwd=SOURCE / "zitadel", capture_output=True, timeout=_INSTALLED_WITHIN_S, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
+        raise NotInstallable("Go could not build ZITADEL's library: it needs Go 1.26 and, once, the network.") from exc
+    return ZITADEL_PROGRAM

@@ -14,7 +14,8 @@ from typing import Any
 
 import requests
 from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from tests.real import keycloak
 
 from benchmarks.clients import AGENT, Clients, EcKey
@@ -25,7 +26,7 @@ from benchmarks.rows import SIGN_ES256, VERIFY_ES256, Row
 from benchmarks.surroundings import Surroundings
 from cab.protocol import names
 
-OIDC, PROMISING, KEYCLOAK = "oidc", "oidc-2", "keycloak"
+OIDC, PROMISING, ZITADEL, ZITADEL_RSA, KEYCLOAK = "oidc", "oidc-2", "zitadel", "zitadel-rsa", "keycloak"
 _STARTS_WITHIN_S = 240.0
 
 
@@ -61,18 +62,10 @@ async def oidc_provider(around: Surroundings, ours: Clients, *, promises: bool) 
     folder, port = installing.install(), around.ports.take_free()
     issuer, project = f"http://{HOST}:{port}", "demo-peers"
     client = EcKey("client-1")
-    signing = {**ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True), "kid": "s", "alg": "ES256"}
     described = {
         "port": port,
-        "issuer": issuer,
         "resource": ours.resources["crm"],
-        "client": {"id": AGENT, "jwk": client.public_jwk()},
-        "subjectIssuer": {
-            "issuer": f"{ours.origin}/edge",
-            "audience": f"{ours.origin}/oauth2",
-            "jwk": ours.edge.public_jwk(),
-        },
-        "signingKey": signing,
+        **_described(issuer, client, ours),
     }
     path = around.folder / f"oidc-provider-{port}.json"
     path.write_text(json.dumps(described), "utf-8")
@@ -86,24 +79,64 @@ async def oidc_provider(around: Surroundings, ours: Clients, *, promises: bool) 
     command = [str(installing.NODE), "oidc_provider.mjs", str(path)]
 
     def prepare() -> Post:
-        post = ours.list_opportunities()
-        now = int(time.time())
-        claims = {
-            "iss": AGENT,
-            "sub": AGENT,
-            "aud": issuer,
-            "iat": now,
-            "exp": now + 60,
-            "jti": secrets.token_urlsafe(16),
-        }
-        own = {"client_id": AGENT, "client_assertion": client.sign(claims, typ="JWT")}
-        return Post("/token", post.form | own)
+        return Post("/token", ours.list_opportunities().form | {"client_id": AGENT} | _assertion(client, issuer))
 
     says = "oidc-provider 9 on Node 22: 2 verifications, 1 signature; nothing kept, no record, no policy, no limit"
     if promises:
         says = "the same, single use in Firestore and an event acknowledged by Pub/Sub, by Google's Node clients"
     with _running(Program(command, port, folder=folder, environment=environment)) as server:
         yield Row(PROMISING if promises else OIDC, says, server, project, prepare, {VERIFY_ES256: 2, SIGN_ES256: 1})
+
+
+@asynccontextmanager
+async def zitadel_server(around: Surroundings, ours: Clients, *, rsa: bool) -> AsyncIterator[Row]:
+    """The library of ZITADEL's server in Go, with a storage that answers from memory; `rsa`: signs as that server does by default."""
+    program, port = installing.build_zitadel(), around.ports.take_free()
+    issuer, client = f"http://{HOST}:{port}", EcKey("client-1")
+    described = {"address": f"{HOST}:{port}", **_described(issuer, client, ours)}
+    if rsa:
+        key = RSAAlgorithm.to_jwk(rsa_keys.generate_private_key(65537, 2048), as_dict=True)
+        described["signingKey"] = {**key, "kid": "s", "alg": "RS256"}
+    path = around.folder / f"zitadel-{port}.json"
+    path.write_text(json.dumps(described), "utf-8")
+
+    def prepare() -> Post:
+        # A client that authenticates by an assertion names itself there alone, and "jwt" is what the token of another issuer is.
+        form = {name: value for name, value in ours.list_opportunities().form.items() if name != "client_id"}
+        return Post("/oauth/token", form | {"subject_token_type": names.JWT_TYPE} | _assertion(client, issuer))
+
+    says = "zitadel/oidc 3, a Go library: 2 verifications, 1 signature; nothing kept, no record, no policy, no limit"
+    if rsa:
+        says = "the same, signing with RSA (2048 bits) as ZITADEL does by default"
+    with _running(Program([str(program), str(path)], port, folder=around.folder, environment={})) as server:
+        yield Row(
+            ZITADEL_RSA if rsa else ZITADEL, says, server, "demo-peers", prepare, {VERIFY_ES256: 2, SIGN_ES256: 1}
+        )
+
+
+def _described(issuer: str, client: EcKey, ours: Clients) -> dict[str, Any]:
+    """What a peer must know: its issuer, its only client, who issues the subject tokens, and the key to sign with."""
+    signing = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
+    return {
+        "issuer": issuer,
+        "client": {"id": AGENT, "jwk": client.public_jwk()},
+        "subjectIssuer": {
+            "issuer": f"{ours.origin}/edge",
+            "audience": f"{ours.origin}/oauth2",
+            "jwk": ours.edge.public_jwk(),
+        },
+        "signingKey": {**signing, "kid": "s", "alg": "ES256"},
+    }
+
+
+def _assertion(client: EcKey, audience: str) -> dict[str, str]:
+    """A fresh client assertion (RFC 7523 section 2.2), as form parameters."""
+    now = int(time.time())
+    claims = {"iss": AGENT, "sub": AGENT, "aud": audience, "iat": now, "exp": now + 60}
+    return {
+        "client_assertion_type": names.CLIENT_ASSERTION_TYPE,
+        "client_assertion": client.sign(claims | {"jti": secrets.token_urlsafe(16)}, typ="JWT"),
+    }
 
 
 @asynccontextmanager
@@ -117,18 +150,14 @@ async def keycloak_server(around: Surroundings) -> AsyncIterator[Row]:
         audience = f"http://{HOST}:{port}/realms/bench"
 
         def prepare() -> Post:
-            now = int(time.time())
-            claims = {"iss": AGENT, "sub": AGENT, "aud": audience, "iat": now, "exp": now + 60}
             form = {
                 "grant_type": names.TOKEN_EXCHANGE,
                 "subject_token": token,
                 "subject_token_type": names.ACCESS_TOKEN_TYPE,
                 "requested_token_type": names.ACCESS_TOKEN_TYPE,
                 "client_id": AGENT,
-                "client_assertion_type": names.CLIENT_ASSERTION_TYPE,
-                "client_assertion": client.sign(claims | {"jti": secrets.token_urlsafe(16)}, typ="JWT"),
             }
-            return Post("/realms/bench/protocol/openid-connect/token", form)
+            return Post("/realms/bench/protocol/openid-connect/token", form | _assertion(client, audience))
 
         says = "Keycloak 26: 2 verifications, 1 signature, its session of the user in memory; no record, no policy, no limit"
         yield Row(KEYCLOAK, says, server, "demo-peers", prepare, {VERIFY_ES256: 1})
@@ -165,8 +194,6 @@ def _realm(origin: str, client: EcKey) -> str:
         },
     }
     admin("POST", "/bench/clients", agent)
-    now = int(time.time())
-    claims = {"iss": AGENT, "sub": AGENT, "aud": f"{origin}/realms/bench", "iat": now, "exp": now + 60, "jti": "first"}
     answer = requests.post(
         f"{origin}/realms/bench/protocol/openid-connect/token",
         data={
@@ -174,8 +201,7 @@ def _realm(origin: str, client: EcKey) -> str:
             "username": "alice",
             "password": "alice",
             "client_id": AGENT,
-            "client_assertion_type": names.CLIENT_ASSERTION_TYPE,
-            "client_assertion": client.sign(claims, typ="JWT"),
+            **_assertion(client, f"{origin}/realms/bench"),
         },
         timeout=60,
     )
