@@ -9,7 +9,7 @@ from typing import Final
 from cab.domain.grants import GrantStatus
 from cab.domain.identifiers import digest
 from cab.ports import Condition, Conflict, Delete, Document, Documents
-from cab.stores.approvals import Binding
+from cab.stores.approvals import Binding, decision_path
 from cab.stores.fields import from_fields
 from cab.stores.grants import Grants
 
@@ -57,15 +57,22 @@ class ForgetPerson:
         return number
 
     async def _asked(self, tenant: str, subject: str) -> int:
-        """Questions to the person with their answers: the request last, because it is what the others are found by."""
-        number = 0
-        whose = Condition("owner", "==", digest(tenant, subject))
-        async for document in _all(self._guards, "approval_requests", whose):
+        """Questions to the person with their answers, which outlive a question that was spent. What another document is found by
+        goes after it.
+        """
+        of_whom = Condition("owner", "==", digest(tenant, subject))
+        gone = set()
+        async for document in _all(self._guards, "approval_requests", of_whom):
             binding = from_fields(Binding, document.fields["binding"])
-            await self._approvals.write(Delete(f"decisions/{document.path.partition('/')[2]}"))
+            answer = decision_path(document.fields["id"])
+            await self._approvals.write(Delete(answer))
+            # The last release kept a second copy.
             await self._guards.write(Delete(f"approval_bindings/{binding.key()}"), Delete(document.path))
-            number += 1
-        return number
+            gone.add(answer)
+        async for document in _all(self._approvals, "decisions", of_whom):
+            await self._approvals.write(Delete(document.path))
+            gone.add(document.path)
+        return len(gone)
 
     async def _ended_grants(self, tenant: str, subject: str) -> tuple[int, int]:
         """A grant's document is what its tokens are found by: it goes when they have been revoked and destroyed."""

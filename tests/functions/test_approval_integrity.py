@@ -12,6 +12,7 @@ from tests.support.jose import claims_of
 from tests.support.world import DROP, World, intent, task
 
 from cab.domain.identifiers import digest
+from cab.ports import Condition
 from cab_dev.fakes.documents import InMemoryDocuments
 
 REQUIRED = (400, "interaction_required", "confirmation_required")
@@ -35,12 +36,16 @@ async def approved_and_other(world: World) -> tuple[InMemoryDocuments, str, str]
     return world.cloud.documents["guards"], first, second
 
 
-async def test_a_yes_is_not_found_by_pointing_another_question_at_it(world: World) -> None:
+async def path_of(guards: InMemoryDocuments, question: str) -> str:
+    (document,) = await guards.find("approval_requests", Condition("id", "==", question))
+    return document.path
+
+
+async def test_a_yes_is_not_found_by_putting_its_question_where_another_is_looked_for(world: World) -> None:
     guards, first, second = await approved_and_other(world)
-    for path, document in list(guards._documents.items()):
-        if path.startswith("approval_bindings/") and document.fields["approval_id"] == second:
-            guards._documents[path] = replace(document, fields={"approval_id": first})
-    assert (await ask(world, OTHER)).status == 400
+    stored, place = guards._documents[await path_of(guards, first)], await path_of(guards, second)
+    guards._documents[place] = replace(stored, path=place)
+    assert (await ask(world, OTHER)).status != 200
     assert (await ask(world, DROP)).status == 200
 
 
@@ -49,7 +54,7 @@ async def test_a_yes_does_not_follow_when_its_question_is_rewritten(world: World
     guards, first, second = await approved_and_other(world)
     deferred = {} if completion_mode is None else {"completion_mode": completion_mode}
     code = (await ask(world, OTHER, **deferred)).json.get("deferral_code")
-    path = f"approval_requests/{digest(second)}"
+    path = await path_of(guards, second)
     guards._documents[path] = replace(guards._documents[path], fields=guards._documents[path].fields | {"id": first})
     assert (await ask(world, OTHER)).status == 400
     if code is not None:

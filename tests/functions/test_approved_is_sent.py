@@ -15,7 +15,6 @@ from tests.support.web import Sent, json_answer
 from tests.support.world import CRM, World
 
 from cab.stores.approvals import ApprovalRequests
-from cab.stores.single_use import SingleUse
 
 INTENTS = 1_000
 POLICIES = """
@@ -73,7 +72,7 @@ async def test_a_thousand_approved_requests_are_sent_as_they_were_shown(tmp_path
         asked = await call(world, token, "crm_deal_update", arguments)
         assert asked.refusal[2] == "confirmation_required", asked.body
         uri = asked.json["interaction_uri"]
-        request = await ApprovalRequests(guards, SingleUse(guards)).read(uri.rpartition("/")[2])
+        request = await ApprovalRequests(guards).read(uri.rpartition("/")[2])
         assert request is not None
         assert request.request_digest is not None
         approved[identifier] = request.request_digest

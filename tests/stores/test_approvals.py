@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -9,16 +10,15 @@ import pytest
 
 from cab.adapters.document_rules import EXPIRY_FIELD
 from cab.domain.identifiers import digest
-from cab.ports import Create
+from cab.ports import Create, Delete, Unavailable
 from cab.stores.approvals import (
     ApprovalDecision,
     ApprovalDecisions,
     ApprovalRequest,
     ApprovalRequests,
-    ApprovalState,
     Binding,
+    Question,
 )
-from cab.stores.single_use import SingleUse
 from cab_dev.fakes.documents import InMemoryDocuments
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -48,6 +48,12 @@ def a_yes(**changes: object) -> ApprovalDecision:
     return replace(ApprovalDecision(approved=True, decided_at=NOW, binding=BINDING.key()), **changes)  # type: ignore[arg-type]
 
 
+async def the_current(requests: ApprovalRequests) -> Question:
+    found = await requests.current(BINDING)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def guards() -> InMemoryDocuments:
     return InMemoryDocuments()
@@ -55,14 +61,25 @@ def guards() -> InMemoryDocuments:
 
 @pytest.fixture
 def requests(guards: InMemoryDocuments) -> ApprovalRequests:
-    return ApprovalRequests(guards, SingleUse(guards))
+    return ApprovalRequests(guards)
 
 
 async def test_a_request_comes_back_whole(requests: ApprovalRequests) -> None:
     await requests.open(a_request(), instead_of=None)
     assert await requests.read("r") == a_request()
-    assert await requests.current(BINDING) == a_request()
-    assert await requests.read("another") is None
+    assert (await the_current(requests)).request == a_request()
+    assert await requests.find("r") == await requests.current(BINDING)
+
+
+@pytest.mark.parametrize("name", ["another", "", "../r", "r" * 101, "\ud800"])
+async def test_another_id_leads_nowhere(requests: ApprovalRequests, name: str) -> None:
+    await requests.open(a_request(), instead_of=None)
+    assert await requests.read(name) is None
+
+
+async def test_a_question_is_one_document(requests: ApprovalRequests, guards: InMemoryDocuments) -> None:
+    await requests.open(a_request(), instead_of=None)
+    assert (guards.written, guards.calls["read"], guards.calls["find"]) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,54 +104,52 @@ async def test_another_user_agent_intent_policy_or_task_is_another_approval(
     assert await requests.current(other) is None
 
 
-async def test_a_pointer_to_a_request_for_something_else_leads_nowhere(
+async def test_a_question_about_something_else_in_its_place_is_not_taken_for_it(
     requests: ApprovalRequests, guards: InMemoryDocuments
 ) -> None:
-    """Whoever could write a pointer still could not lend one approval to another intent."""
-    other = replace(BINDING, intent_hash="delete everything")
+    """Whoever could write there still could not lend one approval to another intent; nothing is asked until that is put right."""
     await requests.open(a_request(), instead_of=None)
-    await guards.write(Create(f"approval_bindings/{other.key()}", {"approval_id": "r"}, expires_at=NOW + VALID))
+    other = replace(BINDING, intent_hash="delete everything")
+    stored = await guards.read(f"approval_requests/{BINDING.key()}")
+    assert stored is not None
+    await guards.write(Create(f"approval_requests/{other.key()}", stored.fields))
     assert await requests.current(other) is None
+    with pytest.raises(Unavailable):
+        await requests.open(a_request("mine", binding=other), instead_of=None)
 
 
-async def test_of_two_instances_that_open_at_once_both_get_the_first_ones_request(requests: ApprovalRequests) -> None:
-    first = await requests.open(a_request("first"), instead_of=None)
-    second = await requests.open(a_request("second"), instead_of=None)
-    assert (first.id, second.id) == ("first", "first")
+async def test_of_instances_that_open_at_once_all_get_the_first_ones_request(guards: InMemoryDocuments) -> None:
+    guards.delay_s = 0.001
+    opened = await gather(*(ApprovalRequests(guards).open(a_request(f"r{n}"), instead_of=None) for n in range(20)))
+    assert len({request.id for request in opened}) == 1
+    assert await ApprovalRequests(guards).read(opened[0].id) == opened[0]
 
 
 async def test_a_request_that_ended_is_followed_by_one_other(requests: ApprovalRequests) -> None:
     await requests.open(a_request("ended"), instead_of=None)
-    assert (await requests.open(a_request("next"), instead_of="ended")).id == "next"
-    assert (await requests.open(a_request("late"), instead_of="ended")).id == "next"
-    current = await requests.current(BINDING)
-    assert current is not None
-    assert current.id == "next"
+    ended = await the_current(requests)
+    assert (await requests.open(a_request("next"), instead_of=ended)).id == "next"
+    assert (await requests.open(a_request("late"), instead_of=ended)).id == "next"
+    assert (await the_current(requests)).request.id == "next"
+    assert await requests.read("ended") is None
 
 
-async def test_a_request_whose_pointer_is_gone_is_followed_too(
-    requests: ApprovalRequests, guards: InMemoryDocuments
-) -> None:
-    """A TTL policy may have deleted it between the two reads."""
-    assert (await requests.open(a_request("next"), instead_of="gone")).id == "next"
-    current = await requests.current(BINDING)
-    assert current is not None
-    assert current.id == "next"
+async def test_a_request_that_is_gone_meanwhile_is_followed_too(requests: ApprovalRequests) -> None:
+    """Another request spent it, or a TTL policy has deleted it between the two."""
+    await requests.open(a_request("spent"), instead_of=None)
+    ended = await the_current(requests)
+    assert await requests.spend(ended)
+    assert (await requests.open(a_request("next"), instead_of=ended)).id == "next"
+    assert (await the_current(requests)).request.id == "next"
 
 
-async def test_requests_and_pointers_are_kept_an_hour_beyond_the_wait(
-    requests: ApprovalRequests, guards: InMemoryDocuments
-) -> None:
-    kept_until = NOW + timedelta(minutes=10) + timedelta(hours=1)
-    await requests.open(a_request(), instead_of=None)
-    for path in (f"approval_requests/{digest('r')}", f"approval_bindings/{BINDING.key()}"):
-        document = await guards.read(path)
+async def test_a_request_is_kept_an_hour_beyond_the_wait(requests: ApprovalRequests, guards: InMemoryDocuments) -> None:
+    for name, before in (("r", None), ("next", "r")):
+        await requests.open(a_request(name), instead_of=await requests.find(before) if before else None)
+        document = await guards.read(f"approval_requests/{BINDING.key()}")
         assert document is not None
-        assert document.fields[EXPIRY_FIELD] == kept_until
-    await requests.open(a_request("next"), instead_of="r")
-    pointer = await guards.read(f"approval_bindings/{BINDING.key()}")
-    assert pointer is not None
-    assert pointer.fields[EXPIRY_FIELD] == kept_until
+        assert document.fields["id"] == name
+        assert document.fields[EXPIRY_FIELD] == NOW + timedelta(minutes=10) + timedelta(hours=1)
 
 
 async def test_the_list_is_of_what_still_waits_for_this_user_the_most_urgent_first(requests: ApprovalRequests) -> None:
@@ -185,7 +200,7 @@ async def test_without_a_flood_the_list_costs_one_query(requests: ApprovalReques
 
 
 @pytest.mark.parametrize(
-    ("decision", "used", "after", "usable"),
+    ("decision", "of_the_last_release", "after", "good"),
     [
         (a_yes(), False, timedelta(0), True),
         (a_yes(), False, VALID - SECOND, True),
@@ -194,29 +209,64 @@ async def test_without_a_flood_the_list_costs_one_query(requests: ApprovalReques
         (a_yes(approved=False), False, timedelta(0), False),
         (a_yes(binding="what stood there before"), False, timedelta(0), False),
         (a_yes(binding=None), False, timedelta(0), False),
-        (None, False, timedelta(0), False),
     ],
 )
-def test_a_yes_is_good_for_what_was_shown_once_and_for_its_time(
-    decision: ApprovalDecision | None, used: bool, after: timedelta, usable: bool
+def test_a_yes_is_good_for_what_was_shown_and_for_its_time(
+    decision: ApprovalDecision,
+    of_the_last_release: bool,
+    after: timedelta,
+    good: bool,
 ) -> None:
-    assert ApprovalState(a_request(), decision, used).is_usable(NOW + after, VALID) is usable
+    question = Question(a_request(), version=None if of_the_last_release else 1)
+    assert decision.is_good_for(question, now=NOW + after, valid_for=VALID) is good
 
 
-async def test_a_yes_is_spent_once(requests: ApprovalRequests) -> None:
-    assert not await requests.is_spent(a_request().id, tenant="acme")
-    assert await requests.spend(a_request(), until=NOW) is True
-    assert await requests.spend(a_request(), until=NOW) is False
-    assert await requests.is_spent(a_request().id, tenant="acme")
-    assert not await requests.is_spent(a_request("other").id, tenant="acme")
+async def test_a_yes_is_spent_once_and_leaves_nothing_to_spend(requests: ApprovalRequests) -> None:
+    await requests.open(a_request(), instead_of=None)
+    question = await the_current(requests)
+    assert await requests.spend(question) is True
+    assert await requests.spend(question) is False
+    assert await requests.current(BINDING) is None
+    assert await requests.read("r") is None
 
 
-async def test_the_first_decision_stands(guards: InMemoryDocuments) -> None:
+async def test_of_twenty_instances_one_spends_a_yes(guards: InMemoryDocuments) -> None:
+    guards.delay_s = 0.001
+    await ApprovalRequests(guards).open(a_request(), instead_of=None)
+    question = await the_current(ApprovalRequests(guards))
+    assert sum(await gather(*(ApprovalRequests(guards).spend(question) for _ in range(20)))) == 1
+
+
+async def test_a_yes_that_was_spent_stays_so_when_the_same_is_asked_again(requests: ApprovalRequests) -> None:
+    await requests.open(a_request(), instead_of=None)
+    spent = await the_current(requests)
+    await requests.spend(spent)
+    await requests.open(a_request("again"), instead_of=None)
+    assert await requests.spend(spent) is False
+    assert (await the_current(requests)).request.id == "again"
+
+
+async def test_a_question_of_the_last_release_is_found_and_listed_and_never_spent(
+    requests: ApprovalRequests, guards: InMemoryDocuments
+) -> None:
+    """It marks what it has spent in a place of its own, and may do so at any time."""
+    await requests.open(a_request(), instead_of=None)
+    stored = await guards.read(f"approval_requests/{BINDING.key()}")
+    assert stored is not None
+    await guards.write(Create(f"approval_requests/{digest('r')}", stored.fields), Delete(stored.path))
+    found = await requests.find("r")
+    assert found is not None
+    assert await requests.spend(found) is False
+    waiting = await requests.waiting_for("acme", "alice", agents=["bot"], now=NOW)
+    assert waiting == [found.request] == [a_request()]
+
+
+async def test_the_first_decision_stands_with_what_was_shown(guards: InMemoryDocuments) -> None:
     decisions = ApprovalDecisions(guards)
     assert await decisions.read("r") is None
-    assert await decisions.record("r", a_yes(), by="alice", expires_at=NOW + VALID) is True
-    assert await decisions.record("r", a_yes(approved=False), by="alice", expires_at=NOW + VALID) is False
-    assert await decisions.read("r") == a_yes()
+    assert await decisions.record(a_request(), a_yes(), by="alice", expires_at=NOW + VALID) is True
+    assert await decisions.record(a_request(), a_yes(approved=False), by="alice", expires_at=NOW + VALID) is False
+    assert await decisions.read("r") == a_yes(request=a_request())
     document = await guards.read(f"decisions/{digest('r')}")
     assert document is not None
     assert document.fields["by"] == "alice"

@@ -38,7 +38,6 @@ from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.signing_keys import SECRET, Issuer, SigningKeys
-from cab.stores.single_use import SingleUse
 from cab_dev.fakes.documents import Outage
 from cab_ops.rotate_keys import RotateKeys, TooEarly
 
@@ -633,7 +632,7 @@ class World:
         """What the approval page records when the user clicks."""
         approval_id = interaction_uri.rpartition("/")[2]
         guards = self.cloud.documents["guards"]
-        request = await ApprovalRequests(guards, SingleUse(guards)).read(approval_id)
+        request = await ApprovalRequests(guards).read(approval_id)
         assert request is not None
         binding = request.binding
         stored = await Grants(self.cloud.documents["grants"]).read(
@@ -647,7 +646,7 @@ class World:
             account=account_behind(configured, stored.grant if stored else None),
         )
         recorded = await ApprovalDecisions(self.cloud.documents["approvals"]).record(
-            approval_id, decision, by="the user", expires_at=self.clock.now() + timedelta(hours=1)
+            request, decision, by="the user", expires_at=self.clock.now() + timedelta(hours=1)
         )
         assert recorded
 

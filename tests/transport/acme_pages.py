@@ -42,7 +42,6 @@ from cab.stores.grants import Grants
 from cab.stores.issued_tokens import IssuedTokens
 from cab.stores.people.departures import Departures
 from cab.stores.sessions import BrowserStates
-from cab.stores.single_use import SingleUse
 from cab.transport.pages import pages_app
 from cab.use_cases.audit.auditor import Auditor
 from cab.use_cases.identity.still_here import StillHere
@@ -217,7 +216,7 @@ class AcmePages:
         self.secrets, self.vault = InMemoryVault(), InMemoryVault()
         self.grants = Grants(self.grant_documents)
         self.states = BrowserStates(self.approvals)
-        self.requests = ApprovalRequests(self.guards, SingleUse(self.guards))
+        self.requests = ApprovalRequests(self.guards)
         self.decisions = ApprovalDecisions(self.approvals)
         self.issued_tokens = IssuedTokens(self.guards)
         self.refresher = FakeRefresher(self.grants)

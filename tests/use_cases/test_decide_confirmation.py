@@ -12,7 +12,6 @@ from tests.transport.acme_pages import AcmePages
 
 from cab.domain import audit
 from cab.domain.errors import BrokerError
-from cab.domain.identifiers import digest
 from cab.ports import Replace, Unavailable
 from cab.stores.approvals import ApprovalRequest
 from cab.stores.sessions import Session
@@ -150,7 +149,7 @@ async def test_approval_and_refusal_are_different_events_of_the_requests_time(de
 async def test_a_question_whose_words_do_not_fit_its_hash_is_neither_shown_nor_decided(desk: Desk) -> None:
     """Otherwise a person would read one thing and agree to another."""
     guards = desk.acme.guards
-    path = f"approval_requests/{digest(desk.request.id)}"
+    path = f"approval_requests/{desk.request.binding.key()}"
     stored = await guards.read(path)
     assert stored is not None
     harmless = stored.fields["detail"].replace("opportunity/0061", "opportunity/9999")

@@ -45,7 +45,7 @@ def connect_account(settings: ConnectAccountSettings) -> Handler:
         ),
         keys=keys,
         client_secrets=parts.secrets,
-        approval_requests=ApprovalRequests(guards, parts.single_use),
+        approval_requests=ApprovalRequests(guards),
         approval_decisions=ApprovalDecisions(approvals),
         issued_tokens=IssuedTokens(guards),
         grant_tokens=grant_tokens,

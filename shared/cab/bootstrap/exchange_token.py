@@ -51,7 +51,7 @@ def exchange_token(settings: ExchangeTokenSettings) -> Handler:
     deferrals = Deferrals(guards)
     confirmations = Confirmations(
         broker,
-        ApprovalRequests(guards, parts.single_use),
+        ApprovalRequests(guards),
         ApprovalDecisions(parts.documents("approvals")),
         randomness,
     )

@@ -1,23 +1,36 @@
 """Confirmations: what waits for a person, what the person decided, and that a decision is used once.
 
-Three places with three writers, so that no internet-facing function can approve its own request: requests and uses are in
-`guards` (written by exchange_token), decisions in `approvals` (written by connect_account alone).
+Two places with two writers, so that no internet-facing function can approve its own request: requests are in `guards` (written by
+exchange_token, and deleted when the yes is spent), decisions in `approvals` (written by connect_account alone).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
 from cab.domain.identifiers import digest
-from cab.ports import AlreadyExists, Condition, Conflict, Create, Documents, Replace
+from cab.ports import (
+    AlreadyExists,
+    Condition,
+    Conflict,
+    Create,
+    Delete,
+    Document,
+    Documents,
+    Replace,
+    Unavailable,
+    Write,
+)
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
-from cab.stores.single_use import Kind, SingleUse
 
+_REQUESTS: Final = "approval_requests"
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MANY: Final = 50  # open questions of one user, or of one agent to them, that are read at once
 
 
@@ -62,86 +75,90 @@ class ApprovalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it is stored. Its `version` is what spends it; None for one of the last release, which marks what it has spent
+    elsewhere: such a question can be looked at and answered, and is never good for anything here.
+    """
+
+    request: ApprovalRequest
+    version: object | None
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalDecision:
     """`binding` is the key of what the person was shown: a request that is rewritten afterwards has no decision.
 
     `account` names the upstream account that was connected then (`cab.domain.accounts`): with another one it is void.
+    `request` is what was shown, for whoever comes back to the page: a question is gone once its answer is spent.
     """
 
     approved: bool
     decided_at: datetime
     binding: str | None = None
     account: str | None = None
+    request: ApprovalRequest | None = None
 
+    def is_about(self, request: ApprovalRequest) -> bool:
+        """Whether it was made on what the request says now."""
+        return self.binding == request.binding.key()
 
-@dataclass(frozen=True, slots=True)
-class ApprovalState:
-    request: ApprovalRequest
-    decision: ApprovalDecision | None = None
-    spent: bool = False
-
-    @property
-    def is_for_this(self) -> bool:
-        """Whether the decision was made on what the request says now."""
-        return self.decision is not None and self.decision.binding == self.request.binding.key()
-
-    def is_usable(self, now: datetime, valid_for: timedelta) -> bool:
+    def is_good_for(self, question: Question, *, now: datetime, valid_for: timedelta) -> bool:
+        """Whether it is a yes to the question that can still be spent."""
         return (
-            self.decision is not None
-            and self.is_for_this
-            and self.decision.approved
-            and not self.spent
-            and now < self.decision.decided_at + valid_for
+            self.approved
+            and self.is_about(question.request)
+            and question.version is not None
+            and now < self.decided_at + valid_for
         )
 
 
 class ApprovalRequests:
-    """Written by exchange_token."""
+    """Written by exchange_token. One document for what a question is about: whoever asks the same finds it there, and whoever
+    has its id by that. The next question about the same takes its place; spending the yes takes it away.
+    """
 
-    def __init__(self, guards: Documents, single_use: SingleUse) -> None:
+    def __init__(self, guards: Documents) -> None:
         self._guards = guards
-        self._single_use = single_use
+
+    async def find(self, approval_id: str) -> Question | None:
+        """The question of that id, also when it has ended; None when it was spent, or another one has followed it."""
+        if not _ID.fullmatch(approval_id):
+            return None
+        found = await self._guards.find(_REQUESTS, Condition("id", "==", approval_id), limit=1)
+        return _question(found[0]) if found else None
 
     async def read(self, approval_id: str) -> ApprovalRequest | None:
-        document = await self._guards.read(f"approval_requests/{digest(approval_id)}")
-        return None if document is None else from_fields(ApprovalRequest, document.fields)
+        """As `find`, for whoever has nothing to spend."""
+        found = await self.find(approval_id)
+        return None if found is None else found.request
 
-    async def current(self, binding: Binding) -> ApprovalRequest | None:
-        """The newest request for this binding, whatever became of it."""
-        pointer = await self._guards.read(f"approval_bindings/{binding.key()}")
-        if pointer is None:
-            return None
-        if "binding" in pointer.fields:
-            found: ApprovalRequest | None = from_fields(ApprovalRequest, pointer.fields)
-        else:  # written by an older release, which kept the id alone there
-            found = await self.read(pointer.fields["approval_id"])
-        return found if found is not None and found.binding == binding else None
+    async def current(self, binding: Binding) -> Question | None:
+        """The newest question about exactly this that was not spent, whatever else became of it."""
+        document = await self._guards.read(_place(binding))
+        found = None if document is None else _question(document)
+        return found if found is not None and found.request.binding == binding else None
 
-    async def open(self, request: ApprovalRequest, *, instead_of: str | None) -> ApprovalRequest:
+    async def open(self, request: ApprovalRequest, *, instead_of: Question | None) -> ApprovalRequest:
         """Open a request, or return the one that another instance opened first.
 
-        `instead_of` is the id of the request found by `current` (ended), None when there was none.
+        `instead_of` is what `current` found (ended), None when there was none. Raises: Unavailable.
         """
+        path, fields = _place(request.binding), _fields(request)
         expires_at = request.waits_until + timedelta(hours=1)
-        fields = _fields(request)
-        opened = Create(f"approval_requests/{digest(request.id)}", fields, expires_at=expires_at)
-        path = f"approval_bindings/{request.binding.key()}"
-        # With a copy of the request: whoever asks again finds both in one read.
-        newest = fields | {"approval_id": request.id}
-        pointer = await self._guards.read(path) if instead_of is not None else None
-        try:
-            if pointer is None:
-                await self._guards.write(opened, Create(path, newest, expires_at=expires_at))
+        first = Create(path, fields, expires_at=expires_at)
+        writes: list[Write] = [first]
+        if instead_of is not None:  # which may be spent meanwhile, or its time over: then the place is free
+            writes.insert(0, Replace(path, fields, instead_of.version, expires_at=expires_at))
+        for write in writes:
+            try:
+                await self._guards.write(write)
+            except (AlreadyExists, Conflict):
+                winner = await self.current(request.binding)
+                if winner is not None:
+                    return winner.request
+            else:
                 return request
-            if pointer.fields["approval_id"] == instead_of:
-                await self._guards.write(opened, Replace(path, newest, pointer.version, expires_at=expires_at))
-                return request
-        except (AlreadyExists, Conflict):
-            pass
-        winner = await self.current(request.binding)
-        if winner is None:  # gone meanwhile: this one can be answered, though a repetition will not find it
-            await self._guards.write(opened)
-        return winner or request
+        raise Unavailable("documents")
 
     async def waiting_for(
         self, tenant: str, subject: str, *, agents: Collection[str], now: datetime
@@ -161,7 +178,7 @@ class ApprovalRequests:
 
     async def _waiting(self, field: str, value: str, *, now: datetime) -> list[ApprovalRequest]:
         documents = await self._guards.find(
-            "approval_requests",
+            _REQUESTS,
             Condition(field, "==", value),
             Condition("waits_until", ">", now),
             order_by="waits_until",
@@ -170,14 +187,15 @@ class ApprovalRequests:
         )
         return [from_fields(ApprovalRequest, document.fields) for document in documents]
 
-    async def spend(self, request: ApprovalRequest, *, until: datetime) -> bool:
-        """Spend the approval. True exactly once."""
-        return await self._single_use.claim(
-            Kind.APPROVAL, tenant=request.binding.tenant, issuer="cab", identifier=request.id, until=until
-        )
-
-    async def is_spent(self, approval_id: str, *, tenant: str) -> bool:
-        return await self._single_use.is_used(Kind.APPROVAL, tenant=tenant, issuer="cab", identifier=approval_id)
+    async def spend(self, question: Question) -> bool:
+        """Spend the user's yes by taking the question away. True exactly once: nothing brings the version back that was read."""
+        if question.version is None:
+            return False
+        try:
+            await self._guards.write(Delete(_place(question.request.binding), question.version))
+        except Conflict:
+            return False
+        return True
 
 
 class ApprovalDecisions:
@@ -187,18 +205,34 @@ class ApprovalDecisions:
         self._approvals = approvals
 
     async def read(self, approval_id: str) -> ApprovalDecision | None:
-        document = await self._approvals.read(f"decisions/{digest(approval_id)}")
+        document = await self._approvals.read(decision_path(approval_id))
         return None if document is None else from_fields(ApprovalDecision, document.fields)
 
-    async def record(self, approval_id: str, decision: ApprovalDecision, *, by: str, expires_at: datetime) -> bool:
-        """Write the person's decision once. False when there is one already."""
+    async def record(
+        self, request: ApprovalRequest, decision: ApprovalDecision, *, by: str, expires_at: datetime
+    ) -> bool:
+        """Write the person's decision on what they were shown, once. False when there is one already."""
+        binding = request.binding
+        fields = to_fields(replace(decision, request=request))
+        fields |= {"by": by, "owner": digest(binding.tenant, binding.subject)}
         try:
-            await self._approvals.write(
-                Create(f"decisions/{digest(approval_id)}", to_fields(decision) | {"by": by}, expires_at=expires_at)
-            )
+            await self._approvals.write(Create(decision_path(request.id), fields, expires_at=expires_at))
         except AlreadyExists:
             return False
         return True
+
+
+def decision_path(approval_id: str) -> str:
+    return f"decisions/{digest(approval_id)}"
+
+
+def _place(binding: Binding) -> str:
+    return f"{_REQUESTS}/{binding.key()}"
+
+
+def _question(document: Document) -> Question:
+    request = from_fields(ApprovalRequest, document.fields)
+    return Question(request, document.version if document.path == _place(request.binding) else None)
 
 
 def _fields(request: ApprovalRequest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
@@ -63,6 +64,8 @@ def _plain(member: Any) -> Any:
 
 
 def _typed(hint: Any, member: Any) -> Any:
+    if isinstance(hint, UnionType):
+        hint = None if member is None else next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is tuple:
         return tuple(_typed(get_args(hint)[0], item) for item in member)
     if isinstance(hint, type) and issubclass(hint, Enum):

@@ -1,4 +1,4 @@
-"""Things that work once across all instances: client-assertion, DPoP and ID-JAG `jti`, approvals, deferral codes."""
+"""Things that work once across all instances: client-assertion, DPoP and ID-JAG `jti`, calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class Kind(StrEnum):
     CLIENT_ASSERTION = "client_assertion"
     DPOP_PROOF = "dpop_proof"
     ID_JAG = "id_jag"
-    APPROVAL = "approval"
     CALL_ATTEMPT = "call_attempt"
 
 
@@ -36,6 +35,3 @@ class SingleUse:
         except AlreadyExists:
             return False
         return True
-
-    async def is_used(self, kind: Kind, *, tenant: str, issuer: str, identifier: str) -> bool:
-        return await self._guards.read(f"single_use/{digest(tenant, kind.value, issuer, identifier)}") is not None

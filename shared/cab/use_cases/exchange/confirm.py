@@ -15,7 +15,14 @@ from cab.domain.decisions import Confirm, Decision
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.intents import Intent
 from cab.ports import Randomness
-from cab.stores.approvals import ApprovalDecisions, ApprovalRequest, ApprovalRequests, ApprovalState, Binding
+from cab.stores.approvals import (
+    ApprovalDecision,
+    ApprovalDecisions,
+    ApprovalRequest,
+    ApprovalRequests,
+    Binding,
+    Question,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +34,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
-    """The user agreed, and nothing has spent that yet."""
+    """The user agreed, and nothing had spent that yet when it was read."""
 
-    request: ApprovalRequest
+    question: Question
 
 
 class Confirmations:
@@ -45,8 +52,8 @@ class Confirmations:
     def interaction_uri(self, request: ApprovalRequest) -> str:
         return f"{self._broker.origin}/approvals/{request.id}"
 
-    async def current(self, binding: Binding) -> ApprovalRequest | None:
-        """The newest request for exactly this, whatever became of it."""
+    async def current(self, binding: Binding) -> Question | None:
+        """The newest question about exactly this that was not spent, whatever else became of it."""
         return await self._requests.current(binding)
 
     async def ask(
@@ -55,14 +62,14 @@ class Confirmations:
         intent: Intent,
         decision: Confirm,
         *,
-        instead_of: ApprovalRequest | None,
+        instead_of: Question | None,
         detail: dict[str, Any],
         txn: str,
         request_digest: str | None,
         front_end: str,
         now: datetime,
     ) -> Waiting:
-        """Ask the user. `instead_of` is the request found by `current`, which came to its end. `request_digest` names what the
+        """Ask the user. `instead_of` is the question found by `current`, which came to its end. `request_digest` names what the
         broker is to send, where it makes the call.
         """
         request = ApprovalRequest(
@@ -79,48 +86,42 @@ class Confirmations:
             request_digest=request_digest,
             front_end=front_end,
         )
-        return Waiting(await self._requests.open(request, instead_of=instead_of.id if instead_of else None))
+        return Waiting(await self._requests.open(request, instead_of=instead_of))
 
     async def answer_to(
-        self,
-        request: ApprovalRequest,
-        decision: Decision,
-        *,
-        account: str,
-        now: datetime,
-        state: ApprovalState | None = None,
+        self, question: Question, decision: Decision, *, account: str, now: datetime
     ) -> Waiting | Agreed | None:
-        """What became of a request: still waiting, agreed to and not spent, or None when it ended without effect, asks for
+        """As `weigh`, of what the person has said so far. Raises: BrokerError CONFIRMATION_REFUSED; Unavailable."""
+        said = await self._decisions.read(question.request.id)
+        return self.weigh(question, said, decision, account=account, now=now)
+
+    def weigh(
+        self, question: Question, said: ApprovalDecision | None, decision: Decision, *, account: str, now: datetime
+    ) -> Waiting | Agreed | None:
+        """What became of a question: still waiting, agreed to, or None when it ended without effect, asks for
         a weaker login than the `decision` of today does, or was agreed to with another upstream account than `account`.
-        Changes nothing. `state` is what is known of it, where that was read along with other things.
 
         Raises: BrokerError CONFIRMATION_REFUSED while the refusal is in force.
         """
-        state = state or await self.state(request)
+        request = question.request
         strong = not isinstance(decision, Confirm) or _is_as_strong(request.acr_values, decision.acr_values)
-        if state.decision is None:
+        if said is None:
             return Waiting(request) if strong and now < request.waits_until else None
-        if not state.is_for_this:
+        if not said.is_about(request):
             return None
-        if not state.decision.approved:
+        if not said.approved:
             if now < request.waits_until:
                 raise BrokerError(Reason.CONFIRMATION_REFUSED, "The user refused this action.")
             return None
-        same_account = state.decision.account == account
-        return Agreed(request) if strong and same_account and state.is_usable(now, self._valid_for) else None
+        is_good = said.is_good_for(question, now=now, valid_for=self._valid_for)
+        return Agreed(question) if strong and said.account == account and is_good else None
 
     async def spend(self, agreed: Agreed) -> bool:
         """Spend the user's yes. True exactly once.
 
         The last step before the answer, and before the audit publish: if that fails, the user is asked again.
         """
-        return await self._requests.spend(agreed.request, until=agreed.request.waits_until + self._valid_for)
-
-    async def state(self, request: ApprovalRequest) -> ApprovalState:
-        decision, spent = await asyncio.gather(
-            self._decisions.read(request.id), self._requests.is_spent(request.id, tenant=request.binding.tenant)
-        )
-        return ApprovalState(request, decision, spent)
+        return await self._requests.spend(agreed.question)
 
     def refusal(self, waiting: Waiting) -> BrokerError:
         return BrokerError(
@@ -129,21 +130,18 @@ class Confirmations:
             remedy=Remedy(interaction_uri=self.interaction_uri(waiting.request)),
         )
 
-    async def look_up(self, approval_id: str, *, tenant: str) -> ApprovalState | None:
-        """A request with all that became of it, in one wait. None when there is no such request."""
-        request, decision, spent = await asyncio.gather(
-            self._requests.read(approval_id),
-            self._decisions.read(approval_id),
-            self._requests.is_spent(approval_id, tenant=tenant),
-        )
-        return None if request is None else ApprovalState(request, decision, spent)
+    async def look_up(self, approval_id: str) -> tuple[Question | None, ApprovalDecision | None]:
+        """A question and what the person said to it, in one wait."""
+        question, said = await asyncio.gather(self._requests.find(approval_id), self._decisions.read(approval_id))
+        return question, said
 
-    async def ended(self, request: ApprovalRequest, *, account: str) -> BrokerError:
-        """Why a deferral can no longer come to anything: its approval was spent, or nobody answered in time."""
-        state = await self.state(request)
-        if state.spent:
-            return BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code was redeemed before.")
-        if state.decision is not None and state.decision.approved and state.decision.account != account:
+    def ended(
+        self, question: Question | None, said: ApprovalDecision | None, *, account: str, wait_over: bool
+    ) -> BrokerError:
+        """Why a deferral can no longer come to anything: its yes was spent, void, or never given in time."""
+        if question is None and (said is not None or not wait_over):
+            return BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid, or was redeemed before.")
+        if said is not None and said.approved and said.account != account:
             return BrokerError(Reason.DEFERRAL_EXPIRED, "The user agreed with another account than is connected now.")
         return BrokerError(Reason.DEFERRAL_EXPIRED, "The request for confirmation has expired.")
 

@@ -126,28 +126,29 @@ class Poll:
         asked_for = self._steps.judge(
             lambda: decide_again(case, connection, declared, self._deployment, self._policies), facts
         )
-        state, standing, _ = await all_of(
-            self._confirmations.look_up(deferral.approval_id, tenant=assertion.tenant),
+        (question, said), standing, _ = await all_of(
+            self._confirmations.look_up(deferral.approval_id),
             self._steps.read_standing(asked_for),
             self._check_pace(code, deferral, now),
         )
-        approval = None if state is None else state.request
-        if approval is None or approval.binding.whose() != _whose(asked_for):
-            raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
-        raise_refusal(asked_for.decision)
-        if approval.binding.policy_version != self._deployment.policy_version:
-            raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
         account = account_behind(asked_for.connection, standing.grant)
-        answer = await self._confirmations.answer_to(
-            approval, asked_for.decision, account=account, now=now, state=state
-        )
-        if isinstance(answer, Waiting):
-            raise self._defer.pending(code, answer, now)
-        if answer is not None:
-            given = await self._steps.issue_agreed(answer, asked_for, standing, caller, facts, subject_token=None)
-            if given is not None:
-                return given
-        raise await self._confirmations.ended(approval, account=account)
+        if question is not None:
+            binding = question.request.binding
+            if binding.whose() != _whose(asked_for):
+                raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
+            raise_refusal(asked_for.decision)
+            if binding.policy_version != self._deployment.policy_version:
+                raise BrokerError(Reason.DEFERRAL_EXPIRED, "Policy has changed since the user was asked.")
+            answer = self._confirmations.weigh(question, said, asked_for.decision, account=account, now=now)
+            if isinstance(answer, Waiting):
+                raise self._defer.pending(code, answer, now)
+            if answer is not None:
+                given = await self._steps.issue_agreed(answer, asked_for, standing, caller, facts, subject_token=None)
+                if given is not None:
+                    return given
+                question, said = await self._confirmations.look_up(deferral.approval_id)
+        wait_over = now >= deferral.expires_at - timedelta(seconds=self._deployment.broker.lifetimes.approval_valid_s)
+        raise self._confirmations.ended(question, said, account=account, wait_over=wait_over)
 
     async def _check_pace(self, code: str, deferral: Deferral, now: datetime) -> None:
         polls = await self._deferrals.count_poll(code, deferral)

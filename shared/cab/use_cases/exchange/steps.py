@@ -31,7 +31,7 @@ from cab.protocol.tokens.assertions import Assertion, actor_claim, whole_seconds
 from cab.protocol.tokens.attempts import LIFE as ATTEMPT_LIFE
 from cab.protocol.tokens.attempts import TYP as ATTEMPT_TYP
 from cab.protocol.tokens.attempts import Attempt
-from cab.stores.approvals import ApprovalRequest, Binding
+from cab.stores.approvals import Binding, Question
 from cab.stores.calls import CallClaim, CallIds, CallKey
 from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.limits import Counted, RateLimits, TaskBudgets
@@ -185,7 +185,7 @@ class Steps:
             self._confirmations.current(binding),
             caller.spending,
         )
-        facts.confirmation_id = current.id if current else None  # what a refusal is about, too
+        facts.confirmation_id = current.request.id if current else None  # what a refusal is about, too
         try:
             # Whoever must connect first is not asked, and no yes is spent on nothing.
             self._check_servable(asked_for, standing)
@@ -199,7 +199,7 @@ class Steps:
             _check_limit(counted)
             raise
         if isinstance(answer, Agreed):
-            facts.confirmation_id = answer.request.id
+            facts.confirmation_id = answer.question.request.id
             await self._take_back(counted)
             given = await self.issue_agreed(answer, asked_for, standing, caller, facts, subject_token=subject_token)
             if given is not None:
@@ -230,9 +230,7 @@ class Steps:
             task_id=intent.task_id,
         )
 
-    async def _ask(
-        self, asked_for: Decided, decision: Confirm, binding: Binding, ended: ApprovalRequest | None
-    ) -> Waiting:
+    async def _ask(self, asked_for: Decided, decision: Confirm, binding: Binding, ended: Question | None) -> Waiting:
         case = asked_for.judgement.case
         return await self._confirmations.ask(
             binding,
@@ -262,7 +260,7 @@ class Steps:
         The yes is spent when the token is there: a provider that is away, or a grant that turns out to have ended, costs
         the user no second click.
         """
-        if agreed.request.request_digest not in (None, _request_digest(asked_for)):
+        if agreed.question.request.request_digest not in (None, _request_digest(asked_for)):
             return None  # the catalog's address has changed since: that request was not agreed to
         self._check_servable(asked_for, standing)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)

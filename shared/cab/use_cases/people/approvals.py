@@ -94,7 +94,10 @@ class DecideConfirmation:
 
     async def look_up(self, approval_id: str) -> Stored:
         """For `view` and `decide`, which say whether a person may see it: it goes beside reading who they are. Raises: Unavailable."""
-        return Stored(*await asyncio.gather(self._requests.read(approval_id), self._decisions.read(approval_id)))
+        request, decision = await asyncio.gather(self._requests.read(approval_id), self._decisions.read(approval_id))
+        if request is None and decision is not None:  # spent, or asked again since: as it was shown
+            request = decision.request
+        return Stored(request, decision)
 
     async def view(self, session: Session, stored: Stored) -> ApprovalView | LoginDemand:
         """The approval, or the login it needs first. Raises: BrokerError NOT_FOUND, the same for missing and not yours."""
@@ -136,7 +139,7 @@ class DecideConfirmation:
             approved=approved, decided_at=now, binding=request.binding.key(), account=before.account
         )
         is_first = await self._decisions.record(
-            request.id,
+            request,
             decision,
             by=session.subject,
             expires_at=request.waits_until + timedelta(seconds=self._lifetimes.approval_valid_s) + KEPT_AFTER,
