@@ -17,13 +17,14 @@ PENDING = "PENDING"
 
 @dataclass
 class Call:
-    """One call. `status` is a gRPC status name, or PENDING until the call has ended."""
+    """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete."""
 
     service: str
     method: str
     project: str
     resources: tuple[str, ...]
     status: str = PENDING
+    deletes: int = 0
 
     def finished(self, status: str) -> None:
         self.status = status
@@ -39,9 +40,9 @@ class CallLog:
     _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
 
-    def started(self, service: Service, method: str, resources: Sequence[str]) -> Call:
+    def started(self, service: Service, method: str, resources: Sequence[str], deletes: int = 0) -> Call:
         """Count a call that has just arrived."""
-        call = Call(service, method, project_of(resources), tuple(resources))
+        call = Call(service, method, project_of(resources), tuple(resources), deletes=deletes)
         self._counts[call.project, service, method] += 1
         self._calls.append(call)
         return call

@@ -69,6 +69,7 @@ class Method:
     response: Codec
     call: Callable[..., Any]
     resources: Callable[[Any], Sequence[str]]
+    deletes: Callable[[Any], int] = lambda _: 0  # how many documents it is asked to delete
     streams_requests: bool = False
     streams_responses: bool = False
     knows_deadline: bool = False
@@ -127,7 +128,7 @@ class Gateway:
     ) -> AsyncIterator[None]:
         """Log the call and apply faults around the work, which is the body of the `async with`."""
         resources = tuple(method.resources(request))
-        call = self.calls.started(self.service, method.name, resources)
+        call = self.calls.started(self.service, method.name, resources, method.deletes(request))
         CALLER.set(self.caller)  # each call runs in a context of its own
         try:
             self._permit(method, request, resources)

@@ -786,6 +786,14 @@ async def test_a_question_its_repetition_and_what_the_user_agreed_to_count_once(
     assert (await ask("table/t0")).json["reason_code"] == "rate_limited"
 
 
+async def test_asking_again_after_the_users_no_counts_each_time(world: World) -> None:
+    assertion = await world.assertion(user="alice", task=task("*"))
+    asked = await world.exchange(DROP, subject_token=assertion)
+    await world.decide(asked.json["interaction_uri"], approved=False)
+    answers = [(await world.exchange(DROP, subject_token=assertion)).json["reason_code"] for _ in range(5)]
+    assert answers == ["confirmation_refused"] * 4 + ["rate_limited"]
+
+
 async def test_a_request_that_fails_through_us_counts_nothing(world: World) -> None:
     assertion = await world.assertion(user="alice", task=task("*"))
 

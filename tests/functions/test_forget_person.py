@@ -112,6 +112,16 @@ async def test_answers_of_a_forgotten_person_are_good_for_nothing(world: World) 
     assert (await world.poll(pending.json["deferral_code"])).reason == "deferral_code_invalid"
 
 
+async def test_an_answer_whose_question_is_gone_is_forgotten_too(world: World) -> None:
+    assertion = await world.assertion(user="alice", task=task("*"))
+    pending = await world.exchange(DROP, subject_token=assertion)
+    await world.decide(pending.json["interaction_uri"], approved=True)
+    assert (await world.exchange(DROP, subject_token=assertion)).status == 200
+    assert documents_of(world, "alice") != []
+    assert (await forgetting(world)("acme", of(world, "alice"))).deleted["approvals"] == 1
+    assert documents_of(world, "alice") == []
+
+
 # --- the command ---
 
 

@@ -17,7 +17,7 @@ from cab.domain.audit import EventType
 from cab.domain.calls.rendering import render
 from cab.domain.configured.deployment import Deployment
 from cab.domain.intents import Intent
-from cab.stores.approvals import ApprovalDecision
+from cab.stores.approvals import ApprovalDecision, ApprovalRequest
 from cab_dev.fakes.documents import Outage
 
 
@@ -246,6 +246,28 @@ def test_the_first_decision_stands(acme: AcmePages, first: str, second: str) -> 
     assert f"You {'approved' if first == 'approve' else 'refused'} this" in answer.text
     assert decision(acme) is (first == "approve")
     assert len(acme.events(EventType.CONFIRMATION_DECIDED)) == 1
+
+
+async def spend(acme: AcmePages, request: ApprovalRequest) -> bool:
+    question = await acme.requests.find(request.id)
+    return question is not None and await acme.requests.spend(question)
+
+
+def test_who_comes_back_when_the_answer_is_spent_sees_what_they_answered(acme: AcmePages) -> None:
+    request = acme.ask_approval()
+    browser = acme.logged_in("alice")
+    token = browser.csrf()
+    decide(browser, "approve")
+    assert acme.run(spend(acme, request))
+
+    for answer in (
+        browser.get(f"/approvals/{request.id}"),
+        browser.post(f"/approvals/{request.id}", {"csrf": token, "decision": "refuse"}),
+    ):
+        assert "You approved this" in answer.text
+        assert request.detail["identifier"] in answer.text
+    assert len(acme.events(EventType.CONFIRMATION_DECIDED)) == 1
+    assert acme.logged_in("bob").get(f"/approvals/{request.id}").status_code == 404
 
 
 def test_of_many_decisions_at_once_exactly_one_stands_and_all_pages_say_which(acme: AcmePages) -> None:

@@ -57,7 +57,7 @@ class Outage:
 class InMemoryDocuments:
     """One database. `delay_s` passes before each call does its work, so that callers interleave as over a network.
 
-    `calls` counts calls by method, failed ones included, `written` the documents that writes and tallies named. `clock` is the server's.
+    `calls` counts calls by method, failed ones included, `written` the documents that they wrote, deletes aside. `clock` is the server's.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class InMemoryDocuments:
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)
         prepared = [(write, _new_fields(write)) for write in writes]
-        self.written += len(writes)
+        self.written += sum(not isinstance(write, Delete) for write in writes)
         fails_after = await self._begin("write")
         for write in writes:
             self._check_precondition(write)

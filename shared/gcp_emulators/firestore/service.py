@@ -57,7 +57,7 @@ class FirestoreService:
     def _methods(self) -> list[Method]:
         def unary(name: str, call: Callable[..., Any], *, response: Any = None) -> Method:
             answer = response or message_class(f"{name}Response")
-            return Method(name, protobuf(message_class(f"{name}Request")), protobuf(answer), call, _resources)
+            return Method(name, protobuf(message_class(f"{name}Request")), protobuf(answer), call, _resources, _deletes)
 
         def stream(name: str, call: Callable[..., Any]) -> Method:
             codecs = protobuf(message_class(f"{name}Request")), protobuf(message_class(f"{name}Response"))
@@ -236,3 +236,9 @@ def _resources(request: Message) -> Sequence[str]:
     if "writes" in fields:
         names += [written_name(write) for write in request.writes]
     return [name for name in names if name]
+
+
+def _deletes(request: Message) -> int:
+    if "writes" not in {field.name for field in request.DESCRIPTOR.fields}:
+        return 0
+    return sum(write.WhichOneof("operation") == "delete" for write in request.writes)

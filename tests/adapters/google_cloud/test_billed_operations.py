@@ -8,7 +8,7 @@ from benchmarks.operations import billed
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.ports import Create, Tally
+from cab.ports import Create, Delete, Tally
 from gcp_emulators.control_client import ControlClient
 
 
@@ -26,7 +26,8 @@ async def test_each_document_and_each_secret_counts_however_calls_are_shared(
         store.tally(Tally("rate_limits/a", add={"n": 1})),
     )
     await store.read("grants/a")
-    await store.write(Create("approval_requests/a", {}), Create("approval_bindings/a", {}))
+    await store.write(Create("approval_requests/a", {}), Create("approval_requests/b", {}))
+    await store.write(Delete("approval_requests/a"))  # which it would have cost at its end, too
     await vault.access("cab-a", version)
     assert billed(control.calls(project)) == (3, 4, 1)
     await store.close()

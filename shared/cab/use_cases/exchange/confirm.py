@@ -6,14 +6,16 @@ An approval is bound to (tenant, user, agent, intent, policy version, task), not
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from cab.domain.configured.deployment import Broker
 from cab.domain.decisions import Confirm, Decision
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.intents import Intent
+from cab.domain.lru import remember
 from cab.ports import Randomness
 from cab.stores.approvals import (
     ApprovalDecision,
@@ -23,6 +25,8 @@ from cab.stores.approvals import (
     Binding,
     Question,
 )
+
+_REMEMBERED: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Confirmations:
         self._decisions = decisions
         self._randomness = randomness
         self._valid_for = timedelta(seconds=broker.lifetimes.approval_valid_s)
+        self._asked: OrderedDict[str, datetime] = OrderedDict()
 
     def interaction_uri(self, request: ApprovalRequest) -> str:
         return f"{self._broker.origin}/approvals/{request.id}"
@@ -86,7 +91,14 @@ class Confirmations:
             request_digest=request_digest,
             front_end=front_end,
         )
-        return Waiting(await self._requests.open(request, instead_of=instead_of))
+        opened = await self._requests.open(request, instead_of=instead_of)
+        remember(self._asked, binding.key(), opened.waits_until + self._valid_for, most=_REMEMBERED)
+        return Waiting(opened)
+
+    def is_asked_here(self, binding: Binding, now: datetime) -> bool:
+        """Whether this instance has asked this, so that a request for it is most likely for the answer. Proves nothing."""
+        until = self._asked.get(binding.key())
+        return until is not None and now < until
 
     async def answer_to(
         self, question: Question, decision: Decision, *, account: str, now: datetime

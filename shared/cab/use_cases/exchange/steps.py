@@ -133,8 +133,10 @@ class Steps:
 
     # --- count, and read what issuing needs ---
 
-    async def _counted(self, asked_for: Decided, facts: Facts) -> Counted | None:
+    async def _counted(self, asked_for: Decided, facts: Facts, *, unless: bool = False) -> Counted | None:
         """The request as counted, None where nothing limits it; taken back should it fail through us. Raises: Unavailable."""
+        if unless:
+            return None
         case = asked_for.judgement.case
         counted = await self._rate_limits.count(
             tenant=case.assertion.tenant,
@@ -154,19 +156,25 @@ class Steps:
 
     async def read_standing(self, asked_for: Decided, *, spend_for: Facts | None = None) -> GrantStanding:
         """`spend_for`: a limited task's use is spent along, and given back should there be no answer."""
-        assertion, connection = asked_for.judgement.case.assertion, asked_for.connection
+        assertion = asked_for.judgement.case.assertion
         if not isinstance(asked_for.decision, Permit | Confirm):
             return GrantStanding(None, TaskUse.UNCOUNTED)
-        using = asyncio.create_task(self._use(assertion, assertion.task, spend_for)) if assertion.task else None
+        using = asyncio.create_task(self._use(assertion, spend_for)) if assertion.task else None
         try:
-            grant = None
-            if not is_broker_jwt(connection):
-                # A confirmation is bound to the account: an answer of some seconds ago does not do.
-                fresh = isinstance(asked_for.decision, Confirm)
-                grant = await self._downstream_tokens.read_grant(connection, assertion, fresh=fresh)
+            grant = await self._read_grant(asked_for)
         finally:
             use = await using if using else TaskUse.UNCOUNTED
         return GrantStanding(grant, use)
+
+    async def _read_grant(self, asked_for: Decided) -> Grant | None:
+        if is_broker_jwt(asked_for.connection):
+            return None
+        # A confirmation is bound to the account: an answer of some seconds ago does not do.
+        return await self._downstream_tokens.read_grant(
+            asked_for.connection,
+            asked_for.judgement.case.assertion,
+            fresh=isinstance(asked_for.decision, Confirm),
+        )
 
     # --- confirm ---
 
@@ -180,23 +188,31 @@ class Steps:
         """
         case = asked_for.judgement.case
         binding = self._binding(asked_for)
-        (standing, counted), current, _ = await all_of(
-            all_of(self.read_standing(asked_for), self._counted(asked_for, facts)),
+        asked_here = self._confirmations.is_asked_here(
+            binding, case.at
+        )  # then this is hardly another question to count
+        (grant, counted), current, _ = await all_of(
+            all_of(self._read_grant(asked_for), self._counted(asked_for, facts, unless=asked_here)),
             self._confirmations.current(binding),
             caller.spending,
         )
+        standing = GrantStanding(grant, TaskUse.UNCOUNTED)
         facts.confirmation_id = current.request.id if current else None  # what a refusal is about, too
         try:
             # Whoever must connect first is not asked, and no yes is spent on nothing.
             self._check_servable(asked_for, standing)
-            account = account_behind(asked_for.connection, standing.grant)
-            answer = (
-                await self._confirmations.answer_to(current, decision, account=account, now=case.at)
-                if current
-                else None
-            )
+            account = account_behind(asked_for.connection, grant)
+            answer = None
+            if (
+                current is not None
+            ):  # of a task's uses only an answer costs one: a question needs to know nothing of them
+                use, answer = await all_of(
+                    self._use(case.assertion, None),
+                    self._confirmations.answer_to(current, decision, account=account, now=case.at),
+                )
+                standing = GrantStanding(grant, use)
         except BrokerError:  # a refusal is counted, as everywhere
-            _check_limit(counted)
+            _check_limit(counted or await self._counted(asked_for, facts, unless=not asked_here))
             raise
         if isinstance(answer, Agreed):
             facts.confirmation_id = answer.question.request.id
@@ -205,6 +221,8 @@ class Steps:
             if given is not None:
                 return given
             answer, counted = None, await self._counted(asked_for, facts)  # another request was faster
+        elif answer is None and asked_here:
+            counted = await self._counted(asked_for, facts)
         if answer is None:
             _check_limit(counted)
             answer = await self._ask(asked_for, decision, binding, current)
@@ -414,7 +432,10 @@ class Steps:
             "txn": case.assertion.txn,
         }
 
-    async def _use(self, assertion: Assertion, task: Task, spend_for: Facts | None) -> TaskUse:
+    async def _use(self, assertion: Assertion, spend_for: Facts | None) -> TaskUse:
+        task = assertion.task
+        if task is None:
+            return TaskUse.UNCOUNTED
         if spend_for is not None and task.max_uses is not None:
             return await self._spend(assertion, task, spend_for)
         limited = await self._budgets.is_limited(
