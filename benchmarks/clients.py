@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -279,10 +279,7 @@ class Publisher:
 
     def push(self, events: int) -> Push:
         """One message that carries so many events."""
-        sealed = [
-            self._chain.seal(self.like.model_copy(update={"event_id": str(uuid.uuid4()), "chain": None}))
-            for _ in range(events)
-        ]
+        sealed = [self._chain.seal(replace(self.like, event_id=str(uuid.uuid4()), chain=None)) for _ in range(events)]
         message = {
             "data": base64.b64encode(pack(sealed)).decode(),
             "messageId": secrets.token_hex(8),

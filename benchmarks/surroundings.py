@@ -29,7 +29,7 @@ from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, Identit
 from benchmarks.processes import HOST, ROOT, Function, Server
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.domain.audit import AuditEvent
+from cab.domain.audit import read_json
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.encoding import strict_json
@@ -115,7 +115,7 @@ class Surroundings:
         """Delivers events such as the one that `ask` leaves in the project's topic, to the ingest_audit of project `to`."""
         data = await _event_of(project, ask)
         token = self.google.id_token(_ACCOUNT.format("push"), INGEST)
-        return Publisher(AuditEvent.model_validate_json(data), SUBSCRIPTION.format(to), token)
+        return Publisher(read_json(data), SUBSCRIPTION.format(to), token)
 
     @property
     def _resources(self) -> dict[str, str]:

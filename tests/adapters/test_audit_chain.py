@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,11 +13,13 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cab.adapters.google_cloud.bigquery.audit_schema import unwrapped
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import AuditEvent, EventType, IntentFacts, Latency, Service, Subject, event_hash
+from cab.encoding.records import members
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(['"chain":{', '\\"chain":{', '{"chain":{}}'])
 # Beyond, the canonical form of a float is an integer that not every JSON reader can hold; no clock measures that.
 NUMBER = st.floats(-1e15, 1e15) | st.sampled_from([0.0, -0.0, 1.0, 1e-5, 1e-7, 1e15])
 
@@ -43,6 +47,18 @@ def test_the_hash_of_any_event_can_be_recomputed_from_its_bytes_which_are_canoni
     document = json.loads(sealed.data)
     assert event_hash(document) == document["chain"]["hash"]
     assert sealed.data == rfc8785.dumps(document)
+
+
+def test_nothing_but_latencies_has_fractions_which_is_where_sealing_looks_for_them() -> None:
+    def fractions(kind: type, path: str = "") -> Iterator[str]:
+        for member in members(kind):
+            inner, _ = unwrapped(member.annotation)
+            if isinstance(inner, type) and is_dataclass(inner):
+                yield from fractions(inner, f"{path}{member.name}.")
+            elif inner is float:
+                yield path + member.name
+
+    assert {name.rpartition(".")[0] for name in fractions(AuditEvent)} == {"latency_ms"}
 
 
 def test_events_are_chained_in_the_order_of_the_calls() -> None:

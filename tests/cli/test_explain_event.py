@@ -7,6 +7,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
 from cab.domain.audit import (
     Actor,
-    AuditEvent,
     EventType,
     IntentFacts,
     Outcome,
@@ -29,6 +29,7 @@ from cab.domain.audit import (
     TaskFacts,
     TokenFacts,
     Tool,
+    read_json,
 )
 from cab_ops.cli import main
 from cab_ops.cli.explain.command import explain_command
@@ -145,7 +146,7 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
         "expired": story.tell(
             EventType.EXCHANGE_DECIDED, Outcome.REFUSED, reason_code="subject_token_expired", actor=ASSISTANT
         )["event_id"],
-        "gone": decided(story, Outcome.ISSUED, actor=ASSISTANT.model_copy(update={"agent_id": "retired"})),
+        "gone": decided(story, Outcome.ISSUED, actor=replace(ASSISTANT, agent_id="retired")),
         "no_action": decided(story, Outcome.ISSUED, "crm.opportunity.merge"),
         "delegated": decided(story, Outcome.ISSUED, token=TokenFacts(kind="assertion", jti="j")),
         "minted": story.tell(EventType.ASSERTION_MINTED, Outcome.ISSUED)["event_id"],
@@ -317,7 +318,7 @@ def test_every_reason_with_a_place_is_explained_at_that_place() -> None:
     story = Story()
     for reason, stage in STAGE_OF_REASON.items():
         row = story.tell(EventType.EXCHANGE_DECIDED, Outcome.REFUSED, reason_code=reason.value)
-        event = AuditEvent.model_validate_json(row["event_json"])
+        event = read_json(row["event_json"])
         explained = explain_event(event, deployment, engine)
         failing = explained.explanation.failing
         assert failing is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from cab.domain.audit import (
     Subject,
     TokenFacts,
     Tool,
+    read_json,
     withheld,
 )
 
@@ -58,7 +60,7 @@ class Story:
             **{"subject": Subject(key=user), **members},
         )
         data = self._chains[by].seal(event).data
-        sealed = AuditEvent.model_validate_json(data)
+        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
         row = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(row)
@@ -72,9 +74,9 @@ class Story:
 
     def tell_again(self, row: dict[str, Any], *, by: str) -> dict[str, Any]:
         """The same event published once more, as an outbox does when a process ended right after its first publish."""
-        event = AuditEvent.model_validate_json(row["event_json"])
+        event = read_json(row["event_json"])
         data = self._chains[by].seal(event).data
-        sealed = AuditEvent.model_validate_json(data)
+        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
         again = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(again)
@@ -82,9 +84,9 @@ class Story:
 
     def tell_otherwise(self, row: dict[str, Any], *, by: str, **members: Any) -> dict[str, Any]:
         """Something else under the id of an event that was told, as only somebody with a function's identity can publish it."""
-        event = AuditEvent.model_validate_json(row["event_json"]).model_copy(update=members)
+        event = replace(read_json(row["event_json"]), **members)
         data = self._chains[by].seal(event).data
-        sealed = AuditEvent.model_validate_json(data)
+        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
         other = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(other)
@@ -92,10 +94,10 @@ class Story:
 
     def withhold(self, row: dict[str, Any]) -> dict[str, Any]:
         """Take back an event whose token did not leave."""
-        issued = AuditEvent.model_validate_json(row["event_json"])
+        issued = read_json(row["event_json"])
         event = withheld(issued, event_id=self._event_id(), reason_code="audit_unavailable")
         data = self._chains["a"].seal(event).data
-        sealed = AuditEvent.model_validate_json(data)
+        sealed = read_json(data)
         taken_back = row_of(sealed, data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")
         self.rows.append(taken_back)
         return taken_back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.contracts.bigquery import Record, client
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table, create_views, row_of
-from cab.domain.audit import AuditEvent, CallFacts, Outcome, TokenFacts
+from cab.domain.audit import CallFacts, Outcome, TokenFacts, read_json
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
@@ -82,9 +83,7 @@ def tables(record: Record) -> Iterator[Any]:
     rows = tell()
     just_now = Story()
     just_now.attempt("under-way")
-    moved = AuditEvent.model_validate_json(just_now.rows[0]["event_json"]).model_copy(
-        update={"event_id": "now", "occurred_at": datetime.now(UTC)}
-    )
+    moved = replace(read_json(just_now.rows[0]["event_json"]), event_id="now", occurred_at=datetime.now(UTC))
     rows.append(row_of(moved, data=b"{}", received_at=datetime.now(UTC), message_id="m"))
     with record.of(rows, VIEWS) as tables:
         yield tables

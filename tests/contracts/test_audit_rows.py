@@ -27,6 +27,8 @@ from cab.domain.audit import (
     TokenFacts,
     Tool,
 )
+from cab.encoding.canonical_json import canonical
+from cab.encoding.records import as_json
 from cab.ports import AuditRows
 from cab_dev.fakes.audit_rows import InMemoryAuditRows
 
@@ -79,7 +81,7 @@ def event(number: int = 1, **members: Any) -> AuditEvent:
 
 def row(number: int = 1, **members: Any) -> dict[str, Any]:
     made = event(number, **members)
-    return row_of(made, data=made.model_dump_json().encode(), received_at=NOW, message_id=f"m-{number}")
+    return row_of(made, data=canonical(as_json(made)), received_at=NOW, message_id=f"m-{number}")
 
 
 def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:

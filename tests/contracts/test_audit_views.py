@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from cab.domain.audit import (
     Service,
     TaskFacts,
     TokenFacts,
+    read_json,
     withheld,
 )
 
@@ -276,12 +278,12 @@ def process(name: str, at: datetime, *ends: str, says_settled: bool = True) -> I
         if end == "withheld":
             event = withheld(event, event_id=f"{name}-back", reason_code="audit_unavailable")
         elif end == "issued":
-            event = event.model_copy(update={"event_id": f"{name}-{number}", "outcome": Outcome.ISSUED})
+            event = replace(event, event_id=f"{name}-{number}", outcome=Outcome.ISSUED)
         else:
             event = AuditEvent(event_id=f"{name}-end", event_type=EventType.CHAIN_CLOSED, occurred_at=at)
         settled = 0 if end == "withheld" else number
         data = chain.seal(event, settled=settled if says_settled else None).data
-        yield row_of(AuditEvent.model_validate_json(data), data=data, received_at=at, message_id=event.event_id)
+        yield row_of(read_json(data), data=data, received_at=at, message_id=event.event_id)
 
 
 def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any) -> None:

@@ -17,6 +17,7 @@ from tests.support.web import Sent, json_answer
 from tests.support.world import CRM, IDP, ORIGIN, STS, WAREHOUSE, World, gather, task
 
 from cab.domain.identifiers import subject_key
+from cab.encoding.records import as_json
 from cab.ports import HttpAnswer, SendFailed
 from cab.stores.issued_tokens import IssuedTokens
 
@@ -30,12 +31,12 @@ async def write(world: World, token: str | None = None, **members: Any) -> Any:
 
 
 def outcomes(world: World) -> list[dict[str, Any]]:
-    events = [event.model_dump(mode="json", exclude_none=True) for event in world.events("call_tool")]
+    events = [as_json(event) for event in world.events("call_tool")]
     return [event for event in events if event["event_type"] == "tool.executed"]
 
 
 def attempts(world: World) -> list[dict[str, Any]]:
-    events = [event.model_dump(mode="json", exclude_none=True) for event in world.events("exchange_token")]
+    events = [as_json(event) for event in world.events("exchange_token")]
     return [event for event in events if event["event_type"] == "exchange.decided" and event.get("call")]
 
 

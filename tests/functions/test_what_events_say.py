@@ -11,6 +11,7 @@ from tests.support.jose import claims_of
 from tests.support.web import json_answer
 from tests.support.world import CRM, DROP, World, intent, task
 
+from cab.encoding.records import as_json
 from cab.ports import HttpAnswer
 from cab.use_cases.audit.waits import collected_in, told_by_another
 
@@ -130,7 +131,7 @@ async def test_an_exchange_says_what_it_waited_for_and_the_next_one_that_it_wait
 def latency(world: World) -> dict[str, float]:
     said = world.events()[-1].latency_ms
     assert said is not None
-    return said.model_dump(exclude_none=True)
+    return as_json(said)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.grants.virtual_time import START, in_virtual_time
 from cab.domain.configured.connections import McpServer, SecretReference
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus
+from cab.encoding.records import as_json
 from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import names
 from cab.protocol.tokens.assertions import Assertion
@@ -172,7 +173,7 @@ def nothing_is_logged_that_opens_anything(
     for world in worlds:
         secrets = {token.access_token for token in world.served} | {world.presented(form) for form in world.exchanges}
         secrets |= {SECRET, *(form["refresh_token"] for form in world.forms if "refresh_token" in form)}
-        events = json.dumps([event.model_dump(mode="json") for event in world.log.events])
+        events = json.dumps([as_json(event) for event in world.log.events])
         told = caplog.text + events + "".join(repr(token) for token in world.served)
         assert not [secret for secret in secrets if secret in told]
         world.check_that_wide_tokens_stayed_inside()

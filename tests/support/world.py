@@ -32,6 +32,7 @@ from cab.domain.accounts import account_behind
 from cab.domain.audit import AuditEvent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import Grant, TokenSet, grant_id
+from cab.encoding.records import as_json
 from cab.ports import HttpAnswer, Replace
 from cab.stores.approvals import ApprovalDecision, ApprovalDecisions, ApprovalRequests
 from cab.stores.grant_payloads import GrantPayloads
@@ -383,7 +384,7 @@ class World:
 
     def last_event(self, function: str = "exchange_token") -> dict[str, Any]:
         """The newest event, without what differs from run to run: ids, latency, chain."""
-        event = self.events(function)[-1].model_dump(mode="json", exclude_none=True)
+        event = as_json(self.events(function)[-1])
         for name in ("event_id", "latency_ms", "chain"):
             event.pop(name, None)
         return event

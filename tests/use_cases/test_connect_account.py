@@ -10,6 +10,7 @@ from tests.transport.acme_pages import AcmePages
 
 from cab.domain.grant_transitions import acquired, revoking
 from cab.domain.grants import Grant
+from cab.encoding.records import as_json
 from cab.stores.grants import StoredGrant
 
 
@@ -59,7 +60,7 @@ def test_a_consent_does_not_undo_a_disconnect_that_came_first(acme: AcmePages, m
 
 
 def _an_event(acme: AcmePages) -> dict[str, object]:
-    return acme.audit_log.events[-1].model_dump(mode="json", exclude_none=True)
+    return as_json(acme.audit_log.events[-1])
 
 
 def test_two_first_consents_at_once_end_in_one_grant_with_one_of_the_accounts_asked_about(acme: AcmePages) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict
 
 from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
+from cab.encoding.records import adapter, described
 
 SCHEMA_VERSION = 4
 # 1 has no `why` and no `unverified`, 2 no `call` and what came with it, 3 no `chain.settled` and no `latency_ms.refresh`.
@@ -58,36 +59,45 @@ class Outcome(StrEnum):
     UNUSED = "unused"  # a token that its client says it did not use
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+class Part:
+    """What an event is made of. Ours are made as they are; those of others are read by `read`, strictly."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
+@dataclass(slots=True)
 class Subject(Part):
     key: str
     idp_issuer: str | None = None
-    groups: list[str] = Field(default_factory=list)
-    groups_unknown: str | None = Field(
-        default=None, description="Why nothing is known of the groups: left_out, missing or unreadable."
+    groups: list[str] = field(default_factory=list)
+    groups_unknown: str | None = field(
+        default=None, metadata=described("Why nothing is known of the groups: left_out, missing or unreadable.")
     )
 
 
+@dataclass(slots=True)
 class Actor(Part):
     agent_id: str | None = None
-    chain: list[str] = Field(default_factory=list, description="The agents before it, the most recent first.")
+    chain: list[str] = field(default_factory=list, metadata=described("The agents before it, the most recent first."))
     client_id: str | None = None
     trust_zone: str | None = None
-    delegates_to: str | None = Field(default=None, description="Who was given an assertion by this agent.")
-    depth: int | None = Field(default=None, description="How many agents the assertion then has passed through.")
+    delegates_to: str | None = field(default=None, metadata=described("Who was given an assertion by this agent."))
+    depth: int | None = field(
+        default=None, metadata=described("How many agents the assertion then has passed through.")
+    )
 
 
+@dataclass(slots=True)
 class LoginFacts(Part):
     """The login behind an assertion: the same for all that is minted from it."""
 
-    session: str | None = Field(default=None, description="Opaque; one login of one user at one front end.")
+    session: str | None = field(default=None, metadata=described("Opaque; one login of one user at one front end."))
     auth_time: datetime | None = None
     acr: str | None = None
 
 
+@dataclass(slots=True)
 class Tool(Part):
     connection: str | None = None
     provider: str | None = None
@@ -96,40 +106,45 @@ class Tool(Part):
     mode: str | None = None
 
 
+@dataclass(slots=True)
 class IntentFacts(Part):
     identifier: str | None = None
     parameters_digest: str | None = None
-    parameters: str | None = Field(default=None, description="JSON text, redacted per action.")
-    reason: str | None = Field(default=None, description="Untrusted text of the agent.")
+    parameters: str | None = field(default=None, metadata=described("JSON text, redacted per action."))
+    reason: str | None = field(default=None, metadata=described("Untrusted text of the agent."))
     trigger: str | None = None
     task_id: str | None = None
     intent_hash: str | None = None
 
 
+@dataclass(slots=True)
 class TaskFacts(Part):
     bounds_digest: str | None = None
     within: bool | None = None
     comparison: str | None = None
 
 
+@dataclass(slots=True)
 class PolicyFacts(Part):
     version: str | None = None
-    determining_rules: list[str] = Field(default_factory=list)
-    shadow_decision: str | None = Field(
-        default=None, description="What the candidate policies say, where there are any."
+    determining_rules: list[str] = field(default_factory=list)
+    shadow_decision: str | None = field(
+        default=None, metadata=described("What the candidate policies say, where there are any.")
     )
     shadow_version: str | None = None
-    shadow_differs: bool | None = Field(
-        default=None, description="Whether they say something else than the active ones."
+    shadow_differs: bool | None = field(
+        default=None, metadata=described("Whether they say something else than the active ones.")
     )
 
 
+@dataclass(slots=True)
 class Scopes(Part):
-    requested: list[str] = Field(default_factory=list)
-    granted: list[str] = Field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
+    granted: list[str] = field(default_factory=list)
     narrowed: bool | None = None
 
 
+@dataclass(slots=True)
 class TokenFacts(Part):
     kind: Literal["assertion", "call", "broker_jwt", "downstream"] | None = None
     jti: str | None = None
@@ -137,43 +152,47 @@ class TokenFacts(Part):
     expires_at: datetime | None = None
 
 
+@dataclass(slots=True)
 class GrantFacts(Part):
     id: str | None = None
     seq: int | None = None
     secret_version: int | None = None
     cause: str | None = None
     upstream_revoked: bool | None = None
-    provider_error: str | None = Field(default=None, description="The provider's own word: its status and error codes.")
+    provider_error: str | None = field(
+        default=None, metadata=described("The provider's own word: its status and error codes.")
+    )
 
 
 Observer = Literal["broker", "resource", "agent"]
 CallOutcome = Literal["done", "rejected", "failed", "not_sent", "unknown", "not_used"]
 
 
+@dataclass(slots=True)
 class CallFacts(Part):
     """One call of a platform. The attempt, before any token moves, says what will be sent; the outcome what came of it.
 
     Never a body, a selected value or an address with parameters in it.
     """
 
-    id: str | None = Field(default=None, description="Joins the attempt with its outcome.")
+    id: str | None = field(default=None, metadata=described("Joins the attempt with its outcome."))
     method: str | None = None
     host: str | None = None
-    path_template: str | None = Field(default=None, description="The catalog's path, parameters not filled in.")
-    request_digest: str | None = Field(default=None, description="Of what was approved, decided and sent.")
+    path_template: str | None = field(default=None, metadata=described("The catalog's path, parameters not filled in."))
+    request_digest: str | None = field(default=None, metadata=described("Of what was approved, decided and sent."))
     request_bytes: int | None = None
-    attempts: int | None = Field(default=None, description="How often the request was sent.")
+    attempts: int | None = field(default=None, metadata=described("How often the request was sent."))
     outcome: CallOutcome | None = None
-    cause: str | None = Field(default=None, description="Why it ended so: a fixed word, such as interrupted.")
+    cause: str | None = field(default=None, metadata=described("Why it ended so: a fixed word, such as interrupted."))
     upstream_status: int | None = None
-    upstream_request_id: str | None = Field(default=None, description="Text of the platform.")
+    upstream_request_id: str | None = field(default=None, metadata=described("Text of the platform."))
     response_bytes: int | None = None
-    response_commitment: str | None = Field(
-        default=None, description="SHA-256 over a salt, which only the answer has, and the canonical result."
+    response_commitment: str | None = field(
+        default=None, metadata=described("SHA-256 over a salt, which only the answer has, and the canonical result.")
     )
     items: int | None = None
-    content_type: str | None = Field(default=None, description="Text of the platform.")
-    marked_characters: int | None = Field(default=None, description="Invisible characters that were removed.")
+    content_type: str | None = field(default=None, metadata=described("Text of the platform."))
+    marked_characters: int | None = field(default=None, metadata=described("Invisible characters that were removed."))
 
 
 OUTCOME_OF_CALL: Final[Mapping[CallOutcome, Outcome]] = {
@@ -186,30 +205,36 @@ OUTCOME_OF_CALL: Final[Mapping[CallOutcome, Outcome]] = {
 }
 
 
+@dataclass(slots=True)
 class Unverified(Part):
     """What a refused credential says of itself. Anybody can write anything there."""
 
-    client_id: str | None = Field(default=None, description="Claimed by a refused credential; checked by nobody.")
-    issuer: str | None = Field(default=None, description="Claimed by a refused credential; checked by nobody.")
+    client_id: str | None = field(
+        default=None, metadata=described("Claimed by a refused credential; checked by nobody.")
+    )
+    issuer: str | None = field(default=None, metadata=described("Claimed by a refused credential; checked by nobody."))
 
 
+@dataclass(slots=True)
 class Latency(Part):
     total: float | None = None
     policy: float | None = None
     grant: float | None = None
-    refresh: float | None = Field(default=None, description="Of that: waited for refresh_grants.")
+    refresh: float | None = field(default=None, metadata=described("Of that: waited for refresh_grants."))
     upstream: float | None = None
-    provider: float | None = Field(default=None, description="Waited for the provider's token endpoint.")
-    publish: float | None = Field(
-        default=None, description="Waited for the acknowledgement of other events, before this one was made."
+    provider: float | None = field(default=None, metadata=described("Waited for the provider's token endpoint."))
+    publish: float | None = field(
+        default=None, metadata=described("Waited for the acknowledgement of other events, before this one was made.")
     )
 
 
+@dataclass(slots=True)
 class Service(Part):
     function: str
     revision: str
 
 
+@dataclass(slots=True)
 class Chain(Part):
     """Place of the event in its process's hash chain: a gap, an edit or a reorder shows in SQL."""
 
@@ -217,9 +242,11 @@ class Chain(Part):
     seq: int
     prev_hash: str
     hash: str
-    settled: int | None = Field(
+    settled: int | None = field(
         default=None,
-        description="Up to which number all events of the chain were acknowledged, withheld tokens taken back included.",
+        metadata=described(
+            "Up to which number all events of the chain were acknowledged, withheld tokens taken back included."
+        ),
     )
 
 
@@ -234,6 +261,7 @@ class SealedEvent:
     data: bytes
 
 
+@dataclass(slots=True)
 class AuditEvent(Part):
     """One decision or state change. `event_id` (UUIDv7) is fixed when the decision is made and survives every retry."""
 
@@ -245,28 +273,34 @@ class AuditEvent(Part):
     subject: Subject | None = None
     actor: Actor | None = None
     login: LoginFacts | None = None
-    assertion_jti: str | None = Field(default=None, description="The assertion under which an exchange was asked for.")
+    assertion_jti: str | None = field(
+        default=None, metadata=described("The assertion under which an exchange was asked for.")
+    )
     tool: Tool | None = None
     intent: IntentFacts | None = None
     task: TaskFacts | None = None
     decision: Literal["permit", "deny", "confirm"] | None = None
     reason_code: str | None = None
-    decided_by: DecidedBy | None = Field(default=None, description="What came to this end.")
-    why: str | None = Field(default=None, description="Which check refused a credential: a fixed phrase of ours.")
+    decided_by: DecidedBy | None = field(default=None, metadata=described("What came to this end."))
+    why: str | None = field(
+        default=None, metadata=described("Which check refused a credential: a fixed phrase of ours.")
+    )
     unverified: Unverified | None = None
     policy: PolicyFacts | None = None
     scopes: Scopes | None = None
     token: TokenFacts | None = None
     grant: GrantFacts | None = None
     call: CallFacts | None = None
-    observed_by: Observer | None = Field(
+    observed_by: Observer | None = field(
         default=None,
-        description="Who says what came of it: the broker made the call, the resource served it, the agent had a token.",
+        metadata=described(
+            "Who says what came of it: the broker made the call, the resource served it, the agent had a token."
+        ),
     )
     confirmation_id: str | None = None
     outcome: Outcome | None = None
-    corrects: str | None = Field(default=None, description="event_id of the event that this one takes back.")
-    count: int | None = Field(default=None, description="How many refusals an aggregated event stands for.")
+    corrects: str | None = field(default=None, metadata=described("event_id of the event that this one takes back."))
+    count: int | None = field(default=None, metadata=described("How many refusals an aggregated event stands for."))
     latency_ms: Latency | None = None
     txn: str | None = None
     trace_id: str | None = None
@@ -275,17 +309,29 @@ class AuditEvent(Part):
     chain: Chain | None = None
 
 
+def read(document: Any) -> AuditEvent:
+    """An event that was published or stored, from its JSON value. Raises: pydantic.ValidationError."""
+    event: AuditEvent = adapter(AuditEvent).validate_python(document)
+    return event
+
+
+def read_json(text: bytes | str) -> AuditEvent:
+    """The same from the JSON itself. Raises: pydantic.ValidationError."""
+    event: AuditEvent = adapter(AuditEvent).validate_json(text)
+    return event
+
+
 def withheld(event: AuditEvent, *, event_id: str, reason_code: str) -> AuditEvent:
     """What takes back an event that says `issued`: its token never left. The same instant, so that both are read together."""
-    changes = {
-        "event_id": event_id,
-        "event_type": EventType.TOKEN_WITHHELD,
-        "corrects": event.event_id,
-        "outcome": Outcome.REFUSED,
-        "reason_code": reason_code,
-        "token": None,
-    }
-    return event.model_copy(update=changes)
+    return replace(
+        event,
+        event_id=event_id,
+        event_type=EventType.TOKEN_WITHHELD,
+        corrects=event.event_id,
+        outcome=Outcome.REFUSED,
+        reason_code=reason_code,
+        token=None,
+    )
 
 
 MAX_CLAIMED_CHARS = 200
@@ -318,21 +364,23 @@ _WRITTEN_BY_OTHERS = {
 
 def without_credentials(document: dict[str, Any]) -> dict[str, Any]:
     """The event as JSON with token-like text in what others wrote replaced by its fingerprint; itself where there is none."""
-    changed: dict[str, Any] = {}
+    safe_document = document
     for group, members in _WRITTEN_BY_OTHERS.items():
         facts = document.get(group)
         if not isinstance(facts, dict):
             continue
-        safe = {name: _safe(facts[name]) for name in members if name in facts}
-        if any(safe[name] != facts[name] for name in safe):
-            changed[group] = facts | safe
-    return document | changed if changed else document
+        for name in members:
+            value = facts.get(name)
+            if value and (safe := _safe(value)) != value:
+                facts = facts | {name: safe}
+                safe_document = safe_document | {group: facts}
+    return safe_document
 
 
 def _safe(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_safe(item) for item in value]
-    return without_tokens(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return without_tokens(value)
+    return [_safe(item) for item in value] if isinstance(value, list) else value
 
 
 def event_hash(event: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -17,20 +18,25 @@ _EXPONENT: Final = re.compile(rb"e(?<=[0-9]e)[-+]?[0-9]+(?:[,\]}]|\Z)")
 _FOUR_BYTES: Final = re.compile(rb"[\xf0-\xf4]")
 
 
-def canonical(value: Any) -> bytes:
-    """The canonical bytes of a JSON value, by orjson where it writes the same: in a tenth of the time.
+def canonical(value: Any, *, floats: Iterable[float] | None = None) -> bytes:
+    """The canonical bytes of a JSON value, by orjson where it writes the same: in a tenth of the time. `floats` are all that
+    are in the value, from who knows them; else the text is searched for them, which takes longer than writing it.
 
     Raises: rfc8785.CanonicalizationError for integers that not every JSON reader can hold (beyond 2^53), and for what is not
     JSON.
     """
     with suppress(orjson.JSONEncodeError):
         written = orjson.dumps(value, option=_SORTED)
-        if not _is_written_otherwise(written):
+        if (_are_plain(written) if floats is None else all(map(_is_plain, floats))) and (
+            written.isascii() or not _FOUR_BYTES.search(written)
+        ):
             return written
     return rfc8785.dumps(value)
 
 
-def _is_written_otherwise(written: bytes) -> bool:
-    if _WHOLE_FLOAT.search(written) or _EXPONENT.search(written):
-        return True
-    return not written.isascii() and _FOUR_BYTES.search(written) is not None
+def _are_plain(written: bytes) -> bool:
+    return not (_WHOLE_FLOAT.search(written) or _EXPONENT.search(written))
+
+
+def _is_plain(number: float) -> bool:
+    return 0.001 <= number < 1e15 and not float(number).is_integer()

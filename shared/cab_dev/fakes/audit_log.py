@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
-from cab.domain.audit import AuditEvent, SealedEvent, Service
+from cab.domain.audit import AuditEvent, SealedEvent, Service, read_json
 from cab.ports import Unavailable
 from cab_dev.fakes.warning import warn_of_fake
 
@@ -52,7 +52,7 @@ class InMemoryAuditLog:
             raise Unavailable("audit")
         taken = list(self._unsent)
         self.messages += taken
-        self.events += [AuditEvent.model_validate_json(sealed.data) for sealed in taken]
+        self.events += [read_json(sealed.data) for sealed in taken]
         if self.loses_answers:
             raise Unavailable("audit")
         self._unsent.clear()

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
 from cab.adapters.google_cloud.bigquery.audit_schema import COPIES, type_name, unwrapped
 from cab.domain.audit import AuditEvent
+from cab.encoding.records import RecordMember, members
 
-# As pydantic writes instants: microseconds, or none where they are zero.
+# As instants are published: microseconds, or none where they are zero.
 _INSTANT: Final = """CONCAT('"', REPLACE(FORMAT_TIMESTAMP('%Y-%m-%dT%H:%M:%E6SZ', {column}), '.000000Z', 'Z'), '"')"""
 _TEXTS: Final = {
     "STRING": "TO_JSON_STRING({column})",
@@ -52,19 +50,19 @@ def vouched_sql(remade: str) -> str:
     return "COALESCE({}, FALSE)".format("\n AND ".join(conditions))
 
 
-def _members(model: type[BaseModel], path: str) -> str:
-    members = [_member(name, field, path) for name, field in sorted(model.model_fields.items())]
-    return "ARRAY_TO_STRING([{}], ',')".format(",\n".join(members))  # leaves out what is NULL
+def _members(model: type, path: str) -> str:
+    texts = [_member(member, path) for member in sorted(members(model), key=lambda member: member.name)]
+    return "ARRAY_TO_STRING([{}], ',')".format(",\n".join(texts))  # leaves out what is NULL
 
 
-def _member(name: str, field: FieldInfo, path: str) -> str:
-    kind, repeated = unwrapped(field.annotation)
-    column, key = f"{path}`{name}`", f'"{name}":'
+def _member(member: RecordMember, path: str) -> str:
+    kind, repeated = unwrapped(member.annotation)
+    column, key = f"{path}`{member.name}`", f'"{member.name}":'
     if repeated:
         return f"IF(ARRAY_LENGTH({column}) > 0, CONCAT('{key}', TO_JSON_STRING({column})), {_empty(key, '[]')})"
     if type_name(kind) == "RECORD":
-        members = _members(kind, f"{column}.")
-        return f"COALESCE(CONCAT('{key}{{', NULLIF({members}, ''), '}}'), {_empty(key, '{}')})"
+        inner = _members(kind, f"{column}.")
+        return f"COALESCE(CONCAT('{key}{{', NULLIF({inner}, ''), '}}'), {_empty(key, '{}')})"
     text = _TEXTS[type_name(kind)].format(column=column)
     return f"IF({column} IS NULL, NULL, CONCAT('{key}', {text}))"
 
@@ -74,12 +72,12 @@ def _empty(key: str, value: str) -> str:
     return f"IF(STRPOS(event_json, '{key}{value}') > 0, '{key}{value}', NULL)"
 
 
-def _conditions(model: type[BaseModel], path: str) -> Iterator[str]:
+def _conditions(model: type, path: str) -> Iterator[str]:
     """What an event must be, beyond the types of its columns. Absent members are fine, but for required ones."""
-    for name, field in model.model_fields.items():
-        kind, repeated = unwrapped(field.annotation)
-        column = f"{path}`{name}`"
-        if path and field.is_required():
+    for member in members(model):
+        kind, repeated = unwrapped(member.annotation)
+        column = f"{path}`{member.name}`"
+        if path and member.is_required:
             yield f"({path.removesuffix('.')} IS NULL OR {column} IS NOT NULL)"
         if repeated:
             continue

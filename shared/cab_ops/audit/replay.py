@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cab.domain.audit import AuditEvent
+from cab.domain.audit import AuditEvent, read_json
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import Reason
@@ -74,7 +74,7 @@ def replay(texts: Iterable[str], deployment: Deployment, policies: PolicyEngine)
     answer = Replay()
     for text in texts:
         try:
-            event = AuditEvent.model_validate_json(text)
+            event = read_json(text)
         except ValueError:
             answer.unreadable += 1
             continue

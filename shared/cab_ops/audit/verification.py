@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from cab.adapters.google_cloud.bigquery.audit_schema import CONTENT, COPIES, Column, columns, row_of
-from cab.domain.audit import AuditEvent, EventType, event_hash
+from cab.domain.audit import AuditEvent, EventType, event_hash, read
 from cab.encoding import strict_json
 from cab_ops.audit.questions import Parameter, Question, Row
 from cab_ops.audit.remade import remade_sql, vouched_sql
@@ -332,7 +332,7 @@ def _judge_content(row: Row) -> Iterator[Finding]:
         return
     try:
         document = strict_json.load_object(text)
-        event = AuditEvent.model_validate(document)
+        event = read(document)
     except (strict_json.InvalidJson, ValidationError):
         yield _finding(Kind.UNREADABLE, row, "event_json holds no event of this version")
         return

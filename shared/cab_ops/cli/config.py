@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import orjson
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
@@ -79,7 +80,7 @@ def export(folder: Path, project: str, dataset: str, commit: str | None, *, as_j
     engine = CedarPolicyEngine(deployment)
     row = configuration_row(deployment, rules=engine.rule_ids, commit=commit, at=datetime.now(UTC))
     if as_json:
-        click.echo(row.model_dump_json(indent=2))
+        click.echo(orjson.dumps(row, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
         return
     with tables_of(project, dataset) as tables:
         errors = write(tables.client, dataset, row)

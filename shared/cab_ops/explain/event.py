@@ -24,6 +24,7 @@ from cab.domain.groups import GroupsUnknown
 from cab.domain.intents import Intent, TaskComparison
 from cab.domain.tasks import Task
 from cab.domain.text.token_like import MARK
+from cab.encoding.records import as_json
 from cab.ports import PolicyEngine
 from cab.protocol.tokens.assertions import Assertion, group_claims
 from cab.use_cases.exchange.decide import Case, Judgement, weigh
@@ -283,7 +284,7 @@ def _never_decided(event: AuditEvent, reason: Reason | None) -> Explanation:
 def _of_refused_credential(event: AuditEvent) -> tuple[str, ...]:
     notes = [f"refused before anything was decided, because: {event.why}"]
     if event.unverified is not None:
-        claimed = event.unverified.model_dump(exclude_none=True)
+        claimed = as_json(event.unverified)
         notes.append("the credential claims, unverified: " + ", ".join(f"{k} {v}" for k, v in claimed.items()))
     return tuple(notes)
 

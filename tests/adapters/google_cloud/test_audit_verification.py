@@ -39,7 +39,9 @@ from cab.domain.audit import (
     Tool,
     Unverified,
     event_hash,
+    read_json,
 )
+from cab.encoding.records import as_json
 from cab_ops.audit import verification as audit_verification
 from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
 from cab_ops.audit.verification import CHAINS, PLACES, UNVOUCHED, Finding, Head, Kind, Verdict, verify
@@ -192,7 +194,7 @@ def every_member(name: str) -> AuditEvent:
 def row_alone(event: AuditEvent) -> dict[str, Any]:
     """The event as the only one of its chain, which is named for it."""
     data = AuditChain(event.event_id, Service(function="f", revision="r")).seal(event, settled=0).data
-    sealed = AuditEvent.model_validate_json(data)
+    sealed = read_json(data)
     return row_of(sealed, data=data, received_at=START, message_id="m")
 
 
@@ -238,7 +240,7 @@ def sealed_by_hand(name: str, said: dict[str, Any]) -> dict[str, Any]:
 
 def in_the_order_of_before(row: dict[str, Any]) -> dict[str, Any]:
     """As functions published before 2026-11-27: the same event and hash, its members in the order of the model."""
-    document = AuditEvent.model_validate_json(row["event_json"]).model_dump(mode="json", exclude_none=True)
+    document = as_json(read_json(row["event_json"]))
     return row | {"event_json": json.dumps(document, ensure_ascii=False, separators=(",", ":"))}
 
 
@@ -542,7 +544,7 @@ def test_no_column_can_be_changed_or_emptied_without_being_named(verdict: Verdic
 
 def test_of_an_untouched_record_only_the_heads_are_read_and_the_table_once(record: Record) -> None:
     full, bare = every_member("full"), AuditEvent(event_id="b", event_type=EventType.KEY_ROTATED, occurred_at=START)
-    empty = bare.model_copy(update={"event_id": "empty", "task": TaskFacts(), "policy": PolicyFacts()})
+    empty = replace(bare, event_id="empty", task=TaskFacts(), policy=PolicyFacts())
     alone = [row_alone(event) for event in (full, bare, empty)]
     assert [name for name in leaves() if _value(alone[0], name) in (None, [])] == []  # every member is said
     rows = told().rows

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -123,8 +124,8 @@ async def test_sixteen_callers_at_once_make_a_quarter_of_a_message_for_each_even
 
 
 async def test_no_message_is_larger_than_a_push_may_be(log: PubSubAuditLog, topic: Subscription) -> None:
-    long = event(0).model_copy(update={"intent": IntentFacts(parameters="x" * 60_000)})
-    await asyncio.gather(*(log.publish(long.model_copy(update={"event_id": f"e{number}"})) for number in range(4)))
+    long = replace(event(0), intent=IntentFacts(parameters="x" * 60_000))
+    await asyncio.gather(*(log.publish(replace(long, event_id=f"e{number}")) for number in range(4)))
     messages = topic.receive(4)
     assert sum(len(unpack(message.data)) for message in messages) == 4
     assert max(sum(map(len, unpack(message.data))) for message in messages) < MOST_BYTES

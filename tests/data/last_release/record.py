@@ -18,6 +18,8 @@ from typing import Any
 
 from tests.support.world import DROP, WRITE, World, intent, task
 
+from cab.encoding.records import as_json
+
 IN_CRM = intent("crm.deal.list", "deal/*")
 
 
@@ -67,8 +69,7 @@ async def record(scratch: Path) -> dict[str, Any]:
             name: [plain(payload) for payload in versions] for name, versions in world.cloud.vault._secrets.items()
         },
         "events": {
-            function: [event.model_dump(mode="json", exclude_none=True) for event in log.events]
-            for function, log in world.cloud.audit_logs.items()
+            function: [as_json(event) for event in log.events] for function, log in world.cloud.audit_logs.items()
         },
     }
 

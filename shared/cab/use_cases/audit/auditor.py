@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -263,7 +263,7 @@ class Auditor:
         event = facts.event(event_id=self._randomness.event_id(), outcome=outcome, reason=refusal.reason)
         claimed = refusal.claimed or Claimed()
         why = refusal.why or (refusal.detail if refusal.reason in _TOLD_BY_DETAIL else None) or None
-        event = event.model_copy(update={"why": why, "unverified": audit.unverified(claimed.client_id, claimed.issuer)})
+        event = replace(event, why=why, unverified=audit.unverified(claimed.client_id, claimed.issuer))
         counted = self._counted()  # before this one opens its source's next minute
         events = [event]
         if not facts.client_authenticated:
@@ -323,7 +323,7 @@ class Auditor:
             about = RequestContext(self._randomness.token(16), caller_ip_prefix=prefix)
             facts = Facts(audit.EventType.REQUESTS_REFUSED_COUNTED, about, source.first_at or now)
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
-            events.append(event.model_copy(update={"count": source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE}))
+            events.append(replace(event, count=source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE))
         return events
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from cab.domain import audit
 from cab.domain.audit import KNOWN_SCHEMA_VERSIONS, SCHEMA_VERSION, AuditEvent, event_hash, without_credentials
 from cab.encoding import strict_json
 from cab.ports import AuditRows, Clock, Quarantine
@@ -60,7 +61,7 @@ def _without_credentials(event: AuditEvent, document: dict[str, Any], data: byte
     The row then keeps the event without it, so that its hash cannot be made again: `verify-chain` calls it edited.
     """
     safe = without_credentials(document)
-    return (event, data) if safe is document else (AuditEvent.model_validate(safe), orjson.dumps(safe))
+    return (event, data) if safe is document else (audit.read(safe), orjson.dumps(safe))
 
 
 def read_event(data: bytes) -> tuple[AuditEvent, dict[str, Any]] | str:
@@ -76,7 +77,7 @@ def read_event(data: bytes) -> tuple[AuditEvent, dict[str, Any]] | str:
         version = document.get("schema_version", SCHEMA_VERSION)
         if isinstance(version, bool) or not isinstance(version, int) or version not in KNOWN_SCHEMA_VERSIONS:
             return "unknown_schema_version"
-        event = AuditEvent.model_validate(document)
+        event = audit.read(document)
     except strict_json.InvalidJson:
         return "not_json"
     except ValidationError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from cab.domain.audit import AuditEvent, EventType, unverified
 from cab.domain.errors import BrokerError, Claimed, Reason
+from cab.encoding.records import as_json
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +54,12 @@ def tell_unrecorded(refusal: BrokerError) -> None:
     about = unverified(claimed.client_id, claimed.issuer)
     said: dict[str, Any] = {"reason_code": refusal.reason.value, "why": refusal.why}
     if about is not None:
-        said["unverified"] = about.model_dump(exclude_none=True)
+        said["unverified"] = as_json(about)
     _log.warning(CREDENTIAL_REFUSED, extra={"said": said})
 
 
 def _tell(message: str, event: AuditEvent) -> None:
-    said = event.model_dump(mode="json", include=_SHOWN, exclude_none=True)
+    said = {name: value for name, value in as_json(event).items() if name in _SHOWN}
     if event.tool is not None and event.tool.connection is not None:
         said["connection"] = event.tool.connection
     if event.grant is not None and event.grant.cause is not None:

@@ -10,6 +10,7 @@ from cab.domain import audit, grant_transitions
 from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
 from cab.domain.token_life import keepalive
+from cab.encoding.records import as_json
 from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.stores.grants import Grants, StoredGrant
 from cab.use_cases.audit.lines import tell_change
@@ -47,7 +48,7 @@ class Outbox:
             return stored
         try:
             for event in stored.grant.outbox:
-                told = audit.AuditEvent.model_validate(event)
+                told = audit.read(event)
                 with waiting_for("publish"):
                     await self._log.publish(told)
                 tell_change(told)
@@ -111,4 +112,4 @@ def grant_event(
         outcome=audit.Outcome.FAILED if event_type in failures else audit.Outcome.EXECUTED,
         txn=txn,
     )
-    return event.model_dump(mode="json", exclude_none=True)
+    return as_json(event)

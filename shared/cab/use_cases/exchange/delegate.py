@@ -36,7 +36,7 @@ class Delegate:
         """
         broker = self._deployment.broker
         if facts.actor is not None:  # also where it is refused: to whom it should have gone
-            facts.actor = facts.actor.model_copy(update={"delegates_to": request.may_act})
+            facts.actor = replace(facts.actor, delegates_to=request.may_act)
         self._check_request(request)
         chain = (caller.agent.client_id, *assertion.chain)
         self._check_next(request.may_act, assertion, caller, chain)
@@ -60,7 +60,7 @@ class Delegate:
         )
         facts.decision = "permit"
         if facts.actor is not None:
-            facts.actor = facts.actor.model_copy(update={"depth": len(chain)})
+            facts.actor = replace(facts.actor, depth=len(chain))
         facts.task = audit.TaskFacts(bounds_digest=task_digest(task) if task else None)
         facts.token = audit.TokenFacts(
             kind="assertion", jti=delegated.jti, sha256=token_sha256(token), expires_at=delegated.expires_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -37,7 +38,7 @@ def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -
     if intent is None:  # not in the catalog, or not as the catalog has it: what was asked for is known all the same
         facts.intent = audit.IntentFacts(identifier=declared.identifier, task_id=declared.task_id)
         return
-    facts.tool = facts.tool.model_copy(update={"effect": intent.action.effect.value})
+    facts.tool = replace(facts.tool, effect=intent.action.effect.value)
     facts.intent = _intent(intent, case.assertion)
     requested = case.asked.scope.split() if case.asked.scope else []
     facts.scopes = audit.Scopes(requested=requested, granted=[])

@@ -125,14 +125,13 @@ class DecideConfirmation:
         # The event goes first: were the decision written first, it would be usable while nothing durable says who gave it.
         # The price is an event whose decision failed to be written; nothing was issued then, and the person sees an error
         # and repeats. Each answer is an event of its own: it has another instant, and one id has one.
-        event = facts.event(
-            event_id=_event_id(request, now, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
-        ).model_copy(
-            update={
-                "event_type": audit.EventType.CONFIRMATION_DECIDED,
-                "decision": "permit" if approved else "deny",
-                "confirmation_id": request.id,
-            }
+        event = replace(
+            facts.event(
+                event_id=_event_id(request, now, approved=approved), outcome=audit.Outcome.EXECUTED, reason=None
+            ),
+            event_type=audit.EventType.CONFIRMATION_DECIDED,
+            decision="permit" if approved else "deny",
+            confirmation_id=request.id,
         )
         await self._audit_log.publish(event)
         decision = ApprovalDecision(

@@ -20,6 +20,7 @@ from cab.domain.grant_transitions import reconnected
 from cab.domain.grants import ENDED, NO_TOKENS, Grant, GrantStatus
 from cab.domain.identifiers import is_printable
 from cab.encoding import strict_json
+from cab.encoding.records import as_json
 from cab.ports import AnswerTooLarge, Clock, HttpAnswer, Randomness, Unavailable
 from cab.protocol import token_refusals, token_responses
 from cab.protocol.token_refusals import RefusalMeaning
@@ -290,8 +291,8 @@ class ConsentWriter:
             id=grant.grant_id, seq=grant.seq, secret_version=grant.secret_version, cause=cause
         )
         event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.EXECUTED, reason=None)
-        connected = event.model_copy(update={"event_type": audit.EventType.GRANT_CONNECTED})
-        return connected.model_dump(mode="json", exclude_none=True)
+        connected = replace(event, event_type=audit.EventType.GRANT_CONNECTED)
+        return as_json(connected)
 
 
 def _account_to_match(grant: Grant) -> str | None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,7 @@ from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.cedar.rules import Rule
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import errors_among
-from cab.domain.audit import AuditEvent, EventType, Outcome
+from cab.domain.audit import EventType, Outcome, read_json
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import Reason
 from cab_ops.audit.questions import Row
@@ -212,9 +212,9 @@ def _of_events(name: str, configured: Configured, *, project: str, dataset: str,
 def _of_event(row: Row, configured: Configured) -> Proved:
     event_id = str(row["event_id"])
     try:
-        event = AuditEvent.model_validate_json(row["event_json"] or "")
+        event = read_json(row["event_json"] or "")
         if row["outcome"] == "withheld":  # the event still says what it said: another one takes it back
-            event = event.model_copy(update={"outcome": Outcome.REFUSED, "reason_code": Reason.AUDIT_UNAVAILABLE.value})
+            event = replace(event, outcome=Outcome.REFUSED, reason_code=Reason.AUDIT_UNAVAILABLE.value)
         explained = explain_event(event, configured.deployment, configured.engine)
     except ValidationError as error:
         raise Unusable(f"{event_id} is not kept as an event of this version.") from error

@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from importlib.resources import files
@@ -18,11 +19,9 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
 from cab.adapters.google_cloud.bigquery import configuration_table
 from cab.domain.audit import AuditEvent
+from cab.encoding.records import RecordMember, as_json, members
 
 TABLE: Final = "events_raw"
 PARTITION_COLUMN: Final = "occurred_at"
@@ -66,7 +65,7 @@ CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{
 SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
     ", ".join(
         (
-            *(f"raw.`{name}`" for name in AuditEvent.model_fields if name not in ("event_id", "chain", "service")),
+            *(f"raw.`{name}`" for name in AuditEvent.__slots__ if name not in ("event_id", "chain", "service")),
             "raw.subject_key, raw.connection, raw.action",
         )
     )
@@ -112,18 +111,17 @@ def columns() -> list[Column]:
         {"name": name, "type": kind, "mode": "NULLABLE", "description": description}
         for name, kind, description in _ADDED
     ]
-    return [_column(name, field, top_level=True) for name, field in AuditEvent.model_fields.items()] + added
+    return [_column(member, top_level=True) for member in members(AuditEvent)] + added
 
 
 def configuration_columns() -> list[Column]:
     """All columns of the table `configuration`."""
-    fields = configuration_table.ConfigurationRow.model_fields
-    return [_column(name, field, top_level=True) for name, field in fields.items()]
+    return [_column(member, top_level=True) for member in members(configuration_table.ConfigurationRow)]
 
 
 def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
     """The event as one row: JSON values, instants as RFC 3339, absent members left out. `data` is the event as published."""
-    row = event.model_dump(mode="json", exclude_none=True)
+    row = as_json(event)
     added = {
         "subject_key": event.subject and event.subject.key,
         "connection": event.tool and event.tool.connection,
@@ -238,15 +236,15 @@ def schema_json(of: list[Column] | None = None) -> str:
     return json.dumps(of or columns(), indent=2) + "\n"
 
 
-def _column(name: str, field: FieldInfo, *, top_level: bool = False) -> Column:
-    kind, repeated = unwrapped(field.annotation)
+def _column(member: RecordMember, *, top_level: bool = False) -> Column:
+    kind, repeated = unwrapped(member.annotation)
     # A nested member is never REQUIRED: BigQuery can relax a column later, but never tighten one.
-    mode = "REPEATED" if repeated else "REQUIRED" if top_level and field.is_required() else "NULLABLE"
-    column: Column = {"name": name, "type": type_name(kind), "mode": mode}
-    if field.description:
-        column["description"] = field.description
+    mode = "REPEATED" if repeated else "REQUIRED" if top_level and member.is_required else "NULLABLE"
+    column: Column = {"name": member.name, "type": type_name(kind), "mode": mode}
+    if member.description:
+        column["description"] = member.description
     if column["type"] == "RECORD":
-        column["fields"] = [_column(member, inner) for member, inner in kind.model_fields.items()]
+        column["fields"] = [_column(inner) for inner in members(kind)]
     return column
 
 
@@ -265,7 +263,7 @@ def type_name(kind: Any) -> str:
     """The BigQuery type of a member of this type, which is unwrapped."""
     if typing.get_origin(kind) is Literal or issubclass(kind, StrEnum):
         return "STRING"
-    return "RECORD" if issubclass(kind, BaseModel) else _SCALARS[kind]
+    return "RECORD" if is_dataclass(kind) else _SCALARS[kind]
 
 
 if __name__ == "__main__":  # python -m cab.adapters.google_cloud.bigquery.audit_schema FOLDER

@@ -6,20 +6,21 @@ and `catalog` show the newest, `policy_versions` all.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field
-
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.text.patterns import covered_by_any
+from cab.encoding.records import as_json, described
 
 TABLE: Final = "configuration"
 
 
-class AgentRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRow:
     agent_id: str
     title: str
     tenant: str
@@ -28,11 +29,12 @@ class AgentRow(BaseModel):
     trust_zone: str
     mode: str
     task: str
-    actions: list[str] = Field(description="Of the catalog, all that its allow-list and effects cover.")
+    actions: list[str] = field(metadata=described("Of the catalog, all that its allow-list and effects cover."))
     delegates_to: list[str]
 
 
-class ConnectionRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRow:
     connection: str
     title: str
     provider: str | None = None
@@ -41,21 +43,23 @@ class ConnectionRow(BaseModel):
     tenants: list[str]
 
 
-class ActionRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionRow:
     action: str
     title: str
     connection: str
     effect: str
     scopes: list[str]
     identifier: str
-    callable: bool = Field(description="Whether the broker can make the call.")
+    callable: bool = field(metadata=described("Whether the broker can make the call."))
 
 
-class ConfigurationRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationRow:
     exported_at: datetime
     policy_version: str
-    commit: str | None = Field(default=None, description="Of the repository that it was deployed from.")
-    rules: list[str] = Field(description="Ids of the active policies.")
+    commit: str | None = field(default=None, metadata=described("Of the repository that it was deployed from."))
+    rules: list[str] = field(metadata=described("Ids of the active policies."))
     agents: list[AgentRow]
     connections: list[ConnectionRow]
     catalog: list[ActionRow]
@@ -122,6 +126,6 @@ def _agent(agent: Agent, deployment: Deployment) -> AgentRow:
 def write(client: Any, dataset: str, row: ConfigurationRow) -> list[Any]:
     """BigQuery's errors; none when the row is written. Blocking. `client` is a `google.cloud.bigquery.Client`."""
     table = f"{client.project}.{dataset}.{TABLE}"
-    document = row.model_dump(mode="json", exclude_none=True)
+    document = as_json(row)
     errors: list[Any] = client.insert_rows_json(table, [document], retry=None, timeout=30)
     return errors

@@ -6,6 +6,7 @@ import hashlib
 
 from cab.domain.audit import AuditEvent, SealedEvent, Service, without_credentials
 from cab.encoding.canonical_json import canonical
+from cab.encoding.records import as_json
 
 _FIRST_PREV_HASH = ""
 
@@ -15,7 +16,7 @@ class AuditChain:
 
     def __init__(self, chain_id: str, service: Service) -> None:
         self._id = chain_id
-        self._service = service.model_dump(mode="json")
+        self._service = as_json(service)
         self._length = 0
         self._head = _FIRST_PREV_HASH
 
@@ -30,11 +31,14 @@ class AuditChain:
         `data` is canonical too: taking the member `hash` out of the text leaves the bytes that were hashed, so SQL can do it.
         """
         seq = self._length + 1
-        document = without_credentials(event.model_dump(mode="json", exclude_none=True))
+        document = without_credentials(as_json(event))
         document["service"] = self._service
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
         if settled is not None:
             chain["settled"] = settled
-        chain["hash"] = self._head = hashlib.sha256(canonical(document)).hexdigest()
+        hashed = canonical(document, floats=document.get("latency_ms", {}).values())
+        self._head = hashlib.sha256(hashed).hexdigest()
         self._length = seq
-        return SealedEvent(event.event_id, event.event_type.value, self._id, seq, canonical(document))
+        # `hash` is the first of the chain's members in that order, and inside of strings no quotation mark stands alone.
+        data = hashed.replace(b'"chain":{', f'"chain":{{"hash":"{self._head}",'.encode(), 1)
+        return SealedEvent(event.event_id, event.event_type.value, self._id, seq, data)

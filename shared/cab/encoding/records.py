@@ -1,0 +1,51 @@
+"""Records: dataclasses whose members become JSON here, and columns of a table elsewhere. Making one checks nothing: what others
+wrote is read with the types checked, by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+_DESCRIPTION: Final = "description"
+
+
+def described(text: str) -> Mapping[str, str]:
+    """The metadata of a member that needs a word about it."""
+    return {_DESCRIPTION: text}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMember:
+    """What is known of one member of a kind of record. `annotation` is its type, with `| None` and `list[...]`."""
+
+    name: str
+    annotation: Any
+    is_required: bool
+    description: str | None
+
+
+def members(kind: type) -> Iterator[RecordMember]:
+    """All members of a kind of record, in order."""
+    types = typing.get_type_hints(kind)
+    for it in fields(kind):
+        is_required = it.default is MISSING and it.default_factory is MISSING
+        yield RecordMember(it.name, types[it.name], is_required, it.metadata.get(_DESCRIPTION))
+
+
+def as_json(record: Any) -> dict[str, Any]:
+    """A record as JSON values, members that are None left out, instants as RFC 3339."""
+    kind: Any = type(record)
+    written: dict[str, Any] = adapter(kind).dump_python(record, mode="json", exclude_none=True)
+    return written
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What writes records of a kind, and reads what others wrote. Made once it is needed."""
+    return TypeAdapter(kind)
