@@ -27,7 +27,7 @@ dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
 	@$(VENV)/bin/cab dev up $(UP)
 
 test: $(DEV) $(TERRAFORM) $(FRAMEWORKS) browser-ready bigquery-ready ## run all tests, emulators included
-	$(PYTHON) -m pytest -n $(PROCESSES) --no-loadscope-reorder -p tests.lanes $(TESTS)
+	$(PYTHON) -m pytest -p tests.lanes --processes $(PROCESSES) $(TESTS)
 
 check: lint types test ## what CI runs: format, lint, types, import contracts, tests
 
