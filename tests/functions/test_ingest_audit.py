@@ -48,6 +48,17 @@ async def test_a_pushed_event_becomes_a_row_and_is_acknowledged(world: World) ->
     assert world.cloud.quarantine.messages == []
 
 
+async def test_a_push_that_ends_half_way_is_no_error_of_ours_and_comes_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = [("Authorization", f"Bearer {world.google_token(audience=INGEST_AUDIT, email=PUSHER)}")]
+    body = wrapped(await real_event(world))[:-7]
+    answer = await world.request("POST", "/", function="ingest_audit", headers=headers, body=body, is_cut=True)
+    assert answer.status == 400
+    assert world.cloud.audit_rows.rows == []
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 FORGERIES: dict[str, dict[str, Any]] = {
     "no such account": {"email": f"nobody@{ACCOUNTS}"},
     "another service of ours": {"email": f"exchange-token@{ACCOUNTS}"},

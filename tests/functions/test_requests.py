@@ -128,6 +128,16 @@ async def test_a_flood_of_chunks_is_not_read_to_its_end(world: World, path: str)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
+async def test_a_caller_that_goes_away_while_it_sends_is_no_error_of_ours(
+    world: World, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = as_form(await good_form(world, path))
+    answer = await world.request("POST", path, headers=[FORM], body=body[:-7], is_cut=True)
+    assert answer.refusal == (400, "invalid_request", "parameter_invalid")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
 async def test_a_body_in_many_pieces_is_one_body(world: World, path: str) -> None:
     body = as_form(await good_form(world, path))
     pieces = [body[start : start + 7] for start in range(0, len(body), 7)]

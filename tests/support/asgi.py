@@ -47,11 +47,12 @@ async def request(
     query: str = "",
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | Iterable[bytes] = b"",
+    is_cut: bool = False,
 ) -> Answer:
-    """Send one request. A `body` of several chunks arrives in as many messages."""
+    """Send one request. A `body` of several chunks arrives in as many messages; `is_cut`: then the caller goes away."""
     chunks = [body] if isinstance(body, bytes) else list(body)
     messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": chunk, "more_body": number < len(chunks)}
+        {"type": "http.request", "body": chunk, "more_body": is_cut or number < len(chunks)}
         for number, chunk in enumerate(chunks, start=1)
     ]
     scope = {

@@ -414,13 +414,14 @@ class World:
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | Iterable[bytes] = b"",
         query: str = "",
+        is_cut: bool = False,
     ) -> Answer:
         await self.set_up()
         app = self.function(function or FUNCTION_BY_PATH.get(path, "publish_metadata"))
         headers = list(headers)
         if not any(name.lower() == "content-type" for name, _ in headers) and method == "POST":
             headers.append(("Content-Type", "application/json"))
-        return await asgi.request(app, method, path, query=query, headers=headers, body=body)
+        return await asgi.request(app, method, path, query=query, headers=headers, body=body, is_cut=is_cut)
 
     async def post(
         self, path: str, parameters: dict[str, Any] | bytes, *, headers: Iterable[tuple[str, str]] = ()

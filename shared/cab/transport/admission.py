@@ -2,8 +2,8 @@
 
 A process under more load than it can carry would otherwise answer everybody late: what waits grows with every second, and
 callers that give up and come back make it longer. So requests begin in their order, a few in each turn of the event loop, and
-what is under way is finished first. How long the oldest has waited to begin tells how far behind the process is, whatever
-its requests wait for elsewhere.
+what is under way is finished first. How long the oldest has waited to begin, and how long a place in the queue takes, tell how
+far behind the process is, whatever its requests wait for elsewhere.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from cab.transport.page_problems import words_for
 from cab.transport.requests import NO_STORE, refusal_response
 
 MOST_IN_PROCESS: Final = 512
-OLDEST_S: Final = 0.5  # while one has waited longer to begin, nobody joins the queue
+OLDEST_S: Final = 0.5  # while one has waited longer to begin, or a newcomer would, nobody joins the queue
 TOO_OLD_S: Final = 1.0  # who has waited longer is not begun any more
-LEAST_BEGUN_PER_TURN: Final = 8
-MOST_BEGUN_PER_TURN: Final = 64
-SECONDS_PER_BEGUN: Final = 0.002  # a long turn, as when many are refused in it, begins one for each of these
+BEGUN_PER_TURN: Final = 8  # a longer turn begins no more: whoever is refused waits for the turn to end
 RETRY_AFTER_S: Final = (1, 2, 3)  # in turn, so that those who were refused together do not come back together
 _TOLD_EVERY_S: Final = 10.0
 
@@ -46,8 +44,8 @@ class Admission:
         self._now = now
         self._in_process = 0
         self._begun = 0  # in this turn of the loop
-        self._turn_began = 0.0
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, int, asyncio.Future[None]]] = deque()  # since when, behind how many, its turn
+        self._pace_s = 0.0  # for each place in the queue, as whoever began last has found
         self._refused = 0
         self._untold = 0
         self._told_at: float | None = None
@@ -58,7 +56,7 @@ class Admission:
             raise self._refusal()
         self._in_process += 1
         try:
-            if self._begun >= LEAST_BEGUN_PER_TURN or self._waiting:
+            if self._begun >= BEGUN_PER_TURN or self._waiting:
                 await self._wait()
             else:
                 self._begin()
@@ -67,28 +65,28 @@ class Admission:
             self._in_process -= 1
 
     def _is_behind(self) -> bool:
-        return bool(self._waiting) and self._now() - self._waiting[0][0] > OLDEST_S
+        if not self._waiting:
+            return False
+        return len(self._waiting) * self._pace_s > OLDEST_S or self._now() - self._waiting[0][0] > OLDEST_S
 
     async def _wait(self) -> None:
         came_at = self._now()
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((came_at, turn))
+        self._waiting.append((came_at, len(self._waiting), turn))
         await turn
         if self._now() - came_at > TOO_OLD_S:
             raise self._refusal()
 
     def _begin(self) -> None:
         if self._begun == 0:
-            self._turn_began = self._now()
             asyncio.get_running_loop().call_soon(self._next_turn)
         self._begun += 1
 
     def _next_turn(self) -> None:
-        by_time = int((self._now() - self._turn_began) / SECONDS_PER_BEGUN)
-        most = min(MOST_BEGUN_PER_TURN, max(LEAST_BEGUN_PER_TURN, by_time))
         self._begun = 0
-        while self._waiting and self._begun < most:
-            _, turn = self._waiting.popleft()
+        while self._waiting and self._begun < BEGUN_PER_TURN:
+            came_at, before, turn = self._waiting.popleft()
+            self._pace_s = (self._now() - came_at) / (before + 1)
             if not turn.done():  # its caller has gone away
                 self._begin()
                 turn.set_result(None)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
@@ -64,12 +64,15 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
 
 
 async def bounded_body(request: Request) -> bytes:
-    """Raises: BrokerError BODY_TOO_LARGE."""
+    """Raises: BrokerError BODY_TOO_LARGE; PARAMETER_INVALID where the caller goes away while it sends."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
+    except ClientDisconnect as gone:
+        raise BrokerError(Reason.PARAMETER_INVALID, "The body did not come to its end.") from gone
     return bytes(body)
 
 

@@ -7,7 +7,7 @@ import binascii
 from datetime import datetime
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError
@@ -53,6 +53,8 @@ class AuditPush:
         except BrokerError as error:
             tell_unrecorded(error)
             return Response(status_code=status_of(error.reason))
+        except ClientDisconnect:  # Pub/Sub went away while it sent: it delivers again
+            return Response(status_code=400)
         except Unavailable:
             return Response(status_code=503)
         except Exception as error:  # noqa: BLE001  # a bug: delivered again, then dead-lettered, never lost
