@@ -20,13 +20,11 @@ resource "google_firestore_database" "this" {
 }
 
 locals {
-  # Clean-up only: every reader compares expiry itself, since deletion may lag by a day.
-  _expiring = {
-    guards    = ["single_use", "rate_limits", "task_budgets", "approval_requests", "approval_bindings", "deferrals", "deferral_polls", "issued_tokens", "revoked_tokens"]
-    approvals = ["decisions", "sessions", "login_states", "connect_states", "account_questions"]
-  }
-  expiring = merge([for database, collections in local._expiring : {
-    for collection in collections : "${database}/${collection}" => { database = database, collection = collection }
+  # Read by the code's tests, too: what ends is deleted, and no query orders or filters by a field without an index.
+  fields   = jsondecode(file("${path.module}/../shared/cab/data/firestore_fields.json"))
+  expiring = { for it in local.fields : "${it.database}/${it.collection}" => it if it.expires }
+  unindexed = merge([for it in local.fields : { for field in it.unindexed :
+    "${it.database}/${it.collection}/${field}" => { database = it.database, collection = it.collection, field = field }
   }]...)
   # The same file the code is held to: a query without its index fails in tests, not in production.
   indexes = { for index in jsondecode(file("${path.module}/../shared/cab/data/firestore_indexes.json")) :
@@ -34,6 +32,7 @@ locals {
   }
 }
 
+# Clean-up only: every reader compares expiry itself, since deletion may lag by a day.
 resource "google_firestore_field" "expiry" {
   for_each   = local.expiring
   project    = var.project_id
@@ -43,6 +42,17 @@ resource "google_firestore_field" "expiry" {
 
   ttl_config {}
   index_config {} # never queried: no index, no hot spot on ever-growing times
+}
+
+# Times that only grow: an index of one takes some 500 writes a second for the whole collection, and no query asks for them alone.
+resource "google_firestore_field" "unindexed" {
+  for_each   = local.unindexed
+  project    = var.project_id
+  database   = google_firestore_database.this[each.value.database].name
+  collection = each.value.collection
+  field      = each.value.field
+
+  index_config {}
 }
 
 resource "google_firestore_index" "this" {

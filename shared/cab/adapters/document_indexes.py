@@ -3,6 +3,9 @@
 Firestore answers by itself what has only equalities, or only one field to range over and order by. Equalities together
 with an order need an index made beforehand; without it production refuses the query, but no emulator does. So every
 adapter of `Documents` refuses what `cab/data/firestore_indexes.json` does not list, and Terraform creates what it lists.
+
+Every field has an index of its own but for those that `cab/data/firestore_fields.json` names: times that only grow, whose index would
+bound what a whole collection can be written. They serve as the order of a composite index, whose equal field spreads the writes.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ def listed_indexes() -> frozenset[CompositeIndex]:
         )
         for entry in json.loads(text)
     )
+
+
+@cache
+def unindexed_fields() -> frozenset[tuple[str, str]]:
+    """Collection and field of what has no index of its own."""
+    text = files("cab").joinpath("data", "firestore_fields.json").read_text(encoding="utf-8")
+    return frozenset((entry["collection"], field) for entry in json.loads(text) for field in entry["unindexed"])
 
 
 def needed_index(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cab.adapters.document_indexes import CompositeIndex, needed_index
+from cab.adapters.document_indexes import CompositeIndex, needed_index, unindexed_fields
 from cab.ports import Condition, Write
 
 EXPIRY_FIELD = "expire_at"
@@ -55,6 +55,10 @@ def order_field(
     index = needed_index(collection, conditions, ordered_by, descending=descending)
     if index is not None and index not in indexes:
         raise ValueError(f"shared/cab/data/firestore_indexes.json lacks {index}.")
+    by_themselves = () if index is not None else (ordered_by, *(condition.field for condition in conditions))
+    for field in by_themselves:
+        if (collection, field) in unindexed_fields():
+            raise ValueError(f"By shared/cab/data/firestore_fields.json {collection} has no index of {field}.")
     return ordered_by
 
 
