@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.load import Post, send
-from benchmarks.processes import Server
+from benchmarks.processes import Function, Server
 from benchmarks.rows import EXCHANGE_TOKEN
 from benchmarks.surroundings import Surroundings
 
@@ -37,18 +37,23 @@ async def measure(
         progress(f"cold start {number} of {starts}")
         started = {}
         for name, source in _SOURCES.items():
-            begun = time.perf_counter()
-            server = Server(
-                surroundings.function(source, "exchange_token", project=PROJECT), surroundings.ports.take_free()
-            )
-            try:
-                await _first_exchange(server, clients.list_opportunities)
-                wall_ms = (time.perf_counter() - begun) * 1000
-                started[name] = ColdStart(server.cpu_ns() / 1e6, wall_ms, server.pss_bytes() / 2**20)
-            finally:
-                server.stop()
+            function = surroundings.function(source, "exchange_token", project=PROJECT)
+            started[name] = await until_first_exchange(surroundings, function, clients.list_opportunities)
         measured.append(started)
     return measured[1:]
+
+
+async def until_first_exchange(
+    surroundings: Surroundings, function: Function, prepare: Callable[[], Post]
+) -> ColdStart:
+    begun = time.perf_counter()
+    server = Server(function, surroundings.ports.take_free())
+    try:
+        await _first_exchange(server, prepare)
+        wall_ms = (time.perf_counter() - begun) * 1000
+        return ColdStart(server.cpu_ns() / 1e6, wall_ms, server.pss_bytes() / 2**20)
+    finally:
+        server.stop()
 
 
 async def _first_exchange(server: Server, prepare: Callable[[], Post]) -> None:

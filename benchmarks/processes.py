@@ -37,11 +37,12 @@ def on_core_of_servers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Function:
-    """What to start: the entry file's folder below the repository, the target in it, its environment."""
+    """What to start: the entry file's folder below the repository, the target in it, its environment, on which Python."""
 
     source: str
     target: str
     environment: Mapping[str, str]
+    python: str = sys.executable
 
 
 class ServerFailed(Exception):
@@ -56,7 +57,7 @@ class Server:
 
     def __init__(self, function: Function, port: int) -> None:
         self.port = port
-        command = [sys.executable, "-m", "functions_framework", "--source", f"{function.source}/main.py"]
+        command = [function.python, "-m", "functions_framework", "--source", f"{function.source}/main.py"]
         command += ["--target", function.target, "--host", HOST, "--port", str(port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "shared"), **function.environment}
         with on_core_of_servers():
