@@ -1,4 +1,4 @@
-# CAB, the Credential Access Broker. `make` alone lists what there is. Needs Python 3.11 to 3.13 and nothing else.
+# CAB, the Credential Access Broker. `make` alone lists what there is. Needs Python 3.11 to 3.14 and nothing else.
 
 VENV      := .venv
 PYTHON    := $(VENV)/bin/python
@@ -89,14 +89,14 @@ clean: ## remove everything that these commands have made
 
 # Made anew for other locks, so that nothing stays of the older ones.
 $(CREATED): requirements/dev.txt requirements/stack.txt requirements/install
-	@for candidate in python3 python3.13 python3.12 python3.11; do \
-	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	@for candidate in python3 python3.13 python3.14 python3.12 python3.11; do \
+	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
 	    $$candidate -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	      echo "Python cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
 	    touch $@; exit 0; \
 	  fi; \
 	done; \
-	echo "CAB needs Python 3.11, 3.12 or 3.13; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; exit 1
+	echo "CAB needs Python 3.11 to 3.14; python3 here is $$(python3 --version 2>&1 || echo missing)." >&2; exit 1
 
 $(STACK): pyproject.toml shared/cab_ops/pyproject.toml $(CREATED)
 	@echo "Installing the packages of the local stack (a minute, once) ..."

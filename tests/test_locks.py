@@ -247,7 +247,7 @@ WORLD = {
     "pyasn1": Declared("0.6.5", ()),
     "cryptography": Declared("50.0.2", ()),
 }
-MACHINES = machines(("3.11", "3.13"), ("x86_64-manylinux_2_28", "aarch64-apple-darwin"))
+MACHINES = machines(("3.11", "3.14"), ("x86_64-manylinux_2_28", "aarch64-apple-darwin"))
 OLDEST = "Python 3.11 on linux x86_64"  # the first that is looked at
 CLOSED = [BIGQUERY, GOOGLE_AUTH, "google-auth[pyopenssl]==2.62.2", "pyasn1==0.6.5", "cryptography==50.0.2"]
 
