@@ -54,20 +54,33 @@ class Publisher:
         """Nothing to let go of."""
 
 
-@cache
-def _deployment(root: Path, environment: frozenset[tuple[str, str]]) -> Deployment:
-    return FolderConfiguration(root, dict(environment)).load()
+_deployments: dict[tuple[frozenset[tuple[str, str]], tuple[tuple[str, bytes], ...]], Deployment] = {}
 
 
 class RememberedConfiguration:
-    """`FolderConfiguration` that reads each folder once in a run: hundreds of tests start the same functions."""
+    """`FolderConfiguration` that reads equal folders once in a run: hundreds of tests start the same functions."""
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
-        ours = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
-        self._key = root, frozenset(ours.items())
+        others = ("PYTEST_", "FUNCTION_")  # pytest's and functions-framework's: other ones for each test and function
+        ours = {name: value for name, value in environment.items() if not name.startswith(others)}
+        ours.pop("CAB_CONFIG_DIR", None)
+        self._folder = FolderConfiguration(root, ours)
 
     def load(self) -> Deployment:
-        return _deployment(*self._key)
+        root = self._folder.root
+        content = _kept(root) if root.is_relative_to(ROOT) else _content(root)
+        key = frozenset(self._folder.environment.items()), content
+        if key not in _deployments:
+            _deployments[key] = self._folder.load()
+        return _deployments[key]
+
+
+def _content(root: Path) -> tuple[tuple[str, bytes], ...]:
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return tuple((str(path.relative_to(root)), path.read_bytes()) for path in files)
+
+
+_kept = cache(_content)  # of a folder that no test writes into
 
 
 _engines: dict[int, CedarPolicyEngine] = {}

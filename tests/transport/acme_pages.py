@@ -71,6 +71,11 @@ def _two_keys() -> tuple[RSAPrivateKey, RSAPrivateKey]:
     return generate_private_key(65537, 2048), generate_private_key(65537, 2048)
 
 
+@cache
+def _acme() -> Deployment:
+    return FolderConfiguration(ACME, ORIGINS).load()
+
+
 class AppClient:
     """`HttpClient` that reaches applications of this process by origin. `down` holds origins that refuse connections, `instead`
     what is answered to POST requests instead of what the application would answer."""
@@ -203,7 +208,7 @@ class AcmePages:
     def __init__(self, *, change: Callable[[Deployment], Deployment] = lambda deployment: deployment) -> None:
         self.clock = SettableClock(START)
         double_clock = MovableClock(ForeverMoving(self.clock))
-        self.deployment = change(FolderConfiguration(ACME, ORIGINS).load())
+        self.deployment = change(_acme())
         with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):  # they take longer than a test
             self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=double_clock)
         self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=double_clock)
