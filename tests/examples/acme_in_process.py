@@ -7,7 +7,7 @@ from examples.acme.services.crm import create_crm
 from examples.acme.services.idp import create_idp
 from examples.acme.services.tracker import SCOPES as TRACKER_SCOPES
 from examples.acme.services.tracker import create_tracker
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 
 from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
@@ -50,7 +50,7 @@ class ApiUnderTest:
         create = {"crm": create_crm, "tracker": create_tracker}[connection]
         self.clock = fixed_clock()
         app = create(issuer=self.origin, clients=provider_clients(connection), clock=self.clock)
-        self.http = client_of(app, self.origin)
+        self.http = Client(app, self.origin)
 
     def token(self, user: str, *scopes: str) -> str:
         """An access token of `user`; with all scopes when none is named."""
@@ -82,4 +82,4 @@ class ApiUnderTest:
 def idp_client(clock: MovableClock | None = None, **arguments: Any) -> Any:
     """A client of a fresh identity provider."""
     app = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=clock or fixed_clock(), **arguments)
-    return client_of(app, IDP)
+    return Client(app, IDP)

@@ -6,8 +6,7 @@ from typing import Any
 import jwt
 import pytest
 from examples.acme.services.idp import create_idp
-from starlette.testclient import TestClient
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 from tests.examples.acme_in_process import BROKER, IDP, VERIFIER, fixed_clock
 from tests.examples.test_idp import log_in
 
@@ -37,17 +36,17 @@ CLIENTS = {
 }
 
 
-def start_idp(clock: MovableClock) -> TestClient:
-    return client_of(create_idp(issuer=IDP, clients=CLIENTS, clock=clock), IDP)
+def start_idp(clock: MovableClock) -> Client:
+    return Client(create_idp(issuer=IDP, clients=CLIENTS, clock=clock), IDP)
 
 
 @pytest.fixture(scope="module")
-def idp() -> TestClient:
+def idp() -> Client:
     """One for all tests that leave its clock alone: its RSA keys take long to make."""
     return start_idp(fixed_clock())
 
 
-def id_token(idp: TestClient, client_id: str = "desktop") -> str:
+def id_token(idp: Client, client_id: str = "desktop") -> str:
     idp.cookies.clear()  # a browser of its own
     form = {
         "grant_type": "authorization_code",
@@ -61,7 +60,7 @@ def id_token(idp: TestClient, client_id: str = "desktop") -> str:
     return str(idp.post("/token", data=form).json()["id_token"])
 
 
-def ask(idp: TestClient, subject_token: str, /, *, client_id: str = "desktop", **changes: str | None) -> Any:
+def ask(idp: Client, subject_token: str, /, *, client_id: str = "desktop", **changes: str | None) -> Any:
     form = {
         "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
         "requested_token_type": "urn:ietf:params:oauth:token-type:id-jag",
@@ -76,7 +75,7 @@ def ask(idp: TestClient, subject_token: str, /, *, client_id: str = "desktop", *
     return idp.post("/token", data={name: value for name, value in form.items() if value is not None})
 
 
-def test_an_id_jag_says_who_for_whom_and_where(idp: TestClient) -> None:
+def test_an_id_jag_says_who_for_whom_and_where(idp: Client) -> None:
     details = [{"type": "cab_action", "actions": ["notes.note.list"]}]
     answer = ask(idp, id_token(idp), scope="note.read", authorization_details=json.dumps(details))
     assert answer.status_code == 200
@@ -123,16 +122,16 @@ def test_an_id_jag_never_outlives_the_id_token() -> None:
     assert ask(idp, token).json()["error"] == "invalid_request"
 
 
-def test_an_id_token_of_another_client_is_refused(idp: TestClient) -> None:
+def test_an_id_token_of_another_client_is_refused(idp: Client) -> None:
     assert ask(idp, id_token(idp), client_id="other").json()["error"] == "invalid_request"
 
 
-def test_an_id_jag_is_not_a_subject_token(idp: TestClient) -> None:
+def test_an_id_jag_is_not_a_subject_token(idp: Client) -> None:
     jag = ask(idp, id_token(idp)).json()["access_token"]
     assert ask(idp, jag).json()["error"] == "invalid_request"
 
 
-def test_a_public_client_gets_none(idp: TestClient) -> None:
+def test_a_public_client_gets_none(idp: Client) -> None:
     assert ask(idp, id_token(idp, "public"), client_id="public").json()["error"] == "unauthorized_client"
 
 
@@ -150,9 +149,7 @@ def test_a_public_client_gets_none(idp: TestClient) -> None:
         ({"authorization_details": "{}"}, "invalid_request"),
     ],
 )
-def test_what_is_not_asked_for_as_the_draft_says_is_refused(
-    idp: TestClient, changes: dict[str, Any], error: str
-) -> None:
+def test_what_is_not_asked_for_as_the_draft_says_is_refused(idp: Client, changes: dict[str, Any], error: str) -> None:
     answer = ask(idp, id_token(idp), **changes)
     assert answer.status_code in (400, 401)
     assert answer.json()["error"] == error

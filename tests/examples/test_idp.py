@@ -7,8 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jwt
 import pytest
-from starlette.testclient import TestClient
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 from tests.examples.acme_in_process import BROKER, IDP, SECRET, VERIFIER, fixed_clock, idp_client
 
 from cab_dev.doubles.clock import MovableClock
@@ -17,7 +16,7 @@ from cab_dev.doubles.oauth_provider import s256
 CALLBACK = "http://127.0.0.1:53123/cb"
 
 
-def authorize(idp: TestClient, **changes: str | None) -> Any:
+def authorize(idp: Client, **changes: str | None) -> Any:
     query = {
         "response_type": "code",
         "client_id": "acme-web",
@@ -32,7 +31,7 @@ def authorize(idp: TestClient, **changes: str | None) -> Any:
     return idp.get("/authorize", params={name: value for name, value in query.items() if value is not None})
 
 
-def log_in(idp: TestClient, account: str = "alice", **changes: str | None) -> dict[str, str]:
+def log_in(idp: Client, account: str = "alice", **changes: str | None) -> dict[str, str]:
     """Parameters of the redirect back, after choosing `account` on the login page."""
     page = authorize(idp, **changes).text
     request_id = page.partition('name="request" value="')[2].partition('"')[0]
@@ -40,7 +39,7 @@ def log_in(idp: TestClient, account: str = "alice", **changes: str | None) -> di
     return dict(parse_qsl(urlsplit(answer.headers["location"]).query))
 
 
-def silently(idp: TestClient, **changes: str | None) -> dict[str, str] | None:
+def silently(idp: Client, **changes: str | None) -> dict[str, str] | None:
     """Parameters of the redirect back without any page, or None when a page is shown."""
     answer = authorize(idp, **changes)
     if answer.status_code == 200:
@@ -48,7 +47,7 @@ def silently(idp: TestClient, **changes: str | None) -> dict[str, str] | None:
     return dict(parse_qsl(urlsplit(answer.headers["location"]).query))
 
 
-def redeem(idp: TestClient, code: str, /, **changes: str) -> Any:
+def redeem(idp: Client, code: str, /, **changes: str) -> Any:
     form = {
         "grant_type": "authorization_code",
         "code": code,
@@ -59,7 +58,7 @@ def redeem(idp: TestClient, code: str, /, **changes: str) -> Any:
     return idp.post("/token", data={**form, **changes})
 
 
-def verified(idp: TestClient, token: str) -> dict[str, Any]:
+def verified(idp: Client, token: str) -> dict[str, Any]:
     """The claims, after verifying the signature with the published keys."""
     kid = jwt.get_unverified_header(token)["kid"]
     key = jwt.PyJWKSet.from_dict(idp.get("/jwks.json").json())[kid]
@@ -67,7 +66,7 @@ def verified(idp: TestClient, token: str) -> dict[str, Any]:
     return dict(jwt.decode(token, key, algorithms=["RS256"], audience="acme-web", issuer=IDP, options=options))
 
 
-def claims_of(idp: TestClient, answer: dict[str, str]) -> dict[str, Any]:
+def claims_of(idp: Client, answer: dict[str, str]) -> dict[str, Any]:
     return verified(idp, redeem(idp, answer["code"]).json()["id_token"])
 
 
@@ -194,7 +193,7 @@ def test_the_login_form_is_worth_nothing_in_another_browser_or_twice() -> None:
     idp = idp_client()
     page = authorize(idp).text
     form = {"request": page.partition('name="request" value="')[2].partition('"')[0], "account": "alice"}
-    assert client_of(idp.app, IDP).post("/login", data=form).status_code == 400
+    assert Client(idp.app, IDP).post("/login", data=form).status_code == 400
     assert idp.post("/login", data=form).status_code == 303
     assert idp.post("/login", data=form).status_code == 400
 
@@ -205,7 +204,7 @@ def test_a_cookie_from_before_the_login_is_not_logged_in() -> None:
     planted = idp.cookies["acme_idp_session"]
     log_in(idp)
 
-    attacker = client_of(idp.app, IDP)
+    attacker = Client(idp.app, IDP)
     attacker.cookies.set("acme_idp_session", planted)
 
     assert silently(attacker) is None

@@ -8,8 +8,7 @@ import pytest
 from examples.acme.services.warehouse import create_warehouse, run_query
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 from tests.examples.acme_in_process import ApiUnderTest, idp_client
 
 from cab_dev.doubles.clients import RegisteredClient
@@ -32,13 +31,13 @@ def _unreachable(_: str) -> Any:
 
 
 @cache
-def service(name: str) -> tuple[TestClient, str]:
+def service(name: str) -> tuple[Client, str]:
     """A client of the service and a token that opens its API."""
     if name == "idp":
         return idp_client(), "none"
     if name == "warehouse":
         app = create_warehouse(origin=WAREHOUSE, issuer="http://127.0.0.1:8080/oauth2", users={}, fetch=_unreachable)
-        return client_of(app, WAREHOUSE), "a.b.c"
+        return Client(app, WAREHOUSE), "a.b.c"
     api = ApiUnderTest(name)
     return api.http, api.token("alice")
 
@@ -126,6 +125,6 @@ def test_a_client_registered_with_an_odd_name_is_shown_escaped() -> None:
         "code_challenge": s256("v" * 43),
         "code_challenge_method": "S256",
     }
-    page = client_of(app, "http://127.0.0.1:9000").get("/oauth/authorize", params=query)
+    page = Client(app, "http://127.0.0.1:9000").get("/oauth/authorize", params=query)
     assert "<img" not in page.text
     assert "&lt;img src=x&gt;" in page.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from examples.acme.services.notes import create_notes
 from examples.acme.stack import organisation
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 from tests.support.trusted_acme import notes_entries
 
 from cab.ports import HttpAnswer
@@ -28,7 +28,7 @@ CLIENT = RegisteredClient(client_id="cab", client_secret="s", redirect_uris=(CAL
 
 @pytest.fixture
 def http() -> Any:
-    return client_of(create_notes(issuer=ORIGIN, clients={"cab": CLIENT}), ORIGIN)
+    return Client(create_notes(issuer=ORIGIN, clients={"cab": CLIENT}), ORIGIN)
 
 
 def authorize(http: Any, **changes: str) -> Any:

@@ -13,8 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from examples.acme.services.warehouse import NAMED_QUERIES, create_warehouse
 from examples.acme.warehouse_users import warehouse_users
-from starlette.testclient import TestClient
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 
 from cab.domain.identifiers import subject_key
 from cab_client import DpopKey, Secret
@@ -67,12 +66,12 @@ def token(*, key: Any = KEY, algorithm: str = "ES256", header: dict[str, Any] | 
     return jwt.encode(claims, key, algorithm=algorithm, headers={"typ": "at+jwt", "kid": "k1", **(header or {})})
 
 
-def warehouse(issuer: IssuerUnderTest | None = None) -> TestClient:
+def warehouse(issuer: IssuerUnderTest | None = None) -> Client:
     fetch = (issuer or IssuerUnderTest()).fetch
-    return client_of(create_warehouse(origin=ORIGIN, issuer=ISSUER, users=USERS, fetch=fetch), ORIGIN)
+    return Client(create_warehouse(origin=ORIGIN, issuer=ISSUER, users=USERS, fetch=fetch), ORIGIN)
 
 
-def query(client: TestClient, sql: str, bearer: str | None = None) -> Any:
+def query(client: Client, sql: str, bearer: str | None = None) -> Any:
     headers = {"Authorization": f"Bearer {bearer or token()}"}
     return client.post("/query", json={"query": sql}, headers=headers)
 
@@ -97,7 +96,7 @@ def test_what_came_of_each_token_is_told_to_who_made_it() -> None:
 
     issuer = IssuerUnderTest()
     app = create_warehouse(origin=ORIGIN, issuer=ISSUER, users=USERS, fetch=issuer.fetch, reporter=Noting())
-    client, good = client_of(app, ORIGIN), token()
+    client, good = Client(app, ORIGIN), token()
     for sql in ("SELECT owner FROM deals_history", "DROP TABLE deals_history"):
         query(client, sql, good)
     query(client, "SELECT owner FROM deals_history", token(sub="nobody"))
@@ -280,7 +279,7 @@ def bound_token(**changes: Any) -> str:
     return token(**{"cnf": {"jkt": DpopKey(HOLDER).thumbprint}, **changes})
 
 
-def call(client: TestClient, *headers: tuple[str, str]) -> int:
+def call(client: Client, *headers: tuple[str, str]) -> int:
     return int(client.post("/query", json={"query": "acme_history"}, headers=list(headers)).status_code)
 
 

@@ -205,10 +205,11 @@ class ForeverMoving:
 class AcmePages:
     """The pages and everything behind them. `apps` are the origins a browser can reach."""
 
-    def __init__(self, *, change: Callable[[Deployment], Deployment] = lambda deployment: deployment) -> None:
+    def __init__(self, *, change: Callable[[Deployment], Deployment] | None = None) -> None:
         self.clock = SettableClock(START)
         double_clock = MovableClock(ForeverMoving(self.clock))
-        self.deployment = change(_acme())
+        # One that is to be changed is read anew: copies keep what the original has worked out already.
+        self.deployment = change(FolderConfiguration(ACME, ORIGINS).load()) if change else _acme()
         with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):  # they take longer than a test
             self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=double_clock)
         self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=double_clock)

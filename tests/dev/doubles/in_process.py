@@ -1,22 +1,48 @@
 """Reach applications without sockets: as a client of one application, or as a browser of several origins."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPMessage
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import requests
 from requests.adapters import BaseAdapter
-from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 from urllib3 import HTTPResponse
 from urllib3._collections import HTTPHeaderDict
 
 
-def client_of(app: ASGIApp, origin: str) -> TestClient:
-    """A client that shows redirects and server errors instead of acting on them."""
-    return TestClient(app, base_url=origin, follow_redirects=False, raise_server_exceptions=False)
+class _InThisProcess(httpx2.BaseTransport):
+    """Each request has an event loop of its own. Starlette's TestClient starts a thread for each: many times the work."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._asgi = httpx2.ASGITransport(app, raise_app_exceptions=False)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._answer(request))
+        with ThreadPoolExecutor(1) as thread:  # called from a coroutine, whose loop is busy with it
+            return thread.submit(asyncio.run, self._answer(request)).result()
+
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        answer = await self._asgi.handle_async_request(request)
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        content = b"".join([part async for part in answer.stream])
+        return httpx2.Response(answer.status_code, headers=answer.headers, stream=httpx2.ByteStream(content))
+
+
+class Client(httpx2.Client):
+    """A client of one application, which shows redirects and server errors instead of acting on them."""
+
+    def __init__(self, app: ASGIApp, origin: str) -> None:
+        super().__init__(transport=_InThisProcess(app), base_url=origin, follow_redirects=False)
+        self.app = app
 
 
 def _original(headers: Sequence[tuple[str, str]]) -> Any:
@@ -30,18 +56,18 @@ def _original(headers: Sequence[tuple[str, str]]) -> Any:
 class _ApplicationAdapter(BaseAdapter):
     """Answers requests of a `requests` session by an application in this process."""
 
-    def __init__(self, app: ASGIApp, origin: str) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         super().__init__()
-        self._app = app
-        self._origin = origin
+        self._app = _InThisProcess(app)
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         assert request.method is not None
         assert request.url is not None
-        with client_of(self._app, self._origin) as client:
-            answer = client.request(
-                request.method, request.url, content=request.body or b"", headers=dict(request.headers)
-            )
+        body = request.body.encode() if isinstance(request.body, str) else request.body
+        answer = self._app.handle_request(
+            httpx2.Request(request.method, request.url, headers=dict(request.headers), content=body or b"")
+        )
+        answer.read()
         response = requests.Response()
         response.status_code = answer.status_code
         response.headers.update(answer.headers)
@@ -66,5 +92,5 @@ def browser_session(apps: Mapping[str, ASGIApp]) -> requests.Session:
     session = requests.Session()
     session.adapters.clear()
     for origin, app in apps.items():
-        session.mount(origin + "/", _ApplicationAdapter(app, origin))
+        session.mount(origin + "/", _ApplicationAdapter(app))
     return session

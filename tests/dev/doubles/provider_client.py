@@ -3,8 +3,7 @@
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.testclient import TestClient
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 
 from cab_dev.doubles.clients import RegisteredClient
 from cab_dev.doubles.clock import MovableClock
@@ -35,7 +34,7 @@ class ProviderUnderTest:
             database=database,
             trusted_issuers=trusted_issuers,
         )
-        self.http: TestClient = client_of(app, ISSUER)
+        self.http: Client = Client(app, ISSUER)
 
     @property
     def book(self) -> Any:

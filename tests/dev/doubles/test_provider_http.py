@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from tests.dev.doubles.in_process import client_of
+from tests.dev.doubles.in_process import Client
 from tests.dev.doubles.provider_client import CALLBACK, ISSUER, SECRET, VERIFIER, ProviderUnderTest
 
 from cab_dev.doubles.oauth_provider import s256
@@ -155,7 +155,7 @@ def test_the_consent_form_is_worth_nothing_in_another_browser() -> None:
     double = ProviderUnderTest("acme-crm")
     page = double.http.get("/oauth/authorize", params=double.authorize_query())
     form = {"request": double.request_id_of(page.text), "account": "alice"}
-    other_browser = client_of(double.http.app, ISSUER)
+    other_browser = Client(double.http.app, ISSUER)
 
     assert other_browser.post("/oauth/consent", data=form).status_code == 400
     other_browser.get("/oauth/authorize", params=double.authorize_query())
