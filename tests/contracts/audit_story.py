@@ -25,6 +25,7 @@ from cab.domain.audit import (
     read_json,
     withheld,
 )
+from cab.encoding.records import as_json
 
 START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
 ALICE, BOB = "subject-alice", "subject-bob"
@@ -62,7 +63,7 @@ class Story:
         data = self._chains[by].seal(event).data
         sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        row = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        row = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(row)
         return row
 
@@ -78,7 +79,7 @@ class Story:
         data = self._chains[by].seal(event).data
         sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        again = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        again = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(again)
         return again
 
@@ -88,7 +89,7 @@ class Story:
         data = self._chains[by].seal(event).data
         sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        other = row_of(sealed, data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        other = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(other)
         return other
 
@@ -98,7 +99,7 @@ class Story:
         event = withheld(issued, event_id=self._event_id(), reason_code="audit_unavailable")
         data = self._chains["a"].seal(event).data
         sealed = read_json(data)
-        taken_back = row_of(sealed, data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")
+        taken_back = row_of(as_json(sealed), data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")
         self.rows.append(taken_back)
         return taken_back
 

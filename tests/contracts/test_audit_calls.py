@@ -16,6 +16,7 @@ from tests.contracts.bigquery import Record, client
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table, create_views, row_of
 from cab.domain.audit import CallFacts, Outcome, TokenFacts, read_json
+from cab.encoding.records import as_json
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
@@ -84,7 +85,7 @@ def tables(record: Record) -> Iterator[Any]:
     just_now = Story()
     just_now.attempt("under-way")
     moved = replace(read_json(just_now.rows[0]["event_json"]), event_id="now", occurred_at=datetime.now(UTC))
-    rows.append(row_of(moved, data=b"{}", received_at=datetime.now(UTC), message_id="m"))
+    rows.append(row_of(as_json(moved), data=b"{}", received_at=datetime.now(UTC), message_id="m"))
     with record.of(rows, VIEWS) as tables:
         yield tables
 

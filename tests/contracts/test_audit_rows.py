@@ -81,7 +81,7 @@ def event(number: int = 1, **members: Any) -> AuditEvent:
 
 def row(number: int = 1, **members: Any) -> dict[str, Any]:
     made = event(number, **members)
-    return row_of(made, data=canonical(as_json(made)), received_at=NOW, message_id=f"m-{number}")
+    return row_of(as_json(made), data=canonical(as_json(made)), received_at=NOW, message_id=f"m-{number}")
 
 
 def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:

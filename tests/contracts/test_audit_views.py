@@ -30,6 +30,7 @@ from cab.domain.audit import (
     read_json,
     withheld,
 )
+from cab.encoding.records import as_json
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 DOUBLED = "doubled"
@@ -283,7 +284,7 @@ def process(name: str, at: datetime, *ends: str, says_settled: bool = True) -> I
             event = AuditEvent(event_id=f"{name}-end", event_type=EventType.CHAIN_CLOSED, occurred_at=at)
         settled = 0 if end == "withheld" else number
         data = chain.seal(event, settled=settled if says_settled else None).data
-        yield row_of(read_json(data), data=data, received_at=at, message_id=event.event_id)
+        yield row_of(as_json(read_json(data)), data=data, received_at=at, message_id=event.event_id)
 
 
 def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any) -> None:

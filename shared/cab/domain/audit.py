@@ -386,4 +386,10 @@ def _safe(value: Any) -> Any:
 def event_hash(event: dict[str, Any]) -> str:
     """SHA-256 (hex) over the RFC 8785 form of the event as JSON, without `chain.hash` itself."""
     chain = {name: value for name, value in event["chain"].items() if name != "hash"}
-    return hashlib.sha256(canonical(event | {"chain": chain})).hexdigest()
+    return hashlib.sha256(canonical_event(event | {"chain": chain})).hexdigest()
+
+
+def canonical_event(event: dict[str, Any]) -> bytes:
+    """The RFC 8785 form of an event as JSON: nothing but latencies has fractions."""
+    latencies = event.get("latency_ms")
+    return canonical(event, floats=latencies.values() if latencies else ())

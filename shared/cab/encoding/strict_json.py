@@ -52,7 +52,7 @@ def _too_deep(text: str, max_depth: int) -> bool:
     return False
 
 
-def _compact(data: bytes | str, max_depth: int) -> Any:
+def _compact(data: bytes | str) -> Any:
     """The value of what is written as most programs write it, in a fifth of the time; None for everything else, which may be good, too.
 
     Who writes the value again and gets the very bytes has read no member twice, no number that is not finite or that others read
@@ -60,8 +60,6 @@ def _compact(data: bytes | str, max_depth: int) -> Any:
     """
     try:
         raw = data.encode() if isinstance(data, str) else data
-        if raw.count(b"[") + raw.count(b"{") > max_depth:
-            return None
         value = orjson.loads(raw)
         return value if orjson.dumps(value) == raw else None
     except (ValueError, TypeError):
@@ -76,15 +74,16 @@ def loads(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
     A lone surrogate (`\\ud800`) is refused too: it cannot be encoded again, so it would fail later and elsewhere.
     """
-    value = _compact(data, max_depth)
+    # Brackets can nest only as deep as there are opening ones: most tokens skip the exact scan.
+    opening = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
+    value = _compact(data) if opening <= max_depth else None
     if value is not None:
         return value
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
     except UnicodeDecodeError as error:
         raise InvalidJson("not UTF-8") from error
-    # Brackets can nest only as deep as there are opening ones: most tokens skip the exact scan.
-    if text.count("[") + text.count("{") > max_depth and _too_deep(text, max_depth):
+    if opening > max_depth and _too_deep(text, max_depth):
         raise InvalidJson("nested too deep")
     try:
         value = _DECODER.decode(text)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from cab.adapters.google_cloud.bigquery.audit_schema import CONTENT, COPIES, Column, columns, row_of
 from cab.domain.audit import AuditEvent, EventType, event_hash, read
 from cab.encoding import strict_json
+from cab.encoding.records import as_json
 from cab_ops.audit.questions import Parameter, Question, Row
 from cab_ops.audit.remade import remade_sql, vouched_sql
 
@@ -352,7 +353,7 @@ def _has_its_hash(document: dict[str, Any], stated: str) -> bool:
 
 def _differing_columns(row: Row, event: AuditEvent, text: str) -> list[str]:
     own = ("received_at", "message_id")  # of the delivery, not of the event
-    written = row_of(event, data=text.encode(), received_at=datetime.now(UTC), message_id="")
+    written = row_of(as_json(event), data=text.encode(), received_at=datetime.now(UTC), message_id="")
     return [
         column["name"]
         for column in columns()

@@ -22,6 +22,7 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     view_sql,
 )
 from cab.domain.audit import SCHEMA_VERSION, AuditEvent, EventType, Subject
+from cab.encoding.records import as_json
 
 # What a view reads, where that is not `events` alone.
 SOURCES = {
@@ -68,7 +69,7 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
     event = AuditEvent(
         event_id="e", event_type=EventType.TOKEN_REVOKED, occurred_at=NOON, tenant="acme", subject=Subject(key="k")
     )
-    assert row_of(event, data=b'{"event_id":"e"}', received_at=NOON, message_id="m") == {
+    assert row_of(as_json(event), data=b'{"event_id":"e"}', received_at=NOON, message_id="m") == {
         "event_id": "e",
         "event_type": "token.revoked",
         "occurred_at": "2026-11-21T12:00:00Z",

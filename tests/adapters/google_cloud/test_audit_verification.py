@@ -195,7 +195,7 @@ def row_alone(event: AuditEvent) -> dict[str, Any]:
     """The event as the only one of its chain, which is named for it."""
     data = AuditChain(event.event_id, Service(function="f", revision="r")).seal(event, settled=0).data
     sealed = read_json(data)
-    return row_of(sealed, data=data, received_at=START, message_id="m")
+    return row_of(as_json(sealed), data=data, received_at=START, message_id="m")
 
 
 def leaves() -> list[tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from datetime import datetime
 from typing import Any, Final
@@ -79,7 +78,7 @@ def _read(body: bytes, subscription: str) -> PushedMessage | None:
     try:
         push: dict[str, Any] = strict_json.load_object(body)
         message = push["message"]
-        data = base64.b64decode(message.get("data", ""), validate=True)
+        data = binascii.a2b_base64(message.get("data", ""), strict_mode=True)
         message_id = message["messageId"]
     except (strict_json.InvalidJson, KeyError, TypeError, AttributeError, binascii.Error, ValueError):
         return None

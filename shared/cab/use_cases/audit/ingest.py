@@ -11,7 +11,7 @@ import orjson
 from pydantic import ValidationError
 
 from cab.domain import audit
-from cab.domain.audit import KNOWN_SCHEMA_VERSIONS, SCHEMA_VERSION, AuditEvent, event_hash, without_credentials
+from cab.domain.audit import KNOWN_SCHEMA_VERSIONS, SCHEMA_VERSION, event_hash, without_credentials
 from cab.encoding import strict_json
 from cab.ports import AuditRows, Clock, Quarantine
 from cab.use_cases.audit.packing import unpack
@@ -43,29 +43,23 @@ class IngestAuditEvent:
         aside: list[tuple[bytes, str]] = []
         now = self._clock.now()
         for data in unpack(message.data):
-            read = read_event(data)
-            if isinstance(read, str):
-                aside.append((data, read))
+            event = read_event(data)
+            if isinstance(event, str):
+                aside.append((data, event))
                 continue
-            event, safe = _without_credentials(*read, data)
-            rows.append(self._event_to_row(event, data=safe, received_at=now, message_id=message.message_id))
+            # Nothing of ours publishes token-like text; what an older function lets through stops here. The row then keeps
+            # the event without it, so that its hash cannot be made again: `verify-chain` calls it edited.
+            safe = without_credentials(event)
+            kept = data if safe is event else orjson.dumps(safe)
+            rows.append(self._event_to_row(safe, data=kept, received_at=now, message_id=message.message_id))
             published.append(data)
         refused = await self._rows.insert(rows) if rows else {}
         for data, cause in [*aside, *((published[number], cause) for number, cause in refused.items())]:
             await self._quarantine.put(data, cause=cause, message_id=message.message_id)
 
 
-def _without_credentials(event: AuditEvent, document: dict[str, Any], data: bytes) -> tuple[AuditEvent, bytes]:
-    """Nothing of ours publishes token-like text; what an older function lets through stops here.
-
-    The row then keeps the event without it, so that its hash cannot be made again: `verify-chain` calls it edited.
-    """
-    safe = without_credentials(document)
-    return (event, data) if safe is document else (audit.read(safe), orjson.dumps(safe))
-
-
-def read_event(data: bytes) -> tuple[AuditEvent, dict[str, Any]] | str:
-    """The event, as a value and as JSON, or why it can never become a row (a fixed word).
+def read_event(data: bytes) -> dict[str, Any] | str:
+    """The event as JSON, its types checked, or why it can never become a row (a fixed word).
 
     Its own hash is recomputed: what was changed on the way is not an event of ours. Continuity of the chain is not judged
     here, since pushes are parallel and unordered; the view `chain_gaps` does that.
@@ -88,4 +82,4 @@ def read_event(data: bytes) -> tuple[AuditEvent, dict[str, Any]] | str:
         is_intact = event_hash(document) == event.chain.hash
     except ValueError:  # a number RFC 8785 cannot write: no event of ours has one
         return "not_an_event"
-    return (event, document) if is_intact else "hash_mismatch"
+    return document if is_intact else "hash_mismatch"

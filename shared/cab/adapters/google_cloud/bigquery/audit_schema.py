@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from cab.adapters.google_cloud.bigquery import configuration_table
 from cab.domain.audit import AuditEvent
-from cab.encoding.records import RecordMember, as_json, members
+from cab.encoding.records import RecordMember, members
 
 TABLE: Final = "events_raw"
 PARTITION_COLUMN: Final = "occurred_at"
@@ -119,18 +119,18 @@ def configuration_columns() -> list[Column]:
     return [_column(member, top_level=True) for member in members(configuration_table.ConfigurationRow)]
 
 
-def row_of(event: AuditEvent, *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
-    """The event as one row: JSON values, instants as RFC 3339, absent members left out. `data` is the event as published."""
-    row = as_json(event)
+def row_of(event: Mapping[str, Any], *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
+    """The event, as JSON, as one row. `data` is the event as published."""
+    subject, tool = event.get("subject") or {}, event.get("tool") or {}
     added = {
-        "subject_key": event.subject and event.subject.key,
-        "connection": event.tool and event.tool.connection,
-        "action": event.tool and event.tool.action,
+        "subject_key": subject.get("key"),
+        "connection": tool.get("connection"),
+        "action": tool.get("action"),
         "received_at": received_at.isoformat(),
         "message_id": message_id,
         "event_json": data.decode(),
     }
-    return row | {name: value for name, value in added.items() if value is not None}
+    return {**event, **{name: value for name, value in added.items() if value is not None}}
 
 
 def view_sql(name: str, *, project: str, dataset: str, retention_days: int = 400) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cab.domain.audit import AuditEvent, SealedEvent, Service, without_credentials
-from cab.encoding.canonical_json import canonical
+from cab.domain.audit import AuditEvent, SealedEvent, Service, canonical_event, without_credentials
 from cab.encoding.records import as_json
 
 _FIRST_PREV_HASH = ""
@@ -36,7 +35,7 @@ class AuditChain:
         document["chain"] = chain = {"id": self._id, "seq": seq, "prev_hash": self._head}
         if settled is not None:
             chain["settled"] = settled
-        hashed = canonical(document, floats=document.get("latency_ms", {}).values())
+        hashed = canonical_event(document)
         self._head = hashlib.sha256(hashed).hexdigest()
         self._length = seq
         # `hash` is the first of the chain's members in that order, and inside of strings no quotation mark stands alone.
