@@ -163,7 +163,9 @@ IDLE_SECOND: Final = 2.5e-6 + 0.5 * 2.5e-6  # of an instance that is kept and ha
 ARMOR_POLICY: Final = 5.0
 ARMOR_RULE: Final = 1.0
 CLIENT_SECRETS: Final = 3  # two providers and an IdP, each one version
-SWEEP: Final = Operations(reads=2, writes=0, events=0)  # two queries that find nothing
+SWEEP: Final = Operations(
+    reads=3, writes=0, events=0
+)  # a query that finds nothing, the time of the store, and whether grants are spread
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,17 @@ resource "google_firestore_field" "unindexed" {
   index_config {}
 }
 
+# The same for grants that are due, once sweeps ask for them by shard (`cab grants spread`).
+resource "google_firestore_field" "due_at" {
+  count      = var.grants_are_spread ? 1 : 0
+  project    = var.project_id
+  database   = google_firestore_database.this["grants"].name
+  collection = "grants"
+  field      = "due_at"
+
+  index_config {}
+}
+
 resource "google_firestore_index" "this" {
   for_each   = local.indexes
   project    = var.project_id

@@ -221,6 +221,13 @@ variable "refusals_per_minute" {
   }
 }
 
+variable "grants_are_spread" {
+  description = "Whether `cab grants spread` has said `left 0`: then the index of grants' `due_at` alone goes, which some 170 refreshes a second would fill. Before that, sweeps would fail."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "request_logs" {
   description = "Which lines of Cloud Run's request logs are kept of the functions. failures: answers with 500 and above. all: every request, about US$ 0.47 per million (1 KB each, US$ 0.50 per GiB); metrics, alerts and the dashboard need none of them, and who did what stands in the audit."
   type        = string

@@ -210,6 +210,11 @@ run "each_option_reaches_what_it_is_for" {
     refusals_per_minute     = 5
     network_range           = "10.9.0.0/26"
     trace_ratio             = 0.05
+    grants_are_spread       = true
+  }
+  assert {
+    condition     = length(google_firestore_field.due_at) == 1 && length([for name in keys(google_firestore_field.unindexed) : name if strcontains(name, "due_at")]) == 0
+    error_message = "The index of due_at goes when nobody asks by it, and not before."
   }
   assert {
     condition     = toset(keys(google_project_iam_member.traces)) == toset(keys(local.functions)) && contains(local.apis, "telemetry.googleapis.com") && local._common_environment.CAB_TRACE_RATIO == "0.05"

@@ -37,4 +37,5 @@ def test_the_list_holds_what_the_stores_ask() -> None:
         CompositeIndex("approval_requests", frozenset({"asker"}), "waits_until", descending=True),
         CompositeIndex("issued_tokens", frozenset({"owner"}), "issued_at", descending=True),
         CompositeIndex("issued_tokens", frozenset({"sha256"}), "issued_at", descending=True),
+        CompositeIndex("grants", frozenset({"due_shard"}), "due_at", descending=False),
     }

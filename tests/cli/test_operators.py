@@ -17,7 +17,8 @@ import cab_ops.cli.cloud
 import cab_ops.cli.grants
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, grant_id
-from cab.stores.grants import Grants
+from cab.ports import Create, Replace
+from cab.stores.grants import ARE_SPREAD, Grants
 from cab.stores.signing_keys import Issuer, SigningKeys
 from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.secrets import InMemoryVault
@@ -144,3 +145,16 @@ def test_moving_asks_for_every_grant_and_again_for_those_in_use(
     assert {number for name, number in asked.items() if name != busy} == {1}
     assert asked[busy] > 1
     assert ("run this again" in result.output) == bool(code)
+
+
+def test_spreading_counts_and_fails_while_some_are_in_use_and_can_be_undone(cloud: Cloud) -> None:
+    fields = {name: value for name, value in a_grant(0).model_dump(mode="json").items() if name != "connected_at"}
+    fields |= {"status": "refreshing", "connected_at": datetime(2026, 11, 27, tzinfo=UTC)}
+    asyncio.run(cloud.grants.write(Create("grants/of-the-last-release", fields)))
+    busy = cab_command("grants", "spread")
+    assert (busy.exit_code, "written 0, left 1" in busy.output, "run this again" in busy.output) == (1, True, True)
+    asyncio.run(cloud.grants.write(Replace("grants/of-the-last-release", fields | {"status": "active"}, version=None)))
+    done = cab_command("grants", "spread", "--json")
+    assert json.loads(done.stdout) == {"spread": True, "written": 1, "left": 0}
+    assert json.loads(cab_command("grants", "spread", "--undo", "--json").stdout) == {"spread": False}
+    assert asyncio.run(cloud.grants.read(ARE_SPREAD)) is None

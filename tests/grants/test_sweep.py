@@ -269,6 +269,21 @@ async def test_ten_thousand_due_grants_are_on_their_way_within_two_minutes_each_
 
 
 @in_virtual_time
+async def test_grants_that_are_spread_are_handed_over_each_once_and_visited() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, topic = world.worker(), Topic()
+    names = await due_grants(world, 300)
+    assert (await world.store.spread()).left == 0
+    for _ in range(2):
+        await worker.sweeper.hand_over(topic.publish)
+    assert sorted(topic.names) == names
+    for name in names[:3]:
+        await worker.sweeper.visit(name)
+    assert (await world.grant(names[0])).due_at is None
+    assert names[0] not in await worker.sweeper.due(limit=400)
+
+
+@in_virtual_time
 async def test_a_sweep_ends_in_time_and_the_next_one_goes_on_where_it_ended() -> None:
     world = await GrantWorld(STRICT).open()
     worker, topic = world.worker(), Topic(takes_s=7)

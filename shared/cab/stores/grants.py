@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import chain
 from typing import Any, Final
 
 from cab.domain.grants import Grant, GrantStatus
 from cab.domain.lru import remember
-from cab.ports import AlreadyExists, Condition, Conflict, Create, Document, Documents, Replace
+from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Documents, Replace
 
 SEEN: Final = 1024  # grants kept in memory as they were last
+# What a grant's id begins with, and its document is found by when it is due: an index of times alone takes 500 writes a second.
+SHARDS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+SHARD_FIELD: Final = "due_shard"
+OF_A_SHARD: Final = 100  # grants of one query
+ARE_SPREAD: Final = "marks/grants_are_spread"
+_UNDER_WAY: Final = {GrantStatus.REFRESHING.value, GrantStatus.RECOVERING.value, GrantStatus.REVOKING.value}
 # Members whose fields have kept the name that they had in the first release.
 _FIELDS: Final = {"secret_version": "secret_ver", "refresh_version": "refresh_ver", "base_version": "base_ver"}
 _MEMBERS: Final = {field: member for member, field in _FIELDS.items()}
@@ -25,10 +33,19 @@ class StoredGrant:
     version: object
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How many grants were put into their shards, and how many are left since somebody works on them."""
+
+    written: int
+    left: int
+
+
 class Grants:
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
         self._seen: OrderedDict[str, StoredGrant] = OrderedDict()
+        self._are_spread = False
 
     async def read(self, grant_id: str) -> StoredGrant | None:
         document = await self._documents.read(f"grants/{grant_id}")
@@ -66,18 +83,87 @@ class Grants:
         return [stored async for page in self.due_pages(now, size=limit, limit=limit) for stored in page]
 
     async def due_pages(self, now: datetime, *, size: int, limit: int) -> AsyncIterator[list[StoredGrant]]:
-        """The same in pages, each read when it is asked for, `limit` grants at most. Raises: Unavailable."""
+        """The same in pages, each read when it is asked for, `limit` grants at most. Raises: Unavailable.
+
+        Once they are spread, each page is of all shards together, the longest waiting of the page first; `size` then says nothing.
+        """
+        is_due = Condition("due_at", "<=", now)
+        pages = self._pages_of_shards(is_due, limit) if await self._find_spread() else self._pages(is_due, size, limit)
+        async for page in pages:
+            yield [_restore(document) for document in page]
+
+    async def _pages(self, is_due: Condition, size: int, limit: int) -> AsyncIterator[list[Document]]:
         after: Document | None = None
         while limit > 0:
-            page = await self._documents.find(
-                "grants", Condition("due_at", "<=", now), order_by="due_at", limit=min(size, limit), after=after
-            )
+            page = await self._documents.find("grants", is_due, order_by="due_at", limit=min(size, limit), after=after)
             if page:
-                yield [_restore(document) for document in page]
+                yield page
                 after = page[-1]
             if len(page) < size:
                 return
             limit -= len(page)
+
+    async def _pages_of_shards(self, is_due: Condition, limit: int) -> AsyncIterator[list[Document]]:
+        after: dict[str, Document | None] = dict.fromkeys(SHARDS)
+        while after and limit > 0:
+            shards = dict(after)
+            found = await asyncio.gather(
+                *(
+                    self._documents.find(
+                        "grants",
+                        Condition(SHARD_FIELD, "==", shard),
+                        is_due,
+                        order_by="due_at",
+                        limit=OF_A_SHARD,
+                        after=last,
+                    )
+                    for shard, last in shards.items()
+                )
+            )
+            after = {shard: page[-1] for shard, page in zip(shards, found, strict=True) if len(page) == OF_A_SHARD}
+            together = sorted(chain.from_iterable(found), key=lambda document: document.fields["due_at"])[:limit]
+            limit -= len(together)
+            if together:
+                yield together
+
+    async def _find_spread(self) -> bool:
+        if not self._are_spread:
+            self._are_spread = await self._documents.read(ARE_SPREAD) is not None
+        return self._are_spread
+
+    async def spread(self) -> Spread:
+        """Write into each grant which shard it is of, where the last release wrote it, and then have sweeps ask each shard.
+
+        Grants that somebody works on are left, and get it by that; with any left, sweeps go on as before. Safe beside everything
+        else, to stop and to repeat. Raises: Unavailable.
+        """
+        written, left = 0, 0
+        after: Document | None = None
+        while page := await self._documents.find("grants", limit=200, after=after):
+            came = await asyncio.gather(*(self._put_into_shard(document) for document in page))
+            written, left, after = written + came.count(True), left + came.count(None), page[-1]
+        if not left:
+            await self._documents.write(Replace(ARE_SPREAD, {}, version=None))
+        return Spread(written, left)
+
+    async def gather(self) -> None:
+        """Have sweeps ask for all grants together again, as the last release does. What runs goes on as before."""
+        await self._documents.write(Delete(ARE_SPREAD))
+
+    async def _put_into_shard(self, document: Document) -> bool | None:
+        """Whether this wrote it; None when it is still to be done."""
+        found: Document | None = document
+        while found is not None and SHARD_FIELD not in found.fields:
+            if found.fields["status"] in _UNDER_WAY:
+                return None
+            fields = found.fields | {SHARD_FIELD: _shard(found.path.partition("/")[2])}
+            try:
+                await self._documents.write(Replace(found.path, fields, found.version))
+            except Conflict:
+                found = await self._documents.read(found.path)
+            else:
+                return True
+        return False
 
     async def uncounted(self, connection: str, tenant: str, status: GrantStatus, *, limit: int) -> list[StoredGrant]:
         """Grants in this state of which nobody has counted uses yet. Documents have had the field since the first release."""
@@ -99,6 +185,10 @@ class Grants:
         return found
 
 
+def _shard(grant_id: str) -> str:
+    return grant_id[:1]
+
+
 def _restore(document: Document) -> StoredGrant:
     """The document's place is its identity: the field `grant_id` could have been copied from elsewhere."""
     name = document.path.partition("/")[2]
@@ -107,7 +197,8 @@ def _restore(document: Document) -> StoredGrant:
 
 
 def _fields(grant: Grant) -> dict[str, Any]:
-    return {
+    fields = {
         _FIELDS.get(name, name): value.value if isinstance(value, Enum) else value
         for name, value in grant.model_dump().items()
     }
+    return fields | {SHARD_FIELD: _shard(grant.grant_id)}

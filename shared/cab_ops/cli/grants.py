@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from cab.domain.grants import SERVABLE, Grant, GrantStatus
-from cab.stores.grants import Grants
+from cab.stores.grants import Grants, Spread
 from cab_ops.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
 
 SHOWN = {
@@ -167,6 +167,39 @@ def move(project: str, url: str, wait_s: int, *, as_json: bool, **equal: str | N
     if left:
         raise click.ClickException(
             "Some grants are in use or damaged (`cab grants show`): run this again. Until none is left, keep grant_storage_before."
+        )
+
+
+@grants_group.command("spread")
+@project_option
+@click.option(
+    "--undo",
+    is_flag=True,
+    help="Have sweeps ask for all grants together again: before going back to an earlier release.",
+)
+@json_option
+def spread(project: str, *, undo: bool, as_json: bool) -> None:
+    """Have sweeps ask for due grants in 64 parts, so that no index bounds how many grants are refreshed in a second.
+
+    Safe to stop and to run again, also twice at once. Fails when some grants are left, because they are in use.
+    """
+
+    if undo:
+        run(project, lambda cloud: Grants(cloud.grants).gather())
+        click.echo(json.dumps({"spread": False}) if as_json else "together again")
+        return
+
+    async def work(cloud: Cloud) -> Spread:
+        return await Grants(cloud.grants).spread()
+
+    done = run(project, work)
+    if as_json:
+        click.echo(json.dumps({"spread": not done.left, "written": done.written, "left": done.left}))
+    else:
+        click.echo(f"written {done.written}, left {done.left}")
+    if done.left:
+        raise click.ClickException(
+            "Some grants are in use: run this again. Until none is left, sweeps go on as before."
         )
 
 
