@@ -12,9 +12,10 @@ variables {
   provider_secrets = ["cab-provider-crm"]
 }
 
-run "call_tool_alone_is_built_with_its_own_requirements" {
-  command = plan
+run "by_default" {
+  command = apply # who may invoke, and a metric of the module, are known only then
 
+  # call_tool alone is built with its own requirements.
   assert {
     condition     = length(google_project_iam_member.traces) == 0 && !contains(local.apis, "telemetry.googleapis.com") && !contains(keys(local._common_environment), "CAB_TRACE_RATIO")
     error_message = "Nobody asked for traces."
@@ -32,11 +33,8 @@ run "call_tool_alone_is_built_with_its_own_requirements" {
     condition     = google_pubsub_topic.audit.message_retention_duration == "604800s"
     error_message = "A week of the audit can be replayed."
   }
-}
 
-run "every_caller_of_an_internal_function_has_a_way_to_it" {
-  command = plan
-
+  # Every caller of an internal function has a way to it.
   assert {
     condition     = local.deployed["refresh_grants"].reachable_from == "internal"
     error_message = "refresh_grants reads every grant: from the internet it cannot even be knocked at."
@@ -63,14 +61,69 @@ run "every_caller_of_an_internal_function_has_a_way_to_it" {
     condition     = alltrue([for name, function in local.deployed : !function.calls_through_network if !contains(local.internal_callers, name)])
     error_message = "Who calls no internal function has no business in the network."
   }
-}
 
-run "public_functions_are_reached_through_the_load_balancer_alone" {
-  command = plan
-
+  # Public functions are reached through the load balancer alone.
   assert {
     condition     = alltrue([for name, function in local.deployed : function.reachable_from == "load_balancer" if local.functions[name].public])
     error_message = "Past the load balancer there is no edge protection and no single origin."
+  }
+
+  # Every api is enabled and none is switched off again.
+  assert {
+    condition = length(setsubtract([
+      "run.googleapis.com", "cloudfunctions.googleapis.com", "cloudbuild.googleapis.com", "artifactregistry.googleapis.com", "firestore.googleapis.com",
+      "secretmanager.googleapis.com", "pubsub.googleapis.com", "bigquery.googleapis.com", "cloudscheduler.googleapis.com", "compute.googleapis.com",
+      "dns.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com", "logging.googleapis.com", "monitoring.googleapis.com",
+    ], local.apis)) == 0
+    error_message = "A first apply fails at the first API that is off."
+  }
+  assert {
+    condition     = alltrue([for api in google_project_service.this : !api.disable_on_destroy])
+    error_message = "Destroying CAB must not take an API away from others."
+  }
+
+  # Built functions let the load balancer in as all users.
+  assert {
+    condition     = alltrue([for name, function in local.deployed : contains(function.invokers, "allUsers") == local.functions[name].public])
+    error_message = "google_cloudfunctions2_function cannot switch the invoker check off."
+  }
+
+  # Nothing can be deleted by accident unless it is a trial.
+  assert {
+    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && google_bigquery_table.events_raw.deletion_protection
+    error_message = "Databases and the audit table are protected by default."
+  }
+  assert {
+    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0
+    error_message = "The jobs need an image, which is a choice."
+  }
+
+  # Somebody looks every minute and is heard.
+  assert {
+    condition = google_monitoring_uptime_check_config.probe["discovery"].content_matchers[0].content == "\"https://cab.example.com/oauth2\"" && alltrue([
+      for check in google_monitoring_uptime_check_config.probe : check.http_check[0].validate_ssl && check.period == "60s" && check.monitored_resource[0].labels.host == "cab.example.com"
+    ])
+    error_message = "The probe asks whether this deployment answers as itself, over a certificate that verifies."
+  }
+  assert {
+    condition     = google_monitoring_uptime_check_config.probe["refusal"].http_check[0].request_method == "POST" && google_monitoring_uptime_check_config.probe["refusal"].http_check[0].accepted_response_status_codes[0].status_class == "STATUS_CLASS_4XX"
+    error_message = "What must be refused is, by exchange_token itself."
+  }
+  assert {
+    condition     = length(setsubtract(["probe-failed", "certificate", "function-errors", "function-slow"], keys(google_monitoring_alert_policy.this))) == 0
+    error_message = "What hurts users wakes somebody."
+  }
+  assert {
+    condition     = google_monitoring_alert_policy.this["certificate"].conditions[0].condition_threshold[0].comparison == "COMPARISON_LT" && google_monitoring_alert_policy.this["audit-late"].conditions[0].condition_threshold[0].comparison == "COMPARISON_GT"
+    error_message = "A certificate ends when its days are few."
+  }
+
+  # A dashboard shows what users feel.
+  assert {
+    condition = length(jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets) == 8 && alltrue([
+      for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
+    ])
+    error_message = "Latency, errors, backlog and refusals on one page."
   }
 }
 
@@ -93,23 +146,6 @@ run "invoker_only_opens_two_doors_and_makes_no_network" {
   }
 }
 
-run "every_api_is_enabled_and_none_is_switched_off_again" {
-  command = plan
-
-  assert {
-    condition = length(setsubtract([
-      "run.googleapis.com", "cloudfunctions.googleapis.com", "cloudbuild.googleapis.com", "artifactregistry.googleapis.com", "firestore.googleapis.com",
-      "secretmanager.googleapis.com", "pubsub.googleapis.com", "bigquery.googleapis.com", "cloudscheduler.googleapis.com", "compute.googleapis.com",
-      "dns.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com", "logging.googleapis.com", "monitoring.googleapis.com",
-    ], local.apis)) == 0
-    error_message = "A first apply fails at the first API that is off."
-  }
-  assert {
-    condition     = alltrue([for api in google_project_service.this : !api.disable_on_destroy])
-    error_message = "Destroying CAB must not take an API away from others."
-  }
-}
-
 run "an_image_needs_no_permission_for_all_users" {
   command = apply # who may invoke is known only then
   variables {
@@ -127,15 +163,6 @@ run "an_image_needs_no_permission_for_all_users" {
   assert {
     condition     = local.deployed["exchange_token"].calls_through_network && local.deployed["refresh_grants"].reachable_from == "internal"
     error_message = "The way to refresh_grants is the same for both ways to build."
-  }
-}
-
-run "built_functions_let_the_load_balancer_in_as_all_users" {
-  command = apply # who may invoke is known only then
-
-  assert {
-    condition     = alltrue([for name, function in local.deployed : contains(function.invokers, "allUsers") == local.functions[name].public])
-    error_message = "google_cloudfunctions2_function cannot switch the invoker check off."
   }
 }
 
@@ -318,42 +345,6 @@ run "source_and_image_together_are_refused" {
   expect_failures = [var.source_archive]
 }
 
-run "nothing_can_be_deleted_by_accident_unless_it_is_a_trial" {
-  command = plan
-
-  assert {
-    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && google_bigquery_table.events_raw.deletion_protection
-    error_message = "Databases and the audit table are protected by default."
-  }
-  assert {
-    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0
-    error_message = "The jobs need an image, which is a choice."
-  }
-}
-
-run "somebody_looks_every_minute_and_is_heard" {
-  command = plan
-
-  assert {
-    condition = google_monitoring_uptime_check_config.probe["discovery"].content_matchers[0].content == "\"https://cab.example.com/oauth2\"" && alltrue([
-      for check in google_monitoring_uptime_check_config.probe : check.http_check[0].validate_ssl && check.period == "60s" && check.monitored_resource[0].labels.host == "cab.example.com"
-    ])
-    error_message = "The probe asks whether this deployment answers as itself, over a certificate that verifies."
-  }
-  assert {
-    condition     = google_monitoring_uptime_check_config.probe["refusal"].http_check[0].request_method == "POST" && google_monitoring_uptime_check_config.probe["refusal"].http_check[0].accepted_response_status_codes[0].status_class == "STATUS_CLASS_4XX"
-    error_message = "What must be refused is, by exchange_token itself."
-  }
-  assert {
-    condition     = length(setsubtract(["probe-failed", "certificate", "function-errors", "function-slow"], keys(google_monitoring_alert_policy.this))) == 0
-    error_message = "What hurts users wakes somebody."
-  }
-  assert {
-    condition     = google_monitoring_alert_policy.this["certificate"].conditions[0].condition_threshold[0].comparison == "COMPARISON_LT" && google_monitoring_alert_policy.this["audit-late"].conditions[0].condition_threshold[0].comparison == "COMPARISON_GT"
-    error_message = "A certificate ends when its days are few."
-  }
-}
-
 run "the_jobs_note_heads_that_nobody_can_shorten_and_examine_without_changing" {
   command = plan
   variables {
@@ -399,16 +390,5 @@ run "the_key_of_notes_is_rotated_and_older_notes_are_still_believed" {
   assert {
     condition     = can(regex("^[^,]+/cryptoKeyVersions/2,[^,]+/cryptoKeyVersions/1$", output.audit_heads.CAB_AUDIT_HEADS_KEY)) && contains([for entry in google_cloud_run_v2_job.heads[0].template[0].template[0].containers[0].env : entry.value], output.audit_heads.CAB_AUDIT_HEADS_KEY)
     error_message = "The first version signs, and notes of each are believed, by who notes and by who verifies."
-  }
-}
-
-run "a_dashboard_shows_what_users_feel" {
-  command = apply # it names a metric of the module
-
-  assert {
-    condition = length(jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets) == 8 && alltrue([
-      for widget in jsondecode(google_monitoring_dashboard.this.dashboard_json).gridLayout.widgets : strcontains(widget.xyChart.dataSets[0].timeSeriesQuery.timeSeriesFilter.filter, "metric.type=")
-    ])
-    error_message = "Latency, errors, backlog and refusals on one page."
   }
 }

@@ -12,9 +12,10 @@ variables {
   provider_secrets = ["cab-provider-crm", "cab-assertion-calendar", "cab-idp-acme", "cab-client-ops-bot"]
 }
 
-run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval" {
-  command = plan
+run "by_default" {
+  command = apply # e-mail addresses are known only then
 
+  # exchange_token can read no grant secret and write no grant and no approval.
   assert {
     condition     = local.database_grants["exchange_token"] == { guards = "write", grants = "read", approvals = "read", keys = "read", unsent = "write" }
     error_message = "exchange_token faces agents: it must not be able to approve or to revive a grant."
@@ -23,11 +24,8 @@ run "exchange_token_can_read_no_grant_secret_and_write_no_grant_and_no_approval"
     condition     = toset(local.secret_readers["exchange_token"]) == toset(["cab-sts-signing", "cab-client-ops-bot"])
     error_message = "exchange_token may read its signing key and client secrets of agents, nothing else."
   }
-}
 
-run "call_tool_has_three_rights" {
-  command = apply # e-mail addresses are known only then
-
+  # call_tool has three rights.
   assert {
     condition     = local.database_grants["call_tool"] == { keys = "read" } && !contains(keys(local.secret_readers), "call_tool")
     error_message = "call_tool carries tokens of calls in flight to platforms: it reads public keys, and has no secret and no other database."
@@ -44,11 +42,8 @@ run "call_tool_has_three_rights" {
     condition     = !anytrue([for function in local.deployed : contains(function.invokers, google_service_account.function["call_tool"].member)])
     error_message = "call_tool must not reach a private function: exchange_token asks refresh_grants for it."
   }
-}
 
-run "connect_account_adds_grants_and_cannot_read_them" {
-  command = plan
-
+  # connect_account adds grants and cannot read them.
   assert {
     condition     = !contains(google_project_iam_custom_role.grant_secret_adder.permissions, "secretmanager.versions.access")
     error_message = "connect_account must not be able to read a grant back."
@@ -57,20 +52,14 @@ run "connect_account_adds_grants_and_cannot_read_them" {
     condition     = alltrue([for name, databases in local.database_grants : lookup(databases, "approvals", "none") != "write" || name == "connect_account"])
     error_message = "Only connect_account writes decisions of people."
   }
-}
 
-run "keys_that_can_name_any_user_are_read_by_refresh_grants_only" {
-  command = plan
-
+  # Keys that can name any user are read by refresh_grants only.
   assert {
     condition     = [for name, secrets in local.secret_readers : name if contains(secrets, "cab-assertion-calendar")] == ["refresh_grants"]
     error_message = "An assertion key speaks for every user at its system: no function that faces anybody may read it."
   }
-}
 
-run "requests_for_approval_and_deferrals_are_written_by_token_endpoints_only" {
-  command = plan
-
+  # Requests for approval and deferrals are written by token endpoints only.
   assert {
     condition     = toset([for name, databases in local.database_grants : name if lookup(databases, "guards", "none") == "write"]) == toset(["mint_assertion", "exchange_token"])
     error_message = "Whoever writes guards can put words into a question to a person, or a subject into a deferral."
@@ -79,20 +68,14 @@ run "requests_for_approval_and_deferrals_are_written_by_token_endpoints_only" {
     condition     = local.database_grants["refresh_grants"] == { grants = "write", keys = "read", unsent = "write" }
     error_message = "refresh_grants needs grants, public keys and a place for events that are not sent, nothing else."
   }
-}
 
-run "private_functions_are_called_by_named_identities_only" {
-  command = plan
-
+  # Private functions are called by named identities only.
   assert {
     condition     = local.functions["refresh_grants"].public == false && local.functions["ingest_audit"].public == false
     error_message = "refresh_grants and ingest_audit must stay private."
   }
-}
 
-run "audit_never_expires_and_is_written_by_one_identity" {
-  command = plan
-
+  # Audit never expires and is written by one identity.
   assert {
     condition     = google_pubsub_subscription.audit_ingest.expiration_policy[0].ttl == ""
     error_message = "An audit subscription that can expire loses the audit."
@@ -105,53 +88,26 @@ run "audit_never_expires_and_is_written_by_one_identity" {
     condition     = google_bigquery_table.events_raw.require_partition_filter && length(local.views) >= 10
     error_message = "Every query must name its days, and every view must be deployed."
   }
-}
 
-run "nobody_but_people_on_their_page_ends_grants_unless_named" {
-  command = plan
-
+  # Nobody but people on their page ends grants unless named.
   assert {
     condition     = length(var.operators) == 0
     error_message = "Whoever may end grants beside their users is named by the deployment."
   }
-}
 
-run "an_operator_can_be_named" {
-  command = plan
-  variables {
-    operators = ["on-duty@test-cab.iam.gserviceaccount.com"]
-  }
-}
-
-run "an_operator_who_is_no_service_account_is_refused" {
-  command = plan
-  variables {
-    operators = ["alice@example.com"]
-  }
-  expect_failures = [var.operators]
-}
-
-run "authorization_codes_stay_out_of_request_logs" {
-  command = plan
-
+  # Authorization codes stay out of request logs.
   assert {
     condition     = strcontains(google_logging_project_exclusion.callbacks.filter, "/(login|connect)/callback") && google_logging_project_exclusion.callbacks.disabled != true
     error_message = "Cloud Run logs whole URLs: those of callbacks must be excluded."
   }
 }
 
-run "a_domain_with_a_path_is_refused" {
+run "who_and_what_has_another_form_is_refused" {
   command = plan
   variables {
-    domain = "cab.example.com/x"
+    operators        = ["alice@example.com"] # no service account
+    domain           = "cab.example.com/x"   # a path
+    provider_secrets = ["crm-secret"]        # outside of the prefixes
   }
-  expect_failures = [var.domain]
-}
-
-run "a_secret_outside_the_prefixes_is_refused" {
-  command = plan
-  variables {
-    provider_secrets = ["crm-secret"]
-  }
-  expect_failures = [var.provider_secrets]
+  expect_failures = [var.operators, var.domain, var.provider_secrets]
 }
