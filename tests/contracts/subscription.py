@@ -13,6 +13,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from cab.use_cases.audit.packing import unpack
 
 TIMEOUT_S = 10.0
+_LAST = b"the last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +28,30 @@ class Subscription:
     def __init__(self, address: str, project: str, topic: str) -> None:
         self._channel = grpc.insecure_channel(address)
         self._name = f"projects/{project}/subscriptions/{topic}-test"
-        topic_name = f"projects/{project}/topics/{topic}"
-        publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))
-        publisher.create_topic(name=topic_name, timeout=TIMEOUT_S)
+        self._topic = f"projects/{project}/topics/{topic}"
+        self._publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))
+        self._publisher.create_topic(name=self._topic, timeout=TIMEOUT_S)
         self._subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=self._channel))
-        self._subscriber.create_subscription(name=self._name, topic=topic_name, timeout=TIMEOUT_S)
+        self._subscriber.create_subscription(name=self._name, topic=self._topic, timeout=TIMEOUT_S)
 
     def receive(self, count: int) -> list[Received]:
         """The next `count` messages, in no order; fewer when no more come."""
         received: list[Received] = []
         while len(received) < count:
-            request: dict[str, Any] = {"subscription": self._name, "max_messages": count - len(received)}
-            messages = self._subscriber.pull(request, timeout=TIMEOUT_S, retry=None).received_messages
+            messages = self._pull(count - len(received))
             if not messages:
                 break
+            received += messages
+        return received
+
+    def _pull(self, most: int) -> list[Received]:
+        request: dict[str, Any] = {"subscription": self._name, "max_messages": most}
+        messages = self._subscriber.pull(request, timeout=TIMEOUT_S, retry=None).received_messages
+        if messages:
             self._subscriber.acknowledge(
                 subscription=self._name, ack_ids=[message.ack_id for message in messages], timeout=TIMEOUT_S
             )
-            received += [Received(m.message.data, dict(m.message.attributes)) for m in messages]
-        return received
+        return [Received(m.message.data, dict(m.message.attributes)) for m in messages]
 
     def events(self, count: int) -> list[bytes]:
         """At least the next `count` audit events, in no order, however they are packed; fewer when no more come."""
@@ -54,6 +60,21 @@ class Subscription:
             for message in received:
                 found += unpack(message.data)
         return found
+
+    def events_until_now(self) -> list[bytes]:
+        """Every audit event that was published before and not read yet, in no order. Waits for no other. Embedded emulator only.
+
+        A message of our own is published last: there, whoever gets it has got what came before it.
+        """
+        self._publisher.publish(topic=self._topic, messages=[{"data": _LAST}], timeout=TIMEOUT_S)
+        found: list[bytes] = []
+        while True:
+            messages = self._pull(1000)
+            assert messages, "our own message did not come"
+            for message in messages:
+                found += [] if message.data == _LAST else unpack(message.data)
+            if any(message.data == _LAST for message in messages):
+                return found
 
     def close(self) -> None:
         self._channel.close()

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
+import gc
 import json
 import secrets
 import signal
@@ -356,6 +358,7 @@ async def _run(
 
 
 def main() -> None:
+    atexit.register(gc.freeze)  # looking for garbage one last time takes a third of the CPU of a start
     parser = argparse.ArgumentParser(description="The local stack's origin. Binds 127.0.0.1 only.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--route", type=_route, action="append", required=True, metavar="PATH=ORIGIN")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from importlib import import_module
 from typing import NamedTuple
 
@@ -69,3 +71,4 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="cab", prog_name="cab")
 def main() -> None:
     """CAB, the Credential Access Broker: AI agents act as one user and never hold that user's credentials."""
+    atexit.register(gc.freeze)  # or every command would end by looking for garbage in all that it has imported
