@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
@@ -54,27 +54,31 @@ class Subscription:
         return [Received(m.message.data, dict(m.message.attributes)) for m in messages]
 
     def events(self, count: int) -> list[bytes]:
-        """At least the next `count` audit events, in no order, however they are packed; fewer when no more come."""
+        """The next `count` audit events and what else was published by then, in no order, however packed; fewer when no more come."""
         found: list[bytes] = []
-        while len(found) < count and (received := self.receive(count - len(found))):
-            for message in received:
+        while len(found) < count:
+            messages = self._pull(1000)
+            if not messages:
+                return found
+            for message in messages:
                 found += unpack(message.data)
-        return found
+        return found + self.events_until_now()
 
     def events_until_now(self) -> list[bytes]:
-        """Every audit event that was published before and not read yet, in no order. Waits for no other. Embedded emulator only.
+        return [event for message in self.messages_until_now() for event in unpack(message.data)]
 
-        A message of our own is published last: there, whoever gets it has got what came before it.
+    def messages_until_now(self) -> list[Received]:
+        """Every message that was published before and not read yet, in no order. Waits for no other.
+
+        A message of our own is published last: whoever gets it has got what came before it. (Google's does not promise that.)
         """
-        self._publisher.publish(topic=self._topic, messages=[{"data": _LAST}], timeout=TIMEOUT_S)
-        found: list[bytes] = []
-        while True:
+        self._publisher.publish(topic=self._topic, messages=[PubsubMessage(data=_LAST)], timeout=TIMEOUT_S)
+        found: list[Received] = []
+        while _LAST not in [message.data for message in found]:
             messages = self._pull(1000)
             assert messages, "our own message did not come"
-            for message in messages:
-                found += [] if message.data == _LAST else unpack(message.data)
-            if any(message.data == _LAST for message in messages):
-                return found
+            found += messages
+        return [message for message in found if message.data != _LAST]
 
     def close(self) -> None:
         self._channel.close()
