@@ -426,7 +426,7 @@ class Stack:
             directory=ROOT,
             port=self.ports[name],
             ready=emulator.ready_url,
-            url=emulator.ready_url.rstrip("/"),
+            url=f"http://127.0.0.1:{self.ports[name]}",
             on_end=emulator.keep_archive,
         )
 

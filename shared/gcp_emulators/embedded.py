@@ -1,4 +1,4 @@
-"""The embedded emulators of one process: one event loop, one gRPC server per service, one control endpoint."""
+"""The embedded emulators of one process: one event loop, one port per service for gRPC and REST, one control endpoint."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from cab_dev import loopback
 from gcp_emulators.call_log import CallLog
 from gcp_emulators.control import control_application
 from gcp_emulators.faults import FaultBook, Service
-from gcp_emulators.rpc import Gateway, serve
+from gcp_emulators.wire.one_port import serve
+from gcp_emulators.wire.rpc import Gateway
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Mapping
-
-    import grpc
+    from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 
     from gcp_emulators.permissions.table import Table
     from gcp_emulators.pubsub.push import TokenSource
+    from gcp_emulators.wire.rpc import Method
 
 
 class EmulatedService(Protocol):
     """What the emulators have in common."""
 
-    def handlers(self, gateway: Gateway) -> list[grpc.GenericRpcHandler[Any, Any]]: ...
+    def methods(self) -> Mapping[str, Sequence[Method]]:
+        """By the full name of the gRPC service, such as `google.pubsub.v1.Publisher`."""
 
     def delete_project(self, project: str) -> None: ...
 
@@ -94,13 +95,13 @@ async def serving(
             run = getattr(service, "run", None)  # only Pub/Sub does anything between calls
             if run is not None:
                 await stack.enter_async_context(in_background(run()))
-            stop, bound = await serve(port, service.handlers(Gateway(name, faults, calls)))
+            stop, bound = await serve(port, Gateway(name, faults, calls), service.methods())
             stack.push_async_callback(stop)
             addresses[name] = f"{loopback.HOST}:{bound}"
             if rights is not None:
                 for caller, caller_port in rights.callers.items():
                     own = Gateway(name, faults, calls, (rights.table, caller))
-                    stop, _ = await serve(caller_port, service.handlers(own))
+                    stop, _ = await serve(caller_port, own, service.methods())
                     stack.push_async_callback(stop)
         application = control_application(services, addresses, faults, calls)
         runner, bound = await loopback.serve(application, control_port)

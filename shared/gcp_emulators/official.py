@@ -23,6 +23,11 @@ CACHE = Path(".cab/cache")
 _FIRESTORE_JAR = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 _FIRESTORE_MAIN = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
 _PUBSUB_JARS = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"
+# Asked until it is answered with 200: a call of the API, because Java takes longer than any client waits to learn the first.
+_READY = {
+    "firestore": "v1/projects/cab/databases/(default)/documents/ready",
+    "pubsub": "v1/projects/cab/topics",
+}
 _SMALL = ("-Xms16m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k")
 _QUIET = ("-Xshare:auto", "-Xlog:disable", "-Xlog:all=error:stderr")  # a stale archive is no news
 _ENDED_BY_SIGTERM = 128 + 15  # Java's exit status after an orderly shutdown
@@ -78,7 +83,7 @@ def official_emulator(service: OfficialService, port: int, *, cache: Path = CACH
     options = (class_data, *_QUIET, *_SMALL, "-Duser.language=en")
     address = (f"--host={HOST}", f"--port={port}")
     return OfficialEmulator(
-        service, (java, *options, *program, *address), f"http://{HOST}:{port}/", archive, fresh_archive
+        service, (java, *options, *program, *address), f"http://{HOST}:{port}/{_READY[service]}", archive, fresh_archive
     )
 
 
@@ -121,7 +126,7 @@ def _sdk_roots() -> list[Path]:
 
 
 def _fingerprint(java: str, jar: Path) -> str:
-    parts = []
+    parts = list(_READY.values())  # the archive holds the classes that answer these
     for path in (Path(java).resolve(), jar.resolve()):
         facts = path.stat()
         parts.append(f"{path}|{facts.st_size}|{facts.st_mtime_ns}")

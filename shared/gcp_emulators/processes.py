@@ -162,9 +162,10 @@ class OfficialProcess(EmulatorProcess):
 
 
 def _answers(url: str) -> bool:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=2)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", parts.path)
         return connection.getresponse().status == 200
     except OSError:
         return False

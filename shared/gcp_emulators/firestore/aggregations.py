@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gcp_emulators.firestore.values import get_field, null_value, number, number_value
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from gcp_emulators.firestore.messages import Document, new_document, timestamp
-from gcp_emulators.rpc import RpcError
 from gcp_emulators.storage import open_database, prefix_range
+from gcp_emulators.wire.rpc import RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

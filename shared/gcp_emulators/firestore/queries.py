@@ -23,7 +23,7 @@ from gcp_emulators.firestore.messages import (
 )
 from gcp_emulators.firestore.query_limits import check_filter
 from gcp_emulators.firestore.values import NAME_FIELD, NAN_KEY, NULL_KEY, get_field, project, sort_key
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

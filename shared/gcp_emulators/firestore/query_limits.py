@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import grpc
 
 from gcp_emulators.firestore.messages import CompositeOperator, FieldOperator, Filter, UnaryOperator
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 MAX_DISJUNCTIONS = 30
 

@@ -13,8 +13,8 @@ from gcp_emulators.firestore.queries import projected, run_query
 from gcp_emulators.firestore.transactions import Transactions
 from gcp_emulators.firestore.values import project
 from gcp_emulators.firestore.writes import apply_write, written_name
-from gcp_emulators.rpc import Gateway, Method, RpcError, protobuf
 from gcp_emulators.storage import atomically
+from gcp_emulators.wire.rpc import Method, RpcError, protobuf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +44,8 @@ class FirestoreService:
         self._store = DocumentStore(data_dir)
         self._transactions = Transactions(self._store)
 
-    def handlers(self, gateway: Gateway) -> list[grpc.GenericRpcHandler[Any, Any]]:
-        return [gateway.handlers(FULL_NAME, self._methods())]
+    def methods(self) -> dict[str, list[Method]]:
+        return {FULL_NAME: self._methods()}
 
     def delete_project(self, project: str) -> None:
         """Remove all documents of a project."""

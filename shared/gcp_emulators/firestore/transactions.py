@@ -11,7 +11,7 @@ import grpc
 
 from gcp_emulators.firestore.messages import Document, StructuredQuery, new_structured_query
 from gcp_emulators.firestore.queries import run_query
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

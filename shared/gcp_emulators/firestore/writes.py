@@ -33,7 +33,7 @@ from gcp_emulators.firestore.values import (
     set_field,
     sort_key,
 )
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 if TYPE_CHECKING:
     from gcp_emulators.firestore.documents import DocumentStore

@@ -6,7 +6,7 @@ import re
 
 import grpc
 
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 _ID = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 

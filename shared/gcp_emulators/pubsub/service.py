@@ -42,8 +42,8 @@ from gcp_emulators.pubsub.leases import DEFAULT_ACK_DEADLINE_S, Leases
 from gcp_emulators.pubsub.names import check_name
 from gcp_emulators.pubsub.push import Pusher, TokenSource
 from gcp_emulators.pubsub.store import PubSubStore
-from gcp_emulators.rpc import Codec, Gateway, Method, RpcError, proto_plus, protobuf
 from gcp_emulators.storage import atomically
+from gcp_emulators.wire.rpc import Codec, Method, RpcError, proto_plus, protobuf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,11 +85,8 @@ class PubSubService:
         self._has_tokens = token_source is not None
         self._pusher = Pusher(self._store, self._leases, faults, token_source)
 
-    def handlers(self, gateway: Gateway) -> list[grpc.GenericRpcHandler[Any, Any]]:
-        return [
-            gateway.handlers(PUBLISHER, self._publisher_methods()),
-            gateway.handlers(SUBSCRIBER, self._subscriber_methods()),
-        ]
+    def methods(self) -> dict[str, list[Method]]:
+        return {PUBLISHER: self._publisher_methods(), SUBSCRIBER: self._subscriber_methods()}
 
     async def run(self) -> None:
         """Redeliver and push until cancelled."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import grpc
 
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 _TERM = re.compile(r'(?P<field>[A-Za-z_][\w.-]*)\s*(?P<operator>[:=])\s*(?P<text>"[^"]*"|[^\s"]+)')
 

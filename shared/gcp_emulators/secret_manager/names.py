@@ -6,7 +6,7 @@ import re
 
 import grpc
 
-from gcp_emulators.rpc import RpcError
+from gcp_emulators.wire.rpc import RpcError
 
 _PROJECT = re.compile(r"projects/([^/]+)(?=/|$)")
 _SECRET_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")

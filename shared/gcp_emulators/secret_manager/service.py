@@ -35,12 +35,12 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped,unused-igno
 
 from gcp_emulators.permissions.projects import project_number
 from gcp_emulators.permissions.table import CALLER
-from gcp_emulators.rpc import Codec, Gateway, Method, RpcError, proto_plus, protobuf
 from gcp_emulators.secret_manager.filters import parse_filter
 from gcp_emulators.secret_manager.names import check_secret_id, project_of, split_version, with_project
 from gcp_emulators.secret_manager.staleness import Past
 from gcp_emulators.secret_manager.store import SecretStore, StoredVersion
 from gcp_emulators.storage import atomically
+from gcp_emulators.wire.rpc import Codec, Method, RpcError, proto_plus, protobuf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,8 +88,8 @@ class SecretManagerService:
         self._faults = faults
         self._past = Past(faults)
 
-    def handlers(self, gateway: Gateway) -> list[grpc.GenericRpcHandler[Any, Any]]:
-        return [gateway.handlers(FULL_NAME, self._methods())]
+    def methods(self) -> dict[str, list[Method]]:
+        return {FULL_NAME: self._methods()}
 
     def delete_project(self, project: str) -> None:
         """Remove all secrets of a project."""

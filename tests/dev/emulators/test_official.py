@@ -104,7 +104,7 @@ def test_the_emulators_listen_on_loopback_only(sdk: Path, tmp_path: Path) -> Non
     for service in ("firestore", "pubsub"):
         emulator = official_emulator(service, 8385, cache=tmp_path)
         assert emulator.command[-2:] == ("--host=127.0.0.1", "--port=8385")
-        assert emulator.ready_url == "http://127.0.0.1:8385/"
+        assert emulator.ready_url.startswith("http://127.0.0.1:8385/v1/")
 
 
 def test_the_official_emulators_are_required_in_ci_and_where_told() -> None:

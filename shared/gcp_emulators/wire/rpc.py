@@ -1,14 +1,14 @@
-"""gRPC without generated stubs: message classes come from Google's client packages, methods from a plain table.
+"""The methods of the emulated services, and gRPC without generated stubs: message classes come from Google's client packages.
 
-Every call of every emulated service passes through `Gateway`, which writes the call log and applies faults, so a
-servicer holds nothing but the behaviour of its API.
+Every call of every emulated service passes through `Gateway`, over gRPC and over REST (`rest`) alike: it writes the call log
+and applies faults, so a servicer holds nothing but the behaviour of its API.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from cab_dev.processes.ports import HOST, is_bound
+from cab_dev.processes.ports import HOST
 from gcp_emulators.permissions.table import CALLER, Table, missing
 
 if TYPE_CHECKING:
@@ -38,20 +38,21 @@ class RpcError(Exception):
 
 @dataclass(frozen=True)
 class Codec:
-    """How one message class is read from and written to the wire."""
+    """How one message class is read from and written to the wire. `message` is the bare protobuf class."""
 
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    message: Any
 
 
 def proto_plus(message_class: Any) -> Codec:
     """For classes such as `pubsub_v1.types.Topic`: handlers receive and return the wrapped message."""
-    return Codec(message_class.deserialize, message_class.serialize)
+    return Codec(message_class.deserialize, message_class.serialize, message_class.pb())
 
 
 def protobuf(message_class: Any) -> Codec:
     """For plain protobuf classes, `some_proto_plus_class.pb()` included: handlers see the bare message."""
-    return Codec(message_class.FromString, message_class.SerializeToString)
+    return Codec(message_class.FromString, message_class.SerializeToString, message_class)
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,19 @@ class Gateway:
 
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         async def answer_one(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            return await self._guarded(method, request, context)
+            async with _ended_by_status(context):
+                return await self.perform(method, request, context.time_remaining())
 
         async def answer_many(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            for response in await self._guarded(method, request, context):
-                yield response
+            async with _ended_by_status(context):
+                for response in await self.perform(method, request, context.time_remaining()):
+                    yield response
 
         async def converse(
             requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
             first = await anext(requests)
-            async with self._logged(method, first, context):
+            async with _ended_by_status(context), self._logged(method, first):
                 async for response in method.call(first, requests):
                     yield response
 
@@ -114,19 +117,18 @@ class Gateway:
             return grpc.unary_stream_rpc_method_handler(answer_many, *codecs)
         return grpc.unary_unary_rpc_method_handler(answer_one, *codecs)
 
-    async def _guarded(self, method: Method, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        async with self._logged(method, request, context):
-            deadline = (context.time_remaining(),) if method.knows_deadline else ()
+    async def perform(self, method: Method, request: Any, remaining_s: float | None) -> Any:
+        """The response, or the list of responses of a streaming method. Raises: RpcError."""
+        async with self._logged(method, request):
+            deadline = (remaining_s,) if method.knows_deadline else ()
             response = method.call(request, *deadline)
             if inspect.isawaitable(response):
                 response = await response
         return response
 
     @asynccontextmanager
-    async def _logged(
-        self, method: Method, request: Any, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[None]:
-        """Log the call and apply faults around the work, which is the body of the `async with`."""
+    async def _logged(self, method: Method, request: Any) -> AsyncIterator[None]:
+        """Log the call and apply faults around the work, which is the body of the `async with`. Raises: RpcError."""
         resources = tuple(method.resources(request))
         call = self.calls.started(self.service, method.name, resources, method.deletes(request))
         CALLER.set(self.caller)  # each call runs in a context of its own
@@ -140,7 +142,7 @@ class Gateway:
                 await _suffer(fault)
         except RpcError as error:
             call.finished(error.status.name)
-            await context.abort(error.status, error.details)
+            raise
         except asyncio.CancelledError:
             call.finished("CANCELLED")
             raise
@@ -166,15 +168,18 @@ async def _suffer(fault: CallFault) -> None:
         raise RpcError(grpc.StatusCode[fault.status], fault.details)
 
 
-async def serve(
-    port: int, handlers: Iterable[grpc.GenericRpcHandler[Any, Any]]
-) -> tuple[Callable[[], Awaitable[None]], int]:
-    """Serve on 127.0.0.1 without TLS. Port 0 takes a free one. Returns the function that stops it, and the port.
+@asynccontextmanager
+async def _ended_by_status(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    try:
+        yield
+    except RpcError as error:
+        await context.abort(error.status, error.details)
 
-    Raises: OSError when the port is taken; without this, gRPC would quietly share it with the other process.
-    """
-    if port and is_bound(port):  # asked first, because gRPC writes a line of its own to standard error
-        raise OSError(f"port {port} on {HOST} is taken")
+
+async def serve_grpc(
+    gateway: Gateway, methods: Mapping[str, Sequence[Method]]
+) -> tuple[Callable[[], Awaitable[None]], int]:
+    """Serve on a free port of 127.0.0.1 without TLS. `methods`: by service. Returns the function that stops it, and the port."""
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),
@@ -182,11 +187,8 @@ async def serve(
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         )
     )
-    server.add_generic_rpc_handlers(tuple(handlers))
-    try:
-        bound = server.add_insecure_port(f"{HOST}:{port}")
-    except RuntimeError as exc:
-        raise OSError(f"port {port} on {HOST} is taken") from exc
+    server.add_generic_rpc_handlers(tuple(gateway.handlers(name, of_it) for name, of_it in methods.items()))
+    bound = server.add_insecure_port(f"{HOST}:0")
 
     async def stop() -> None:
         await server.stop(_STOP_GRACE_S)
