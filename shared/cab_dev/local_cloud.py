@@ -109,22 +109,17 @@ async def store_secrets(project: str, secrets: Mapping[str, str]) -> str:
 
 async def permit_readers(project: str, names: Iterable[str]) -> str:
     """Who may read which secret, as Terraform says it. Returns a few words for people."""
-    from google.iam.v1 import iam_policy_pb2, policy_pb2
-
-    from cab.adapters.google_cloud.rpc import GoogleApi, Method
+    from cab.adapters.google_cloud.rest import GoogleApi
     from cab_ops.doctor import expected
 
-    set_policy = Method("/google.cloud.secretmanager.v1.SecretManagerService/SetIamPolicy", policy_pb2.Policy)
     api = GoogleApi("secrets", host="", emulator_variable="SECRET_MANAGER_EMULATOR_HOST")
     permitted = 0
     try:
         for name in sorted({*names, *expected.own_secrets()}):
             members = [expected.member(function, project) for function in expected.readers_of(name) or ()]
-            binding = policy_pb2.Binding(role=expected.READ_ROLE, members=members)
-            request = iam_policy_pb2.SetIamPolicyRequest(
-                resource=f"projects/{project}/secrets/{name}", policy=policy_pb2.Policy(bindings=[binding])
-            )
-            await api.call(set_policy, request, budget_s=_TIMEOUT_S)
+            policy = {"bindings": [{"role": expected.READ_ROLE, "members": members}]}
+            url = f"/v1/projects/{project}/secrets/{name}:setIamPolicy"
+            await api.call("SetIamPolicy", url, {"policy": policy}, read=dict, budget_s=_TIMEOUT_S)
             permitted += len(members)
     finally:
         await api.close()

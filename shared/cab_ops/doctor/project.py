@@ -9,16 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from importlib.resources import files
-from typing import Any, Final
-from urllib.parse import quote
-
-from google.iam.v1 import iam_policy_pb2, policy_pb2
-from google.protobuf import empty_pb2  # type: ignore[import-untyped,unused-ignore]
-from grpc import StatusCode
+from typing import Any, Final, TypeVar
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
-from cab.adapters.google_cloud.pubsub.messages import load
-from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
+from cab.adapters.google_cloud.rest import GoogleApi, Refused, Status
 from cab.adapters.sealed_documents import DATA_KEY_SECRET
 from cab.domain.configured.deployment import Deployment
 from cab.ports import Unavailable
@@ -28,17 +22,7 @@ from cab_ops.doctor import expected
 from cab_ops.doctor.diagnosis import Diagnosis, ill, unknown, well
 
 _BUDGET_S: Final = 5.0
-_ABSENT: Final = frozenset({StatusCode.NOT_FOUND})
-_secrets = load("google.cloud.secretmanager_v1", "service")
-_secret_resources = load("google.cloud.secretmanager_v1", "resources")
-_pubsub = load("google.pubsub_v1", "pubsub")
-_SECRETS: Final = "/google.cloud.secretmanager.v1.SecretManagerService/"
-_GET_VERSION = Method(_SECRETS + "GetSecretVersion", _secret_resources.SecretVersion.pb())
-_GET_POLICY = Method(_SECRETS + "GetIamPolicy", policy_pb2.Policy)
-_GET_TOPIC = Method("/google.pubsub.v1.Publisher/GetTopic", _pubsub.Topic.pb())
-_GET_SUBSCRIPTION = Method("/google.pubsub.v1.Subscriber/GetSubscription", _pubsub.Subscription.pb())
-_PULL = Method("/google.pubsub.v1.Subscriber/Pull", _pubsub.PullResponse.pb())
-_GIVE_BACK = Method("/google.pubsub.v1.Subscriber/ModifyAckDeadline", empty_pb2.Empty)
+_ABSENT: Final = frozenset({Status.NOT_FOUND})
 
 # Topic, its subscription, and whether that pushes to a function and to which path of it.
 _SUBSCRIPTIONS: Final = (
@@ -48,6 +32,8 @@ _SUBSCRIPTIONS: Final = (
     ("cab-audit-quarantine", "cab-audit-quarantine-keep", None),
 )
 _APPLY: Final = "run `terraform apply`: the module makes it"
+
+_Answer = TypeVar("_Answer")
 
 _SENT_WITHIN: Final = timedelta(minutes=5)
 
@@ -82,44 +68,49 @@ class ProjectAsItIs:
 
     async def state(self, secret: str, version: int) -> str | None:
         """`ENABLED`, `DISABLED` or `DESTROYED`; None when there is no such version."""
-        name = f"projects/{self.project}/secrets/{secret}/versions/{version}"
-        request = _secrets.GetSecretVersionRequest.pb()(name=name)
-        found = await self._asked(self._secrets, _GET_VERSION, request, "name", name)
-        return None if found is None else str(_secret_resources.SecretVersion.State(found.state).name)
+        url = f"/v1/projects/{self.project}/secrets/{secret}/versions/{version}"
+        return await self._asked(self._secrets, "GetSecretVersion", url, lambda answer: str(answer["state"]))
 
     async def readers(self, secret: str) -> frozenset[str] | None:
         """Who may read the secret by a permission on itself; None when it is not there."""
-        name = f"projects/{self.project}/secrets/{secret}"
-        request = iam_policy_pb2.GetIamPolicyRequest(resource=name)
-        policy = await self._asked(self._secrets, _GET_POLICY, request, "resource", name)
-        if policy is None:
-            return None
-        return frozenset(who for it in policy.bindings if it.role == expected.READ_ROLE for who in it.members)
+        return await self._asked(
+            self._secrets,
+            "GetIamPolicy",
+            f"/v1/projects/{self.project}/secrets/{secret}:getIamPolicy",
+            lambda policy: frozenset(
+                who for it in policy.get("bindings", ()) if it["role"] == expected.READ_ROLE for who in it["members"]
+            ),
+        )
 
     async def topic(self, name: str) -> Any:
-        full = f"projects/{self.project}/topics/{name}"
-        return await self._asked(self._pubsub, _GET_TOPIC, _pubsub.GetTopicRequest.pb()(topic=full), "topic", full)
+        """As the API says it, in JSON; None when it is not there."""
+        return await self._asked(self._pubsub, "GetTopic", f"/v1/projects/{self.project}/topics/{name}", dict)
 
     async def subscription(self, name: str) -> Any:
-        full = f"projects/{self.project}/subscriptions/{name}"
-        request = _pubsub.GetSubscriptionRequest.pb()(subscription=full)
-        return await self._asked(self._pubsub, _GET_SUBSCRIPTION, request, "subscription", full)
+        """As the API says it, in JSON; None when it is not there."""
+        url = f"/v1/projects/{self.project}/subscriptions/{name}"
+        return await self._asked(self._pubsub, "GetSubscription", url, dict)
 
     async def holds_messages(self, name: str) -> bool:
         """Whether anything waits. What is looked at is given back at once."""
-        full = f"projects/{self.project}/subscriptions/{name}"
-        request = _pubsub.PullRequest.pb()(subscription=full, max_messages=1, return_immediately=True)
-        pulled = await self._asked(self._pubsub, _PULL, request, "subscription", full)
-        ids = [] if pulled is None else [it.ack_id for it in pulled.received_messages]
+        url = f"/v1/projects/{self.project}/subscriptions/{name}"
+        ids = await self._asked(
+            self._pubsub,
+            "Pull",
+            f"{url}:pull",
+            lambda pulled: [it["ackId"] for it in pulled.get("receivedMessages", ())],
+            {"maxMessages": 1, "returnImmediately": True},
+        )
         if ids:
-            back = _pubsub.ModifyAckDeadlineRequest.pb()(subscription=full, ack_ids=ids, ack_deadline_seconds=0)
-            await self._asked(self._pubsub, _GIVE_BACK, back, "subscription", full)
+            back = {"ackIds": ids, "ackDeadlineSeconds": 0}
+            await self._asked(self._pubsub, "ModifyAckDeadline", f"{url}:modifyAckDeadline", dict, back)
         return bool(ids)
 
-    async def _asked(self, api: GoogleApi, method: Method, request: Any, routed_by: str, name: str) -> Any:
-        header = routing({routed_by: quote(name, safe="")})
+    async def _asked(
+        self, api: GoogleApi, method: str, url: str, read: Callable[[Any], _Answer], body: Any = None
+    ) -> _Answer | None:
         try:
-            return await api.call(method, request, budget_s=_BUDGET_S, metadata=(header,), expected=_ABSENT)
+            return await api.call(method, url, body, read=read, budget_s=_BUDGET_S, expected=_ABSENT)
         except Refused:
             return None
 
@@ -220,8 +211,8 @@ async def _subscription(seen: ProjectAsItIs, topic: str, name: str, path: str | 
     found = await seen.subscription(name)
     if found is None:
         return [ill(check, f"it is not there: what {topic} gets is dropped", _APPLY)]
-    if found.topic != f"projects/{seen.project}/topics/{topic}":
-        return [ill(check, f"it belongs to another topic ({found.topic.rpartition('/')[2]})", _APPLY)]
+    if found["topic"] != f"projects/{seen.project}/topics/{topic}":
+        return [ill(check, f"it belongs to another topic ({found['topic'].rpartition('/')[2]})", _APPLY)]
     if path is not None:
         return list(_push(check, found, path)) or [well(check, "delivers")]
     try:
@@ -239,15 +230,15 @@ async def _subscription(seen: ProjectAsItIs, topic: str, name: str, path: str | 
 
 
 def _push(check: str, found: Any, path: str) -> Iterator[Diagnosis]:
-    push = found.push_config
-    audience = push.oidc_token.audience
-    if not push.oidc_token.service_account_email:
+    push = found.get("pushConfig", {})
+    token = push.get("oidcToken", {})
+    if not token.get("serviceAccountEmail"):
         yield ill(check, "its deliveries carry no identity, so they are refused", _APPLY.replace("makes", "sets"))
-    elif push.push_endpoint.rstrip("/") != f"{audience}{path}".rstrip("/"):
+    elif push.get("pushEndpoint", "").rstrip("/") != f"{token.get('audience', '')}{path}".rstrip("/"):
         yield ill(check, "it delivers to another address than its tokens are for", _APPLY.replace("makes", "sets"))
-    if path == "/" and not found.dead_letter_policy.dead_letter_topic:
+    if path == "/" and not found.get("deadLetterPolicy", {}).get("deadLetterTopic"):
         yield ill(check, "it has no dead letter topic: what cannot be delivered is retried for ever", _APPLY)
-    if found.expiration_policy.HasField("ttl"):
+    if "ttl" in found.get("expirationPolicy", {"ttl": "31 days"}):
         yield ill(
             check, "it expires when it is idle, and the audit with it", _APPLY.replace("makes it", "forbids that")
         )

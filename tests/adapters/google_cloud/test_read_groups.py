@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
+from tests.adapters.google_cloud.http_server import HttpServer, serving
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.ports import Create, Unavailable
@@ -53,7 +53,7 @@ async def test_many_who_ask_for_one_document_read_it_once(
 ) -> None:
     found = await asyncio.gather(*(store.read("things/1") for _ in range(20)))
     assert {document.fields["n"] for document in found if document} == {1}
-    assert reads(control, project) == {"firestore.GetDocument": 1}
+    assert reads(control, project) == {"firestore.BatchGetDocuments": 1}
 
 
 async def test_no_answer_holds_values_that_another_caller_can_change(store: FirestoreDocuments) -> None:
@@ -81,14 +81,12 @@ async def test_when_it_stays_lost_each_is_told(store: FirestoreDocuments, contro
     assert [type(answer) for answer in answers] == [Unavailable] * 3
 
 
-async def test_a_document_of_which_the_answer_says_nothing_is_not_missing(
-    store: FirestoreDocuments, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call = store._api.call
-
-    async def cut_short(*arguments: Any, **options: Any) -> Any:
-        return (await call(*arguments, **options))[:-1]
-
-    monkeypatch.setattr(store._api, "call", cut_short)
-    answers = await asyncio.gather(store.read("things/0"), store.read("things/none"), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [Unavailable] * 2
+async def test_a_document_of_which_the_answer_says_nothing_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "projects/demo/databases/guards/documents/things/0"
+    async with serving(HttpServer(body=[{"missing": name}, {"readTime": "2026-11-21T12:00:00Z"}])) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        assert await store.read("things/0") is None
+        answers = await asyncio.gather(store.read("things/0"), store.read("things/1"), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Unavailable] * 2
+        await store.close()

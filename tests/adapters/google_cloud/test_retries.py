@@ -39,9 +39,9 @@ async def vault(control: ControlClient, project: str):  # type: ignore[no-untype
 async def test_a_read_is_tried_again(
     store: FirestoreDocuments, control: ControlClient, project: str, status: str
 ) -> None:
-    control.add_fault(fault("GetDocument", status=status, times=2))
+    control.add_fault(fault("BatchGetDocuments", status=status, times=2))
     assert await store.read("a/b") is None
-    assert control.counts(project)["firestore.GetDocument"] == 3
+    assert control.counts(project)["firestore.BatchGetDocuments"] == 3
 
 
 async def test_a_find_is_tried_again(store: FirestoreDocuments, control: ControlClient, project: str) -> None:
@@ -53,10 +53,10 @@ async def test_a_find_is_tried_again(store: FirestoreDocuments, control: Control
 async def test_a_read_is_given_up_after_three_attempts(
     store: FirestoreDocuments, control: ControlClient, project: str
 ) -> None:
-    control.add_fault(fault("GetDocument"))
+    control.add_fault(fault("BatchGetDocuments"))
     with pytest.raises(Unavailable):
         await store.read("a/b")
-    assert control.counts(project)["firestore.GetDocument"] == 3
+    assert control.counts(project)["firestore.BatchGetDocuments"] == 3
 
 
 async def test_a_create_whose_answer_is_lost_is_not_tried_again_and_has_happened(

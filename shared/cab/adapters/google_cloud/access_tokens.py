@@ -1,7 +1,4 @@
-"""This process's own Google access token, as call metadata.
-
-gRPC's credential plugins start a thread for every call; here a call that finds a fresh token pays one comparison.
-"""
+"""This process's own Google access token, as headers. A call that finds a fresh one pays one comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from google.auth.credentials import TokenState
 from cab.adapters.google_cloud import metadata_server
 from cab.single_flight import SingleFlight
 
-Metadata = tuple[tuple[str, str], ...]
+Headers = tuple[tuple[str, str], ...]
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)  # what the account may do is decided by IAM alone
 
@@ -28,17 +25,17 @@ class AccessTokens:
 
     def __init__(self) -> None:
         self._credentials: Any = None
-        self._metadata: Metadata = ()
+        self._headers: Headers = ()
         self._refreshes: SingleFlight[None, None] = SingleFlight()
 
-    async def metadata(self) -> Metadata:
+    async def headers(self) -> Headers:
         """The authorization of one call. Send it over TLS only.
 
         Concurrent callers share one refresh. Raises: NoCredentials.
         """
         if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
             await self._refreshes.do(None, self._refresh)
-        return self._metadata
+        return self._headers
 
     async def _refresh(self) -> None:
         try:
@@ -47,7 +44,9 @@ class AccessTokens:
             raise NoCredentials from None
         headers: dict[str, str] = {}
         self._credentials.apply(headers)
-        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        if not all(text.isascii() and text.isprintable() for pair in headers.items() for text in pair):
+            raise NoCredentials  # it would end the line that it stands in
+        self._headers = tuple((name.lower(), value) for name, value in headers.items())
 
     def _refresh_blocking(self) -> None:
         if metadata_server.is_here():

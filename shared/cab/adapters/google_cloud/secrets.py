@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import google_crc32c
-from google.iam.v1 import iam_policy_pb2
-from grpc import StatusCode
 
 from cab.adapters import spans
-from cab.adapters.google_cloud.pubsub.messages import load
-from cab.adapters.google_cloud.rpc import GoogleApi, Method, Refused, routing
+from cab.adapters.google_cloud.rest import GoogleApi, Refused, Status
 from cab.adapters.secret_names import checked_secret, checked_version
-from cab.ports import NotFound, Unavailable
-
-_requests = load("google.cloud.secretmanager_v1", "service")
-_resources = load("google.cloud.secretmanager_v1", "resources")
-_AccessRequest = _requests.AccessSecretVersionRequest.pb()
-_AddRequest = _requests.AddSecretVersionRequest.pb()
-_CreateRequest = _requests.CreateSecretRequest.pb()
-_DestroyRequest = _requests.DestroySecretVersionRequest.pb()
-
-_SERVICE = "/google.cloud.secretmanager.v1.SecretManagerService/"
-_ACCESS = Method(_SERVICE + "AccessSecretVersion", _requests.AccessSecretVersionResponse.pb())
-_ADD = Method(_SERVICE + "AddSecretVersion", _resources.SecretVersion.pb())
-_CREATE = Method(_SERVICE + "CreateSecret", _resources.Secret.pb())
-_DESTROY = Method(_SERVICE + "DestroySecretVersion", _resources.SecretVersion.pb())
-_TEST_PERMISSIONS = Method(_SERVICE + "TestIamPermissions", iam_policy_pb2.TestIamPermissionsResponse)
+from cab.ports import NotFound
 
 _logger = logging.getLogger(__name__)
 
 _WHAT = "secrets"
 _READ_BUDGET_S = 2.0
 _WRITE_BUDGET_S = 3.0
-_RETRY = frozenset({StatusCode.UNAVAILABLE})
-_ABSENT = frozenset({StatusCode.NOT_FOUND})
-_UNREADABLE = _ABSENT | {StatusCode.FAILED_PRECONDITION}  # the latter: destroyed, or disabled by an operator
-_EXISTS = frozenset({StatusCode.ALREADY_EXISTS})
+_RETRY = frozenset({Status.UNAVAILABLE})
+_ABSENT = frozenset({Status.NOT_FOUND})
+_UNREADABLE = _ABSENT | {Status.FAILED_PRECONDITION}  # the latter: destroyed, or disabled by an operator
+_EXISTS = frozenset({Status.ALREADY_EXISTS})
 _ADD_PERMISSION = "secretmanager.versions.add"
+
+_Read = TypeVar("_Read")
 
 
 class SecretManagerVault:
@@ -50,7 +37,7 @@ class SecretManagerVault:
     """
 
     def __init__(self, project: str, *, location: str | None = None, kms_key: str | None = None) -> None:
-        self._parent = f"projects/{project}"
+        self._parent = f"/v1/projects/{quote(project, safe='')}"
         self._location = location
         self._kms_key = kms_key
         self._api = GoogleApi(
@@ -59,88 +46,101 @@ class SecretManagerVault:
 
     @spans.a_wait("secrets access")
     async def access(self, secret: str, version: int) -> bytes:
-        name = self._version_name(secret, version)
+        url = f"{self._version_url(secret, version)}:access"
         try:
-            response = await self._call(_ACCESS, _AccessRequest(name=name), "name", name, expected=_UNREADABLE)
+            return await self._call("AccessSecretVersion", url, read=_checked_payload, expected=_UNREADABLE)
         except Refused:
             raise NotFound from None
-        payload: bytes = response.payload.data
-        if not response.payload.HasField("data_crc32c") or response.payload.data_crc32c != _crc32c(payload):
-            _logger.error("a secret payload does not match its checksum")
-            raise Unavailable(_WHAT)
-        return payload
 
     @spans.a_wait("secrets create")
     async def create(self, secret: str) -> None:
-        request = _CreateRequest(parent=self._parent, secret_id=checked_secret(secret))
-        replication = request.secret.replication
-        if self._location is None:
-            replication.automatic.SetInParent()
-        else:
-            replica = replication.user_managed.replicas.add(location=self._location)
+        replication: dict[str, Any] = {"automatic": {}}
+        if self._location is not None:
+            replica: dict[str, Any] = {"location": self._location}
             if self._kms_key is not None:
-                replica.customer_managed_encryption.kms_key_name = self._kms_key
+                replica["customerManagedEncryption"] = {"kmsKeyName": self._kms_key}
+            replication = {"userManaged": {"replicas": [replica]}}
         try:
-            await self._call(_CREATE, request, "parent", self._parent, budget_s=_WRITE_BUDGET_S, expected=_EXISTS)
+            await self._call(
+                "CreateSecret",
+                f"{self._parent}/secrets?secretId={checked_secret(secret)}",
+                {"replication": replication},
+                read=_unread,
+                budget_s=_WRITE_BUDGET_S,
+                expected=_EXISTS,
+            )
         except Refused:
             return
 
     @spans.a_wait("secrets add")
     async def add(self, secret: str, payload: bytes) -> int:
-        parent = self._secret_name(secret)
-        request = _AddRequest(parent=parent)
-        request.payload.data = payload
-        request.payload.data_crc32c = _crc32c(payload)  # Secret Manager refuses a payload that does not match
-        added = await self._call(_ADD, request, "parent", parent, budget_s=_WRITE_BUDGET_S, retry_on=frozenset())
-        return int(added.name.rpartition("/")[2])  # the rest of the name may hold the project's number, not its id
+        # Secret Manager refuses a payload that does not match its checksum.
+        content = {"data": b64encode(payload).decode(), "dataCrc32c": str(google_crc32c.value(payload))}
+        return await self._call(
+            "AddSecretVersion",
+            f"{self._secret_url(secret)}:addVersion",
+            {"payload": content},
+            read=lambda added: int(
+                added["name"].rpartition("/")[2]
+            ),  # the rest may hold the project's number, not its id
+            budget_s=_WRITE_BUDGET_S,
+            retry_on=frozenset(),
+        )
 
     @spans.a_wait("secrets destroy")
     async def destroy(self, secret: str, version: int) -> None:
-        name = self._version_name(secret, version)
+        url = f"{self._version_url(secret, version)}:destroy"
         try:
             await self._call(
-                _DESTROY, _DestroyRequest(name=name), "name", name, budget_s=_WRITE_BUDGET_S, expected=_UNREADABLE
+                "DestroySecretVersion", url, {}, read=_unread, budget_s=_WRITE_BUDGET_S, expected=_UNREADABLE
             )
         except Refused:
             return
 
     @spans.a_wait("secrets may_add")
     async def may_add(self, secret: str) -> bool:
-        name = self._secret_name(secret)
-        request = iam_policy_pb2.TestIamPermissionsRequest(resource=name, permissions=[_ADD_PERMISSION])
         try:
-            response = await self._call(_TEST_PERMISSIONS, request, "resource", name, expected=_ABSENT)
+            return await self._call(
+                "TestIamPermissions",
+                f"{self._secret_url(secret)}:testIamPermissions",
+                {"permissions": [_ADD_PERMISSION]},
+                read=lambda answer: _ADD_PERMISSION in answer.get("permissions", ()),
+                expected=_ABSENT,
+            )
         except Refused:
             return False
-        return _ADD_PERMISSION in response.permissions
 
     async def close(self) -> None:
-        """Let go of the connection. A later call opens a new one."""
+        """Let go of the connections. A later call opens new ones."""
         await self._api.close()
 
     async def _call(
         self,
-        method: Method,
-        request: Any,
-        routed_by: str,
-        resource: str,
+        name: str,
+        url: str,
+        body: Any = None,
         *,
+        read: Callable[[Any], _Read],
         budget_s: float = _READ_BUDGET_S,
-        retry_on: frozenset[StatusCode] = _RETRY,
-        expected: frozenset[StatusCode] = frozenset(),
-    ) -> Any:
-        header = routing({routed_by: quote(resource, safe="")})
-        return await self._api.call(
-            method, request, budget_s=budget_s, metadata=(header,), retry_on=retry_on, expected=expected
-        )
+        retry_on: frozenset[Status] = _RETRY,
+        expected: frozenset[Status] = frozenset(),
+    ) -> _Read:
+        return await self._api.call(name, url, body, read=read, budget_s=budget_s, retry_on=retry_on, expected=expected)
 
-    def _secret_name(self, secret: str) -> str:
+    def _secret_url(self, secret: str) -> str:
         return f"{self._parent}/secrets/{checked_secret(secret)}"
 
-    def _version_name(self, secret: str, version: int) -> str:
-        return f"{self._secret_name(secret)}/versions/{checked_version(version)}"
+    def _version_url(self, secret: str, version: int) -> str:
+        return f"{self._secret_url(secret)}/versions/{checked_version(version)}"
 
 
-def _crc32c(payload: bytes) -> int:
-    checksum: int = google_crc32c.value(payload)
-    return checksum
+def _unread(_: Any) -> None:
+    """That there was an answer is all."""
+
+
+def _checked_payload(answer: Any) -> bytes:
+    payload = b64decode(answer["payload"].get("data", ""), validate=True)
+    if int(answer["payload"]["dataCrc32c"]) != google_crc32c.value(payload):
+        _logger.error("a secret payload does not match its checksum")
+        raise ValueError
+    return payload

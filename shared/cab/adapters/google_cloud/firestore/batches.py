@@ -1,6 +1,6 @@
 """Requests that meet on their way to an API share a call.
 
-A gRPC call costs a quarter of a millisecond of CPU whatever it carries. What is asked for in the same turn of the event
+A call costs the same at both ends whatever it carries. What is asked for in the same turn of the event
 loop goes together; and while as many calls are under way as may be, what comes meanwhile goes together in the next one.
 So a single request waits for nobody, and under load the calls grow instead of their number.
 """
@@ -88,7 +88,7 @@ class Batches(Generic[_What]):
             for asked in batch:
                 asked.fail(error)
         finally:
-            for asked in batch:  # still without an answer when the call was cancelled, as by a channel that closes
+            for asked in batch:  # still without an answer when the call was cancelled, as when the process stops
                 asked.answer.cancel()
 
     def _ended(self, call: asyncio.Task[None]) -> None:

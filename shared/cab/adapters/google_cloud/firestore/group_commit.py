@@ -11,24 +11,31 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpc import StatusCode
-
 from cab.adapters.google_cloud.firestore.batches import Batches, Waiter
-from cab.adapters.google_cloud.rpc import Refused
+from cab.adapters.google_cloud.rest import Refused, Status
 from cab.ports import Unavailable
 
 _MAX_WRITES = 100
 _BUDGET_S = 3.0
 
-Statuses = frozenset[StatusCode]
-# Commits the write messages within the given seconds; returns their WriteResult messages, or raises Refused for one of
-# the statuses, or Unavailable.
-Commit = Callable[[Sequence[Any], float, Statuses], Awaitable[Sequence[Any]]]
+Statuses = frozenset[Status]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a Commit says of one write: the document's version now, and what its tallies are."""
+
+    version: int
+    tallied: tuple[int, ...] = ()
+
+
+# Commits the writes, as JSON, within the given seconds; raises Refused for one of the statuses, or Unavailable.
+Commit = Callable[[Sequence[Any], float, Statuses], Awaitable[Sequence[Written]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Write:
-    """One write message and the statuses that its caller wants to see."""
+    """One write, as JSON, and the statuses that its caller wants to see."""
 
     message: Any
     document: str
@@ -43,12 +50,13 @@ class GroupCommit:
         self._commit = commit
         self._batches: Batches[_Write] = Batches(_take, self._commit_together, budget_s=_BUDGET_S)
 
-    async def write(self, message: Any, document: str, *, is_conditional: bool, expected: Statuses) -> Any:
-        """Apply one write to `document`; its WriteResult. A caller that goes away does not stop its write.
+    async def write(self, message: Any, document: str, *, is_conditional: bool, expected: Statuses) -> Written:
+        """Apply one write to `document`. A caller that goes away does not stop its write.
 
         Raises: Refused for a status in `expected`; Unavailable: the outcome is then unknown.
         """
-        return await self._batches.ask(_Write(message, document, is_conditional, expected))
+        written: Written = await self._batches.ask(_Write(message, document, is_conditional, expected))
+        return written
 
     async def close(self) -> None:
         """Wait for the writes under way."""

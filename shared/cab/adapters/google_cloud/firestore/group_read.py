@@ -23,7 +23,7 @@ class GroupRead:
         self._batches: Batches[str] = Batches(_take, self._read_together, budget_s=_BUDGET_S)
 
     async def read(self, name: str) -> Any:
-        """The document's message as it is after this call began, or None. Raises: Unavailable."""
+        """The document's JSON as it is after this call began, or None. Raises: Unavailable."""
         return await self._batches.ask(name)
 
     async def close(self) -> None:

@@ -1,85 +1,109 @@
-"""Python values to and from Firestore's value messages."""
+"""Python values to and from the JSON of Firestore's values: int64 as text, bytes as base64, instants to the nanosecond."""
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cab.adapters.google_cloud.pubsub.messages import load
 from cab.ports import Fields
 
-Value = load("google.cloud.firestore_v1", "document").Value.pb()
+_NANOSECONDS = 10**9
+_INT64 = 2**63
 
 
-def write_fields(target: Any, fields: Mapping[str, Any]) -> None:
-    """Fill a message's `fields` map. Raises: TypeError for a value that `Documents` does not hold."""
-    for name, value in fields.items():
-        write_value(target[name], value)
+def to_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A document's or map's `fields`. Raises: TypeError, ValueError for a value that `Documents` does not hold."""
+    return {name: to_value(value) for name, value in fields.items()}
 
 
-def write_value(target: Any, value: Any) -> None:
-    """Set one empty `Value` message."""
+def to_value(value: Any) -> dict[str, Any]:
+    """One `Value`."""
     if value is None:
-        target.null_value = 0
-    elif isinstance(value, bool):  # before int, of which it is a subclass
-        target.boolean_value = value
-    elif isinstance(value, str):
-        target.string_value = value
-    elif isinstance(value, int):
-        target.integer_value = value
-    elif isinstance(value, datetime):
-        _write_timestamp(target, value)
-    elif isinstance(value, dict):
-        target.map_value.SetInParent()
-        write_fields(target.map_value.fields, value)
-    elif isinstance(value, list):
-        _write_list(target, value)
-    elif isinstance(value, bytes):
-        target.bytes_value = value
-    elif isinstance(value, float):
-        target.double_value = value
-    else:
-        raise TypeError(f"Documents do not hold values of type {type(value).__name__}.")
+        return {"nullValue": None}
+    if isinstance(value, bool):  # before int, of which it is a subclass
+        return {"booleanValue": value}
+    if isinstance(value, str):
+        return {"stringValue": value}
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise ValueError("Documents hold integers of 64 bits.")
+        return {"integerValue": str(int(value))}
+    if isinstance(value, datetime):
+        return {"timestampValue": _timestamp(value)}
+    if isinstance(value, dict):
+        return {"mapValue": {"fields": to_fields(value)}}
+    if isinstance(value, list):
+        return _to_list(value)
+    if isinstance(value, bytes):
+        return {"bytesValue": b64encode(value).decode()}
+    if isinstance(value, float):
+        return {"doubleValue": value if abs(value) < _INFINITE else _NOT_IN_JSON.get(value, "NaN")}
+    raise TypeError(f"Documents do not hold values of type {type(value).__name__}.")
 
 
-def _write_list(target: Any, values: list[Any]) -> None:
-    target.array_value.SetInParent()
-    for item in values:
-        if isinstance(item, list):
-            raise TypeError("Documents do not hold lists of lists.")
-        write_value(target.array_value.values.add(), item)
+_INFINITE = float("inf")
+_NOT_IN_JSON = {_INFINITE: "Infinity", -_INFINITE: "-Infinity"}
 
 
-def _write_timestamp(target: Any, value: datetime) -> None:
+def _to_list(values: list[Any]) -> dict[str, Any]:
+    if any(isinstance(item, list) for item in values):
+        raise TypeError("Documents do not hold lists of lists.")
+    return {"arrayValue": {"values": [to_value(item) for item in values]}}
+
+
+def _timestamp(value: datetime) -> str:
     if value.tzinfo is None:
         raise TypeError("Documents hold instants, not datetimes without a zone.")
-    target.timestamp_value.FromDatetime(value)
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def read_fields(fields: Any) -> Fields:
-    """A message's `fields` map as Python values."""
+def read_fields(fields: Mapping[str, Any]) -> Fields:
+    """A document's or map's `fields` as Python values. Raises: LookupError, TypeError, ValueError, AttributeError."""
     return {name: read_value(value) for name, value in fields.items()}
 
 
-def read_value(value: Any) -> Any:
-    """One `Value` message as a Python value."""
-    return _READERS[value.WhichOneof("value_type")](value)
+def read_value(value: Mapping[str, Any]) -> Any:
+    """One `Value` as a Python value."""
+    ((kind, content),) = value.items()
+    return _READERS[kind](content)
 
 
-def _read_timestamp(value: Any) -> datetime:
-    instant: datetime = value.timestamp_value.ToDatetime(tzinfo=UTC)
-    return instant
+def read_instant(text: str) -> datetime:
+    """A timestamp, cut to microseconds."""
+    seconds, fraction = _parts(text)
+    return datetime.fromisoformat(f"{seconds}.{fraction:0<6.6}+00:00")
 
 
-_READERS: dict[str | None, Callable[[Any], Any]] = {
-    "null_value": lambda value: None,
-    "boolean_value": lambda value: value.boolean_value,
-    "integer_value": lambda value: value.integer_value,
-    "double_value": lambda value: value.double_value,
-    "timestamp_value": _read_timestamp,
-    "string_value": lambda value: value.string_value,
-    "bytes_value": lambda value: value.bytes_value,
-    "array_value": lambda value: [read_value(item) for item in value.array_value.values],
-    "map_value": lambda value: read_fields(value.map_value.fields),
+def to_nanoseconds(text: str) -> int:
+    """A timestamp as nanoseconds since 1970, exactly."""
+    seconds, fraction = _parts(text)
+    return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * _NANOSECONDS + int(f"{fraction:0<9}")
+
+
+def from_nanoseconds(nanoseconds: Any) -> str:
+    """The timestamp that `to_nanoseconds` reads."""
+    seconds, rest = divmod(nanoseconds, _NANOSECONDS)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:09d}Z"
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Seconds and their fraction. Raises: ValueError for anything but UTC to at most nine digits."""
+    seconds, _, fraction = text[:-1].partition(".")
+    if not text.endswith("Z") or len(fraction) > 9 or not (fraction.isdecimal() or not fraction):
+        raise ValueError(text)
+    return seconds, fraction
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "nullValue": lambda _: None,
+    "booleanValue": bool,
+    "integerValue": int,
+    "doubleValue": float,  # of the words for what JSON has no number for, too
+    "timestampValue": read_instant,
+    "stringValue": str,
+    "bytesValue": lambda content: b64decode(content, validate=True),
+    "arrayValue": lambda content: [read_value(item) for item in content.get("values", ())],
+    "mapValue": lambda content: read_fields(content.get("fields", {})),
 }

@@ -1,0 +1,235 @@
+"""A small HTTP/1.1 client for one host: requests on a few kept connections, one at a time on each.
+
+It serves `rest` and knows nothing of Google. The parser is llhttp, which uvicorn brings (httptools); what surrounds it here
+trusts the other side with nothing: every size is bounded, the caller's own time bounds the wait, and a connection on which
+anything went wrong, or came that nobody asked for, is not used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import select
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Final, cast
+
+import httptools
+
+MOST_CONNECTIONS: Final = 24
+# Well before Google's front ends close a connection on which nothing happens, which is after minutes.
+IDLE_S: Final = 50.0
+MAX_HEAD_BYTES: Final = 32_768
+MAX_ANSWER_BYTES: Final = 24 * 1024 * 1024  # received in all, so it bounds chunk extensions and trailers, too
+_FINAL: Final = 200  # below are statuses that only announce another
+_CONNECT_S: Final = 0.7  # for one address while there is another
+
+
+class Broken(Exception):
+    """No answer, or none that HTTP allows. Whether the request was carried out, nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the status and the whole body."""
+
+    status: int
+    body: bytes
+
+
+class Connections:
+    """The connections to one host; TLS unless `in_clear`. Belongs to the event loop of its first request."""
+
+    def __init__(self, host: str, port: int, *, in_clear: bool = False) -> None:
+        self._host = host
+        self._port = port
+        self._in_clear = in_clear
+        self._places = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._idle: list[_Connection] = []  # the one used last is used first, so that the others grow old
+        self._open: set[_Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def ask(self, request: bytes) -> Answer:
+        """Send the bytes of one whole request, once, and read its answer. Who stops waiting ends the connection.
+
+        Raises: Broken.
+        """
+        async with self._places:
+            connection = self._kept() or await self._connect()
+            if self._is_closed:
+                connection.end()
+                raise Broken
+            answer = await connection.ask(request)
+            if connection.is_reusable:
+                self._keep(connection)
+            return answer
+
+    async def close(self) -> None:
+        """End all connections, those in use, too. Who waits for one is told that there is no answer."""
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        self._idle.clear()
+        for connection in list(self._open):
+            connection.end()
+        while self._open:  # noqa: ASYNC110 - the loop tells of each end in a turn of its own
+            await asyncio.sleep(0)
+
+    def _kept(self) -> _Connection | None:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            connection = self._idle.pop()
+            # A process without CPU between requests runs no timer, and is told of no end in time: ask clock and socket.
+            if connection.is_reusable and now - connection.used_at < IDLE_S and connection.is_silent():
+                return connection
+            connection.end()
+        return None
+
+    def _keep(self, connection: _Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.used_at = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_S, self._end_old)
+
+    def _end_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [it for it in self._idle if now - it.used_at >= IDLE_S or not it.is_reusable]:
+            self._idle.remove(connection)
+            connection.end()
+        self._sweep = loop.call_later(IDLE_S / 2, self._end_old) if self._idle else None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        context = None if self._in_clear else tls_context()
+        try:
+            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            raise Broken from None
+        for tried, address in enumerate(addresses, start=1):
+            try:
+                async with asyncio.timeout(_CONNECT_S if tried < len(addresses) else None):
+                    _, connection = await loop.create_connection(
+                        lambda: _Connection(self._open),
+                        str(address[4][0]),
+                        self._port,
+                        ssl=context,
+                        server_hostname=None if context is None else self._host,
+                    )
+            except (OSError, TimeoutError):  # of TLS, too
+                continue
+            return connection
+        raise Broken
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with at most one request under way."""
+
+    def __init__(self, opened: set[_Connection]) -> None:
+        self._opened = opened
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Answer] | None = None
+        self._received = 0
+        self._head = 0
+        self._in_head = True
+        self._body: list[bytes] = []
+        self._descriptor = -1
+        self.used_at = 0.0
+        self.is_reusable = True
+
+    async def ask(self, request: bytes) -> Answer:
+        if self._transport is None:
+            raise Broken
+        self._answer = asyncio.get_running_loop().create_future()
+        self._received = 0
+        try:
+            self._transport.write(request)
+            answer = await self._answer
+        except BaseException:
+            self.end()  # what is under way belongs to nobody now
+            raise
+        finally:
+            self._answer = None
+        if not self.is_reusable:
+            self.end()
+        return answer
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come on the socket, not even its end."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return not poll.poll(0)
+
+    def end(self) -> None:
+        """Close at once."""
+        self.is_reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._opened.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self.end()
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail()
+        if self._received > (MAX_HEAD_BYTES if self._in_head else MAX_ANSWER_BYTES):
+            self._fail()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._opened.discard(self)
+        self._fail()
+
+    def _fail(self) -> None:
+        self.is_reusable = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(Broken())
+        self.end()
+
+    # llhttp's callbacks
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.done():
+            self.is_reusable = False
+        self._head = 0
+        self._in_head = True
+        self._body = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head += len(name) + len(value)
+        if self._head > MAX_HEAD_BYTES:
+            raise Broken
+
+    def on_headers_complete(self) -> None:
+        self._in_head = self._parser.get_status_code() < _FINAL
+        if not self._parser.should_keep_alive():
+            self.is_reusable = False
+
+    def on_body(self, part: bytes) -> None:
+        self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= _FINAL and self._answer is not None and not self._answer.done():
+            if self._transport is not None and self._transport.get_write_buffer_size():
+                self.is_reusable = False  # answered before it had heard all
+            self._answer.set_result(Answer(status, b"".join(self._body)))
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """The system's authorities, host names checked. Made once: reading the authorities takes 50 ms of CPU."""
+    return ssl.create_default_context()
