@@ -36,7 +36,6 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     TABLE,
     VIEWS,
     columns,
-    create_dataset,
     function_name,
     has_period,
 )
@@ -141,7 +140,7 @@ class Emulator:
     def __init__(self) -> None:
         ours = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
         processes = [Path("/proc") / number for number in ours]
-        self._process = next(folder for folder in processes if b"local-bigquery" in (folder / "cmdline").read_bytes())
+        self._process = next(folder for folder in processes if b"bigquery_process" in (folder / "cmdline").read_bytes())
 
     def spent(self) -> tuple[float, int]:
         """Seconds of CPU and bytes read, since its start."""
@@ -179,14 +178,13 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         if not is_filled:
             with started(folder) as tables:
-                create_dataset(tables, Record.DATASET)
                 fill(tables, arguments.rows)
         ask_all(folder)
 
 
 @contextmanager
 def started(folder: Path) -> Iterator[Any]:
-    with running_bigquery(folder) as url, client(url, Record.PROJECT) as tables:
+    with running_bigquery(folder, rows="many") as url, client(url, Record.PROJECT) as tables:
         yield tables
 
 

@@ -153,13 +153,12 @@ def bigquery_client(project: str, url: str) -> Any:
     return bigquery.Client(project=project, credentials=AnonymousCredentials(), client_options=options)
 
 
-def create_audit_tables(project: str, dataset: str, url: str) -> str:
-    """The audit dataset with its table and views. Blocking: run it in a thread. Returns a few words for people."""
-    from cab.adapters.google_cloud.bigquery.audit_schema import VIEWS, create_dataset
+def create_audit_tables(project: str, dataset: str, url: str) -> None:
+    """The audit dataset with its table and views. Blocking: run it in a thread."""
+    from cab.adapters.google_cloud.bigquery.audit_schema import create_dataset
 
     client = bigquery_client(project, url)
     try:
         create_dataset(client, dataset)
     finally:
         client.close()
-    return f"dataset {dataset}, {len(VIEWS)} views"

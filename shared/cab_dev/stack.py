@@ -36,7 +36,7 @@ from cab_dev.local_cloud import PushTarget
 from cab_dev.processes.ports import PortLeases, PortTaken
 from cab_dev.processes.progress import Progress
 from cab_dev.processes.supervisor import Part, Service, StartFailed, Step, Supervisor, inherited_environment
-from cab_dev.services import bigquery, gateway
+from cab_dev.services import audit_dataset, bigquery, gateway
 from cab_dev.stack_file import (
     AuditEntry,
     ClientEntry,
@@ -206,6 +206,10 @@ class Stack:
 
     def address(self, name: str) -> str:
         return f"127.0.0.1:{self.ports[name]}"
+
+    @property
+    def _bigquery_data(self) -> Path:
+        return self.state / "data" / "bigquery"
 
     @property
     def bigquery_url(self) -> str | None:
@@ -384,7 +388,7 @@ class Stack:
 
     def _bigquery(self) -> Service:
         server = bigquery.server(
-            port=self.ports["bigquery"], grpc_port=self.leases.take_free(), data_dir=self.state / "data" / "bigquery"
+            port=self.ports["bigquery"], grpc_port=self.leases.take_free(), data_dir=self._bigquery_data
         )
         return Service(
             name="bigquery",
@@ -394,6 +398,7 @@ class Stack:
             port=self.ports["bigquery"],
             ready=server.ready_url,
             url=server.url,
+            needs=("audit_tables",),
         )
 
     def _embedded(self, name: str) -> Service:
@@ -449,7 +454,7 @@ class Stack:
         return self._python("push_proxy", "cab_dev.services.push_proxy", *arguments)
 
     def _filling(self) -> list[Part]:
-        tables = Step(name="audit_tables", run=self._create_audit_tables, needs=("bigquery",))
+        tables = Step(name="audit_tables", run=self._lay_audit_tables)
         return [
             *([tables] if self.with_bigquery else []),
             Step(name="topics", run=self._create_topics, needs=("pubsub",), redo_after=("pubsub",)),
@@ -593,8 +598,8 @@ class Stack:
             grants_due=targets[local_cloud.GRANTS_DUE_TOPIC],
         )
 
-    async def _create_audit_tables(self) -> str:
-        return await asyncio.to_thread(local_cloud.create_audit_tables, PROJECT, AUDIT_DATASET, self.url("bigquery"))
+    async def _lay_audit_tables(self) -> str:
+        return await asyncio.to_thread(audit_dataset.lay, self._bigquery_data, project=PROJECT, dataset=AUDIT_DATASET)
 
     async def _store_secrets(self) -> str:
         return await local_cloud.store_secrets(PROJECT, self._secrets)

@@ -109,7 +109,7 @@ def story() -> Story:
 @pytest.fixture(scope="module", autouse=True)
 def rows(record: Record, story: Story) -> Iterator[None]:
     """The story in a dataset, but for one event that was lost; the environment leads the commands there."""
-    with record.of([row for row in story.rows if row["event_type"] != "tool.executed"], ASKED):
+    with record.of([row for row in story.rows if row["event_type"] != "tool.executed"]):
         yield
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.test_audit import ASKED, answer, run
+from tests.cli.test_audit import answer, run
 from tests.contracts.audit_story import UPDATE, Story
 from tests.contracts.bigquery import Record
 
@@ -27,7 +27,7 @@ def rows(record: Record) -> Iterator[None]:
     story.exchange(Outcome.ISSUED, txn="txn-calls", token=TokenFacts(kind="downstream", sha256="0a"))
     story.report("0a", "rejected", txn="txn-calls", call=CallFacts(outcome="rejected", upstream_status=404))
     story.report("0a", "done", by="crm-api", txn="txn-calls")
-    with record.of(story.rows, ASKED):
+    with record.of(story.rows):
         yield
 
 

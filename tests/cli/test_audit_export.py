@@ -63,7 +63,7 @@ def story() -> Story:
 
 @pytest.fixture(scope="module", autouse=True)
 def tables(record: Record, story: Story) -> Iterator[Any]:
-    with record.of(story.rows, ("events_ocsf",)) as tables:
+    with record.of(story.rows) as tables:
         yield tables
 
 
@@ -184,7 +184,7 @@ def test_every_kind_of_event_however_it_ended_is_what_the_published_schema_wants
             every.tell(event_type, outcome)  # with nothing that it need not have
             every.tell(event_type, outcome, subject=None)
     told = [row | {"event_id": f"{number}-{row['event_id']}"} for number, row in enumerate((*story.rows, *every.rows))]
-    with record.of(told, ("events_ocsf",)):
+    with record.of(told):
         exported = list(map(json.loads, run("--format", "ocsf").splitlines()))
     assert {(event["message"], fault) for event in exported for fault in faults_of(event)} == set()
     assert {event["message"] for event in exported} == set(EventType)

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_dataset
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
 from cab.domain.audit import (
     Actor,
     EventType,
@@ -34,7 +34,7 @@ from cab.domain.audit import (
 from cab_ops.cli import main
 from cab_ops.cli.explain.command import explain_command
 
-PROJECT = "demo-explain-event"
+PROJECT = Record.PROJECT
 NUMBERS = itertools.count(1)
 ASSISTANT = Actor(agent_id="sales-assistant", chain=["sales-assistant"], client_id="acme-web", trust_zone="internal")
 
@@ -78,7 +78,7 @@ def events() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
+def rows(record: Record, events: dict[str, str]) -> Iterator[None]:
     story = SalesStory()
     task = {"identifier": "task/*", "parameters": '{"title":"x","priority":"high"}'}
     events |= {
@@ -153,15 +153,13 @@ def rows(bigquery_url: str, events: dict[str, str]) -> Iterator[None]:
     }
     events["withheld"] = decided(story, Outcome.ISSUED)
     story.withhold(story.rows[-1])
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        create_dataset(tables, "cab_audit", only=())
+    with record.of([]):
         asyncio.run(_write(story.rows))
         yield
 
 
 async def _write(rows: list[dict[str, Any]]) -> None:
-    adapter = BigQueryAuditRows(PROJECT, "cab_audit", TABLE)
+    adapter = BigQueryAuditRows(PROJECT, Record.DATASET, TABLE)
     assert await adapter.insert(rows) == {}
     await adapter.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,23 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import client
+from tests.contracts.bigquery import Record, replace_rows
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
 from cab.domain.audit import EventType, Outcome
 from cab_ops.cli import main
 
-PROJECT = "demo-heads"
 Rows = list[dict[str, Any]]
-_datasets = count()
 
 
 @pytest.fixture(scope="module")
-def write(bigquery_url: str) -> Iterator[Callable[[Rows], str]]:
-    """Puts rows into a table of its own, and says which."""
-    with pytest.MonkeyPatch.context() as environment, client(bigquery_url, PROJECT) as tables:
-        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
-        environment.setenv("GOOGLE_CLOUD_PROJECT", PROJECT)
+def write(record: Record) -> Iterator[Callable[[Rows], str]]:
+    """From now on the table holds these rows and no others; says in which dataset."""
+    with record.of([]) as tables:
 
         def written(rows: Rows) -> str:
-            dataset = f"heads_{next(_datasets)}"
-            create_table(tables, dataset)
-            if rows:
-                name = f"{PROJECT}.{dataset}.{TABLE}"
-                assert tables.insert_rows_json(name, rows, row_ids=[None] * len(rows), timeout=10) == []
-            return dataset
+            replace_rows(tables, f"{Record.PROJECT}.{Record.DATASET}.{TABLE}", rows)
+            return Record.DATASET
 
         yield written
 

@@ -60,7 +60,7 @@ def story() -> Story:
 
 @pytest.fixture(scope="module", autouse=True)
 def tables(record: Record, story: Story) -> Iterator[None]:
-    with record.of(story.rows, ()):
+    with record.of(story.rows):
         yield
 
 

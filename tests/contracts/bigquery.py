@@ -1,34 +1,29 @@
-"""The local BigQuery for tests: one server per session, and one dataset with all views, which test files use in turn."""
+"""The local BigQuery for tests: one server for each file of tests, with the audit dataset."""
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
-import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
 from cab.adapters.google_cloud.bigquery import configuration_table
-from cab.adapters.google_cloud.bigquery.audit_schema import READ_BY_OTHERS, TABLE, VIEWS, create_table, create_views
-from cab_dev.processes.ports import PortLeases
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
+from cab_dev.services import audit_dataset
 from cab_dev.services import bigquery as local
+from cab_dev.stack import AUDIT_DATASET, PROJECT
 from gcp_emulators.testing import official_is_required
-
-_READY_WITHIN_S = 60.0
 
 
 @contextmanager
-def running_bigquery(data_dir: Path) -> Iterator[str]:
-    """The server's URL, until the block ends. Installs it the first time.
+def running_bigquery(data_dir: Path, *, rows: local.Rows = "few") -> Iterator[str]:
+    """The server's URL, until the block ends: with the audit dataset, where `data_dir` is empty. Installs it the first time.
 
     Without Python 3.13 the test is skipped, or fails where official emulators are required.
     """
@@ -38,19 +33,10 @@ def running_bigquery(data_dir: Path) -> Iterator[str]:
         if official_is_required(os.environ):
             pytest.fail(str(exc))
         pytest.skip(str(exc))
-    with PortLeases() as ports, (data_dir / "log").open("wb") as log:
-        server = local.server(port=ports.take_free(), grpc_port=ports.take_free(), data_dir=data_dir)
-        process = subprocess.Popen(server.command, env=server.environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_ready(process, server.ready_url)
-            yield server.url
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    if not any(data_dir.iterdir()):
+        audit_dataset.lay(data_dir, project=PROJECT, dataset=AUDIT_DATASET)
+    with local.running(data_dir, rows=rows) as url:
+        yield url
 
 
 @contextmanager
@@ -64,22 +50,17 @@ def client(url: str, project: str) -> Iterator[Any]:
 
 
 class Record:
-    """A dataset with the audit table, and with views as they are asked for: making them costs more than asking them."""
+    """The audit dataset that the local BigQuery began with."""
 
-    PROJECT, DATASET = "demo-record", "cab_audit"
+    PROJECT, DATASET = PROJECT, AUDIT_DATASET
 
     def __init__(self, url: str, tables: Any) -> None:
         self.url = url
         self.client = tables
-        self._has: set[str] = set()
-        create_table(tables, self.DATASET)
 
     @contextmanager
-    def of(self, rows: Sequence[Mapping[str, Any]], views: Sequence[str] = VIEWS) -> Iterator[Any]:
+    def of(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
         """Its client, while the table holds these rows alone and the environment leads commands there."""
-        if missing := set(views) - self._has or {"events"} - self._has:
-            create_views(self.client, self.DATASET, only=sorted(missing))
-            self._has |= {*missing, *READ_BY_OTHERS}
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("BIGQUERY_EMULATOR_HOST", self.url)
             environment.setenv("GOOGLE_CLOUD_PROJECT", self.PROJECT)
@@ -101,23 +82,8 @@ class Record:
         return [dict(row) for row in self.client.query_and_wait(named)]
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    parts = urlsplit(url)
-    deadline = time.monotonic() + _READY_WITHIN_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the local BigQuery ended"
-        connection = http.client.HTTPConnection(parts.netloc, timeout=5)
-        with suppress(OSError):
-            connection.request("GET", parts.path)
-            if connection.getresponse().status == 200:
-                connection.close()
-                return
-        connection.close()
-        time.sleep(0.1)
-    raise AssertionError("the local BigQuery did not get ready")
-
-
 def replace_rows(tables: Any, table: str, rows: list[dict[str, Any]]) -> None:
     """From now on the table `PROJECT.DATASET.TABLE` holds these rows and no others: far cheaper than a dataset for each test."""
     tables.query_and_wait(f"TRUNCATE TABLE `{table}`")
-    assert tables.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []
+    if rows:
+        assert tables.insert_rows_json(table, rows, row_ids=[None] * len(rows), timeout=10) == []

@@ -86,7 +86,7 @@ def tables(record: Record) -> Iterator[Any]:
     just_now.attempt("under-way")
     moved = replace(read_json(just_now.rows[0]["event_json"]), event_id="now", occurred_at=datetime.now(UTC))
     rows.append(row_of(as_json(moved), data=b"{}", received_at=datetime.now(UTC), message_id="m"))
-    with record.of(rows, VIEWS) as tables:
+    with record.of(rows) as tables:
         yield tables
 
 

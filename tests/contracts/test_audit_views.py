@@ -97,11 +97,7 @@ def tables(record: Record, story: Story, lost: dict[str, Any]) -> Iterator[Any]:
     """A dataset with the whole story, but that one event was lost and every third row came twice."""
     arrived = [row for row in story.rows if row is not lost]
     again = [row | {"message_id": "again"} for row in arrived[::3]]
-    views = (
-        *("actions_by_user_and_agent", "refusals", "intent_mismatches", "confirmations", "grant_health"),
-        *("issued_without_outcome", "chain_gaps", "freshness", "who_could_have"),
-    )
-    with record.of([*arrived, *again], views) as tables:
+    with record.of([*arrived, *again]) as tables:
         yield tables
 
 

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from cab_dev.processes.ports import PortLeases
 
 HOST = "127.0.0.1"
 _ROOT = Path(__file__).resolve().parents[3]
 _REQUIREMENTS = "requirements/bigquery.txt"
 _EXTENSIONS = ("icu", "ducklake", "spatial")
 _VERSION = "3.13"
+Rows = Literal["few", "many"]
+
+_PROGRAM = Path(__file__).with_name("bigquery_process.py")
+_READY_WITHIN_S = 60.0
 _PRINT_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 _IMPORT_EXTENSIONS = (
     f"from duckdb_extensions import import_extension\nfor name in {_EXTENSIONS!r}: import_extension(name)"
@@ -54,7 +64,7 @@ def install(root: Path = _ROOT) -> Path:
     """
     folder = _folder(root)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one_at_a_time(folder.with_suffix(".lock")):
+    with only_one_at_a_time(folder.with_suffix(".lock")):
         if is_installed(root):
             return folder
         python = find_python()
@@ -74,8 +84,10 @@ def is_installed(root: Path = _ROOT) -> bool:
     return stamp.exists() and stamp.read_text(encoding="ascii") == _fingerprint(root)
 
 
-def server(*, port: int, grpc_port: int, data_dir: Path, root: Path = _ROOT) -> BigQueryServer:
-    """The emulator on 127.0.0.1; it keeps its data in `data_dir`, across restarts and kills.
+def server(*, port: int, grpc_port: int, data_dir: Path, rows: Rows = "few", root: Path = _ROOT) -> BigQueryServer:
+    """The emulator on 127.0.0.1; it keeps its data in `data_dir`, across restarts and kills, and when that is moved.
+
+    `rows`: for what it is set up, some thousand rows or a million. It answers the same.
 
     Raises: NotInstallable, when `install` has not been run.
     """
@@ -83,13 +95,44 @@ def server(*, port: int, grpc_port: int, data_dir: Path, root: Path = _ROOT) -> 
         raise NotInstallable(
             "The BigQuery emulator is not installed: run `python -m cab_dev.services.bigquery install`."
         )
-    data_dir.mkdir(parents=True, exist_ok=True)
-    executable = str(_folder(root) / "bin" / "local-bigquery")
+    python = str(_folder(root) / "bin" / "python")
     options = ("--host", HOST, "--port", str(port), "--grpc-port", str(grpc_port), "--data-dir", str(data_dir))
     url = f"http://{HOST}:{port}"
     # Not /openapi.json: rendering it takes seconds.
     ready_url = f"{url}/discovery/v1/apis/bigquery/v2/rest"
-    return BigQueryServer((executable, *options, "serve"), _environment(root), url, ready_url)
+    return BigQueryServer((python, "-P", str(_PROGRAM), rows, *options, "serve"), _environment(root), url, ready_url)
+
+
+@contextmanager
+def running(data_dir: Path, *, rows: Rows = "few") -> Iterator[str]:
+    """The emulator's URL until the block ends, on ports of its own; its log is `data_dir/log`. Blocking.
+
+    Raises: NotInstallable.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with PortLeases() as ports, (data_dir / "log").open("wb") as log:
+        started = server(port=ports.take_free(), grpc_port=ports.take_free(), data_dir=data_dir, rows=rows)
+        process = subprocess.Popen(started.command, env=started.environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_ready(process, started.ready_url)
+            yield started.url
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def fingerprint(root: Path = _ROOT) -> str:
+    """Changes with the emulator, and with how it is run."""
+    return hashlib.sha256(f"{_fingerprint(root)} {_PROGRAM.read_text(encoding='utf-8')}".encode()).hexdigest()
+
+
+def kept(root: Path = _ROOT) -> Path:
+    """The folder for what is made with the emulator once and used again; it goes when the emulator is installed anew."""
+    return _folder(root) / "kept"
 
 
 def find_python() -> str:
@@ -136,8 +179,25 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
         raise NotInstallable(f"The BigQuery emulator could not be installed: {last_words[0]}")
 
 
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    parts = urlsplit(url)
+    deadline = time.monotonic() + _READY_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError("the local BigQuery ended")
+        connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+        with suppress(OSError):
+            connection.request("GET", parts.path)
+            if connection.getresponse().status == 200:
+                connection.close()
+                return
+        connection.close()
+        time.sleep(0.1)
+    raise RuntimeError("the local BigQuery did not get ready")
+
+
 @contextmanager
-def _only_one_at_a_time(lock: Path) -> Iterator[None]:
+def only_one_at_a_time(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

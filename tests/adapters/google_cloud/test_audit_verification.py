@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import rfc8785
 from tests.contracts.audit_story import START, UPDATE, Story
+from tests.contracts.bigquery import Record as BigQueryRecord
 from tests.contracts.bigquery import client, replace_rows
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, row_of
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
     Actor,
@@ -46,7 +47,7 @@ from cab_ops.audit import verification as audit_verification
 from cab_ops.audit.questions import AuditTables, Parameter, Question, Row
 from cab_ops.audit.verification import CHAINS, PLACES, UNVOUCHED, Finding, Head, Kind, Verdict, verify
 
-PROJECT, DATASET = "demo-verification", "cab_audit"
+PROJECT, DATASET = BigQueryRecord.PROJECT, BigQueryRecord.DATASET
 PERIOD = {"since": START - timedelta(hours=1), "until": START + timedelta(hours=1)}
 
 Rows = list[dict[str, Any]]
@@ -73,7 +74,6 @@ class Record:
     def __init__(self, bigquery: Any) -> None:
         self._bigquery = bigquery
         self.tables: CountedTables
-        create_table(bigquery, DATASET)
 
     def verify(self, rows: Rows, *noted: Head) -> Verdict:
         replace_rows(self._bigquery, f"{PROJECT}.{DATASET}.{TABLE}", rows)
