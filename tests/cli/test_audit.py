@@ -33,20 +33,6 @@ from cab_ops.cli.audit import trace
 
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
-# What the commands and the report ask.
-ASKED = (
-    "actions_by_user_and_agent",
-    "refusals",
-    "intent_mismatches",
-    "injection_suspects",
-    "confirmations",
-    "grant_health",
-    "calls",
-    "issued_without_outcome",
-    "chain_gaps",
-    "freshness",
-    "who_could_have",
-)
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,6 @@ from cab.encoding.records import as_json
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
-VIEWS = ("calls", "reported_outcomes", "issued_without_outcome", "actions_by_user_and_agent", "transaction_features")
-
-
 def tell() -> list[dict[str, Any]]:
     story = Story()
     story.attempt("done", txn="t1")

@@ -23,11 +23,6 @@ from cab_ops.audit.questions import AuditTables
 from cab_ops.audit.replay import replay
 from cab_ops.audit.verification import verify
 
-VIEWS_ASKED = (
-    *("policy_versions", "actions_by_user_and_agent", "refusals", "intent_mismatches", "injection_suspects"),
-    *("confirmations", "grant_health", "calls", "issued_without_outcome", "chain_gaps", "orphans", "reach"),
-    *("least_privilege", "volume", "first_seen", "transaction_features", "freshness"),
-)
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 
 
