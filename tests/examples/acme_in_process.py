@@ -1,12 +1,16 @@
 """Acme's services in this process, and clients of theirs."""
 
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from examples.acme.services.crm import SCOPES as CRM_SCOPES
 from examples.acme.services.crm import create_crm
 from examples.acme.services.idp import create_idp
 from examples.acme.services.tracker import SCOPES as TRACKER_SCOPES
 from examples.acme.services.tracker import create_tracker
+from starlette.applications import Starlette
 from tests.dev.doubles.in_process import Client
 
 from cab_dev.doubles.clients import RegisteredClient
@@ -38,6 +42,17 @@ def provider_clients(connection: str) -> dict[str, RegisteredClient]:
 
 def fixed_clock() -> MovableClock:
     return MovableClock(lambda: 1_800_000_000.0)
+
+
+@cache
+def _two_keys() -> tuple[rsa.RSAPrivateKey, rsa.RSAPrivateKey]:
+    return rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 2048)
+
+
+def fresh_idp(clock: MovableClock, *, clients: Any = IDP_CLIENTS, **arguments: Any) -> Starlette:
+    """An identity provider. All in this process begin with the same two keys: making some takes longer than a test."""
+    with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):
+        return create_idp(issuer=IDP, clients=clients, clock=clock, **arguments)
 
 
 class ApiUnderTest:
@@ -81,5 +96,4 @@ class ApiUnderTest:
 
 def idp_client(clock: MovableClock | None = None, **arguments: Any) -> Any:
     """A client of a fresh identity provider."""
-    app = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=clock or fixed_clock(), **arguments)
-    return Client(app, IDP)
+    return Client(fresh_idp(clock or fixed_clock(), **arguments), IDP)

@@ -5,9 +5,8 @@ from typing import Any
 
 import jwt
 import pytest
-from examples.acme.services.idp import create_idp
 from tests.dev.doubles.in_process import Client
-from tests.examples.acme_in_process import BROKER, IDP, VERIFIER, fixed_clock
+from tests.examples.acme_in_process import BROKER, IDP, VERIFIER, fixed_clock, fresh_idp
 from tests.examples.test_idp import log_in
 
 from cab_dev.doubles.clients import RegisteredClient
@@ -37,7 +36,7 @@ CLIENTS = {
 
 
 def start_idp(clock: MovableClock) -> Client:
-    return Client(create_idp(issuer=IDP, clients=CLIENTS, clock=clock), IDP)
+    return Client(fresh_idp(clock, clients=CLIENTS), IDP)
 
 
 @pytest.fixture(scope="module")

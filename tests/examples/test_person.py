@@ -4,9 +4,8 @@ import jwt
 import pytest
 from examples.acme.person import Person, StuckError
 from examples.acme.services.crm import create_crm
-from examples.acme.services.idp import create_idp
 from tests.dev.doubles.in_process import browser_session
-from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, fixed_clock, provider_clients
+from tests.examples.acme_in_process import BROKER, CRM, IDP, fixed_clock, fresh_idp, provider_clients
 from tests.examples.fake_broker import FakeBroker
 
 from cab_dev.doubles.oauth_provider import PROFILES
@@ -14,7 +13,7 @@ from cab_dev.doubles.oauth_provider import PROFILES
 
 def apps(broker: FakeBroker) -> dict[str, object]:
     return {
-        IDP: create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=fixed_clock()),
+        IDP: fresh_idp(fixed_clock()),
         CRM: create_crm(issuer=CRM, clients=provider_clients("crm"), profile=PROFILES["acme-crm"]),
         BROKER: broker.app,
     }

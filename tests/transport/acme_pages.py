@@ -10,22 +10,18 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest.mock import patch
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from examples.acme.people import PEOPLE
 from examples.acme.person import Page, Person
 from examples.acme.services.crm import create_crm
-from examples.acme.services.idp import create_idp
 from examples.acme.services.tracker import create_tracker
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.dev.doubles.in_process import browser_session
-from tests.examples.acme_in_process import BROKER, CRM, IDP, IDP_CLIENTS, SECRET, TRACKER, provider_clients
+from tests.examples.acme_in_process import BROKER, CRM, IDP, SECRET, TRACKER, fresh_idp, provider_clients
 
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.keys.key_sets import KeySource, RemoteKeySets
@@ -63,12 +59,6 @@ ORIGINS = {
     "ACME_TRACKER_ORIGIN": TRACKER,
     "ACME_WAREHOUSE_ORIGIN": "http://127.0.0.1:8084",
 }
-
-
-@cache
-def _two_keys() -> tuple[RSAPrivateKey, RSAPrivateKey]:
-    """The signing keys of every identity provider of this process."""
-    return generate_private_key(65537, 2048), generate_private_key(65537, 2048)
 
 
 @cache
@@ -210,8 +200,7 @@ class AcmePages:
         double_clock = MovableClock(ForeverMoving(self.clock))
         # One that is to be changed is read anew: copies keep what the original has worked out already.
         self.deployment = change(FolderConfiguration(ACME, ORIGINS).load()) if change else _acme()
-        with patch.object(rsa, "generate_private_key", side_effect=_two_keys()):  # they take longer than a test
-            self.idp = create_idp(issuer=IDP, clients=IDP_CLIENTS, clock=double_clock)
+        self.idp = fresh_idp(double_clock)
         self.crm = create_crm(issuer=CRM, clients=provider_clients("crm"), clock=double_clock)
         self.tracker = create_tracker(issuer=TRACKER, clients=provider_clients("tracker"), clock=double_clock)
         self.apps: dict[str, ASGIApp] = {IDP: self.idp, CRM: self.crm, TRACKER: self.tracker}

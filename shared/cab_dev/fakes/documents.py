@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -124,12 +125,14 @@ class InMemoryDocuments:
     ) -> list[Document]:
         order = order_field(collection, conditions, order_by, descending=descending, limit=limit, indexes=self._indexes)
         fails_after = await self._begin("find")
+        folder = f"{collection}/"
+        wanted = [(condition, _key(condition.value)) for condition in conditions]
         found = [
             document
-            for document in self._documents.values()
-            if document.path.startswith(f"{collection}/")
+            for path, document in self._documents.items()
+            if path.startswith(folder)
             and (order is None or order in document.fields)
-            and all(_meets(document.fields, condition) for condition in conditions)
+            and all(_meets(document.fields, *one) for one in wanted)
         ]
         found.sort(key=lambda document: _place(document, order), reverse=descending)
         if after is not None:
@@ -204,6 +207,9 @@ def _stored_fields(fields: Mapping[str, Any]) -> Fields:
 
 def _stored(value: Any) -> Any:
     """A deep copy of what Firestore would give back. Raises: TypeError, ValueError, as the real adapter does."""
+    kind = type(value)
+    if kind is str and value.isascii():  # most values are such texts
+        return value
     if value is None or isinstance(value, bool | float | bytes):
         return value
     if isinstance(value, str):
@@ -216,7 +222,7 @@ def _stored(value: Any) -> Any:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise TypeError("Documents hold instants, not datetimes without a zone.")
-        return value.astimezone(UTC)
+        return value if kind is datetime and value.tzinfo is UTC else value.astimezone(UTC)
     if isinstance(value, dict):
         return _stored_fields(value)
     if isinstance(value, list):
@@ -228,47 +234,46 @@ def _stored(value: Any) -> Any:
 
 # --- how Firestore compares ---
 
-_RANKS: Sequence[tuple[type | tuple[type, ...], int]] = (
-    (bool, 1),
-    ((int, float), 2),
-    (datetime, 3),
-    (str, 4),
-    (bytes, 5),
-    (list, 6),
-    (dict, 7),
-)
+_RANKS: Mapping[type, int] = {bool: 1, int: 2, float: 2, datetime: 3, str: 4, bytes: 5, list: 6, dict: 7}
 
 
 def _key(value: Any) -> tuple[int, Any]:
     """Orders values of all types: first by type, then by value. 1 and 1.0 are equal, 1 and True are not."""
-    rank = next((rank for types, rank in _RANKS if isinstance(value, types)), 0)
-    if isinstance(value, list):
+    rank = _RANKS.get(type(value)) or next((_RANKS[kind] for kind in _RANKS if isinstance(value, kind)), 0)
+    if rank < 6:
+        return rank, value if rank else 0
+    if rank == 6:
         return rank, tuple(_key(item) for item in value)
-    if isinstance(value, dict):
-        return rank, tuple((name, _key(value[name])) for name in sorted(value))
-    return rank, value if rank else 0
+    return rank, tuple((name, _key(value[name])) for name in sorted(value))
 
 
 def _same(left: Fields, right: Fields) -> bool:
-    return _key(left) == _key(right)
+    return left == right and _key(left) == _key(right)  # Python takes 1 and True for equal, and mostly says no at once
 
 
 def _place(document: Document, order: str | None) -> tuple[Any, ...]:
     return (document.path,) if order is None else (_key(document.fields[order]), document.path)
 
 
-def _meets(fields: Fields, condition: Condition) -> bool:
+def _meets(fields: Fields, condition: Condition, wanted: tuple[int, Any]) -> bool:
+    """`wanted` is the condition's value as a key."""
     if condition.field not in fields:
         return False
     value = fields[condition.field]
     if condition.op == "array_contains":
-        return isinstance(value, list) and _key(condition.value) in [_key(item) for item in value]
-    left, right = _key(value), _key(condition.value)
+        return isinstance(value, list) and wanted in [_key(item) for item in value]
+    found = _key(value)
     if condition.op == "==":
-        return left == right
-    if left[0] != right[0]:
-        return False  # a range never reaches into another type
-    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[condition.op]
+        return found == wanted
+    return found[0] == wanted[0] and _COMPARE[condition.op](found, wanted)  # a range never reaches into another type
+
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 def _number(value: Any, otherwise: int) -> int:
