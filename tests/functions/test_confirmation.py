@@ -228,6 +228,18 @@ async def test_nobody_but_the_approvals_database_can_say_yes(world: World) -> No
     assert (await ask(world)).refusal == REQUIRED
 
 
+async def test_a_deferral_whose_question_was_followed_by_another_has_expired_and_takes_no_yes_of_that(
+    world: World,
+) -> None:
+    first = await defer(world)
+    world.advance(601)
+    second = await ask(world)
+    assert second.json["interaction_uri"] != first.json["interaction_uri"]
+    await world.decide(second.json["interaction_uri"], approved=True)
+    assert (await world.poll(first.json["deferral_code"])).refusal == EXPIRED
+    assert (await ask(world)).status == 200
+
+
 # --- a yes is spent on something ---
 
 UPDATE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
