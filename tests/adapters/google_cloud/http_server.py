@@ -13,12 +13,16 @@ import orjson
 
 @dataclass
 class HttpServer:
-    """Answers every request with `status` and `body`, bytes or JSON. Notes the heads and bodies that came."""
+    """Answers every request with `status` and `body`, bytes or JSON. Notes the heads and bodies that came.
+
+    With `hangs_up` it hears a request out and ends the connection.
+    """
 
     status: int = 200
     body: object = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    hangs_up: bool = False
     connected: int = 0
     port: int = 0
     tasks: set[asyncio.Task[None] | None] = field(default_factory=set)
@@ -32,6 +36,8 @@ class HttpServer:
                 lengths = [line for line in head.split("\r\n") if line.startswith("content-length: ")]
                 self.heads.append(head)
                 self.bodies.append(await reader.readexactly(int(lengths[0].partition(": ")[2]) if lengths else 0))
+                if self.hangs_up:
+                    return
                 body = self.body if isinstance(self.body, bytes) else orjson.dumps(self.body)
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (self.status, len(body), body))
         except (ConnectionError, asyncio.IncompleteReadError):

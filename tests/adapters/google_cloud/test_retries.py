@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from tests.adapters.google_cloud.http_server import HttpServer, serving
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
@@ -111,6 +112,26 @@ async def test_nothing_that_a_server_says_reaches_an_exception_or_the_log(
     assert "INTERNAL" in caplog.text
     assert CANARY not in caplog.text + repr(unavailable.value)
     assert unavailable.value.__context__ is None
+
+
+async def test_a_write_whose_connection_ends_is_sent_once_and_a_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a connection that was kept, too: whether its server had heard the write before it hung up, nobody knows."""
+    answer = {"writeResults": [{"updateTime": "2026-11-21T12:00:00.123456789Z"}]}
+    async with serving(HttpServer(body=answer)) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        await store.write(Create("a/a", {}))
+        server.hangs_up = True
+        with pytest.raises(Unavailable):
+            await store.write(Create("a/b", {}))
+        assert (len(server.heads), server.connected) == (2, 1)
+        with pytest.raises(Unavailable):
+            await store.tally(Tally("a/c", add={"n": 1}))
+        assert (len(server.heads), server.connected) == (3, 2)
+        with pytest.raises(Unavailable):
+            await store.read("a/b")
+        assert len(server.heads) == 6
+        await store.close()
 
 
 async def test_an_access_is_tried_again_soon(vault: SecretManagerVault, control: ControlClient, project: str) -> None:
