@@ -10,6 +10,9 @@ from hypothesis import settings
 from tests.contracts.bigquery import Record, client, running_bigquery
 from tests.running_stack import Stack, emulators, running_stack
 
+from gcp_emulators import Emulators
+from gcp_emulators.testing import running_for_tests
+
 # A run never depends on luck. To look for what no run has tried yet: make test TESTS="--hypothesis-profile=exploring".
 settings.register_profile("exploring", print_blob=True)
 settings.register_profile("repeatable", derandomize=True)
@@ -20,6 +23,13 @@ settings.load_profile("repeatable")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One stack for the whole run, accounts connected. A test that stops a service brings it back."""
     with running_stack(tmp_path_factory.mktemp("stack"), "--emulators", emulators()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def official() -> Iterator[Emulators]:
+    """Google's emulators, once for the whole run. Where they are not installed: a skip on a laptop, a failure in CI."""
+    with running_for_tests("official", ("firestore", "pubsub")) as running:
         yield running
 
 

@@ -42,20 +42,29 @@ LANES = {
         "tests/e2e/test_trusted_connections.py",
         "tests/e2e/test_zz_canary.py",
         "tests/e2e/test_zz_permissions.py",
+        "tests/e2e/test_zz_second_stack.py",
     ),
-    "contracts": (
+    "official": (
+        "tests/dev/emulators/",
         "tests/contracts/test_audit_log.py",
         "tests/contracts/test_documents.py",
         "tests/contracts/test_quarantine.py",
         "tests/contracts/test_secret_vault.py",
     ),
-    "emulators": ("tests/dev/emulators/", "tests/adapters/google_cloud/"),
+    "google_cloud": ("tests/adapters/google_cloud/",),
     "terraform": ("tests/terraform/",),
 }
-"""The files, or folders, whose tests stay on one process, one after another. The first lane is named after the fixture that
-it uses, of which there is one for the whole run. The tests of any other file are a lane too."""
+"""The files, or folders, whose tests stay on one process, one after another. The first two lanes are named after
+the fixtures that they use, of which there is one for the whole run. The tests of any other file are a lane too."""
 
-LONG = ("stack", "emulators", "contracts", "tests/e2e/test_failure_times.py", "terraform")
+LONG = (
+    "stack",
+    "official",
+    "tests/e2e/test_failure_times.py",
+    "tests/cli/test_doctor.py",
+    "google_cloud",
+    "terraform",
+)
 """What is begun with, since a run cannot end before its longest lane has."""
 
 

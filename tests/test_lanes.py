@@ -12,7 +12,7 @@ import pytest
 from tests.lanes import LANES, LONG, lane
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVERS = {"stack": "stack", "official": "contracts"}  # fixture: lane
+SERVERS = {"stack": "stack", "official": "official"}  # fixture: lane
 
 
 def test_tests_that_share_a_server_stay_on_one_process(request: pytest.FixtureRequest) -> None:
@@ -27,7 +27,7 @@ def test_tests_that_share_a_server_stay_on_one_process(request: pytest.FixtureRe
 
 def test_a_lane_is_all_that_uses_one_server_or_one_file() -> None:
     assert lane("tests/e2e/test_demo.py::test_both") == "stack"
-    assert lane("tests/contracts/test_documents.py::test_one[official]") == "contracts"
+    assert lane("tests/contracts/test_documents.py::test_one[official]") == "official"
     assert lane("tests/domain/test_tasks.py::test_one[a::b]") == "tests/domain/test_tasks.py"
 
 

@@ -17,13 +17,6 @@ def embedded() -> Iterator[Emulators]:
         yield emulators
 
 
-@pytest.fixture(scope="session")
-def official() -> Iterator[Emulators]:
-    """Google's emulators. Where they are not installed: a skip on a laptop, a failure in CI."""
-    with running_for_tests("official", ("firestore", "pubsub")) as emulators:
-        yield emulators
-
-
 @pytest.fixture
 def project() -> str:
     """A project of the test's own: tests share emulators, never data."""

@@ -1,4 +1,6 @@
-"""The second stack of these tests: Acme with connections on trust and the notes. Nobody is connected at its start."""
+"""The second stack of these tests: Acme with connections on trust, the notes, and narrowing by exchange instead of at a refresh.
+Nobody is connected at its start.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 from tests.running_stack import Stack, running_stack
-from tests.support.trusted_acme import write_configuration
+from tests.support import trusted_acme
+from tests.support.narrowing_acme import narrowing_by_exchange
 
 
 @pytest.fixture(scope="package")
-def trusted_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("trusted")
-    configuration = write_configuration(folder / "configuration")
+def second_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("second")
+    configuration = trusted_acme.write_configuration(folder / "configuration")
+    connections = configuration / "connections.yaml"
+    connections.write_text(narrowing_by_exchange(connections.read_text("utf-8")), "utf-8")
     options = ("--config", str(configuration), "--no-connect", "--no-bigquery")
     with running_stack(folder / "state", *options) as running:
         yield running

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import requests
+from examples.acme.person import Person
 from tests.e2e.caller import Answer, Caller
 from tests.e2e.test_zz_canary import canaries, forms_of
-from tests.running_stack import ROOT, Stack, running_stack
+from tests.running_stack import ROOT, Stack
+from tests.support.narrowing_acme import narrowing_by_exchange
 
 from cab_dev.doubles.oauth_provider import token_sha256
 
@@ -35,25 +35,17 @@ TRACKER = System("tracker", "tracker.task.list", "task/*", "/tasks", "/tasks")
 BOTH = pytest.mark.parametrize("system", [CRM, TRACKER], ids=["token_exchange", "on_behalf_of"])
 
 
-def narrowing_by_exchange(text: str) -> str:
-    """The demo's connections.yaml with the CRM's and the tracker's tokens made by exchange."""
-    crm, tracker, rest = re.split(r"(?<=narrowing: )scope_at_refresh", text)
-    by_exchange = "token_exchange\n    narrowing_request: {resource: true}"
-    on_behalf_of = "    resource: ${ACME_TRACKER_ORIGIN}\n"
-    assert rest.count(on_behalf_of) == 1
-    rest = rest.replace(on_behalf_of, on_behalf_of + "    connect_scopes: [api://cab/access]\n")
-    return f"{crm}{by_exchange}{tracker}on_behalf_of{rest}"
-
-
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("narrowing")
-    configuration = folder / "configuration"
-    shutil.copytree(ACME, configuration, ignore=shutil.ignore_patterns("services", "agent", "__pycache__"))
-    path = configuration / "connections.yaml"
-    path.write_text(narrowing_by_exchange(path.read_text("utf-8")), "utf-8")
-    with running_stack(folder / "state", "--config", str(configuration), "--no-bigquery") as running:
-        yield running
+def stack(second_stack: Stack) -> Iterator[Stack]:
+    """Alice has connected both accounts."""
+    alice = Person("alice")
+    try:
+        for system in (CRM, TRACKER):
+            page = alice.connect(f"{second_stack.file.origin}/connect?connection={system.connection}")
+            assert page.status == 200, page.text
+        yield second_stack
+    finally:
+        alice.close()
 
 
 def ask(stack: Stack, system: System, user: str = "alice") -> Answer:

@@ -83,9 +83,9 @@ class Notes:
 
 
 @pytest.fixture(scope="module")
-def notes(trusted_stack: Stack) -> Notes:
+def notes(second_stack: Stack) -> Notes:
     """Nobody is connected yet: the first test does that for alice, bob comes later."""
-    return Notes(trusted_stack)
+    return Notes(second_stack)
 
 
 def test_the_entries_of_the_document_pin_the_tools_of_the_server() -> None:

@@ -8,23 +8,15 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jwt
 import psutil
 import pytest
 import requests
-from tests.running_stack import ROOT, Stack, running_stack
+from tests.running_stack import ROOT, Stack
 
 pytestmark = pytest.mark.stack
-
-
-def wait_until(condition: Callable[[], bool], *, within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def cab(stack: Stack, *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
@@ -156,19 +148,3 @@ def test_a_second_stack_in_the_same_state_folder_is_refused_with_the_remedy(stac
     assert done.returncode == 1
     assert "A stack already runs with the state folder" in done.stdout
     assert stack.file.origin
-
-
-def test_a_second_stack_runs_beside_the_first_and_leaves_nothing_behind(stack: Stack, tmp_path: Path) -> None:
-    with running_stack(tmp_path / "second", "--no-connect", "--no-bigquery") as second:
-        assert second.file.origin != stack.file.origin
-        assert requests.get(f"{second.file.origin}/oauth2/jwks.json", timeout=5).json()["keys"]
-        assert "bigquery" not in second.file.services  # as it was asked
-        processes = psutil.Process(second.process.pid).children(recursive=True)
-        assert second.process.stdin is not None
-        second.process.stdin.close()  # as when the program that started it is killed
-        begun = time.monotonic()
-        second.process.wait(15)
-        assert time.monotonic() - begun < 8
-    wait_until(lambda: not any(process.is_running() for process in processes), within_s=5)
-    assert not (tmp_path / "second" / "stack.json").exists()
-    assert requests.get(f"{stack.file.origin}/oauth2/jwks.json", timeout=5).status_code == 200

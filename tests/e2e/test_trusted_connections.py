@@ -23,8 +23,8 @@ EVERY_KIND = pytest.mark.parametrize("connection", KINDS, ids=list(KINDS.values(
 
 
 @pytest.fixture
-def stack(trusted_stack: Stack) -> Stack:
-    return trusted_stack
+def stack(second_stack: Stack) -> Stack:
+    return second_stack
 
 
 def ask(stack: Stack, user: str, connection: str) -> Answer:

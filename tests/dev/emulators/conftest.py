@@ -12,7 +12,6 @@ from google.cloud.secretmanager_v1.services.secret_manager_service import transp
 from tests.dev.emulators.receiver import Receiver, receiving
 
 from gcp_emulators import Emulators, running
-from gcp_emulators.testing import running_for_tests
 
 BOTH = [pytest.param("embedded"), pytest.param("official", marks=pytest.mark.emulators)]
 
@@ -29,13 +28,10 @@ def embedded() -> Iterator[Emulators]:
 
 
 @pytest.fixture(scope="session", params=BOTH)
-def emulators(request: pytest.FixtureRequest) -> Iterator[Emulators]:
+def emulators(request: pytest.FixtureRequest) -> Emulators:
     """Firestore and Pub/Sub of either kind. Tests that use it must hold on both."""
-    if request.param == "embedded":
-        yield request.getfixturevalue("embedded")
-        return
-    with running_for_tests("official", ["firestore", "pubsub"]) as official:
-        yield official
+    emulators: Emulators = request.getfixturevalue(request.param)
+    return emulators
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gcp_emulators import Emulators
-from gcp_emulators.testing import running_for_tests
 
 pytestmark = pytest.mark.emulators
 
@@ -126,16 +125,15 @@ changes = st.dictionaries(
 
 
 @pytest.fixture(scope="module")
-def pair(embedded: Emulators) -> Iterator[tuple[Client, Client]]:
+def pair(embedded: Emulators, official: Emulators) -> Iterator[tuple[Client, Client]]:
     """A client of each kind, with a project of its own."""
-    with running_for_tests("official", ["firestore"]) as official:
-        clients = []
-        for emulators in (embedded, official):
-            with patch.dict(os.environ, {"FIRESTORE_EMULATOR_HOST": emulators.address("firestore")}):
-                clients.append(Client(project=f"test-{uuid.uuid4().hex[:12]}", database="grants"))
-        yield clients[0], clients[1]
-        for client in clients:
-            client.close()
+    clients = []
+    for emulators in (embedded, official):
+        with patch.dict(os.environ, {"FIRESTORE_EMULATOR_HOST": emulators.address("firestore")}):
+            clients.append(Client(project=f"test-{uuid.uuid4().hex[:12]}", database="grants"))
+    yield clients[0], clients[1]
+    for client in clients:
+        client.close()
 
 
 def outcome(work: Any) -> Any:

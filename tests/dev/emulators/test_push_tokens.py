@@ -19,7 +19,6 @@ from cab_dev.services import google_identity, push_proxy
 from cab_dev.services.google_identity import Listening
 from cab_dev.services.push_proxy import Route
 from gcp_emulators import Emulators, running
-from gcp_emulators.testing import running_for_tests
 
 PUSH = "pubsub-push@demo-cab.iam.gserviceaccount.com"
 AUDIENCE = "http://ingest-audit.test"
@@ -67,13 +66,12 @@ async def test_the_embedded_emulator_pushes_with_a_token(identity: Listening, re
 
 @pytest.mark.emulators
 async def test_the_official_emulator_pushes_with_a_token_through_the_proxy(
-    identity: Listening, receiver: Receiver
+    identity: Listening, receiver: Receiver, official: Emulators
 ) -> None:
     routes = {"/ingest-audit": Route(target=receiver.url, audience=AUDIENCE, email=PUSH)}
-    with running_for_tests("official", ["pubsub"]) as emulators:
-        async with push_proxy.serving(port=0, routes=routes, identity_url=identity.url) as proxy_url:
-            await in_thread(publish, emulators.address("pubsub"), proxy_url + "/ingest-audit")
-            claims = await in_thread(claims_of, receiver)
+    async with push_proxy.serving(port=0, routes=routes, identity_url=identity.url) as proxy_url:
+        await in_thread(publish, official.address("pubsub"), proxy_url + "/ingest-audit")
+        claims = await in_thread(claims_of, receiver)
     assert (claims["iss"], claims["aud"], claims["email"]) == (ISSUER, AUDIENCE, PUSH)
 
 
