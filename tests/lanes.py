@@ -36,7 +36,6 @@ LANES = {
         "tests/e2e/test_narrowing.py",
         "tests/e2e/test_notes.py",
         "tests/e2e/test_openapi.py",
-        "tests/e2e/test_public_clients.py",
         "tests/e2e/test_single_use_across_processes.py",
         "tests/e2e/test_stack.py",
         "tests/e2e/test_trusted_connections.py",
@@ -44,6 +43,7 @@ LANES = {
         "tests/e2e/test_zz_permissions.py",
         "tests/e2e/test_zz_second_stack.py",
     ),
+    "guests": ("tests/e2e/test_failure_times.py", "tests/e2e/test_public_clients.py"),
     "official": (
         "tests/dev/emulators/",
         "tests/contracts/test_audit_log.py",
@@ -54,13 +54,13 @@ LANES = {
     "google_cloud": ("tests/adapters/google_cloud/",),
     "terraform": ("tests/terraform/",),
 }
-"""The files, or folders, whose tests stay on one process, one after another. The first two lanes are named after
+"""The files, or folders, whose tests stay on one process, one after another. The first lanes are named after
 the fixtures that they use, of which there is one for the whole run. The tests of any other file are a lane too."""
 
 LONG = (
     "stack",
     "official",
-    "tests/e2e/test_failure_times.py",
+    "guests",
     "tests/cli/test_doctor.py",
     "google_cloud",
     "terraform",

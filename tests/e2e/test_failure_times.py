@@ -1,5 +1,5 @@
 """What docs/api.md promises when something is down: a standard error in time, never a token without its audit record, and
-recovery without a restart. On a stack of its own, with emulators whose data survive a kill."""
+recovery without a restart. With emulators whose data survive a kill."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 from tests.e2e.caller import Answer, Caller
-from tests.running_stack import Stack, running_stack
+from tests.running_stack import Stack
 
 pytestmark = pytest.mark.stack
 REFUSED_WITHIN_S = 5.0
@@ -18,10 +18,9 @@ HANGING_WITHIN_S = 12.0
 READ = ("crm.opportunity.read", "opportunity/0061")
 
 
-@pytest.fixture(scope="module")
-def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running_stack(tmp_path_factory.mktemp("failing"), "--no-bigquery") as running:
-        yield running
+@pytest.fixture
+def own_stack(guests_stack: Stack) -> Stack:
+    return guests_stack
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -30,14 +29,13 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from requests_oauth2client import BearerToken, DPoPKey, OAuth2Client, PrivateKeyJwt
-from tests.running_stack import Stack, emulators, running_stack
+from tests.running_stack import Stack
 from tests.support.guests.deployment import (
     CLOUD_CLIENT_SECRET,
     DESKTOP,
     FRONT_END_ACCOUNT,
     MCP_CLIENT_SECRET,
     WORKLOAD_ACCOUNT,
-    write_configuration,
 )
 
 from cab.domain.identifiers import subject_key
@@ -47,14 +45,9 @@ from cab_dev.front_end import client_assertion
 pytestmark = pytest.mark.stack
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Acme with its guests: the agents that these libraries need."""
-    folder = tmp_path_factory.mktemp("guests")
-    configuration = write_configuration(folder / "configuration")
-    options = ("--config", str(configuration), "--emulators", emulators(), "--no-bigquery")
-    with running_stack(folder / "state", *options) as running:
-        yield running
+@pytest.fixture
+def stack(guests_stack: Stack) -> Stack:
+    return guests_stack
 
 
 class EdgeAssertion(BearerToken):
