@@ -44,12 +44,14 @@ async def request(
     method: str,
     path: str,
     *,
+    raw_path: bytes | None = None,
     query: str = "",
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | Iterable[bytes] = b"",
     is_cut: bool = False,
 ) -> Answer:
-    """Send one request. A `body` of several chunks arrives in as many messages; `is_cut`: then the caller goes away."""
+    """Send one request. A `body` of several chunks arrives in as many messages; `is_cut`: then the caller goes away.
+    `raw_path` is the path before its escapes were read, where it has any."""
     chunks = [body] if isinstance(body, bytes) else list(body)
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": chunk, "more_body": is_cut or number < len(chunks)}
@@ -62,7 +64,7 @@ async def request(
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": path.encode() if raw_path is None else raw_path,
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
@@ -69,8 +69,7 @@ class Key:
 
     def signature(self, signing_input: bytes) -> bytes:
         if self.algorithm == "RS256":
-            signed: bytes = self.private.sign(signing_input, padding.PKCS1v15(), hashes.SHA256())
-            return signed
+            return _rs256(self.private, signing_input)
         r, s = decode_dss_signature(self.private.sign(signing_input, ec.ECDSA(hashes.SHA256())))
         return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
@@ -81,6 +80,13 @@ class Key:
         parts = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, claims)]
         signing_input = f"{b64(parts[0])}.{b64(parts[1])}"
         return f"{signing_input}.{b64(self.signature(signing_input.encode()))}"
+
+
+@lru_cache(1000)
+def _rs256(private: Any, signing_input: bytes) -> bytes:
+    """Remembered, as it takes long and is the same each time: the clock of a test stands still, so do many claims."""
+    signed: bytes = private.sign(signing_input, padding.PKCS1v15(), hashes.SHA256())
+    return signed
 
 
 @cache

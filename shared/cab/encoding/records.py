@@ -5,7 +5,7 @@ wrote is read with the types checked, by whoever reads it.
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Final
@@ -30,12 +30,19 @@ class RecordMember:
     description: str | None
 
 
-def members(kind: type) -> Iterator[RecordMember]:
+@cache
+def members(kind: type) -> tuple[RecordMember, ...]:
     """All members of a kind of record, in order."""
     types = typing.get_type_hints(kind)
-    for it in fields(kind):
-        is_required = it.default is MISSING and it.default_factory is MISSING
-        yield RecordMember(it.name, types[it.name], is_required, it.metadata.get(_DESCRIPTION))
+    return tuple(
+        RecordMember(
+            it.name,
+            types[it.name],
+            it.default is MISSING and it.default_factory is MISSING,
+            it.metadata.get(_DESCRIPTION),
+        )
+        for it in fields(kind)
+    )
 
 
 def as_json(record: Any) -> dict[str, Any]:
