@@ -39,13 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def bigquery_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the local BigQuery keeps its files: PROJECT/DATASET/TABLE/*.parquet, one for each insert."""
+    """Where the local BigQuery keeps its files: set up for many rows, PROJECT/DATASET/TABLE/*.parquet, one for each insert."""
     return tmp_path_factory.mktemp("bigquery")
 
 
 @pytest.fixture(scope="module")
 def bigquery_url(bigquery_data: Path) -> Iterator[str]:
-    """A local BigQuery for each file: it starts within a second, and each query costs more the more tables it has."""
+    """A local BigQuery for each file: it starts within a second, with the audit dataset."""
     with running_bigquery(bigquery_data) as url:
         yield url
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from google.api_core.exceptions import BadRequest
 from tests.contracts.audit_story import Story
-from tests.contracts.bigquery import Record
+from tests.contracts.bigquery import Record, running_bigquery
 
 from cab.adapters.google_cloud.bigquery.audit_schema import (
     TABLE,
@@ -39,6 +39,13 @@ DOCUMENTED = [
     for page in ("audit.md", "policies.md")
     for sql in re.findall(r"```sql\n(.*?)\n```", (DOCS / page).read_text("utf-8"), flags=re.DOTALL)
 ]
+
+
+@pytest.fixture(scope="module")
+def bigquery_url(bigquery_data: Path) -> Iterator[str]:
+    """Set up for many rows, so that each insert is a file, and which of them are read shows."""
+    with running_bigquery(bigquery_data, rows="many") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Runs the local BigQuery, as `python -P bigquery_process.py few|many ARGUMENTS OF local-bigquery`.
 
-Belongs to the emulator's own Python environment, so it imports nothing of ours.
+`few` sets it up for tables of some thousand rows. What it answers is the same, and comes from the emulator's own code: where that
+asks DuckDB for more than an answer needs, DuckDB is asked for less. Belongs to the emulator's own Python environment, so it
+imports nothing of ours.
 """
 
 import sys
@@ -8,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from local_bigquery.catalog import tabledata, tables
 from local_bigquery.cli import main
+from local_bigquery.engine import database, types
 
-# How DuckDB answers, never what. To order joins and to know the range of each column it reads statistics from DuckLake's
-# own tables, which takes longer than the question does when a table holds a few thousand rows; so does sharing the work.
-_FOR_FEW_ROWS = {"threads": 1, "disabled_optimizers": "join_order,statistics_propagation"}
+# To order joins and to know the range of each column DuckDB reads statistics from DuckLake's own tables, which takes longer
+# than the question does; so does sharing the work among threads.
+_SETTINGS = {"threads": 1, "disabled_optimizers": "join_order,statistics_propagation"}
+# An insert of so many rows at most is written into DuckLake's tables: a file of its own is slow to open when asked.
+_ROWS_INSIDE = 1000
 
-_connect = duckdb.connect
-
-
-def connect(*arguments: Any, config: dict[str, Any] | None = None, **options: Any) -> Any:
-    """`duckdb.connect` with our settings."""
-    return _connect(*arguments, config={**_FOR_FEW_ROWS, **(config or {})}, **options)
+_connect, _objects, _columns, _write = duckdb.connect, database.objects, tables.columns, tables.write
+_attach = database._attach  # noqa: SLF001 - there is no other place where the emulator says how data are kept
 
 
 def settle(data_dir: Path) -> None:
@@ -32,10 +34,61 @@ def settle(data_dir: Path) -> None:
             )
 
 
+def set_up_for_few_rows() -> None:
+    duckdb.connect = connect
+    database._attach = attach  # noqa: SLF001 - as above
+    database.objects = objects
+    tables.columns = tabledata.columns = columns
+    tables.write = write
+
+
+def connect(*arguments: Any, config: dict[str, Any] | None = None, **options: Any) -> Any:
+    return _connect(*arguments, config={**_SETTINGS, **(config or {})}, **options)
+
+
+def attach(connection: Any, project: str) -> None:
+    """With small inserts inside the catalog."""
+
+    class Inside:
+        def execute(self, sql: str) -> Any:
+            return connection.execute(sql.replace("INLINING_ROW_LIMIT 0", f"INLINING_ROW_LIMIT {_ROWS_INSIDE}"))
+
+    _attach(Inside(), project)
+
+
+def objects(project: str, dataset: str, table: str | None = None) -> Any:
+    """Whether the table of an answer is there, without a list of all that is in every project."""
+    if dataset != tables.RESULTS or table is None:
+        return _objects(project, dataset, table)
+    try:
+        ((rows,),) = database.fetch(f"SELECT count(*) FROM {database.quote(project, dataset, table)}")  # noqa: S608
+    except duckdb.CatalogException:
+        return []
+    return [(table, "TABLE", rows)]
+
+
+def columns(project: str, dataset: str, table: str) -> Any:
+    """Those of an answer's table, of which none is required, without a list of all columns of every project."""
+    if dataset != tables.RESULTS:
+        return _columns(project, dataset, table)
+    with database.cursor() as cursor:
+        answer = cursor.sql(f"SELECT * FROM {tables.name(project, dataset, table)} LIMIT 0")  # noqa: S608
+        return [types.field(name, kind) for name, kind in zip(answer.columns, answer.types, strict=True)]
+
+
+def write(cursor: Any, query: str, parameters: Any, *where: Any, **how: Any) -> Any:
+    """The emulator reads a query's columns, its types and its rows one after the other. All three of one run."""
+    cursor.execute(f"CREATE OR REPLACE TEMP TABLE _answer AS {query}", parameters)
+    try:
+        return _write(cursor, "SELECT * FROM temp.main._answer", None, *where, **how)
+    finally:
+        cursor.execute("DROP TABLE temp.main._answer")
+
+
 if __name__ == "__main__":
     data_dir = Path(sys.argv[sys.argv.index("--data-dir") + 1])
     data_dir.mkdir(parents=True, exist_ok=True)
     settle(data_dir.resolve())
     if sys.argv.pop(1) == "few":
-        duckdb.connect = connect
+        set_up_for_few_rows()
     main()
