@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -192,9 +193,35 @@ async def test_slow_bytes_do_not_outlast_the_caller_and_what_comes_later_reaches
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await client.ask(REQUEST)
+        await asyncio.sleep(0.01)
+        assert not client._open
         server.serve = answering(WELL)(server)
         assert (await client.ask(REQUEST)).body == b"[]"
         assert server.connected == 2
+
+
+async def test_an_answer_before_the_request_was_heard_ends_the_connection() -> None:
+    def deaf(_: Server) -> Serve:
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")
+            await asyncio.sleep(60)
+
+        return serve
+
+    async with serving(deaf) as (server, client):
+        large = b"POST /v1/x HTTP/1.1\r\ncontent-length: 20000000\r\n\r\n" + b"x" * 20_000_000
+        async with asyncio.timeout(5):
+            assert [(await client.ask(large)).status for _ in "ab"] == [413, 413]
+        assert server.connected == 2
+
+
+async def test_sizes_are_counted_anew_for_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_HEAD_BYTES", 2 * len(WELL))
+    monkeypatch.setattr(connections, "MAX_ANSWER_BYTES", 2 * len(WELL))
+    async with serving(answering(*(bytes([byte]) for byte in WELL))) as (server, client):
+        for _ in range(5):
+            assert (await client.ask(REQUEST)).body == b"[]"
+        assert server.connected == 1
 
 
 async def test_a_connection_that_its_server_closed_meanwhile_gets_no_request() -> None:
@@ -302,6 +329,26 @@ async def test_nobody_there_is_no_answer(unused_tcp_port_factory: Callable[[], i
     with pytest.raises(Broken):
         await client.ask(REQUEST)
     await client.close()
+
+
+async def test_the_next_address_of_a_host_is_tried_when_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_CONNECT_S", 0.02)
+    async with serving(answering(WELL)) as (_, client):
+        loop = asyncio.get_running_loop()
+        connect = loop.create_connection
+
+        async def two(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+            return [(2, 1, 6, "", ("192.0.2.1", client._port)), (2, 1, 6, "", ("127.0.0.1", client._port))]
+
+        async def into_the_void(make: Any, host: str, *arguments: Any, **options: Any) -> Any:
+            if host == "192.0.2.1":
+                await asyncio.sleep(60)
+            return await connect(make, host, *arguments, **options)
+
+        monkeypatch.setattr(loop, "getaddrinfo", two)
+        monkeypatch.setattr(loop, "create_connection", into_the_void)
+        async with asyncio.timeout(2):
+            assert (await client.ask(REQUEST)).body == b"[]"
 
 
 async def test_the_next_address_of_a_host_is_tried_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

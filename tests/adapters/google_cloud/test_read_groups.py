@@ -90,3 +90,16 @@ async def test_a_document_of_which_the_answer_says_nothing_is_not_missing(monkey
         answers = await asyncio.gather(store.read("things/0"), store.read("things/1"), return_exceptions=True)
         assert [type(answer) for answer in answers] == [Unavailable] * 2
         await store.close()
+
+
+async def test_a_document_of_a_depth_that_none_has_is_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "projects/demo/databases/guards/documents/things/0"
+    deep = '{"mapValue":{"fields":{"a":' * 338 + '{"integerValue":"1"}' + "}}}" * 338
+    found = f'{{"name":"{name}","fields":{{"a":{deep}}},"updateTime":"2026-11-21T12:00:00Z"}}'
+    body = f'[{{"found":{found}}}]'.encode()
+    async with serving(HttpServer(body=body)) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        with pytest.raises(Unavailable):
+            await store.read("things/0")
+        await store.close()

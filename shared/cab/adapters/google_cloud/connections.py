@@ -98,7 +98,7 @@ class Connections:
     def _end_old(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in [it for it in self._idle if now - it.used_at >= IDLE_S or not it.is_reusable]:
+        for connection in [it for it in self._idle if now - it.used_at >= IDLE_S]:
             self._idle.remove(connection)
             connection.end()
         self._sweep = loop.call_later(IDLE_S / 2, self._end_old) if self._idle else None
