@@ -177,17 +177,17 @@ async def test_concurrent_callers_share_an_insert(
         create_table(reader, "cab_audit")
     adapter = BigQueryAuditRows(project, "cab_audit", TABLE)
     sizes: list[int] = []
-    insert = adapter._insert_blocking
+    insert = adapter._insert
 
-    def counting(rows: list[Mapping[str, Any]]) -> Any:
+    async def counting(rows: list[Mapping[str, Any]]) -> Any:
         sizes.append(len(rows))
-        return insert(rows)
+        return await insert(rows)
 
-    monkeypatch.setattr(adapter, "_insert_blocking", counting)
+    monkeypatch.setattr(adapter, "_insert", counting)
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(40)))
     assert sizes == [40]
     await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))
-    assert sorted(sizes) == [40, 101, 500]  # the last two go beside each other, in threads
+    assert sorted(sizes) == [40, 101, 500]  # the last two go beside each other
     await adapter.close()
 
 

@@ -10,19 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from google.api_core.exceptions import GoogleAPICallError, RetryError
-from google.api_core.retry import Retry, if_transient_error
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
-from google.cloud import bigquery
-from requests.exceptions import RequestException
+import orjson
 
 from cab.adapters import spans
-from cab.ports import Unavailable
+from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
+from cab.adapters.http.client import AiohttpClient, origin_of
+from cab.ports import AnswerTooLarge, HttpAnswer, Unavailable
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +26,10 @@ _WHAT = "audit rows"
 _COLLECT_S = 0.05
 _MAX_ROWS = 500  # Google's advice for one insert
 _ATTEMPT_S = 4.0
-_RETRY = Retry(predicate=if_transient_error, initial=0.2, maximum=1.0, multiplier=2.0, timeout=3.0)
+_TRIED_FOR_S = 3.0  # no attempt begins later
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 1.0
+_MAX_ANSWER_BYTES = 4_000_000  # it says of each row that is refused why
+_HOST: Final = "bigquery.googleapis.com"
 # BigQuery's reasons for one row that no retry mends. Its messages quote the row and are not passed on.
 _PERMANENT = frozenset({"invalid", "invalidQuery", "badRequest", "rowTooLarge", "rowSizeTooLarge", "notFound"})
 
@@ -50,10 +49,13 @@ class BigQueryAuditRows:
     """
 
     def __init__(self, project: str, dataset: str, table: str) -> None:
-        self._project = project
-        self._table = f"{project}.{dataset}.{table}"
-        self._client: Any = None
-        self._client_lock = threading.Lock()
+        emulator = os.environ.get("BIGQUERY_EMULATOR_HOST")
+        origin = origin_of(emulator) if emulator else f"https://{_HOST}"
+        self._url = f"{origin}/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}/insertAll"
+        self._tokens = None if emulator else AccessTokens()
+        self._http = AiohttpClient(
+            [origin], what=_WHAT, allow_loopback_http=emulator is not None, private_hosts=[_HOST]
+        )  # private: a network may have an address of its own for Google
         self._waiting: list[_Waiting] = []
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -72,9 +74,7 @@ class BigQueryAuditRows:
         """Wait for the inserts under way, and let go of the connections."""
         while self._writing:
             await asyncio.wait(self._writing)
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        await self._http.close()
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -91,31 +91,48 @@ class BigQueryAuditRows:
         rows = [row for waiting in batch for row in waiting.rows]
         errors: dict[int, str] | None = None
         try:
-            errors = await asyncio.to_thread(self._insert_blocking, rows)
-        except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException) as error:
-            _logger.warning("%s: insert ended with %s", _WHAT, type(error).__name__)
+            errors = await self._insert(rows)
+        except Unavailable:
+            _logger.warning("%s: an insert failed", _WHAT)
         finally:
             _answer(batch, errors)
 
-    def _insert_blocking(self, rows: list[Mapping[str, Any]]) -> dict[int, str]:
-        with self._client_lock:
-            if self._client is None:
-                self._client = _new_client(self._project)
-        answers = self._client.insert_rows_json(
-            self._table,
-            rows,
-            row_ids=[_row_id(row) for row in rows],
-            skip_invalid_rows=True,
-            retry=_RETRY,
-            timeout=_ATTEMPT_S,
-        )
-        return {answer["index"]: _cause(answer["errors"]) for answer in answers}
+    async def _insert(self, rows: list[Mapping[str, Any]]) -> dict[int, str]:
+        """One insert, tried again where that may help: what is written twice has the same row id. Raises: Unavailable."""
+        document = {"skipInvalidRows": True, "rows": [{"insertId": _row_id(row), "json": row} for row in rows]}
+        body = orjson.dumps(document)
+        clock = asyncio.get_running_loop().time
+        last_begin, pause_s = clock() + _TRIED_FOR_S, _FIRST_PAUSE_S
+        while True:
+            answer = await self._ask(body)
+            if answer is not None and answer.status == 200:
+                return _read(answer.body)
+            may_pass = answer is None or answer.status == 429 or answer.status >= 500
+            if not may_pass or clock() + pause_s >= last_begin:
+                raise Unavailable(_WHAT)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _ask(self, body: bytes) -> HttpAnswer | None:
+        """BigQuery's answer; None where there is none."""
+        headers = {"Content-Type": "application/json"}
+        try:
+            if self._tokens is not None:
+                headers |= dict(await self._tokens.metadata())
+            return await self._http.send(
+                "POST", self._url, body=body, headers=headers, timeout_s=_ATTEMPT_S, max_bytes=_MAX_ANSWER_BYTES
+            )
+        except (Unavailable, AnswerTooLarge, NoCredentials):
+            return None
 
 
-def _new_client(project: str) -> Any:
-    anonymous: Any = AnonymousCredentials  # untyped
-    credentials = anonymous() if os.environ.get("BIGQUERY_EMULATOR_HOST") else None
-    return bigquery.Client(project=project, credentials=credentials)
+def _read(body: bytes) -> dict[int, str]:
+    """Why rows were refused, by their positions. Raises: Unavailable where that is not to be understood."""
+    try:
+        answers = orjson.loads(body).get("insertErrors", [])
+        return {int(answer["index"]): _cause(answer["errors"]) for answer in answers}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Unavailable(_WHAT) from None
 
 
 def _batches(gathered: list[_Waiting]) -> list[list[_Waiting]]:
