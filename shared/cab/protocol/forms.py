@@ -16,7 +16,6 @@ MAX_BODY_BYTES: Final = 65_536
 MAX_FIELDS: Final = 50
 MAX_VALUE_CHARS: Final = 16_384
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _TARGETS: Final = frozenset({"resource", "audience"})
 
 
@@ -43,30 +42,21 @@ def parse_form(body: bytes) -> dict[str, str]:
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:
     """Names and values, decoded. Raises: BrokerError PARAMETER_INVALID."""
-    fields = [field.partition(b"=") for field in body.split(b"&")]
-    if not (
-        body.isascii()
-        and not _BAD_ESCAPE.search(body)
-        and len(fields) <= MAX_FIELDS
-        and all(equals for _, equals, _ in fields)
-    ):
+    # Declared intents are full of escapes: read as Python's `\\x` escapes, they cost a tenth of urllib's loop over them.
+    escaped = body.replace(b"+", b" ").replace(b"\\", b"\\\\").replace(b"%", b"\\x")
+    fields = [field.partition(b"=") for field in escaped.split(b"&")]
+    if not (body.isascii() and len(fields) <= MAX_FIELDS and all(equals for _, equals, _ in fields)):
         raise _malformed()
     try:
         return [(_decoded(name), _decoded(value)) for name, _, value in fields]
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # also where a `%` begins no escape
         raise _malformed() from error
 
 
 def _decoded(text: bytes) -> str:
-    """The text of ASCII bytes whose every `%` begins an escape.
-
-    Declared intents are full of escapes: read as Python's `\\x` escapes, they cost a tenth of urllib's loop over them.
-    """
-    text = text.replace(b"+", b" ")
-    if b"%" not in text:
+    if b"\\" not in text:
         return text.decode("ascii")
-    escaped = text.replace(b"\\", b"\\\\").replace(b"%", b"\\x").decode("unicode_escape")
-    return escaped.encode("latin-1").decode("utf-8")
+    return text.decode("unicode_escape").encode("latin-1").decode("utf-8")
 
 
 def parse_query(query: bytes, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:

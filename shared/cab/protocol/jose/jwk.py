@@ -7,7 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
@@ -16,6 +19,10 @@ from cab.encoding import strict_json
 from cab.encoding.canonical_json import canonical
 
 ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
+P256_BYTES: Final = 32
+_SHA256: Final = hashes.SHA256()
+_ECDSA: Final = ec.ECDSA(_SHA256)
+_PKCS1: Final = padding.PKCS1v15()
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192  # a larger modulus only burns our CPU
 MAX_KEYS: Final = 1000
@@ -42,7 +49,17 @@ class PublicKey:
     key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
     def verifies(self, signing_input: bytes, signature: bytes) -> bool:
-        return bool(ALGORITHMS[self.algorithm].verify(signing_input, self.key, signature))
+        try:
+            if isinstance(self.key, rsa.RSAPublicKey):
+                self.key.verify(signature, signing_input, _PKCS1, _SHA256)
+            elif len(signature) == 2 * P256_BYTES:  # RFC 7518 section 3.4: R and S, as long as the curve's order
+                r, s = int.from_bytes(signature[:P256_BYTES]), int.from_bytes(signature[P256_BYTES:])
+                self.key.verify(encode_dss_signature(r, s), signing_input, _ECDSA)
+            else:
+                return False
+        except InvalidSignature:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
