@@ -10,8 +10,15 @@ from pathlib import Path
 from tests.support.functions import ROOT
 from tests.support.world import World
 
-# With BigQuery's client come some of them, so ingest_audit is not here.
-SERVING = ["exchange_token", "mint_assertion", "call_tool", "connect_account", "publish_metadata", "refresh_grants"]
+SERVING = [
+    "exchange_token",
+    "mint_assertion",
+    "call_tool",
+    "connect_account",
+    "publish_metadata",
+    "refresh_grants",
+    "ingest_audit",
+]
 PROGRAM = """
 import sys
 from functions_framework.aio import create_asgi_app

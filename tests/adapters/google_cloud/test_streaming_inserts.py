@@ -65,11 +65,20 @@ async def test_rows_go_to_the_table_each_under_its_hash_so_that_a_second_time_is
     ]
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, ""),
+        (429, ""),
+        (500, {"error": {"status": "INTERNAL"}}),
+        (200, "<html>"),
+        (200, {"insertErrors": [{"index": 0}]}),
+    ],
+)
 async def test_what_may_pass_is_tried_again_with_the_same_rows(
-    told: Told, rows: BigQueryAuditRows, status: int
+    told: Told, rows: BigQueryAuditRows, status: int, body: Any
 ) -> None:
-    told.answers[:0] = [(status, {})]
+    told.answers[:0] = [(status, body)]
     assert await rows.insert([ROW]) == {}
     first, second = told.asked
     assert first == second
@@ -78,12 +87,9 @@ async def test_what_may_pass_is_tried_again_with_the_same_rows(
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (401, {}),
-        (404, {"error": {"message": "Not found: Table"}}),
+        (401, {"error": {"status": "UNAUTHENTICATED"}}),
+        (404, {"error": {"status": "NOT_FOUND", "message": "Not found: Table"}}),
         (413, ""),
-        (200, "<html>"),
-        (200, []),
-        (200, {"insertErrors": [{"index": 0}]}),
     ],
 )
 async def test_any_other_answer_has_the_message_delivered_again_at_once(

@@ -162,6 +162,7 @@ class GoogleApi:
     def _open(self) -> Connections:
         emulator = os.environ.get(self._emulator_variable)
         if emulator:
+            emulator = emulator.removeprefix("http://")  # as BigQuery's own clients want it
             self._tokens = None
             self._host_header = emulator
             host, _, port = emulator.rpartition(":")

@@ -8,28 +8,18 @@ twice. Not the event id: an event that was published again has another place in 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from cab.adapters import spans
-from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
-from cab.adapters.http.client import AiohttpClient, origin_of
-from cab.ports import AnswerTooLarge, HttpAnswer, Unavailable
-
-_logger = logging.getLogger(__name__)
+from cab.adapters.google_cloud.rest import GoogleApi, Status
+from cab.ports import Unavailable
 
 _WHAT = "audit rows"
 _COLLECT_S = 0.05
 _MAX_ROWS = 500  # Google's advice for one insert
-_ATTEMPT_S = 4.0
-_TRIED_FOR_S = 3.0  # no attempt begins later
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 1.0
-_MAX_ANSWER_BYTES = 4_000_000  # it says of each row that is refused why
-_HOST: Final = "bigquery.googleapis.com"
+_BUDGET_S = 7.0
+_MAY_PASS: Final = frozenset({Status.UNAVAILABLE, Status.INTERNAL, Status.RESOURCE_EXHAUSTED})
 # BigQuery's reasons for one row that no retry mends. Its messages quote the row and are not passed on.
 _PERMANENT = frozenset({"invalid", "invalidQuery", "badRequest", "rowTooLarge", "rowSizeTooLarge", "notFound"})
 
@@ -49,19 +39,14 @@ class BigQueryAuditRows:
     """
 
     def __init__(self, project: str, dataset: str, table: str) -> None:
-        emulator = os.environ.get("BIGQUERY_EMULATOR_HOST")
-        origin = origin_of(emulator) if emulator else f"https://{_HOST}"
-        self._url = f"{origin}/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}/insertAll"
-        self._tokens = None if emulator else AccessTokens()
-        self._http = AiohttpClient(
-            [origin], what=_WHAT, allow_loopback_http=emulator is not None, private_hosts=[_HOST]
-        )  # private: a network may have an address of its own for Google
+        self._path = f"/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}/insertAll"
+        self._api = GoogleApi(_WHAT, host="bigquery.googleapis.com", emulator_variable="BIGQUERY_EMULATOR_HOST")
         self._waiting: list[_Waiting] = []
         self._writing: set[asyncio.Task[None]] = set()
 
     @spans.a_wait("bigquery insert")
     async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-        """Waits 50 ms for company, then at most 7 s for BigQuery, or 3 s when it refuses connections."""
+        """Waits 50 ms for company, then at most 7 s for BigQuery."""
         if not rows:
             return {}
         waiting = _Waiting(rows)
@@ -74,7 +59,7 @@ class BigQueryAuditRows:
         """Wait for the inserts under way, and let go of the connections."""
         while self._writing:
             await asyncio.wait(self._writing)
-        await self._http.close()
+        await self._api.close()
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -93,46 +78,21 @@ class BigQueryAuditRows:
         try:
             errors = await self._insert(rows)
         except Unavailable:
-            _logger.warning("%s: an insert failed", _WHAT)
+            pass
         finally:
             _answer(batch, errors)
 
     async def _insert(self, rows: list[Mapping[str, Any]]) -> dict[int, str]:
         """One insert, tried again where that may help: what is written twice has the same row id. Raises: Unavailable."""
         document = {"skipInvalidRows": True, "rows": [{"insertId": _row_id(row), "json": row} for row in rows]}
-        body = orjson.dumps(document)
-        clock = asyncio.get_running_loop().time
-        last_begin, pause_s = clock() + _TRIED_FOR_S, _FIRST_PAUSE_S
-        while True:
-            answer = await self._ask(body)
-            if answer is not None and answer.status == 200:
-                return _read(answer.body)
-            may_pass = answer is None or answer.status == 429 or answer.status >= 500
-            if not may_pass or clock() + pause_s >= last_begin:
-                raise Unavailable(_WHAT)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    async def _ask(self, body: bytes) -> HttpAnswer | None:
-        """BigQuery's answer; None where there is none."""
-        headers = {"Content-Type": "application/json"}
-        try:
-            if self._tokens is not None:
-                headers |= dict(await self._tokens.metadata())
-            return await self._http.send(
-                "POST", self._url, body=body, headers=headers, timeout_s=_ATTEMPT_S, max_bytes=_MAX_ANSWER_BYTES
-            )
-        except (Unavailable, AnswerTooLarge, NoCredentials):
-            return None
+        return await self._api.call(
+            "insertAll", self._path, document, read=_refused, budget_s=_BUDGET_S, retry_on=_MAY_PASS
+        )
 
 
-def _read(body: bytes) -> dict[int, str]:
-    """Why rows were refused, by their positions. Raises: Unavailable where that is not to be understood."""
-    try:
-        answers = orjson.loads(body).get("insertErrors", [])
-        return {int(answer["index"]): _cause(answer["errors"]) for answer in answers}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Unavailable(_WHAT) from None
+def _refused(answer: Any) -> dict[int, str]:
+    """Why rows were refused, by their positions."""
+    return {int(error["index"]): _cause(error["errors"]) for error in answer.get("insertErrors", [])}
 
 
 def _batches(gathered: list[_Waiting]) -> list[list[_Waiting]]:
