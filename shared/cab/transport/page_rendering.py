@@ -9,6 +9,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,24 +43,32 @@ def csp_hash(inlined: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(inlined.encode()).digest()).decode()
 
 
+@cache
+def _style() -> str:
+    return (_TEMPLATES / "style.css").read_text("utf-8")
+
+
+@cache
+def _pages() -> Environment:
+    """Compiled once in a process."""
+    environment = templates_of(_TEMPLATES)
+    environment.globals |= {
+        "style": Markup(_style()),  # noqa: S704  # our own file
+        "shown": shown,
+        "came_of": came_of,
+        "typed": typed,
+        "instant": instant,
+        "effect_words": _EFFECT_WORDS.__getitem__,
+    }
+    return environment
+
+
 class PageRenderer:
-    """One per process: templates are compiled once."""
+    """Pages as of a clock."""
 
     def __init__(self, clock: Clock, *, https: bool) -> None:
         self._clock = clock
-        self._environment = templates_of(_TEMPLATES)
-        style = (_TEMPLATES / "style.css").read_text("utf-8")
-        self._style_source = csp_hash(style)
-        self._environment.globals |= {
-            "style": Markup(style),  # noqa: S704  # our own file
-            "shown": shown,
-            "came_of": came_of,
-            "typed": typed,
-            "instant": instant,
-            "ago": self._ago,
-            "minutes_left": self._minutes_left,
-            "effect_words": _EFFECT_WORDS.__getitem__,
-        }
+        self._style_source = csp_hash(_style())
         self._headers = {
             "Cache-Control": "no-store",
             "Referrer-Policy": "no-referrer",
@@ -78,7 +87,8 @@ class PageRenderer:
         **values: Any,
     ) -> Response:
         """A whole page. `form_targets` are the sources beside our own that a form of it may lead to, by redirect too."""
-        html = self._environment.get_template(template).render(txn=txn, **values)
+        now = {"ago": self._ago, "minutes_left": self._minutes_left}
+        html = _pages().get_template(template).render(now, txn=txn, **values)
         return HTMLResponse(html, status_code=status, headers=self.headers(txn, form_targets))
 
     def headers(self, txn: str, form_targets: Iterable[str] = ()) -> dict[str, str]:
