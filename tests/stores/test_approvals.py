@@ -71,10 +71,13 @@ async def test_a_request_comes_back_whole(requests: ApprovalRequests) -> None:
     assert await requests.find("r") == await requests.current(BINDING)
 
 
-@pytest.mark.parametrize("name", ["another", "", "../r", "r" * 101, "\ud800"])
-async def test_another_id_leads_nowhere(requests: ApprovalRequests, name: str) -> None:
+@pytest.mark.parametrize(("name", "asked"), [("another", 1), ("", 0), ("../r", 0), ("r" * 101, 0), ("\ud800", 0)])
+async def test_another_id_leads_nowhere_and_what_is_no_id_is_not_asked_for(
+    requests: ApprovalRequests, guards: InMemoryDocuments, name: str, asked: int
+) -> None:
     await requests.open(a_request(), instead_of=None)
     assert await requests.read(name) is None
+    assert guards.calls["find"] == asked
 
 
 async def test_a_question_is_one_document(requests: ApprovalRequests, guards: InMemoryDocuments) -> None:
