@@ -105,6 +105,23 @@ async def test_a_no_stands_until_the_wait_is_over(desk: Desk) -> None:
     )
 
 
+async def test_a_no_to_something_else_is_none(desk: Desk) -> None:
+    question = await desk.ask(a_question())
+    no = ApprovalDecision(approved=False, decided_at=NOW, binding="what stood there before", account=ACCOUNT)
+    await desk.decisions.record(question.request, no, by="alice", expires_at=NOW + desk.valid)
+    assert await desk.confirmations.answer_to(question, a_question(), account=ACCOUNT, now=NOW) is None
+
+
+async def test_an_instance_knows_what_it_has_asked_for_as_long_as_an_answer_may_count(desk: Desk) -> None:
+    assert not desk.confirmations.is_asked_here(BINDING, NOW)
+    question = await desk.ask(a_question())
+    last = question.request.waits_until + desk.valid
+    assert desk.confirmations.is_asked_here(BINDING, last - SECOND)
+    assert not desk.confirmations.is_asked_here(BINDING, last)
+    other = Confirmations(desk.broker, desk.requests, desk.decisions, SystemRandomness())
+    assert not other.is_asked_here(BINDING, NOW)
+
+
 async def test_an_answer_that_was_spent_never_counts_again(desk: Desk) -> None:
     question = await desk.ask(a_question())
     await desk.answer(question, approved=True)

@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 from tests.transport.acme_pages import AcmePages
 
+from cab.adapters.document_rules import EXPIRY_FIELD
 from cab.domain import audit
 from cab.domain.errors import BrokerError
 from cab.ports import Replace, Unavailable
-from cab.stores.approvals import ApprovalRequest
+from cab.stores.approvals import ApprovalRequest, decision_path
 from cab.stores.sessions import Session
 from cab.use_cases.audit.auditor import Facts, RequestContext
 from cab.use_cases.people.approvals import ApprovalStanding, ApprovalView, DecideConfirmation
@@ -116,6 +117,14 @@ async def test_the_record_is_durable_before_the_decision_takes_effect(desk: Desk
     event_id = uuid.UUID(str(desk.log.events[-1].event_id))
     assert (event_id.variant, event_id.version) == (uuid.RFC_4122, 7)
     assert await desk.acme.decisions.read(desk.request.id) is not None
+
+
+async def test_an_answer_outlives_all_who_may_ask_for_it_by_an_hour(desk: Desk) -> None:
+    await desk.decide(approved=True)
+    stored = await desk.acme.approvals.read(decision_path(desk.request.id))
+    assert stored is not None
+    valid = timedelta(seconds=desk.acme.deployment.broker.lifetimes.approval_valid_s)
+    assert stored.fields[EXPIRY_FIELD] == desk.request.waits_until + valid + timedelta(hours=1)
 
 
 async def test_a_decision_whose_record_fails_has_no_effect_and_can_be_repeated(desk: Desk) -> None:
