@@ -131,7 +131,6 @@ NOT_OURS: dict[str, bytes] = {
     "empty": b"",
     "no JSON": b"x",
     "an array": b"[]",
-    "a repeated member": b'{"message":{},"message":{}}',
     "no message": json.dumps({"subscription": SUBSCRIPTION}).encode(),
     "a message that is a list": json.dumps({"message": [], "subscription": SUBSCRIPTION}).encode(),
     "no message id": wrapped(b"x", message={"data": "eA=="}),
