@@ -58,10 +58,6 @@ class _Stoppable(Protocol):
     should_exit: bool
 
 
-# Cycles are looked for every so many new objects. With the default of 700, the young ones are the requests under way, looked
-# at again and again: a twentieth of an exchange's CPU.
-GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
-
 _under_way: Final[set[asyncio.Task[None]]] = set()  # until the process ends: the loop itself holds tasks only loosely
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -75,7 +71,6 @@ class Basics:
     def __init__(self, settings: FunctionSettings, name: str) -> None:
         from cab.transport.logs import configure_logging
 
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
         configure_logging(settings.project)
         self.settings = settings
         self.name = name
