@@ -157,9 +157,12 @@ class DownstreamTokens:
         issuer = self._deployment.broker.sts_issuer
         statement = statement_about(connection, provider, assertion, scopes, issuer=issuer)
         about = statement.about if statement else ""  # e.g. groups: the token is not for the same user with others
-        key = (grant_id(assertion.tenant, assertion.subject, connection.id), scopes, about)
+        name = grant.grant_id if grant else grant_id(assertion.tenant, assertion.subject, connection.id)
+        key = (name, scopes, about)
         remembered = self._tokens.get(key)
-        is_rejected = remembered is not None and token_sha256(remembered.token.access_token) == rejected
+        is_rejected = (
+            rejected is not None and remembered is not None and token_sha256(remembered.token.access_token) == rejected
+        )
         if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider)):
             remembered = None
         if remembered is None or (grant is not None and not use_is_noted(grant, self._clock.now())):
