@@ -200,6 +200,29 @@ async def test_slow_bytes_do_not_outlast_the_caller_and_what_comes_later_reaches
         assert server.connected == 2
 
 
+async def test_a_connection_that_has_fallen_silent_costs_one_caller_and_not_one_for_each_that_was_kept() -> None:
+    """What drops a connection without a word, such as a table of addresses on the way, drops its neighbours too."""
+
+    def silent_after_one(server: Server) -> Serve:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await server.heard(reader)
+            await asyncio.sleep(0.02)
+            writer.write(WELL)
+            await asyncio.sleep(60)
+
+        return serve
+
+    async with serving(silent_after_one) as (server, client):
+        await asyncio.gather(*(client.ask(REQUEST) for _ in range(5)))
+        assert len(client._idle) == 5
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.ask(REQUEST)
+        assert not client._idle
+        assert (await client.ask(REQUEST)).body == b"[]"
+        assert server.connected == 6
+
+
 async def test_an_answer_before_the_request_was_heard_ends_the_connection() -> None:
     def deaf(_: Server) -> Serve:
         async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -61,7 +61,13 @@ class Connections:
             if self._is_closed:
                 connection.end()
                 raise Broken
-            answer = await connection.ask(request)
+            try:
+                answer = await connection.ask(request)
+            except asyncio.CancelledError:
+                # Its time is over. What makes a connection dumb without ending it makes its neighbours dumb as well, and each of
+                # them would cost another caller all of its time.
+                self._end_idle()
+                raise
             if connection.is_reusable:
                 self._keep(connection)
             return answer
@@ -72,7 +78,7 @@ class Connections:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        self._idle.clear()
+        self._end_idle()
         for connection in list(self._open):
             connection.end()
         while self._open:  # noqa: ASYNC110 - the loop tells of each end in a turn of its own
@@ -87,6 +93,10 @@ class Connections:
                 return connection
             connection.end()
         return None
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
 
     def _keep(self, connection: _Connection) -> None:
         loop = asyncio.get_running_loop()
