@@ -67,7 +67,9 @@ def _run(folder: Path, *options: str, **files: str) -> tuple[str, int, int]:
     """What a run on two processes says, how it ends, and how many servers have been ended."""
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text, "utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.lanes", "--processes", "2", "-ra", *options, str(folder)]
+    # As a shell starts what runs in the background: deaf to SIGINT.
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    command += [sys.executable, "-m", "pytest", "-p", "tests.lanes", "--processes", "2", "-ra", *options, str(folder)]
     alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     run = subprocess.run(
         command, capture_output=True, text=True, cwd=folder, env=os.environ | alone, check=False, timeout=50
