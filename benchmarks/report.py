@@ -80,7 +80,7 @@ class Results:
         goals = [
             self._ratio("mint / floor", over_floor(MINT), 1.9),
             self._ratio("relaxed exchange / floor", over_floor(RELAXED), 1.9),
-            self._ratio("hot exchange / relaxed", between(HOT, RELAXED), 1.4),
+            self._ratio("hot exchange / relaxed", between(HOT, RELAXED), 1.35),
             self._ratio("textbook broker / hot exchange", between(TEXTBOOK, HOT), 5, is_lower_bound=True),
         ]
         goals += [
@@ -126,7 +126,7 @@ class Results:
             # A cold start does the same work every time; all that differs is what the machine adds. So the quietest count.
             ours, stock = (min(started[name].cpu_ms for started in self.cold_starts) for name in (OURS, STOCK))
             ratios = spread(started[OURS].cpu_ms / started[STOCK].cpu_ms for started in self.cold_starts)
-            goals.append(Goal("cold start / with stock clients", ours / stock, 0.7, spread=ratios))
+            goals.append(Goal("cold start / with stock clients", ours / stock, 0.6, spread=ratios))
         return goals
 
     def _ratio(self, name: str, ratio: Callable[[Round], float], bound: float, *, is_lower_bound: bool = False) -> Goal:
