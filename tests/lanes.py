@@ -115,10 +115,10 @@ class Run:
                 for connection in wait(list(self._processes)):
                     self._hear(connection)  # type: ignore[arg-type]
         finally:
-            for process in self._processes.values():
-                os.kill(process.pid, signal.SIGINT)
-            for process in self._processes.values():
-                process.join()
+            while running := [process for process in self._processes.values() if process.is_alive()]:
+                for process in running:  # again each second: whatever a test runs may swallow an interrupt
+                    os.kill(process.pid, signal.SIGINT)
+                running[0].join(1)
 
     def _start(self) -> None:
         ours, theirs = get_context("fork").Pipe()
