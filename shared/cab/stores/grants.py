@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ SEEN: Final = 1024  # grants kept in memory as they were last
 SHARDS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 SHARD_FIELD: Final = "due_shard"
 OF_A_SHARD: Final = 100  # grants of one query
+_PAGE: Final = 200
 ARE_SPREAD: Final = "marks/grants_are_spread"
 _UNDER_WAY: Final = {GrantStatus.REFRESHING.value, GrantStatus.RECOVERING.value, GrantStatus.REVOKING.value}
 # Members whose fields have kept the name that they had in the first release.
@@ -88,14 +90,22 @@ class Grants:
         Once they are spread, each page is of all shards together, the longest waiting of the page first; `size` then says nothing.
         """
         is_due = Condition("due_at", "<=", now)
-        pages = self._pages_of_shards(is_due, limit) if await self._find_spread() else self._pages(is_due, size, limit)
+        if await self._find_spread():
+            pages = self._pages_of_shards(is_due, limit)
+        else:
+            pages = self._pages(is_due, order_by="due_at", size=size, limit=limit)
         async for page in pages:
             yield [_restore(document) for document in page]
 
-    async def _pages(self, is_due: Condition, size: int, limit: int) -> AsyncIterator[list[Document]]:
+    async def _pages(
+        self, *conditions: Condition, order_by: str | None = None, size: int = _PAGE, limit: int = sys.maxsize
+    ) -> AsyncIterator[list[Document]]:
+        """What fits, `limit` at most, in pages of `size`, each read when it is asked for."""
         after: Document | None = None
         while limit > 0:
-            page = await self._documents.find("grants", is_due, order_by="due_at", limit=min(size, limit), after=after)
+            page = await self._documents.find(
+                "grants", *conditions, order_by=order_by, limit=min(size, limit), after=after
+            )
             if page:
                 yield page
                 after = page[-1]
@@ -138,10 +148,9 @@ class Grants:
         else, to stop and to repeat. Raises: Unavailable.
         """
         written, left = 0, 0
-        after: Document | None = None
-        while page := await self._documents.find("grants", limit=200, after=after):
+        async for page in self._pages():
             came = await asyncio.gather(*(self._put_into_shard(document) for document in page))
-            written, left, after = written + came.count(True), left + came.count(None), page[-1]
+            written, left = written + came.count(True), left + came.count(None)
         if not left:
             await self._documents.write(Replace(ARE_SPREAD, {}, version=None))
         return Spread(written, left)
@@ -174,15 +183,7 @@ class Grants:
     async def matching(self, *, equal: Mapping[str, str], limit: int = 1000) -> list[StoredGrant]:
         """Grants whose fields equal the given values, e.g. tenant, subject, connection."""
         conditions = [Condition(name, "==", value) for name, value in equal.items()]
-        found: list[StoredGrant] = []
-        after: Document | None = None
-        while len(found) < limit:
-            page = await self._documents.find("grants", *conditions, limit=min(200, limit - len(found)), after=after)
-            found += [_restore(document) for document in page]
-            if not page:
-                break
-            after = page[-1]
-        return found
+        return [_restore(document) async for page in self._pages(*conditions, limit=limit) for document in page]
 
 
 def _shard(grant_id: str) -> str:
