@@ -33,7 +33,7 @@ OURS = (
 async def run(arguments: argparse.Namespace) -> int:
     os.sched_setaffinity(0, OTHER_CORES)
     missing: list[str] = []
-    with_keycloak = not arguments.without_keycloak and _is_there(missing)
+    with_keycloak = not arguments.without_keycloak and _is_had(_install_keycloak, missing)
     with_oidc = _is_had(install, missing)
     with_zitadel = _is_had(build_zitadel, missing)
     async with AsyncExitStack() as stack:
@@ -88,25 +88,19 @@ def _figures(row: Row, measured: list[rounds.Round]) -> dict[str, Any]:
 
 
 def _is_had(get: Callable[[], object], missing: list[str]) -> bool:
+    """Whether what a peer needs is here, fetched the first time."""
     try:
         get()
-    except NotInstallable as exc:
+    except (NotInstallable, keycloak.NotInstallable, OSError) as exc:
         missing.append(str(exc))
         return False
     return True
 
 
-def _is_there(missing: list[str]) -> bool:
-    """Keycloak, fetched the first time."""
+def _install_keycloak() -> None:
     if shutil.which("java") is None:
-        missing.append("Keycloak needs Java 17 or later.")
-        return False
-    try:
-        keycloak.install()
-    except (keycloak.NotInstallable, OSError) as exc:
-        missing.append(str(exc))
-        return False
-    return True
+        raise NotInstallable("Keycloak needs Java 17 or later.")
+    keycloak.install()
 
 
 def main() -> None:
