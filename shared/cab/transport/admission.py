@@ -2,8 +2,8 @@
 
 A process under more load than it can carry would otherwise answer everybody late: what waits grows with every second, and
 callers that give up and come back make it longer. So requests begin in their order, a few in each turn of the event loop, and
-what is under way is finished first. How long the oldest has waited to begin, and how long a place in the queue takes, tell how
-far behind the process is, whatever its requests wait for elsewhere.
+what is under way is finished first. How long the oldest has waited to begin, and how long a turn takes, tell how far behind
+the process is, whatever its requests wait for elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Admission:
         self._in_process = 0
         self._begun = 0  # in this turn of the loop
         self._waiting: deque[tuple[float, int, asyncio.Future[None]]] = deque()  # since when, behind how many, its turn
-        self._pace_s = 0.0  # for each place in the queue, as whoever began last has found
+        self._turn_s = 0.0  # how long a turn takes, as whoever began last has found
         self._refused = 0
         self._untold = 0
         self._told_at: float | None = None
@@ -67,7 +67,9 @@ class Admission:
     def _is_behind(self) -> bool:
         if not self._waiting:
             return False
-        return len(self._waiting) * self._pace_s > OLDEST_S or self._now() - self._waiting[0][0] > OLDEST_S
+        return (
+            _turns_behind(len(self._waiting)) * self._turn_s > OLDEST_S or self._now() - self._waiting[0][0] > OLDEST_S
+        )
 
     async def _wait(self) -> None:
         came_at = self._now()
@@ -86,7 +88,7 @@ class Admission:
         self._begun = 0
         while self._waiting and self._begun < BEGUN_PER_TURN:
             came_at, before, turn = self._waiting.popleft()
-            self._pace_s = (self._now() - came_at) / (before + 1)
+            self._turn_s = (self._now() - came_at) / _turns_behind(before)
             if not turn.done():  # its caller has gone away
                 self._begin()
                 turn.set_result(None)
@@ -102,6 +104,10 @@ class Admission:
         return BrokerError(
             Reason.OVERLOADED, "Too much at once. Nothing was done.", remedy=Remedy(retry_after_s=retry_after_s)
         )
+
+
+def _turns_behind(number: int) -> int:
+    return number // BEGUN_PER_TURN + 1
 
 
 def admitted(handle: Handler, admission: Admission, randomness: Randomness) -> Handler:
