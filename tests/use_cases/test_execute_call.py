@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvloop
 from tests.support.fault_platform import (
     Fault,
     FaultPlatform,
@@ -248,3 +249,17 @@ async def test_what_goes_out_is_what_was_rendered_and_the_token(platform: FaultP
 def test_a_call_does_not_show_what_it_sends() -> None:
     request: Any = RenderedCall("POST", "https://a.test/x?secret=1", "application/json", b"secret", (), "/x")
     assert "secret" not in repr(Sendable(request, {"X-Secret": "secret"}, Effect.WRITE, False, 1, ()))
+
+
+def test_the_time_that_a_call_took_is_finer_than_the_milliseconds_of_the_deployed_loop() -> None:
+    """A record of whole milliseconds would be hashed in the slow way: RFC 8785 writes 5.0 as 5."""
+
+    async def measured() -> list[float]:
+        platform = FaultPlatform()
+        await platform.start()
+        try:
+            return [(await execute(platform, READ, OK)).latency_ms for _ in range(3)]
+        finally:
+            await platform.stop()
+
+    assert not any(round(latency, 3).is_integer() for latency in uvloop.run(measured()))

@@ -13,14 +13,13 @@ from functools import cached_property
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
-import rfc8785
-
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.calls import ID, Call, Json, McpCall, placeholder
 from cab.domain.configured.connections import Connection
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.identifiers import base64url
 from cab.domain.intents import Intent
+from cab.encoding.canonical_json import canonical
 
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
@@ -43,7 +42,7 @@ class RenderedCall:
         """`request_digest`: SHA-256 over the RFC 8785 form of method, URL, content type and the body's SHA-256."""
         body_sha256 = base64url(hashlib.sha256(self.body or b"").digest())
         named = {"method": self.method, "url": self.url, "content_type": self.content_type, "body_sha256": body_sha256}
-        return "sha-256:" + base64url(hashlib.sha256(rfc8785.dumps(named)).digest())
+        return "sha-256:" + base64url(hashlib.sha256(canonical(named)).digest())
 
     @property
     def host(self) -> str:
@@ -93,7 +92,7 @@ def _tool_call(call: McpCall, connection: Connection, values: Mapping[str, Any])
         "method": "tools/call",
         "params": {"name": call.tool, "arguments": _filled(call.arguments, values)},
     }
-    return RenderedCall("POST", endpoint, JSON, rfc8785.dumps(message), (), urlsplit(endpoint).path or "/")
+    return RenderedCall("POST", endpoint, JSON, canonical(message), (), urlsplit(endpoint).path or "/")
 
 
 def _path(path: str, values: Mapping[str, Any]) -> str:
@@ -128,7 +127,7 @@ def _body(call: Call, values: Mapping[str, Any]) -> bytes | None:
     content = _filled(call.body, values)
     if call.encoding == "form":
         return urlencode([(name, _text(value)) for name, value in content.items()], quote_via=quote).encode()
-    return rfc8785.dumps({} if content is _ABSENT else content)
+    return canonical({} if content is _ABSENT else content)
 
 
 def _filled(given: Json, values: Mapping[str, Any]) -> Any:

@@ -229,8 +229,9 @@ class _Reducing:
         if isinstance(value, list):
             return [self.clean(item) for item in value]
         if isinstance(value, dict):
-            kept = {self.clean(name): self.clean(item) for name, item in value.items() if self._may_pass(name)}
-            if len(kept) < sum(map(self._may_pass, value)):
+            passing = [name for name in value if self._may_pass(name)]
+            kept = {self.clean(name): self.clean(value[name]) for name in passing}
+            if len(kept) < len(passing):
                 raise AnswerRefused(
                     Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform's answer has members whose names look the same."
                 )
