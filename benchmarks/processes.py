@@ -37,12 +37,15 @@ def on_core_of_servers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Function:
-    """What to start: the entry file's folder below the repository, the target in it, its environment, on which Python."""
+    """What to start: the entry file's folder below the repository, the target in it, its environment, on which Python, and under
+    which other program.
+    """
 
     source: str
     target: str
     environment: Mapping[str, str]
     python: str = sys.executable
+    under: tuple[str, ...] = ()
 
 
 class ServerFailed(Exception):
@@ -57,7 +60,8 @@ class Server:
 
     def __init__(self, function: Function, port: int) -> None:
         self.port = port
-        command = [function.python, "-m", "functions_framework", "--source", f"{function.source}/main.py"]
+        command = [*function.under, function.python, "-m", "functions_framework"]
+        command += ["--source", f"{function.source}/main.py"]
         command += ["--target", function.target, "--host", HOST, "--port", str(port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "shared"), **function.environment}
         with on_core_of_servers():

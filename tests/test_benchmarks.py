@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from benchmarks.instructions import total
 from benchmarks.load import Leg, Legs, NotServed, Post, send
 from benchmarks.overload import Overload
 
 from cab_dev import loopback
+
+
+def test_instructions_are_those_of_the_last_part_that_the_worker_wrote(tmp_path: Path) -> None:
+    for name, counted in (("out.7", 1), ("out.7.9", 5_000), ("out.7.10", 6_000), ("out.8.11", 9)):
+        (tmp_path / name).write_text(
+            f"version: 1\nevents: Ir\nsummary: {counted}\n\nfn=(1) f\n1 9\n\ntotals: {counted}\n"
+        )
+    assert total(tmp_path, "7") == 6_000
+
 
 GOOD = Overload(
     in_flight=512,

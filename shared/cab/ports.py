@@ -118,7 +118,8 @@ class Documents(Protocol):
     No transactions that read: `create` and compare-and-set are enough, take one round trip, and never re-run a caller's code.
     """
 
-    async def read(self, path: str) -> Document | None: ...
+    async def read(self, path: str, *, known: object | None = None) -> Document | None:
+        """`known` is the version that the caller has: a document that still is that one comes without its fields."""
 
     async def write(self, *writes: Write) -> tuple[object, ...]:
         """All or nothing; the new version of each. Raises AlreadyExists, Conflict, Unavailable (the outcome is then unknown)."""

@@ -204,6 +204,24 @@ async def test_replace_without_a_version_writes_all_fields_whatever_is_there(doc
         assert read.fields == fields
 
 
+async def test_a_document_comes_without_its_fields_while_it_is_the_version_that_the_caller_knows(
+    documents: Documents,
+) -> None:
+    (version,) = await documents.write(Create("things/a", {"n": 1}))
+    assert await documents.read("things/a", known=version) == Document("things/a", {}, version)
+    (changed,) = await documents.write(Replace("things/a", {"n": 2}, version))
+    assert await documents.read("things/a", known=version) == Document("things/a", {"n": 2}, changed)
+    await documents.write(Delete("things/a"))
+    assert await documents.read("things/a", known=changed) is None
+
+
+async def test_of_reads_at_once_each_knows_what_its_own_caller_knows(documents: Documents) -> None:
+    (version,) = await documents.write(Create("things/a", {"n": 1}))
+    asked = [version, None, version]
+    found = await asyncio.gather(*(documents.read("things/a", known=known) for known in asked))
+    assert [document and document.fields for document in found] == [{}, {"n": 1}, {}]
+
+
 async def test_a_document_made_anew_is_another_version(documents: Documents) -> None:
     (version,) = await documents.write(Create("things/a", {"n": 1}))
     await documents.write(Delete("things/a"))

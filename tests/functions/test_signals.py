@@ -458,8 +458,8 @@ async def test_a_note_that_another_overtakes_is_made_again(world: World) -> None
     read = documents.read
     overtaken: list[str] = []
 
-    async def read_late(path: str) -> Any:
-        found = await read(path)
+    async def read_late(path: str, *, known: object | None = None) -> Any:
+        found = await read(path, known=known)
         if not overtaken:
             overtaken.append(path)
             await documents.write(Create(path, {"logins_until": now, "closed_at": None, "opened_at": None}))

@@ -13,7 +13,8 @@ import pytest
 
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, GrantStatus
-from cab.ports import Condition, Create, Document
+from cab.ports import Condition, Create, Delete, Document
+from cab.stores import grants as store
 from cab.stores.grants import SHARD_FIELD, SHARDS, Grants, Spread, StoredGrant
 from cab_dev.fakes.documents import InMemoryDocuments
 
@@ -42,6 +43,33 @@ async def test_a_document_has_the_field_names_of_the_first_release_and_no_others
     assert stored is not None
     versions = {name: value for name, value in stored.fields.items() if "ver" in name}
     assert versions == {"secret_ver": 7, "refresh_ver": 5, "base_ver": 6}
+
+
+async def test_a_grant_that_has_not_changed_is_read_once_and_a_changed_one_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    documents = InMemoryDocuments()
+    here, elsewhere = Grants(documents), Grants(documents)
+    await elsewhere.create(a_grant())
+    made: list[str] = []
+    restored = store._restore
+
+    def restore(document: Document) -> StoredGrant:
+        made.append(document.path)
+        return restored(document)
+
+    monkeypatch.setattr(store, "_restore", restore)
+    first, again = await here.read("g"), await here.read("g")
+    assert first is not None
+    assert again == first
+    assert made == ["grants/g"]
+    revoked = first.grant.model_copy(update={"status": GrantStatus.REVOKED})
+    assert await elsewhere.replace(first, revoked) is not None
+    changed = await here.read("g")
+    assert changed is not None
+    assert changed.grant.status is GrantStatus.REVOKED
+    await documents.write(Delete("grants/g"))
+    assert await here.read("g") is None
 
 
 async def test_a_document_of_the_first_release_is_read_whole() -> None:

@@ -50,8 +50,11 @@ class Grants:
         self._are_spread = False
 
     async def read(self, grant_id: str) -> StoredGrant | None:
-        document = await self._documents.read(f"grants/{grant_id}")
-        return None if document is None else self._saw(_restore(document))
+        seen = self._seen.get(grant_id)
+        document = await self._documents.read(f"grants/{grant_id}", known=None if seen is None else seen.version)
+        if document is None:
+            return None
+        return self._saw(seen if seen is not None and seen.version == document.version else _restore(document))
 
     def seen(self, grant_id: str) -> StoredGrant | None:
         """The grant as this process read or wrote it last. Others may have changed it since: good only for a compare-and-set."""

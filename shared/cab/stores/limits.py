@@ -72,7 +72,7 @@ class RateLimits:
     def __init__(self, guards: Documents, limits: tuple[RateLimit, ...]) -> None:
         self._guards = guards
         self._limits = limits
-        self._leases: OrderedDict[str, _Lease] = OrderedDict()
+        self._leases: OrderedDict[tuple[str, str, str, int], _Lease] = OrderedDict()
         self._taking: SingleFlight[str, None] = SingleFlight()
 
     def limits(self, action: Action) -> bool:
@@ -84,9 +84,8 @@ class RateLimits:
         found = limit_of(self._limits, action)
         if found is None:
             return None
-        _, limit = found
-        names = ",".join(sorted(limit.effects or limit.actions))
-        lease = self._lease((tenant, subject, agent, names), limit, now)
+        position, limit = found
+        lease = self._lease((tenant, subject, agent, position), limit, now)
         lease.asked += 1
         lease.waiting += 1
         try:
@@ -105,17 +104,17 @@ class RateLimits:
             counted.is_taken_back = True
             counted.lease.left += 1
 
-    def _lease(self, key: tuple[str, str, str, str], limit: RateLimit, now: datetime) -> _Lease:
+    def _lease(self, key: tuple[str, str, str, int], limit: RateLimit, now: datetime) -> _Lease:
         window = int(now.timestamp()) // limit.window_s
-        name = digest(*key)
-        known = self._leases.get(name)
+        known = self._leases.get(key)
         if known is None or known.window < window:  # one that began before the window did counts in the newer one
-            path = f"rate_limits/{digest(*key, str(window))}"
+            names = ",".join(sorted(limit.effects or limit.actions))
+            path = f"rate_limits/{digest(*key[:3], names, str(window))}"
             lease = _Lease(path, window, datetime.fromtimestamp((window + 1) * limit.window_s, UTC), since=now)
             if known is not None and known.window == window - 1:
                 lease.since, lease.asked_before = known.since, known.asked
             known = lease
-        remember(self._leases, name, known, most=LEASES)
+        remember(self._leases, key, known, most=LEASES)
         return known
 
     async def _take(self, lease: _Lease, limit: RateLimit, now: datetime) -> None:

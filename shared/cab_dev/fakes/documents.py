@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import operator
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -78,12 +78,14 @@ class InMemoryDocuments:
         self._documents: dict[str, Document] = {}
         self._versions = itertools.count(1)
 
-    async def read(self, path: str) -> Document | None:
+    async def read(self, path: str, *, known: object | None = None) -> Document | None:
         checked_path(path)
         fails_after = await self._begin("read")
         document = self._documents.get(path)
         _end(fails_after)
-        return None if document is None else _copied(document)
+        if document is None:
+            return None
+        return replace(document, fields={}) if document.version == known else _copied(document)
 
     async def write(self, *writes: Write) -> tuple[object, ...]:
         check_writes(writes)

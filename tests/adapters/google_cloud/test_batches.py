@@ -137,6 +137,18 @@ async def test_closing_waits_for_everything_that_was_asked_for(monkeypatch: pyte
     assert await asyncio.gather(*answers) == ["A", "B"]
 
 
+async def test_a_call_that_is_cancelled_before_it_begins_leaves_its_requests_to_the_next() -> None:
+    api = Api()
+    together = Batches(api.take, api.send, budget_s=2)
+    (answer,) = ask(together, "a")
+    await asyncio.sleep(0)
+    assert together._next is not None
+    together._next.cancel()
+    await turns()
+    api.ends[0].set()
+    assert await asyncio.wait_for(answer, 5) == "A"
+
+
 async def test_a_caller_that_leaves_disturbs_nobody() -> None:
     api = Api()
     together = Batches(api.take, api.send, budget_s=2)

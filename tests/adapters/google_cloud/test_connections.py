@@ -223,6 +223,59 @@ async def test_a_connection_that_has_fallen_silent_costs_one_caller_and_not_one_
         assert server.connected == 6
 
 
+def silent(server: Server) -> Serve:
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await server.heard(reader)
+        await reader.read()
+
+    return serve
+
+
+async def test_each_wait_ends_at_its_own_time_whichever_began_first() -> None:
+    async with serving(silent) as (_, client):
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def waited(seconds: float) -> float:
+            with pytest.raises(TimeoutError):
+                await client.ask(REQUEST, until=began + seconds)
+            return loop.time() - began
+
+        spans = (0.12, 0.04, 0.2, 0.08)
+        assert await asyncio.gather(*map(waited, spans)) == pytest.approx(spans, abs=0.03)
+        assert client._alarm is None
+
+
+async def test_waiting_for_a_place_ends_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
+    async with serving(silent) as (server, client):
+        first = asyncio.create_task(client.ask(REQUEST))
+        await asyncio.sleep(0.02)
+        async with asyncio.timeout(2):
+            with pytest.raises(TimeoutError):
+                await client.ask(REQUEST, until=asyncio.get_running_loop().time() + 0.05)
+        assert server.requests == 1
+        first.cancel()
+
+
+async def test_connecting_ends_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Connections("127.0.0.1", 1, in_clear=True)
+    monkeypatch.setattr(client, "_connect", lambda: asyncio.sleep(60))
+    async with asyncio.timeout(2):
+        with pytest.raises(TimeoutError):
+            await client.ask(REQUEST, until=asyncio.get_running_loop().time() + 0.05)
+
+
+async def test_an_answer_in_time_is_not_disturbed_by_what_waits_in_vain() -> None:
+    async with serving(answering(WELL, pause_s=0.0)) as (server, client):
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            assert (await client.ask(REQUEST, until=loop.time() + 0.05)).body == b"[]"
+        await asyncio.sleep(0.1)  # the alarm rings for what has long been answered
+        assert (await client.ask(REQUEST, until=loop.time() + 1)).body == b"[]"
+        assert server.connected == 1
+
+
 async def test_an_answer_before_the_request_was_heard_ends_the_connection() -> None:
     def deaf(_: Server) -> Serve:
         async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -236,6 +289,19 @@ async def test_an_answer_before_the_request_was_heard_ends_the_connection() -> N
         async with asyncio.timeout(5):
             assert [(await client.ask(large)).status for _ in "ab"] == [413, 413]
         assert server.connected == 2
+
+
+@pytest.mark.parametrize("most", [len(WELL) - 3, len(WELL) - 2])
+async def test_a_head_may_be_as_long_as_is_allowed_and_no_byte_longer(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(connections, "MAX_HEAD_BYTES", most)
+    async with serving(answering(WELL)) as (_, client):
+        if most == len(WELL) - len(b"[]"):
+            assert (await client.ask(REQUEST)).body == b"[]"
+        else:
+            with pytest.raises(Broken):
+                await client.ask(REQUEST)
 
 
 async def test_sizes_are_counted_anew_for_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:

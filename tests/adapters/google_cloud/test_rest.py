@@ -152,7 +152,7 @@ async def call(api: GoogleApi, *, retry_on: frozenset[Status] = frozenset()) -> 
 
 async def test_an_emulator_gets_no_token(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = AccessTokens()
-    monkeypatch.setattr(tokens, "_headers", (("authorization", "Bearer secret"),))
+    monkeypatch.setattr(tokens, "_lines", b"authorization: Bearer secret\r\n")
     api = GoogleApi("test", host="localhost:1", emulator_variable="TEST_EMULATOR_HOST", tokens=tokens)
     await api.call("WhoAmI", "/v1/me", read=dict, budget_s=5)
     await api.close()
@@ -254,10 +254,10 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> Credentials:
 
 async def test_a_token_is_fetched_once_for_all_and_again_when_it_is_no_longer_fresh(credentials: Credentials) -> None:
     tokens = AccessTokens()
-    first = await asyncio.gather(*(tokens.headers() for _ in range(20)))
-    assert set(first) == {(("authorization", "Bearer 1"),)}
+    first = await asyncio.gather(*(tokens.lines() for _ in range(20)))
+    assert set(first) == {b"authorization: Bearer 1\r\n"}
     credentials.token_state = TokenState.STALE
-    assert await tokens.headers() == (("authorization", "Bearer 2"),)
+    assert await tokens.lines() == b"authorization: Bearer 2\r\n"
 
 
 def fail() -> None:
@@ -268,10 +268,10 @@ async def test_a_failed_refresh_says_nothing_of_why_and_is_tried_again(credentia
     tokens = AccessTokens()
     credentials.before = fail
     with pytest.raises(NoCredentials) as error:
-        await tokens.headers()
+        await tokens.lines()
     assert "canary" not in repr(error.value)
     credentials.before = lambda: None
-    assert await tokens.headers() == (("authorization", "Bearer 1"),)
+    assert await tokens.lines() == b"authorization: Bearer 1\r\n"
 
 
 async def test_a_call_without_credentials_is_unavailable(
@@ -293,4 +293,4 @@ async def test_a_token_that_would_end_its_line_is_none(
         credentials, "apply", lambda headers: headers.update({"Authorization": "Bearer x\r\nhost: evil"})
     )
     with pytest.raises(NoCredentials):
-        await AccessTokens().headers()
+        await AccessTokens().lines()

@@ -1,4 +1,4 @@
-"""This process's own Google access token, as headers. A call that finds a fresh one pays one comparison."""
+"""This process's own Google access token, as lines of a request. A call that finds a fresh one pays one comparison."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from google.auth.credentials import TokenState
 
 from cab.adapters.google_cloud import metadata_server
 from cab.single_flight import SingleFlight
-
-Headers = tuple[tuple[str, str], ...]
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)  # what the account may do is decided by IAM alone
 
@@ -25,17 +23,23 @@ class AccessTokens:
 
     def __init__(self) -> None:
         self._credentials: Any = None
-        self._headers: Headers = ()
+        self._lines = b""
         self._refreshes: SingleFlight[None, None] = SingleFlight()
 
-    async def headers(self) -> Headers:
-        """The authorization of one call. Send it over TLS only.
+    async def lines(self) -> bytes:
+        """The authorization of one call: lines of its head, each with its end. Send them over TLS only.
 
         Concurrent callers share one refresh. Raises: NoCredentials.
         """
-        if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
+        if self.fresh() is None:
             await self._refreshes.do(None, self._refresh)
-        return self._headers
+        return self._lines
+
+    def fresh(self) -> bytes | None:
+        """As `lines`, of a token that is there already."""
+        if self._credentials is None or self._credentials.token_state is not TokenState.FRESH:
+            return None
+        return self._lines
 
     async def _refresh(self) -> None:
         try:
@@ -46,7 +50,7 @@ class AccessTokens:
         self._credentials.apply(headers)
         if not all(text.isascii() and text.isprintable() for pair in headers.items() for text in pair):
             raise NoCredentials  # it would end the line that it stands in
-        self._headers = tuple((name.lower(), value) for name, value in headers.items())
+        self._lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode()
 
     def _refresh_blocking(self) -> None:
         if metadata_server.is_here():

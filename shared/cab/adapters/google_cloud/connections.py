@@ -1,8 +1,11 @@
 """A small HTTP/1.1 client for one host: requests on a few kept connections, one at a time on each.
 
 It serves `rest` and knows nothing of Google. The parser is llhttp, which uvicorn brings (httptools); what surrounds it here
-trusts the other side with nothing: every size is bounded, the caller's own time bounds the wait, and a connection on which
+trusts the other side with nothing: every size is bounded, every wait ends when its caller says, and a connection on which
 anything went wrong, or came that nobody asked for, is not used again.
+
+Where requests do not meet, each makes its calls by itself. So a call has no task and no timer of its own, and the parser calls
+back only for what is used.
 """
 
 from __future__ import annotations
@@ -49,40 +52,56 @@ class Connections:
         self._idle: list[_Connection] = []  # the one used last is used first, so that the others grow old
         self._open: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # rings when the first of all waits is over
+        self._rings_at = 0.0
         self._is_closed = False
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes, *, until: float | None = None) -> Answer:
         """Send the bytes of one whole request, once, and read its answer. Who stops waiting ends the connection.
 
-        Raises: Broken.
+        `until` is the loop's time at which the wait is over, None where its caller ends it. Raises: Broken; TimeoutError.
         """
-        async with self._places:
-            connection = self._kept() or await self._connect()
+        await self._take_place(until)
+        try:
+            connection = self._kept()
+            if connection is None:
+                async with asyncio.timeout_at(until):
+                    connection = await self._connect()
             if self._is_closed:
                 connection.end()
                 raise Broken
+            if until is not None:
+                self._watch(until)
             try:
-                answer = await connection.ask(request)
+                answer = await connection.ask(request, until)
             except asyncio.CancelledError:
-                # Its time is over. What makes a connection dumb without ending it makes its neighbours dumb as well, and each of
-                # them would cost another caller all of its time.
                 self._end_idle()
                 raise
             if connection.is_reusable:
                 self._keep(connection)
             return answer
+        finally:
+            self._places.release()
 
     async def close(self) -> None:
         """End all connections, those in use, too. Who waits for one is told that there is no answer."""
         self._is_closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
+        for timer in (self._sweep, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        self._sweep = self._alarm = None
         self._end_idle()
         for connection in list(self._open):
             connection.end()
         while self._open:  # noqa: ASYNC110 - the loop tells of each end in a turn of its own
             await asyncio.sleep(0)
+
+    async def _take_place(self, until: float | None) -> None:
+        if self._places.locked():
+            async with asyncio.timeout_at(until):
+                await self._places.acquire()
+        else:
+            await self._places.acquire()
 
     def _kept(self) -> _Connection | None:
         now = asyncio.get_running_loop().time()
@@ -95,6 +114,9 @@ class Connections:
         return None
 
     def _end_idle(self) -> None:
+        """After somebody waited in vain. What makes a connection dumb without ending it makes its neighbours dumb as well, and
+        each of them would cost another caller all of its time.
+        """
         while self._idle:
             self._idle.pop().end()
 
@@ -112,6 +134,27 @@ class Connections:
             self._idle.remove(connection)
             connection.end()
         self._sweep = loop.call_later(IDLE_S / 2, self._end_old) if self._idle else None
+
+    def _watch(self, until: float) -> None:
+        """See to it that somebody looks at the clock by then."""
+        if self._alarm is not None:
+            if self._rings_at <= until:
+                return
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(until, self._end_late)
+        self._rings_at = until
+
+    def _end_late(self) -> None:
+        self._alarm = None
+        now = asyncio.get_running_loop().time()
+        waiting = [connection for connection in self._open if connection.until is not None]
+        late = [connection for connection in waiting if connection.until is not None and connection.until <= now]
+        for connection in late:
+            connection.end_late()
+        if late:
+            self._end_idle()
+        if rest := [connection.until for connection in waiting if connection.until is not None]:
+            self._watch(min(rest))
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -145,18 +188,20 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
         self._received = 0
-        self._head = 0
         self._in_head = True
         self._body: list[bytes] = []
-        self._descriptor = -1
+        self._socket = select.poll()
+        self.until: float | None = None  # of the request under way
         self.used_at = 0.0
         self.is_reusable = True
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes, until: float | None) -> Answer:
         if self._transport is None:
             raise Broken
         self._answer = asyncio.get_running_loop().create_future()
         self._received = 0
+        self._in_head = True
+        self.until = until
         try:
             self._transport.write(request)
             answer = await self._answer
@@ -164,16 +209,14 @@ class _Connection(asyncio.Protocol):
             self.end()  # what is under way belongs to nobody now
             raise
         finally:
-            self._answer = None
+            self._answer = self.until = None
         if not self.is_reusable:
             self.end()
         return answer
 
     def is_silent(self) -> bool:
         """Whether nothing has come on the socket, not even its end."""
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        return not poll.poll(0)
+        return not self._socket.poll(0)
 
     def end(self) -> None:
         """Close at once."""
@@ -181,22 +224,40 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def end_late(self) -> None:
+        """Tell the caller that its time is over, and close."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(TimeoutError())
+        self.until = None
+        self.end()
+
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._socket.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._opened.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
             self.end()
             return
+        if self._in_head:  # what may be read of a head is read by itself: it must come to its end in that
+            allowed = MAX_HEAD_BYTES - self._received
+            if len(data) > allowed:
+                self._feed(data[:allowed])
+                data = data[allowed:]
+                if self._in_head:
+                    self._fail()
+                    return
+        self._feed(data)
+        if self._received > MAX_ANSWER_BYTES:
+            self._fail()
+
+    def _feed(self, data: bytes) -> None:
         self._received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail()
-        if self._received > (MAX_HEAD_BYTES if self._in_head else MAX_ANSWER_BYTES):
             self._fail()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,14 +275,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._answer is None or self._answer.done():
             self.is_reusable = False
-        self._head = 0
-        self._in_head = True
         self._body = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head += len(name) + len(value)
-        if self._head > MAX_HEAD_BYTES:
-            raise Broken
 
     def on_headers_complete(self) -> None:
         self._in_head = self._parser.get_status_code() < _FINAL

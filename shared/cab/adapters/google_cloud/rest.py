@@ -8,6 +8,7 @@ is retried only where the caller says that doing it twice is harmless.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -112,23 +113,22 @@ class GoogleApi:
         pause_s = _FIRST_PAUSE_S
         status = Status.DEADLINE_EXCEEDED
         try:
-            async with asyncio.timeout_at(deadline):
-                connections = self._connections or self._open()
-                request = await self._request(path, body)
-                while True:
-                    try:
-                        return read(_read_json(await connections.ask(request)))
-                    except Broken:
-                        status = Status.UNAVAILABLE
-                    except _Failed as failed:
-                        status = failed.status
-                    except NOT_UNDERSTOOD:
-                        status = Status.INTERNAL  # an answer that nobody understands
-                    attempts -= 1
-                    pause_s *= random.uniform(1.0, 2.0)  # noqa: S311 - spreads retries, guards nothing
-                    if status not in retry_on or attempts <= 0 or clock() + pause_s >= deadline:
-                        break
-                    await asyncio.sleep(pause_s)
+            connections = self._connections or self._open()
+            request = _request(path, self._host_header, await self._credentials(deadline), body)
+            while True:
+                try:
+                    return read(_read_json(await connections.ask(request, until=deadline)))
+                except Broken:
+                    status = Status.UNAVAILABLE
+                except _Failed as failed:
+                    status = failed.status
+                except NOT_UNDERSTOOD:
+                    status = Status.INTERNAL  # an answer that nobody understands
+                attempts -= 1
+                pause_s *= random.uniform(1.0, 2.0)  # noqa: S311 - spreads retries, guards nothing
+                if status not in retry_on or attempts <= 0 or clock() + pause_s >= deadline:
+                    break
+                await asyncio.sleep(pause_s)
         except TimeoutError:
             status = Status.DEADLINE_EXCEEDED
         except NoCredentials:
@@ -146,18 +146,13 @@ class GoogleApi:
         if connections is not None:
             await connections.close()
 
-    async def _request(self, path: str, body: Any) -> bytes:
-        headers = () if self._tokens is None else await self._tokens.headers()
-        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"host: {self._host_header}"]
-        lines += [f"{name}: {value}" for name, value in headers]
-        content = b""
-        if body is not None:
-            content = orjson.dumps(body)
-            lines += ["content-type: application/json", f"content-length: {len(content)}"]
-        if not path.isascii() or not path.isprintable() or " " in path:
-            raise ValueError("a path is URL-encoded")
-        head = "\r\n".join([*lines, "", ""])
-        return head.encode("ascii") + content
+    async def _credentials(self, deadline: float) -> bytes:
+        if self._tokens is None:
+            return b""
+        if (fresh := self._tokens.fresh()) is not None:
+            return fresh
+        async with asyncio.timeout_at(deadline):
+            return await self._tokens.lines()
 
     def _open(self) -> Connections:
         emulator = os.environ.get(self._emulator_variable)
@@ -172,6 +167,26 @@ class GoogleApi:
             host, _, port = self._host.partition(":")
             self._connections = Connections(host, int(port or _TLS_PORT))
         return self._connections
+
+
+def _request(path: str, host: str, credentials: bytes, body: Any) -> bytes:
+    """Raises: ValueError for a path that is not URL-encoded."""
+    if body is None:
+        return b"%s%s\r\n" % (_first_lines("GET", path, host), credentials)
+    content = orjson.dumps(body)
+    return b"%s%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        _first_lines("POST", path, host),
+        credentials,
+        len(content),
+        content,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _first_lines(method: str, path: str, host: str) -> bytes:
+    if not path.isascii() or not path.isprintable() or " " in path:
+        raise ValueError("a path is URL-encoded")
+    return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n".encode()
 
 
 def _read_json(answer: Answer) -> Any:

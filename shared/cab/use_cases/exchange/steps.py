@@ -535,10 +535,23 @@ def _call_key(case: Case, call: CallAsked) -> CallKey:
 async def all_of(first: Awaitable[_F], second: Awaitable[_S], /) -> tuple[_F, _S]: ...
 @overload
 async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T], /) -> tuple[_F, _S, _T]: ...
-async def all_of(*awaited: Awaitable[Any]) -> tuple[Any, ...]:
-    """All results, side by side. Each has its end before anything is raised; the last one's error counts before the others'."""
-    outcomes = await asyncio.gather(*awaited, return_exceptions=True)
-    for outcome in reversed(outcomes):
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return tuple(outcomes)
+async def all_of(first: Awaitable[Any], /, *others: Awaitable[Any]) -> tuple[Any, ...]:
+    """All results, side by side: the first in this task, the others in tasks of their own.
+
+    Each has its end before anything is raised; the last one's error counts before the others'. Who cancels this cancels all.
+    """
+    beside = [asyncio.ensure_future(other) for other in others]
+    results: list[Any] = []
+    errors: list[BaseException] = []
+    for awaited in (first, *beside):
+        try:
+            results.append(await awaited)
+        except asyncio.CancelledError as cancelled:
+            for other in beside:
+                other.cancel()
+            errors.append(cancelled)
+        except Exception as error:  # noqa: BLE001 - raised when all have ended
+            errors.append(error)
+    if errors:
+        raise next((error for error in errors if isinstance(error, asyncio.CancelledError)), errors[-1])
+    return tuple(results)

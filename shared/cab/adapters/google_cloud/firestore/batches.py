@@ -18,7 +18,7 @@ _LEAST_BUDGET_S: Final = 0.5
 _What = TypeVar("_What")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Waiter(Generic[_What]):
     """One request, when it was made (the loop's seconds), and the future that its caller waits on."""
 
@@ -54,14 +54,14 @@ class Batches(Generic[_What]):
         self._budget_s = budget_s
         self._waiting: list[Waiter[_What]] = []
         self._under_way: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Task[None] | None = None  # the one that has not begun: it will take what waits by then
 
     async def ask(self, what: _What) -> Any:
         """The answer to one request; what `send` fails it with is raised. A caller that goes away does not stop it."""
         loop = asyncio.get_running_loop()
         asked = Waiter(what, loop.time(), loop.create_future())
-        if not self._waiting:
-            loop.call_soon(self._start)
         self._waiting.append(asked)
+        self._start()
         return await asked.answer
 
     async def close(self) -> None:
@@ -75,13 +75,15 @@ class Batches(Generic[_What]):
         return max(_LEAST_BUDGET_S, asked.at + self._budget_s - asyncio.get_running_loop().time())
 
     def _start(self) -> None:
-        while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
-            batch = self._take(self._waiting)
-            call = asyncio.create_task(self._call(batch))
-            self._under_way.add(call)
-            call.add_done_callback(self._ended)
+        if self._next is None and self._waiting and len(self._under_way) < MOST_UNDER_WAY:
+            self._next = asyncio.create_task(self._call())
+            self._under_way.add(self._next)
+            self._next.add_done_callback(self._ended)
 
-    async def _call(self, batch: list[Waiter[_What]]) -> None:
+    async def _call(self) -> None:
+        self._next = None
+        batch = self._take(self._waiting)
+        self._start()  # for what finds no room in this one
         try:
             await self._send(batch, self.remaining_s(batch[0]))
         except Exception as error:  # noqa: BLE001 - a mistake of ours; nobody else is there to be told
@@ -93,4 +95,6 @@ class Batches(Generic[_What]):
 
     def _ended(self, call: asyncio.Task[None]) -> None:
         self._under_way.discard(call)
+        if call is self._next:  # cancelled before it began
+            self._next = None
         self._start()

@@ -14,11 +14,9 @@ from cab.adapters.document_rules import EXPIRY_FIELD, check_writes, checked_path
 from cab.adapters.google_cloud.firestore.group_commit import GroupCommit, Statuses, Written
 from cab.adapters.google_cloud.firestore.group_read import GroupRead
 from cab.adapters.google_cloud.firestore.values import (
-    from_nanoseconds,
     read_fields,
     read_instant,
     to_fields,
-    to_nanoseconds,
     to_value,
 )
 from cab.adapters.google_cloud.rest import NOT_UNDERSTOOD, GoogleApi, Refused, Status
@@ -69,10 +67,10 @@ class FirestoreDocuments:
         self._commits = GroupCommit(self._commit)
 
     @spans.a_wait("store read")
-    async def read(self, path: str) -> Document | None:
+    async def read(self, path: str, *, known: object | None = None) -> Document | None:
         found = await self._reads.read(self._prefix + checked_path(path))
         try:
-            return None if found is None else self._document(found)  # for each caller its own
+            return None if found is None else self._document(found, known)  # for each caller its own
         except NOT_UNDERSTOOD:
             raise Unavailable("documents") from None
 
@@ -186,12 +184,10 @@ class FirestoreDocuments:
             expected=expected,
         )
 
-    def _document(self, document: Any) -> Document:
-        return Document(
-            document["name"].removeprefix(self._prefix),
-            read_fields(document.get("fields", {})),
-            to_nanoseconds(document["updateTime"]),
-        )
+    def _document(self, document: Any, known: object | None = None) -> Document:
+        version = _version(document)
+        fields = {} if version == known else read_fields(document.get("fields", {}))
+        return Document(document["name"].removeprefix(self._prefix), fields, version)
 
     def _write(self, write: Write) -> dict[str, Any]:
         name = self._prefix + checked_path(write.path)
@@ -206,7 +202,7 @@ class FirestoreDocuments:
         if isinstance(write, Create):
             made["currentDocument"] = {"exists": False}
         elif write.version is not None:
-            made["currentDocument"] = {"updateTime": from_nanoseconds(write.version)}
+            made["currentDocument"] = {"updateTime": write.version}
         return made
 
     def _add_order(self, query: dict[str, Any], field: str | None, *, descending: bool, after: Document | None) -> None:
@@ -225,8 +221,15 @@ def _expects_version(write: Write) -> bool:
 
 def _written(result: Any) -> Written:
     tallied = tuple(int(value["integerValue"]) for value in result.get("transformResults", ()))
-    version = to_nanoseconds(result["updateTime"]) if "updateTime" in result else 0  # what was deleted has none
-    return Written(version, tallied)
+    return Written(_version(result) if "updateTime" in result else None, tallied)  # what was deleted has none
+
+
+def _version(result: Any) -> str:
+    """The update time as Firestore writes it, to the nanosecond: a compare-and-set must find the very same one."""
+    version = result["updateTime"]
+    if not isinstance(version, str):
+        raise TypeError
+    return version
 
 
 def _filter(condition: Condition) -> dict[str, Any]:

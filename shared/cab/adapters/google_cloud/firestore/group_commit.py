@@ -23,9 +23,9 @@ Statuses = frozenset[Status]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a Commit says of one write: the document's version now, and what its tallies are."""
+    """What a Commit says of one write: the document's version now, if there still is one, and what its tallies are."""
 
-    version: int
+    version: str | None
     tallied: tuple[int, ...] = ()
 
 

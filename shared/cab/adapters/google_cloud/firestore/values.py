@@ -1,4 +1,4 @@
-"""Python values to and from the JSON of Firestore's values: int64 as text, bytes as base64, instants to the nanosecond."""
+"""Python values to and from the JSON of Firestore's values: int64 as text, bytes as base64, instants to the microsecond."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from cab.ports import Fields
 
-_NANOSECONDS = 10**9
 _INT64 = 2**63
 
 
@@ -71,29 +70,11 @@ def read_value(value: Mapping[str, Any]) -> Any:
 
 
 def read_instant(text: str) -> datetime:
-    """A timestamp, cut to microseconds."""
-    seconds, fraction = _parts(text)
-    return datetime.fromisoformat(f"{seconds}.{fraction:0<6.6}+00:00")
-
-
-def to_nanoseconds(text: str) -> int:
-    """A timestamp as nanoseconds since 1970, exactly."""
-    seconds, fraction = _parts(text)
-    return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * _NANOSECONDS + int(f"{fraction:0<9}")
-
-
-def from_nanoseconds(nanoseconds: Any) -> str:
-    """The timestamp that `to_nanoseconds` reads."""
-    seconds, rest = divmod(nanoseconds, _NANOSECONDS)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:09d}Z"
-
-
-def _parts(text: str) -> tuple[str, str]:
-    """Seconds and their fraction. Raises: ValueError for anything but UTC to at most nine digits."""
+    """A timestamp, cut to microseconds. Raises: ValueError for anything but UTC to at most nine digits."""
     seconds, _, fraction = text[:-1].partition(".")
     if not text.endswith("Z") or len(fraction) > 9 or not (fraction.isdecimal() or not fraction):
         raise ValueError(text)
-    return seconds, fraction
+    return datetime.fromisoformat(f"{seconds}.{fraction:0<6.6}+00:00")
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

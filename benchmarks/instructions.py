@@ -1,0 +1,166 @@
+"""`python -m benchmarks.instructions [ROW ...]`: how many instructions a request of a row takes.
+
+CPU time differs from run to run by more than most changes gain; instructions do not. Each function runs as it is deployed, its
+server and connections included, under valgrind's callgrind, which counts what the worker does between the first request and the
+last. The kernel's own instructions are not counted. Everything is slower by fifty times there, so the requests are few.
+`--profile` keeps callgrind's files, for `callgrind_annotate`. Needs valgrind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.clients import AGENT, FRONT_END, PEOPLE, Clients
+from benchmarks.load import Sent, send
+from benchmarks.processes import OTHER_CORES, Function, Server
+from benchmarks.rows import EXCHANGE_TOKEN, HOT, MANY, MINT, MINT_KEY, ONE, RELAXED, TASK
+from benchmarks.surroundings import ORIGIN, Surroundings, surroundings
+
+_CALLGRIND: Final = ("valgrind", "--quiet", "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no")
+_TOTAL: Final = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
+_STARTS_WITHIN_S: Final = 240.0
+_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A row of the benchmark, with what it takes to start it alone."""
+
+    function: str
+    prepare: Callable[[Clients, Surroundings], Callable[[], Sent]]
+    deployment: str = "default"
+    connections: int | None = None
+    people: int = 1
+
+
+def _as_workload(
+    make: Callable[[Clients, str], Sent], client_id: str, endpoint: str
+) -> Callable[..., Callable[[], Sent]]:
+    def prepare(clients: Clients, around: Surroundings) -> Callable[[], Sent]:
+        identity = around.google_identity(client_id, audience=f"{ORIGIN}/{endpoint}")
+        return lambda: make(clients, identity)
+
+    return prepare
+
+
+_HOT: Final = Counted(EXCHANGE_TOKEN, lambda clients, _: clients.list_opportunities)
+ROWS: Final = {
+    MINT: Counted(
+        "functions/mint_assertion",
+        _as_workload(lambda clients, identity: clients.mint(identity=identity), FRONT_END, "edge"),
+    ),
+    MINT_KEY: Counted("functions/mint_assertion", lambda clients, _: clients.mint),
+    RELAXED: Counted(
+        EXCHANGE_TOKEN,
+        _as_workload(lambda clients, identity: clients.list_opportunities(identity=identity), AGENT, "oauth2"),
+        deployment="relaxed",
+    ),
+    HOT: _HOT,
+    ONE: replace(_HOT, connections=1),
+    MANY: replace(_HOT, prepare=lambda clients, _: clients.list_of_many_users, people=PEOPLE),
+    TASK: replace(_HOT, prepare=lambda clients, _: clients.update_opportunity),
+}
+
+
+class CountedServer(Server):
+    """A function under callgrind, whose worker's instructions can be counted."""
+
+    _starts_within_s = _STARTS_WITHIN_S
+
+    def __init__(self, function: Function, port: int, folder: Path) -> None:
+        self._folder = folder
+        super().__init__(replace(function, under=(*_CALLGRIND, f"--callgrind-out-file={folder}/out.%p")), port)
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[], int]]:
+        """Gives a function that tells, after the block, what was counted in it."""
+        worker = str(self._tree()[-1].pid)
+        for command in ("--zero", "--instr=on"):
+            _control(command, worker)
+        yield lambda: total(self._folder, worker)
+        _control("--instr=off", worker)
+        _control("--dump", worker)
+
+
+def _control(command: str, worker: str) -> None:
+    subprocess.run(["callgrind_control", command, worker], check=True, capture_output=True)
+
+
+def total(folder: Path, worker: str) -> int:
+    """What the last part says that callgrind wrote for this process."""
+    newest = max(folder.glob(f"out.{worker}.*"), key=lambda file: int(file.suffix[1:]))
+    return max(int(number) for number in _TOTAL.findall(newest.read_text()))
+
+
+async def count(name: str, around: Surroundings, *, posts: int, connections: int, folder: Path) -> list[int]:
+    """Instructions of a request, by round."""
+    row = ROWS[name]
+    project = f"demo-{name}"
+    clients = await around.open_project(project, people=row.people)
+    target = row.function.rpartition("/")[2]
+    function = around.function(row.function, target, project=project, deployment=row.deployment)
+    prepare = row.prepare(clients, around)
+    at_once = row.connections or connections
+    server = CountedServer(function, around.ports.take_free(), folder)
+    try:
+        await asyncio.to_thread(server.wait_until_it_answers)
+
+        async def ask(number: int) -> None:
+            await send([prepare() for _ in range(number)], port=server.port, connections=at_once)
+
+        await ask(max(posts, row.people))  # fills caches and opens connections
+        counted = []
+        for _ in range(_ROUNDS):
+            with server.counting() as counted_in:
+                await ask(posts)
+            counted.append(counted_in() // posts)
+        return counted
+    finally:
+        server.stop()
+
+
+async def run(names: Sequence[str], *, posts: int, connections: int, profile: Path | None) -> None:
+    os.sched_setaffinity(0, OTHER_CORES)
+    async with surroundings() as around:
+        with tempfile.TemporaryDirectory(prefix="cab-callgrind-") as temporary:
+            for name in names:
+                folder = (profile or Path(temporary)) / name
+                folder.mkdir(parents=True)
+                counted = await count(name, around, posts=posts, connections=connections, folder=folder)
+                thousands = [number / 1000 for number in counted]
+                rounds = ", ".join(f"{number:,.0f}" for number in thousands)
+                print(f"{name:<10} {median(thousands):8,.0f} thousand instructions ({rounds})", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; hot, hot-1 and relaxed by default"
+    )
+    parser.add_argument("--posts", type=int, default=160, help="requests of each of the three rounds")
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="keep what callgrind wrote, there")
+    arguments = parser.parse_args()
+    if shutil.which("callgrind_control") is None:
+        sys.exit("This counts with valgrind, which is not here.")
+    names = arguments.rows or [HOT, ONE, RELAXED]
+    if unknown := set(names) - set(ROWS):
+        sys.exit(f"There is no row {', '.join(sorted(unknown))}.")
+    asyncio.run(run(names, posts=arguments.posts, connections=arguments.connections, profile=arguments.profile))
+
+
+if __name__ == "__main__":
+    main()
