@@ -20,6 +20,7 @@ from cab.use_cases.audit.auditor import Facts, RequestContext
 from cab.use_cases.people.approvals import ApprovalStanding, ApprovalView, DecideConfirmation
 from cab.use_cases.people.login import LoginDemand
 from cab_dev.fakes.audit_log import InMemoryAuditLog
+from cab_dev.fakes.documents import Outage
 
 
 class OrderedLog(InMemoryAuditLog):
@@ -117,6 +118,16 @@ async def test_the_record_is_durable_before_the_decision_takes_effect(desk: Desk
     event_id = uuid.UUID(str(desk.log.events[-1].event_id))
     assert (event_id.variant, event_id.version) == (uuid.RFC_4122, 7)
     assert await desk.acme.decisions.read(desk.request.id) is not None
+
+
+async def test_who_answered_first_is_shown_it_without_asking_the_store_again(desk: Desk) -> None:
+    """An outage just after the write would tell a person that their answer failed, when it counts."""
+    stored = await desk.confirmations.look_up(desk.request.id)
+    desk.acme.approvals.outage = Outage(frozenset({"read"}), skip=1)  # the log of this desk looks once
+    facts = Facts(audit.EventType.REQUEST_REFUSED, RequestContext("txn"), desk.acme.clock.now())
+    view = await desk.confirmations.decide(desk.session(), stored, approved=True, account=None, facts=facts)
+    assert isinstance(view, ApprovalView)
+    assert view.standing is ApprovalStanding.APPROVED
 
 
 async def test_an_answer_outlives_all_who_may_ask_for_it_by_an_hour(desk: Desk) -> None:
