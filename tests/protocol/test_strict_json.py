@@ -104,6 +104,34 @@ def test_what_has_one_meaning_is_read(text: bytes, value: Any) -> None:
     assert strict_json.loads(text) == value
 
 
+COMPACT = st.recursive(st.none() | st.text("[]{}"), lambda inner: st.lists(inner, max_size=3), max_leaves=12)
+
+
+@given(COMPACT, st.integers(0, 6), st.booleans())
+def test_how_deep_a_text_nests_is_judged_the_same_however_it_is_written(value: Any, most: int, spaced: bool) -> None:
+    def depth(inner: Any) -> int:
+        return 1 + max(map(depth, inner), default=0) if isinstance(inner, list) else 0
+
+    text = json.dumps(value, separators=(" ,", ": ") if spaced else (",", ":"))
+    if depth(value) <= most:
+        assert strict_json.loads(text, max_depth=most) == value
+    else:
+        with pytest.raises(strict_json.InvalidJson, match="nested too deep"):
+            strict_json.loads(text, max_depth=most)
+
+
+def test_a_compact_text_of_many_brackets_is_not_read_by_the_slow_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of a call has more of them than may nest."""
+
+    class Unused:
+        def decode(self, text: str) -> Any:
+            raise AssertionError(text)
+
+    monkeypatch.setattr(strict_json, "_DECODER", Unused())
+    many = [{"a": [number]} for number in range(100)]
+    assert strict_json.loads(json.dumps(many, separators=(",", ":"))) == many
+
+
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"{}"', b"null", b"true"])
 def test_an_object_is_asked_for_and_nothing_else_passes(text: bytes) -> None:
     with pytest.raises(strict_json.InvalidJson, match="not an object"):

@@ -66,6 +66,21 @@ def _compact(data: bytes | str) -> Any:
         return None
 
 
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects nest deeper: level by level, each in one go."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            break
+    return bool(level)
+
+
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_not_finite, parse_float=_finite)
 
 
@@ -74,10 +89,12 @@ def loads(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
     A lone surrogate (`\\ud800`) is refused too: it cannot be encoded again, so it would fail later and elsewhere.
     """
-    # Brackets can nest only as deep as there are opening ones: most tokens skip the exact scan.
+    # Brackets can nest only as deep as there are opening ones: most tokens skip the exact looks.
     opening = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
-    value = _compact(data) if opening <= max_depth else None
+    value = _compact(data)
     if value is not None:
+        if opening > max_depth and _is_deeper(value, max_depth):
+            raise InvalidJson("nested too deep")
         return value
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
