@@ -7,7 +7,7 @@ All calls are bounded in time by the adapter. A dependency that does not answer 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Decision
 from cab.domain.errors import BrokerError
+from cab.values import immutable
 
 
 class Unavailable(Exception):
@@ -58,7 +59,7 @@ class Randomness(Protocol):
 Fields = dict[str, Any]  # None, bool, int, float, str, bytes, datetime (UTC), and lists and dicts of these
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Document:
     """A document as read. `version` is opaque: it only serves `Replace` and `Delete`."""
 
@@ -67,7 +68,7 @@ class Document:
     version: object
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Create:
     """Write only if nothing is there."""
 
@@ -76,7 +77,7 @@ class Create:
     expires_at: datetime | None = None  # stored as field `expire_at` for the TTL policy; readers still compare it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Replace:
     """Write all fields, only if the document is still the version that was read; with None, whatever is there or not."""
 
@@ -86,7 +87,7 @@ class Replace:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Delete:
     path: str
     version: object | None = None
@@ -95,7 +96,7 @@ class Delete:
 Write = Create | Replace | Delete
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tally:
     """One blind atomic write: add to some integer fields, lower others to at most a value; absent documents start empty."""
 
@@ -105,7 +106,7 @@ class Tally:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Condition:
     field: str
     op: Literal["==", "<", "<=", ">", ">=", "array_contains"]
@@ -190,7 +191,7 @@ class ServiceTokens(Protocol):
 # --- policy ---
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyRequest:
     """Everything policy may look at. `parameters` fit the catalog; nothing here is free text of the agent."""
 
@@ -216,7 +217,7 @@ class PolicyRequest:
     groups_unknown: bool = False  # then `groups` is empty and says nothing
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyVerdict:
     decision: Decision
     shadow: Decision | None = None  # what the candidate policies say, when there are any
@@ -253,7 +254,7 @@ class Quarantine(Protocol):
 # --- other systems ---
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HttpAnswer:
     status: int
     headers: Mapping[str, str]  # lower-case names
@@ -357,7 +358,7 @@ class McpSenders(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AccessToken:
     """A downstream access token, as `refresh_grants` hands it out. Never a refresh token."""
 
@@ -401,7 +402,7 @@ class GrantTokens(Protocol):
         """Revoke here at once, then upstream; whether upstream confirmed."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallCredentials:
     """What an agent presented to have a tool called. `url` and `method` are those its DPoP proof must name."""
 
@@ -414,7 +415,7 @@ class CallCredentials:
         return "CallCredentials()"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PermittedCall:
     """One call that was decided on and is on record, with the one token for it. `attempt` serves to ask for another token."""
 

@@ -18,6 +18,7 @@ from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
 from cab.encoding.records import adapter, described
+from cab.values import immutable
 
 SCHEMA_VERSION = 4
 # 1 has no `why` and no `unverified`, 2 no `call` and what came with it, 3 no `chain.settled` and no `latency_ms.refresh`.
@@ -250,7 +251,7 @@ class Chain(Part):
     )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SealedEvent:
     """An event with its place in a chain. `data` is what is published, now and at every retry, by whoever does it."""
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from cab.domain.errors import Reason
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Permit:
     rules: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deny:
     reason: Reason
     rules: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Confirm:
     """The user must agree first. `prompts` are the sentences of the policies that ask.
 
@@ -32,7 +32,7 @@ class Confirm:
     acr_values: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StepUp:
     """The login is too old or too weak for this intent (RFC 9470)."""
 
@@ -51,7 +51,7 @@ def differ(one: Decision, other: Decision) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Check:
     """One step of the path of a decision, as `cab explain` prints it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.identifiers import ACTION_ID, TASK_ID
 from cab.domain.tasks import Task
 from cab.domain.text.patterns import covered_by_any
+from cab.values import immutable
 
 MAX_PARAMETERS_BYTES = 2048
 MAX_LARGE_PARAMETERS_BYTES = 32_768  # of actions with parameters of type text or strings
@@ -38,7 +38,7 @@ class DeclaredIntent(StrictModel):
     reason: Annotated[str, StringConstraints(max_length=500)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Intent:
     """A declared intent that fits the catalog, defaults filled in. `reason` is untrusted text for people, never used by policy."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from cab.domain.lru import remember
 from cab.ports import Condition, Documents, Replace
 from cab.single_flight import SingleFlight
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
+from cab.values import immutable
 
 KEPT_AFTER: Final = timedelta(hours=24)  # past the token's end, so that people see what was done in their name today
 RECORDED_AGAIN_AFTER: Final = timedelta(minutes=5)
@@ -21,7 +22,7 @@ LATER_END: Final = timedelta(
 KNOWN: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IssuedToken:
     """A pass-through downstream token that was handed out: how an opaque token carries intent (RFC 7662, our extension use)."""
 

@@ -15,10 +15,11 @@ import functools
 import select
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import Final, cast
 
 import httptools
+
+from cab.values import immutable
 
 MOST_CONNECTIONS: Final = 24
 # Well before Google's front ends close a connection on which nothing happens, which is after minutes.
@@ -33,7 +34,7 @@ class Broken(Exception):
     """No answer, or none that HTTP allows. Whether the request was carried out, nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answer:
     """What came back: the status and the whole body."""
 

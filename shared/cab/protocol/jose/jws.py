@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -21,6 +21,7 @@ from cab.domain.errors import Claimed
 from cab.domain.identifiers import base64url, is_printable
 from cab.encoding import strict_json
 from cab.protocol.jose.jwk import ALGORITHMS, VerificationKey
+from cab.values import immutable
 
 MAX_TOKEN_CHARS: Final = 16_384
 MAX_HEADER_CHARS: Final = 8192  # room for a certificate chain
@@ -42,7 +43,7 @@ class TokenRejected(Exception):
         self.expired = expired
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UnverifiedToken:
     """A well-formed token of unknown origin. Its claims may choose which key to look up, nothing more."""
 
@@ -67,7 +68,7 @@ class UnverifiedToken:
         return issuer
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class VerifiedClaims:
     """Claims whose signature, type, issuer, audience and times were checked."""
 
@@ -94,7 +95,7 @@ class VerifiedClaims:
         return None if value is None else int(_seconds(value, name, fractions=fractions))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rules:
     """What one kind of token must look like. Every kind has its own `typ`, issuer and audience, so kinds never mix."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -13,13 +12,14 @@ from cab.domain.tasks import Task
 from cab.protocol.authorization_details import task_detail, validate_detail
 from cab.protocol.jose.jws import Rules, TokenRejected, VerifiedClaims
 from cab.protocol.names import ASSERTION_TYP
+from cab.values import immutable
 
 MAX_LIFE: Final = timedelta(seconds=300)
 MAX_DEPTH: Final = 3  # agents in one delegation chain
 MAX_GROUPS: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Assertion:
     """A verified assertion. `chain` lists the agents that delegated so far, the most recent first; it is informational."""
 

@@ -17,6 +17,7 @@ from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
 from cab.use_cases.audit.lines import tell_refusal
 from cab.use_cases.audit.waits import collected_in
+from cab.values import immutable
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -54,7 +55,7 @@ TRACKED_SOURCES: Final = 1000
 COUNTED_AT_ONCE: Final = 20  # no stranger waits for more
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RequestContext:
     """What transport knows about a request before anybody looked at its content."""
 
@@ -142,7 +143,7 @@ class Facts:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Answered(Generic[_Answer]):
     """A request's end: an answer or a refusal, audited, with its `txn`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from cab.domain.audit import SealedEvent
 from cab.ports import Clock, Delete, Documents, Replace
@@ -41,7 +42,7 @@ class UnsentEvents:
         """At most `AT_ONCE`: what was kept first, and what was kept together in the order of its chain. Raises: Unavailable."""
         found = await self._unsent.find("events", order_by="kept_at", limit=AT_ONCE)
         return [
-            SealedEvent(**{name: document.fields[name] for name in SealedEvent.__slots__})  # the fields of `keep`
+            SealedEvent(**{member.name: document.fields[member.name] for member in fields(SealedEvent)})
             for document in found
         ]
 

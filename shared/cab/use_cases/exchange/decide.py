@@ -42,6 +42,7 @@ from cab.use_cases.exchange.request import (
     find_target,
     scopes_for,
 )
+from cab.values import immutable
 
 
 class Stage(StrEnum):
@@ -77,7 +78,7 @@ SENTENCES = {
 NEVER_CONFIRMED = frozenset({TaskComparison.NO_TASK, TaskComparison.OTHER_TASK})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Case:
     """What is decided on: who asks, for whom, for what, when. `bounds` is what nothing may exceed; with a `call` the broker
     makes the call itself, and the agent gets its result.
@@ -117,7 +118,7 @@ class Judgement:
     failed: set[Stage] = field(default_factory=set)  # checks that did not pass without ending the sequence
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Decided:
     """A judgement that came to a decision, with what that took."""
 

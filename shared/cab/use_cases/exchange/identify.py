@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cab.domain.configured.clients import Agent
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.tokens.assertions import Assertion
@@ -14,9 +12,10 @@ from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Spen
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_assertion import AssertionVerifier
 from cab.use_cases.identity.verify_dpop import check_binding
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Caller:
     """An authenticated agent. `jkt` is the DPoP key that proved itself, `spending` the single use of its proofs being recorded."""
 

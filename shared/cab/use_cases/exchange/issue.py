@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -25,11 +24,12 @@ from cab.stores.grants import Grants
 from cab.use_cases.audit.waits import waiting_for
 from cab.use_cases.upstream.servable import check_servable
 from cab.use_cases.upstream.users import statement_about
+from cab.values import immutable
 
 CACHE_SIZE: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Issued:
     """A token on its way out. `sha256`/`jti` are computed by the caller for audit; the token itself goes nowhere else."""
 
@@ -90,7 +90,7 @@ class BrokerTokens:
         return Issued(token, "broker_jwt", expires_at, scopes, narrowed=True, jti=jti, jkt=jkt)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Remembered:
     token: AccessToken
     revoke_epoch: int

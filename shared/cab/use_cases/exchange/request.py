@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cab.domain.configured.actions import Action, tool_scope
@@ -19,13 +18,14 @@ from cab.protocol import drafts, names
 from cab.protocol.authorization_details import PARAMETER, parse_intent, validate_detail
 from cab.protocol.forms import required
 from cab.protocol.tokens.assertions import Assertion
+from cab.values import immutable
 
 REJECTED: Final = "rejected_token_sha256"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 GRANT_TYPES: Final = frozenset({names.TOKEN_EXCHANGE, names.JWT_BEARER, drafts.DEFERRED_GRANT_TYPE})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Asked:
     """The target, the scope and the declared intent (`details`, JSON text) of a request, each as it was sent.
 
@@ -41,7 +41,7 @@ class Asked:
     rejected: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Bounds:
     """What an ID-JAG carries and nothing may exceed. None where it says nothing."""
 
@@ -50,7 +50,7 @@ class Bounds:
     details: tuple[Any, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallAsked:
     """That the broker is to make the call itself: under which id, and with which scopes of the call token.
 
@@ -62,7 +62,7 @@ class CallAsked:
     is_chosen: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ExchangeRequest:
     """RFC 8693: a token for the target, on behalf of the assertion's subject."""
 
@@ -71,7 +71,7 @@ class ExchangeRequest:
     asked: Asked
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class DelegationRequest:
     """RFC 8693 with a JWT as the requested type: a narrower assertion for the agent `may_act`."""
 
@@ -81,7 +81,7 @@ class DelegationRequest:
     asked: Asked
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IdJagRequest:
     """RFC 7523 section 2.1: a token for the target, on the word of the enterprise IdP."""
 
@@ -89,7 +89,7 @@ class IdJagRequest:
     asked: Asked
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PollRequest:
     """A deferred exchange, asked for again. Everything else was bound when it was deferred."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, TypeVar, overload
@@ -42,6 +42,7 @@ from cab.use_cases.exchange.identify import Caller
 from cab.use_cases.exchange.issue import BrokerTokens, DownstreamTokens, Issued, is_broker_jwt
 from cab.use_cases.exchange.record import note_issued, note_judgement
 from cab.use_cases.exchange.request import CallAsked
+from cab.values import immutable
 
 _F = TypeVar("_F")
 _S = TypeVar("_S")
@@ -60,7 +61,7 @@ class TaskUse(Enum):
     NONE_LEFT = "there was none to spend"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class GrantStanding:
     """What the stores say of the user's side: the grant, if one was asked for, and the use of the task."""
 

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -29,6 +28,7 @@ from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
 from cab.use_cases.identity.verify_token import verify_token
+from cab.values import immutable
 
 _Client = TypeVar("_Client", bound=FrontEnd | Agent)
 _Answer = TypeVar("_Answer")
@@ -42,7 +42,7 @@ def client_source(client_id: str) -> str:
     return f"client:{client_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Credentials:
     """What a request offers to authenticate with, as transport found it."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
@@ -16,13 +15,14 @@ from cab.domain.lru import remember
 from cab.ports import Clock, NotFound, VerificationKeys
 from cab.protocol.jose import jws
 from cab.protocol.jose.jwk import VerificationKey
+from cab.values import immutable
 
 REMEMBERED: Final = 2048  # tokens; by SHA-256, never the tokens themselves
 
 _Meaning = TypeVar("_Meaning")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Verified(Generic[_Meaning]):
     """What a token means, and what that rests on. Not its claims: an identity provider may put hundreds of groups there."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from cab.adapters.google_cloud.firestore.batches import Batches, Waiter
 from cab.adapters.google_cloud.rest import Refused, Status
 from cab.ports import Unavailable
+from cab.values import immutable
 
 _MAX_WRITES = 100
 _BUDGET_S = 3.0
@@ -21,7 +22,7 @@ _BUDGET_S = 3.0
 Statuses = frozenset[Status]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Written:
     """What a Commit says of one write: the document's version now, if there still is one, and what its tallies are."""
 
@@ -33,7 +34,7 @@ class Written:
 Commit = Callable[[Sequence[Any], float, Statuses], Awaitable[Sequence[Written]]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Write:
     """One write, as JSON, and the statuses that its caller wants to see."""
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import quote
 
 from cab.adapters import spans
 from cab.adapters.google_cloud.rest import GoogleApi, Status
+from cab.values import immutable
 
 _BUDGET_S = 1.8
 _ATTEMPTS = 2
 _RETRY = frozenset({Status.UNAVAILABLE})  # a message that arrives twice is removed by its event id
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Message:
     """`data` and `attributes` as subscribers get them."""
 
