@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -182,6 +183,7 @@ class Timings:
 PRODUCTION_TIMINGS = Timings()
 
 
+@lru_cache(maxsize=4096)  # asked for on every exchange
 def grant_id(tenant: str, subject: str, connection: str) -> str:
     """The one grant of a user at a connection. A hash: resource names carry no names of people."""
     return digest("cab-grant", tenant, subject, connection)

@@ -34,12 +34,12 @@ current: Final[ContextVar[TraceContext | None]] = ContextVar("trace", default=No
 
 def read_trace(traceparent: str | None, platform: str | None) -> TraceContext | None:
     """The trace that two headers name, the standard's before the platform's. None where neither is readable. Section 3.2.2."""
-    found = _W3C.fullmatch(traceparent or "")
-    if found and not (traceparent or "").startswith("ff") and any(c != "0" for c in found["trace"]):
+    found = _W3C.fullmatch(traceparent) if traceparent else None
+    if found and not found[0].startswith("ff") and any(c != "0" for c in found["trace"]):
         if all(c == "0" for c in found["span"]):
             return None
         return TraceContext(found["trace"], found["span"], bool(int(found["flags"], 16) & _SAMPLED))
-    found = _PLATFORM.fullmatch(platform or "")
+    found = _PLATFORM.fullmatch(platform) if platform else None
     if found is None:
         return None
     number = int(found["span"] or 0)

@@ -72,16 +72,16 @@ class OAuthEndpoints:
             return await route.endpoint(form, credentials, facts)
 
         answered = await self._auditor.run(route.event_type, context, work, silent=route.is_silent)
-        return render(answered, route, tried_basic=_tried_basic(request))
+        if answered.refusal is not None:
+            return refusal_response(answered.refusal, txn=answered.txn, tried_basic=_tried_basic(request))
+        return render(answered, route)
 
 
 def _tried_basic(request: Request) -> bool:
     return any(value[:6].lower() in ("basic", "basic ") for value in request.headers.getlist("authorization"))
 
 
-def render(answered: Answered[Any], route: OAuthRoute, *, tried_basic: bool) -> Response:
-    if answered.refusal is not None:
-        return refusal_response(answered.refusal, txn=answered.txn, tried_basic=tried_basic)
+def render(answered: Answered[Any], route: OAuthRoute) -> Response:
     body = route.render(answered.answer)
     headers = NO_STORE | {"CAB-Txn": answered.txn}
     return Response(body, status_code=route.status, media_type="application/json" if body else None, headers=headers)

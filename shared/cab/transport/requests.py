@@ -22,7 +22,7 @@ NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 def context_of(request: Request, randomness: Randomness) -> RequestContext:
     """A fresh `txn`, the platform's trace id and the caller's network, never its full address."""
-    trace = current.get() or trace_of(request)
+    trace = current.get()
     return RequestContext(
         txn=randomness.token(16), caller_ip_prefix=_prefix(request), trace_id=trace.trace_id if trace else None
     )

@@ -224,15 +224,17 @@ def check_issuer(token: UnverifiedToken, rules: Rules) -> None:
 
 def check_audience(token: UnverifiedToken, rules: Rules) -> None:
     audience = token.claims.get("aud")
-    values = [audience] if isinstance(audience, str) else audience
-    if not isinstance(values, list) or not 1 <= len(values) <= MAX_AUDIENCES:
+    if isinstance(audience, str):
+        if audience not in rules.audiences:
+            raise TokenRejected("aud is not us")
+        return
+    if not isinstance(audience, list) or not 1 <= len(audience) <= MAX_AUDIENCES:
         raise TokenRejected("aud is missing or malformed")
-    one_element = rules.one_element_audience and len(values) == 1
-    if not (rules.several_audiences or one_element or isinstance(audience, str)):
+    if not (rules.several_audiences or (rules.one_element_audience and len(audience) == 1)):
         raise TokenRejected("aud must be a single string")
-    if not all(isinstance(value, str) for value in values):
+    if not all(isinstance(value, str) for value in audience):
         raise TokenRejected("aud is missing or malformed")
-    if not any(value in rules.audiences for value in values):
+    if not any(value in rules.audiences for value in audience):
         raise TokenRejected("aud is not us")
 
 

@@ -31,9 +31,10 @@ CACHE_SIZE: Final = 4096
 
 @immutable
 class Issued:
-    """A token on its way out. `sha256`/`jti` are computed by the caller for audit; the token itself goes nowhere else."""
+    """A token on its way out. By `sha256` and `jti` audit and stores name it; the token itself goes nowhere else."""
 
     token: str
+    sha256: str
     kind: str  # "downstream" or "broker_jwt"
     expires_at: datetime
     scopes: tuple[str, ...]
@@ -87,12 +88,13 @@ class BrokerTokens:
             jkt=jkt,
         )
         token = await self._signer.sign(claims, typ=names.ACCESS_TOKEN_TYP)
-        return Issued(token, "broker_jwt", expires_at, scopes, narrowed=True, jti=jti, jkt=jkt)
+        return Issued(token, token_sha256(token), "broker_jwt", expires_at, scopes, narrowed=True, jti=jti, jkt=jkt)
 
 
 @immutable
 class _Remembered:
     token: AccessToken
+    sha256: str
     revoke_epoch: int
 
 
@@ -160,9 +162,7 @@ class DownstreamTokens:
         name = grant.grant_id if grant else grant_id(assertion.tenant, assertion.subject, connection.id)
         key = (name, scopes, about)
         remembered = self._tokens.get(key)
-        is_rejected = (
-            rejected is not None and remembered is not None and token_sha256(remembered.token.access_token) == rejected
-        )
+        is_rejected = rejected is not None and remembered is not None and remembered.sha256 == rejected
         if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider)):
             remembered = None
         if remembered is None or (grant is not None and not use_is_noted(grant, self._clock.now())):
@@ -182,11 +182,13 @@ class DownstreamTokens:
                 if remembered is None:  # else only today's use is not on record yet
                     raise
             else:
-                remembered = _Remembered(token, grant.revoke_epoch if grant else 0)
+                sha256 = token_sha256(token.access_token)
+                remembered = _Remembered(token, sha256, grant.revoke_epoch if grant else 0)
                 remember(self._tokens, key, remembered, most=CACHE_SIZE)
         token = remembered.token
         return Issued(
             token.access_token,
+            remembered.sha256,
             "downstream",
             self._handed_out_until(token, provider),
             token.scopes,

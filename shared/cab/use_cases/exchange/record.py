@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -10,7 +9,7 @@ import orjson
 from cab.domain import audit
 from cab.domain.configured.actions import ParameterValue
 from cab.domain.decisions import Confirm, Permit, differ
-from cab.domain.identifiers import digest, token_sha256
+from cab.domain.identifiers import digest
 from cab.domain.intents import Intent, TaskComparison
 from cab.protocol.authorization_details import details_hash, parameters_digest, task_digest
 from cab.protocol.tokens.assertions import Assertion
@@ -38,7 +37,7 @@ def note_judgement(facts: Facts, judgement: Judgement, *, policy_version: str) -
     if intent is None:  # not in the catalog, or not as the catalog has it: what was asked for is known all the same
         facts.intent = audit.IntentFacts(identifier=declared.identifier, task_id=declared.task_id)
         return
-    facts.tool = replace(facts.tool, effect=intent.action.effect.value)
+    facts.tool.effect = intent.action.effect.value
     facts.intent = _intent(intent, case.assertion)
     requested = case.asked.scope.split() if case.asked.scope else []
     facts.scopes = audit.Scopes(requested=requested, granted=[])
@@ -65,7 +64,7 @@ def note_issued(facts: Facts, issued: Issued) -> None:
     facts.token = audit.TokenFacts(
         kind="broker_jwt" if issued.jti else "downstream",
         jti=issued.jti,
-        sha256=token_sha256(issued.token),
+        sha256=issued.sha256,
         expires_at=issued.expires_at,
     )
     facts.scopes = audit.Scopes(

@@ -21,7 +21,6 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Confirm, Permit
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import Grant
-from cab.domain.identifiers import token_sha256
 from cab.domain.tasks import Task
 from cab.ports import Clock, PolicyEngine, Randomness, Signer
 from cab.protocol import names
@@ -484,7 +483,6 @@ class Steps:
         """
         case, connection = asked_for.judgement.case, asked_for.connection
         assertion = case.assertion
-        sha256 = token_sha256(issued.token)
         record = IssuedToken(
             tenant=assertion.tenant,
             subject=assertion.subject,
@@ -506,9 +504,9 @@ class Steps:
         )
         each = self._deployment.records_each(connection, asked_for.intent.action)
         if each or isinstance(asked_for.decision, Confirm):
-            facts.beside.append(self._issued_tokens.remember(sha256, record))
-        elif not self._issued_tokens.is_recorded(sha256, record):
-            facts.beside.append(self._issued_tokens.remember_first(sha256, record))
+            facts.beside.append(self._issued_tokens.remember(issued.sha256, record))
+        elif not self._issued_tokens.is_recorded(issued.sha256, record):
+            facts.beside.append(self._issued_tokens.remember_first(issued.sha256, record))
 
 
 def _check_limit(counted: Counted | None) -> None:

@@ -49,12 +49,15 @@ class VerifiedTokens(Generic[_Meaning]):
 
     async def read(self, token: str, verify: Callable[[], Awaitable[Verified[_Meaning]]]) -> _Meaning:
         """What the token means, by `verify` where it is not remembered. Raises: Unavailable; what `verify` raises."""
-        known = await self.recall(token)
-        return self.remember(token, await verify()) if known is None else known
+        name = _name(token)
+        known = await self._recall(name)
+        return self._remember(name, await verify()) if known is None else known
 
     async def recall(self, token: str) -> _Meaning | None:
         """What the token means, if that was found out before and nothing has ended it since. Raises: Unavailable."""
-        name = _name(token)
+        return await self._recall(_name(token))
+
+    async def _recall(self, name: bytes) -> _Meaning | None:
         known = self._known.pop(name, None)
         if known is None or not await self._still_stands(known):
             return None
@@ -63,7 +66,10 @@ class VerifiedTokens(Generic[_Meaning]):
 
     def remember(self, token: str, verified: Verified[_Meaning]) -> _Meaning:
         """Keep what a verification found, and give its meaning. The token that was not used for longest makes room."""
-        remember(self._known, _name(token), verified, most=REMEMBERED)
+        return self._remember(_name(token), verified)
+
+    def _remember(self, name: bytes, verified: Verified[_Meaning]) -> _Meaning:
+        remember(self._known, name, verified, most=REMEMBERED)
         return verified.meaning
 
     async def _still_stands(self, known: Verified[_Meaning]) -> bool:
