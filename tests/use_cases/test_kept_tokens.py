@@ -141,7 +141,7 @@ async def test_a_token_that_the_platform_refuses_is_replaced_once_a_minute(
     refused = token_sha256(granted.access_token)
     assert kept.get("k", rejected="0" * 64) == granted  # another token was refused
     assert kept.get("k", rejected=refused) is None
-    clock.advance(kept_tokens.REJECTION_PAUSE - SECOND)
+    clock.advance(MINUTE - SECOND)
     assert kept.get("k", rejected=refused) == granted
     clock.advance(SECOND)
     assert kept.get("k", rejected=refused) is None
