@@ -32,6 +32,9 @@ _NOT_CHANGED = frozenset({"Field", "getLogger", "log", "warning", "info", "debug
 _UNSEEN = frozenset({"step"})
 """Statements that do nothing in production: the kill harness stops a process there."""
 
+_ROOM = ("CACHE_SIZE", "REMEMBERED")
+"""Ends of names of how much a process keeps in memory at most: one more is no mistake. That there is a bound, tests hold with one of theirs."""
+
 
 @dataclass(frozen=True)
 class Mutation:
@@ -81,12 +84,25 @@ def _below(node: ast.AST, path: Path) -> Iterator[Path]:
         return
     if isinstance(node, ast.Assign | ast.AnnAssign) and _is_type(node.value):
         return
+    if isinstance(node, ast.AnnAssign) and _is_room(node):
+        return
+    if isinstance(node, ast.keyword) and _is_first_only(node):
+        return
     yield from _places(node, path)
 
 
 def _is_type(value: ast.expr | None) -> bool:
     """`X = A | B` at the top of a module names a type, more often than not."""
     return isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr) and isinstance(value.left, ast.Name)
+
+
+def _is_room(node: ast.AnnAssign) -> bool:
+    return isinstance(node.value, ast.Constant) and _name(node.target).endswith(_ROOM)
+
+
+def _is_first_only(node: ast.keyword) -> bool:
+    """A query for one document, of which the first is taken: with another behind it, it costs more and says the same."""
+    return node.arg == "limit" and isinstance(node.value, ast.Constant) and node.value.value == 1
 
 
 def _changes(node: ast.AST) -> Iterator[ast.AST]:
