@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -60,6 +60,34 @@ def test_tokens_of_one_login_name_one_session_and_no_token_the_providers_own_nam
     assert "s-1" not in first
     assert login().session is None
     assert login(sid=7).session is None
+
+
+ENDING = PROVIDER.model_copy(update={"access_until_claim": "ends"})
+
+
+@pytest.mark.parametrize(
+    ("ends", "instant"),
+    [
+        ("2026-11-21", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("2026-11-21T12:04:00", NOW + timedelta(minutes=4)),
+        ("20261121T120400Z", NOW + timedelta(minutes=4)),
+        ("2026-11-21 13:04:00+01:00", NOW + timedelta(minutes=4)),
+        (SECONDS + 1, NOW + timedelta(seconds=1)),
+        ((SECONDS + 1) * 1000, NOW + timedelta(seconds=1)),
+    ],
+)
+def test_a_persons_access_ends_at_an_instant_which_is_utc_unless_it_says_otherwise(
+    ends: Any, instant: datetime
+) -> None:
+    found = login(ENDING, ends=ends)
+    assert found.access_ends_at == instant
+    assert found.expires_at == min(instant, NOW + timedelta(seconds=300))
+
+
+@pytest.mark.parametrize("ends", [SECONDS, "2026-11-21T12:00:00", "2026-11-20", 0, "soon", True])
+def test_who_has_access_until_now_has_none(ends: Any) -> None:
+    with pytest.raises(TokenRejected):
+        login(ENDING, ends=ends)
 
 
 @pytest.mark.requirement("OIDC-3.1.3.7-3")

@@ -308,6 +308,13 @@ def test_tokens_never_show_in_a_repr() -> None:
     assert "canary" not in repr(found)
 
 
+def test_the_words_of_an_error_are_bounded_and_never_show_in_a_repr() -> None:
+    for body in (b"canary " * 500, orjson.dumps({"error": "x", "hint": "canary " * 500})):
+        found = token_responses.parse(body)
+        assert isinstance(found, TokenError)
+        assert (len(found.words) <= 2000, "canary" in found.words, "canary" in repr(found)) == (True, True, False)
+
+
 @given(st.binary(max_size=200) | st.text(alphabet='{}[]":,=&aceknorst_%0', max_size=60).map(str.encode))
 @fuzz(300)
 def test_arbitrary_bytes_are_tokens_or_an_error(body: bytes) -> None:
