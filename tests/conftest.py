@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -37,21 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the test proves this entry of tests/requirements.yaml")
 
 
-@pytest.fixture(scope="module")
-def bigquery_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the local BigQuery keeps its files: set up for many rows, PROJECT/DATASET/TABLE/*.parquet, one for each insert."""
-    return tmp_path_factory.mktemp("bigquery")
-
-
-@pytest.fixture(scope="module")
-def bigquery_url(bigquery_data: Path) -> Iterator[str]:
-    """A local BigQuery for each file: it starts within a second, with the audit dataset."""
-    with running_bigquery(bigquery_data) as url:
+@pytest.fixture(scope="session")
+def bigquery_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A local BigQuery for the whole run, with the audit dataset."""
+    with running_bigquery(tmp_path_factory.mktemp("bigquery")) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def record(bigquery_url: str) -> Iterator[Record]:
-    """The audit dataset of a file of tests, with the views that it asks for."""
+    """Its audit dataset, of which each file of tests writes and asks its own rows."""
     with client(bigquery_url, Record.PROJECT) as tables:
         yield Record(bigquery_url, tables)

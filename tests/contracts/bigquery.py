@@ -1,4 +1,4 @@
-"""The local BigQuery for tests: one server for each file of tests, with the audit dataset."""
+"""The local BigQuery for tests: a server with the audit dataset."""
 
 from __future__ import annotations
 

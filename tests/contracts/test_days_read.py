@@ -42,8 +42,14 @@ DOCUMENTED = [
 
 
 @pytest.fixture(scope="module")
+def bigquery_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this BigQuery keeps its files: PROJECT/DATASET/TABLE/*.parquet."""
+    return tmp_path_factory.mktemp("bigquery-of-days")
+
+
+@pytest.fixture(scope="module")
 def bigquery_url(bigquery_data: Path) -> Iterator[str]:
-    """Set up for many rows, so that each insert is a file, and which of them are read shows."""
+    """One of its own: set up for many rows, so that each insert is a file, and which of them are read shows."""
     with running_bigquery(bigquery_data, rows="many") as url:
         yield url
 

@@ -36,6 +36,7 @@ STATEMENTS = (
     f"DELETE FROM {PLACE}.{TABLE} WHERE occurred_at > '2020-01-01' AND token.kind = 'assertion'",
     f"SELECT COUNT(*) AS n FROM {PLACE}.{TABLE} WHERE occurred_at > '2020-01-01'",
     f"SELECT * FROM {PLACE}.other ORDER BY a",
+    f"DROP TABLE {PLACE}.other",
 )
 
 

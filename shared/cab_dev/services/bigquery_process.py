@@ -20,7 +20,7 @@ _SETTINGS = {"threads": 1, "disabled_optimizers": "join_order,statistics_propaga
 # An insert of so many rows at most is written into DuckLake's tables: a file of its own is slow to open when asked.
 _ROWS_INSIDE = 1000
 
-_connect, _objects, _columns, _write = duckdb.connect, database.objects, tables.columns, tables.write
+_connect, _objects, _write, _load = duckdb.connect, database.objects, tables.write, tables.load
 _attach = database._attach  # noqa: SLF001 - there is no other place where the emulator says how data are kept
 
 
@@ -39,6 +39,7 @@ def set_up_for_few_rows() -> None:
     database._attach = attach  # noqa: SLF001 - as above
     database.objects = objects
     tables.columns = tabledata.columns = columns
+    tabledata.load = find
     tables.write = write
 
 
@@ -68,12 +69,28 @@ def objects(project: str, dataset: str, table: str | None = None) -> Any:
 
 
 def columns(project: str, dataset: str, table: str) -> Any:
-    """Those of an answer's table, of which none is required, without a list of all columns of every project."""
-    if dataset != tables.RESULTS:
-        return _columns(project, dataset, table)
+    """Those of this one table, without a list of all columns of every project."""
+    name = tables.name(project, dataset, table)
     with database.cursor() as cursor:
-        answer = cursor.sql(f"SELECT * FROM {tables.name(project, dataset, table)} LIMIT 0")  # noqa: S608
-        return [types.field(name, kind) for name, kind in zip(answer.columns, answer.types, strict=True)]
+        try:
+            described = cursor.execute(f"DESCRIBE {name}").fetchall()
+        except duckdb.CatalogException:
+            raise tables.not_found("Table", tables.names.label(project, dataset, table)) from None
+        required = {column for column, _, nullable, *_ in described if nullable == "NO"}
+        answer = cursor.sql(f"SELECT * FROM {name} LIMIT 0")  # noqa: S608
+        return [
+            types.field(column, kind, column in required)
+            for column, kind in zip(answer.columns, answer.types, strict=True)
+            if column != tables.INGESTION_TIME or dataset == tables.RESULTS
+        ]
+
+
+def find(project: str, dataset: str, table: str) -> Any:
+    """Whoever reads or writes rows asks only whether the table is there, and not yet at its end."""
+    stored = tables.metadata.load(tables.Table, project, dataset, table)
+    if stored is None or stored.expirationTime is not None:
+        return _load(project, dataset, table)
+    return stored
 
 
 def write(cursor: Any, query: str, parameters: Any, *where: Any, **how: Any) -> Any:
