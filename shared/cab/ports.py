@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol
 
 from cab.domain.audit import AuditEvent, CallOutcome
@@ -263,9 +264,18 @@ class HttpAnswer:
 
     @property
     def retry_after_s(self) -> int | None:
-        """`Retry-After` in seconds, of five digits at most (RFC 9110 section 10.2.3). None for a date, nonsense, or without it."""
-        value = self.headers.get("retry-after", "")
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+        """`Retry-After` in seconds, of five digits at most (RFC 9110 section 10.2.3). None for nonsense, or without it.
+
+        A date counts from the answer's own `Date`, so that no clock is compared with another.
+        """
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdigit():
+            return int(value) if len(value) < 6 else None
+        try:
+            wait = parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", ""))
+        except (ValueError, TypeError, OverflowError):
+            return None
+        return min(max(0, int(wait.total_seconds())), 99_999)
 
 
 class AnswerTooLarge(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b32encode, b64encode, urlsafe_b64encode
 from hashlib import sha256
 from urllib.parse import quote
 
@@ -31,6 +31,17 @@ TOKENS = [
     PEM,
     sha256(b"x").hexdigest(),
     sha256(b"x").hexdigest().upper()[:40],
+    "1000." + sha256(b"x").hexdigest()[:32] + "." + sha256(b"y").hexdigest()[:32],  # Zoho
+    "dapi" + sha256(b"x").hexdigest()[:32],  # Databricks
+    "1/1204619611402340:" + sha256(b"x").hexdigest()[:32],  # Asana
+    "eu1-73c1-6e00-4dd2-8f0fd1d54a5b",  # HubSpot
+    "aB3" + "8Q~" + "x.Y_z~1-" * 4,  # Entra, a client's secret
+    "shpua_" + "ab12" * 8,
+    "glrt-" + "aB3_" * 5,
+    "key-" + sha256(b"x").hexdigest()[:32],
+    "NRAK-" + "A1B2C3" * 4,
+    b32encode(sha256(b"x").digest()).decode().rstrip("="),  # of capitals and digits alone
+    b32encode(sha256(b"x").digest()).decode().rstrip("=").lower(),
 ]
 ORDINARY = [
     "opportunity/0061",
@@ -38,6 +49,10 @@ ORDINARY = [
     "0015g00000XyZabAAB",
     sha256(b"x").hexdigest()[:39],
     "4111" * 10,
+    "ListWorkloadIdentityPoolProvidersResponse",
+    "invoice202611280000012345678901234567890123",
+    "key-" + sha256(b"x").hexdigest()[:31],
+    "projects/7b575a84e3374c6a9d2b0123456789ab/pages/7b575a84e3374c6a9d2b0123456789ab",
     "sha-256:" + RANDOM,
     "sha-256:" + sha256(b"x").hexdigest(),
     "Customer_Onboarding_Checklist_For_Globex_2026_v2",

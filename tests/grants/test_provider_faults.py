@@ -251,6 +251,23 @@ async def test_where_nothing_was_sent_the_token_is_simply_unspent(profile: str) 
     assert await ask(world, worker, name) == RefreshOutcome.SUCCESS
 
 
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"retry-after": "Fri, 27 Nov 2026 10:00:45 GMT", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, 45),
+        ({"retry-after": "Friday, 27-Nov-26 10:00:45 GMT", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, 45),
+        ({"retry-after": "Fri, 27 Nov 2026 09:00:00 GMT", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, 0),
+        ({"retry-after": "Fri, 27 Nov 2099 10:00:00 GMT", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, 99_999),
+        ({"retry-after": "Fri, 27 Nov 2026 10:00:45 GMT"}, None),
+        ({"retry-after": "soon", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, None),
+        ({"retry-after": "123456"}, None),
+        ({"retry-after": " 45 "}, 45),
+    ],
+)
+def test_retry_after_may_be_a_date_of_the_answers_own_clock(headers: dict[str, str], wait_s: int | None) -> None:
+    assert HttpAnswer(503, headers, b"").retry_after_s == wait_s
+
+
 @in_virtual_time
 async def test_retry_after_is_honoured_and_told() -> None:
     world = await GrantWorld(STRICT).open()
@@ -759,6 +776,8 @@ OUR_FAULTS = {
     "a method that is not served": (405, b"", {}),
     "an address that has moved": (308, b"", {"location": "https://new.test/token"}),
     "a redirect address": (400, b'{"error":"redirect_uri_mismatch"}', {}),
+    "a firewall's page": (403, b"<!doctype html><title>Access denied</title>", {"content-type": "text/html"}),
+    "our network's address": (400, b'{"error":"invalid_grant","error_description":"ip restricted"}', {}),
 }
 
 

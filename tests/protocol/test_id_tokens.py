@@ -229,7 +229,14 @@ def test_the_configured_subject_claim_makes_one_person_of_two_registrations() ->
     assert login(entra, sub="a", oid="person").subject != login(entra, sub="a", oid="another").subject
 
 
-@pytest.mark.parametrize("value", [ABSENT, None, "", 7, ["person"]])
+def test_only_of_sub_a_standard_says_that_it_is_text() -> None:
+    by_number = PROVIDER.model_copy(update={"subject_claim": "employee"})
+    assert login(by_number, employee=4711).subject == login(by_number, employee="4711").subject
+    with pytest.raises(TokenRejected, match="subject claim"):
+        login(sub=4711)
+
+
+@pytest.mark.parametrize("value", [ABSENT, None, "", 7.5, True, ["person"]])
 def test_a_token_without_the_configured_subject_claim_is_refused(value: Any) -> None:
     with pytest.raises(TokenRejected, match="subject claim"):
         login(PROVIDER.model_copy(update={"subject_claim": "oid"}), oid=value)
@@ -280,8 +287,18 @@ def test_a_login_may_be_later_than_its_token_but_not_in_the_future() -> None:
         login(auth_time=SECONDS + 31)
 
 
+WINDOWS = "http://schemas.microsoft.com/ws/2008/06/identity/authenticationmethod/windows"
+
+
 @pytest.mark.parametrize(
-    ("amr", "kept"), [(ABSENT, ()), ("pwd", ("pwd",)), (["pwd", 7, "", "a\x00"], ("pwd",)), (["x"] * 30, ("x",) * 20)]
+    ("amr", "kept"),
+    [
+        (ABSENT, ()),
+        ("pwd", ("pwd",)),
+        (["pwd", 7, "", "a\x00"], ("pwd",)),
+        (["x"] * 30, ("x",) * 20),
+        ([WINDOWS], (WINDOWS,)),
+    ],
 )
 def test_methods_that_are_not_text_are_left_out(amr: Any, kept: tuple[str, ...]) -> None:
     assert login(amr=amr).amr == kept

@@ -273,7 +273,7 @@ def test_without_a_stated_life_a_refreshable_token_is_given_a_short_one() -> Non
     assert parsed().expires_at(NOW, default=None) is None
 
 
-@pytest.mark.parametrize("refresh_token", ["", " ", None, False, True, 0, [], {}])
+@pytest.mark.parametrize("refresh_token", ["", " ", None, False, True, 0, [], {}, "null", "None", "undefined", "N/A"])
 def test_a_refresh_token_that_is_none_keeps_the_old_one(refresh_token: Any) -> None:
     found = parsed(refresh_token=refresh_token)
     assert (found.refresh_token, found.refresh_is_unread) == (None, False)

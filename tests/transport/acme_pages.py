@@ -75,6 +75,7 @@ class AppClient:
         self._what = what
         self.down: set[str] = set()
         self.instead: HttpAnswer | None = None
+        self.rewritten: Callable[[bytes], bytes] = lambda content: content  # bodies of answers to POST requests
         self.requests: list[tuple[str, str]] = []
 
     async def get(
@@ -111,7 +112,7 @@ class AppClient:
         )
         if len(content) > max_bytes:
             raise AnswerTooLarge
-        return HttpAnswer(status, answer_headers, content)
+        return HttpAnswer(status, answer_headers, self.rewritten(content) if method == "POST" else content)
 
 
 async def _call(

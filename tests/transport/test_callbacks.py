@@ -127,6 +127,9 @@ CONSENTS = {
     "temporarily_unavailable": (503, "The other system does not answer"),
     "server_error": (503, "The other system does not answer"),
     "consent_required": (400, "The connection did not work"),
+    "user_canceled_request": (400, "Connecting was cancelled"),
+    "app_not_installed": (400, "Your organisation&#39;s settings are wrong"),
+    "rate_limit_exceeded": (503, "The other system does not answer"),
     "<script>": (400, "The connection did not work"),
 }
 
@@ -155,6 +158,7 @@ LOGINS = {
     "unauthorized_client": (400, "Your organisation&#39;s settings are wrong"),
     "invalid_request": (400, "Your organisation&#39;s settings are wrong"),
     "server_error": (503, "Your login page does not answer"),
+    "unauthorized": (403, "The login was cancelled"),
     "login_required": (403, "You are not logged in"),
 }
 

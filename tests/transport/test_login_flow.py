@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import html
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -264,6 +266,33 @@ def test_each_way_in_which_a_login_fails_leaves_its_own_cause_in_the_record_and_
     (event,) = acme.events(EventType.REQUEST_REFUSED)
     assert event.why == why
     assert why not in page.text or event.reason_code == "state_invalid"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda body: b"\xef\xbb\xbf" + body,
+        lambda body: body[:-1] + b',"scope":"openid","scope":"openid"}',
+        lambda body: body.decode().encode("utf-16"),
+        gzip.compress,
+    ],
+)
+def test_the_login_answer_of_an_identity_provider_is_read_like_that_of_any_token_endpoint(
+    acme: AcmePages, written: Callable[[bytes], bytes]
+) -> None:
+    browser, callback = begun(acme)
+    acme.idp_http.rewritten = written
+
+    assert browser.get(callback).status_code == 303
+    assert len(sessions(acme)) == 1
+
+
+def test_two_different_id_tokens_in_one_answer_log_nobody_in(acme: AcmePages) -> None:
+    browser, callback = begun(acme)
+    acme.idp_http.rewritten = lambda body: body[:-1] + b',"id_token":"x"}'
+
+    assert browser.get(callback).status_code == 503
+    assert sessions(acme) == []
 
 
 def test_an_id_token_signed_by_an_unpublished_key_is_refused(acme: AcmePages) -> None:

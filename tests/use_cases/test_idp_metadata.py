@@ -60,6 +60,14 @@ async def test_an_endpoint_on_a_configured_origin_is_accepted() -> None:
     assert endpoints.token_endpoint == f"{ELSEWHERE}/token"
 
 
+@pytest.mark.parametrize("origin", [ISSUER + ":443", "https://Accounts.Example.com"])
+async def test_a_port_that_https_implies_and_capital_letters_make_no_other_origin(origin: str) -> None:
+    assert (await metadata(f"{origin}/token").endpoints(ISSUER)).token_endpoint == f"{origin}/token"
+    for other in (ISSUER + ":8443", ISSUER + ":80", "http://accounts.example.com:443"):
+        with pytest.raises(Unavailable):
+            await metadata(f"{other}/token").endpoints(ISSUER)
+
+
 @pytest.mark.parametrize(
     "url", [f"{ELSEWHERE}.evil.test/token", f"{ELSEWHERE}@evil.test/token", "http://oauth2.example.net/t"]
 )

@@ -5,6 +5,7 @@ The code is in an address that anybody can write: it chooses words for a person,
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -21,6 +22,7 @@ _MEANINGS: Final = {
         {
             "access_denied",
             "authorization_declined",
+            "unauthorized",  # Auth0, where a rule of the organisation said no
             "user_cancelled_authorize",
             "user_cancelled_login",
             "user_denied",
@@ -52,11 +54,26 @@ _MEANINGS: Final = {
     ),
     AuthorizationFailure.BUSY: frozenset({"server_error", "temporarily_unavailable"}),
 }
+# Words of codes that nobody here knows. Ours before busy before theirs: `client_access_denied` is about us.
+_BY_WORDS: Final = (
+    (
+        AuthorizationFailure.OUR_FAULT,
+        re.compile(r"client|redirect|scope|response_(?:type|mode)|(?<![a-z])app(?![a-z])|application|tenant"),
+    ),
+    (AuthorizationFailure.BUSY, re.compile(r"unavailable|rate_limit|too_many|throttl|timeout|timed_out|internal")),
+    (
+        AuthorizationFailure.CANCELLED,
+        re.compile(r"cancel|den(?:y|ied)|declin|reject|abort|not_(?:allowed|authori[sz]ed)"),
+    ),
+)
 _BY_CODE: Final = {code: meaning for meaning, codes in _MEANINGS.items() for code in codes}
 
 
 def meaning_of(error: str) -> AuthorizationFailure:
-    return _BY_CODE.get(error.lower(), AuthorizationFailure.OTHER)
+    code = error.lower()
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    return next((meaning for meaning, words in _BY_WORDS if words.search(code)), AuthorizationFailure.OTHER)
 
 
 def named(error: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cab.encoding import strict_json
 
-Origin = tuple[str, str]  # scheme, host and port as written
+Origin = tuple[str, str]  # scheme; host, and a port that the scheme does not imply
+_PORTS: Final = {"https": "443", "http": "80"}
 
 
 class NotBelieved(ValueError):
@@ -52,5 +53,7 @@ def endpoint(document: Mapping[str, Any], name: str, allowed: frozenset[Origin])
 
 
 def _origin(url: str) -> Origin:
+    """Raises ValueError. A port that the scheme implies may be written or not (RFC 3986 section 6.2.3), and hosts have no case."""
     parts = urlsplit(url)
-    return parts.scheme, parts.netloc
+    implied = f":{_PORTS.get(parts.scheme, '')}"
+    return parts.scheme, parts.netloc.lower().removesuffix(implied)

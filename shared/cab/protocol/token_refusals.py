@@ -57,19 +57,31 @@ _OUR_FAULT: Final = frozenset(
 )
 # "unauthorized_client" blames the client by its name, and many providers say it of a dead token: its words decide, or time.
 _SAID_OF_BOTH: Final = "unauthorized_client"
-_OF_CLIENTS: Final = re.compile(r"client|application\b|\bapp\b|redirect")
+_OF_CLIENTS: Final = re.compile(
+    r"client|application(?![a-z])|(?<![a-z])app(?![a-z])|redirect|(?:api|consumer|subscription)[ _-]?key"
+)
+# Where our requests come from, which no user can change: said of every token alike, sometimes as `invalid_grant`.
+_OF_PLACES: Final = re.compile(r"\bip\b|allow[ _-]?list|white[ _-]?list|network[ _-]polic|firewall")
 _OF_REQUESTS: Final = re.compile(r"grant[ _-]?type")
-_OF_TOKENS: Final = re.compile(r"token|session|expired|revoked|(?:log|sign)[ _-]?in")
+_OF_TOKENS: Final = re.compile(r"token|session|expired|revoked|uninstall|(?:log|sign)[ _-]?in")
 _BUSY: Final = re.compile(
     r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|server[ _-]?error"
-    r"|\binternal(?:[ _-]?(?:error|failure|fault|exception)|$)|maintenance|overload|quota"
+    r"|\binternal(?:[ _-]?(?:error|failure|fault|exception)|$)|fatal[ _-]?error|maintenance|overload|quota"
 )
 # Said of servers in trouble, and of a session or token that has ended: "Session timed out", "The token has expired. Try again".
 _BUSY_OR_OVER: Final = re.compile(r"time[d ]?[ _-]?out|try[ _-]?again")
-_BUSY_WORDS: Final = re.compile(r"too many requests|rate limit")
+_BUSY_WORDS: Final = re.compile(
+    r"too many requests|rate limit|throttl|retry (?:your|the|this) request|(?:try|retry)(?: again)? later"
+)
+# Another request of ours is on its way, or many were: nothing is said of the token, even with `invalid_grant`.
+_ONE_TOO_MANY: Final = re.compile(
+    r"already being processed|request loop|concurrent request|refresh is (?:already )?in progress"
+)
+_FIRST_REFUSAL: Final = 400
 _REFUSED: Final = 401
 _BUSY_STATUSES: Final = frozenset({408, 425, 429})
 _WRONG_REQUEST: Final = frozenset({404, 405, 406, 407, 410, 411, 413, 414, 415, 421, 431})
+_IP_OR_TOKEN: Final = re.compile(r"\bip/token\b")  # Snowflake, of a network policy
 _ADDRESS: Final = re.compile(r"https?://\S+")
 _CODE: Final = re.compile(r"[a-z][a-z_.-]*")  # without digits: these number requests, too
 _LONGEST_SAID: Final = 200
@@ -106,6 +118,10 @@ def _meaning(
         return RefusalMeaning.BUSY
     if not in_success and status < 400:
         return RefusalMeaning.OUR_FAULT if status >= 300 else RefusalMeaning.UNCLEAR  # the endpoint is elsewhere
+    if _ONE_TOO_MANY.search(error.words):
+        return RefusalMeaning.BUSY
+    if _OF_PLACES.search(error.words) and not in_success and not _OF_TOKENS.search(_IP_OR_TOKEN.sub("ip", error.words)):
+        return RefusalMeaning.OUR_FAULT
     if codes & DEAD_EVERYWHERE or (codes & dead_codes and (in_success or status in dead_statuses)):
         return RefusalMeaning.DEAD
     if INVALID_SCOPE in codes:
@@ -132,6 +148,8 @@ def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) ->
     if any(
         code in _OUR_FAULT or ("client" in code and code != _SAID_OF_BOTH) for code in error.codes if " " not in code
     ):
+        return True
+    if error.is_page and status >= _FIRST_REFUSAL:  # a firewall, a proxy, a portal: it has not seen the token
         return True
     # RFC 6749 section 5.2 wants 401 and the scheme where the client is refused. Without a word nobody can tell.
     if status == _REFUSED and (not error.words or "basic" in headers.get("www-authenticate", "").lower()):

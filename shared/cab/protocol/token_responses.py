@@ -36,8 +36,12 @@ _FORM_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
 _TOKEN_NAME: Final = re.compile(rb"(?:access|refresh)[_-]?token", re.IGNORECASE)
 _LONGEST_TOKEN: Final = 16_384
 # Members that must not be guessed at when they are repeated with different values.
-_DECISIVE: Final = frozenset({"access_token", "refresh_token", "error"})
+_DECISIVE: Final = frozenset({"access_token", "refresh_token", "id_token", "error"})
 _LONGEST_WORDS: Final = 2000
+# What a page says that is of the token endpoint itself: there are vendors that refuse in HTML or XML.
+_OF_REFRESHING: Final = re.compile(r"invalid_grant|refresh[ _-]?token")
+# What programs write where they have nothing.
+_NO_TOKENS: Final = frozenset({"null", "none", "nil", "undefined", "n/a"})
 # Where providers put their error codes, beside or instead of `error` (RFC 6749 section 5.2).
 _CODE_MEMBERS: Final = ("error", "error_code", "errorCode", "errorType", "code", "status", "type", "message", "errors")
 _A_NO: Final = re.compile(
@@ -76,6 +80,7 @@ class TokenError:
     `is_challenge`: it carries `claims`, by which Microsoft Entra asks for more than the user has shown so far.
     `says_no`: it holds a mistake by its own words, and is not merely empty or of another kind.
     `may_hold_tokens`: nobody here can read it, and it is not known to hold no tokens: a later release may read it.
+    `is_page`: it is HTML or XML that says nothing of refreshing: whatever stands between may have written it.
     """
 
     code: str
@@ -84,6 +89,7 @@ class TokenError:
     words: str = field(repr=False, default="")
     says_no: bool = False
     may_hold_tokens: bool = False
+    is_page: bool = False
 
 
 UNPARSABLE: Final = "unparsable"
@@ -91,9 +97,11 @@ UNPARSABLE: Final = "unparsable"
 
 def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
     """`scope_claim` is where the provider lists the granted scopes when `scope` says nothing, see `member_at`."""
-    members = _members(body)
+    members = members_of(body)
     if members is None:
-        return TokenError(UNPARSABLE, words=_words_of_text(body), may_hold_tokens=_may_hold_tokens(body))
+        words = _words_of_text(body)
+        is_page = not words and body.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
+        return TokenError(UNPARSABLE, words=words, may_hold_tokens=_may_hold_tokens(body), is_page=is_page)
     error = members.get("error")
     access_token = _trimmed(members.get("access_token"))
     if error or members.get("ok") is False or not _is_token(access_token):
@@ -109,6 +117,8 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
             may_hold_tokens=_holds_tokens(members),
         )
     refresh_token = _trimmed(members.get("refresh_token"))
+    if isinstance(refresh_token, str) and refresh_token.lower() in _NO_TOKENS:
+        refresh_token = None
     return Tokens(
         access_token=access_token,
         refresh_token=refresh_token if _is_token(refresh_token) else None,
@@ -146,7 +156,7 @@ def member_at(members: Mapping[str, Any], path: str) -> Any:
     return found
 
 
-def _members(body: bytes) -> dict[str, Any] | None:
+def members_of(body: bytes) -> dict[str, Any] | None:
     """The members of a JSON object or of a form, in whatever encoding. None for anything else."""
     for text in _texts(body):
         members = _json_members(text)
@@ -249,9 +259,9 @@ def _may_hold_tokens(body: bytes) -> bool:
 
 
 def _words_of_text(body: bytes) -> str:
-    """What a body says that is neither members nor a page."""
-    text = body[:_LONGEST_WORDS].decode("utf-8", "replace").strip().lower()
-    return "" if text.startswith("<") else text
+    """What a body says that is no members. Of a page only what it says of refreshing: the rest is for browsers."""
+    text = body.decode("utf-8", "replace").lstrip("\ufeff").strip().lower()
+    return " ".join(dict.fromkeys(_OF_REFRESHING.findall(text))) if text.startswith("<") else text[:_LONGEST_WORDS]
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -12,12 +12,15 @@ MARK: Final = "[token sha-256:"  # how every fingerprint begins
 _KNOWN: Final = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}(?:KEY|CERTIFICATE)[A-Z0-9 ]{0,20}-----[^\"]*?(?:-----END [A-Z0-9 ]{0,60}-----|\Z|(?=\"))"
     r"|eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}"  # JWS, JWE, or the beginning of one
-    r"|(?<![A-Za-z0-9])(?:gh[opusr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|(?<![A-Za-z0-9])(?:gh[opusr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|gl(?:pat|rt|dt|oas|ptt|cbt|ft|soat|imt|agent)-[\w-]{16,}"
     r"|xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}"
     r"|(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}|whsec_[A-Za-z0-9+/=]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|ya29\.[\w-]{10,}|1//[\w-]{20,}|AIza[\w-]{30,}|GOCSPX-[\w-]{20,}"
-    r"|shp(?:at|ca|pa|ss)_[A-Za-z0-9]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|hvs\.[\w-]{20,}|dop_v1_[a-f0-9]{32,}"
-    r"|SG\.[\w-]{16,}\.[\w-]{16,}|ATATT[\w=-]{20,}|00D[A-Za-z0-9]{12,15}![\w.]{20,}|pat-[a-z]{2}\d-[a-f0-9-]{30,})"
+    r"|shp(?:at|ca|pa|ss|ua|prt)_[A-Za-z0-9]{16,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|hvs\.[\w-]{20,}|dop_v1_[a-f0-9]{32,}"
+    r"|SG\.[\w-]{16,}\.[\w-]{16,}|ATATT[\w=-]{20,}|00D[A-Za-z0-9]{12,15}![\w.]{20,}|pat-[a-z]{2}\d-[a-f0-9-]{30,}"
+    r"|1000\.[a-f0-9]{32}\.[a-f0-9]{32}|dapi[a-f0-9]{32}(?:-\d)?|key-[a-f0-9]{32}|NRAK-[A-Z0-9]{20,}"
+    r"|(?:na|eu|ap)\d-[a-f0-9]{4,8}(?:-[a-f0-9]{4}){2,3}-[a-f0-9]{12}"
+    r"|[12]/\d{8,20}(?:/\d{8,20})?:[a-f0-9]{32}|[\w~.-]{3}\dQ~[\w~.-]{31,34})"
 )
 # Neither of these is what follows a name of ours: sha-256:...
 _RUN: Final = re.compile(r"(?<![A-Za-z0-9_-])(?<!sha-256:)[A-Za-z0-9_+/=-]{32,}")
@@ -32,6 +35,7 @@ _PARTS: Final = re.compile(r"[A-Za-z0-9]+")
 # A random character is of another class (capital, small, digit) than its neighbour in 62 of 100 places; in names and ids
 # that people or systems make, in few.
 _RANDOM_FROM: Final = 0.36
+_RANDOM_OF_TWO_FROM: Final = 0.2  # digits and letters of one kind change in 30 (base 32) to 40 of 100
 
 
 def fingerprint(text: str) -> str:
@@ -68,8 +72,20 @@ def _hides_token(encoded: str) -> bool:
 
 
 def _looks_random(run: str) -> bool:
-    letters = "".join(_PARTS.findall(run))
-    classes = ["digit" if char.isdigit() else "capital" if char.isupper() else "small" for char in letters]
-    if len(classes) < 30 or len(set(classes)) < 3:
-        return False
-    return sum(one != other for one, other in pairwise(classes)) >= _RANDOM_FROM * (len(classes) - 1)
+    """All of it together, where it has three classes; of letters of one kind and digits what is long and unbroken, as no UUID is."""
+    parts = _PARTS.findall(run)
+    letters = "".join(parts)
+    if len(letters) >= 30 and len(set(_classes(letters))) == 3 and _changes(letters) >= _RANDOM_FROM:
+        return True
+    return any(
+        len(part) >= 40 and "digit" in _classes(part) and _changes(part) >= _RANDOM_OF_TWO_FROM for part in parts
+    )
+
+
+def _classes(letters: str) -> list[str]:
+    return ["digit" if char.isdigit() else "capital" if char.isupper() else "small" for char in letters]
+
+
+def _changes(letters: str) -> float:
+    """In which share of all places a character is of another class than its neighbour."""
+    return sum(one != other for one, other in pairwise(_classes(letters))) / (len(letters) - 1)

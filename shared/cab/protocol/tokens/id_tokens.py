@@ -126,6 +126,10 @@ def _session(sid: Any, auth_time: int | None, idp: IdentityProvider, idp_subject
 def subject_of(claims: Mapping[str, Any], idp: IdentityProvider) -> str:
     """Who the user is to the provider. Raises TokenRejected."""
     idp_subject = claim(claims, idp.subject_claim)
+    if idp.subject_claim != "sub" and isinstance(idp_subject, int) and not isinstance(idp_subject, bool):
+        idp_subject = str(
+            idp_subject
+        )  # only of `sub` a standard says that it is text: employee numbers come as numbers
     if not isinstance(idp_subject, str) or not idp_subject:
         raise TokenRejected("the configured subject claim is missing or no text")
     return idp_subject
@@ -222,7 +226,7 @@ def _amr(value: object) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list):
         return ()
-    return tuple(item for item in items[:20] if isinstance(item, str) and is_printable(item, max_length=64))
+    return tuple(item for item in items[:20] if isinstance(item, str) and is_printable(item))  # ADFS: whole addresses
 
 
 def _display_name(claims: Mapping[str, Any]) -> str | None:

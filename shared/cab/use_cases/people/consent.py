@@ -201,7 +201,7 @@ class ConsentWriter:
             answer = await self._calls.userinfo(provider, access_token=tokens.access_token)
             if answer.status != 200:
                 return account
-            members = strict_json.load_object(answer.body)
+            members = strict_json.load_document(answer.body)
         except (Unavailable, AnswerTooLarge, strict_json.InvalidJson):
             return account
         there = _account(members, provider, _USUAL_NAMES if own_name is None else (own_name,))

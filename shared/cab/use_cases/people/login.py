@@ -18,7 +18,6 @@ from cab.domain import audit
 from cab.domain.configured.deployment import Deployment, IdentityProvider
 from cab.domain.errors import BrokerError, Claimed, Reason, Remedy
 from cab.domain.identifiers import digest
-from cab.encoding import strict_json
 from cab.ports import (
     AnswerTooLarge,
     Clock,
@@ -282,10 +281,11 @@ class LoginFlow:
                 answer = await self._http.post_form(
                     endpoints.token_endpoint, form, headers=headers, timeout_s=TOKEN_TIMEOUT_S
                 )
-            members = strict_json.load_object(answer.body) if answer.status == 200 else {}
-        except (Unavailable, AnswerTooLarge, strict_json.InvalidJson) as error:
+        except (Unavailable, AnswerTooLarge) as error:
             raise Unavailable("identity_provider") from error
-        if answer.status >= 500 or answer.status == 429:
+        # Read as any token endpoint's answer: what counts of it is signed.
+        members = token_responses.members_of(answer.body) if 200 <= answer.status < 300 else {}
+        if members is None or answer.status >= 500 or answer.status == 429:
             raise Unavailable("identity_provider")
         id_token = members.get("id_token")
         if not isinstance(id_token, str):
