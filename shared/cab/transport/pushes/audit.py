@@ -39,7 +39,7 @@ class AuditPush:
         self._randomness = randomness
 
     async def handle(self, request: Request) -> Response:
-        if request.url.path == "/health":
+        if request.scope["path"] == "/health":  # request.url would build it from the Host header too
             return health()
         if request.method != "POST":
             return Response(status_code=405, headers={"Allow": "POST"})
