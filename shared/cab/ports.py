@@ -307,7 +307,21 @@ class CallRefused(Exception):
         self.status = status
 
 
-class HttpClient(Protocol):
+class JsonPoster(Protocol):
+    """JSON by POST, under the rules of `HttpClient`."""
+
+    async def post_json(
+        self,
+        url: str,
+        document: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+    ) -> HttpAnswer: ...
+
+
+class HttpClient(JsonPoster, Protocol):
     """Outbound HTTP to configured origins only: no redirects, addresses checked at connect time, size and time capped, no retry."""
 
     async def get(
@@ -323,16 +337,6 @@ class HttpClient(Protocol):
         self,
         url: str,
         form: Mapping[str, str],
-        *,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 10,
-        max_bytes: int = 102_400,
-    ) -> HttpAnswer: ...
-
-    async def post_json(
-        self,
-        url: str,
-        document: Any,
         *,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 10,

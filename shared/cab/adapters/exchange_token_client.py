@@ -14,7 +14,7 @@ from cab.ports import (
     CallCredentials,
     Clock,
     HttpAnswer,
-    HttpClient,
+    JsonPoster,
     PermittedCall,
     ServiceTokens,
     Unavailable,
@@ -29,7 +29,7 @@ WAY_BACK_S: Final = 1.0  # kept for the answer, and for two clocks that differ
 
 
 class ExchangeTokenClient:
-    def __init__(self, url: str, http: HttpClient, identity: ServiceTokens, clock: Clock) -> None:
+    def __init__(self, url: str, http: JsonPoster, identity: ServiceTokens, clock: Clock) -> None:
         self._url = url
         self._http = http
         self._identity = identity

@@ -1,8 +1,8 @@
 """A small HTTP/1.1 client for one host: requests on a few kept connections, one at a time on each.
 
-It serves `rest` and knows nothing of Google. The parser is llhttp, which uvicorn brings (httptools); what surrounds it here
-trusts the other side with nothing: every size is bounded, every wait ends when its caller says, and a connection on which
-anything went wrong, or came that nobody asked for, is not used again.
+It serves `rest` and our own functions, and knows nothing of Google. The parser is llhttp, which uvicorn brings (httptools);
+what surrounds it here trusts the other side with nothing: every size is bounded, every wait ends when its caller says, and a
+connection on which anything went wrong, or came that nobody asked for, is not used again.
 
 Where requests do not meet, each makes its calls by itself. So a call has no task and no timer of its own, and the parser calls
 back only for what is used.
@@ -15,6 +15,7 @@ import functools
 import select
 import socket
 import ssl
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import httptools
@@ -40,16 +41,31 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] | None = None  # lower-case names; where they are kept
 
 
 class Connections:
-    """The connections to one host; TLS unless `in_clear`. Belongs to the event loop of its first request."""
+    """The connections to one host; TLS unless `in_clear`. Belongs to the event loop of its first request.
 
-    def __init__(self, host: str, port: int, *, in_clear: bool = False) -> None:
+    At most `most` (MOST_CONNECTIONS) are open, and only to addresses that `allows` lets through.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        in_clear: bool = False,
+        most: int | None = None,
+        keeps_headers: bool = False,
+        allows: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._host = host
         self._port = port
         self._in_clear = in_clear
-        self._places = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._kind = _WithHeaders if keeps_headers else _Connection
+        self._allows = allows
+        self._places = asyncio.Semaphore(most or MOST_CONNECTIONS)
         self._idle: list[_Connection] = []  # the one used last is used first, so that the others grow old
         self._open: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -161,14 +177,15 @@ class Connections:
         loop = asyncio.get_running_loop()
         context = None if self._in_clear else tls_context()
         try:
-            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except OSError:
             raise Broken from None
+        addresses = [address for address in found if self._allows(str(address[4][0]))]
         for tried, address in enumerate(addresses, start=1):
             try:
                 async with asyncio.timeout(_CONNECT_S if tried < len(addresses) else None):
                     _, connection = await loop.create_connection(
-                        lambda: _Connection(self._open),
+                        lambda: self._kind(self._open),
                         str(address[4][0]),
                         self._port,
                         ssl=context,
@@ -191,6 +208,7 @@ class _Connection(asyncio.Protocol):
         self._received = 0
         self._in_head = True
         self._body: list[bytes] = []
+        self._headers: dict[str, str] | None = None
         self._socket = select.poll()
         self.until: float | None = None  # of the request under way
         self.used_at = 0.0
@@ -291,7 +309,20 @@ class _Connection(asyncio.Protocol):
         if status >= _FINAL and self._answer is not None and not self._answer.done():
             if self._transport is not None and self._transport.get_write_buffer_size():
                 self.is_reusable = False  # answered before it had heard all
-            self._answer.set_result(Answer(status, b"".join(self._body)))
+            self._answer.set_result(Answer(status, b"".join(self._body), self._headers))
+
+
+class _WithHeaders(_Connection):
+    """Keeps what the head says, too."""
+
+    _heard: dict[str, str]
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._headers = self._heard = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._heard[name.decode("latin-1").lower()] = value.decode("latin-1")
 
 
 @functools.cache

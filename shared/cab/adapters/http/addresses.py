@@ -80,6 +80,15 @@ def is_private(text: str) -> bool:
     return address is not None and address not in _METADATA and _in_any(address, _PRIVATE)
 
 
+def may_be_reached(host: str, address: str, *, private_hosts: frozenset[str], loopback_allowed: bool) -> bool:
+    """Whether a connection to a host may go to this address of it. `loopback_allowed`: for hosts that are loopback themselves."""
+    return (
+        is_public(address)
+        or (host in private_hosts and is_private(address))
+        or (loopback_allowed and is_loopback(host) and is_loopback(address))
+    )
+
+
 def is_loopback(text: str) -> bool:
     try:
         return ipaddress.ip_address(text).is_loopback

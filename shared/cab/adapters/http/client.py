@@ -18,7 +18,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from cab.adapters import spans
-from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
+from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public, may_be_reached
 from cab.adapters.http.deadline import within
 from cab.encoding.trace_context import TRACEPARENT, current
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
@@ -48,11 +48,7 @@ class _AllowedAddresses(AbstractResolver):
         return allowed
 
     def _allows(self, host: str, address: str) -> bool:
-        return (
-            is_public(address)
-            or (host in self._private_hosts and is_private(address))
-            or (self._loopback_allowed and host == "localhost" and is_loopback(address))
-        )
+        return may_be_reached(host, address, private_hosts=self._private_hosts, loopback_allowed=self._loopback_allowed)
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -158,11 +154,7 @@ class AiohttpClient:
         with spans.waiting_for(f"{self._what} {method}") as span:
             span.note("http.request.method", method)
             span.note("server.address", urlsplit(url).hostname or "")
-            trace = current.get()
-            if trace is not None and trace.traceparent is not None:
-                if spans.are_recorded():  # a caller's own would lead past this span
-                    headers.pop(TRACEPARENT, None)
-                headers.setdefault(TRACEPARENT, trace.traceparent)
+            add_trace(headers)
             answer = await self._answer(
                 method, url, body, headers, timeout_s, max_bytes, sending or _Sending(once=False)
             )
@@ -255,6 +247,15 @@ class AiohttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def add_trace(headers: dict[str, str]) -> None:
+    """What is sent goes on in the trace of the request that it serves."""
+    trace = current.get()
+    if trace is not None and trace.traceparent is not None:
+        if spans.are_recorded():  # a caller's own would lead past this span
+            headers.pop(TRACEPARENT, None)
+        headers.setdefault(TRACEPARENT, trace.traceparent)
 
 
 async def _begin(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams) -> None:

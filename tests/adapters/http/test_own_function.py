@@ -1,0 +1,185 @@
+"""The client for our own functions: one configured origin, checked addresses, capped in size and time, and what it keeps open."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from cab.adapters.http.own_function import OwnFunction
+from cab.encoding.trace_context import TraceContext, current
+from cab.ports import AnswerTooLarge, SendFailed, Unavailable
+
+
+@dataclass
+class Function:
+    """One of ours, on loopback. `connections` are those that requests came on."""
+
+    origin: str = ""
+    requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        self.connections.add(request.transport.get_extra_info("peername")[1])
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((request.path, headers, json.loads(await request.read())))
+        match request.path:
+            case "/large":
+                return web.Response(body=b"x" * 200_000)
+            case "/hang":
+                await asyncio.Event().wait()
+            case "/reset":
+                request.transport.abort()
+            case "/elsewhere":
+                return web.Response(status=307, headers={"Location": f"{self.origin}/x"})
+            case "/busy":
+                return web.Response(status=429, text="{}", headers={"Retry-After": "7"})
+        return web.json_response({"answered": True})
+
+
+@pytest.fixture
+async def function() -> AsyncIterator[Function]:
+    function = Function()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", function.handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    function.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield function
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client(function: Function) -> AsyncIterator[OwnFunction]:
+    client = OwnFunction(function.origin, what="decisions", allow_loopback_http=True)
+    yield client
+    await client.close()
+
+
+async def test_it_posts_json_with_the_callers_headers_and_gives_status_headers_and_body(
+    function: Function, client: OwnFunction
+) -> None:
+    answer = await client.post_json(f"{function.origin}/internal", {"a": "ä"}, headers={"Authorization": "Bearer t"})
+    assert (answer.status, json.loads(answer.body)) == (200, {"answered": True})
+    assert answer.headers["content-type"].startswith("application/json")
+    ((path, headers, body),) = function.requests
+    assert (path, body) == ("/internal", {"a": "ä"})
+    assert headers["authorization"] == "Bearer t"
+    assert headers["content-type"] == "application/json"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["host"] == function.origin.removeprefix("http://")
+
+
+async def test_what_a_busy_function_says_of_coming_back_is_heard(function: Function, client: OwnFunction) -> None:
+    assert (await client.post_json(f"{function.origin}/busy", {})).retry_after_s == 7
+    assert (await client.post_json(f"{function.origin}/x", {})).retry_after_s is None  # on the same connection
+
+
+async def test_requests_one_after_another_share_a_connection_and_those_at_once_do_not(
+    function: Function, client: OwnFunction
+) -> None:
+    for _ in range(3):
+        await client.post_json(f"{function.origin}/x", {})
+    assert len(function.connections) == 1
+    await asyncio.gather(*(client.post_json(f"{function.origin}/x", {}) for _ in range(3)))
+    assert len(function.connections) == 3
+
+
+async def test_no_more_connections_are_open_than_allowed(function: Function) -> None:
+    client = OwnFunction(function.origin, what="decisions", allow_loopback_http=True, connections=2)
+    await asyncio.gather(*(client.post_json(f"{function.origin}/x", {}) for _ in range(8)))
+    assert (len(function.connections), len(function.requests)) == (2, 8)
+    await client.close()
+
+
+async def test_a_redirect_is_not_followed(function: Function, client: OwnFunction) -> None:
+    assert (await client.post_json(f"{function.origin}/elsewhere", {})).status == 307
+    assert len(function.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["{0}.example/x", "{0}@evil.example/x", "http://127.0.0.1:1/x", "{0}", "https://x/y"])
+async def test_it_reaches_its_own_origin_and_no_other(function: Function, client: OwnFunction, url: str) -> None:
+    with pytest.raises(SendFailed) as failed:
+        await client.post_json(url.format(function.origin), {})
+    assert not failed.value.may_have_arrived
+    assert not function.requests
+
+
+async def test_only_where_loopback_is_allowed_anything_is_sent_in_clear(function: Function) -> None:
+    for url, allowed in ((function.origin, False), ("http://decides.example", True)):
+        client = OwnFunction(url, what="decisions", allow_loopback_http=allowed)
+        with pytest.raises(SendFailed) as failed:
+            await client.post_json(f"{url}/x", {})
+        assert not failed.value.may_have_arrived
+    assert not function.requests
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "reached"),
+    [
+        ("10.1.2.3", False, False),
+        ("10.1.2.3", True, True),
+        ("169.254.169.254", True, False),
+        ("127.0.0.1", True, False),
+        ("199.36.153.4", False, True),
+    ],
+)
+async def test_a_name_leads_only_to_addresses_that_may_be_reached(
+    monkeypatch: pytest.MonkeyPatch, address: str, named: bool, reached: bool
+) -> None:
+    loop, tried = asyncio.get_running_loop(), []
+
+    async def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    async def connect(_: Any, host: str, port: int, **options: Any) -> Any:
+        tried.append((host, port, options["server_hostname"], options["ssl"] is not None))
+        raise OSError
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    monkeypatch.setattr(loop, "create_connection", connect)
+    client = OwnFunction(
+        "https://decides.example", what="decisions", private_hosts=["decides.example"] if named else []
+    )
+    with pytest.raises(Unavailable):
+        await client.post_json("https://decides.example/x", {})
+    assert tried == ([(address, 443, "decides.example", True)] if reached else [])
+
+
+async def test_an_answer_beyond_the_limit_is_not_passed_on(function: Function, client: OwnFunction) -> None:
+    with pytest.raises(AnswerTooLarge):
+        await client.post_json(f"{function.origin}/large", {})
+    assert (await client.post_json(f"{function.origin}/large", {}, max_bytes=200_000)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/hang", "/reset"])
+async def test_an_answer_that_does_not_come_is_an_outage(function: Function, client: OwnFunction, path: str) -> None:
+    with pytest.raises(Unavailable) as failed:
+        await client.post_json(f"{function.origin}{path}", {}, timeout_s=0.2)
+    assert failed.value.what == "decisions"
+    assert (await client.post_json(f"{function.origin}/x", {})).status == 200
+
+
+async def test_the_trace_goes_on(function: Function, client: OwnFunction) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    token = current.set(TraceContext("a" * 32, "b" * 16, is_sampled=True))
+    try:
+        await client.post_json(f"{function.origin}/x", {})
+    finally:
+        current.reset(token)
+    assert function.requests[0][1]["traceparent"] == trace
+
+
+async def test_a_header_can_add_no_line(function: Function, client: OwnFunction) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        await client.post_json(f"{function.origin}/x", {}, headers={"Authorization": "Bearer t\r\nX: y"})
+    assert not function.requests
