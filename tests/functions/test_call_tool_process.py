@@ -172,12 +172,13 @@ async def running(
 
 def _patient(connections: str) -> str:
     """Machines that run tests may be slow: no call ends here because its time is over. Reports may be large."""
-    return connections.replace(
-        '{method: DELETE, path: "/tables/{id}"}', '{method: DELETE, path: "/tables/{id}", timeout_s: 60}'
-    ).replace(
-        '{method: GET, path: "/reports/{id}"}',
-        '{method: GET, path: "/reports/{id}", timeout_s: 60, result: {max_bytes: 1048576}}',
-    )
+    for call, patient in (
+        ('path: "/tables/{id}", success: [200, 204]}', 'path: "/tables/{id}", success: [200, 204], timeout_s: 60}'),
+        ('path: "/reports/{id}"}', 'path: "/reports/{id}", timeout_s: 60, result: {max_bytes: 1048576}}'),
+    ):
+        assert call in connections
+        connections = connections.replace(call, patient)
+    return connections
 
 
 async def _call_token(project: str, deployment: Deployment) -> str:
