@@ -84,6 +84,8 @@ class CedarPolicyEngine:
 
 # Action, subject, tenant, groups; the resource, where a rule looks at it; the context, as far as the rules read it.
 _Asked = tuple[str, str, str, tuple[str, ...], str, str]
+# A no, or the permits that apply: what they demand of the login is held against each request.
+_Answer = Deny | tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class _RuleSet:
         self.rule_by_id = {rule.id: rule for rule in rules}
         # The same user's next action of the same kind: parsed once.
         self._users: OrderedDict[tuple[str, str, str, tuple[str, ...]], cedarpy.Entities] = OrderedDict()
-        self._answers: OrderedDict[_Asked, cedarpy.AuthzResult] = OrderedDict()
+        self._answers: OrderedDict[_Asked, _Answer] = OrderedDict()
         self._slices = {
             action.id: _slice(rules, action, connection)
             for connection in deployment.connections
@@ -138,13 +140,12 @@ class _RuleSet:
             }
             if request.groups_unknown:
                 return self._decide_without_groups(part, request, question, resource)
-            return _decision(self._answer(part, request, question, resource), part, request)
+            answer = self._answer(part, request, question, resource)
+            return answer if isinstance(answer, Deny) else _permitted(answer, request)
         except Exception:  # noqa: BLE001 - whatever fails inside the engine denies
             return Deny(Reason.POLICY_ERROR)
 
-    def _answer(
-        self, part: _Slice, request: PolicyRequest, question: dict[str, Any], resource: str
-    ) -> cedarpy.AuthzResult:
+    def _answer(self, part: _Slice, request: PolicyRequest, question: dict[str, Any], resource: str) -> _Answer:
         """Cedar's answer, remembered by everything that it is made of: an evaluation is a pure function of what the rules read, and
         the time is in the context where they read that.
         """
@@ -153,7 +154,8 @@ class _RuleSet:
         asked = (request.action, request.subject, request.tenant, request.groups, looked_at, context)
         answer = self._answers.get(asked)
         if answer is None:
-            answer = cedarpy.is_authorized(question, part.policies, self._entities(part, request, resource))
+            result = cedarpy.is_authorized(question, part.policies, self._entities(part, request, resource))
+            answer = _read(result, part)
             if len(context) <= LONGEST_REMEMBERED:
                 remember(self._answers, asked, answer, most=ANSWERS_REMEMBERED)
         return answer
@@ -218,19 +220,18 @@ def _slice(rules: Sequence[Rule], action: Action, connection: Connection) -> _Sl
     )
 
 
-def _decision(result: cedarpy.AuthzResult, part: _Slice, request: PolicyRequest) -> Decision:
-    """Cedar's answer and the annotations of the rules that determined it, as one decision."""
+def _read(result: cedarpy.AuthzResult, part: _Slice) -> _Answer:
+    """Cedar's answer, with the rules that determined it."""
     diagnostics = result.diagnostics
     if diagnostics.errors or result.decision is cedarpy.Decision.NoDecision:
         numbers = {int(number) for error in diagnostics.errors for number in _POLICY_NUMBER.findall(error)}
         return Deny(Reason.POLICY_ERROR, rules=tuple(sorted(part.rules[number].id for number in numbers)))
-    determining = [part.rule_by_id[name] for name in sorted(diagnostics.id_annotations_by_reason.values())]
+    determining = tuple(part.rule_by_id[name] for name in sorted(diagnostics.id_annotations_by_reason.values()))
     if len(determining) != len(diagnostics.reasons):  # every rule has an @id, so this would be a set we did not load
         return Deny(Reason.POLICY_ERROR)
-    names = tuple(rule.id for rule in determining)
     if not result.allowed:
-        return Deny(Reason.POLICY_DENIED, rules=names)
-    return _permitted(determining, request)
+        return Deny(Reason.POLICY_DENIED, rules=tuple(rule.id for rule in determining))
+    return determining
 
 
 def _permitted(determining: Sequence[Rule], request: PolicyRequest) -> Decision:
