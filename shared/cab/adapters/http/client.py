@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +80,7 @@ class AiohttpClient:
         large_at_once: int = 100,
     ) -> None:
         self._origins = frozenset(origins)
+        self._checked: set[str] = set()  # of these, what may be reached
         self._what = what
         self._loopback_allowed = allow_loopback_http
         self._keep_alive = keep_alive
@@ -195,21 +195,25 @@ class AiohttpClient:
         if declared is not None and declared > max_bytes and response.method != "HEAD":
             raise AnswerTooLarge(declared, status=response.status)
         content = bytearray()
-        async with AsyncExitStack() as reading:
-            is_large = declared is not None and declared > SMALL_BYTES
-            if is_large:
-                await reading.enter_async_context(self._large)
+        may_be_large = False
+        try:
+            if declared is not None and declared > SMALL_BYTES:
+                may_be_large = await self._large.acquire()
             async for chunk in response.content.iter_any():
                 content += chunk
                 if len(content) > max_bytes:
                     raise AnswerTooLarge(status=response.status)
-                if len(content) > SMALL_BYTES and not is_large:
-                    is_large = True
-                    await reading.enter_async_context(self._large)
+                if len(content) > SMALL_BYTES and not may_be_large:
+                    may_be_large = await self._large.acquire()
+        finally:
+            if may_be_large:
+                self._large.release()
         return bytes(content)
 
     def _check(self, url: str) -> None:
         """Origins come from configuration, so a refusal here is a wrong setting or an attack, never a user's mistake."""
+        if url[: url.find("/", len("https://"))] in self._checked:  # what stands before the path is that, whole
+            return
         parts = urlsplit(url)
         host = parts.hostname or ""
         origin = f"{parts.scheme}://{parts.netloc}"
@@ -221,6 +225,7 @@ class AiohttpClient:
             or (is_literal(host) and not is_public(host) and not loopback_http and not self._is_named(host))
         ):
             raise SendFailed(self._what, may_have_arrived=False)
+        self._checked.add(origin)
 
     def _is_named(self, host: str) -> bool:
         return host in self._private_hosts and is_private(host)
