@@ -43,6 +43,11 @@ MISTAKES = {
     "an alias": Mistake(B, "title: Acme", "title: *a", "anchors and aliases are not accepted", "write the value out where it is used"),
     "a tag": Mistake(B, "title: Acme", "title: !!python/name:os.system x", "YAML tags are not accepted", "remove the tag (the word after `!`)"),
     "a fraction": Mistake(B, "window_s: 60", "window_s: 60.5", "fractions are not used anywhere", "write a whole number, or quote it if it is text"),
+    "a text with a space that quotes keep": Mistake(P, "client_id: cab\n      client_secret: {secret: cab-idp}", "client_id: 'cab '\n      client_secret: {secret: cab-idp}", "white space around a text", "remove it inside the quotes", at="client_id: 'cab '"),
+    "a key with a space that quotes keep": Mistake(P, "{S: sales,", "{' S': sales,", "white space around a text", "remove it inside the quotes"),
+    "an escape that nobody sees": Mistake(B, "title: Acme", 'title: "Acme\\u202e"', "an invisible character, U+202E", "remove it"),
+    "a client without a name": Mistake(P, "client_id: cab\n      client_secret: {secret: cab-idp}", "client_id: ''\n      client_secret: {secret: cab-idp}", "identity_providers.0.login.client_id is out of bounds", "it should have at least 1 character", at="client_id: ''"),
+    "scopes of a login in one text": Mistake(P, "client_secret: {secret: cab-idp}", "client_secret: {secret: cab-idp}\n      scopes: [openid profile]", "identity_providers.0.login.scopes.0 does not have the right form", r"it must match ^[\x21\x23-\x5B\x5D-\x7E]+\Z", at="scopes: [openid"),
     "a second document": Mistake(B, "tenants:", "---\ntenants:", "a second YAML document starts here", "keep one document per file"),
     "a key that is a list": Mistake(B, "tenants:", "[a]: b\ntenants:", "a key must be plain text", "write `key: value`", at="[a]"),
     "bad indentation": Mistake(B, "    title: Globex", "   title: Globex", "not valid YAML: did not find expected '-' indicator", "correct the indentation or quoting here"),
@@ -241,6 +246,9 @@ ONE_MISTAKE = {
     "a preset misspelt": (C, "extends: generic-oauth2", "extends: generic-oauht2", C, "there is no shipped provider generic-oauht2"),
     "a policy without its end": ("policies/sales.cedar", "resource);\n", "resource)\n", "policies/sales.cedar", "not valid Cedar: unexpected token `@`"),
     "a variable that is not declared": (B, "environment_variables: [CRM_ORIGIN]\n", "", C, "${CRM_ORIGIN} is not declared"),
+    "a zone in capital letters": (B, "tenants:", "trust_zones: [Internal]\ntenants:", B, "trust_zones.0 does not have the right form"),
+    "a zone with a mode that there is not": (B, "tenants:", "trust_zones: [{id: internal, mode: never}]\ntenants:", B, "trust_zones.0.mode has a value that is not allowed"),
+    "a byte order mark": (A, "front_ends:", "\ufefffront_ends:", A, "the file begins with a byte order mark"),
     "agents.yaml in disorder": (A, "title: Helper", 'title: "Helper', A, "not valid YAML: did not find expected key"),
     "broker.yaml in disorder": (B, "title: Acme", 'title: "Acme', B, "not valid YAML: found unexpected end of stream"),
     "identity_providers.yaml in disorder": (P, "groups: {", "groups: [{", P, "not valid YAML: did not find expected ',' or ']'"),
@@ -313,6 +321,29 @@ def test_what_is_no_proper_yaml_file_is_refused(content: bytes, message: str, tm
     inspection = check(tmp_path, broker=content)
     assert [p.message for p in inspection.problems if p.file == B][:1] == [message]
     assert not inspection.valid
+
+
+def test_a_byte_order_mark_before_policies_is_one_mistake(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    policies = tmp_path / "policies" / "sales.cedar"
+    policies.write_bytes(b"\xef\xbb\xbf" + policies.read_bytes())
+    (problem,) = inspect_folder(tmp_path, ENVIRONMENT).problems
+    assert (problem.line, problem.message) == (1, "the file begins with a byte order mark")
+
+
+def test_of_another_encoding_one_thing_is_told_and_not_each_of_its_characters(tmp_path: Path) -> None:
+    problems = check(tmp_path, broker=BROKER.encode("utf-16")).problems
+    assert [p.message for p in problems if p.file == B] == ["the file is not UTF-8"]
+
+
+def test_policies_in_a_folder_of_another_name_are_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "policies_candidates").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "policies_candidates" / f"{name}.cedar").write_text("")
+    (problem,) = inspect_folder(tmp_path, ENVIRONMENT).problems
+    assert (problem.file, problem.message) == ("policies_candidates", "policies in this folder are not read")
+    assert problem.remedy == "did you mean `policies_candidate`?"
 
 
 def test_an_unset_variable_is_an_error_at_its_declaration_and_nothing_else(tmp_path: Path) -> None:

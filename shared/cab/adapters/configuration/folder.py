@@ -6,20 +6,17 @@ broker.yaml  identity_providers.yaml  agents.yaml  connections.yaml  policies/*.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cab.adapters.configuration.problems import Problem, choose_from
-from cab.adapters.configuration.yaml_tree import MAX_BYTES
+from cab.adapters.configuration.yaml_tree import INVISIBLE, MAX_BYTES
 from cab.domain.identifiers import base64url
 
 YAML_FILES = ("broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml")
 POLICIES, CANDIDATES = "policies", "policies_candidate"
 MAX_POLICY_FILES = 200
-# Control, bidirectional and zero-width characters: with them a file can say something else than reviewers see.
-INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,13 @@ def _read(path: Path, name: str, problems: list[Problem]) -> bytes | None:
 
 
 def _invisible(name: str, data: bytes) -> Iterator[Problem]:
-    text = data.decode("utf-8", "replace")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return  # told by who reads it: of UTF-16 every other character would be one
+    if text.startswith("\ufeff"):
+        yield Problem(name, 1, "the file begins with a byte order mark", "save it as UTF-8 without one")
+        text = text[1:]
     for found in INVISIBLE.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
         yield Problem(name, line, f"an invisible character, U+{ord(found.group()):04X}", "remove it")
@@ -102,7 +105,7 @@ def _policies(root: Path, folder: str, raw: dict[str, bytes], problems: list[Pro
             continue
         raw[name] = data
         try:
-            found.append((name, data.decode("utf-8")))
+            found.append((name, data.decode("utf-8").removeprefix("\ufeff")))  # a mark is told once
         except UnicodeDecodeError as exc:
             line = data.count(b"\n", 0, exc.start) + 1
             problems.append(Problem(name, line, "the file is not UTF-8", "save it as UTF-8"))
@@ -116,6 +119,11 @@ def _strangers(root: Path) -> list[Problem]:
         if path.name not in YAML_FILES:
             remedy = choose_from(path.name, YAML_FILES, otherwise="remove it")
             problems.append(Problem(path.name, 1, "this file is not read", remedy, severity="warning"))
+    for path in sorted(root.glob("*/*.cedar")):
+        if (name := path.parent.name) not in (POLICIES, CANDIDATES):
+            remedy = choose_from(name, (POLICIES, CANDIDATES), otherwise=f"move them to {POLICIES}")
+            problems.append(Problem(name, 1, "policies in this folder are not read", remedy, severity="warning"))
+    problems = list(dict.fromkeys(problems))
     for folder in (POLICIES, CANDIDATES):
         for path in sorted((root / folder).glob("*")):
             if path.suffix not in (".cedar", ".md"):

@@ -15,6 +15,9 @@ import yaml
 
 from cab.adapters.configuration.problems import Problem
 
+# Control, bidirectional and zero-width characters: with them a file can say something else than reviewers see.
+INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
 MAX_BYTES = 512 * 1024
 MAX_DEPTH = 20
 
@@ -110,8 +113,19 @@ class _Reader:
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(place)
         if isinstance(event, yaml.ScalarEvent):
+            self._check_text(event, line)
             return _scalar(event)
         raise _Refused(line, "a value was expected here", "correct the YAML")  # pragma: no cover - the parser's grammar
+
+    def _check_text(self, event: yaml.ScalarEvent, line: int) -> None:
+        """What quotes let in and nobody sees: names and ids with it never match. A space alone can be meant, as a separator is."""
+        text: str = event.value
+        if event.style == '"' and (found := INVISIBLE.search(text)):
+            self.problems.append(
+                Problem(self.file, line, f"an invisible character, U+{ord(found.group()):04X}", "remove it")
+            )
+        if event.style not in ("|", ">") and text.strip() and text != text.strip():
+            self.problems.append(Problem(self.file, line, "white space around a text", "remove it inside the quotes"))
 
     def _mapping(self, place: Place) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -120,6 +134,7 @@ class _Reader:
             if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
                 raise _Refused(line, "a key must be plain text", "write `key: value`")
             key = event.value
+            self._check_text(event, line)
             if key in members:
                 self.problems.append(Problem(self.file, line, f"duplicate key `{key}`", "remove one of them"))
             self._lines[(*place, key)] = line

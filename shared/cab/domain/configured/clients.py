@@ -83,7 +83,7 @@ class FrontEnd(StrictModel):
     tenant: str = Field(description="Where its users belong.")
     identity_provider: str = Field(description="Issuer of the ID tokens it presents.")
     idp_client_id: str = Field(
-        description="The client registered at the IdP for this front end: aud or azp of its ID tokens."
+        min_length=1, description="The client registered at the IdP for this front end: aud or azp of its ID tokens."
     )
     authentication: tuple[SignedAuthentication, ...] = Field(min_length=1, description="Any one of these.")
     agents: tuple[ClientId, ...] = Field(min_length=1, description="Who its assertions may name in may_act.")

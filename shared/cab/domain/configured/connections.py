@@ -320,7 +320,7 @@ class Connection(StrictModel):
     grant_kind: GrantKind = Field(
         default=GrantKind.AUTHORIZATION_CODE, description="How the broker comes to act for a user there."
     )
-    client_id: str | None = Field(default=None, description="The broker's client at the provider.")
+    client_id: str | None = Field(default=None, min_length=1, description="The broker's client at the provider.")
     client_secret: SecretReference | None = Field(default=None, description="Its secret, by name.")
     assertion_key: SecretReference | None = Field(
         default=None, description="jwt_bearer: the private JWK (ES256 or RS256) that signs the assertions, by name."

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from cab.domain.configured.actions import Action, Effect
+from cab.domain.configured.actions import Action, Effect, ScopeToken
 from cab.domain.configured.clients import DEFAULT_ZONE, Agent, FrontEnd, Mode, Zone
 from cab.domain.configured.connections import Connection, GrantKind, IdleDays, Provider, SecretReference
 from cab.domain.configured.model import StrictModel
@@ -194,9 +194,11 @@ class Broker(StrictModel):
 class BrowserLogin(StrictModel):
     """The broker's own client at the IdP, for the pages people see."""
 
-    client_id: str = Field(description="As registered at the IdP.")
+    client_id: str = Field(min_length=1, description="As registered at the IdP.")
     client_secret: SecretReference = Field(description="Its secret, by name.")
-    scopes: tuple[str, ...] = Field(default=("openid", "profile", "email"), description="Asked for at every login.")
+    scopes: tuple[ScopeToken, ...] = Field(
+        default=("openid", "profile", "email"), description="Asked for at every login."
+    )
 
 
 class SharedSignals(StrictModel):
@@ -265,7 +267,7 @@ class IdentityProvider(StrictModel):
         le=2_592_000,
         description="Longest life, from iat to exp, of an ID token that is accepted.",
     )
-    groups: dict[str, str] = Field(
+    groups: dict[Annotated[str, StringConstraints(min_length=1)], str] = Field(
         default_factory=dict, description="IdP group value to the group name policies use.", max_length=100
     )
     login: BrowserLogin = Field(description="How people log in on the pages of the broker.")

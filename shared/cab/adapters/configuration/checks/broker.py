@@ -218,6 +218,11 @@ def check_identity_providers(findings: Findings) -> None:
 _ENTRA: Final = frozenset({"login.microsoftonline.com", "sts.windows.net", "login.microsoftonline.us"})
 _ENTRA_FOR_ALL: Final = frozenset({"common", "organizations", "consumers"})
 _DIRECTORY_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+# What people copy from a console or a browser instead of the issuer that the endpoint belongs to.
+_ENDPOINT: Final = re.compile(
+    r"/(?:authorize|token|keys|certs|jwks(?:\.json)?|userinfo|token\.oauth2)/?\Z|/protocol/openid-connect(?:/|\Z)"
+    r"|/realms/[^/]+/account(?:/|\Z)|/oauth2/v2\.0/?\Z|/oauth2/(?:[^/]+/)?v1/?\Z"
+)
 _CHANGING_CLAIMS: Final = frozenset({"email", "upn", "preferred_username", "unique_name", "name", "nickname"})
 
 
@@ -228,11 +233,17 @@ def _why_no_token_names(issuer: str, host: str, path: str) -> tuple[str, str] | 
         return "holds a placeholder", "write the issuer as your ID tokens have it"
     if "/.well-known/" in path:
         return "is the address of its discovery document", "remove everything from /.well-known/ on"
+    if _ENDPOINT.search(path):
+        return "is the address of an endpoint", "write `issuer` as the provider's discovery document has it"
+    if host.endswith(("-admin.okta.com", "-admin.oktapreview.com")):
+        return "is the address of Okta's console", "remove -admin"
     if host in _ENTRA and directory and directory[0] in _ENTRA_FOR_ALL:
         remedy = "write the id of your directory: tokens name that one, whichever endpoint the login began at"
         return "is an endpoint for all directories", remedy
     if host in _ENTRA and not (directory and _DIRECTORY_ID.fullmatch(directory[0])):
         return "does not name a directory by its id", "write the id of your directory, not its domain"
+    if host == "sts.windows.net" and not path.endswith("/"):
+        return "lacks the slash that v1.0 tokens' ends with", "end it with a slash"
     if host in _ENTRA - {"sts.windows.net"} and not path.endswith("/v2.0"):
         return "is that of no version of tokens", "end it with /v2.0, and have the registration issue v2.0 tokens"
     if host.endswith(".amazoncognito.com"):
