@@ -11,7 +11,13 @@ _APPROVALS = (
 )
 
 TESTS_OF: dict[str, tuple[str, ...]] = {
-    "domain/grant_transitions.py": (*_GRANT, *_FAULTS, "tests/grants/test_narrowing.py"),
+    "domain/grant_transitions.py": (
+        *_GRANT,
+        *_FAULTS,
+        "tests/grants/test_narrowing.py",
+        "tests/grants/test_idle.py",
+        "tests/grants/test_move.py",
+    ),
     "domain/token_life.py": ("tests/domain/test_token_life.py", _EXCHANGE),
     "protocol/tokens/assertions.py": ("tests/protocol/test_assertions.py", "tests/functions/test_mint_assertion.py"),
     "protocol/tokens/id_tokens.py": ("tests/protocol/test_id_tokens.py", "tests/functions/test_mint_assertion.py"),
