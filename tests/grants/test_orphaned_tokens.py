@@ -55,6 +55,18 @@ async def test_a_holder_that_stood_still_before_the_send_does_not_send(
     assert world.book.accept((await sweeper.token(name)).access_token) is not None
 
 
+@pytest.mark.parametrize(("pause_s", "sends"), [(15, True), (25, False), (35, False)])
+@in_virtual_time
+async def test_a_holder_sends_only_while_its_lease_covers_a_whole_call(pause_s: float, sends: bool) -> None:
+    """Else another may take over while the provider has not answered yet."""
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    before = len(world.book.ledger())
+    await asyncio.gather(paused_at(world, "before send", pause_s).token(name), return_exceptions=True)
+    await asyncio.sleep(pause_s + 1)
+    assert bool(world.book.ledger()[before:]) is sends
+
+
 @pytest.mark.parametrize("profile", [STATIC, LEEWAY, STRICT])
 @pytest.mark.parametrize("pause_s", [5, 33, 60, 200])
 @in_virtual_time

@@ -286,7 +286,6 @@ class CallTool:
             asked.context,
             self._clock.now(),
             started_clock=asked.started_clock,
-            client_authenticated=True,
             tenant=asked.tenant,
             subject=asked.subject,
             actor=asked.actor,
