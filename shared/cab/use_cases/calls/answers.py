@@ -208,6 +208,7 @@ class _Reducing:
         self._select = [pointer(path) for path in declared.select]
         self._omit = [pointer(path) for path in declared.omit]
         self._named = {path[-1] for path in self._select}
+        self._known: dict[str, tuple[str, int, bool]] = {}
         self.marked = 0
 
     def each(self, items: list[Any]) -> list[Any]:
@@ -229,19 +230,29 @@ class _Reducing:
         if isinstance(value, list):
             return [self.clean(item) for item in value]
         if isinstance(value, dict):
-            passing = [name for name in value if self._may_pass(name)]
-            kept = {self.clean(name): self.clean(value[name]) for name in passing}
-            if len(kept) < len(passing):
-                raise AnswerRefused(
-                    Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform's answer has members whose names look the same."
-                )
+            kept: dict[str, Any] = {}
+            for name, item in value.items():
+                shown, removed, may_pass = self._name(name)
+                if not may_pass:
+                    continue
+                if shown in kept:
+                    raise AnswerRefused(
+                        Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform's answer has members whose names look the same."
+                    )
+                self.marked += removed
+                kept[shown] = self.clean(item)
             return kept
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             return str(value)
         return value
 
-    def _may_pass(self, name: str) -> bool:
-        return name in self._named or not is_credential(name)
+    def _name(self, name: str) -> tuple[str, int, bool]:
+        """A member's name as it goes on, how much was removed from it, and whether it may. The items of a list have the same names."""
+        known = self._known.get(name)
+        if known is None:
+            may_pass = name in self._named or not is_credential(name)
+            known = self._known[name] = (*without_invisible(name), may_pass)
+        return known
 
 
 def is_credential(name: str) -> bool:
