@@ -1,4 +1,4 @@
-"""What a function pays for before it serves: Google's gRPC and message classes are not among it."""
+"""What a function pays for before it serves: neither Google's gRPC and message classes nor aiohttp is among it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for function in functions:
     heavy = [
         name
         for name in sys.modules
-        if name.split(".")[0] in {"grpc", "proto"}
+        if name.split(".")[0] in {"grpc", "proto", "aiohttp"}
         or name.startswith(("google.protobuf", "google.api_core", "google.pubsub", "google.cloud.", "google.iam"))
         and not name.startswith("google.cloud.functions")  # of the framework
     ]
@@ -38,12 +38,53 @@ for function in functions:
 assert "cab.adapters.google_cloud.rest" in sys.modules
 """
 
+# A process of exchange_token asks refresh_grants, with somebody's token in its hands.
+ASKING = """
+import asyncio, sys
+from unittest.mock import patch
 
-def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classes(tmp_path: Path) -> None:
-    world = World(scratch=tmp_path)
+from cab import settings
+from cab_dev.fakes.service_tokens import InMemoryServiceTokens
+from cab.bootstrap.shared import Parts
+from cab.ports import Unavailable
+
+
+async def main():
+    async def answer(reader, writer):
+        asked.append((await reader.readuntil(b"\\r\\n")).decode().strip())
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 14\\r\\n\\r\\n" + b'{"revoked":[]}')
+
+    asked = []
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    identity = InMemoryServiceTokens("exchange-token@x")
+    with patch("cab.adapters.google_cloud.service_tokens.GoogleServiceTokens", lambda _: identity):
+        parts = Parts(settings.load(settings.ExchangeTokenSettings), "exchange_token")
+        await parts.refresh_grants(url).revoke(grant_id="g", cause="user", txn="t")
+    for close in parts.closers:
+        await close()
+    server.close()
+    assert asked == ["POST /grants/revoke HTTP/1.1"], asked
+
+
+asyncio.run(main())
+assert "aiohttp" not in sys.modules
+"""
+
+
+def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classes_nor_aiohttp(tmp_path: Path) -> None:
+    run(PROGRAM, str(ROOT), *SERVING, scratch=tmp_path)
+
+
+def test_a_token_is_asked_of_refresh_grants_without_aiohttp(tmp_path: Path) -> None:
+    run(ASKING, scratch=tmp_path)
+
+
+def run(program: str, *arguments: str, scratch: Path) -> None:
+    world = World(scratch=scratch)
     environment = os.environ | world.environment | {"PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(ROOT), *SERVING],
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         capture_output=True,
         text=True,

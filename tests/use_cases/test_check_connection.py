@@ -13,7 +13,8 @@ from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.examples.acme_in_process import CRM, SECRET
 from tests.transport.acme_pages import AcmePages, change_connection
 
-from cab.adapters.http.client import AiohttpClient, why_failed
+from cab.adapters.http.aiohttp_wire import why_failed
+from cab.adapters.http.client import AiohttpClient
 from cab.domain.configured.deployment import Deployment
 from cab.ports import HttpAnswer, SendFailed
 from cab.use_cases.upstream.provider_client import ProviderCalls

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.encoding import strict_json
-from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, HttpClient, ServiceTokens, Unavailable
+from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, JsonPoster, ServiceTokens, Unavailable
 from cab.use_cases.audit.waits import told_by_another
 
 ANSWERED_WITHIN_S: Final = 11.5  # whoever waits here is told to come back then
@@ -20,7 +20,7 @@ MOST_KEPT_OPEN: Final = 40
 
 
 class RefreshGrantsClient:
-    def __init__(self, url: str, http: HttpClient, identity: ServiceTokens) -> None:
+    def __init__(self, url: str, http: JsonPoster, identity: ServiceTokens) -> None:
         self._url = url
         self._http = http
         self._identity = identity

@@ -25,7 +25,6 @@ LARGE_ANSWERS_AT_ONCE = 16  # of at most 1 MiB; the rest wait with 64 KiB of the
 def call_tool(settings: CallToolSettings) -> Handler:
     from cab.adapters.exchange_token_client import ExchangeTokenClient
     from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
-    from cab.adapters.http.own_function import OwnFunction
     from cab.adapters.mcp.tools import McpTools
 
     # It holds tokens of calls and so may write nowhere, not even what it could not publish. What it decides on are attempts
@@ -38,14 +37,7 @@ def call_tool(settings: CallToolSettings) -> Handler:
     running = RunningCalls()
     parts.stoppers.append(running.stop)
     url = settings.exchange_token_url
-    deciding = OwnFunction(
-        url,
-        what="decisions",
-        allow_loopback_http=deployment.broker.allow_loopback_http,
-        private_hosts=deployment.broker.private_hosts,
-        connections=MOST_CALLS,
-    )
-    parts.closers.append(deciding.close)
+    deciding = parts.own_function(url, what="decisions", connections=MOST_CALLS)
     decisions = ExchangeTokenClient(url, deciding, GoogleServiceTokens(clock), clock)
     bases = {connection.called_at for connection in deployment.connections}
     reads, writes = (

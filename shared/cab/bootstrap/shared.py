@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
     from cab.adapters.google_cloud.secrets import SecretManagerVault
     from cab.adapters.http.client import AiohttpClient
+    from cab.adapters.http.own_function import OwnFunction
     from cab.adapters.keys.cached_secrets import CachedSecretReader
     from cab.adapters.keys.own_keys import OwnKeys
     from cab.adapters.refresh_grants_client import RefreshGrantsClient
@@ -330,7 +331,21 @@ class Parts(Basics):
         from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
         from cab.adapters.refresh_grants_client import RefreshGrantsClient
 
-        return RefreshGrantsClient(url, self.http({url}, what="grants"), GoogleServiceTokens(self.clock))
+        return RefreshGrantsClient(url, self.own_function(url, what="grants"), GoogleServiceTokens(self.clock))
+
+    def own_function(self, url: str, *, what: str, connections: int = 100) -> OwnFunction:
+        """A client that reaches this function of ours, and nothing else."""
+        from cab.adapters.http.own_function import OwnFunction
+
+        client = OwnFunction(
+            url,
+            what=what,
+            allow_loopback_http=self.deployment.broker.allow_loopback_http,
+            private_hosts=self.deployment.broker.private_hosts,
+            connections=connections,
+        )
+        self.closers.append(client.close)
+        return client
 
     def provider_calls(self) -> ProviderCalls:
         from cab.use_cases.upstream.provider_client import ProviderCalls

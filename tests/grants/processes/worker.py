@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cab.adapters.google_cloud.pubsub import publisher as pubsub  # noqa: F401 - imported before the fork
-from cab.adapters.http import client  # noqa: F401
+from cab.adapters.http import aiohttp_wire  # noqa: F401
 from cab.adapters.store_clock import StoreClock
 from cab.bootstrap.shared import Parts
 from cab.domain.errors import BrokerError

@@ -1,0 +1,173 @@
+"""What `AiohttpClient` sends its requests with: aiohttp, addresses checked at connect time, answers read within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from cab.adapters.http.addresses import may_be_reached
+from cab.adapters.http.client import USER_AGENT
+from cab.adapters.http.deadline import within
+from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
+
+CONNECT_TIMEOUT_S = 3.0
+SMALL_BYTES = 65_536
+READ_AHEAD_BYTES = 16_384  # of an answer that nobody reads yet, per connection
+NO_ADDRESS = "no address that may be reached"
+
+
+class _AllowedAddresses(AbstractResolver):
+    """Resolves once and keeps only addresses that may be reached; the connection goes to exactly those (no DNS rebinding)."""
+
+    def __init__(self, *, loopback_allowed: bool, private_hosts: frozenset[str]) -> None:
+        self._resolver = ThreadedResolver()
+        self._loopback_allowed = loopback_allowed
+        self._private_hosts = private_hosts
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [item for item in found if self._allows(host, item["host"])]
+        if not allowed:
+            raise OSError(NO_ADDRESS)
+        return allowed
+
+    def _allows(self, host: str, address: str) -> bool:
+        return may_be_reached(host, address, private_hosts=self._private_hosts, loopback_allowed=self._loopback_allowed)
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+@dataclass(slots=True)
+class _Sending:
+    """How far one request got. `once`: a second connection is not tried with it, as aiohttp would for what it calls idempotent."""
+
+    once: bool
+    begun: bool = False
+
+
+class AiohttpWire:
+    """Its arguments are those of `AiohttpClient`. Made inside the running loop."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        loopback_allowed: bool,
+        keep_alive: bool,
+        private_hosts: frozenset[str],
+        connections: int,
+        large_at_once: int,
+    ) -> None:
+        self._what = what
+        self._large = asyncio.Semaphore(large_at_once)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_begin)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=_AllowedAddresses(loopback_allowed=loopback_allowed, private_hosts=private_hosts),
+                force_close=not keep_alive,
+                limit=connections,
+            ),
+            trace_configs=[trace],
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            # No compression: a small answer could unpack into a large one.
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            read_bufsize=READ_AHEAD_BYTES,
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def answer(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        timeout_s: float,
+        max_bytes: int,
+        *,
+        once: bool,
+    ) -> HttpAnswer:
+        """Raises: SendFailed, AnswerTooLarge."""
+        sending = _Sending(once=once)
+        try:
+            async with (
+                within(timeout_s),
+                self._session.request(
+                    # A URL that is sent as it is: what was agreed to must not be written in another way on its way out.
+                    method,
+                    URL(url, encoded=once),
+                    data=body,
+                    headers=headers,
+                    allow_redirects=False,
+                    trace_request_ctx=sending,
+                ) as response,
+            ):
+                content = await self._read(response, max_bytes)
+                lowered = {name.lower(): value for name, value in response.headers.items()}
+                return HttpAnswer(response.status, lowered, content)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise SendFailed(self._what, may_have_arrived=sending.begun) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        declared = response.content_length
+        if declared is not None and declared > max_bytes and response.method != "HEAD":
+            raise AnswerTooLarge(declared, status=response.status)
+        content = bytearray()
+        may_be_large = False
+        try:
+            if declared is not None and declared > SMALL_BYTES:
+                may_be_large = await self._large.acquire()
+            async for chunk in response.content.iter_any():
+                content += chunk
+                if len(content) > max_bytes:
+                    raise AnswerTooLarge(status=response.status)
+                if len(content) > SMALL_BYTES and not may_be_large:
+                    may_be_large = await self._large.acquire()
+        finally:
+            if may_be_large:
+                self._large.release()
+        return bytes(content)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def _begin(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams) -> None:
+    """Called before a request's first byte is written: until then, nothing of it can have arrived."""
+    sending: _Sending = context.trace_request_ctx
+    if sending.once and sending.begun:
+        raise aiohttp.ClientConnectionError("the connection was closed, and the request may have arrived there")
+    sending.begun = True
+
+
+def why_failed(error: SendFailed) -> str:
+    """Why there is no answer, in words that quote nothing."""
+    cause = error.__cause__
+    match cause:
+        case None:
+            return "this address is not one that may be called"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return "TLS: the certificate or the protocol is not accepted"
+        case aiohttp.ClientConnectorDNSError():
+            inner = str(cause.os_error)
+            if inner == NO_ADDRESS:
+                return "the name leads to private addresses only: name the host in private_hosts of broker.yaml, if it is yours"
+            return "the name is not known (DNS)"
+        case TimeoutError():
+            return "no answer in time"
+        case aiohttp.ClientConnectorError():
+            return "the connection is refused or cannot be made"
+        case _:
+            return "the connection broke off"
