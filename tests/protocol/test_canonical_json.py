@@ -28,6 +28,17 @@ def test_any_value_has_its_rfc_8785_form(value: Any) -> None:
     assert canonical(value) == rfc8785.dumps(value)
 
 
+@given(st.lists(INTEGERS | FLOATS))
+def test_it_is_the_same_for_who_says_which_numbers_are_in_it(numbers: list[float]) -> None:
+    assert canonical({"n": numbers}, floats=numbers) == rfc8785.dumps({"n": numbers})
+
+
+def test_whole_numbers_cost_no_slow_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are read from canonical text: 5.0 was written 5."""
+    monkeypatch.delattr(rfc8785, "dumps")
+    assert canonical({"ms": 5}, floats=[5]) == b'{"ms":5}'
+
+
 def test_every_ascii_character_is_written_as_the_rfc_wants() -> None:
     text = "".join(map(chr, range(128)))
     assert canonical({text: text}) == rfc8785.dumps({text: text})

@@ -39,4 +39,4 @@ def _are_plain(written: bytes) -> bool:
 
 
 def _is_plain(number: float) -> bool:
-    return 0.001 <= number < 1e15 and not float(number).is_integer()
+    return isinstance(number, int) or (0.001 <= number < 1e15 and not number.is_integer())

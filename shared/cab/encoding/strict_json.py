@@ -66,15 +66,18 @@ def _compact(data: bytes | str) -> Any:
         return None
 
 
+_NESTS: Final = (dict, list)
+
+
 def _is_deeper(value: Any, most: int) -> bool:
     """Whether lists and objects nest deeper: level by level, each in one go."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _NESTS) else []
     for _ in range(most):
         level = [
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            if isinstance(inner, _NESTS)
         ]
         if not level:
             break
