@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tests.support.asgi import Answer
@@ -282,7 +283,8 @@ def basic(client_id: str, secret: str) -> list[tuple[str, str]]:
 @pytest.mark.requirement("RFC6749-2.3.1-1")
 async def test_a_secret_is_accepted_only_where_the_entry_allows_it(world: World) -> None:
     form = {"token": "unknown"}
-    assert (await world.post("/oauth2/introspect", form, headers=basic("reader", SECRET_OF_READER))).status == 200
+    for written in (quote(SECRET_OF_READER, safe=""), SECRET_OF_READER):  # as the RFC says, and as `curl -u` does
+        assert (await world.post("/oauth2/introspect", form, headers=basic("reader", written))).status == 200
     for client_id, secret in (
         ("reader", "wrong"),
         ("reader", ""),

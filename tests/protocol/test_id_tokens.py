@@ -62,6 +62,15 @@ def test_tokens_of_one_login_name_one_session_and_no_token_the_providers_own_nam
     assert login(sid=7).session is None
 
 
+def test_an_account_of_windows_in_sid_names_no_session() -> None:
+    """ADFS: one login could not be told from the next on record."""
+    sid = "S-1-5-21-1004336348-1177238915-682003330-1104"
+    first, second = (login(sid=sid, auth_time=SECONDS - ago).session for ago in (50, 5))
+    assert first is not None
+    assert first != second
+    assert login(sid=sid).session is None
+
+
 ENDING = PROVIDER.model_copy(update={"access_until_claim": "ends"})
 
 

@@ -70,7 +70,7 @@ JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 START = 1_795_262_400  # where every world's clock begins: 2026-11-21T12:00:00Z
-SECRET_OF_READER = "reader-s3cret.~_"
+SECRET_OF_READER = "reader-s3cret.~_+/%41"  # which reads otherwise where it is form-encoded
 ENVIRONMENT = {
     "GOOGLE_CLOUD_PROJECT": "demo-cab",
     "K_REVISION": "test-00001",

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from urllib.parse import quote, unquote_plus
 
 
-def basic_credentials(header: str) -> tuple[str, str] | None:
-    """Client id and secret of a Basic Authorization header, or None when malformed."""
+def basic_credentials(header: str) -> tuple[str, tuple[str, ...]] | None:
+    """Client id of a Basic Authorization header and what its secret may be, or None when malformed.
+
+    Both are form-encoded (RFC 6749 section 2.3.1); many clients write the secret as it is, where it may hold + and %.
+    """
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -17,7 +20,7 @@ def basic_credentials(header: str) -> tuple[str, str] | None:
         user, colon, password = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
     except (binascii.Error, UnicodeDecodeError, ValueError):
         return None
-    return (unquote_plus(user), unquote_plus(password)) if colon else None
+    return (unquote_plus(user), tuple(dict.fromkeys((unquote_plus(password), password)))) if colon else None
 
 
 def with_secret(

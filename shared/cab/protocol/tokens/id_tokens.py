@@ -117,10 +117,11 @@ def login_of(verified: VerifiedClaims, idp: IdentityProvider) -> Login:
 
 def _session(sid: Any, auth_time: int | None, idp: IdentityProvider, idp_subject: str) -> str | None:
     """The provider's session (OpenID Connect Front-Channel Logout 1.0 section 3), else the instant of the login."""
-    if not isinstance(sid, str) and auth_time is None:
+    if not isinstance(sid, str) or sid.startswith("S-1-"):  # of ADFS it is the Windows account, the same for ever
+        sid = None if auth_time is None else str(auth_time)
+    if sid is None:
         return None
-    named = sid if isinstance(sid, str) else str(auth_time)
-    return digest("cab-login", idp.issuer, idp_subject, named)[:22]
+    return digest("cab-login", idp.issuer, idp_subject, sid)[:22]
 
 
 def subject_of(claims: Mapping[str, Any], idp: IdentityProvider) -> str:

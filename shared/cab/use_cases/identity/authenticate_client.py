@@ -126,7 +126,7 @@ class ClientAuthenticator(Generic[_Client]):
         elif offered.authorization is not None:
             client, spend = await self._by_basic(offered.authorization), None
         elif offered.client_secret is not None:
-            client = await self._by_secret(offered.client_id or "", offered.client_secret, ClientSecretPost)
+            client = await self._by_secret(offered.client_id or "", (offered.client_secret,), ClientSecretPost)
             spend = None
         else:
             raise failed("no client authentication", "Client authentication is missing.", client_id=offered.client_id)
@@ -210,8 +210,8 @@ class ClientAuthenticator(Generic[_Client]):
             raise failed("Authorization is not well-formed Basic")
         return await self._by_secret(*offered, ClientSecretBasic)
 
-    async def _by_secret(self, client_id: str, secret: str, kind: type[ClientSecret]) -> _Client:
-        """`kind` is how the secret was sent: the entry allows each way by itself."""
+    async def _by_secret(self, client_id: str, offered: tuple[str, ...], kind: type[ClientSecret]) -> _Client:
+        """`offered` is what the secret may be by the ways to read it; `kind` how it was sent: the entry allows each way by itself."""
         client = self._clients.get(client_id)
         method = next((m for m in client.authentication if isinstance(m, kind)), None) if client else None
         if client is None:
@@ -223,7 +223,8 @@ class ClientAuthenticator(Generic[_Client]):
         except NotFound as error:
             raise failed("the client's secret is not there", client_id=client_id) from error
         # Hashed first: compare_digest leaks the length of unequal inputs.
-        if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), hashlib.sha256(expected).digest()):
+        right = hashlib.sha256(expected).digest()
+        if not any(hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), right) for secret in offered):
             raise failed("the secret is another", client_id=client_id)
         return client
 
