@@ -129,6 +129,8 @@ CONSENTS = {
     "consent_required": (400, "The connection did not work"),
     "user_canceled_request": (400, "Connecting was cancelled"),
     "app_not_installed": (400, "Your organisation&#39;s settings are wrong"),
+    "org_internal": (400, "Your organisation&#39;s settings are wrong"),
+    "internal_error": (503, "The other system does not answer"),
     "rate_limit_exceeded": (503, "The other system does not answer"),
     "<script>": (400, "The connection did not work"),
 }

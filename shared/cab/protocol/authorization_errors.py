@@ -30,6 +30,8 @@ _MEANINGS: Final = {
     ),
     AuthorizationFailure.OUR_FAULT: frozenset(
         {
+            "admin_policy_enforced",  # Google: an administrator has to let the application in
+            "org_internal",  # Google: it is for another organisation's people only
             "application_suspended",
             "bad_redirect_uri",
             "invalid_authorization_details",
@@ -60,7 +62,10 @@ _BY_WORDS: Final = (
         AuthorizationFailure.OUR_FAULT,
         re.compile(r"client|redirect|scope|response_(?:type|mode)|(?<![a-z])app(?![a-z])|application|tenant"),
     ),
-    (AuthorizationFailure.BUSY, re.compile(r"unavailable|rate_limit|too_many|throttl|timeout|timed_out|internal")),
+    (
+        AuthorizationFailure.BUSY,
+        re.compile(r"unavailable|rate_limit|too_many|throttl|timeout|timed_out|internal_(?:error|failure)|slow_down"),
+    ),
     (
         AuthorizationFailure.CANCELLED,
         re.compile(r"cancel|den(?:y|ied)|declin|reject|abort|not_(?:allowed|authori[sz]ed)"),

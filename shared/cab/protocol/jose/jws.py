@@ -8,6 +8,7 @@ Two steps, two types: `parse` gives an `UnverifiedToken`, good only for finding 
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ MAX_HEADER_CHARS: Final = 8192  # room for a certificate chain
 MAX_AUDIENCES: Final = 100  # ZITADEL names every client of a project
 LEEWAY: Final = timedelta(seconds=30)  # also added to the life of every single-use mark, see cab.stores.single_use
 _TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/***")  # what base64url does not have becomes what base64 has not
+_AROUND: Final = re.compile(r"[\s\"'=]")  # of the header `Authorization`, of JSON, of a file's last line, or padding
 # Header members that let the sender choose a key, a critical extension or another encoding: never honoured, and refused
 # unless the kind of token carries them by design.
 FORBIDDEN_HEADERS: Final = frozenset({"crit", "b64", "zip", "cty", "jku", "x5u", "x5c", "jwk"})
@@ -154,7 +156,16 @@ def parse(token: str, *, allowed_headers: frozenset[str] = frozenset()) -> Unver
         raise TokenRejected("too long")
     segments = token.split(".", 3)
     if len(segments) != 3 or len(segments[0]) > MAX_HEADER_CHARS or not token.isascii():
-        raise TokenRejected("not a compact JWS")
+        raise TokenRejected(_why_no_jws(token))
+    try:
+        return _taken_apart(token, segments, allowed_headers)
+    except TokenRejected:
+        if _AROUND.search(token):
+            raise TokenRejected("something stands around the token: quotes, white space, padding or a scheme") from None
+        raise
+
+
+def _taken_apart(token: str, segments: list[str], allowed_headers: frozenset[str]) -> UnverifiedToken:
     header = _header(segments[0])
     if (FORBIDDEN_HEADERS - allowed_headers) & header.keys():
         raise TokenRejected("a header member is not allowed")
@@ -164,6 +175,16 @@ def parse(token: str, *, allowed_headers: frozenset[str] = frozenset()) -> Unver
         signing_input=token[: len(segments[0]) + 1 + len(segments[1])].encode("ascii"),
         signature=_decode(segments[2]),
     )
+
+
+def _why_no_jws(token: str) -> str:
+    """What clients send in place of a signed token: for those who look for their mistake."""
+    dots = token.count(".")
+    if dots == 4 and token.startswith("eyJ"):
+        return "encrypted (a JWE): ask for a signed token"
+    if token and dots == 0 and token.isascii():
+        return "an opaque token, no JWS"
+    return "not a compact JWS"
 
 
 def claimed_by(token: str) -> Claimed:
