@@ -3,7 +3,7 @@
     python -m tests.mutants [--modules PART ...] [--each N | --all] [--seed N]
 
 Each module gives `--each` changes, drawn by `--seed`; `--all` tries every change there is, for hours. Ends with the changes
-that no test noticed and the share that was; less than 90 % is a failure. A change that means the same as before cannot be
+that no test noticed and the share that was, of each module and of all; less than 90 % of all is a failure. A change that means the same as before cannot be
 noticed: `mutations.py` leaves out what is so by its kind, the rest is read by a person.
 """
 
@@ -151,6 +151,9 @@ def main() -> int:
     alive = [outcome for outcome in outcomes if not outcome.killed]
     for outcome in alive:
         tell(f"nobody noticed: {outcome.module}:{outcome.mutation.line} {outcome.mutation.what}")
+    for module in modules:
+        noticed = [outcome.killed for outcome in outcomes if outcome.module == module]
+        tell(f"{sum(noticed):3} of {len(noticed):3}  {module}")
     share = 1 - len(alive) / len(outcomes)
     tell(f"{len(outcomes) - len(alive)} of {len(outcomes)} changes were noticed ({share:.0%})")
     return 0 if share >= LEAST else 1

@@ -303,6 +303,29 @@ def test_scopes_come_in_three_spellings_or_not_at_all(scope: Any, scopes: tuple[
     assert parsed(scope=scope).scopes == scopes
 
 
+@pytest.mark.parametrize(
+    ("members", "stays"),
+    [
+        (
+            {"refresh_token": "r", "scope": "a b", "expires_in": "60", "id_token": "x" * 9_000},
+            {"access_token": "a", "refresh_token": "r", "scope": "a b", "expires_in": 60},
+        ),
+        ({"granted": ["a"], "profile": "x" * 9_000}, {"access_token": "a", "scope": "a"}),
+    ],
+)
+def test_of_an_answer_that_is_read_whole_there_stays_what_was_read(
+    members: dict[str, Any], stays: dict[str, Any]
+) -> None:
+    body = orjson.dumps({"access_token": "a"} | members)
+    kept = token_responses.without_the_rest(body, scope_claim="granted")
+    assert orjson.loads(kept) == stays
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"error": "x"}', b'{"access_token": "a", "refresh_token": ["r"]}', b""])
+def test_an_answer_that_a_later_release_may_read_better_stays_whole(body: bytes) -> None:
+    assert token_responses.without_the_rest(body) == body
+
+
 def test_tokens_never_show_in_a_repr() -> None:
     found = parsed(access_token="canary-access", refresh_token="canary-refresh")
     assert "canary" not in repr(found)
