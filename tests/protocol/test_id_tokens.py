@@ -192,6 +192,13 @@ def test_groups_that_are_not_said_are_unknown_not_none(claims: dict[str, Any], w
     assert (found.groups, found.groups_unknown) == ((), why)
 
 
+def test_what_is_said_of_the_groups_says_nothing_of_another_claim() -> None:
+    """Entra leaves out `groups`; the roles of the application it always sends."""
+    by_roles = PROVIDER.model_copy(update={"groups_claim": "roles"})
+    found = login(by_roles, roles=["S"], hasgroups=True, _claim_names={"groups": "src1"})
+    assert (found.groups, found.groups_unknown) == (("sales",), None)
+
+
 @pytest.mark.parametrize(
     ("name", "elsewhere", "why"),
     [

@@ -101,6 +101,8 @@ ROWS: list[tuple[str, tuple[Effect, bool], tuple[Fault, ...], CallOutcome, int]]
     ("503 of a write", WRITE, (answer(503, {}, Retry_After="0"), OK), "unknown", 1),
     ("500 of a read", READ, (answer(500, {}), OK), "done", 2),
     ("500 of a read twice", READ, (answer(500, {}),), "failed", 2),
+    ("500 that lets a read come back", READ, (answer(500, {}, Retry_After="0"), OK), "done", 2),
+    ("500 that asks for more time", READ, (answer(500, {}, Retry_After="60"), OK), "failed", 1),
     ("500 of a keyed write", KEYED, (answer(500, {}), OK), "done", 2),
     ("500 of a keyed write twice", KEYED, (answer(500, {}),), "unknown", 2),
     ("500 of a write", WRITE, (answer(500, {}), OK), "unknown", 1),
