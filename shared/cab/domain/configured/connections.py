@@ -25,6 +25,13 @@ from cab.domain.configured.scope_names import ScopeNames
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 ClaimPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,4}\Z")]
+# Of the authorization request; what replaces all of it (RFC 9101), and what no browser may carry.
+_MADE_BY_THE_BROKER = frozenset(
+    {
+        *("response_type", "client_id", "redirect_uri", "scope", "state", "code_challenge", "code_challenge_method"),
+        *("request", "request_uri", "client_secret", "client_assertion", "code_verifier"),
+    }
+)
 IdleDays = Annotated[int, Field(ge=7, le=3_650)]
 SecretId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}\Z")]
 
@@ -180,7 +187,8 @@ class Provider(StrictModel):
         "dots lead into objects.",
     )
     authorization_parameters: dict[str, str] = Field(
-        default_factory=dict, description="Extra parameters of the authorization request."
+        default_factory=dict,
+        description="Extra parameters of the authorization request, beside those that the broker makes itself.",
     )
     pkce: Literal["supported", "unsupported", "unknown"] = Field(
         default="unknown",
@@ -214,10 +222,21 @@ class Provider(StrictModel):
     invalid_grant_errors: tuple[str, ...] = Field(
         default=("invalid_grant",), description="Error codes that say a refresh token is dead."
     )
-    invalid_grant_statuses: tuple[int, ...] = Field(
-        default=(400,), description="HTTP statuses that carry a real invalid_grant."
+    invalid_grant_statuses: tuple[Annotated[int, Field(ge=400, le=499)], ...] = Field(
+        default=(400,), description="HTTP statuses that carry a real invalid_grant. From 500 on a server is in trouble."
     )
     error_in_200: bool = Field(default=False, description="Whether HTTP 200 may carry an error body.")
+
+    @model_validator(mode="after")
+    def _authorization_parameters_are_extra(self) -> Provider:
+        for name, value in self.authorization_parameters.items():
+            if name in _MADE_BY_THE_BROKER or not name:
+                raise ValueError(f"authorization_parameters cannot set `{name}`: the broker makes that itself")
+            if name == "response_mode" and value != "query":
+                raise ValueError("authorization_parameters cannot set another response_mode than query")
+            if name == "prompt" and value == "none":
+                raise ValueError("authorization_parameters cannot ask for prompt=none: nobody could agree")
+        return self
 
     @model_validator(mode="after")
     def _addresses_can_be_filled(self) -> Provider:

@@ -130,6 +130,15 @@ def _check_connection(findings: Findings, at: Place, connection: Connection) -> 
         _check_action(findings, (*at, "actions", position), connection, action)
 
 
+def _repeated_domain(provider: Provider, name: str, value: str) -> str | None:
+    """The domain that an address adds to this subdomain, where the value ends with it already."""
+    for address in (*provider.endpoints, provider.authorization_endpoint or ""):
+        found = re.search(rf"\{{{name}\}}(\.[^/{{}}]+)", address)
+        if found is not None and value.endswith(found[1]):
+            return found[1]
+    return None
+
+
 def _check_parameters(findings: Findings, at: Place, connection: Connection, provider: Provider) -> None:
     """Every open place of the provider's addresses has a value that cannot lead them elsewhere, and nothing else is given."""
     for name, value in connection.provider_parameters.items():
@@ -140,6 +149,9 @@ def _check_parameters(findings: Findings, at: Place, connection: Connection, pro
             findings.add(CONNECTIONS, place, f"provider `{provider.id}` has no parameter `{name}`", remedy)
         elif form := parameter.mistake(value):
             findings.add(CONNECTIONS, place, f"the value of `{name}` is not usable", f"write {form}")
+        elif domain := _repeated_domain(provider, name, value):
+            remedy = f"write `{value.removesuffix(domain)}`: the address adds {domain}"
+            findings.add(CONNECTIONS, place, f"the value of `{name}` is a whole host", remedy)
     for name, parameter in provider.open_parameters.items():
         if parameter.default is None and name not in connection.provider_parameters:
             remedy = f"add `{name}: {parameter.example}` with your own value: {parameter.description}"
