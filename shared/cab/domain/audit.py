@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
-from cab.encoding.records import adapter, described
+from cab.encoding.records import adapter, checker, described
 from cab.values import immutable
 
 SCHEMA_VERSION = 4
@@ -314,6 +314,11 @@ def read(document: Any) -> AuditEvent:
     """An event that was published or stored, from its JSON value. Raises: pydantic.ValidationError."""
     event: AuditEvent = adapter(AuditEvent).validate_python(document)
     return event
+
+
+def check(document: Any) -> None:
+    """That it is an event, as `read` would. Raises: pydantic.ValidationError."""
+    checker(AuditEvent).validate_python(document)
 
 
 def read_json(text: bytes | str) -> AuditEvent:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Final
 
 from pydantic import TypeAdapter
+from pydantic_core import SchemaValidator, core_schema
 
 _DESCRIPTION: Final = "description"
 
@@ -56,3 +57,27 @@ def as_json(record: Any) -> dict[str, Any]:
 def adapter(kind: Any) -> TypeAdapter[Any]:
     """What writes records of a kind, and reads what others wrote. Made once it is needed."""
     return TypeAdapter(kind)
+
+
+@cache
+def checker(kind: Any) -> SchemaValidator:
+    """What checks the JSON of a record as `adapter` does, without making the record: for who goes on with the JSON."""
+    return SchemaValidator(_as_dictionary(adapter(kind).core_schema))
+
+
+def _as_dictionary(schema: Any) -> Any:
+    """pydantic's schema of a dataclass, and of those within it, as that of a dictionary with the same members."""
+    if isinstance(schema, list):
+        return [_as_dictionary(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") != "dataclass":
+        return {name: _as_dictionary(inner) for name, inner in schema.items()}
+    members = {}
+    for member in schema["schema"]["fields"]:
+        inner = member["schema"]
+        is_required = inner["type"] != "default"
+        members[member["name"]] = core_schema.typed_dict_field(
+            _as_dictionary(inner if is_required else inner["schema"]), required=is_required
+        )
+    return core_schema.typed_dict_schema(members, config=schema["config"], ref=schema.get("ref"))
