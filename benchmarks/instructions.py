@@ -13,6 +13,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -159,6 +160,7 @@ def main() -> None:
     names = arguments.rows or [HOT, ONE, RELAXED]
     if unknown := set(names) - set(ROWS):
         sys.exit(f"There is no row {', '.join(sorted(unknown))}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that every server is stopped
     asyncio.run(run(names, posts=arguments.posts, connections=arguments.connections, profile=arguments.profile))
 
 

@@ -131,7 +131,8 @@ class Basics:
             try:
                 with spans.of_request(self.name) as span:
                     answer = await take_on(request)
-                    _note(span, request, answer)
+                    if spans.are_recorded():
+                        _note(span, request, answer)
             finally:
                 current_trace.reset(token)
             answer.headers.update(headers)
