@@ -115,6 +115,13 @@ async def test_what_is_not_published_is_404(world: World, path: str) -> None:
     assert answer.header("cache-control") == "no-store"
 
 
+@pytest.mark.parametrize("path", ["/oauth2/token/", "/token", "/oauth2/register"])
+async def test_whoever_posts_to_a_wrong_path_is_not_told_to_use_get(world: World, path: str) -> None:
+    answer = await get(world, path, "POST")
+    assert answer.refusal == (404, "invalid_request", "not_found")
+    assert answer.header("allow") is None
+
+
 @pytest.mark.parametrize("path", [*DOCUMENTS, *KEY_SETS, "/oauth2/openapi.json", "/oauth2/authorization-details-types"])
 async def test_what_a_caller_has_already_is_not_sent_again(shared_world: World, path: str) -> None:
     first = await get(shared_world, path)

@@ -89,6 +89,9 @@ class MetadataEndpoints:
         if path == "/health":
             return health(txn)
         try:
+            # Whatever no other function answers comes here: a wrong path must not be told to use GET.
+            if path not in self._key_sets and path not in self._documents:
+                raise BrokerError(Reason.NOT_FOUND, "There is no such document or endpoint.")
             if request.method not in ("GET", "HEAD"):
                 raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use GET.")
             document = await self._document(path)
@@ -106,7 +109,4 @@ class MetadataEndpoints:
         key_set = self._key_sets.get(path)
         if key_set is not None:
             return await key_set.document()
-        document = self._documents.get(path)
-        if document is None:
-            raise BrokerError(Reason.NOT_FOUND, "There is no such document.")
-        return document
+        return self._documents[path]
