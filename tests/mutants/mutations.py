@@ -32,8 +32,9 @@ _NOT_CHANGED = frozenset({"Field", "getLogger", "log", "warning", "info", "debug
 _RANDOM = frozenset({"token"})
 """Calls for random bytes: one more than asked for is no mistake."""
 
-_UNSEEN = frozenset({"step"})
-"""Statements that do nothing in production: the kill harness stops a process there."""
+_UNSEEN = frozenset({"step", "__init__"})
+"""Statements that do nothing in production: the kill harness stops a process at a `step`, and exceptions, which alone call their
+base here, have its words without."""
 
 _ROOM = ("CACHE_SIZE", "REMEMBERED")
 """Ends of names of how much a process keeps in memory at most: one more is no mistake. That there is a bound, tests hold with one of theirs."""
