@@ -33,7 +33,7 @@ from cab.domain.audit import read_json
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, TokenSet, grant_id
 from cab.encoding import strict_json
-from cab.protocol.jose.jwk import ALGORITHMS
+from cab.protocol.jose.jwk import private_key
 from cab.stores.grant_payloads import GrantPayloads
 from cab.stores.grants import Grants
 from cab.stores.sessions import BrowserStates, Session
@@ -347,7 +347,7 @@ async def _own_key(project: str, issuer: Issuer) -> EcKey:
     finally:
         await documents.close()
         await vault.close()
-    return EcKey(active.kid, ALGORITHMS["ES256"].from_jwk(private))
+    return EcKey(active.kid, private_key(private))
 
 
 async def _connect(project: str, subjects: Iterable[str], *, keeps_tokens: bool) -> None:

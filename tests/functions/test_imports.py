@@ -1,4 +1,4 @@
-"""What a function pays for before it serves: neither Google's gRPC and message classes nor aiohttp is among it."""
+"""What a function pays for before it serves: none of Google's gRPC and message classes, of aiohttp or of PyJWT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for function in functions:
     heavy = [
         name
         for name in sys.modules
-        if name.split(".")[0] in {"grpc", "proto", "aiohttp"}
+        if name.split(".")[0] in {"grpc", "proto", "aiohttp", "jwt"}
         or name.startswith(("google.protobuf", "google.api_core", "google.pubsub", "google.cloud.", "google.iam"))
         and not name.startswith("google.cloud.functions")  # of the framework
     ]
@@ -72,7 +72,9 @@ assert "aiohttp" not in sys.modules
 """
 
 
-def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classes_nor_aiohttp(tmp_path: Path) -> None:
+def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classes_nor_aiohttp_nor_pyjwt(
+    tmp_path: Path,
+) -> None:
     run(PROGRAM, str(ROOT), *SERVING, scratch=tmp_path)
 
 

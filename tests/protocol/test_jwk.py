@@ -261,3 +261,38 @@ def test_what_cannot_sign_is_no_signing_key(members: dict[str, Any]) -> None:
 def test_what_is_no_json_object_is_no_signing_key(raw: bytes) -> None:
     with pytest.raises(jwk.InvalidKey):
         jwk.parse_private(raw)
+
+
+@pytest.mark.parametrize("key", [EC, RSA], ids=["EC", "RSA"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text,
+        lambda text: text + "=" * (-len(text) % 4),
+        lambda text: text + "==",
+        lambda text: text.replace("-", "+").replace("_", "/"),
+        lambda text: f"{text[:10]}\n{text[10:]}",
+        lambda text: f"{text[:10]}é{text[10:]}",
+        lambda text: f"A{text}",
+        lambda text: f"AAAA{text}",
+        lambda text: text[:-2],
+        lambda _: "",
+        lambda _: 7,
+        lambda _: ["AQAB"],
+    ],
+)
+@pytest.mark.parametrize("member", [0, 1])
+def test_a_key_is_read_as_pyjwt_reads_it_or_refused_as_there(key: dict[str, Any], written: Any, member: int) -> None:
+    name = (("x", "y") if key is EC else ("n", "e"))[member]
+    changed = key | {name: written(key[name])}
+    try:
+        read = jwk.pyjwt("ES256" if key is EC else "RS256").from_jwk(changed).public_numbers()
+    except (jwt.InvalidKeyError, ValueError, TypeError):
+        read = None
+    try:
+        ours = jwk.parse(changed).key.public_numbers()
+    except jwk.InvalidKey as error:
+        ours = None
+        if str(error) != "is malformed":  # read, and refused for what it is
+            return
+    assert ours == read

@@ -11,7 +11,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.encoding import strict_json
 from cab.ports import Clock, NotFound, SecretReader, Unavailable
 from cab.protocol.jose import jwk, jws
-from cab.protocol.jose.jwk import ALGORITHMS, PublicKey
+from cab.protocol.jose.jwk import PublicKey, private_key
 from cab.stores.remembered import Remembered
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
 
@@ -47,7 +47,7 @@ class OwnKeys:
                 raw = await self._secrets.access(SECRET[self._issuer], active.secret_version)
             except NotFound as error:
                 raise Unavailable("secrets") from error
-            key = ALGORITHMS["ES256"].from_jwk(strict_json.load_object(raw))
+            key = private_key(strict_json.load_object(raw))
             self._private[active.secret_version] = key
         return jws.sign(claims, typ=typ, kid=active.kid, private_key=key)
 

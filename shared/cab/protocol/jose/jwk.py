@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from base64 import urlsafe_b64decode
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
-from jwt.exceptions import InvalidKeyError
 
 from cab.domain.identifiers import base64url
 from cab.encoding import strict_json
 from cab.encoding.canonical_json import canonical
 
-ALGORITHMS: Final = {"ES256": ECAlgorithm(ECAlgorithm.SHA256), "RS256": RSAAlgorithm(RSAAlgorithm.SHA256)}
+if TYPE_CHECKING:
+    from jwt.algorithms import Algorithm
+
+ALGORITHMS: Final = frozenset({"ES256", "RS256"})
 P256_BYTES: Final = 32
 _SHA256: Final = hashes.SHA256()
 _ECDSA: Final = ec.ECDSA(_SHA256)
@@ -108,25 +111,59 @@ def parse(jwk: dict[str, Any]) -> PublicKey:
     if jwk.get("alg", algorithm) != algorithm:
         raise InvalidKey("names another algorithm than its type allows")
     try:
-        key = ALGORITHMS[algorithm].from_jwk(jwk)
-    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        key = _p256(jwk) if algorithm == "ES256" else _rsa(jwk)
+    except (ValueError, TypeError, KeyError) as error:
         raise InvalidKey("is malformed") from error
     if isinstance(key, rsa.RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS or key.public_numbers().e < 65537:
             raise InvalidKey("has an unacceptable RSA size or exponent")
         if all(key.public_numbers().n % prime in residues for prime, residues in _ROCA_RESIDUES):
             raise InvalidKey(ROCA)
-    elif not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidKey("is not a public key")
     return PublicKey(kid=kid, algorithm=algorithm, key=key)
+
+
+def _p256(jwk: dict[str, Any]) -> ec.EllipticCurvePublicKey:
+    """RFC 7518 section 6.2.1. Raises ValueError (not a point of the curve, too), TypeError, KeyError."""
+    x, y = _decoded(jwk["x"]), _decoded(jwk["y"])
+    if not len(x) == len(y) == P256_BYTES:
+        raise ValueError("coordinates have the length of the curve's order")
+    return ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), ec.SECP256R1()).public_key()
+
+
+def _rsa(jwk: dict[str, Any]) -> rsa.RSAPublicKey:
+    """RFC 7518 section 6.3.1. Raises ValueError, TypeError, KeyError."""
+    return rsa.RSAPublicNumbers(int.from_bytes(_decoded(jwk["e"])), int.from_bytes(_decoded(jwk["n"]))).public_key()
+
+
+def _decoded(text: object) -> bytes:
+    """base64url, with padding or without, read as generously as PyJWT reads it: a number that was read wrong verifies nothing."""
+    if not isinstance(text, str):
+        raise TypeError("a number is text")
+    raw = text.encode()
+    return urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+
+
+@functools.cache
+def pyjwt(algorithm: str) -> Algorithm:
+    """What signs and reads private keys. Imported by who does: it is a twentieth of a cold start of exchange_token."""
+    from jwt.algorithms import ECAlgorithm, RSAAlgorithm  # noqa: PLC0415
+
+    return ECAlgorithm(ECAlgorithm.SHA256) if algorithm == "ES256" else RSAAlgorithm(RSAAlgorithm.SHA256)
+
+
+def private_key(members: dict[str, Any]) -> Any:
+    """A signing key of our own (EC, P-256), as `cryptography` knows it."""
+    return pyjwt("ES256").from_jwk(members)
 
 
 def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
     """A signing key of our own in JSON, with its kid. Raises InvalidKey: as `parse`, or without kid or private part."""
+    from jwt.exceptions import InvalidKeyError  # noqa: PLC0415 - see `pyjwt`
+
     try:
         members = strict_json.load_object(raw)
         public = parse({name: value for name, value in members.items() if name not in PRIVATE_MEMBERS | {"key_ops"}})
-        key = ALGORITHMS[public.algorithm].from_jwk(members)
+        key = pyjwt(public.algorithm).from_jwk(members)
     except (strict_json.InvalidJson, InvalidKeyError, ValueError, TypeError, KeyError) as error:
         raise InvalidKey("is no usable signing key") from error
     if public.kid is None or not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cab.domain.errors import Claimed
 from cab.domain.identifiers import base64url, is_printable
 from cab.encoding import strict_json
-from cab.protocol.jose.jwk import ALGORITHMS, VerificationKey
+from cab.protocol.jose.jwk import ALGORITHMS, VerificationKey, pyjwt
 from cab.values import immutable
 
 MAX_TOKEN_CHARS: Final = 16_384
@@ -305,7 +305,7 @@ def sign(claims: Mapping[str, Any], *, typ: str, kid: str, private_key: Any) -> 
     algorithm = "RS256" if isinstance(private_key, RSAPrivateKey) else "ES256"
     header = base64url(_compact({"typ": typ, "alg": algorithm, "kid": kid}))
     signing_input = f"{header}.{base64url(_compact(claims))}"
-    signature = ALGORITHMS[algorithm].sign(signing_input.encode("ascii"), private_key)
+    signature = pyjwt(algorithm).sign(signing_input.encode("ascii"), private_key)
     return f"{signing_input}.{base64url(signature)}"
 
 
