@@ -82,6 +82,11 @@ MEANINGS: dict[str, tuple[int, Any, RefusalMeaning]] = {
         {"error": "invalid_grant", "error_description": "The session was revoked for its IP address"},
         RefusalMeaning.DEAD,
     ),
+    "a scope that is on no list": (
+        400,
+        {"error": "invalid_scope", "error_description": "not on the allow-list of scopes"},
+        RefusalMeaning.SCOPE,
+    ),
     "an app in one word": (400, {"error": "application_cannot_be_found"}, RefusalMeaning.OUR_FAULT),
     "an app that is off": (400, {"error": "app_disabled"}, RefusalMeaning.OUR_FAULT),
     "an app that a user removed": (400, {"error": "app_uninstalled"}, RefusalMeaning.NO),

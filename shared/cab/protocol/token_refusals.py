@@ -120,7 +120,7 @@ def _meaning(
         return RefusalMeaning.OUR_FAULT if status >= 300 else RefusalMeaning.UNCLEAR  # the endpoint is elsewhere
     if _ONE_TOO_MANY.search(error.words):
         return RefusalMeaning.BUSY
-    if _OF_PLACES.search(error.words) and not in_success and not _OF_TOKENS.search(_IP_OR_TOKEN.sub("ip", error.words)):
+    if not in_success and INVALID_SCOPE not in codes and _is_about_where_we_are(error):
         return RefusalMeaning.OUR_FAULT
     if codes & DEAD_EVERYWHERE or (codes & dead_codes and (in_success or status in dead_statuses)):
         return RefusalMeaning.DEAD
@@ -134,6 +134,11 @@ def _meaning(
     if in_success and not error.says_no:
         return RefusalMeaning.UNCLEAR
     return RefusalMeaning.NO
+
+
+def _is_about_where_we_are(error: TokenError) -> bool:
+    """Whether an address of ours is refused, and no token."""
+    return _OF_PLACES.search(error.words) is not None and not _OF_TOKENS.search(_IP_OR_TOKEN.sub("ip", error.words))
 
 
 def _is_busy_by_its_words(error: TokenError) -> bool:
