@@ -247,6 +247,7 @@ def test_a_grant_refreshed_within_every_leeway_is_cleaned_all_the_same() -> None
     assert (grant.clean_below, to.may_clean_at(grant)) == (5, NOW + timedelta(seconds=660))
     cleaned = to.cleaned(grant, keepalive=None, now=now)
     assert (cleaned.destroy_below, cleaned.clean_below) == (5, 8)
+    assert cleaned.leeway_until == now + timedelta(seconds=grant.leeway_s)
 
 
 def test_a_revoked_grant_is_buried_once_no_holder_can_store_one_more_version() -> None:
@@ -256,6 +257,13 @@ def test_a_revoked_grant_is_buried_once_no_holder_can_store_one_more_version() -
         seconds=60
     )
     assert to.cleaned(ended.model_copy(update={"outbox": []}), keepalive=None, now=NOW).due_at is None
+
+
+def test_a_use_says_when_it_was_and_when_the_grant_ends_without_another() -> None:
+    idle = timedelta(days=30)
+    used = to.used(a_grant(), idle=idle, now=NOW)
+    assert (used.last_used_at, used.ends_unused_at) == (NOW, NOW + idle + to.USE_NOTED_EVERY)
+    assert to.used(used, idle=None, now=LATER).ends_unused_at is None
 
 
 def test_an_idle_grant_is_visited_before_its_refresh_token_idles_out() -> None:

@@ -326,6 +326,8 @@ def test_methods_that_are_not_text_are_left_out(amr: Any, kept: tuple[str, ...])
         ({"name": "Alice", "email": "a@acme.test"}, "Alice"),
         ({"name": "", "preferred_username": "alice"}, "alice"),
         ({"name": "Al\u202eice", "email": "a@acme.test"}, "a@acme.test"),
+        ({"name": "A" * 120, "email": "a@acme.test"}, "A" * 120),
+        ({"name": "A" * 121, "email": "a@acme.test"}, "a@acme.test"),
         ({"name": 7}, None),
         ({}, None),
     ],

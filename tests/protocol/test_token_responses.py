@@ -136,6 +136,12 @@ def test_an_answer_is_as_deep_as_answers_are(depth: int, is_read: bool) -> None:
     assert isinstance(found, Tokens) is is_read
 
 
+@pytest.mark.parametrize(("objects", "is_read"), [(998, True), (999, False)])
+def test_an_answer_is_as_large_a_tree_as_answers_are(objects: int, is_read: bool) -> None:
+    found = token_responses.parse(b'{"access_token":"a","x":[' + b",".join([b"{}"] * objects) + b"]}")
+    assert isinstance(found, Tokens) is is_read
+
+
 def test_a_token_may_be_of_every_visible_character() -> None:
     every = "".join(map(chr, range(33, 127)))
     found = token_responses.parse(orjson.dumps({"access_token": every, "refresh_token": every}))
