@@ -34,7 +34,7 @@ def running_bigquery(data_dir: Path, *, rows: local.Rows = "few") -> Iterator[st
             pytest.fail(str(exc))
         pytest.skip(str(exc))
     if not any(data_dir.iterdir()):
-        audit_dataset.lay(data_dir, project=PROJECT, dataset=AUDIT_DATASET)
+        audit_dataset.lay(data_dir, project=PROJECT, dataset=AUDIT_DATASET, rows=rows)
     with local.running(data_dir, rows=rows) as url:
         yield url
 

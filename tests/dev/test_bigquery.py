@@ -79,7 +79,7 @@ class Maker:
         self.made = 0
         self._fails = fails
 
-    def __call__(self, folder: Path, project: str, dataset: str) -> None:
+    def __call__(self, folder: Path, project: str, dataset: str, rows: bigquery.Rows) -> None:
         folder.mkdir(parents=True)
         (folder / "half").touch()
         if self._fails:
@@ -93,9 +93,9 @@ class Maker:
 def lay(tmp_path: Path) -> Callable[..., list[str]]:
     """Lays the dataset into a new folder; the names of what is in it then."""
 
-    def laid(name: str, make: Maker, project: str = "p") -> list[str]:
+    def laid(name: str, make: Maker, project: str = "p", rows: bigquery.Rows = "few") -> list[str]:
         shelf = tmp_path / "shelf"
-        audit_dataset.lay(tmp_path / name, project=project, dataset="d", shelf=shelf, make=make)
+        audit_dataset.lay(tmp_path / name, project=project, dataset="d", rows=rows, shelf=shelf, make=make)
         assert (tmp_path / name / "whole").read_text(encoding="utf-8") == f"{project}.d"
         return sorted(path.name for path in (tmp_path / name).iterdir())
 
@@ -117,7 +117,7 @@ def test_what_was_made_half_is_made_again(lay: Callable[..., list[str]]) -> None
     assert lay("data", make) == ["half", "whole"]
 
 
-@pytest.mark.parametrize("changed", ["project", "a view", "a column", "the emulator", "how it is run"])
+@pytest.mark.parametrize("changed", ["project", "rows", "a view", "a column", "the emulator", "how it is run"])
 def test_another_audit_dataset_is_made_anew(
     lay: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: str
 ) -> None:
@@ -136,9 +136,10 @@ def test_another_audit_dataset_is_made_anew(
         case "how it is run":
             monkeypatch.setattr(bigquery, "_PROGRAM", tmp_path / "program.py")
             (tmp_path / "program.py").write_text("other", encoding="utf-8")
-    lay("after", make, project="other" if changed == "project" else "p")
+    asked = {"project": "other" if changed == "project" else "p", "rows": "many" if changed == "rows" else "few"}
+    lay("after", make, **asked)
     assert make.made == 2
-    lay("again", make, project="other" if changed == "project" else "p")
+    lay("again", make, **asked)
     assert make.made == 2
 
 

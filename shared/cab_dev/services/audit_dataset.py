@@ -19,11 +19,21 @@ from cab_dev.services import bigquery
 
 _KEPT_FOR_S = 7 * 24 * 3600
 
-Maker = Callable[[Path, str, str], None]
+Maker = Callable[[Path, str, str, bigquery.Rows], None]
 
 
-def lay(data_dir: Path, *, project: str, dataset: str, shelf: Path | None = None, make: Maker | None = None) -> str:
+def lay(
+    data_dir: Path,
+    *,
+    project: str,
+    dataset: str,
+    rows: bigquery.Rows = "few",
+    shelf: Path | None = None,
+    make: Maker | None = None,
+) -> str:
     """Put the audit dataset with its table and views into the empty folder of a new emulator, before that starts. Blocking.
+
+    `rows`: for what that emulator will be set up, as in `bigquery.server`.
 
     Takes a few seconds the first time, and whenever the emulator, the table or a view is another. Returns a few words for
     people. Raises: NotInstallable; OSError, when the folder is not empty.
@@ -33,11 +43,11 @@ def lay(data_dir: Path, *, project: str, dataset: str, shelf: Path | None = None
     new = data_dir.with_name(f"{data_dir.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     with bigquery.only_one_at_a_time(shelf / "lock"):
-        made = shelf / _key(project, dataset)
+        made = shelf / _key(project, dataset, rows)
         if not made.exists():
             unfinished = made.with_suffix(".new")
             shutil.rmtree(unfinished, ignore_errors=True)
-            make(unfinished, project, dataset)
+            make(unfinished, project, dataset, rows)
             unfinished.replace(made)
         os.utime(made)
         shutil.copytree(made, new)
@@ -47,16 +57,17 @@ def lay(data_dir: Path, *, project: str, dataset: str, shelf: Path | None = None
     return f"dataset {dataset}, {len(audit_schema.VIEWS)} views"
 
 
-def _make(folder: Path, project: str, dataset: str) -> None:
-    with bigquery.running(folder) as url:
+def _make(folder: Path, project: str, dataset: str, rows: bigquery.Rows) -> None:
+    with bigquery.running(folder, rows=rows) as url:
         local_cloud.create_audit_tables(project, dataset, url)
     (folder / "log").unlink()
 
 
-def _key(project: str, dataset: str) -> str:
+def _key(project: str, dataset: str, rows: bigquery.Rows) -> str:
     """Another one for whatever could make another dataset."""
     parts = [
         bigquery.fingerprint(),
+        rows,
         Path(__file__).read_text(encoding="utf-8"),
         Path(audit_schema.__file__).read_text(encoding="utf-8"),
         audit_schema.schema_json(),

@@ -5,6 +5,7 @@ asks DuckDB for more than an answer needs, DuckDB is asked for less. Belongs to 
 imports nothing of ours.
 """
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from local_bigquery.engine import database, types
 # To order joins and to know the range of each column DuckDB reads statistics from DuckLake's own tables, which takes longer
 # than the question does; so does sharing the work among threads.
 _SETTINGS = {"threads": 1, "disabled_optimizers": "join_order,statistics_propagation"}
-# An insert of so many rows at most is written into DuckLake's tables: a file of its own is slow to open when asked.
-_ROWS_INSIDE = 1000
+# A project's file. DuckLake notes statistics of each column of each insert in tables of its own: that takes longer than the insert.
+_FEW = ".few.duckdb"
 
 _connect, _objects, _write, _load = duckdb.connect, database.objects, tables.write, tables.load
-_attach = database._attach  # noqa: SLF001 - there is no other place where the emulator says how data are kept
+_attach, _connected = database._attach, database._connect  # noqa: SLF001 - there is no other place that says how data are kept
 
 
 def settle(data_dir: Path) -> None:
@@ -36,7 +37,8 @@ def settle(data_dir: Path) -> None:
 
 def set_up_for_few_rows() -> None:
     duckdb.connect = connect
-    database._attach = attach  # noqa: SLF001 - as above
+    database._attach, database._connect = attach, connected  # noqa: SLF001 - as above
+    database.projects = projects
     database.objects = objects
     tables.columns = tabledata.columns = columns
     tabledata.load = find
@@ -48,13 +50,29 @@ def connect(*arguments: Any, config: dict[str, Any] | None = None, **options: An
 
 
 def attach(connection: Any, project: str) -> None:
-    """With small inserts inside the catalog."""
+    """A project is a database file of its own, unless it is kept in DuckLake's files already."""
+    file = database.settings.data_dir / project
+    if file.with_name(f"{project}.ducklake").exists():
+        _attach(connection, project)
+    else:
+        connection.execute(
+            f"ATTACH IF NOT EXISTS '{file}{_FEW}' AS {database.quote(project)} (STORAGE_VERSION 'latest')"
+        )
+        database._attached.add(project)  # noqa: SLF001 - as above
 
-    class Inside:
-        def execute(self, sql: str) -> Any:
-            return connection.execute(sql.replace("INLINING_ROW_LIMIT 0", f"INLINING_ROW_LIMIT {_ROWS_INSIDE}"))
 
-    _attach(Inside(), project)
+@functools.cache
+def connected() -> Any:
+    connection = _connected()
+    for file in database.settings.data_dir.glob(f"*{_FEW}"):
+        attach(connection, file.name.removesuffix(_FEW))
+    return connection
+
+
+def projects() -> list[str]:
+    of_few = f"(type = 'duckdb' AND ends_with(path, '{_FEW}'))"
+    asked = f"SELECT database_name FROM duckdb_databases() WHERE type = 'ducklake' OR {of_few} ORDER BY database_name"  # noqa: S608
+    return [name for (name,) in database.fetch(asked)]
 
 
 def objects(project: str, dataset: str, table: str | None = None) -> Any:
