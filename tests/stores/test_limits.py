@@ -112,6 +112,18 @@ async def test_a_count_that_is_taken_back_leaves_room_for_one(guards: InMemoryDo
     assert [each and each.wait_s for each in again] == [None, 21]
 
 
+async def test_a_request_that_was_over_the_limit_or_is_taken_back_already_leaves_no_room(
+    guards: InMemoryDocuments,
+) -> None:
+    limits = RateLimits(guards, (READS,))
+    counted = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(3)]
+    for each in (counted[2], counted[0], counted[0]):
+        assert each is not None
+        await limits.take_back(each)
+    again = [await limits.count(**WHO, action=an_action(), now=NOW) for _ in range(2)]
+    assert [each and each.wait_s for each in (counted[2], *again)] == [21, None, 21]
+
+
 HOUR = 3600
 BUSY = RateLimit(effects=(Effect.READ,), limit=600, window_s=60)
 
