@@ -1,4 +1,4 @@
-"""Calls to Google's documented REST APIs: JSON on a few kept connections (`connections`).
+"""Calls to Google's documented REST APIs: JSON on a few kept connections (`cab.adapters.http.connections`).
 
 What Google's clients and gRPC add costs many times the call itself, and their defaults are wrong here: first retry after
 2 s, 60 to 600 s in all (docs/decisions/google-over-rest.md). Every call here has a short time budget of its own, and
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import orjson
 
 from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
-from cab.adapters.google_cloud.connections import Answer, Broken, Connections
+from cab.adapters.http.connections import Answer, Broken, Connections
 from cab.ports import Unavailable
 
 _logger = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import orjson
 
 from cab.adapters import spans
-from cab.adapters.google_cloud.connections import Answer, Broken, Connections
 from cab.adapters.http.addresses import is_loopback, may_be_reached
 from cab.adapters.http.client import USER_AGENT, add_trace
+from cab.adapters.http.connections import Answer, Broken, Connections
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 _PORTS: Final = {"https": 443, "http": 80}

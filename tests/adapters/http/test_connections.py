@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cab.adapters.google_cloud import connections
-from cab.adapters.google_cloud.connections import Answer, Broken, Connections
+from cab.adapters.http import connections
+from cab.adapters.http.connections import Answer, Broken, Connections
 
 REQUEST = b"POST /v1/x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}"
 WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"
