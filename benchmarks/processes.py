@@ -64,9 +64,7 @@ class Server:
         command += ["--source", f"{function.source}/main.py"]
         command += ["--target", function.target, "--host", HOST, "--port", str(port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "shared"), **function.environment}
-        environment.pop(
-            "PYTHONDONTWRITEBYTECODE", None
-        )  # what is deployed has been compiled: the first start does that here
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is deployed is compiled: here the first start does it
         with on_core_of_servers():
             self._process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 

@@ -198,9 +198,8 @@ class Worker:
         self._told = [], []  # what the tests' collection has warned of is told again to whoever registers
 
     def run(self) -> None:
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # a shell has it ignored by what it runs in the background
+        # A shell has it ignored by what it runs in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         tests = self._handed_out()
         try:
             test = next(tests, None)

@@ -99,8 +99,8 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
     """`scope_claim` is where the provider lists the granted scopes when `scope` says nothing, see `member_at`."""
     members = members_of(body)
     if members is None:
-        words = _words_of_text(body)
-        is_page = not words and body.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
+        words, is_markup = _words_of_text(body)
+        is_page = is_markup and not words
         return TokenError(UNPARSABLE, words=words, may_hold_tokens=_may_hold_tokens(body), is_page=is_page)
     error = members.get("error")
     access_token = _trimmed(members.get("access_token"))
@@ -258,10 +258,12 @@ def _may_hold_tokens(body: bytes) -> bool:
     return any(byte < 9 or 14 <= byte < 32 for byte in data)  # packed or encrypted: no text at all
 
 
-def _words_of_text(body: bytes) -> str:
-    """What a body says that is no members. Of a page only what it says of refreshing: the rest is for browsers."""
+def _words_of_text(body: bytes) -> tuple[str, bool]:
+    """What a body says that is no members, and whether it is HTML or XML: of that only what it says of refreshing counts."""
     text = body.decode("utf-8", "replace").lstrip("\ufeff").strip().lower()
-    return " ".join(dict.fromkeys(_OF_REFRESHING.findall(text))) if text.startswith("<") else text[:_LONGEST_WORDS]
+    if text.startswith("<"):
+        return " ".join(dict.fromkeys(_OF_REFRESHING.findall(text))), True
+    return text[:_LONGEST_WORDS], False
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.adapters.http.serving import serving
 
 from cab.adapters.http.client import AiohttpClient, origin_of
 from cab.encoding.trace_context import TraceContext, current
@@ -57,16 +58,9 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     server = Server()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    server.hold.set()
-    await runner.cleanup()
+    async with serving(server.handle) as server.origin:
+        yield server
+        server.hold.set()
 
 
 @pytest.fixture

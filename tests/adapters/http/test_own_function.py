@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.adapters.http.serving import serving
 
 from cab.adapters.http.own_function import OwnFunction
 from cab.encoding.trace_context import TraceContext, current
@@ -47,15 +48,8 @@ class Function:
 @pytest.fixture
 async def function() -> AsyncIterator[Function]:
     function = Function()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", function.handle)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    function.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield function
-    await runner.cleanup()
+    async with serving(function.handle) as function.origin:
+        yield function
 
 
 @pytest.fixture

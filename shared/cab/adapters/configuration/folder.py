@@ -119,11 +119,9 @@ def _strangers(root: Path) -> list[Problem]:
         if path.name not in YAML_FILES:
             remedy = choose_from(path.name, YAML_FILES, otherwise="remove it")
             problems.append(Problem(path.name, 1, "this file is not read", remedy, severity="warning"))
-    for path in sorted(root.glob("*/*.cedar")):
-        if (name := path.parent.name) not in (POLICIES, CANDIDATES):
-            remedy = choose_from(name, (POLICIES, CANDIDATES), otherwise=f"move them to {POLICIES}")
-            problems.append(Problem(name, 1, "policies in this folder are not read", remedy, severity="warning"))
-    problems = list(dict.fromkeys(problems))
+    for name in sorted({path.parent.name for path in root.glob("*/*.cedar")} - {POLICIES, CANDIDATES}):
+        remedy = choose_from(name, (POLICIES, CANDIDATES), otherwise=f"move them to {POLICIES}")
+        problems.append(Problem(name, 1, "policies in this folder are not read", remedy, severity="warning"))
     for folder in (POLICIES, CANDIDATES):
         for path in sorted((root / folder).glob("*")):
             if path.suffix not in (".cedar", ".md"):

@@ -39,25 +39,24 @@ def validate(model: type[M], tree: YamlTree, value: Any = None, *, at: Place = (
 
 def _problems(model: type[BaseModel], tree: YamlTree, content: Any, details: Any, at: Place) -> Iterator[Problem]:
     locations = [detail["loc"] for detail in details]
-    said_of = [_place(detail["loc"], content, absent=detail["type"] == "missing")[0] for detail in details]
-    for detail in details:
-        location = detail["loc"]
-        if len(details) > 1 and _is_of_another_member(detail["type"], _place(location, content, absent=False), said_of):
+    found = [_place(detail["loc"], content, absent=detail["type"] == "missing") for detail in details]
+    said_of = [place for place, _ in found]
+    for detail, (refused, value) in zip(details, found, strict=True):
+        if len(details) > 1 and _is_of_another_member(detail["type"], refused, value, said_of):
             continue
-        if detail["type"] == "too_short" and any(_is_below(other, location) for other in locations):
+        if detail["type"] == "too_short" and any(_is_below(other, detail["loc"]) for other in locations):
             continue  # the list is only empty because its items were refused, which is said on its own
-        place, value = _place(location, content, absent=detail["type"] == "missing")
+        place = refused
         if detail["type"] == "value_error":  # the domain's sentences begin with the key at fault, where there is one
             key = str(detail["ctx"]["error"]).split(" ", 1)[0]
-            place = (*place, key) if isinstance(value, dict) and key in value else place
+            place = (*refused, key) if isinstance(value, dict) and key in value else refused
         name = ".".join(str(part) for part in place) or "the file"
         message, remedy = _sentence(detail, model)
         yield Problem(tree.file, tree.line((*at, *place)), f"{name} {message}", remedy)
 
 
-def _is_of_another_member(kind: str, found: tuple[Place, Any], said_of: list[Place]) -> bool:
+def _is_of_another_member(kind: str, place: Place, value: Any, said_of: list[Place]) -> bool:
     """Of a union, the member that the author did not mean: a mapping where a text stands, a text where a mapping does."""
-    place, value = found
     if kind in ("model_type", "dict_type"):
         return isinstance(value, str) and said_of.count(place) > 1
     return kind == "string_type" and isinstance(value, dict) and any(_is_below(other, place) for other in said_of)

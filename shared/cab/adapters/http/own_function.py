@@ -14,7 +14,7 @@ import orjson
 
 from cab.adapters import spans
 from cab.adapters.http.addresses import is_loopback, may_be_reached
-from cab.adapters.http.client import USER_AGENT, add_trace
+from cab.adapters.http.client import USER_AGENT, add_trace, origin_of
 from cab.adapters.http.connections import Answer, Broken, Connections
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
@@ -34,7 +34,7 @@ class OwnFunction:
         connections: int = 100,
     ) -> None:
         parts = urlsplit(url)
-        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._origin = origin_of(url)
         self._host = parts.hostname or ""
         self._netloc = parts.netloc
         self._port = parts.port or _PORTS.get(parts.scheme, 0)

@@ -127,10 +127,9 @@ def _session(sid: Any, auth_time: int | None, idp: IdentityProvider, idp_subject
 def subject_of(claims: Mapping[str, Any], idp: IdentityProvider) -> str:
     """Who the user is to the provider. Raises TokenRejected."""
     idp_subject = claim(claims, idp.subject_claim)
+    # Only of `sub` a standard says that it is text: employee numbers come as numbers.
     if idp.subject_claim != "sub" and isinstance(idp_subject, int) and not isinstance(idp_subject, bool):
-        idp_subject = str(
-            idp_subject
-        )  # only of `sub` a standard says that it is text: employee numbers come as numbers
+        idp_subject = str(idp_subject)
     if not isinstance(idp_subject, str) or not idp_subject:
         raise TokenRejected("the configured subject claim is missing or no text")
     return idp_subject
