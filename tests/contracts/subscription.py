@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,10 @@ class Received:
 
 
 class Subscription:
-    """A new topic with one subscription that has seen nothing yet. Reads block: use it from a thread or after."""
+    """A new topic with one subscription that has seen nothing yet.
+
+    Who awaits what is still to come lets the sender in the same event loop go on; `..._until_now` block.
+    """
 
     def __init__(self, address: str, project: str, topic: str) -> None:
         self._channel = grpc.insecure_channel(address)
@@ -34,11 +38,11 @@ class Subscription:
         self._subscriber = SubscriberClient(transport=SubscriberGrpcTransport(channel=self._channel))
         self._subscriber.create_subscription(name=self._name, topic=self._topic, timeout=TIMEOUT_S)
 
-    def receive(self, count: int) -> list[Received]:
+    async def receive(self, count: int) -> list[Received]:
         """The next `count` messages, in no order; fewer when no more come."""
         received: list[Received] = []
         while len(received) < count:
-            messages = self._pull(count - len(received))
+            messages = await asyncio.to_thread(self._pull, count - len(received))
             if not messages:
                 break
             received += messages
@@ -53,16 +57,16 @@ class Subscription:
             )
         return [Received(m.message.data, dict(m.message.attributes)) for m in messages]
 
-    def events(self, count: int) -> list[bytes]:
+    async def events(self, count: int) -> list[bytes]:
         """The next `count` audit events and what else was published by then, in no order, however packed; fewer when no more come."""
         found: list[bytes] = []
         while len(found) < count:
-            messages = self._pull(1000)
+            messages = await asyncio.to_thread(self._pull, 1000)
             if not messages:
                 return found
             for message in messages:
                 found += unpack(message.data)
-        return found + self.events_until_now()
+        return found + await asyncio.to_thread(self.events_until_now)
 
     def events_until_now(self) -> list[bytes]:
         return [event for message in self.messages_until_now() for event in unpack(message.data)]

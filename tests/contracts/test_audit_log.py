@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -27,15 +27,21 @@ TOPIC = "cab-audit"
 
 @dataclass
 class Bench:
+    """`read` returns when so many events have come, and lets what is under way go on meanwhile."""
+
     log: AuditLog
-    read: Callable[[int], list[bytes]]
+    read: Callable[[int], Awaitable[list[bytes]]]
 
 
 @pytest.fixture(params=["memory", "embedded", pytest.param("official", marks=pytest.mark.emulators)])
 async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, project: str) -> AsyncIterator[Bench]:
     if request.param == "memory":
         double = InMemoryAuditLog(service="exchange_token", revision="r1")
-        yield Bench(double, lambda _: [sealed.data for sealed in double.messages])
+
+        async def published(_: int) -> list[bytes]:
+            return [sealed.data for sealed in double.messages]
+
+        yield Bench(double, published)
         return
     address = request.getfixturevalue(request.param).address("pubsub")
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
@@ -74,7 +80,7 @@ async def test_an_event_is_published_with_its_service_and_its_place_in_the_chain
         1, tenant="acme", subject=Subject(key="k", groups=["sales"]), latency_ms=Latency(total=1.5, policy=1.0)
     )
     await bench.log.publish(sent)
-    (published,) = chained(bench.read(1))
+    (published,) = chained(await bench.read(1))
     received = read(published)
     assert replace(received, service=None, chain=None) == sent
     assert received.service is not None
@@ -86,7 +92,7 @@ async def test_an_event_is_published_with_its_service_and_its_place_in_the_chain
 async def test_every_event_names_the_one_before_it(bench: Bench) -> None:
     for number in range(1, 6):
         await bench.log.publish(event(number))
-    published = chained(bench.read(5))
+    published = chained(await bench.read(5))
     assert [document["event_id"] for document in published] == [f"event-{number:03}" for number in range(1, 6)]
     assert [document["chain"]["seq"] for document in published] == [1, 2, 3, 4, 5]
     assert len({document["chain"]["id"] for document in published}) == 1
@@ -96,14 +102,14 @@ async def test_every_event_names_the_one_before_it(bench: Bench) -> None:
 
 async def test_the_hash_can_be_recomputed_from_what_is_published(bench: Bench) -> None:
     await bench.log.publish(event(1, latency_ms=Latency(total=0.1, policy=3.0), tenant="Zürich ☃"))
-    (published,) = chained(bench.read(1))
+    (published,) = chained(await bench.read(1))
     assert event_hash(published) == published["chain"]["hash"]
     assert event_hash(published | {"tenant": "other"}) != published["chain"]["hash"]
 
 
 async def test_concurrent_events_are_all_there_in_one_unbroken_chain(bench: Bench) -> None:
     await asyncio.gather(*(bench.log.publish(event(number)) for number in range(1, 251)))
-    published = chained(bench.read(250))
+    published = chained(await bench.read(250))
     assert {document["event_id"] for document in published} == {f"event-{number:03}" for number in range(1, 251)}
     hashes = [document["chain"]["hash"] for document in published]
     assert [document["chain"]["prev_hash"] for document in published] == ["", *hashes[:-1]]
@@ -121,6 +127,6 @@ async def test_a_caller_that_goes_away_leaves_its_event_with_what_takes_it_back(
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     await bench.log.publish(event(3), if_withheld=take_back)
-    published = chained(bench.read(3))
+    published = chained(await bench.read(3))
     assert [document["event_id"] for document in published] == ["event-001", "event-002", "event-003"]
     assert made == [1]

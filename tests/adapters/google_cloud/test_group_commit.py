@@ -94,7 +94,7 @@ async def test_one_event_is_one_publish(log: PubSubAuditLog, control: ControlCli
 
 async def test_messages_say_what_they_carry(log: PubSubAuditLog, topic: Subscription) -> None:
     await log.publish(event(1))
-    (received,) = topic.receive(1)
+    (received,) = await topic.receive(1)
     assert received.attributes == {"event_id": "e1", "event_type": "exchange.decided"}
 
 
@@ -103,7 +103,7 @@ async def test_events_that_come_together_share_a_publish(
 ) -> None:
     await asyncio.gather(*(log.publish(event(number)) for number in range(60)))
     assert published(control, project) == 1
-    assert ids(topic.events(60)) == [f"e{number}" for number in range(60)]
+    assert ids(await topic.events(60)) == [f"e{number}" for number in range(60)]
 
 
 async def test_sixteen_callers_at_once_make_a_quarter_of_a_message_for_each_event_or_less(
@@ -126,7 +126,7 @@ async def test_sixteen_callers_at_once_make_a_quarter_of_a_message_for_each_even
 async def test_no_message_is_larger_than_a_push_may_be(log: PubSubAuditLog, topic: Subscription) -> None:
     long = replace(event(0), intent=IntentFacts(parameters="x" * 60_000))
     await asyncio.gather(*(log.publish(replace(long, event_id=f"e{number}")) for number in range(4)))
-    messages = topic.receive(4)
+    messages = await topic.receive(4)
     assert sum(len(unpack(message.data)) for message in messages) == 4
     assert max(sum(map(len, unpack(message.data))) for message in messages) < MOST_BYTES
 
@@ -197,7 +197,7 @@ async def test_a_publish_carries_at_most_a_hundred_events(
 ) -> None:
     await asyncio.gather(*(log.publish(event(number)) for number in range(250)))
     assert published(control, project) == 3
-    assert len(ids(topic.events(250))) == 250
+    assert len(ids(await topic.events(250))) == 250
 
 
 async def test_a_publish_carries_at_most_a_megabyte(log: PubSubAuditLog, control: ControlClient, project: str) -> None:
@@ -212,7 +212,7 @@ async def test_one_lost_publish_is_tried_again(
     control.add_fault(publish_fault(status="UNAVAILABLE", times=1))
     await log.publish(event(1))
     assert published(control, project) == 2
-    assert ids(topic.events(1)) == ["e1"]
+    assert ids(await topic.events(1)) == ["e1"]
 
 
 async def test_an_unsent_event_goes_as_the_same_bytes_ahead_of_the_next(
@@ -221,9 +221,9 @@ async def test_an_unsent_event_goes_as_the_same_bytes_ahead_of_the_next(
     control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
     with pytest.raises(Unavailable):
         await log.publish(event(1))
-    lost_answers = topic.events(2)  # they did arrive, unknown to the log
+    lost_answers = await topic.events(2)  # they did arrive, unknown to the log
     await log.publish(event(2))
-    received = topic.events(2)
+    received = await topic.events(2)
     assert ids(received) == ["e1", "e2"]
     (again,) = [data for data in received if _json(data)["event_id"] == "e1"]
     assert set(lost_answers) == {again}
@@ -238,7 +238,7 @@ async def test_a_refused_event_is_sent_by_the_next_publish_of_anyone(
             await log.publish(event(number))
     await log.publish(event(4))
     assert published(control, project) == 4
-    assert ids(topic.events(4)) == ["e1", "e2", "e3", "e4"]
+    assert ids(await topic.events(4)) == ["e1", "e2", "e3", "e4"]
 
 
 async def test_an_answer_that_does_not_come_is_not_waited_for(
@@ -251,7 +251,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(
     assert {type(answer) for answer in answers} == {Unavailable}
     control.clear_faults()
     await log.publish(event(5))
-    assert ids(topic.events(6)) == [f"e{number}" for number in range(6)]
+    assert ids(await topic.events(6)) == [f"e{number}" for number in range(6)]
 
 
 async def test_the_event_of_a_caller_that_went_away_is_published(
@@ -265,7 +265,7 @@ async def test_the_event_of_a_caller_that_went_away_is_published(
     await staying
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    assert ids(topic.events(2)) == ["e1", "e2"]
+    assert ids(await topic.events(2)) == ["e1", "e2"]
 
 
 async def test_a_long_backlog_that_cannot_be_kept_neither_grows_without_end_nor_hides_new_events(
@@ -290,7 +290,7 @@ async def test_a_long_backlog_that_cannot_be_kept_neither_grows_without_end_nor_
     control.clear_faults()
     monkeypatch.undo()
     await log.publish(event(251))
-    assert ids(topic.events(251)) == [f"e{number}" for number in range(250)] + ["e251"]
+    assert ids(await topic.events(251)) == [f"e{number}" for number in range(250)] + ["e251"]
 
 
 async def test_closing_sends_what_is_left_and_the_end_of_the_chain(
@@ -300,7 +300,7 @@ async def test_closing_sends_what_is_left_and_the_end_of_the_chain(
     with pytest.raises(Unavailable):
         await log.publish(event(1))
     await log.close()
-    first, last = sorted(map(_json, topic.events(2)), key=lambda document: document["chain"]["seq"])
+    first, last = sorted(map(_json, await topic.events(2)), key=lambda document: document["chain"]["seq"])
     assert first["event_id"] == "e1"
     assert (last["event_type"], last["count"], last["chain"]["seq"]) == ("chain.closed", 2, 2)
     assert last["chain"]["prev_hash"] == first["chain"]["hash"]
@@ -390,12 +390,12 @@ async def test_a_token_withheld_by_a_process_that_was_then_killed_is_taken_back_
     control.add_fault(publish_fault(status="UNAVAILABLE", when="after", times=2))
     with pytest.raises(Unavailable):
         await log.publish(event(1), if_withheld=taking_back(1))
-    before = topic.events(2)
+    before = await topic.events(2)
     assert {_json(message)["event_id"] for message in before} == {"e1"}  # all that stood on record until now
     successor = another(project, store)
     await successor.publish(event(7))
     await until_nothing_is_kept(store)
-    received = topic.events(3)
+    received = await topic.events(3)
     first, second = of_process(received, "s")
     assert (first["event_id"], second["event_id"], second["corrects"]) == ("e1", "e1001", "e1")
     assert second["chain"]["prev_hash"] == first["chain"]["hash"]
@@ -416,7 +416,7 @@ async def test_two_successors_at_once_send_the_same_bytes_and_nothing_else(
     await until_nothing_is_kept(store)
     for successor in successors:
         await successor.close()
-    received = topic.events(34)
+    received = await topic.events(34)
     by_id: dict[str, set[bytes]] = {}
     for data in received:
         by_id.setdefault(_json(data)["event_id"], set()).add(data)
@@ -432,7 +432,7 @@ async def test_a_process_that_goes_on_sends_its_own_ahead_of_the_next_and_keeps_
         await log.publish(event(1))
     assert await kept(store) == ["e1"]
     await log.publish(event(2))
-    assert ids(topic.events(2)) == ["e1", "e2"]
+    assert ids(await topic.events(2)) == ["e1", "e2"]
     await until_nothing_is_kept(store)
 
 
@@ -451,7 +451,7 @@ async def test_where_the_store_is_away_too_the_caller_is_told_soon_and_the_event
     assert time.monotonic() - started < 1.5
     store.delay_s = 0
     await log.publish(event(20))
-    assert ids(topic.events(21)) == [f"e{number}" for number in range(21)]
+    assert ids(await topic.events(21)) == [f"e{number}" for number in range(21)]
 
 
 async def test_a_process_that_ends_while_publishing_fails_leaves_its_chain_whole_to_a_successor(
@@ -466,7 +466,7 @@ async def test_a_process_that_ends_while_publishing_fails_leaves_its_chain_whole
     successor = another(project, store)
     await successor.publish(event(2))
     await until_nothing_is_kept(store)
-    left = of_process(topic.events(3), "s")
+    left = of_process(await topic.events(3), "s")
     assert [it["event_type"] for it in left] == ["exchange.decided", "chain.closed"]
     await successor.close()
 
@@ -490,7 +490,7 @@ async def test_events_that_memory_has_no_room_for_go_out_from_the_store(
     await until_nothing_is_kept(store)
     received: dict[str, bytes] = {}
     while len(received) < 101:
-        received |= {_json(data)["event_id"]: data for data in topic.events(1)}
+        received |= {_json(data)["event_id"]: data for data in await topic.events(1)}
     assert ids(list(received.values())) == [f"e{number}" for number in range(101)]
 
 
@@ -500,7 +500,7 @@ async def test_events_that_memory_has_no_room_for_go_out_from_the_store(
 async def test_an_event_says_up_to_where_its_chain_is_settled(log: PubSubAuditLog, topic: Subscription) -> None:
     for number in (1, 2, 3):
         await log.publish(event(number))
-    settled = sorted((it["chain"]["seq"], it["chain"]["settled"]) for it in map(_json, topic.events(3)))
+    settled = sorted((it["chain"]["seq"], it["chain"]["settled"]) for it in map(_json, await topic.events(3)))
     assert settled == [(1, 0), (2, 1), (3, 2)]
 
 
@@ -528,7 +528,7 @@ async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
     with pytest.raises(Unavailable):
         await log.publish(event(1), if_withheld=taking_back(1))
     await log.close()
-    last = max(map(_json, topic.events(3)), key=lambda document: document["chain"]["seq"])
+    last = max(map(_json, await topic.events(3)), key=lambda document: document["chain"]["seq"])
     assert (last["event_type"], last["chain"]["settled"]) == ("chain.closed", 2)
 
 
@@ -551,7 +551,7 @@ async def test_a_function_that_may_write_nowhere_keeps_what_it_could_not_publish
     with pytest.raises(Unavailable):
         await log.publish(event(1))
     await log.publish(event(2))
-    assert ids(topic.events(2)) == ["e1", "e2"]
+    assert ids(await topic.events(2)) == ["e1", "e2"]
     await log.close()
 
     lost = opened()
