@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,19 @@ from typing import Final
 from benchmarks.clients import AGENT, FRONT_END, PEOPLE, Clients
 from benchmarks.load import Sent, send
 from benchmarks.processes import OTHER_CORES, Function, Server
-from benchmarks.rows import EXCHANGE_TOKEN, HOT, MANY, MINT, MINT_KEY, ONE, RELAXED, TASK
+from benchmarks.rows import (
+    EXCHANGE_TOKEN,
+    HOT,
+    INGEST,
+    INGEST_ONE,
+    MANY,
+    MINT,
+    MINT_KEY,
+    ONE,
+    PER_MESSAGE,
+    RELAXED,
+    TASK,
+)
 from benchmarks.surroundings import ORIGIN, Surroundings, surroundings
 
 _CALLGRIND: Final = ("valgrind", "--quiet", "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no")
@@ -36,34 +48,57 @@ _STARTS_WITHIN_S: Final = 240.0
 _ROUNDS: Final = 3
 
 
+Prepare = Callable[[Clients, Surroundings, str], Awaitable[Callable[[], Sent]]]  # `str` is the project
+
+
 @dataclass(frozen=True)
 class Counted:
     """A row of the benchmark, with what it takes to start it alone."""
 
     function: str
-    prepare: Callable[[Clients, Surroundings], Callable[[], Sent]]
+    prepare: Prepare
     deployment: str = "default"
     connections: int | None = None
     people: int = 1
 
 
-def _as_workload(
-    make: Callable[[Clients, str], Sent], client_id: str, endpoint: str
-) -> Callable[..., Callable[[], Sent]]:
-    def prepare(clients: Clients, around: Surroundings) -> Callable[[], Sent]:
+def _requests(make: Callable[[Clients], Callable[[], Sent]]) -> Prepare:
+    async def prepare(clients: Clients, around: Surroundings, project: str) -> Callable[[], Sent]:
+        return make(clients)
+
+    return prepare
+
+
+def _as_workload(make: Callable[[Clients, str], Sent], client_id: str, endpoint: str) -> Prepare:
+    async def prepare(clients: Clients, around: Surroundings, project: str) -> Callable[[], Sent]:
         identity = around.google_identity(client_id, audience=f"{ORIGIN}/{endpoint}")
         return lambda: make(clients, identity)
 
     return prepare
 
 
-_HOT: Final = Counted(EXCHANGE_TOKEN, lambda clients, _: clients.list_opportunities)
+def _messages(events: int) -> Prepare:
+    """What Pub/Sub delivers of a record like that of an exchange, which is asked for once."""
+
+    async def prepare(clients: Clients, around: Surroundings, project: str) -> Callable[[], Sent]:
+        with around.servers() as start:
+            server = await asyncio.to_thread(start, around.function(EXCHANGE_TOKEN, "exchange_token", project=project))
+            publisher = await around.publisher(
+                project, lambda: send([clients.list_opportunities()], port=server.port, connections=1), to=project
+            )
+        return lambda: publisher.push(events)
+
+    return prepare
+
+
+_HOT: Final = Counted(EXCHANGE_TOKEN, _requests(lambda clients: clients.list_opportunities))
+_INGEST_AUDIT: Final = "functions/ingest_audit"
 ROWS: Final = {
     MINT: Counted(
         "functions/mint_assertion",
         _as_workload(lambda clients, identity: clients.mint(identity=identity), FRONT_END, "edge"),
     ),
-    MINT_KEY: Counted("functions/mint_assertion", lambda clients, _: clients.mint),
+    MINT_KEY: Counted("functions/mint_assertion", _requests(lambda clients: clients.mint)),
     RELAXED: Counted(
         EXCHANGE_TOKEN,
         _as_workload(lambda clients, identity: clients.list_opportunities(identity=identity), AGENT, "oauth2"),
@@ -71,8 +106,10 @@ ROWS: Final = {
     ),
     HOT: _HOT,
     ONE: replace(_HOT, connections=1),
-    MANY: replace(_HOT, prepare=lambda clients, _: clients.list_of_many_users, people=PEOPLE),
-    TASK: replace(_HOT, prepare=lambda clients, _: clients.update_opportunity),
+    MANY: replace(_HOT, prepare=_requests(lambda clients: clients.list_of_many_users), people=PEOPLE),
+    TASK: replace(_HOT, prepare=_requests(lambda clients: clients.update_opportunity)),
+    INGEST: Counted(_INGEST_AUDIT, _messages(PER_MESSAGE)),
+    INGEST_ONE: Counted(_INGEST_AUDIT, _messages(1)),
 }
 
 
@@ -113,7 +150,7 @@ async def count(name: str, around: Surroundings, *, posts: int, connections: int
     clients = await around.open_project(project, people=row.people)
     target = row.function.rpartition("/")[2]
     function = around.function(row.function, target, project=project, deployment=row.deployment)
-    prepare = row.prepare(clients, around)
+    prepare = await row.prepare(clients, around, project)
     at_once = row.connections or connections
     server = CountedServer(function, around.ports.take_free(), folder)
     try:
