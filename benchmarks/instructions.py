@@ -159,6 +159,9 @@ async def count(name: str, around: Surroundings, *, posts: int, connections: int
         async def ask(number: int) -> None:
             await send([prepare() for _ in range(number)], port=server.port, connections=at_once)
 
+        await send(
+            [prepare()], port=server.port, connections=1
+        )  # imports and fetches what only the first one waits for
         await ask(max(posts, row.people))  # fills caches and opens connections
         counted = []
         for _ in range(_ROUNDS):

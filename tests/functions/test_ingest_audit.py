@@ -13,6 +13,7 @@ from tests.support.jose import ABSENT, ec_key, present, rsa_key
 from tests.support.world import ACCOUNTS, GOOGLE, INGEST_AUDIT, REFRESH_GRANTS, START, World
 
 from cab.domain.audit import event_hash
+from cab.encoding.canonical_json import canonical
 
 SUBSCRIPTION = "projects/demo-cab/subscriptions/cab-audit-ingest"
 PUSHER = f"pubsub-push@{ACCOUNTS}"
@@ -189,6 +190,43 @@ async def test_poison_is_kept_aside_with_its_cause_and_acknowledged(world: World
             expected.append((cause, data))
     assert [(item.cause, item.data) for item in world.cloud.quarantine.messages] == expected
     assert world.cloud.audit_rows.rows == []
+
+
+async def test_poison_in_the_form_that_is_published_is_found_out_as_well(world: World) -> None:
+    good = await real_event(world)
+    event = json.loads(good)
+    own = f'"hash":"{event["chain"]["hash"]}",'.encode()
+    told = {"intent": event["intent"] | {"reason": f'"chain":{{{own.decode()}'}}
+    poison = {
+        "not_json": [good.replace(b'"tenant":', b'"tenant":"acme","tenant":'), good.replace(own, own * 2)],
+        "not_an_event": [canonical(event | {"event_type": "nothing.known"}), canonical(event | {"a": 1})],
+        "no_chain": [canonical(event | {"chain": None}), canonical(event | {"service": None})],
+        "hash_mismatch": [
+            canonical(event | {"tenant": "globex"}),
+            canonical(event | told),
+            good.replace(own, b'"hash":"\\"",'),
+            good.replace(own, b'"hash":"",'),
+        ],
+        "unknown_schema_version": [
+            canonical(event | {"schema_version": 9}),
+            canonical(event | {"schema_version": True}),
+        ],
+    }
+    for cause, messages in poison.items():
+        for data in messages:
+            world.cloud.quarantine.messages.clear()
+            assert (await push(world, wrapped(data))).status == 204
+            assert [(item.cause, item.data) for item in world.cloud.quarantine.messages] == [(cause, data)]
+    assert world.cloud.audit_rows.rows == []
+
+
+async def test_an_event_in_another_form_than_it_was_published_in_is_one_as_long_as_it_says_the_same(
+    world: World,
+) -> None:
+    event = json.loads(await real_event(world))
+    for form in (json.dumps(event), json.dumps(event, indent=1), json.dumps(event, separators=(",", ":"))):
+        assert (await push(world, wrapped(form.encode()))).status == 204
+    assert len(world.cloud.audit_rows.rows) == 3
 
 
 async def test_an_event_of_a_newer_revision_is_not_lost(world: World) -> None:

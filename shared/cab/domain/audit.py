@@ -399,3 +399,20 @@ def canonical_event(event: dict[str, Any]) -> bytes:
     """The RFC 8785 form of an event as JSON: nothing but latencies has fractions."""
     latencies = event.get("latency_ms")
     return canonical(event, floats=latencies.values() if latencies else ())
+
+
+_CHAIN: Final = b'"chain":{'  # of an event in that form; inside of strings no quotation mark stands alone
+
+
+def with_hash(hashed: bytes, own: str) -> bytes:
+    """The RFC 8785 form of an event with its hash put in: the first of the chain's members in that order."""
+    return hashed.replace(_CHAIN, _chain_from(own), 1)
+
+
+def without_hash(text: bytes, own: str) -> bytes:
+    """What was hashed, from the RFC 8785 form of an event: what `with_hash` put in is taken out."""
+    return text.replace(_chain_from(own), _CHAIN, 1)
+
+
+def _chain_from(own: str) -> bytes:
+    return b'%s"hash":"%s",' % (_CHAIN, own.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,14 @@ import orjson
 from pydantic import ValidationError
 
 from cab.domain import audit
-from cab.domain.audit import KNOWN_SCHEMA_VERSIONS, SCHEMA_VERSION, event_hash, without_credentials
+from cab.domain.audit import (
+    KNOWN_SCHEMA_VERSIONS,
+    SCHEMA_VERSION,
+    canonical_event,
+    event_hash,
+    without_credentials,
+    without_hash,
+)
 from cab.encoding import strict_json
 from cab.ports import AuditRows, Clock, Quarantine
 from cab.use_cases.audit.packing import unpack
@@ -66,10 +74,27 @@ def read_event(data: bytes) -> dict[str, Any] | str:
     """
     if len(data) > MAX_EVENT_BYTES:
         return "too_large"
+    return _as_published(data) or _judged(data)
+
+
+def _as_published(data: bytes) -> dict[str, Any] | None:
+    """An event as our functions publish it: its text is its RFC 8785 form, so nothing in it stands twice or can be read in
+    two ways, and what was hashed is that text. None for everything else, which may be good, too.
+    """
+    try:
+        event: dict[str, Any] = orjson.loads(data)
+        audit.check(event)
+        own: str = event["chain"]["hash"]
+        is_ours = event.get("service") is not None and _version_is_known(event) and canonical_event(event) == data
+    except (ValueError, TypeError, LookupError):
+        return None
+    return event if is_ours and hashlib.sha256(without_hash(data, own)).hexdigest() == own else None
+
+
+def _judged(data: bytes) -> dict[str, Any] | str:
     try:
         document = strict_json.load_object(data)
-        version = document.get("schema_version", SCHEMA_VERSION)
-        if isinstance(version, bool) or not isinstance(version, int) or version not in KNOWN_SCHEMA_VERSIONS:
+        if not _version_is_known(document):
             return "unknown_schema_version"
         audit.check(document)
     except strict_json.InvalidJson:
@@ -83,3 +108,8 @@ def read_event(data: bytes) -> dict[str, Any] | str:
     except ValueError:  # a number RFC 8785 cannot write: no event of ours has one
         return "not_an_event"
     return document if is_intact else "hash_mismatch"
+
+
+def _version_is_known(document: dict[str, Any]) -> bool:
+    version = document.get("schema_version", SCHEMA_VERSION)
+    return isinstance(version, int) and not isinstance(version, bool) and version in KNOWN_SCHEMA_VERSIONS

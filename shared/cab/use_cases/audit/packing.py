@@ -45,6 +45,7 @@ def unpack(data: bytes) -> list[bytes]:
         lines = unpacker.decompress(data, MOST_BYTES)
     except zlib.error:
         return [data]
-    if not unpacker.eof or unpacker.unused_data or lines.count(b"\n") >= MOST_EVENTS:
+    events = lines.split(b"\n", MOST_EVENTS)
+    if not unpacker.eof or unpacker.unused_data or len(events) > MOST_EVENTS:
         return [data]
-    return lines.split(b"\n")
+    return events

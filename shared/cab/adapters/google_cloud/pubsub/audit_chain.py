@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cab.domain.audit import AuditEvent, SealedEvent, Service, canonical_event, without_credentials
+from cab.domain.audit import AuditEvent, SealedEvent, Service, canonical_event, with_hash, without_credentials
 from cab.encoding.records import as_json
 
 _FIRST_PREV_HASH = ""
@@ -38,6 +38,4 @@ class AuditChain:
         hashed = canonical_event(document)
         self._head = hashlib.sha256(hashed).hexdigest()
         self._length = seq
-        # `hash` is the first of the chain's members in that order, and inside of strings no quotation mark stands alone.
-        data = hashed.replace(b'"chain":{', f'"chain":{{"hash":"{self._head}",'.encode(), 1)
-        return SealedEvent(event.event_id, event.event_type.value, self._id, seq, data)
+        return SealedEvent(event.event_id, event.event_type.value, self._id, seq, with_hash(hashed, self._head))
