@@ -126,6 +126,7 @@ class Run:
         process.start()
         theirs.close()
         self._processes[ours], self._handed_out[ours] = process, deque()
+        self._hand_out(ours)  # unasked, so that none takes a second lane before each has one
 
     def _work(self, connection: Connection, *others: Connection) -> None:
         for other in (*others, *self._processes):
@@ -133,7 +134,7 @@ class Run:
         Worker(self._session, connection).run()
 
     def _hear(self, connection: Connection) -> None:
-        """None asks for a lane. Anything else is what came of the next test of those handed out."""
+        """None asks for another lane. Anything else is what came of the next test of those handed out."""
         handed_out = self._handed_out[connection]
         try:
             told: Told | None = connection.recv()
@@ -141,11 +142,14 @@ class Run:
             self._replace(connection)
             return
         if told is None:
-            tests = self._waiting.popleft() if self._waiting else []
-            handed_out.extend(tests)
-            connection.send(tests)
+            self._hand_out(connection)
         else:
             self._pass_on(handed_out.popleft(), *told)
+
+    def _hand_out(self, connection: Connection) -> None:
+        tests = self._waiting.popleft() if self._waiting else []
+        self._handed_out[connection].extend(tests)
+        connection.send(tests)
 
     def _replace(self, connection: Connection) -> None:
         """A process ends when it has run all that it was handed. Else it died of a test, and another takes the rest."""
@@ -215,7 +219,6 @@ class Worker:
             self._session._setupstate.teardown_exact(None)  # what the tests have started ends with them
 
     def _handed_out(self) -> Iterator[pytest.Item]:
-        self._connection.send(None)
         while tests := self._connection.recv():
             yield from (self._session.items[test] for test in tests)
             self._connection.send(None)

@@ -46,7 +46,7 @@ def test_make_runs_them_on_several_processes() -> None:
 
 
 SERVER = """
-import os, warnings
+import os, time, warnings
 from pathlib import Path
 
 import pytest
@@ -94,8 +94,8 @@ def test_a_test_that_ends_its_process_fails_and_the_others_run(tmp_path: Path) -
 
 
 def test_whoever_asks_to_stop_at_the_first_failure_waits_for_no_other_lane_and_nothing_stays(tmp_path: Path) -> None:
-    waits = SERVER + "def test_waits(server): import time; Path('waits').touch(); time.sleep(60)\n"
-    fails = SERVER + "def test_fails(server):\n while not Path('waits').exists(): pass\n assert 0\n"
+    waits = SERVER + "def test_waits(server): Path('waits').touch(); time.sleep(60)\n"
+    fails = SERVER + "def test_fails(server):\n while not Path('waits').exists(): time.sleep(0.01)\n assert 0\n"
     said, status, ended = _run(tmp_path, "-x", fails=fails, waits=waits)
     assert "1 failed, 2 passed" in said
     assert (status, ended) == (1, 2)
