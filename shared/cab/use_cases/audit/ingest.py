@@ -78,7 +78,7 @@ def read_event(data: bytes) -> dict[str, Any] | str:
 
 
 def _as_published(data: bytes) -> dict[str, Any] | None:
-    """An event as our functions publish it: its text is its RFC 8785 form, so nothing in it stands twice or can be read in
+    """An event as our functions publish it: its text is its RFC 8785 form, so no member is repeated and nothing can be read in
     two ways, and what was hashed is that text. None for everything else, which may be good, too.
     """
     try:
