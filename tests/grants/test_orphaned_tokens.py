@@ -12,13 +12,14 @@ from tests.grants.virtual_time import in_virtual_time
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, RefreshOutcome
 from cab.ports import SendFailed, Unavailable
+from cab.use_cases.grants.refresh.attempt import Step
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 from cab_dev.fakes.documents import Outage
 
 
-def paused_at(world: GrantWorld, where: str, seconds: float) -> Worker:
-    """A worker that stands still for a while, the first time it comes to that step."""
+def paused_step(where: str, seconds: float) -> Step:
+    """Stands still for a while, the first time that a worker comes there."""
     seen: list[str] = []
 
     async def step(name: str) -> None:
@@ -26,7 +27,33 @@ def paused_at(world: GrantWorld, where: str, seconds: float) -> Worker:
         if name == where and seen.count(name) == 1:
             await asyncio.sleep(seconds)
 
-    return world.worker(step=step)
+    return step
+
+
+def paused_at(world: GrantWorld, where: str, seconds: float) -> Worker:
+    return world.worker(step=paused_step(where, seconds))
+
+
+async def assert_alive(world: GrantWorld, name: str) -> None:
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    assert await world.stored_refresh_token(name) in world.usable()
+    assert world.book.accept((await world.worker().token(name)).access_token) is not None
+
+
+class BusyHttp:
+    """The provider, while whose answer to the first trial of a token somebody else writes the grant's document."""
+
+    def __init__(self, world: GrantWorld, name: str) -> None:
+        self._world, self._name, self.made = world, name, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._world.http, name)
+
+    async def get(self, *args: object, **kwargs: object) -> object:
+        if not self.made:
+            self.made += 1
+            await self._world.change(self._name, last_used_at=self._world.clock.now())
+        return await self._world.http.get(*args, **kwargs)  # type: ignore[arg-type]
 
 
 async def run_beside_a_sweeper(world: GrantWorld, slow: Worker, name: str, *, for_s: float = 300) -> Worker:
@@ -93,18 +120,6 @@ async def test_a_late_token_set_of_a_family_that_was_revoked_is_not_believed() -
     assert grant.due_at is None
 
 
-@pytest.mark.parametrize(("forgives", "expected"), [(True, GrantStatus.ACTIVE), (False, GrantStatus.NEEDS_REAUTH)])
-@in_virtual_time
-async def test_without_a_call_to_try_it_with_a_late_token_is_believed_only_where_reuse_is_harmless(
-    forgives: bool, expected: GrantStatus
-) -> None:
-    rotation = {"class": "strict", "reuse_revokes_family": not forgives, "old_access_token": "lives_on"}
-    world = await GrantWorld(STRICT, userinfo_endpoint=None, rotation=rotation).open()
-    name = await world.connect()
-    await run_beside_a_sweeper(world, paused_at(world, "after send", 60), name)
-    assert (await world.grant(name)).status is expected
-
-
 @in_virtual_time
 async def test_a_holder_that_dies_with_a_stored_token_set_after_the_grant_was_given_up_is_heard_once_more() -> None:
     world = await GrantWorld(STRICT).open()
@@ -128,6 +143,58 @@ async def test_a_holder_that_dies_with_a_stored_token_set_after_the_grant_was_gi
     assert (await world.grant(name)).status is GrantStatus.ACTIVE
     assert await world.stored_refresh_token(name) in world.usable()
     dying.cancel()
+
+
+@in_virtual_time
+async def test_a_late_token_set_is_restored_though_its_grant_changes_while_it_is_tried() -> None:
+    """By then the second look is over: nobody but this process knows of it."""
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    changes = BusyHttp(world, name)
+    slow = world.worker(step=paused_step("after send", 200), http=changes)
+    await run_beside_a_sweeper(world, slow, name, for_s=350)
+    assert changes.made == 1
+    await assert_alive(world, name)
+
+
+@pytest.mark.parametrize("away_s", [1, 5])
+@in_virtual_time
+async def test_a_late_token_set_is_restored_though_the_store_is_away_when_it_comes(away_s: float) -> None:
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    slow = world.worker(step=paused_step("after send", 200))
+    asking = asyncio.create_task(slow.token(name))
+    await asyncio.sleep(1)
+    await world.drain(world.worker(), for_s=190, every_s=3)
+    world.documents.outage = Outage(frozenset({"read", "write"}))
+    await asyncio.sleep(10 + away_s)
+    world.documents.outage = None
+    await world.drain(world.worker(), for_s=120, every_s=3)
+    await asyncio.gather(asking, return_exceptions=True)
+    await assert_alive(world, name)
+
+
+@pytest.mark.parametrize("profile", [STRICT, FAMILY])
+@pytest.mark.parametrize("can_be_asked", [True, False])
+@pytest.mark.parametrize("away_s", [0, 290, 86_400])
+@pytest.mark.parametrize("pause_s", [60, 200])
+@in_virtual_time
+async def test_a_late_token_set_that_no_call_can_prove_is_proved_by_a_refresh_before_it_serves(
+    pause_s: float, away_s: float, can_be_asked: bool, profile: str
+) -> None:
+    world = await GrantWorld(profile, **({} if can_be_asked else {"userinfo_endpoint": None})).open()
+    name = await world.connect()
+    world.fault(endpoint="userinfo", kind="status", status=503)
+    await run_beside_a_sweeper(world, paused_at(world, "after send", pause_s), name, for_s=pause_s + 10)
+    await world.drain(world.worker(), for_s=away_s, every_s=60)
+    if profile == FAMILY:  # told of a token spent twice, it has revoked them all
+        await world.drain(world.worker(), for_s=120, every_s=3)
+        grant = await world.grant(name)
+        assert (grant.status, grant.fail_cause) == (GrantStatus.NEEDS_REAUTH, RefreshOutcome.LOST_IN_WINDOW.value)
+        assert grant.due_at is None
+    else:
+        assert (await world.grant(name)).suspect_since is None
+        await assert_alive(world, name)
 
 
 class RefusingVault:

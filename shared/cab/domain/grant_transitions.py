@@ -33,6 +33,7 @@ _LEGAL: Mapping[str, frozenset[GrantStatus]] = {
     "give up": _HELD,
     "quarantine": frozenset({_S.ACTIVE}) | _HELD,
     "suspect": frozenset({_S.ACTIVE}) | _HELD,
+    "look again": frozenset({_S.NEEDS_REAUTH}),
     "revoke": frozenset(_S) - {_S.REVOKING, _S.REVOKED},
     "retry revoking": frozenset({_S.REVOKING}),
     "end": frozenset({_S.REVOKING}),
@@ -301,6 +302,12 @@ def suspected(grant: Grant, *, now: datetime) -> Grant:
     _check("suspect", grant)
     due_at = now if grant.status is GrantStatus.ACTIVE else grant.due_at
     return grant.model_copy(update={"suspect_since": now, "due_at": due_at})
+
+
+def to_be_looked_at(grant: Grant, *, now: datetime, timings: Timings = PRODUCTION_TIMINGS) -> Grant:
+    """A token set came late for a grant that was given up: whatever becomes of who stored it, the sweeper tries it."""
+    _check("look again", grant)
+    return grant.model_copy(update={"next_try_at": now + timings.clean_up_after, "due_at": now})
 
 
 # --- the user's and the operator's changes ---
@@ -594,8 +601,8 @@ def cleaned(
 def looked_once_more(
     grant: Grant, *, keepalive: timedelta | None, now: datetime, timings: Timings = PRODUCTION_TIMINGS
 ) -> Grant:
-    """Nothing late turned up for a grant that was given up."""
-    forgotten = grant.model_copy(update={"base_version": None, "next_try_at": None})
+    """Nothing late turned up for a grant that was given up, or nothing that works."""
+    forgotten = grant.model_copy(update={"base_version": None, "next_try_at": None, "escrow": None})
     return scheduled(forgotten, keepalive=keepalive, now=now, timings=timings)
 
 

@@ -56,7 +56,7 @@ UNSPENT: Final = frozenset({400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 41
 GATEWAY_FAILURES: Final = frozenset({502, 504})  # a gateway gave up; what is behind it may still be at work
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
-_WARN_AGAIN_AFTER_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+_SAY_AGAIN_AFTER_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 _Result = TypeVar("_Result")
 Step = Callable[[str], Awaitable[None]]
@@ -513,9 +513,13 @@ class _Attempt:
                     grant, version=payload.version, access_expires_at=payload.newest.expires_at, now=now, event=event
                 )
             )
-        except FenceLost:
+        except (FenceLost, Unavailable) as error:
+            if isinstance(error, Unavailable) and not self._lease_is_over():
+                raise  # whoever takes over finds it by number
             await self._parts.step("fence lost")
-            await self._parts.orphans.settle(self._grant, payload, self._wanted.connection, self._provider)
+            await _outlasting(
+                lambda: self._parts.orphans.settle(self._grant, payload, self._wanted.connection, self._provider)
+            )
             return None
         await self._parts.step("committed")
         self._parts.outbox.flush_soon(done)
@@ -609,18 +613,10 @@ class _Attempt:
     async def _warn(self) -> None:
         """We stood still, another took over, and then our request told, or may have told, the provider of a token spent twice.
 
-        Nobody else can know, so an outage of ours is outlasted for a while. Raises: Unavailable.
+        Raises: Unavailable.
         """
-        if not self._provider.rotation.reuse_revokes_family:
-            return
-        for pause_s in _WARN_AGAIN_AFTER_S:
-            try:
-                await self._parts.orphans.suspect(self._grant)
-            except Unavailable:
-                await asyncio.sleep(pause_s)
-            else:
-                return
-        await self._parts.orphans.suspect(self._grant)
+        if self._provider.rotation.reuse_revokes_family:
+            await _outlasting(lambda: self._parts.orphans.suspect(self._grant))
 
     async def _give_up(self, cause: str, said: str | None = None) -> None:
         now, timings = self._now(), self._parts.timings
@@ -698,6 +694,15 @@ class _Attempt:
             provider_error=said,
             provider_ms=self._waited_ms,
         )
+
+
+async def _outlasting(say: Callable[[], Awaitable[None]]) -> None:
+    """For what nobody else can know: an outage of ours is outlasted for a while. Raises: Unavailable."""
+    for pause_s in _SAY_AGAIN_AFTER_S:
+        with suppress(Unavailable):
+            return await say()
+        await asyncio.sleep(pause_s)
+    return await say()
 
 
 def _retry_after(answer: HttpAnswer) -> timedelta | None:

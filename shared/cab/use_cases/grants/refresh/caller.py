@@ -89,7 +89,9 @@ class RefreshGrant:
         self._observe = observe
         self._outbox = outbox
         self._uses = Uses(deployment, store, clock)
-        self._orphans = OrphanedTokens(store, payloads, escrow, calls, revoke_upstream, outbox, clock, randomness)
+        self._orphans = OrphanedTokens(
+            store, payloads, escrow, calls, revoke_upstream, outbox, clock, randomness, timings=timings
+        )
         self._parts = AttemptParts(
             writes=FencedWrites(store),
             payloads=payloads,
@@ -391,7 +393,7 @@ class RefreshGrant:
         grant = stored.grant
         if await self._orphans.look(stored, provider) is not None:
             return
-        if grant.next_try_at is not None and now >= grant.next_try_at:
+        if grant.next_try_at is None or now >= grant.next_try_at:
             idle = keepalive_of(grant, self._deployment)
             await self._store.replace(
                 stored,

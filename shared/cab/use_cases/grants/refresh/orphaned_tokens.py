@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.connections import Connection, Provider
-from cab.domain.grants import SERVABLE, Grant, GrantStatus, RefreshOutcome
+from cab.domain.grants import SERVABLE, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.ports import AnswerTooLarge, Clock, NotFound, Randomness, Unavailable
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, read_payload
 from cab.stores.grants import Grants, StoredGrant
@@ -28,6 +30,8 @@ class OrphanedTokens:
         outbox: Outbox,
         clock: Clock,
         randomness: Randomness,
+        *,
+        timings: Timings,
     ) -> None:
         self._store = store
         self._payloads = payloads
@@ -37,24 +41,29 @@ class OrphanedTokens:
         self._outbox = outbox
         self._clock = clock
         self._randomness = randomness
+        self._timings = timings
 
     async def settle(self, ours: Grant, payload: Payload, connection: Connection, provider: Provider) -> None:
         """For a stored token set whose commit came too late; `ours` is the document as the attempt held it.
 
-        Revoked meanwhile: the token is revoked upstream. Given up meanwhile: verified by one real call, then restored.
-        Anyone else who holds the grant now finds it by number. Raises: Unavailable.
+        Revoked meanwhile: the token is revoked upstream. Given up meanwhile: tried, and restored if it may live; by
+        the sweeper if not here. Anyone else who holds the grant now finds it by number. Raises: Unavailable.
         """
         current = await self._store.read(ours.grant_id)
         if current is None:
             return
-        if current.grant.status not in _REVOKED:
-            payload = await self._payloads.brought(payload, ours, current.grant, provider)
         if current.grant.status in _REVOKED:
             if await self._revoke_upstream(payload, connection, provider) is not Upstream.FAILED:
                 await self._payloads.destroy(ours, payload.version)
-            # else the sweeper asks again, when it destroys the grant's versions
-        elif current.grant.revoke_epoch == ours.revoke_epoch:
-            await self._restore(current, payload, provider)
+            return  # where that failed the sweeper asks again, when it destroys the grant's versions
+        payload = await self._payloads.brought(payload, ours, current.grant, provider)
+        given_up = await self._change(
+            ours,
+            (GrantStatus.NEEDS_REAUTH,),
+            lambda grant: grant_transitions.to_be_looked_at(grant, now=self._clock.now(), timings=self._timings),
+        )
+        if given_up is not None:
+            await self._restore(given_up, payload, provider)
 
     async def hand_over(self, ours: Grant, raw: bytes, sealed: str, connection: Connection, provider: Provider) -> bool:
         """For a token set that the vault refused, of an attempt that lost the grant: give it to whoever has it now.
@@ -80,17 +89,7 @@ class OrphanedTokens:
 
     async def suspect(self, ours: Grant) -> None:
         """Have the present tokens of the grant tried before they are served again. Raises: Unavailable."""
-        for _ in range(_TRIES):
-            current = await self._store.read(ours.grant_id)
-            if (
-                current is None
-                or current.grant.status not in SERVABLE
-                or current.grant.revoke_epoch != ours.revoke_epoch
-                or await self._store.replace(current, grant_transitions.suspected(current.grant, now=self._clock.now()))
-                is not None
-            ):
-                return
-        raise Unavailable("documents")
+        await self._change(ours, SERVABLE, lambda grant: grant_transitions.suspected(grant, now=self._clock.now()))
 
     async def look(self, stored: StoredGrant, provider: Provider) -> StoredGrant | None:
         """The sweeper's second look at a grant that was given up. The restored grant, or None. Raises: Unavailable."""
@@ -98,19 +97,44 @@ class OrphanedTokens:
         raw = await self._escrow.open(grant)
         try:
             if raw is not None:
-                read_payload(raw, grant, 0, provider)
-                version = await self._payloads.add(grant, raw)
-                found: Payload | None = self._payloads.remember(grant, version, raw, provider)
+                found: Payload | None = read_payload(raw, grant, 0, provider)
             else:
                 base = await self._payloads.base(grant, provider)
                 found = await self._payloads.successor(grant, base, provider)
         except (CorruptPayload, NotFound):
             return None
-        return None if found is None else await self._restore(stored, found, provider)
+        return None if found is None else await self._restore(stored, found, provider, escrowed=raw)
 
-    async def _restore(self, current: StoredGrant, payload: Payload, provider: Provider) -> StoredGrant | None:
-        if current.grant.status is not GrantStatus.NEEDS_REAUTH or not await self._works(payload, provider):
+    async def _change(
+        self, ours: Grant, statuses: Collection[GrantStatus], transition: Callable[[Grant], Grant]
+    ) -> StoredGrant | None:
+        """The grant after the transition. None: it has none of the statuses by now, or is another consent's. Raises: Unavailable."""
+        for _ in range(_TRIES):
+            current = await self._store.read(ours.grant_id)
+            if (
+                current is None
+                or current.grant.status not in statuses
+                or current.grant.revoke_epoch != ours.revoke_epoch
+            ):
+                return None
+            changed = await self._store.replace(current, transition(current.grant))
+            if changed is not None:
+                return changed
+        raise Unavailable("documents")
+
+    async def _restore(
+        self, current: StoredGrant, payload: Payload, provider: Provider, *, escrowed: bytes | None = None
+    ) -> StoredGrant | None:
+        """None: the token set is dead, or the grant has changed meanwhile. Raises: Unavailable.
+
+        What no call can prove now is suspect: a refresh proves it before anything is served.
+        """
+        works = await self._works(payload, provider)
+        if current.grant.status is not GrantStatus.NEEDS_REAUTH or works is False:
             return None
+        if escrowed is not None:
+            version = await self._payloads.add(current.grant, escrowed)
+            payload = self._payloads.remember(current.grant, version, escrowed, provider)
         now = self._clock.now()
         facts = current.grant.model_copy(update={"seq": current.grant.seq + 1, "secret_version": payload.version})
         event = grant_event(
@@ -120,27 +144,26 @@ class OrphanedTokens:
             now=now,
             randomness=self._randomness,
         )
-        restored = await self._store.replace(
-            current,
-            grant_transitions.committed(
-                current.grant,
-                version=payload.version,
-                access_expires_at=payload.newest.expires_at,
-                now=now,
-                event=event,
-            ),
+        following = grant_transitions.committed(
+            current.grant, version=payload.version, access_expires_at=payload.newest.expires_at, now=now, event=event
         )
+        if works is None:
+            following = grant_transitions.suspected(following, now=now)
+        restored = await self._store.replace(current, following)
         return None if restored is None else await self._outbox.flush(restored)
 
-    async def _works(self, payload: Payload, provider: Provider) -> bool:
-        """One real call with the late token. Without an endpoint for it, what is known of the provider decides."""
-        if provider.userinfo_endpoint is None:
-            return not provider.rotation.reuse_revokes_family
+    async def _works(self, payload: Payload, provider: Provider) -> bool | None:
+        """By one real call with the late access token. None: that cannot tell, or not now."""
+        expires_at = payload.newest.expires_at
+        if provider.userinfo_endpoint is None or (expires_at is not None and expires_at <= self._clock.now()):
+            return None
         try:
             answer = await self._calls.userinfo(provider, access_token=payload.newest.access_token)
         except (Unavailable, AnswerTooLarge):
-            return False
-        return 200 <= answer.status < 300
+            return None
+        if 200 <= answer.status < 300:
+            return True
+        return False if answer.status in (401, 403) else None
 
     async def _revoke_raw(self, ours: Grant, raw: bytes, connection: Connection, provider: Provider) -> bool:
         try:
