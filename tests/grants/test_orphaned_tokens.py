@@ -182,7 +182,7 @@ async def test_a_late_token_set_is_restored_though_the_store_is_away_when_it_com
 async def test_a_late_token_set_that_no_call_can_prove_is_proved_by_a_refresh_before_it_serves(
     pause_s: float, away_s: float, can_be_asked: bool, profile: str
 ) -> None:
-    world = await GrantWorld(profile, **({} if can_be_asked else {"userinfo_endpoint": None})).open()
+    world = await (GrantWorld(profile) if can_be_asked else GrantWorld(profile, userinfo_endpoint=None)).open()
     name = await world.connect()
     world.fault(endpoint="userinfo", kind="status", status=503)
     await run_beside_a_sweeper(world, paused_at(world, "after send", pause_s), name, for_s=pause_s + 10)
