@@ -115,18 +115,17 @@ class Basics:
         `most`: requests in the process at once, where they wait for others rather than for us.
         """
         from cab.adapters import spans
+        from cab.bootstrap.direct import serve_directly
         from cab.transport.admission import Admission, admitted
         from cab.transport.requests import hardening, trace_of
 
         closing: list[asyncio.Task[None]] = []
+        is_begun = False
         headers = hardening(https=self.has_https_origin)
         admission = Admission(most=most) if most else Admission()
         take_on = admitted(handle, admission, self.randomness)
 
         async def function(request: Request) -> Response:
-            if not closing and self.closers:
-                closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
-                _let_the_loop_end(self.stoppers)
             token = current_trace.set(trace_of(request))
             try:
                 with spans.of_request(self.name) as span:
@@ -138,9 +137,19 @@ class Basics:
             answer.headers.update(headers)
             return answer
 
-        function.__name__ = function.__qualname__ = self.name
+        async def first(request: Request) -> Response:
+            nonlocal is_begun
+            if not is_begun:
+                is_begun = True
+                serve_directly(request.app, function)
+                if self.closers:
+                    closing.append(asyncio.create_task(_close_at_the_end(self.closers)))
+                    _let_the_loop_end(self.stoppers)
+            return await function(request)
+
+        first.__name__ = first.__qualname__ = self.name
         _keep_what_is_built()
-        return function
+        return first
 
 
 @functools.cache
