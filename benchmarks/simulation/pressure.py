@@ -1,7 +1,7 @@
 """What instances do with more than they can carry: refuse, and be as before soon after. In steps of 10 ms.
 
-By the product's bounds of `cab.transport.admission`: how many are in a process, how old its queue may be, how long one waits
-to begin at most, and when who was refused comes back. A refusal costs a tenth of a request.
+By the product's own judgement, `cab.transport.admission`: how many are in a process, when it is behind, how long one waits to begin
+at most, and when who was refused comes back. A refusal costs a tenth of a request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Final
 
-from cab.transport.admission import MOST_IN_PROCESS, OLDEST_S, RETRY_AFTER_S, TOO_OLD_S
+from cab.transport.admission import BEGUN_PER_TURN, MOST_IN_PROCESS, RETRY_AFTER_S, TOO_OLD_S, is_behind
 
 STEP_S: Final = 0.01
 REFUSAL: Final = 0.1  # of the work of a request
@@ -64,6 +64,7 @@ def press(
     """
     chance = random.Random(seed)  # noqa: S311 - where a request goes, not a secret
     capacity = per_s / load / instances * STEP_S  # requests that an instance does in a step
+    turn_s = BEGUN_PER_TURN / capacity * STEP_S  # of its loop, while there is a queue
     queues: list[deque[tuple[float, int]]] = [deque() for _ in range(instances)]
     under_way: list[deque[float]] = [deque() for _ in range(instances)]
     credit = [0.0] * instances
@@ -94,8 +95,8 @@ def press(
             instance = chance.randrange(instances)
             queue = queues[instance]
             in_process = len(queue) + len(under_way[instance])
-            is_behind = bool(queue) and now - queue[0][0] > OLDEST_S
-            if bounded and (in_process >= MOST_IN_PROCESS or is_behind):
+            behind = bool(queue) and is_behind(len(queue), oldest_s=now - queue[0][0], turn_s=turn_s)
+            if bounded and (in_process >= MOST_IN_PROCESS or behind):
                 refuse(step, tries, instance)
             else:
                 queue.append((now, tries))

@@ -65,10 +65,8 @@ class Admission:
             self._in_process -= 1
 
     def _is_behind(self) -> bool:
-        if not self._waiting:
-            return False
-        return (
-            _turns_behind(len(self._waiting)) * self._turn_s > OLDEST_S or self._now() - self._waiting[0][0] > OLDEST_S
+        return bool(self._waiting) and is_behind(
+            len(self._waiting), oldest_s=self._now() - self._waiting[0][0], turn_s=self._turn_s
         )
 
     async def _wait(self) -> None:
@@ -104,6 +102,11 @@ class Admission:
         return BrokerError(
             Reason.OVERLOADED, "Too much at once. Nothing was done.", remedy=Remedy(retry_after_s=retry_after_s)
         )
+
+
+def is_behind(waiting: int, *, oldest_s: float, turn_s: float) -> bool:
+    """Whether the first of so many who wait has waited too long to begin, or a newcomer would."""
+    return oldest_s > OLDEST_S or _turns_behind(waiting) * turn_s > OLDEST_S
 
 
 def _turns_behind(number: int) -> int:
