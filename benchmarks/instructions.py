@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -26,8 +26,9 @@ from typing import Final
 
 from benchmarks.clients import AGENT, FRONT_END, PEOPLE, Clients
 from benchmarks.load import Sent, send
-from benchmarks.processes import OTHER_CORES, Function, Server
+from benchmarks.processes import HOST, OTHER_CORES, Function, Server
 from benchmarks.rows import (
+    CALL,
     EXCHANGE_TOKEN,
     HOT,
     INGEST,
@@ -60,6 +61,20 @@ class Counted:
     deployment: str = "default"
     connections: int | None = None
     people: int = 1
+    is_decided_elsewhere: bool = False  # by an exchange_token, which counts, too
+
+    def functions(self, around: Surroundings, project: str) -> list[tuple[Function, int]]:
+        """What to start and where, first what is asked."""
+        port = around.ports.take_free()
+        target = self.function.rpartition("/")[2]
+        if not self.is_decided_elsewhere:
+            return [(around.function(self.function, target, project=project, deployment=self.deployment), port)]
+        behind = around.ports.take_free()
+        both = {"project": project, "exchange_token": f"http://{HOST}:{behind}"}
+        return [
+            (around.function(self.function, target, **both), port),
+            (around.function(EXCHANGE_TOKEN, "exchange_token", **both), behind),
+        ]
 
 
 def _requests(make: Callable[[Clients], Callable[[], Sent]]) -> Prepare:
@@ -110,6 +125,11 @@ ROWS: Final = {
     TASK: replace(_HOT, prepare=_requests(lambda clients: clients.update_opportunity)),
     INGEST: Counted(_INGEST_AUDIT, _messages(PER_MESSAGE)),
     INGEST_ONE: Counted(_INGEST_AUDIT, _messages(1)),
+    CALL: Counted(
+        "functions/call_tool",
+        _requests(lambda clients: clients.call_list_opportunities),
+        is_decided_elsewhere=True,
+    ),
 }
 
 
@@ -148,29 +168,28 @@ async def count(name: str, around: Surroundings, *, posts: int, connections: int
     row = ROWS[name]
     project = f"demo-{name}"
     clients = await around.open_project(project, people=row.people)
-    target = row.function.rpartition("/")[2]
-    function = around.function(row.function, target, project=project, deployment=row.deployment)
     prepare = await row.prepare(clients, around, project)
-    at_once = row.connections or connections
-    server = CountedServer(function, around.ports.take_free(), folder)
-    try:
-        await asyncio.to_thread(server.wait_until_it_answers)
+    with ExitStack() as started:
+        servers = []
+        for function, port in row.functions(around, project):
+            servers.append(CountedServer(function, port, folder))
+            started.callback(servers[-1].stop)
+        for server in servers:
+            await asyncio.to_thread(server.wait_until_it_answers)
 
-        async def ask(number: int) -> None:
-            await send([prepare() for _ in range(number)], port=server.port, connections=at_once)
+        async def ask(number: int, at_once: int) -> None:
+            await send([prepare() for _ in range(number)], port=servers[0].port, connections=at_once)
 
-        await send(
-            [prepare()], port=server.port, connections=1
-        )  # imports and fetches what only the first one waits for
-        await ask(max(posts, row.people))  # fills caches and opens connections
+        at_once = row.connections or connections
+        await ask(1, 1)  # imports and fetches what only the first one waits for
+        await ask(max(posts, row.people), at_once)  # fills caches and opens connections
         counted = []
         for _ in range(_ROUNDS):
-            with server.counting() as counted_in:
-                await ask(posts)
-            counted.append(counted_in() // posts)
+            with ExitStack() as counting:
+                tell = [counting.enter_context(server.counting()) for server in servers]
+                await ask(posts, at_once)
+            counted.append(sum(told() for told in tell) // posts)
         return counted
-    finally:
-        server.stop()
 
 
 async def run(names: Sequence[str], *, posts: int, connections: int, profile: Path | None) -> None:
