@@ -349,6 +349,19 @@ async def test_a_message_that_could_not_be_kept_aside_comes_again_whole(world: W
     assert {row["chain"]["hash"] for row in rows} == {json.loads(data)["chain"]["hash"] for data in (first, second)}
 
 
+@pytest.mark.parametrize("latency", ["1.5", None])
+async def test_a_latency_that_is_no_number_does_not_hold_up_its_neighbours(world: World, latency: Any) -> None:
+    first, second = await real_events(world, 2)
+    other = resealed(second, latency_ms={"total": latency})
+    assert (await push(world, wrapped(zlib.compress(b"\n".join([other, first]))))).status == 204
+    assert first in [row["event_json"].encode() for row in world.cloud.audit_rows.rows]
+
+
+async def test_each_of_a_hundred_events_in_a_message_is_judged(world: World) -> None:
+    assert (await push(world, wrapped(zlib.compress(b"\n".join([b"{}"] * 100))))).status == 204
+    assert [aside.data for aside in world.cloud.quarantine.messages] == [b"{}"] * 100
+
+
 @pytest.mark.parametrize(
     "message",
     [

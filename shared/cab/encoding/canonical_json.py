@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -25,18 +24,20 @@ def canonical(value: Any, *, floats: Iterable[float] | None = None) -> bytes:
     Raises: rfc8785.CanonicalizationError for integers that not every JSON reader can hold (beyond 2^53), and for what is not
     JSON.
     """
-    with suppress(orjson.JSONEncodeError):
+    try:
         written = orjson.dumps(value, option=_SORTED)
-        if (_are_plain(written) if floats is None else all(map(_is_plain, floats))) and (
-            written.isascii() or not _FOUR_BYTES.search(written)
-        ):
-            return written
-    return rfc8785.dumps(value)
+    except orjson.JSONEncodeError:
+        return rfc8785.dumps(value)
+    is_plain = _are_plain(written) if floats is None else _are_all_plain(floats)
+    return written if is_plain and (written.isascii() or not _FOUR_BYTES.search(written)) else rfc8785.dumps(value)
 
 
 def _are_plain(written: bytes) -> bool:
     return not (_WHOLE_FLOAT.search(written) or _EXPONENT.search(written))
 
 
-def _is_plain(number: float) -> bool:
-    return isinstance(number, int) or (0.001 <= number < 1e15 and not number.is_integer())
+def _are_all_plain(numbers: Iterable[float]) -> bool:
+    for number in numbers:  # a call for each would cost as much again
+        if isinstance(number, float) and not (0.001 <= number < 1e15 and not number.is_integer()):
+            return False
+    return True

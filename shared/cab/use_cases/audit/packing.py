@@ -45,7 +45,17 @@ def unpack(data: bytes) -> list[bytes]:
         lines = unpacker.decompress(data, MOST_BYTES)
     except zlib.error:
         return [data]
-    events = lines.split(b"\n", MOST_EVENTS)
-    if not unpacker.eof or unpacker.unused_data or len(events) > MOST_EVENTS:
+    if not unpacker.eof or unpacker.unused_data:
         return [data]
-    return events
+    events = _split(lines)
+    return events if len(events) <= MOST_EVENTS else [data]
+
+
+def _split(lines: bytes) -> list[bytes]:
+    """As `split` does, which looks at each byte by itself; at most one more than a message may hold."""
+    found: list[bytes] = []
+    start = 0
+    while (end := lines.find(b"\n", start)) >= 0 and len(found) < MOST_EVENTS:
+        found.append(lines[start:end])
+        start = end + 1
+    return [*found, lines[start:]]

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -122,15 +123,19 @@ def configuration_columns() -> list[Column]:
 def row_of(event: Mapping[str, Any], *, data: bytes, received_at: datetime, message_id: str) -> dict[str, Any]:
     """The event, as JSON, as one row. `data` is the event as published."""
     subject, tool = event.get("subject") or {}, event.get("tool") or {}
-    added = {
-        "subject_key": subject.get("key"),
-        "connection": tool.get("connection"),
-        "action": tool.get("action"),
-        "received_at": received_at.isoformat(),
-        "message_id": message_id,
-        "event_json": data.decode(),
-    }
-    return {**event, **{name: value for name, value in added.items() if value is not None}}
+    copies = {"subject_key": subject.get("key"), "connection": tool.get("connection"), "action": tool.get("action")}
+    row = dict(event)
+    row.update({name: value for name, value in copies.items() if value is not None})
+    row["received_at"] = _instant(received_at)
+    row["message_id"] = message_id
+    row["event_json"] = data.decode()
+    return row
+
+
+@lru_cache(maxsize=16)
+def _instant(moment: datetime) -> str:
+    """One for all events of a message."""
+    return moment.isoformat()
 
 
 def view_sql(name: str, *, project: str, dataset: str, retention_days: int = 400) -> str:
