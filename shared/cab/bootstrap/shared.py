@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -121,7 +122,7 @@ class Basics:
 
         closing: list[asyncio.Task[None]] = []
         is_begun = False
-        headers = hardening(https=self.has_https_origin)
+        on_every_answer = Headers(hardening(https=self.has_https_origin)).raw
         admission = Admission(most=most) if most else Admission()
         take_on = admitted(handle, admission, self.randomness)
 
@@ -134,7 +135,7 @@ class Basics:
                         _note(span, request, answer)
             finally:
                 current_trace.reset(token)
-            answer.headers.update(headers)
+            answer.raw_headers += on_every_answer  # which no handler sets itself
             return answer
 
         async def first(request: Request) -> Response:
