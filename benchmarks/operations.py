@@ -77,8 +77,8 @@ WAITS: Final[dict[str, int]] = {
     "repeat when the user agreed": 4,
     "redeem what was deferred": 4,
     "decide": 4,
-    "first use of a narrower scope": 6,
-    "first use after the token ended": 7,
+    "first use of a narrower scope": 5,
+    "first use after the token ended": 6,
 }
 """How many waits follow one another in each path."""
 

@@ -6,6 +6,7 @@ All calls are bounded in time by the adapter. A dependency that does not answer 
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
@@ -19,6 +20,7 @@ from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.decisions import Decision
 from cab.domain.errors import BrokerError
+from cab.domain.identifiers import token_sha256
 from cab.values import immutable
 
 
@@ -234,11 +236,18 @@ class PolicyEngine(Protocol):
 
 
 class AuditLog(Protocol):
-    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
+    async def publish(
+        self,
+        event: AuditEvent,
+        *,
+        if_withheld: Callable[[], AuditEvent] | None = None,
+        answered: Future[None] | None = None,
+    ) -> None:
         """Returns when the event is durably acknowledged. Raises Unavailable; the event then goes ahead of the next one.
 
         `if_withheld` makes what takes the event back when it is not acknowledged in time or its caller goes away: it stands
-        in the chain from that moment, so the event is not sent late without it.
+        in the chain from that moment, so the event is not sent late without it. Until `answered` is done the event may still
+        be taken back by its caller: no later one vouches for it.
         """
 
 
@@ -321,6 +330,22 @@ class JsonPoster(Protocol):
     ) -> HttpAnswer: ...
 
 
+class FunctionPoster(JsonPoster, Protocol):
+    """To our own functions, which may answer in parts."""
+
+    async def post_json(
+        self,
+        url: str,
+        document: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10,
+        max_bytes: int = 102_400,
+        first_line: Callable[[bytes], None] | None = None,
+    ) -> HttpAnswer:
+        """The whole answer. `first_line` is told that of a success once, when it has come, though the rest has not."""
+
+
 class HttpClient(JsonPoster, Protocol):
     """Outbound HTTP to configured origins only: no redirects, addresses checked at connect time, size and time capped, no retry."""
 
@@ -373,6 +398,24 @@ class McpSenders(Protocol):
 
 
 @immutable
+class ForetoldToken:
+    """All that is known of a token of `refresh_grants` before it leaves there, but not the token."""
+
+    sha256: str
+    expires_at: datetime | None
+    scopes: tuple[str, ...]
+    narrowed: bool
+    grant_id: str
+    seq: int
+    secret_version: int
+    renew_at: datetime | None
+    works_until: datetime | None
+
+
+Foretell = Callable[[ForetoldToken], None]
+
+
+@immutable
 class AccessToken:
     """A downstream access token, as `refresh_grants` hands it out. Never a refresh token."""
 
@@ -390,6 +433,20 @@ class AccessToken:
     def __repr__(self) -> str:
         return f"AccessToken(grant_id={self.grant_id!r}, seq={self.seq})"
 
+    def foretold(self) -> ForetoldToken:
+        """What could be said of it beforehand."""
+        return ForetoldToken(
+            sha256=token_sha256(self.access_token),
+            expires_at=self.expires_at,
+            scopes=self.scopes,
+            narrowed=self.narrowed,
+            grant_id=self.grant_id,
+            seq=self.seq,
+            secret_version=self.secret_version,
+            renew_at=self.renew_at,
+            works_until=self.works_until,
+        )
+
 
 class GrantTokens(Protocol):
     """`refresh_grants`, as `exchange_token` sees it."""
@@ -403,11 +460,15 @@ class GrantTokens(Protocol):
         txn: str,
         provider_subject_token: str | None = None,
         rejected_token_sha256: str | None = None,
+        foretell: Foretell | None = None,
     ) -> AccessToken:
         """A token of that user's grant with at least the scopes. Where our STS vouches, its JWT for the provider comes along.
 
         `rejected_token_sha256` (hex) names a token that the platform has just refused: another one is got where that is
         still the current one and no such wish was followed within the last minute. The same one may come again.
+
+        `foretell` is told, at most once, of a new token that can be lost no more, before it is the grant's: only the answer
+        says whether it became that, and which token may leave.
 
         Raises BrokerError (GRANT_*, PROVIDER_UNAVAILABLE), Unavailable.
         """

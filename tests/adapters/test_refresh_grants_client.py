@@ -12,7 +12,10 @@ from tests.grants.virtual_time import in_virtual_time
 
 from cab.adapters.refresh_grants_client import MOST_KEPT_OPEN, RefreshGrantsClient
 from cab.domain.errors import BrokerError, Reason
-from cab.ports import AccessToken, AnswerTooLarge, HttpAnswer, SendFailed, Unavailable
+from cab.domain.identifiers import token_sha256
+from cab.encoding import two_parts
+from cab.ports import AccessToken, AnswerTooLarge, ForetoldToken, HttpAnswer, SendFailed, Unavailable
+from cab.use_cases.audit.waits import collected_in
 from cab_dev.fakes.service_tokens import InMemoryServiceTokens
 
 URL = "https://refresh-grants.test"
@@ -159,6 +162,112 @@ async def test_a_revocation_tells_whether_upstream_confirmed(upstream: list[bool
     )
     assert await client(host).revoke(grant_id="g", cause="user", txn="t") is confirmed
     assert host.sent[0][1] == {"grant_id": "g", "cause": "user", "txn": "t"}
+
+
+# --- in two parts ---
+
+NAME_OF_TOKEN = token_sha256("secret-of-crm")
+FORETOLD = {name: value for name, value in GOOD.items() if name not in ("access_token", "outcome")} | {
+    "token_sha256": NAME_OF_TOKEN
+}
+IN_PARTS = {"content_type": two_parts.MEDIA_TYPE}
+
+
+class HostInParts(Host):
+    """Says the first line, and then answers."""
+
+    def __init__(self, first: bytes, last: Any) -> None:
+        super().__init__(last)
+        self.first = first
+
+    async def post_json(self, url: str, document: Any, *, headers: Any = None, **options: Any) -> HttpAnswer:
+        options["first_line"](self.first.rstrip(b"\n"))
+        return await super().post_json(url, document, headers=headers)
+
+
+def last(status: int, document: Any, retry_after_s: int | None = None) -> HttpAnswer:
+    line = two_parts.last(json.dumps(document).encode(), status=status, retry_after_s=retry_after_s)
+    return answer(200, b"{}\n" + line, **IN_PARTS)
+
+
+async def ask_foretelling(host: Host) -> tuple[list[ForetoldToken], AccessToken]:
+    foretold: list[ForetoldToken] = []
+    token = await client(host).access_token(
+        subject_assertion="assertion", connection="crm", scopes=("deal.read",), txn="t-1", foretell=foretold.append
+    )
+    return foretold, token
+
+
+async def test_a_token_is_foretold_with_all_its_facts_and_comes_with_the_last_part() -> None:
+    host = HostInParts(two_parts.first(FORETOLD | {"waited_ms": {"provider": 20.5}}), last(200, GOOD))
+    waited: dict[str, float] = {}
+    with collected_in(waited):
+        foretold, token = await ask_foretelling(host)
+    assert foretold == [token.foretold()]
+    assert token.access_token == "secret-of-crm"
+    assert waited == {"provider": 20.5}
+    assert host.sent[0][2]["Accept"] == two_parts.ACCEPT
+
+
+async def test_what_was_waited_for_is_not_counted_twice() -> None:
+    said = {"waited_ms": {"provider": 20.5}}
+    waited: dict[str, float] = {}
+    with collected_in(waited):
+        await ask_foretelling(HostInParts(two_parts.first(FORETOLD | said), last(200, GOOD | said)))
+        assert waited == {"provider": 20.5}
+        await ask_foretelling(HostInParts(b"", answer(200, GOOD | said)))
+    assert waited == {"provider": 41.0}
+
+
+async def test_a_refresh_grants_of_before_answers_in_one_part() -> None:
+    foretold, token = await ask_foretelling(HostInParts(b"", answer(200, GOOD)))
+    assert (foretold, token.access_token) == ([], "secret-of-crm")
+
+
+async def test_a_refusal_in_the_last_part_is_one_like_any_other() -> None:
+    first = two_parts.first(FORETOLD)
+    body = {"reason_code": "grant_revoked", "interaction_uri": "https://cab.test/connect?connection=crm"}
+    with pytest.raises(BrokerError) as refused:
+        await ask_foretelling(HostInParts(first, last(400, body)))
+    assert refused.value.reason is Reason.GRANT_REVOKED
+    assert refused.value.remedy.interaction_uri == "https://cab.test/connect?connection=crm"
+    with pytest.raises(BrokerError) as refused:
+        await ask_foretelling(HostInParts(first, last(503, {"reason_code": "store_unavailable"}, 17)))
+    assert (refused.value.reason, refused.value.remedy.retry_after_s) == (Reason.STORE_UNAVAILABLE, 17)
+    with pytest.raises(Unavailable):
+        await ask_foretelling(HostInParts(first, last(500, {"reason_code": "internal_error"})))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        two_parts.first({"token_sha256": NAME_OF_TOKEN}),
+        two_parts.first(FORETOLD | {"token_sha256": "x"}),
+        two_parts.first(FORETOLD | {"token_sha256": None}),
+        two_parts.first(FORETOLD | {"expires_at": "tomorrow"}),
+        two_parts.first(FORETOLD | {"scopes": 1}),
+    ],
+)
+async def test_a_first_line_that_nobody_can_read_foretells_nothing(first: bytes) -> None:
+    assert (await ask_foretelling(HostInParts(first, last(200, GOOD))))[0] == []
+
+
+LAST_TROUBLE: dict[str, Any] = {
+    "cut off": answer(200, b"{}\n{", **IN_PARTS),
+    "none": answer(200, b"{}\n", **IN_PARTS),
+    "a token without facts": last(200, {"access_token": "a"}),
+    "a broken connection": SendFailed("grants", may_have_arrived=True),
+    "too much": AnswerTooLarge(),
+}
+
+
+@pytest.mark.parametrize("reply", LAST_TROUBLE.values(), ids=LAST_TROUBLE.keys())
+async def test_without_a_whole_last_part_there_is_no_token(reply: Any) -> None:
+    with pytest.raises(Unavailable):
+        await ask_foretelling(HostInParts(two_parts.first(FORETOLD), reply))
 
 
 class SlowHost(Host):

@@ -130,3 +130,15 @@ async def test_a_caller_that_goes_away_leaves_its_event_with_what_takes_it_back(
     published = chained(await bench.read(3))
     assert [document["event_id"] for document in published] == ["event-001", "event-002", "event-003"]
     assert made == [1]
+
+
+async def test_no_later_event_vouches_for_one_that_may_be_taken_back_still(bench: Bench) -> None:
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await bench.log.publish(event(1))
+    await bench.log.publish(event(2), answered=answered)
+    await bench.log.publish(event(3))
+    answered.set_result(None)
+    await asyncio.sleep(0)
+    await bench.log.publish(event(4))
+    published = chained(await bench.read(4))
+    assert [document["chain"]["settled"] for document in published] == [0, 1, 1, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from tests.grants.virtual_time import in_virtual_time
 from cab.adapters.sealed_documents import DATA_KEY_SECRET, SealedDocumentsVault
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import GrantStatus, RefreshOutcome
+from cab.ports import ForetoldToken
+from cab.use_cases.grants.refresh.attempt import Wanted
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import OldAccessToken
 
@@ -48,6 +51,37 @@ async def test_other_scopes_are_asked_for_without_reading_a_grant_that_the_proce
     assert world.documents.calls["read"] == before["read"]
     await world.sleep(1)
     assert world.documents.calls["write"] == before["write"] + 3, "lease with mark, commit, the event taken off"
+
+
+@pytest.mark.parametrize("profile", [*EVERY_CLASS, "jira-like", "github-like", "slack-like", "microsoft-like"])
+@in_virtual_time
+async def test_what_is_foretold_of_a_token_is_what_is_served_and_comes_a_write_earlier(profile: str) -> None:
+    world = await GrantWorld(profile).open()
+    worker, name = world.worker(), await world.connect()
+    foretold: list[tuple[ForetoldToken, float]] = []
+    loop = asyncio.get_running_loop()
+    wanted = Wanted(READ, worker.connection, worker.provider)
+    token = await worker.refresher.access_token(name, wanted, lambda word: foretold.append((word, loop.time())))
+    ((word, at),) = foretold
+    assert word == token.foretold()
+    assert loop.time() - at == pytest.approx(0.01)
+    again = await worker.refresher.access_token(name, wanted, lambda word: foretold.append((word, loop.time())))
+    assert (again.outcome, len(foretold)) == (RefreshOutcome.CACHED, 1)
+
+
+@in_virtual_time
+async def test_a_mistake_in_foretelling_keeps_no_token_from_its_grant(caplog: pytest.LogCaptureFixture) -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+
+    def mistaken(_: ForetoldToken) -> None:
+        raise RuntimeError
+
+    token = await worker.refresher.access_token(name, Wanted(READ, worker.connection, worker.provider), mistaken)
+    assert token.outcome == RefreshOutcome.SUCCESS
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    assert "RuntimeError" in caplog.text
+    assert token.access_token not in caplog.text
 
 
 @pytest.mark.parametrize("change", ["refreshed", "revoked", "suspect", "connected anew"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,10 @@ async def request(
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | Iterable[bytes] = b"",
     is_cut: bool = False,
+    heard: Callable[[bytes], None] = lambda _: None,
 ) -> Answer:
     """Send one request. A `body` of several chunks arrives in as many messages; `is_cut`: then the caller goes away.
-    `raw_path` is the path before its escapes were read, where it has any."""
+    `raw_path` is the path before its escapes were read, where it has any. `heard` is told each part of the answer's body."""
     chunks = [body] if isinstance(body, bytes) else list(body)
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": chunk, "more_body": is_cut or number < len(chunks)}
@@ -78,6 +79,7 @@ async def request(
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        heard(message.get("body", b""))
 
     await app(scope, receive, send)
     start = next(message for message in sent if message["type"] == "http.response.start")

@@ -19,6 +19,7 @@ class Sent:
     url: str
     headers: Mapping[str, str]
     body: bytes
+    first_line: Callable[[bytes], None] | None = None  # who wants to hear it before the rest
 
     @property
     def path(self) -> str:
@@ -73,9 +74,15 @@ class WebClient:
         return await self._send(Sent("POST", url, dict(headers or {}), urlencode(form).encode()))
 
     async def post_json(
-        self, url: str, document: Any, *, headers: Mapping[str, str] | None = None, **_: Any
+        self,
+        url: str,
+        document: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        first_line: Callable[[bytes], None] | None = None,
+        **_: Any,
     ) -> HttpAnswer:
-        return await self._send(Sent("POST", url, dict(headers or {}), json.dumps(document).encode()))
+        return await self._send(Sent("POST", url, dict(headers or {}), json.dumps(document).encode(), first_line))
 
     async def send(
         self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str], **_: Any

@@ -391,7 +391,12 @@ class World:
 
     async def _refresh_grants(self, sent: Sent) -> HttpAnswer:
         answer = await self.request(
-            "POST", sent.path, function="refresh_grants", headers=tuple(sent.headers.items()), body=sent.body
+            "POST",
+            sent.path,
+            function="refresh_grants",
+            headers=tuple(sent.headers.items()),
+            body=sent.body,
+            heard=lambda part: sent.first_line(part) if sent.first_line and part.endswith(b"\n") else None,
         )
         return HttpAnswer(answer.status, dict(answer.headers), answer.body)
 
@@ -415,13 +420,16 @@ class World:
         body: bytes | Iterable[bytes] = b"",
         query: str = "",
         is_cut: bool = False,
+        heard: Callable[[bytes], None] = lambda _: None,
     ) -> Answer:
         await self.set_up()
         app = self.function(function or FUNCTION_BY_PATH.get(path, "publish_metadata"))
         headers = list(headers)
         if not any(name.lower() == "content-type" for name, _ in headers) and method == "POST":
             headers.append(("Content-Type", "application/json"))
-        return await asgi.request(app, method, path, query=query, headers=headers, body=body, is_cut=is_cut)
+        return await asgi.request(
+            app, method, path, query=query, headers=headers, body=body, is_cut=is_cut, heard=heard
+        )
 
     async def post(
         self, path: str, parameters: dict[str, Any] | bytes, *, headers: Iterable[tuple[str, str]] = ()

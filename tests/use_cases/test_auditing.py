@@ -187,6 +187,66 @@ async def test_writes_beside_the_event_happen_with_an_answer_and_not_with_a_refu
     assert written == ["answered"]
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (BrokerError(Reason.GRANT_REVOKED), Reason.GRANT_REVOKED),
+        (Unavailable("grants"), Reason.PROVIDER_UNAVAILABLE),
+        (Unavailable("documents"), Reason.STORE_UNAVAILABLE),
+    ],
+)
+async def test_what_fails_beside_an_event_is_the_answer_and_takes_the_event_back(
+    bench: Bench, end: Exception, reason: Reason
+) -> None:
+    async def fail() -> None:
+        raise end
+
+    async def answering(facts: Facts) -> str:
+        facts.beside.append(fail())
+        return await answered(facts)
+
+    result = await bench.run(answering)
+    assert (result.answer, result.refusal.reason) == (None, reason)
+    issued, taken_back = bench.log.events
+    assert (issued.outcome, taken_back.corrects, taken_back.reason_code) == ("issued", issued.event_id, reason.value)
+
+
+async def test_who_leaves_after_the_event_was_acknowledged_gets_nothing_and_the_event_is_taken_back(
+    bench: Bench,
+) -> None:
+    async def answering(facts: Facts) -> str:
+        facts.beside.append(asyncio.sleep(60))
+        return await answered(facts)
+
+    running = asyncio.create_task(bench.run(answering))
+    await asyncio.sleep(0.01)
+    assert [event.outcome for event in bench.log.events] == ["issued"]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    issued, taken_back = bench.log.events
+    assert (taken_back.event_type, taken_back.corrects) == ("token.withheld", issued.event_id)
+
+
+async def test_an_event_is_vouched_for_when_everything_beside_it_is_done(bench: Bench) -> None:
+    done = asyncio.Event()
+
+    async def beside() -> None:
+        await done.wait()
+
+    async def answering(facts: Facts) -> str:
+        facts.beside.append(beside())
+        return await answered(facts)
+
+    running = asyncio.create_task(bench.run(answering))
+    await asyncio.sleep(0.01)
+    await bench.run(answered)
+    done.set()
+    await running
+    await bench.run(answered)
+    assert [json.loads(message.data)["chain"]["settled"] for message in bench.log.messages] == [0, 0, 2]
+
+
 async def test_a_cancelled_request_is_neither_answered_nor_taken_for_a_bug(bench: Bench) -> None:
     async def hanging(_: Facts) -> None:
         await asyncio.Event().wait()

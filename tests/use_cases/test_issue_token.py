@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,7 +14,8 @@ from cab.adapters.system import SystemRandomness
 from cab.domain.configured.connections import Provider, RotationClass
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import Grant, GrantStatus, grant_id
-from cab.ports import AccessToken, Unavailable
+from cab.domain.identifiers import token_sha256
+from cab.ports import AccessToken, Foretell, Unavailable
 from cab.stores.grants import Grants
 from cab.use_cases.exchange.issue import DownstreamTokens, Issued
 from cab_dev.fakes.clock import SettableClock
@@ -35,9 +38,17 @@ class Refresher:
     def __init__(self) -> None:
         self.asked = 0
         self.facts: dict[str, Any] = {"expires_at": NOW + timedelta(hours=1)}
+        self.foretells: AccessToken | None = None
+        self.go_on = asyncio.Event()
+        self.is_away = False
 
-    async def access_token(self, **_: Any) -> AccessToken:
+    async def access_token(self, *, foretell: Foretell | None = None, **_: Any) -> AccessToken:
         self.asked += 1
+        if self.foretells is not None and foretell is not None:
+            foretell(self.foretells.foretold())
+            await self.go_on.wait()
+        if self.is_away:
+            raise Unavailable("grants")
         facts: dict[str, Any] = {
             "access_token": f"token-{self.asked}",
             "scopes": ("r",),
@@ -214,6 +225,71 @@ async def test_whoever_wants_to_know_a_grants_status_afresh_does() -> None:
     revoked = desk.grant.model_copy(update={"status": GrantStatus.REVOKED})
     await desk.store.replace(stored, revoked)
     assert await desk.tokens.read_grant(CONNECTION, assertion, fresh=True) == revoked
+
+
+# --- tokens that are foretold ---
+
+
+async def foretold(desk: Desk, **changes: Any) -> Issued:
+    """Told beforehand of the token that will come, or of one that differs in this."""
+    plain = await Refresher().access_token()
+    desk.refresher.foretells = replace(plain, **changes)
+    return await desk.issue()
+
+
+async def test_a_foretold_token_is_issued_with_all_but_itself_and_remembered_when_it_is_here(desk: Desk) -> None:
+    issued = await foretold(desk)
+    assert (issued.token, issued.sha256) == ("", token_sha256("token-1"))
+    assert (issued.grant_seq, issued.secret_version, issued.scopes, issued.narrowed) == (1, 1, ("r",), True)
+    await desk.issue()
+    assert desk.refresher.asked == 2, "nothing is in memory yet"
+    desk.refresher.facts |= {"access_token": "token-1"}
+    desk.refresher.go_on.set()
+    assert await issued.arrived() == replace(issued, token="token-1", arriving=None)
+    assert (await desk.issue()).token == "token-1"
+    assert desk.refresher.asked == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"access_token": "another"},
+        {"seq": 2},
+        {"secret_version": 2},
+        {"scopes": ("r", "w")},
+        {"narrowed": False},
+        {"expires_at": NOW + timedelta(hours=2)},
+    ],
+    ids=str,
+)
+async def test_another_token_than_was_foretold_does_not_leave_and_serves_the_next(
+    desk: Desk, change: dict[str, Any]
+) -> None:
+    issued = await foretold(desk, **change)
+    desk.refresher.go_on.set()
+    with pytest.raises(Unavailable) as failed:
+        await issued.arrived()
+    assert failed.value.what == "grants"
+    assert (await desk.issue()).token == "token-1"
+
+
+async def test_a_token_that_never_comes_is_an_outage_and_is_not_remembered(desk: Desk) -> None:
+    issued = await foretold(desk)
+    desk.refresher.is_away = True
+    desk.refresher.go_on.set()
+    with pytest.raises(Unavailable):
+        await issued.arrived()
+    with pytest.raises(Unavailable):
+        await desk.issue()
+
+
+async def test_while_a_token_is_remembered_nothing_is_foretold(desk: Desk) -> None:
+    """Only its use is put on record then, and it serves also when that fails."""
+    desk.refresher.facts |= {"expires_at": NOW + timedelta(days=9), "renew_at": NOW + timedelta(days=9)}
+    counted(desk, last_used_at=NOW)
+    await desk.issue()
+    desk.clock.advance(timedelta(days=1))
+    assert (await foretold(desk)).token == "token-2"
 
 
 # --- grants that end unused ---

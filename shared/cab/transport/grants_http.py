@@ -1,23 +1,26 @@
-"""The private endpoints of refresh_grants: JSON in, JSON out, each for its own callers."""
+"""The private endpoints of refresh_grants: JSON in, JSON out, each for its own callers. A token may come in two parts."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from cab.domain import audit
 from cab.domain.audit import EventType
 from cab.domain.errors import BrokerError, Reason
-from cab.encoding import strict_json
-from cab.ports import Randomness, Unavailable
+from cab.encoding import strict_json, two_parts
+from cab.first_word import first_word
+from cab.ports import AccessToken, ForetoldToken, Randomness, Unavailable
 from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Auditor, Facts, RequestContext
 from cab.use_cases.audit.waits import so_far
@@ -30,6 +33,7 @@ from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
 Endpoint = Callable[[bytes, Facts], Awaitable[dict[str, Any]]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Tell = Callable[[tuple[str, bytes]], None]  # in which transaction; the first part
 GRANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # names a document: nothing that could name another
 GrantId = Annotated[str, StringConstraints(pattern=f"^{GRANT_ID.pattern}\\Z")]
 
@@ -129,22 +133,27 @@ class GrantEndpoints:
             return refusal_response(BrokerError(Reason.NOT_FOUND, "There is no such endpoint."), txn=context.txn)
         event_type, endpoint, allowed = route
 
-        async def work(facts: Facts) -> dict[str, Any]:
-            body = await read_body(request, media_type="application/json")
-            account = await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
-            facts.client_authenticated = True
-            facts.actor = audit.Actor(client_id=account.partition("@")[0])
-            await self._synchronize()
-            return await endpoint(body, facts)
+        async def answer(endpoint: Endpoint) -> Response:
+            async def work(facts: Facts) -> dict[str, Any]:
+                body = await read_body(request, media_type="application/json")
+                account = await self._services.authenticate(single_header(request, "authorization"), allowed=allowed)
+                facts.client_authenticated = True
+                facts.actor = audit.Actor(client_id=account.partition("@")[0])
+                await self._synchronize()
+                return await endpoint(body, facts)
 
-        # Successes leave their own events (exchange.decided, grant.*); only refusals are recorded here.
-        answered = await self._auditor.run(event_type, RequestContext(context.txn), work, silent=True)
-        if answered.refusal is not None:
-            return refusal_response(answered.refusal, txn=answered.txn)
-        body = orjson.dumps(answered.answer)
-        return Response(body, media_type="application/json", headers=NO_STORE | {"CAB-Txn": answered.txn})
+            # Successes leave their own events (exchange.decided, grant.*); only refusals are recorded here.
+            answered = await self._auditor.run(event_type, RequestContext(context.txn), work, silent=True)
+            if answered.refusal is not None:
+                return refusal_response(answered.refusal, txn=answered.txn)
+            body = orjson.dumps(answered.answer)
+            return Response(body, media_type="application/json", headers=NO_STORE | {"CAB-Txn": answered.txn})
 
-    async def _token(self, body: bytes, facts: Facts) -> dict[str, Any]:
+        if path == "/grants/token" and two_parts.are_asked_for(request.headers.get("accept", "")):
+            return await _in_parts(lambda tell: answer(partial(self._token, tell=tell)))
+        return await answer(endpoint)
+
+    async def _token(self, body: bytes, facts: Facts, tell: Tell | None = None) -> dict[str, Any]:
         asked = _parse(TokenRequest, body)
         facts.txn = asked.txn
         facts.tool = audit.Tool(connection=asked.connection)
@@ -154,20 +163,9 @@ class GrantEndpoints:
             scopes=tuple(asked.scopes),
             provider_subject_token=asked.provider_subject_token,
             rejected_token_sha256=asked.rejected_token_sha256,
+            foretell=None if tell is None else lambda token: tell((asked.txn, _first_part(token))),
         )
-        return {
-            "access_token": token.access_token,
-            "expires_at": None if token.expires_at is None else token.expires_at.isoformat(),
-            "scopes": list(token.scopes),
-            "narrowed": token.narrowed,
-            "grant_id": token.grant_id,
-            "seq": token.seq,
-            "secret_version": token.secret_version,
-            "outcome": token.outcome,
-            "renew_at": None if token.renew_at is None else token.renew_at.isoformat(),
-            "works_until": None if token.works_until is None else token.works_until.isoformat(),
-            "waited_ms": so_far(),
-        }
+        return {"access_token": token.access_token, "outcome": token.outcome} | _facts_of(token)
 
     async def _revoke_grants(self, body: bytes, facts: Facts) -> dict[str, Any]:
         asked = _parse(RevokeRequest, body)
@@ -214,6 +212,51 @@ class GrantEndpoints:
             return {"visited": False}  # acknowledged: delivering it again would not make it better
         await self._sweep.visit(name)
         return {"visited": True}
+
+
+class _ToTheEnd(StreamingResponse):
+    """Stays open although its caller may hang up: while it does, the process does not stand still, and the commit goes on."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
+async def _in_parts(answer: Callable[[Tell], Coroutine[Any, Any, Response]]) -> Response:
+    """The answer in two parts, where its token is foretold; else as it comes."""
+    foretold, answering = await first_word(answer)
+    if foretold is None:
+        return await answering
+    txn, first = foretold
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield first
+        whole = await answering
+        retry_after = whole.headers.get("retry-after")
+        yield two_parts.last(
+            bytes(whole.body),
+            status=whole.status_code,
+            retry_after_s=None if retry_after is None else int(retry_after),
+        )
+
+    return _ToTheEnd(parts(), media_type=two_parts.MEDIA_TYPE, headers=NO_STORE | {"CAB-Txn": txn})
+
+
+def _first_part(token: ForetoldToken) -> bytes:
+    return two_parts.first({"token_sha256": token.sha256} | _facts_of(token))
+
+
+def _facts_of(token: AccessToken | ForetoldToken) -> dict[str, Any]:
+    return {
+        "expires_at": None if token.expires_at is None else token.expires_at.isoformat(),
+        "scopes": list(token.scopes),
+        "narrowed": token.narrowed,
+        "grant_id": token.grant_id,
+        "seq": token.seq,
+        "secret_version": token.secret_version,
+        "renew_at": None if token.renew_at is None else token.renew_at.isoformat(),
+        "works_until": None if token.works_until is None else token.works_until.isoformat(),
+        "waited_ms": so_far(),
+    }
 
 
 def _caller(facts: Facts) -> str | None:

@@ -27,6 +27,7 @@ class InMemoryAuditLog:
         self.events: list[AuditEvent] = []
         self.messages: list[SealedEvent] = []
         self._unsent: deque[SealedEvent] = deque()
+        self._unanswered: set[int] = set()
         self._chain = AuditChain(f"chain-of-{service}", Service(function=service, revision=revision))
 
     @property
@@ -34,8 +35,18 @@ class InMemoryAuditLog:
         """Whether an event waits for its acknowledgement."""
         return bool(self._unsent)
 
-    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
+    async def publish(
+        self,
+        event: AuditEvent,
+        *,
+        if_withheld: Callable[[], AuditEvent] | None = None,
+        answered: asyncio.Future[None] | None = None,
+    ) -> None:
         self._seal(event)
+        if answered is not None:
+            seq = self._chain.length
+            self._unanswered.add(seq)
+            answered.add_done_callback(lambda _: self._unanswered.discard(seq))
         try:
             await self._send()
         except (Unavailable, asyncio.CancelledError):
@@ -44,7 +55,8 @@ class InMemoryAuditLog:
             raise
 
     def _seal(self, event: AuditEvent) -> None:
-        self._unsent.append(self._chain.seal(event, settled=self._chain.length - len(self._unsent)))
+        settled = min([self._chain.length - len(self._unsent), *(seq - 1 for seq in self._unanswered)])
+        self._unsent.append(self._chain.seal(event, settled=settled))
 
     async def _send(self) -> None:
         await asyncio.sleep(self.delay_s)

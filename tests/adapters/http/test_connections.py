@@ -44,11 +44,11 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(make: Callable[[Server], Serve]) -> AsyncIterator[tuple[Server, Connections]]:
+async def serving(make: Callable[[Server], Serve], **options: Any) -> AsyncIterator[tuple[Server, Connections]]:
     server = Server(lambda _, __: asyncio.sleep(0))
     server.serve = make(server)
     listening = await asyncio.start_server(server.connection, "127.0.0.1", 0)
-    client = Connections("127.0.0.1", listening.sockets[0].getsockname()[1], in_clear=True)
+    client = Connections("127.0.0.1", listening.sockets[0].getsockname()[1], in_clear=True, **options)
     yield server, client
     await client.close()
     listening.close()
@@ -139,6 +139,17 @@ async def test_an_answer_that_is_cut_off_is_none_and_the_request_is_not_sent_aga
         with pytest.raises(Broken):
             await client.ask(REQUEST)
         assert (server.connected, server.requests) == (1, 1)
+
+
+async def test_a_first_line_is_told_of_the_answer_that_was_asked_for_and_of_nothing_that_follows_it() -> None:
+    more = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{}\n\n"
+    told: list[bytes] = []
+    async with serving(answering(WELL + more), keeps_headers=True) as (_, client):
+        assert (await client.ask(REQUEST, first_line=told.append)).body == b"[]"
+    assert told == []
+    async with serving(answering(more), keeps_headers=True) as (_, client):
+        assert (await client.ask(REQUEST, first_line=told.append)).body == b"{}\n\n"
+    assert told == [b"{}"]
 
 
 @pytest.mark.parametrize("more", [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", b"garbage", b"\0" * 99])

@@ -25,6 +25,7 @@ class Function:
     origin: str = ""
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     connections: set[int] = field(default_factory=set)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -40,9 +41,29 @@ class Function:
                 request.transport.abort()
             case "/elsewhere":
                 return web.Response(status=307, headers={"Location": f"{self.origin}/x"})
+            case "/parts" | "/refused-in-parts" | "/cut" | "/hang-midway" | "/long-line":
+                return await self._in_parts(request)
             case "/busy":
                 return web.Response(status=429, text="{}", headers={"Retry-After": "7"})
         return web.json_response({"answered": True})
+
+    async def _in_parts(self, request: web.Request) -> web.StreamResponse:
+        """The first line in pieces; the rest when the test says so."""
+        answer = web.StreamResponse(status=403 if request.path == "/refused-in-parts" else 200)
+        await answer.prepare(request)
+        long = b"x" * 200_000 if request.path == "/long-line" else b""
+        for piece in (b'{"first"', long + b":1}\n", b'{"la'):
+            await answer.write(piece)
+            await asyncio.sleep(0.01)
+        if request.path == "/cut":
+            assert request.transport is not None
+            request.transport.abort()
+            return answer
+        if request.path == "/hang-midway":
+            await asyncio.Event().wait()
+        await self.go_on.wait()
+        await answer.write(b'st":2}\n')
+        return answer
 
 
 @pytest.fixture
@@ -161,6 +182,45 @@ async def test_an_answer_that_does_not_come_is_an_outage(function: Function, cli
         await client.post_json(f"{function.origin}{path}", {}, timeout_s=0.2)
     assert failed.value.what == "decisions"
     assert (await client.post_json(f"{function.origin}/x", {})).status == 200
+
+
+async def test_the_first_line_is_told_once_when_it_has_come_and_the_whole_at_the_end(
+    function: Function, client: OwnFunction
+) -> None:
+    told: asyncio.Queue[bytes] = asyncio.Queue()
+    asking = asyncio.create_task(client.post_json(f"{function.origin}/parts", {}, first_line=told.put_nowait))
+    assert await asyncio.wait_for(told.get(), 5) == b'{"first":1}'
+    assert not asking.done()
+    function.go_on.set()
+    assert (await asking).body == b'{"first":1}\n{"last":2}\n'
+    assert told.empty()
+    again = await client.post_json(f"{function.origin}/x", {}, first_line=told.put_nowait)
+    assert (again.status, told.empty(), len(function.connections)) == (200, True, 1)  # one part, on the same connection
+    await client.post_json(f"{function.origin}/parts", {})  # nobody wants to hear it
+    assert told.empty()
+
+
+@pytest.mark.parametrize("path", ["/cut", "/hang-midway"])
+async def test_an_answer_that_breaks_off_after_its_first_line_is_none(
+    function: Function, client: OwnFunction, path: str
+) -> None:
+    told: list[bytes] = []
+    with pytest.raises(SendFailed) as failed:
+        await client.post_json(f"{function.origin}{path}", {}, first_line=told.append, timeout_s=0.3)
+    assert failed.value.may_have_arrived
+    assert told == [b'{"first":1}']
+    assert (await client.post_json(f"{function.origin}/x", {})).status == 200
+
+
+async def test_a_first_line_of_a_refusal_or_beyond_all_bounds_is_not_told(
+    function: Function, client: OwnFunction
+) -> None:
+    told: list[bytes] = []
+    function.go_on.set()
+    await client.post_json(f"{function.origin}/refused-in-parts", {}, first_line=told.append)
+    with pytest.raises(AnswerTooLarge):
+        await client.post_json(f"{function.origin}/long-line", {}, first_line=told.append)
+    assert told == []
 
 
 async def test_the_trace_goes_on(function: Function, client: OwnFunction) -> None:

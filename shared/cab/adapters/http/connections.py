@@ -73,10 +73,13 @@ class Connections:
         self._rings_at = 0.0
         self._is_closed = False
 
-    async def ask(self, request: bytes, *, until: float | None = None) -> Answer:
+    async def ask(
+        self, request: bytes, *, until: float | None = None, first_line: Callable[[bytes], None] | None = None
+    ) -> Answer:
         """Send the bytes of one whole request, once, and read its answer. Who stops waiting ends the connection.
 
-        `until` is the loop's time at which the wait is over, None where its caller ends it. Raises: Broken; TimeoutError.
+        `until` is the loop's time at which the wait is over, None where its caller ends it. `first_line`, where headers are kept,
+        is told that of a 200's body while the rest is still to come. Raises: Broken; TimeoutError.
         """
         await self._take_place(until)
         try:
@@ -90,7 +93,7 @@ class Connections:
             if until is not None:
                 self._watch(until)
             try:
-                answer = await connection.ask(request, until)
+                answer = await connection.ask(request, until, first_line)
             except asyncio.CancelledError:
                 self._end_idle()
                 raise
@@ -213,14 +216,18 @@ class _Connection(asyncio.Protocol):
         self.until: float | None = None  # of the request under way
         self.used_at = 0.0
         self.is_reusable = True
+        self._first_line: Callable[[bytes], None] | None = None
 
-    async def ask(self, request: bytes, until: float | None) -> Answer:
+    async def ask(
+        self, request: bytes, until: float | None, first_line: Callable[[bytes], None] | None = None
+    ) -> Answer:
         if self._transport is None:
             raise Broken
         self._answer = asyncio.get_running_loop().create_future()
         self._received = 0
         self._in_head = True
         self.until = until
+        self._first_line = first_line
         try:
             self._transport.write(request)
             answer = await self._answer
@@ -228,7 +235,7 @@ class _Connection(asyncio.Protocol):
             self.end()  # what is under way belongs to nobody now
             raise
         finally:
-            self._answer = self.until = None
+            self._answer = self.until = self._first_line = None
         if not self.is_reusable:
             self.end()
         return answer
@@ -313,9 +320,18 @@ class _Connection(asyncio.Protocol):
 
 
 class _WithHeaders(_Connection):
-    """Keeps what the head says, too."""
+    """Keeps what the head says, too, and tells of a first line."""
 
     _heard: dict[str, str]
+
+    def on_body(self, part: bytes) -> None:
+        super().on_body(part)
+        tell = self._first_line
+        if tell is None or b"\n" not in part or self._parser.get_status_code() != 200:
+            return
+        self._first_line = None
+        if self._answer is not None and not self._answer.done():  # else nobody asked for this
+            tell(b"".join(self._body).partition(b"\n")[0])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

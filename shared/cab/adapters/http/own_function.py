@@ -1,4 +1,4 @@
-"""`JsonPoster` for one of our own functions, asked at every call: JSON by POST on a few kept connections, for a fifth of what
+"""`FunctionPoster` for one of our own functions, asked at every call: JSON by POST on a few kept connections, for a fifth of what
 `client` costs. For systems of others there is `client`, which reads what they write more generously, and large answers bit by bit.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -58,8 +58,14 @@ class OwnFunction:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 10,
         max_bytes: int = 102_400,
+        first_line: Callable[[bytes], None] | None = None,
     ) -> HttpAnswer:
         """Raises: SendFailed, AnswerTooLarge."""
+
+        def tell(line: bytes) -> None:
+            if first_line is not None and len(line) <= max_bytes:
+                first_line(line)
+
         if not self._may_be_asked or not url.startswith(f"{self._origin}/"):
             raise SendFailed(self._what, may_have_arrived=False)
         with spans.waiting_for(f"{self._what} POST") as span:
@@ -67,7 +73,8 @@ class OwnFunction:
             span.note("server.address", self._host)
             sent = dict(headers or {})
             add_trace(sent)
-            answer = await self._ask(self._request(url.removeprefix(self._origin), document, sent), timeout_s)
+            request = self._request(url.removeprefix(self._origin), document, sent)
+            answer = await self._ask(request, timeout_s, first_line and tell)
             span.note("http.response.status_code", answer.status)
         if len(answer.body) > max_bytes:
             raise AnswerTooLarge(len(answer.body), status=answer.status)
@@ -78,10 +85,10 @@ class OwnFunction:
         if connections is not None:
             await connections.close()
 
-    async def _ask(self, request: bytes, timeout_s: float) -> Answer:
+    async def _ask(self, request: bytes, timeout_s: float, first_line: Callable[[bytes], None] | None) -> Answer:
         loop = asyncio.get_running_loop()
         try:
-            return await self._open().ask(request, until=loop.time() + timeout_s)
+            return await self._open().ask(request, until=loop.time() + timeout_s, first_line=first_line)
         except (Broken, TimeoutError) as error:
             raise SendFailed(self._what, may_have_arrived=True) from error
 

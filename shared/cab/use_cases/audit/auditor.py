@@ -191,10 +191,8 @@ class Auditor:
         try:
             with collected_in(facts.latency):
                 answer = await work(facts)
-        except BrokerError as error:
-            refusal = error
-        except Unavailable as error:
-            refusal = BrokerError(REASON_BY_DEPENDENCY.get(error.what, Reason.STORE_UNAVAILABLE))
+        except (BrokerError, Unavailable) as error:
+            refusal = _refusal_of(error)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001  # a bug: the caller gets JSON, the log the type and place, nobody the text
@@ -206,17 +204,18 @@ class Auditor:
             try:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=None)
                 await self._publish(event, facts)
-            except Unavailable as error:
-                await self._undo([*facts.undo, *facts.release], facts)
-                return Answered(facts.txn or context.txn, refusal=BrokerError(REASON_BY_DEPENDENCY[error.what]))
+            except (BrokerError, Unavailable) as error:  # what takes the event back is the record of that
+                refusal = _refusal_of(error)
+                await self._undo(facts, refusal)
+                return Answered(facts.txn or context.txn, refusal=refusal)
             return Answered(facts.txn or context.txn, answer=answer)
-        await self._undo([*(facts.undo if status_of(refusal.reason) >= 500 else []), *facts.release], facts)
+        await self._undo(facts, refusal)
         await self._record_refusal(facts, refusal)
         return Answered(facts.txn or context.txn, refusal=refusal)
 
-    async def _undo(self, undoing: list[Callable[[], Coroutine[Any, Any, None]]], facts: Facts) -> None:
+    async def _undo(self, facts: Facts, refusal: BrokerError) -> None:
         """What a request is charged that fails through us. Where even that fails, the charge remains: it ends by itself."""
-        for undo in undoing:
+        for undo in [*(facts.undo if status_of(refusal.reason) >= 500 else []), *facts.release]:
             try:
                 await undo()
             except Unavailable:
@@ -231,22 +230,39 @@ class Auditor:
             await asyncio.gather(*(self._publish_anyway(event) for event in events))
 
     async def _publish(self, event: audit.AuditEvent, facts: Facts) -> None:
-        """Returns when the event is acknowledged and every write beside it is done, in time. Raises: Unavailable.
+        """Returns when the event is acknowledged and everything beside it is done, in time. Raises: BrokerError, Unavailable.
 
-        An event that says `issued` is then taken back: nobody gets that token.
+        An event that says `issued` is then taken back: nobody gets that token. Nothing vouches for it before.
         """
-        writes = [asyncio.create_task(write) for write in (*facts.beside, *map(self._publish_anyway, self._counted()))]
+        beside = [asyncio.create_task(it) for it in (*facts.beside, *map(self._publish_anyway, self._counted()))]
+        answered = asyncio.get_running_loop().create_future() if beside else None
+        take_back = self._taking_back(event, Reason.AUDIT_UNAVAILABLE)
         try:
-            await self._log.publish(event, if_withheld=self._taking_back(event, Reason.AUDIT_UNAVAILABLE))
+            await self._log.publish(event, if_withheld=take_back, answered=answered)
         except BaseException:
-            await asyncio.gather(*writes, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
             raise
-        failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
-        if facts.awaited_until is not None and self._clock.now() > facts.awaited_until:
-            failed.append(Unavailable("audit"))
+        else:
+            await self._done_in_time(event, beside, facts.awaited_until)
+        finally:
+            if answered is not None:
+                answered.set_result(None)
+
+    async def _done_in_time(
+        self, event: audit.AuditEvent, beside: list[asyncio.Task[None]], awaited_until: datetime | None
+    ) -> None:
+        """What is beside an event that was acknowledged."""
+        failed: list[BaseException]
+        try:
+            ended = await asyncio.gather(*beside, return_exceptions=True)
+        except asyncio.CancelledError as cancelled:  # its caller goes away: it gets nothing
+            failed = [cancelled]
+        else:
+            failed = [error for error in ended if error is not None]
+            if awaited_until is not None and self._clock.now() > awaited_until:
+                failed.append(Unavailable("audit"))
         if failed:
-            about = failed[0].what if isinstance(failed[0], Unavailable) else ""
-            take_back = self._taking_back(event, REASON_BY_DEPENDENCY.get(about, Reason.INTERNAL_ERROR))
+            take_back = self._taking_back(event, _reason_of(failed[0]))
             if take_back is not None:
                 await self._publish_anyway(take_back())
             raise failed[0]
@@ -326,6 +342,19 @@ class Auditor:
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
             events.append(replace(event, count=source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE))
         return events
+
+
+def _refusal_of(error: BrokerError | Unavailable) -> BrokerError:
+    if isinstance(error, BrokerError):
+        return error
+    return BrokerError(REASON_BY_DEPENDENCY.get(error.what, Reason.STORE_UNAVAILABLE))
+
+
+def _reason_of(error: BaseException) -> Reason:
+    """Why nobody gets an answer that was on record already."""
+    if isinstance(error, BrokerError | Unavailable):
+        return _refusal_of(error).reason
+    return Reason.AUDIT_UNAVAILABLE if isinstance(error, asyncio.CancelledError) else Reason.INTERNAL_ERROR
 
 
 def log_bug(error: BaseException, *, txn: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -15,7 +17,8 @@ from cab.domain.grants import Grant, grant_id
 from cab.domain.identifiers import token_sha256
 from cab.domain.lru import remember
 from cab.domain.token_life import handed_out_until
-from cab.ports import AccessToken, Clock, GrantTokens, Randomness, Signer, Unavailable
+from cab.first_word import first_word
+from cab.ports import AccessToken, Clock, Foretell, ForetoldToken, GrantTokens, Randomness, Signer, Unavailable
 from cab.protocol import names
 from cab.protocol.tokens import access_tokens, subject_tokens
 from cab.protocol.tokens.assertions import Assertion
@@ -31,7 +34,10 @@ CACHE_SIZE: Final = 4096
 
 @immutable
 class Issued:
-    """A token on its way out. By `sha256` and `jti` audit and stores name it; the token itself goes nowhere else."""
+    """A token on its way out. By `sha256` and `jti` audit and stores name it; the token itself goes nowhere else.
+
+    `arriving`: the token is empty still. It can be lost no more, so that it may be recorded; whether it may leave that tells.
+    """
 
     token: str
     sha256: str
@@ -44,9 +50,14 @@ class Issued:
     grant_seq: int | None = None
     secret_version: int | None = None
     jkt: str | None = None
+    arriving: Callable[[], Awaitable[str]] | None = None
 
     def __repr__(self) -> str:
         return f"Issued(kind={self.kind!r})"
+
+    async def arrived(self) -> Issued:
+        """With the token. Raises: BrokerError GRANT_*, PROVIDER_UNAVAILABLE; Unavailable."""
+        return self if self.arriving is None else replace(self, token=await self.arriving(), arriving=None)
 
 
 class BrokerTokens:
@@ -165,37 +176,58 @@ class DownstreamTokens:
         is_rejected = rejected is not None and remembered is not None and remembered.sha256 == rejected
         if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider)):
             remembered = None
-        if remembered is None or (grant is not None and not use_is_noted(grant, self._clock.now())):
+
+        async def ask(foretell: Foretell | None = None) -> _Remembered:
             signed = None if statement is None else await self._signed(statement)
-            who = await subject_assertion()
-            try:
-                with waiting_for("refresh"):
-                    token = await self._refresher.access_token(
-                        subject_assertion=who,
-                        connection=connection.id,
-                        scopes=scopes,
-                        txn=assertion.txn,
-                        provider_subject_token=signed,
-                        rejected_token_sha256=rejected,
-                    )
-            except Unavailable:
-                if remembered is None:  # else only today's use is not on record yet
-                    raise
-            else:
-                sha256 = token_sha256(token.access_token)
-                remembered = _Remembered(token, sha256, grant.revoke_epoch if grant else 0)
-                remember(self._tokens, key, remembered, most=CACHE_SIZE)
-        token = remembered.token
+            token = await self._refresher.access_token(
+                subject_assertion=await subject_assertion(),
+                connection=connection.id,
+                scopes=scopes,
+                txn=assertion.txn,
+                provider_subject_token=signed,
+                rejected_token_sha256=rejected,
+                foretell=foretell,
+            )
+            asked = _Remembered(token, token_sha256(token.access_token), grant.revoke_epoch if grant else 0)
+            remember(self._tokens, key, asked, most=CACHE_SIZE)
+            return asked
+
+        if remembered is None:
+            with waiting_for("refresh"):
+                return await self._foretold(ask, provider)
+        if grant is not None and not use_is_noted(grant, self._clock.now()):
+            with waiting_for("refresh"), suppress(Unavailable):  # then only today's use is not on record yet
+                remembered = await ask()
+        return self._issued(remembered.token, remembered.sha256, provider, remembered.token.access_token)
+
+    async def _foretold(
+        self, ask: Callable[[Foretell], Coroutine[Any, Any, _Remembered]], provider: Provider
+    ) -> Issued:
+        """As soon as refresh_grants says what its token will be; where it does not, when the token is here."""
+        foretold, asking = await first_word(ask)
+        if foretold is None:
+            asked = await asking
+            return self._issued(asked.token, asked.sha256, provider, asked.token.access_token)
+
+        async def arriving() -> str:
+            asked = await asking
+            if asked.token.foretold() != foretold:
+                raise Unavailable("grants")  # another's: it is not what the record names
+            return asked.token.access_token
+
+        return replace(self._issued(foretold, foretold.sha256, provider, ""), arriving=arriving)
+
+    def _issued(self, said: AccessToken | ForetoldToken, sha256: str, provider: Provider, token: str) -> Issued:
         return Issued(
-            token.access_token,
-            remembered.sha256,
+            token,
+            sha256,
             "downstream",
-            self._handed_out_until(token, provider),
-            token.scopes,
-            narrowed=token.narrowed,
-            grant_id=token.grant_id,
-            grant_seq=token.seq,
-            secret_version=token.secret_version,
+            self._handed_out_until(said, provider),
+            said.scopes,
+            narrowed=said.narrowed,
+            grant_id=said.grant_id,
+            grant_seq=said.seq,
+            secret_version=said.secret_version,
         )
 
     async def _signed(self, statement: Statement) -> str:
@@ -218,7 +250,7 @@ class DownstreamTokens:
         renew_at = token.renew_at or _planned_renewal(token, provider)
         return renew_at is None or self._clock.now() < renew_at
 
-    def _handed_out_until(self, token: AccessToken, provider: Provider) -> datetime:
+    def _handed_out_until(self, token: AccessToken | ForetoldToken, provider: Provider) -> datetime:
         """Not past the token's end, nor past a refresh of ours that may end it: see `cab.domain.token_life`."""
         now = self._clock.now()
         if token.expires_at is None:
@@ -227,7 +259,7 @@ class DownstreamTokens:
         return handed_out_until(provider, works_until, token.expires_at, now)
 
 
-def _planned_renewal(token: AccessToken, provider: Provider) -> datetime | None:
+def _planned_renewal(token: AccessToken | ForetoldToken, provider: Provider) -> datetime | None:
     """Of a token whose giver did not say when it renews it."""
     return None if token.expires_at is None else token.expires_at - timedelta(seconds=provider.refresh_margin_s)
 

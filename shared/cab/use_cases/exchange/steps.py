@@ -282,6 +282,7 @@ class Steps:
             return None  # the catalog's address has changed since: that request was not agreed to
         self._check_servable(asked_for, standing)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
+        issued = await issued.arrived()
         if await self._is_of_another_account(issued, asked_for, standing):
             return None
         await self._claim_call(asked_for, facts)
@@ -352,13 +353,19 @@ class Steps:
 
     async def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
         case = asked_for.judgement.case
-        assertion = case.assertion
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
         if issued.grant_id is not None:
             self._record_hand_out(asked_for, caller, issued, details, facts)
         if case.call is not None:
-            return await self._answer_call(asked_for, case.call, issued, facts)
+            body = await self._answer_call(asked_for, case.call, issued, facts)
+        else:
+            body = self._body(asked_for, issued, details)
+        if issued.arriving is not None:
+            facts.beside.append(_complete(body, issued))
+        return body
+
+    def _body(self, asked_for: Decided, issued: Issued, details: list[dict[str, Any]]) -> dict[str, Any]:
         body = {
             "access_token": issued.token,
             "issued_token_type": names.ACCESS_TOKEN_TYPE,
@@ -366,7 +373,7 @@ class Steps:
             "expires_in": whole_seconds_until(issued.expires_at, self._clock.now()),
             "scope": " ".join(issued.scopes),
             "authorization_details": details,
-            "txn": assertion.txn,
+            "txn": asked_for.judgement.case.assertion.txn,
         }
         return body if issued.narrowed is not False else body | {"narrowed": False}
 
@@ -507,6 +514,11 @@ class Steps:
             facts.beside.append(self._issued_tokens.remember(issued.sha256, record))
         elif not self._issued_tokens.is_recorded(issued.sha256, record):
             facts.beside.append(self._issued_tokens.remember_first(issued.sha256, record))
+
+
+async def _complete(body: dict[str, Any], issued: Issued) -> None:
+    """Beside the event: the answer leaves after both. Raises as `Issued.arrived`; then the event is taken back."""
+    body["access_token"] = (await issued.arrived()).token
 
 
 def _check_limit(counted: Counted | None) -> None:

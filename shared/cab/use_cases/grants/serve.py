@@ -6,7 +6,7 @@ from cab.domain.configured.connections import GrantKind
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.domain.grants import grant_id
-from cab.ports import AccessToken
+from cab.ports import AccessToken, Foretell
 from cab.use_cases.grants.narrow import NarrowTokens
 from cab.use_cases.grants.refresh.attempt import Wanted
 from cab.use_cases.grants.refresh.caller import RefreshGrant
@@ -39,6 +39,7 @@ class ServeGrant:
         scopes: tuple[str, ...],
         provider_subject_token: str | None = None,
         rejected_token_sha256: str | None = None,
+        foretell: Foretell | None = None,
     ) -> AccessToken:
         """Never a grant of anyone else than the assertion's subject. Raises: BrokerError; Unavailable."""
         assertion = await self._verifier.verify(subject_assertion)
@@ -61,9 +62,10 @@ class ServeGrant:
             )
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
         wanted = Wanted(scopes, connection, provider, rejected=rejected_token_sha256)
-        tokens = self._narrow_tokens if provider.narrows_by_exchange else self._refresher
         try:
-            return await tokens.access_token(name, wanted)
+            if provider.narrows_by_exchange:  # then the grant's own token is not the one that leaves
+                return await self._narrow_tokens.access_token(name, wanted)
+            return await self._refresher.access_token(name, wanted, foretell)
         finally:
             # However this request ends, also with the last seconds of an old token, or because its caller has left: the instance
             # must not stand still while the attempt that it began listens.

@@ -88,6 +88,7 @@ class PubSubAuditLog:
         self._chain_of_process: AuditChain | None = None
         self._queue: deque[_Queued] = deque()
         self._open: dict[int, _Queued] = {}  # not acknowledged, by number: queued or in flight
+        self._unanswered: set[int] = set()  # numbers of events whose callers may take them back still
         self._left_to_store: int | None = None  # the lowest number that is only there
         self._in_flight: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
@@ -103,7 +104,13 @@ class PubSubAuditLog:
         return self._chain_of_process
 
     @spans.a_wait("audit publish")
-    async def publish(self, event: AuditEvent, *, if_withheld: Callable[[], AuditEvent] | None = None) -> None:
+    async def publish(
+        self,
+        event: AuditEvent,
+        *,
+        if_withheld: Callable[[], AuditEvent] | None = None,
+        answered: asyncio.Future[None] | None = None,
+    ) -> None:
         """Returns when Pub/Sub has acknowledged the event, at most 2 s later.
 
         A caller that is cancelled, or gave up after 2 s, leaves its event in the queue.
@@ -117,6 +124,9 @@ class PubSubAuditLog:
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
         queued = self._enqueue(event, acknowledged=acknowledged, if_withheld=if_withheld)
+        if answered is not None:
+            self._unanswered.add(queued.settles)
+            answered.add_done_callback(lambda _: self._unanswered.discard(queued.settles))
         self._send()
         timer = loop.call_later(_BUDGET_S, self._fail, queued)
         try:
@@ -177,8 +187,8 @@ class PubSubAuditLog:
 
     @property
     def _settled(self) -> int:
-        """The last number of the chain before everything that waits for an acknowledgement."""
-        waiting = [queued.settles for queued in self._open.values()]
+        """The last number of the chain before everything that waits for an acknowledgement, or may be taken back still."""
+        waiting = [*self._unanswered, *(queued.settles for queued in self._open.values())]
         if self._left_to_store is not None:
             waiting.append(self._left_to_store)
         return min(waiting, default=self._chain.length + 1) - 1

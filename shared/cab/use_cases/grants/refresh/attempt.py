@@ -60,6 +60,7 @@ _SAY_AGAIN_AFTER_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 _Result = TypeVar("_Result")
 Step = Callable[[str], Awaitable[None]]
+Saved = Callable[[Grant, Payload, RefreshOutcome], None]
 
 
 async def no_step(_: str) -> None:
@@ -139,10 +140,13 @@ class AttemptParts:
     step: Step
 
 
-async def attempt(parts: AttemptParts, stored: StoredGrant, wanted: Wanted) -> Committed | None:
+async def attempt(
+    parts: AttemptParts, stored: StoredGrant, wanted: Wanted, saved: Saved | None = None
+) -> Committed | None:
     """Acquire and drive the grant as far as one attempt can. None: the document says what came of it.
 
     It listens to the provider as long as its lease allows: whoever waits for it may be told to come back long before.
+    `saved` is told of tokens that can be lost no more, beside their commit: of the grant as that will leave it.
     Raises: BrokerError SCOPE_NOT_GRANTABLE; Unavailable.
     """
     now = parts.clock.now()
@@ -158,7 +162,7 @@ async def attempt(parts: AttemptParts, stored: StoredGrant, wanted: Wanted) -> C
     await parts.step("acquired")
     wait_until = grant_transitions.no_resend_before(stored.grant, parts.timings)
     try:
-        return await _Attempt(parts, held, wanted, wait_until, reads).run()
+        return await _Attempt(parts, held, wanted, wait_until, reads, saved).run()
     except FenceLost:
         return None
 
@@ -209,12 +213,14 @@ class _Attempt:
         wanted: Wanted,
         no_resend_before: datetime | None,
         reads: _Reads,
+        saved: Saved | None,
     ) -> None:
         self._parts = parts
         self._held = held
         self._wanted = wanted
         self._no_resend_before = no_resend_before
         self._reads = reads
+        self._saved = saved
         self._escrow_key = b""
         self._waited_ms: float | None = None
 
@@ -507,12 +513,15 @@ class _Attempt:
         now = self._now()
         facts = self._grant.model_copy(update={"seq": self._grant.seq + 1, "secret_version": payload.version})
         event = self._event(audit.EventType.GRANT_REFRESHED, facts, outcome.value)
-        try:
-            done = await self._apply(
-                lambda grant: grant_transitions.committed(
-                    grant, version=payload.version, access_expires_at=payload.newest.expires_at, now=now, event=event
-                )
+
+        def committed(grant: Grant) -> Grant:
+            return grant_transitions.committed(
+                grant, version=payload.version, access_expires_at=payload.newest.expires_at, now=now, event=event
             )
+
+        self._tell_soon(committed(self._grant), payload, outcome)
+        try:
+            done = await self._apply(committed)
         except (FenceLost, Unavailable) as error:
             if isinstance(error, Unavailable) and not self._lease_is_over():
                 raise  # whoever takes over finds it by number
@@ -524,6 +533,12 @@ class _Attempt:
         await self._parts.step("committed")
         self._parts.outbox.flush_soon(done)
         return Committed(done, outcome, now)
+
+    def _tell_soon(self, grant: Grant, payload: Payload, outcome: RefreshOutcome) -> None:
+        """By the loop: whatever comes of telling, the commit is on its way before."""
+        saved = self._saved
+        if saved is not None:
+            asyncio.get_running_loop().call_soon(lambda: saved(grant, payload, outcome))
 
     # --- refusals ---
 

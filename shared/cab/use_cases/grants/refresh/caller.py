@@ -20,7 +20,7 @@ from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, GrantStatus, RefreshOutcome, Timings
 from cab.domain.identifiers import token_sha256
 from cab.domain.token_life import TokenLife, keepalive, token_life
-from cab.ports import AccessToken, Clock, NotFound, Randomness, Unavailable
+from cab.ports import AccessToken, Clock, Foretell, NotFound, Randomness, Unavailable
 from cab.single_flight import SingleFlight
 from cab.stores.grant_payloads import CorruptPayload, GrantPayloads, Payload, Usable
 from cab.stores.grants import Grants, StoredGrant
@@ -30,6 +30,7 @@ from cab.use_cases.grants.refresh.attempt import (
     FAULT_OF_OURS,
     AttemptParts,
     Committed,
+    Saved,
     Step,
     Wanted,
     WriteProof,
@@ -112,15 +113,16 @@ class RefreshGrant:
 
     # --- serving ---
 
-    async def access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
-        """A token with at least the wanted scopes, and with life left beyond the provider's refresh margin.
+    async def access_token(self, grant_id: str, wanted: Wanted, foretell: Foretell | None = None) -> AccessToken:
+        """A token with at least the wanted scopes, and with life left beyond the provider's refresh margin. `foretell` is as in
+        `GrantTokens`.
 
         Raises: BrokerError GRANT_MISSING, GRANT_NEEDS_REAUTH, GRANT_REVOKED, PROVIDER_UNAVAILABLE, SCOPE_NOT_GRANTABLE;
         Unavailable.
         """
         outcome: RefreshOutcome | None = RefreshOutcome.BUG
         try:
-            token = await self._access_token(grant_id, wanted)
+            token = await self._access_token(grant_id, wanted, foretell)
             outcome = RefreshOutcome(token.outcome)
         except asyncio.CancelledError:
             outcome = None  # the caller left; nothing was answered
@@ -136,12 +138,12 @@ class RefreshGrant:
                 self._observe(outcome)
         return token
 
-    async def _access_token(self, grant_id: str, wanted: Wanted) -> AccessToken:
+    async def _access_token(self, grant_id: str, wanted: Wanted, foretell: Foretell | None) -> AccessToken:
         deadline = self._clock.now() + self._timings.answer_within
         how = RefreshOutcome.CACHED
         known = self._known_to_be_too_wide(grant_id, wanted)
         if known is not None:
-            token, how = await self._token_of_attempt(known, wanted, deadline, how)
+            token, how = await self._token_of_attempt(known, wanted, deadline, how, foretell)
             if token is not None:
                 return token
         while True:
@@ -168,17 +170,28 @@ class RefreshGrant:
                     Reason.SCOPE_NOT_GRANTABLE,
                     "The connected system gave no refresh token, so the token that there is cannot be narrowed.",
                 )
-            token, how = await self._token_of_attempt(stored, wanted, deadline, how)
+            token, how = await self._token_of_attempt(stored, wanted, deadline, how, foretell)
             if token is not None:
                 return token
 
     async def _token_of_attempt(
-        self, stored: StoredGrant, wanted: Wanted, deadline: datetime, how: RefreshOutcome
+        self,
+        stored: StoredGrant,
+        wanted: Wanted,
+        deadline: datetime,
+        how: RefreshOutcome,
+        foretell: Foretell | None,
     ) -> tuple[AccessToken | None, RefreshOutcome]:
         """The token that an attempt brings, and how the request is served. Without one, the document says why, or will, while the
         attempt goes on listening.
         """
-        started = self._start_attempt(stored, wanted)
+
+        def saved(grant: Grant, payload: Payload, outcome: RefreshOutcome) -> None:
+            token = self._token_of_commit(grant, payload, wanted, outcome)
+            if token is not None and foretell is not None:
+                foretell(token.foretold())
+
+        started = self._start_attempt(stored, wanted, saved)
         done, _ = await asyncio.wait({started}, timeout=(deadline - self._clock.now()).total_seconds())
         committed = started.result() if done else None
         if committed is None:
@@ -239,10 +252,12 @@ class RefreshGrant:
             if stored is None or not grant_transitions.is_held(stored.grant, self._clock.now()):
                 return
 
-    def _start_attempt(self, stored: StoredGrant, wanted: Wanted) -> asyncio.Task[Committed | None]:
+    def _start_attempt(
+        self, stored: StoredGrant, wanted: Wanted, saved: Saved | None = None
+    ) -> asyncio.Task[Committed | None]:
         """The one attempt of this process at this grant. It goes on although its caller may leave."""
         name = stored.grant.grant_id
-        task = self._attempts.start(name, lambda: attempt(self._parts, stored, wanted))
+        task = self._attempts.start(name, lambda: attempt(self._parts, stored, wanted, saved))
         self._began[task] = asyncio.current_task()
         task.add_done_callback(lambda ended: self._began.pop(ended, None))
         return task
@@ -302,14 +317,20 @@ class RefreshGrant:
         """The token that this attempt brought. However short its life, the provider gives no better one."""
         grant = committed.stored.grant
         payload = await self._payloads.load(grant, grant.secret_version, wanted.provider)
-        usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
-        if usable is not None:
-            return _access_token(grant, payload, usable, wanted, committed.outcome)
+        token = self._token_of_commit(grant, payload, wanted, committed.outcome)
+        if token is not None:
+            return token
         if committed.outcome is RefreshOutcome.SUCCESS:
             raise BrokerError(
                 Reason.SCOPE_NOT_GRANTABLE, "The connected system did not grant exactly the scopes this action needs."
             )
         return None
+
+    def _token_of_commit(
+        self, grant: Grant, payload: Payload, wanted: Wanted, outcome: RefreshOutcome
+    ) -> AccessToken | None:
+        usable = _choose(payload, grant, wanted, self._clock.now(), timedelta(0))
+        return None if usable is None else _access_token(grant, payload, usable, wanted, outcome)
 
     def _last_resort(self, grant: Grant, payload: Payload | None, wanted: Wanted, now: datetime) -> AccessToken:
         """No refresh now. A committed token that still lives, though inside the margin, is better than an error."""
