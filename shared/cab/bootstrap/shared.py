@@ -135,7 +135,7 @@ class Basics:
                         _note(span, request, answer)
             finally:
                 current_trace.reset(token)
-            answer.raw_headers += on_every_answer  # which no handler sets itself
+            answer.raw_headers += [it for it in on_every_answer if it not in answer.raw_headers]  # pages have them
             return answer
 
         async def first(request: Request) -> Response:
