@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,6 +199,24 @@ async def test_the_first_line_is_told_once_when_it_has_come_and_the_whole_at_the
     assert (again.status, told.empty(), len(function.connections)) == (200, True, 1)  # one part, on the same connection
     await client.post_json(f"{function.origin}/parts", {})  # nobody wants to hear it
     assert told.empty()
+
+
+async def test_a_first_line_is_told_to_its_own_request_whoever_opened_the_connection(
+    function: Function, client: OwnFunction
+) -> None:
+    """So that what it says of waits is not counted for another."""
+    asks: ContextVar[str] = ContextVar("asks")
+    told: list[tuple[str, bytes]] = []
+    function.go_on.set()
+
+    async def ask(name: str) -> None:
+        asks.set(name)
+        await client.post_json(f"{function.origin}/parts", {}, first_line=lambda line: told.append((asks.get(), line)))
+
+    for name in ("alice", "bob"):
+        await asyncio.create_task(ask(name))
+    assert told == [("alice", b'{"first":1}'), ("bob", b'{"first":1}')]
+    assert len(function.connections) == 1
 
 
 @pytest.mark.parametrize("path", ["/cut", "/hang-midway"])

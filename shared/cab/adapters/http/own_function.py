@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -61,10 +62,11 @@ class OwnFunction:
         first_line: Callable[[bytes], None] | None = None,
     ) -> HttpAnswer:
         """Raises: SendFailed, AnswerTooLarge."""
+        context = contextvars.copy_context()
 
-        def tell(line: bytes) -> None:
+        def tell(line: bytes) -> None:  # called in the context of whoever opened the connection
             if first_line is not None and len(line) <= max_bytes:
-                first_line(line)
+                context.run(first_line, line)
 
         if not self._may_be_asked or not url.startswith(f"{self._origin}/"):
             raise SendFailed(self._what, may_have_arrived=False)
