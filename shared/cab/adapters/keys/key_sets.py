@@ -149,6 +149,8 @@ def _pick(keys: KeySet, kid: str | None, algorithm: str) -> VerificationKey:
     More than MOST_TRIED of them would let a stranger's token cost us too many verifications: then none is meant.
     """
     named = keys.get(kid) if kid is not None else None
+    if named is not None and named.algorithm == algorithm:
+        return named
     candidates = [key for key in keys.values() if kid is None or key.kid is None] if named is None else [named]
     fitting = tuple(key for key in candidates if key.algorithm == algorithm)
     if not 1 <= len(fitting) <= MOST_TRIED:
