@@ -247,7 +247,7 @@ class AuditLog(Protocol):
 
         `if_withheld` makes what takes the event back when it is not acknowledged in time or its caller goes away: it stands
         in the chain from that moment, so the event is not sent late without it. Until `answered` is done the event may still
-        be taken back by its caller: no later one vouches for it.
+        be taken back by its caller: no later one vouches for it, nor before what took it back is acknowledged.
         """
 
 

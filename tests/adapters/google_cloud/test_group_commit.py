@@ -521,6 +521,27 @@ async def test_a_withheld_event_is_settled_only_with_what_takes_it_back(monkeypa
     assert log._settled == 3
 
 
+async def test_an_event_that_its_caller_takes_back_is_settled_only_with_what_does_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller need not wait for that to be acknowledged, and a process may be killed that could keep it nowhere."""
+    monkeypatch.setattr(audit_log, "_BUDGET_S", 0.05)
+    log, calls = held_log(monkeypatch)
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    issued = asyncio.create_task(log.publish(event(1), answered=answered))
+    await asyncio.sleep(0.01)
+    calls[-1].set_result(None)
+    await issued
+    with pytest.raises(Unavailable):
+        await log.publish(taking_back(1)())
+    answered.set_result(None)
+    await asyncio.sleep(0.01)
+    assert log._settled == 0
+    calls[-1].set_result(None)
+    await asyncio.sleep(0.01)
+    assert log._settled == 2
+
+
 async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
     log: PubSubAuditLog, control: ControlClient, topic: Subscription
 ) -> None:

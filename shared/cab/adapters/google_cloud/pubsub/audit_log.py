@@ -88,7 +88,7 @@ class PubSubAuditLog:
         self._chain_of_process: AuditChain | None = None
         self._queue: deque[_Queued] = deque()
         self._open: dict[int, _Queued] = {}  # not acknowledged, by number: queued or in flight
-        self._unanswered: set[int] = set()  # numbers of events whose callers may take them back still
+        self._unanswered: dict[str, int] = {}  # events whose callers may take them back still: their numbers by id
         self._left_to_store: int | None = None  # the lowest number that is only there
         self._in_flight: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
@@ -123,10 +123,11 @@ class PubSubAuditLog:
             raise Unavailable(_WHAT)
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
-        queued = self._enqueue(event, acknowledged=acknowledged, if_withheld=if_withheld)
+        takes_back = self._unanswered.get(event.corrects or "")
+        queued = self._enqueue(event, settles=takes_back, acknowledged=acknowledged, if_withheld=if_withheld)
         if answered is not None:
-            self._unanswered.add(queued.settles)
-            answered.add_done_callback(lambda _: self._unanswered.discard(queued.settles))
+            self._unanswered[event.event_id] = queued.settles
+            answered.add_done_callback(lambda _: self._unanswered.pop(event.event_id))
         self._send()
         timer = loop.call_later(_BUDGET_S, self._fail, queued)
         try:
@@ -188,7 +189,7 @@ class PubSubAuditLog:
     @property
     def _settled(self) -> int:
         """The last number of the chain before everything that waits for an acknowledgement, or may be taken back still."""
-        waiting = [*self._unanswered, *(queued.settles for queued in self._open.values())]
+        waiting = [*self._unanswered.values(), *(queued.settles for queued in self._open.values())]
         if self._left_to_store is not None:
             waiting.append(self._left_to_store)
         return min(waiting, default=self._chain.length + 1) - 1
