@@ -70,6 +70,23 @@ async def test_what_is_foretold_of_a_token_is_what_is_served_and_comes_a_write_e
 
 
 @in_virtual_time
+async def test_nothing_is_foretold_to_a_request_that_is_answered_with_something_else() -> None:
+    """A provider was slow: whoever waited has been told to come back, or has the last seconds of an older token."""
+    world = await GrantWorld(STRICT).open()
+
+    async def slow(where: str) -> None:
+        await asyncio.sleep(11.3 if where == "after send" else 0)
+
+    worker, name = world.worker(step=slow), await world.connect()
+    foretold: list[ForetoldToken] = []
+    with pytest.raises(BrokerError):
+        await worker.refresher.access_token(name, Wanted(READ, worker.connection, worker.provider), foretold.append)
+    await worker.refresher.until_settled(name)
+    assert (await world.grant(name)).seq == 2
+    assert foretold == []
+
+
+@in_virtual_time
 async def test_a_mistake_in_foretelling_keeps_no_token_from_its_grant(caplog: pytest.LogCaptureFixture) -> None:
     world = await GrantWorld(STRICT).open()
     worker, name = world.worker(), await world.connect()

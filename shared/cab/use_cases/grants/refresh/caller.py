@@ -187,8 +187,12 @@ class RefreshGrant:
         """
 
         def saved(grant: Grant, payload: Payload, outcome: RefreshOutcome) -> None:
+            if (
+                foretell is None or self._clock.now() >= deadline
+            ):  # who has waited so long is answered with something else
+                return
             token = self._token_of_commit(grant, payload, wanted, outcome)
-            if token is not None and foretell is not None:
+            if token is not None:
                 foretell(token.foretold())
 
         started = self._start_attempt(stored, wanted, saved)
