@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -17,20 +18,28 @@ PENDING = "PENDING"
 
 @dataclass
 class Call:
-    """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete."""
+    """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete.
+
+    `took_s`: from when it came (`came_at`, of time.perf_counter) to its end, what faults made of it included; None until then.
+    """
 
     service: str
     method: str
     project: str
     resources: tuple[str, ...]
+    came_at: float
     status: str = PENDING
     deletes: int = 0
+    took_s: float | None = None
 
     def finished(self, status: str) -> None:
         self.status = status
+        self.took_s = time.perf_counter() - self.came_at
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"resources": list(self.resources)}
+        told = asdict(self) | {"resources": list(self.resources)}
+        del told["came_at"]  # of a clock that only this process has
+        return told
 
 
 @dataclass
@@ -40,9 +49,12 @@ class CallLog:
     _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
 
-    def started(self, service: Service, method: str, resources: Sequence[str], deletes: int = 0) -> Call:
-        """Count a call that has just arrived."""
-        call = Call(service, method, project_of(resources), tuple(resources), deletes=deletes)
+    def started(
+        self, service: Service, method: str, resources: Sequence[str], deletes: int = 0, *, came_at: float | None = None
+    ) -> Call:
+        """Count a call that has just arrived, or came at `came_at` and had to be read first."""
+        came_at = time.perf_counter() if came_at is None else came_at
+        call = Call(service, method, project_of(resources), tuple(resources), came_at, deletes=deletes)
         self._counts[call.project, service, method] += 1
         self._calls.append(call)
         return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,7 @@ def rest_server(gateway: Gateway, methods: Iterable[Method]) -> web.Server:
 async def _answer(
     gateway: Gateway, route: _Route, found: re.Match[str], query: str, request: web.BaseRequest
 ) -> web.Response:
+    came_at = time.perf_counter()
     body = await request.read()
     if route.body and request.content_type != "application/json":  # a browser cannot send it across origins unasked
         return web.Response(status=415, text="The body must be application/json.\n")
@@ -165,7 +167,7 @@ async def _answer(
     except (ValueError, json_format.ParseError) as error:
         return _error(route, "INVALID_ARGUMENT", f"Invalid request: {error}")
     try:
-        return route.answer(await gateway.perform(route.method, asked, None))
+        return route.answer(await gateway.perform(route.method, asked, None, came_at=came_at))
     except RpcError as error:
         return _error(route, error.status.name, error.details)
 

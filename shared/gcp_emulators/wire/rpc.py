@@ -117,9 +117,11 @@ class Gateway:
             return grpc.unary_stream_rpc_method_handler(answer_many, *codecs)
         return grpc.unary_unary_rpc_method_handler(answer_one, *codecs)
 
-    async def perform(self, method: Method, request: Any, remaining_s: float | None) -> Any:
-        """The response, or the list of responses of a streaming method. Raises: RpcError."""
-        async with self._logged(method, request):
+    async def perform(
+        self, method: Method, request: Any, remaining_s: float | None, *, came_at: float | None = None
+    ) -> Any:
+        """The response, or the list of responses of a streaming method. `came_at` as in the call log. Raises: RpcError."""
+        async with self._logged(method, request, came_at):
             deadline = (remaining_s,) if method.knows_deadline else ()
             response = method.call(request, *deadline)
             if inspect.isawaitable(response):
@@ -127,10 +129,10 @@ class Gateway:
         return response
 
     @asynccontextmanager
-    async def _logged(self, method: Method, request: Any) -> AsyncIterator[None]:
+    async def _logged(self, method: Method, request: Any, came_at: float | None = None) -> AsyncIterator[None]:
         """Log the call and apply faults around the work, which is the body of the `async with`. Raises: RpcError."""
         resources = tuple(method.resources(request))
-        call = self.calls.started(self.service, method.name, resources, method.deletes(request))
+        call = self.calls.started(self.service, method.name, resources, method.deletes(request), came_at=came_at)
         CALLER.set(self.caller)  # each call runs in a context of its own
         try:
             self._permit(method, request, resources)

@@ -309,16 +309,28 @@ def test_a_clients_own_retries_and_refused_calls_count(db: Client, control: Cont
 def test_the_log_says_which_resources_a_call_touched(db: Client, control: ControlClient, project: str) -> None:
     db.document("guards/g1").create({"n": 1})
     root = f"projects/{project}/databases/guards"
-    assert control.calls(project) == [
-        {
-            "service": "firestore",
-            "method": "Commit",
-            "project": project,
-            "resources": [root, f"{root}/documents/guards/g1"],
-            "status": "OK",
-            "deletes": 0,
-        }
-    ]
+    (call,) = control.calls(project)
+    assert call.pop("took_s") > 0
+    assert call == {
+        "service": "firestore",
+        "method": "Commit",
+        "project": project,
+        "resources": [root, f"{root}/documents/guards/g1"],
+        "status": "OK",
+        "deletes": 0,
+    }
+
+
+def test_the_log_says_how_long_a_call_took_with_what_a_fault_made_of_it(
+    db: Client, control: ControlClient, project: str
+) -> None:
+    control.add_fault(
+        CallFault(service="firestore", method="BatchGetDocuments", latency_s=0.2, resource=project, times=1)
+    )
+    db.document("guards/g1").get()
+    db.document("guards/g1").get()
+    late, soon = (call["took_s"] for call in control.calls(project))
+    assert late >= 0.2 > soon
 
 
 def test_secret_manager_calls_by_project_number_count_for_the_project(
