@@ -29,7 +29,7 @@ ROW_BYTES: Final = (
 )
 EVENTS_PER_MESSAGE: Final = 4.5  # in dense traffic: docs/performance.md
 DEFLATED: Final = 0.3  # so much of their bytes is left of so many events, each of another user
-INGEST_CPU_MS: Final = 0.2  # of an event that shares its message with three others
+INGEST_CPU_MS: Final = 0.07  # of an event that shares its message with four others: docs/performance.md
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ WAITS: Final[dict[str, int]] = {
 """How many waits follow one another in each path."""
 
 
-def parts(operations: Operations, *, cpu_ms: float) -> dict[str, float]:
-    """US$ by what they are for. `cpu_ms` is of all requests of the path together, at our functions.
+def parts(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = INGEST_CPU_MS) -> dict[str, float]:
+    """US$ by what they are for. `cpu_ms` is of all requests of the path together, at our functions; `ingest_cpu_ms` of an event.
 
     The last three are the record's way: published and pushed, taken in, and written into the table.
     """
@@ -96,14 +96,14 @@ def parts(operations: Operations, *, cpu_ms: float) -> dict[str, float]:
         "requests": operations.requests * REQUEST,
         "CPU": cpu_ms / 1000 / CPU_SHARE * CPU_SECOND,
         "Pub/Sub": events * 2 * max(size * DEFLATED, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE) * PUBSUB_BYTE,
-        "ingest": events * (REQUEST / EVENTS_PER_MESSAGE + INGEST_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND),
+        "ingest": events * (REQUEST / EVENTS_PER_MESSAGE + ingest_cpu_ms / 1000 / CPU_SHARE * CPU_SECOND),
         "rows": events * max(size * ROW_BYTES, STREAMED_LEAST_BYTES) * STREAMED_BYTE,
     }
 
 
-def us_dollars(operations: Operations, *, cpu_ms: float) -> float:
+def us_dollars(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = INGEST_CPU_MS) -> float:
     """The sum of `parts`."""
-    return sum(parts(operations, cpu_ms=cpu_ms).values())
+    return sum(parts(operations, cpu_ms=cpu_ms, ingest_cpu_ms=ingest_cpu_ms).values())
 
 
 def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:

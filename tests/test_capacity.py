@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from benchmarks.capacity import BY_INSTANCES, Day, prices, table
+import pytest
+from benchmarks.capacity import BY_INSTANCES, CPU_MS, HOT_CPU_MS, Day, prices, table
+from benchmarks.operations import INGEST_CPU_MS
 
-DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "capacity.md").read_text("utf-8")
+DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
+DOCUMENT = (DOCUMENTS / "capacity.md").read_text("utf-8")
+PERFORMANCE = (DOCUMENTS / "performance.md").read_text("utf-8")
 
 
 def test_the_document_holds_the_tables_of_the_model() -> None:
@@ -32,3 +37,17 @@ def test_the_more_instances_the_less_they_share_and_the_more_an_exchange_costs()
     assert many.us_dollars_a_month > few.us_dollars_a_month
     for of in ("requests", "reads", "writes"):
         assert many.busiest(of) > few.busiest(of)
+
+
+@pytest.mark.parametrize(
+    ("row", "ms"),
+    [
+        (r"hot exchange, µs \(x floor\) \| (\d+)", HOT_CPU_MS),
+        (r"mint-key, µs \(x floor\) \| (\d+)", CPU_MS["mint with a key"]),
+        (r"ingest_audit, CPU of an event [^|]*\| [\d.]+ \((\d+) µs\)", INGEST_CPU_MS),
+    ],
+)
+def test_the_model_computes_with_the_cpu_that_was_measured(row: str, ms: float) -> None:
+    measured = re.search(rf"^\| {row}", PERFORMANCE, re.MULTILINE)
+    assert measured is not None
+    assert ms * 1000 == pytest.approx(int(measured[1]), rel=0.15)
