@@ -144,10 +144,11 @@ class Clients:
         assertion = self.assertion(subject=subject)
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
 
-    def update_opportunity(self) -> Post:
-        """An exchange for the platform's own token, to write with, which takes a task of the user."""
+    def update_opportunity(self, *, identity: str | None = None) -> Post:
+        """An exchange for the platform's own token, to write with, which takes a task of the user. `identity` as in `mint`."""
         parameters = {"stage": "won", "amount_cents": 120_000}
-        return self._exchange("crm", "crm.opportunity.update", "opportunity/0061", parameters, task=_TASK)
+        action, identifier = "crm.opportunity.update", "opportunity/0061"
+        return self._exchange("crm", action, identifier, parameters, task=_TASK, identity=identity)
 
     def confirmed_deletion(self, *, pages: int, session: str, csrf: str) -> Legs:
         """All of a confirmed action: the agent asks, the user clicks on the page of `pages` (a port), the agent asks again."""
@@ -194,9 +195,10 @@ class Clients:
             self._call_tokens[period] = self.sts.sign(claims, typ=names.ACCESS_TOKEN_TYP)
         return self._call_tokens[period]
 
-    def query_warehouse(self) -> Post:
-        """An exchange for a JWT of the broker."""
-        return self._exchange("warehouse", "warehouse.query.run", "query/deals", {"query": "select 1"})
+    def query_warehouse(self, *, identity: str | None = None) -> Post:
+        """An exchange for a JWT of the broker. `identity` as in `mint`."""
+        parameters = {"query": "select 1"}
+        return self._exchange("warehouse", "warehouse.query.run", "query/deals", parameters, identity=identity)
 
     def _exchange(
         self,

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import median
+from typing import Any, Final
 
 from benchmarks import call_waits
 from benchmarks.call_counts import POSTS_ONE_BY_ONE, POSTS_TOGETHER
 from benchmarks.call_waits import CALL_MODE, DIRECT, TOKEN_MODE, Waits
 from benchmarks.cold_start import OURS, STOCK, ColdStart
 from benchmarks.injected_waits import INJECTED_S
+from benchmarks.injected_waits import Waits as InjectedWaits
 from benchmarks.operations import Operations, us_dollars
 from benchmarks.rounds import Round, Spread, spread
 from benchmarks.rows import (
+    BARE,
+    BARE_ONE,
     CALL,
     CONFIRM,
+    ECHO,
+    ECHO_ONE,
     HOT,
     INGEST,
     LOOP,
@@ -25,15 +31,25 @@ from benchmarks.rows import (
     ONE,
     RELAXED,
     SIGNED,
+    SIGNED_BY_GOOGLE,
     TASK,
+    TASK_BY_GOOGLE,
     TEXTBOOK,
     Row,
 )
 
+_PROMISES: Final = {
+    SIGNED: "single use of own assertions is a write: 1.40 with the request",
+    TASK: "single use and the hand-out's record are two writes: 2.40 with the request",
+}
+
 
 @dataclass(frozen=True)
 class Goal:
-    """`figure` against `bound`; `spread` is of the rounds, absent for exact counts."""
+    """`figure` against `bound`; `spread` is of the rounds, absent for exact counts.
+
+    `missed_because`: a promise that costs more than the goal. Then it is told as missed, and `--check` does not ask for it.
+    """
 
     name: str
     figure: float
@@ -41,6 +57,7 @@ class Goal:
     is_lower_bound: bool = False
     spread: Spread | None = None
     is_exact: bool = False
+    missed_because: str = ""
 
     @property
     def is_met(self) -> bool:
@@ -64,7 +81,7 @@ class Results:
     billed_together: dict[str, Operations]
     pss_mib: dict[str, float]
     waits: dict[str, Waits]
-    injected: dict[str, dict[int, float]]
+    injected: dict[str, dict[int, InjectedWaits]]
     cold_starts: Sequence[dict[str, ColdStart]]
     connections: int
 
@@ -88,8 +105,20 @@ class Results:
             self._ratio("hot exchange with 400 users / with one", between(MANY, HOT), 1.05),
             Goal("Firestore writes of an exchange in a loop", self.billed_together[LOOP].writes / POSTS_TOGETHER, 1.2),
         ]
-        prices = {MINT: 0.6, RELAXED: 0.8, SIGNED: 1.2, HOT: 1.8, TASK: 2.2, CONFIRM: 10}
-        goals += [Goal(f"US$ per million, {name}", self.us_dollars(name), most) for name, most in prices.items()]
+        prices = {
+            MINT: 0.6,
+            RELAXED: 0.8,
+            SIGNED_BY_GOOGLE: 1.2,
+            SIGNED: 1.2,
+            HOT: 1.8,
+            TASK_BY_GOOGLE: 2.2,
+            TASK: 2.2,
+            CONFIRM: 10,
+        }
+        goals += [
+            Goal(f"US$ per million, {name}", self.us_dollars(name), most, missed_because=_PROMISES.get(name, ""))
+            for name, most in prices.items()
+        ]
         ingest = by_name[INGEST]
         goals += [
             self._ratio(
@@ -105,9 +134,13 @@ class Results:
         ]
         most = {HOT: (1.12, 1.35), MINT_KEY: (1.12, 1.35)}
         goals += [
-            Goal(f"p50 / unavoidable waits, {name}, {at_once} connection{'s' if at_once > 1 else ''}", figure, bound)
-            for name, figures in self.injected.items()
-            for (at_once, figure), bound in zip(figures.items(), most[name], strict=False)
+            Goal(
+                f"p50 / unavoidable waits, {name}, {at_once} connection{'s' if at_once > 1 else ''}",
+                waits.over_unavoidable,
+                bound,
+            )
+            for name, bounds in most.items()
+            for (at_once, waits), bound in zip(self.injected[name].items(), bounds, strict=False)
         ]
         direct, token_mode, call_mode = (self.waits[name] for name in (DIRECT, TOKEN_MODE, CALL_MODE))
         goals += [
@@ -141,8 +174,17 @@ class Results:
             "calls_together": {"requests": POSTS_TOGETHER, **self.calls_together},
             "us_dollars_per_million": {name: self.us_dollars(name) for name in self.billed_together},
             "pss_mib": self.pss_mib,
-            "p50_over_injected_waits": {
-                name: {str(n): figure for n, figure in by.items()} for name, by in self.injected.items()
+            "injected_waits": {
+                name: {
+                    str(at_once): {
+                        "p50_ms": median(waits.answers) * 1000,
+                        "unavoidable_ms": waits.unavoidable_s * 1000,
+                        "over_unavoidable": waits.over_unavoidable,
+                        "over_injected": waits.over_injected,
+                    }
+                    for at_once, waits in by_connections.items()
+                }
+                for name, by_connections in self.injected.items()
             },
             "waits_ms": {name: asdict(waits) for name, waits in self.waits.items()},
             "cold_starts": [{name: asdict(start) for name, start in started.items()} for started in self.cold_starts],
@@ -153,6 +195,7 @@ class Results:
         return "\n".join(
             [
                 *self._row_lines(),
+                self._one_connection_line(),
                 "",
                 *self._call_lines(),
                 "",
@@ -166,24 +209,29 @@ class Results:
         )
 
     def us_dollars(self, name: str) -> float:
-        """Of a million requests of a row, from what they are billed as and their CPU here."""
-        cpu_us = spread(measured.cpu_us[name] for measured in self.rounds).middle
-        all_of_them = us_dollars(self.billed_together[name], cpu_ms=cpu_us / 1000 * POSTS_TOGETHER)
+        """Of a million requests of a row, from what they are billed as, their CPU here and that of their events at `ingest_audit`."""
+        events = next(row.carries for row in self.rows if row.name == INGEST)
+        cpu_ms, ingest_cpu_ms = (
+            spread(measured.cpu_us[row] for measured in self.rounds).middle / 1000 for row in (name, INGEST)
+        )
+        all_of_them = us_dollars(
+            self.billed_together[name], cpu_ms=cpu_ms * POSTS_TOGETHER, ingest_cpu_ms=ingest_cpu_ms / events
+        )
         return all_of_them / POSTS_TOGETHER * 1e6
 
     def _price_lines(self) -> list[str]:
         waits = {row.name: str(row.waits or "") for row in self.rows}
-        lines = [f"{'billed':<9} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
+        lines = [f"{'billed':<13} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
         for name, billed in self.billed_together.items():
             each = [f"{number / POSTS_TOGETHER:6.2f}" for number in (billed.reads, billed.writes)]
-            lines.append(f"{name:<9} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
+            lines.append(f"{name:<13} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
         return lines
 
     def _row_lines(self) -> list[str]:
         lines = [
             f"{len(self.rounds)} rounds, {self.connections} connections; medians. CPU and floor in µs per request.",
             "",
-            f"{'':<9} {'CPU':>6} {'quartiles':>13} {'floor':>6} {'x floor':>8} {'per s':>6} {'PSS MiB':>8}",
+            f"{'':<13} {'CPU':>6} {'quartiles':>13} {'floor':>6} {'x floor':>8} {'per s':>6} {'PSS MiB':>8}",
         ]
         for row in self.rows:
             cpu = spread(measured.cpu_us[row.name] for measured in self.rounds)
@@ -191,7 +239,7 @@ class Results:
             over = spread(measured.cpu_us[row.name] / measured.floor_us(row) for measured in self.rounds)
             rate = spread(measured.per_s[row.name] for measured in self.rounds)
             lines.append(
-                f"{row.name:<9} {cpu.middle:6.0f} {cpu.lower:6.0f}-{cpu.upper:<6.0f} {floor.middle:6.0f} "
+                f"{row.name:<13} {cpu.middle:6.0f} {cpu.lower:6.0f}-{cpu.upper:<6.0f} {floor.middle:6.0f} "
                 f"{over.middle:8.2f} {rate.middle:6.0f} {self.pss_mib[row.name]:8.0f}  {row.says}"
             )
         operations = {
@@ -201,6 +249,20 @@ class Results:
         lines.append("cryptography: " + ", ".join(f"{name} {us:.0f}" for name, us in operations.items()))
         return lines
 
+    def _one_connection_line(self) -> str:
+        """What the server and bare calls have of the same ratio, and what follows from it for us."""
+
+        def over(one: str, all_of_them: str) -> str:
+            return f"{spread(it.cpu_us[one] / it.cpu_us[all_of_them] for it in self.rounds).middle:.2f}"
+
+        ours = spread((it.cpu_us[ONE] - it.cpu_us[BARE_ONE]) / (it.cpu_us[HOT] - it.cpu_us[BARE]) for it in self.rounds)
+        least = spread(1 + (it.cpu_us[BARE_ONE] - it.cpu_us[BARE]) / it.cpu_us[HOT] for it in self.rounds)
+        return (
+            f"one connection over {self.connections}: {ECHO} {over(ECHO_ONE, ECHO)}, {BARE} {over(BARE_ONE, BARE)}, "
+            f"{HOT} {over(ONE, HOT)}; what {HOT} has beyond {BARE} {ours.middle:.2f}; "
+            f"{HOT} if nothing but {BARE} cost more {least.middle:.2f}"
+        )
+
     def _call_lines(self) -> list[str]:
         def shown(counts: dict[str, int], requests: int) -> str:
             return ", ".join(f"{method} {count / requests:.2f}" for method, count in sorted(counts.items()))
@@ -208,20 +270,23 @@ class Results:
         lines = ["Calls to Google per request, one by one and (at all connections):"]
         for name, counts in self.calls_one_by_one.items():
             together = self.calls_together[name]
-            lines.append(f"{name:<9} {shown(counts, POSTS_ONE_BY_ONE)} ({shown(together, POSTS_TOGETHER)})")
+            lines.append(f"{name:<13} {shown(counts, POSTS_ONE_BY_ONE)} ({shown(together, POSTS_TOGETHER)})")
         return lines
 
     def _wait_lines(self) -> list[str]:
         shown = [f"{name:<11} {waits.p50:6.1f} ms, p95 {waits.p95:6.1f} ms" for name, waits in self.waits.items()]
         over = [
-            f"{name:<11} " + ", ".join(f"{figure:.2f} over {at_once}" for at_once, figure in figures.items())
-            for name, figures in self.injected.items()
+            f"{name:<11} {at_once:>3} {median(waits.answers) * 1000:7.1f} ms {waits.unavoidable_s * 1000:7.1f} ms "
+            f"{waits.over_unavoidable:7.2f} {waits.over_injected:7.2f}"
+            for name, by_connections in self.injected.items()
+            for at_once, waits in by_connections.items()
         ]
         return [
             call_waits.header(),
             *shown,
             "",
-            f"p50 / (waits that follow one another), each of them {INJECTED_S * 1000:.0f} ms, by connections:",
+            f"With {INJECTED_S * 1000:.0f} ms more in every call to a store or the topic, by connections: p50, what the calls that",
+            f"follow one another took to be answered, the ratio, and the ratio to {INJECTED_S * 1000:.0f} ms for each:",
             *over,
         ]
 
@@ -243,7 +308,7 @@ class Results:
             quartiles = (
                 f"{goal.spread.lower:.2f}-{goal.spread.upper:.2f}" if goal.spread else "exact" if goal.is_exact else ""
             )
-            verdict = "met" if goal.is_met else "MISSED"
+            verdict = "met" if goal.is_met else f"MISSED, {goal.missed_because}" if goal.missed_because else "MISSED"
             lines.append(f"{goal.name:<62} {goal.wants:>7} {goal.figure:7.2f} {quartiles:>12}  {verdict}")
         return lines
 

@@ -13,7 +13,9 @@ from benchmarks.processes import HOST, Function, Server
 from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
+SIGNED_BY_GOOGLE, TASK_BY_GOOGLE = "signed-google", "task-google"
 TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
+ECHO_ONE, BARE, BARE_ONE = "echo-1", "bare", "bare-1"
 LOOP, ONE, MANY = "loop", "hot-1", "hot-400"
 CONFIRM, NARROWER, INGEST, INGEST_ONE = "confirm", "narrower", "ingest", "ingest-1"
 PER_MESSAGE = 5  # events that a message of the record carries at 16 connections, rounded down: docs/performance.md
@@ -59,6 +61,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     confirming = await surroundings.open_project("demo-confirm")
     renewing = await surroundings.open_project("demo-narrower", people=RENEWING, keeps_tokens=True)
     await surroundings.open_project("demo-ingest")
+    await surroundings.open_project("demo-bare")
     await surroundings.log_in("demo-confirm")
     agent = surroundings.google_identity(AGENT, audience=f"{ORIGIN}/oauth2")
     front_end = surroundings.google_identity(FRONT_END, audience=f"{ORIGIN}/edge")
@@ -89,7 +92,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             to="demo-ingest",
         )
         answer = await send([default.list_opportunities()], port=default_server.port, connections=1)
-        echo_server = start(Function("benchmarks/functions/echo", "echo", {"BENCH_ANSWER_BYTES": str(len(answer))}))
+        alike = {"BENCH_ANSWER_BYTES": str(len(answer))}
+        echo_server = start(Function("benchmarks/functions/echo", "echo", alike))
+        alike |= {**surroundings.emulators.environment(), "GOOGLE_CLOUD_PROJECT": "demo-bare"}
+        bare_server = start(Function("benchmarks/functions/bare_calls", "bare_calls", alike))
         hot = Row(
             HOT,
             "exchange, default: private_key_jwt, grant read, counted, single use",
@@ -99,10 +105,28 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             {VERIFY_ES256: 2},
             waits=WAITS["hot"],
         )
+        signed = replace(
+            hot,
+            name=SIGNED,
+            says="exchange for a JWT of ours (warehouse), otherwise as hot",
+            prepare=default.query_warehouse,
+            operations={VERIFY_ES256: 2, SIGN_ES256: 1},
+            waits=None,
+        )
+        task = replace(
+            hot, name=TASK, says="as hot, a write inside a task of the user", prepare=default.update_opportunity
+        )
+        echo = replace(
+            hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}, waits=None
+        )
+        bare = replace(
+            echo, name=BARE, says="as echo, with the calls of hot", server=bare_server, project="demo-bare", waits=2
+        )
         yield [
-            replace(
-                hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}, waits=None
-            ),
+            echo,
+            replace(echo, name=ECHO_ONE, says="as echo, over one connection", connections=1),
+            bare,
+            replace(bare, name=BARE_ONE, says="as bare, over one connection", connections=1, waits=None),
             Row(
                 MINT,
                 "mint an assertion, front end by Google identity",
@@ -143,16 +167,21 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 says="as hot, an agent that reads 20 times in one transaction",
                 prepare=default.list_in_a_loop,
             ),
+            task,
             replace(
-                hot, name=TASK, says="as hot, a write inside a task of the user", prepare=default.update_opportunity
+                task,
+                name=TASK_BY_GOOGLE,
+                says="the same, agent by Google identity",
+                prepare=lambda: default.update_opportunity(identity=agent),
+                operations={VERIFY_RS256: 1, VERIFY_ES256: 1},
             ),
-            Row(
-                SIGNED,
-                "exchange for a JWT of ours (warehouse), otherwise as hot",
-                default_server,
-                "demo-default",
-                default.query_warehouse,
-                {VERIFY_ES256: 2, SIGN_ES256: 1},
+            signed,
+            replace(
+                signed,
+                name=SIGNED_BY_GOOGLE,
+                says="the same, agent by Google identity",
+                prepare=lambda: default.query_warehouse(identity=agent),
+                operations={VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
             ),
             Row(
                 CONFIRM,

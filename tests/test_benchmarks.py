@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from benchmarks.injected_waits import Waits
 from benchmarks.instructions import total
 from benchmarks.load import Leg, Legs, NotServed, Post, send
 from benchmarks.overload import Overload
@@ -22,6 +23,18 @@ def test_instructions_are_those_of_the_last_part_that_the_worker_wrote(tmp_path:
             f"version: 1\nevents: Ir\nsummary: {counted}\n\nfn=(1) f\n1 9\n\ntotals: {counted}\n"
         )
     assert total(tmp_path, "7") == 6_000
+
+
+def test_a_wait_is_as_long_as_the_calls_to_a_service_took_and_not_what_was_injected() -> None:
+    waits = Waits(answers=[0.044, 0.050, 0.090])
+    waits.add_calls(
+        {"service": service, "took_s": took_s}
+        for service, took_s in (("firestore", 0.021), ("firestore", 0.022), ("firestore", 0.5), ("pubsub", 0.028))
+    )
+    waits.add_calls([{"service": "pubsub", "took_s": None}])  # not yet answered
+    assert waits.unavoidable_s == pytest.approx(0.05)
+    assert waits.over_unavoidable == pytest.approx(1.0)
+    assert waits.over_injected == pytest.approx(1.25)
 
 
 GOOD = Overload(
