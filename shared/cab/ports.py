@@ -369,6 +369,12 @@ class HttpClient(JsonPoster, Protocol):
     ) -> HttpAnswer: ...
 
 
+class DocumentReader(Protocol):
+    """Documents that others publish, under the rules of `HttpClient`."""
+
+    async def get(self, url: str, *, timeout_s: float = 5, max_bytes: int = 102_400) -> HttpAnswer: ...
+
+
 class HttpSender(Protocol):
     """Any request to configured origins, under the rules of `HttpClient`; what is sent is sent once."""
 

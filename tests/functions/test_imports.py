@@ -38,9 +38,9 @@ for function in functions:
 assert "cab.adapters.google_cloud.rest" in sys.modules
 """
 
-# A process of exchange_token asks refresh_grants, with somebody's token in its hands.
+# A process of exchange_token fetches somebody's keys and asks refresh_grants.
 ASKING = """
-import asyncio, sys
+import asyncio, contextlib, os, sys
 from unittest.mock import patch
 
 from cab import settings
@@ -52,19 +52,23 @@ from cab.ports import Unavailable
 async def main():
     async def answer(reader, writer):
         asked.append((await reader.readuntil(b"\\r\\n")).decode().strip())
-        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 14\\r\\n\\r\\n" + b'{"revoked":[]}')
+        body = b'{"keys":[]}' if asked[-1].startswith("GET") else b'{"revoked":[]}'
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
 
     asked = []
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     identity = InMemoryServiceTokens("exchange-token@x")
+    os.environ["CAB_GOOGLE_JWKS_URI"] = f"{url}/keys"
     with patch("cab.adapters.google_cloud.service_tokens.GoogleServiceTokens", lambda _: identity):
         parts = Parts(settings.load(settings.ExchangeTokenSettings), "exchange_token")
+        with contextlib.suppress(Unavailable):  # there is no key in it
+            await parts.google_keys().find(parts.settings.google_issuer, "k", "RS256")
         await parts.refresh_grants(url).revoke(grant_id="g", cause="user", txn="t")
     for close in parts.closers:
         await close()
     server.close()
-    assert asked == ["POST /grants/revoke HTTP/1.1"], asked
+    assert asked == ["GET /keys HTTP/1.1", "POST /grants/revoke HTTP/1.1"], asked
 
 
 asyncio.run(main())
@@ -78,7 +82,7 @@ def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classe
     run(PROGRAM, str(ROOT), *SERVING, scratch=tmp_path)
 
 
-def test_a_token_is_asked_of_refresh_grants_without_aiohttp(tmp_path: Path) -> None:
+def test_keys_are_fetched_and_a_token_is_asked_of_refresh_grants_without_aiohttp(tmp_path: Path) -> None:
     run(ASKING, scratch=tmp_path)
 
 

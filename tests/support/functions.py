@@ -17,7 +17,7 @@ from tests.support.web import Web, WebClient
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import FolderConfiguration
-from cab.adapters.http.client import origin_of
+from cab.adapters.http.origins import origin_of
 from cab.adapters.store_clock import StoreClock
 from cab.adapters.system import SystemRandomness
 from cab.domain.configured.deployment import Deployment
@@ -141,6 +141,7 @@ class Cloud:
             patch(f"{google}.pubsub.publisher.PubSubPublisher", lambda *_, **__: self.publisher),
             patch(f"{google}.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]),
             patch("cab.adapters.http.client.AiohttpClient", http),
+            patch("cab.adapters.http.published.PublishedDocuments", http),
             patch(
                 "cab.adapters.http.own_function.OwnFunction", lambda url, **options: http([origin_of(url)], **options)
             ),

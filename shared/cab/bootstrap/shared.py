@@ -100,15 +100,15 @@ class Basics:
         self.closers.append(recorder.close)
 
     def google_keys(self) -> VerificationKeys:
-        from cab.adapters.http.client import AiohttpClient, origin_of
+        from cab.adapters.http.origins import origin_of
+        from cab.adapters.http.published import PublishedDocuments
         from cab.adapters.keys.key_sets import KeySource, RemoteKeySets
 
         uri = self.settings.google_jwks_uri
         # http only ever passes for loopback, and only where the local stack's own signer is configured.
         local = uri.startswith("http://") and not self.settings.in_the_cloud
-        http = AiohttpClient([origin_of(uri)], what="identity_provider", allow_loopback_http=local)
-        self.closers.append(http.close)
-        return RemoteKeySets({self.settings.google_issuer: KeySource(jwks_uri=uri)}, http, self.clock)
+        documents = PublishedDocuments([origin_of(uri)], what="identity_provider", allow_loopback_http=local)
+        return RemoteKeySets({self.settings.google_issuer: KeySource(jwks_uri=uri)}, documents, self.clock)
 
     def handler(self, handle: Handler, *, most: int | None = None) -> Handler:
         """The function the framework serves: named as its target, closing what is open when the process stops.
@@ -286,6 +286,8 @@ class Parts(Basics):
         self, *, clients: Mapping[str, FrontEnd | Agent], own: bool = False, users: bool = False
     ) -> VerificationKeys:
         """Every source this function trusts, and no other: its clients, our issuers, the IdPs, workload issuers."""
+        from cab.adapters.http.origins import origin_of
+        from cab.adapters.http.published import PublishedDocuments
         from cab.adapters.keys.key_sets import KeyDirectory, KeySource, RemoteKeySets, source_of
         from cab.protocol.jose.jwk import parse_set
         from cab.stores.signing_keys import Issuer
@@ -309,9 +311,14 @@ class Parts(Basics):
                     inline = None if method.jwks is None else parse_set(method.jwks)
                     sources[client_source(client.client_id)] = KeySource(jwks_uri=method.jwks_uri, inline=inline)
         urls = {uri for source in sources.values() for uri in (source.jwks_uri, source.issuer, *source.origins) if uri}
-        http = self.http(urls, what="identity_provider")
+        documents = PublishedDocuments(
+            {origin_of(url) for url in urls},
+            what="identity_provider",
+            allow_loopback_http=broker.allow_loopback_http,
+            private_hosts=broker.private_hosts,
+        )
         rings = {broker.edge_issuer: self.own_keys(Issuer.EDGE), broker.sts_issuer: self.own_keys(Issuer.STS)}
-        return KeyDirectory(rings if own else {}, RemoteKeySets(sources, http, self.clock))
+        return KeyDirectory(rings if own else {}, RemoteKeySets(sources, documents, self.clock))
 
     def authenticator(
         self, clients: Mapping[str, _Client], *, issuer: str, endpoint: str, keys: VerificationKeys
@@ -375,7 +382,8 @@ class Parts(Basics):
         large_at_once: int = 100,
     ) -> AiohttpClient:
         """A client that reaches the origins of these configured URLs, and nothing else."""
-        from cab.adapters.http.client import AiohttpClient, origin_of
+        from cab.adapters.http.client import AiohttpClient
+        from cab.adapters.http.origins import origin_of
 
         client = AiohttpClient(
             {origin_of(url) for url in urls},

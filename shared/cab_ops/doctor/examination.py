@@ -9,7 +9,8 @@ from typing import Final
 
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.adapters.http.aiohttp_wire import why_failed
-from cab.adapters.http.client import AiohttpClient, origin_of
+from cab.adapters.http.client import AiohttpClient
+from cab.adapters.http.origins import origin_of
 from cab.domain.configured.deployment import Deployment
 from cab.ports import Clock, Unavailable
 from cab.stores.signing_keys import Issuer, KeyRing

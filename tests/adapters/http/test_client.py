@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from tests.adapters.http.serving import serving
 
-from cab.adapters.http.client import AiohttpClient, origin_of
+from cab.adapters.http.client import AiohttpClient
+from cab.adapters.http.origins import origin_of
 from cab.encoding.trace_context import TraceContext, current
 from cab.ports import AnswerTooLarge, SendFailed, Unavailable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from cab.adapters.http.addresses import may_be_reached
 from cab.adapters.http.client import USER_AGENT
 from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
@@ -26,10 +26,9 @@ NO_ADDRESS = "no address that may be reached"
 class _AllowedAddresses(AbstractResolver):
     """Resolves once and keeps only addresses that may be reached; the connection goes to exactly those (no DNS rebinding)."""
 
-    def __init__(self, *, loopback_allowed: bool, private_hosts: frozenset[str]) -> None:
+    def __init__(self, allows: Callable[[str, str], bool]) -> None:
         self._resolver = ThreadedResolver()
-        self._loopback_allowed = loopback_allowed
-        self._private_hosts = private_hosts
+        self._allows = allows
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -39,9 +38,6 @@ class _AllowedAddresses(AbstractResolver):
         if not allowed:
             raise OSError(NO_ADDRESS)
         return allowed
-
-    def _allows(self, host: str, address: str) -> bool:
-        return may_be_reached(host, address, private_hosts=self._private_hosts, loopback_allowed=self._loopback_allowed)
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -56,15 +52,14 @@ class _Sending:
 
 
 class AiohttpWire:
-    """Its arguments are those of `AiohttpClient`. Made inside the running loop."""
+    """Its arguments are those of `AiohttpClient`; `allows` is asked of a host and an address of it. Made inside the running loop."""
 
     def __init__(
         self,
         what: str,
         *,
-        loopback_allowed: bool,
+        allows: Callable[[str, str], bool],
         keep_alive: bool,
-        private_hosts: frozenset[str],
         connections: int,
         large_at_once: int,
     ) -> None:
@@ -74,7 +69,7 @@ class AiohttpWire:
         trace.on_request_headers_sent.append(_begin)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_AllowedAddresses(loopback_allowed=loopback_allowed, private_hosts=private_hosts),
+                resolver=_AllowedAddresses(allows),
                 force_close=not keep_alive,
                 limit=connections,
             ),

@@ -1,7 +1,7 @@
 """`HttpClient` for servers of others: configured origins only, addresses checked at connect time, no redirects, capped in size and time.
 
-What goes out goes through aiohttp (`aiohttp_wire`), which is imported by the first request: importing it is a fifth of a cold start
-of exchange_token, and most of its processes ask nobody outside.
+What goes out goes through aiohttp (`aiohttp_wire`), which is imported by the first request: importing it is a fifth of a cold start.
+What others publish for everybody, their keys above all, is read by `published`, without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from cab.adapters import spans
-from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public
+from cab.adapters.http.origins import Origins
 from cab.encoding.trace_context import TRACEPARENT, current
 from cab.ports import HttpAnswer, SendFailed
 
@@ -41,12 +41,9 @@ class AiohttpClient:
         connections: int = 100,
         large_at_once: int = 100,
     ) -> None:
-        self._origins = frozenset(origins)
-        self._checked: set[str] = set()  # of these, what may be reached
+        self._origins = Origins(origins, allow_loopback_http=allow_loopback_http, private_hosts=private_hosts)
         self._what = what
-        self._loopback_allowed = allow_loopback_http
         self._keep_alive = keep_alive
-        self._private_hosts = frozenset(private_hosts)
         self._connections = connections
         self._large_at_once = large_at_once
         self._wire: AiohttpWire | None = None
@@ -113,7 +110,8 @@ class AiohttpClient:
         *,
         once: bool = False,
     ) -> HttpAnswer:
-        self._check(url)
+        if not self._origins.include(url):
+            raise SendFailed(self._what, may_have_arrived=False)
         with spans.waiting_for(f"{self._what} {method}") as span:
             span.note("http.request.method", method)
             span.note("server.address", urlsplit(url).hostname or "")
@@ -123,34 +121,13 @@ class AiohttpClient:
             span.note("http.response.status_code", answer.status)
             return answer
 
-    def _check(self, url: str) -> None:
-        """Origins come from configuration, so a refusal here is a wrong setting or an attack, never a user's mistake."""
-        if url[: url.find("/", len("https://"))] in self._checked:  # what stands before the path is that, whole
-            return
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        origin = f"{parts.scheme}://{parts.netloc}"
-        loopback_http = self._loopback_allowed and is_loopback(host)
-        if (
-            origin not in self._origins
-            or parts.username is not None
-            or (parts.scheme != "https" and not loopback_http)
-            or (is_literal(host) and not is_public(host) and not loopback_http and not self._is_named(host))
-        ):
-            raise SendFailed(self._what, may_have_arrived=False)
-        self._checked.add(origin)
-
-    def _is_named(self, host: str) -> bool:
-        return host in self._private_hosts and is_private(host)
-
     def _open(self) -> AiohttpWire:
         from cab.adapters.http.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - costly, and often not needed
 
         self._wire = AiohttpWire(
             self._what,
-            loopback_allowed=self._loopback_allowed,
+            allows=self._origins.may_lead_to,
             keep_alive=self._keep_alive,
-            private_hosts=self._private_hosts,
             connections=self._connections,
             large_at_once=self._large_at_once,
         )
@@ -164,9 +141,3 @@ def add_trace(headers: dict[str, str]) -> None:
         if spans.are_recorded():  # a caller's own would lead past this span
             headers.pop(TRACEPARENT, None)
         headers.setdefault(TRACEPARENT, trace.traceparent)
-
-
-def origin_of(url: str) -> str:
-    """scheme://host[:port] of a configured URL."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"

@@ -1,8 +1,8 @@
 """A small HTTP/1.1 client for one host: requests on a few kept connections, one at a time on each.
 
-It serves `rest` and our own functions, and knows nothing of Google. The parser is llhttp, which uvicorn brings (httptools);
-what surrounds it here trusts the other side with nothing: every size is bounded, every wait ends when its caller says, and a
-connection on which anything went wrong, or came that nobody asked for, is not used again.
+It serves `rest`, our own functions and what others publish, and knows nothing of Google. The parser is llhttp, which uvicorn
+brings (httptools); what surrounds it here trusts the other side with nothing: every size is bounded, every wait ends when its
+caller says, and a connection on which anything went wrong, or came that nobody asked for, is not used again.
 
 Where requests do not meet, each makes its calls by itself. So a call has no task and no timer of its own, and the parser calls
 back only for what is used.
@@ -47,7 +47,8 @@ class Answer:
 class Connections:
     """The connections to one host; TLS unless `in_clear`. Belongs to the event loop of its first request.
 
-    At most `most` (MOST_CONNECTIONS) are open, and only to addresses that `allows` lets through.
+    At most `most` (MOST_CONNECTIONS) are open, and only to addresses that `allows` lets through. `of_others`: the server is not
+    Google's and not ours, so it is read more generously, and says how much it is by `most_bytes` at most.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Connections:
         in_clear: bool = False,
         most: int | None = None,
         keeps_headers: bool = False,
+        of_others: bool = False,
+        most_bytes: int = MAX_ANSWER_BYTES,
         allows: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._host = host
         self._port = port
         self._in_clear = in_clear
-        self._kind = _WithHeaders if keeps_headers else _Connection
+        self._kind = _OfOthers if of_others else _WithHeaders if keeps_headers else _Connection
+        self._most_bytes = most_bytes
         self._allows = allows
         self._places = asyncio.Semaphore(most or MOST_CONNECTIONS)
         self._idle: list[_Connection] = []  # the one used last is used first, so that the others grow old
@@ -188,7 +192,7 @@ class Connections:
             try:
                 async with asyncio.timeout(_CONNECT_S if tried < len(addresses) else None):
                     _, connection = await loop.create_connection(
-                        lambda: self._kind(self._open),
+                        lambda: self._kind(self._open, self._most_bytes),
                         str(address[4][0]),
                         self._port,
                         ssl=context,
@@ -203,8 +207,9 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection, with at most one request under way."""
 
-    def __init__(self, opened: set[_Connection]) -> None:
+    def __init__(self, opened: set[_Connection], most_bytes: int) -> None:
         self._opened = opened
+        self._most_bytes = most_bytes
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
@@ -276,7 +281,7 @@ class _Connection(asyncio.Protocol):
                     self._fail()
                     return
         self._feed(data)
-        if self._received > MAX_ANSWER_BYTES:
+        if self._received > self._most_bytes:
             self._fail()
 
     def _feed(self, data: bytes) -> None:
@@ -339,6 +344,25 @@ class _WithHeaders(_Connection):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._heard[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+
+class _OfOthers(_WithHeaders):
+    """Reads what servers of all kinds write, as aiohttp does, whose parser is the same one with the same leniencies."""
+
+    def __init__(self, opened: set[_Connection], most_bytes: int) -> None:
+        super().__init__(opened, most_bytes)
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and not self._in_head and self._ends_with_its_connection():
+            self.on_message_complete()
+        super().connection_lost(exc)
+
+    def _ends_with_its_connection(self) -> bool:
+        """An answer that says in no other way how long it is (RFC 9112 section 6.3)."""
+        return "content-length" not in self._heard and "chunked" not in self._heard.get("transfer-encoding", "").lower()
 
 
 @functools.cache

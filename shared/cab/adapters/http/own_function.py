@@ -15,8 +15,9 @@ import orjson
 
 from cab.adapters import spans
 from cab.adapters.http.addresses import is_loopback, may_be_reached
-from cab.adapters.http.client import USER_AGENT, add_trace, origin_of
+from cab.adapters.http.client import USER_AGENT, add_trace
 from cab.adapters.http.connections import Answer, Broken, Connections
+from cab.adapters.http.origins import origin_of
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 _PORTS: Final = {"https": 443, "http": 80}

@@ -2,7 +2,7 @@
 
 An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a caller
 waits for a fetch only when there are no good keys or its own is not among them, and half a second, once, for keys of more
-than an hour ago; a fetch never follows a redirect and never goes to an origin the configuration does not name (the HTTP client's rule).
+than an hour ago; a fetch never follows a redirect and never goes to an origin the configuration does not name (the reader's rule).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cab.domain.configured.deployment import IdentityProvider
-from cab.ports import AnswerTooLarge, Clock, HttpClient, NotFound, Unavailable, VerificationKeys
+from cab.ports import AnswerTooLarge, Clock, DocumentReader, NotFound, Unavailable, VerificationKeys
 from cab.protocol import discovery
 from cab.protocol.jose import jwk
 from cab.protocol.jose.jwk import KeySet, OneOf, VerificationKey
@@ -52,9 +52,9 @@ class _State:
 class RemoteKeySets:
     """One per process. Raises NotFound for an unknown key of a known set, Unavailable("identity_provider") when it cannot know."""
 
-    def __init__(self, sources: Mapping[str, KeySource], http: HttpClient, clock: Clock) -> None:
+    def __init__(self, sources: Mapping[str, KeySource], documents: DocumentReader, clock: Clock) -> None:
         self._sources = sources
-        self._http = http
+        self._documents = documents
         self._clock = clock
         self._states: dict[str, _State] = {}
         self._fetches: SingleFlight[str, None] = SingleFlight()
@@ -111,7 +111,7 @@ class RemoteKeySets:
         """Replace the keys by what the issuer publishes now; on any trouble keep what is there."""
         try:
             uri = source.jwks_uri or await self._discover(source.issuer or "", source.origins)
-            answer = await self._http.get(uri, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+            answer = await self._documents.get(uri, timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
             if answer.status != 200:
                 raise jwk.InvalidKey("was not answered")
             keys = jwk.parse_set_bytes(answer.body)
@@ -121,7 +121,7 @@ class RemoteKeySets:
         state.keys, state.fetched_at, state.failed_at = keys, self._clock.now(), None
 
     async def _discover(self, issuer: str, origins: tuple[str, ...]) -> str:
-        answer = await self._http.get(discovery.url_of(issuer), timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
+        answer = await self._documents.get(discovery.url_of(issuer), timeout_s=FETCH_TIMEOUT_S, max_bytes=MAX_BYTES)
         document = discovery.read(answer.status, answer.body, issuer=issuer)
         return discovery.endpoint(document, "jwks_uri", discovery.origins((issuer, *origins)))
 

@@ -115,7 +115,8 @@ async def _check(deployment: Deployment, connection: Connection, project: str | 
 
 async def _findings(deployment: Deployment, connection: Connection, secrets: SecretReader | None) -> list[Finding]:
     from cab.adapters.http.aiohttp_wire import why_failed
-    from cab.adapters.http.client import AiohttpClient, origin_of
+    from cab.adapters.http.client import AiohttpClient
+    from cab.adapters.http.origins import origin_of
     from cab.adapters.system import SystemClock, SystemRandomness
     from cab.use_cases.upstream.provider_client import ProviderCalls
 

@@ -83,7 +83,8 @@ async def _check(
     deployment: Deployment, folder: Path, issuer: str | None, token: str | None
 ) -> tuple[list[Finding], IdentityProvider | None, str]:
     from cab.adapters.http.aiohttp_wire import why_failed
-    from cab.adapters.http.client import AiohttpClient, origin_of
+    from cab.adapters.http.client import AiohttpClient
+    from cab.adapters.http.origins import origin_of
     from cab.adapters.keys.key_sets import RemoteKeySets, source_of
     from cab.adapters.system import SystemClock
 
