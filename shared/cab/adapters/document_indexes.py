@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from cab.ports import Condition
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CompositeIndex:
     """Equality fields in any sequence, then the field of the order."""
 

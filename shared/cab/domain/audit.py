@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Literal
@@ -18,7 +18,7 @@ from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
 from cab.encoding.canonical_json import canonical
 from cab.encoding.records import adapter, checker, described
-from cab.values import immutable
+from cab.values import immutable, mutable
 
 SCHEMA_VERSION = 4
 # 1 has no `why` and no `unverified`, 2 no `call` and what came with it, 3 no `chain.settled` and no `latency_ms.refresh`.
@@ -67,7 +67,7 @@ class Part:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-@dataclass(slots=True)
+@mutable
 class Subject(Part):
     key: str
     idp_issuer: str | None = None
@@ -77,7 +77,7 @@ class Subject(Part):
     )
 
 
-@dataclass(slots=True)
+@mutable
 class Actor(Part):
     agent_id: str | None = None
     chain: list[str] = field(default_factory=list, metadata=described("The agents before it, the most recent first."))
@@ -89,7 +89,7 @@ class Actor(Part):
     )
 
 
-@dataclass(slots=True)
+@mutable
 class LoginFacts(Part):
     """The login behind an assertion: the same for all that is minted from it."""
 
@@ -98,7 +98,7 @@ class LoginFacts(Part):
     acr: str | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class Tool(Part):
     connection: str | None = None
     provider: str | None = None
@@ -107,7 +107,7 @@ class Tool(Part):
     mode: str | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class IntentFacts(Part):
     identifier: str | None = None
     parameters_digest: str | None = None
@@ -118,14 +118,14 @@ class IntentFacts(Part):
     intent_hash: str | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class TaskFacts(Part):
     bounds_digest: str | None = None
     within: bool | None = None
     comparison: str | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class PolicyFacts(Part):
     version: str | None = None
     determining_rules: list[str] = field(default_factory=list)
@@ -138,14 +138,14 @@ class PolicyFacts(Part):
     )
 
 
-@dataclass(slots=True)
+@mutable
 class Scopes(Part):
     requested: list[str] = field(default_factory=list)
     granted: list[str] = field(default_factory=list)
     narrowed: bool | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class TokenFacts(Part):
     kind: Literal["assertion", "call", "broker_jwt", "downstream"] | None = None
     jti: str | None = None
@@ -153,7 +153,7 @@ class TokenFacts(Part):
     expires_at: datetime | None = None
 
 
-@dataclass(slots=True)
+@mutable
 class GrantFacts(Part):
     id: str | None = None
     seq: int | None = None
@@ -169,7 +169,7 @@ Observer = Literal["broker", "resource", "agent"]
 CallOutcome = Literal["done", "rejected", "failed", "not_sent", "unknown", "not_used"]
 
 
-@dataclass(slots=True)
+@mutable
 class CallFacts(Part):
     """One call of a platform. The attempt, before any token moves, says what will be sent; the outcome what came of it.
 
@@ -206,7 +206,7 @@ OUTCOME_OF_CALL: Final[Mapping[CallOutcome, Outcome]] = {
 }
 
 
-@dataclass(slots=True)
+@mutable
 class Unverified(Part):
     """What a refused credential says of itself. Anybody can write anything there."""
 
@@ -216,7 +216,7 @@ class Unverified(Part):
     issuer: str | None = field(default=None, metadata=described("Claimed by a refused credential; checked by nobody."))
 
 
-@dataclass(slots=True)
+@mutable
 class Latency(Part):
     total: float | None = None
     policy: float | None = None
@@ -229,13 +229,13 @@ class Latency(Part):
     )
 
 
-@dataclass(slots=True)
+@mutable
 class Service(Part):
     function: str
     revision: str
 
 
-@dataclass(slots=True)
+@mutable
 class Chain(Part):
     """Place of the event in its process's hash chain: a gap, an edit or a reorder shows in SQL."""
 
@@ -262,7 +262,7 @@ class SealedEvent:
     data: bytes
 
 
-@dataclass(slots=True)
+@mutable
 class AuditEvent(Part):
     """One decision or state change. `event_id` (UUIDv7) is fixed when the decision is made and survives every retry."""
 

@@ -5,8 +5,9 @@ The domain knows nothing of OAuth codes or HTTP; `cab.protocol.oauth_errors` hol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from cab.values import immutable
 
 
 class Reason(StrEnum):
@@ -90,7 +91,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Remedy:
     """What the caller can do about a refusal. Only the members that apply are set; all are safe to show."""
 
@@ -108,7 +109,7 @@ class Remedy:
 NO_REMEDY = Remedy()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Claimed:
     """Who a refused credential says that it is of. Nobody checked it; only the audit shows it, marked as unverified."""
 

@@ -6,7 +6,6 @@ How one document follows from another is `cab.domain.grant_transitions`; docs/gr
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cab.domain.configured.connections import RotationClass
 from cab.domain.identifiers import digest
+from cab.values import immutable
 
 
 class GrantStatus(StrEnum):
@@ -156,7 +156,7 @@ class Grant(BaseModel):
         return self.refresh_version or self.secret_version
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Timings:
     """How long things may take. Production runs on the defaults; tests that kill processes shorten them all alike."""
 

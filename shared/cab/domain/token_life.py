@@ -7,12 +7,12 @@ token, nobody can have both: then no more is promised than the time to our next 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cab.domain.configured.connections import Provider
 from cab.domain.grants import own_share
+from cab.values import immutable
 
 PROMISE: Final = timedelta(seconds=240)  # life that a token is handed out with, where tokens live longer than that
 FIRST_USE: Final = timedelta(
@@ -25,7 +25,7 @@ KEPT_ALIVE_EARLIER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenLife:
     """From `renew_at` on a new token is asked for first; until `works_until` nothing of ours ends this one."""
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, Final
 
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator, core_schema
+
+from cab.values import immutable
 
 _DESCRIPTION: Final = "description"
 
@@ -21,7 +23,7 @@ def described(text: str) -> Mapping[str, str]:
     return {_DESCRIPTION: text}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RecordMember:
     """What is known of one member of a kind of record. `annotation` is its type, with `| None` and `list[...]`."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Final
+
+from cab.values import immutable
 
 TRACEPARENT: Final = "traceparent"
 _W3C: Final = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-.*)?")
@@ -17,7 +18,7 @@ _PLATFORM: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:/(?P<span>[0-9]{1,20})
 _SAMPLED: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TraceContext:
     trace_id: str  # 32 hexadecimal digits
     span_id: str | None = None  # 16, of the caller

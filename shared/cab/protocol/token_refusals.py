@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from cab.protocol.token_responses import TokenError
+from cab.values import immutable
 
 
 class RefusalMeaning(StrEnum):
@@ -24,7 +24,7 @@ class RefusalMeaning(StrEnum):
     UNCLEAR = "unclear"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Refusal:
     """`said` reads the same each time that the provider says the same: the status and its codes, no free text, no identifiers."""
 

@@ -12,10 +12,12 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeGuard
 from urllib.parse import parse_qsl
+
+from cab.values import immutable
 
 # Several tokens of the greatest length, and a profile of the user beside them. What is kept of it: `grant_payloads.new_payload`.
 MAX_RESPONSE_BYTES: Final = 256 * 1024
@@ -51,7 +53,7 @@ MAX_LIFETIME: Final = timedelta(days=400)
 UNKNOWN_LIFETIME: Final = timedelta(minutes=10)  # when neither the answer nor the provider's profile says
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Tokens:
     """`refresh_is_unread`: the answer brings a refresh token that this release does not know how to take."""
 
@@ -71,7 +73,7 @@ class Tokens:
         return received_at + UNKNOWN_LIFETIME if self.refresh_token is not None else None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TokenError:
     """An error answer. `code` is the provider's `error` when it is a plausible code, else "unparsable".
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
@@ -28,13 +28,14 @@ from cab.ports import (
     Write,
 )
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
+from cab.values import immutable
 
 _REQUESTS: Final = "approval_requests"
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MANY: Final = 50  # open questions of one user, or of one agent to them, that are read at once
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Binding:
     """What an approval is good for. A change in any member is another approval."""
 
@@ -56,7 +57,7 @@ class Binding:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ApprovalRequest:
     """A request that waits for its user until `waits_until`. `detail` is the complete canonical intent, `reason` untrusted text."""
 
@@ -74,7 +75,7 @@ class ApprovalRequest:
     front_end: str | None = None  # of the login under which the agent asked
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Question:
     """A request as it is stored. Its `version` is what spends it; None for one of the last release, which marks what it has spent
     elsewhere: such a question can be looked at and answered, and is never good for anything here.
@@ -84,7 +85,7 @@ class Question:
     version: object | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ApprovalDecision:
     """`binding` is the key of what the person was shown: a request that is rewritten afterwards has no decision.
 

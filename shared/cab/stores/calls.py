@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Create, Delete, Documents
+from cab.values import immutable
 
 KEPT_FOR: Final = timedelta(hours=24)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallKey:
     """A call id is its agent's and user's own: nobody can use up or guess another's."""
 

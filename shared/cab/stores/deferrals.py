@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any
 
 from cab.domain.identifiers import digest
 from cab.ports import Create, Documents, Tally
 from cab.stores.fields import AS_TEXT, from_fields, to_fields
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deferral:
     """One deferred exchange, bound to the client that made it (and its DPoP key when it used one)."""
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +19,7 @@ from cab.domain.lru import remember
 from cab.ports import AnswerTooLarge, NotFound, SecretVault, Unavailable
 from cab.protocol import token_responses
 from cab.protocol.token_responses import Tokens
+from cab.values import immutable
 
 CACHE_SIZE: Final = 1024
 MAX_CARRIED: Final = 8  # narrowed access tokens kept beside the newest one
@@ -45,7 +46,7 @@ class Garbage(CorruptPayload):
         self.unread = unread
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Usable:
     """An access token with what it is good for."""
 
@@ -54,7 +55,7 @@ class Usable:
     expires_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Payload:
     """A verified, parsed token set."""
 
@@ -74,7 +75,7 @@ class Payload:
         return [self.newest, *carried]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Successors:
     """`newest` is the last token set of a chain. `unread_since`: what may be one more is stored, and nobody here can read it; when
     the token that it was got with was first sent."""

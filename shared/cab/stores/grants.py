@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from itertools import chain
@@ -15,6 +14,7 @@ from typing import Any, Final
 from cab.domain.grants import Grant, GrantStatus
 from cab.domain.lru import remember
 from cab.ports import AlreadyExists, Condition, Conflict, Create, Delete, Document, Documents, Replace
+from cab.values import immutable
 
 SEEN: Final = 1024  # grants kept in memory as they were last
 # What a grant's id begins with, and its document is found by when it is due: an index of times alone takes 500 writes a second.
@@ -29,13 +29,13 @@ _FIELDS: Final = {"secret_version": "secret_ver", "refresh_version": "refresh_ve
 _MEMBERS: Final = {field: member for member, field in _FIELDS.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class StoredGrant:
     grant: Grant
     version: object
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Spread:
     """How many grants were put into their shards, and how many are left since somebody works on them."""
 

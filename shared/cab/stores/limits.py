@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,6 +13,7 @@ from cab.domain.lru import remember
 from cab.domain.tasks import MAX_USES, Task
 from cab.ports import Documents, Tally, Unavailable
 from cab.single_flight import SingleFlight
+from cab.values import mutable
 
 TASK_MEMORY = timedelta(hours=24)  # how long after its last assertion's end a task's uses are remembered
 LARGEST_SHARE: Final = 8  # an instance takes ahead at most one part in so many of what is left of a limit
@@ -21,7 +21,7 @@ AHEAD_S: Final = 60.0  # and for so long at most
 LEASES: Final = 10_000  # kept in memory; one that is pushed out takes what it had left with it
 
 
-@dataclass(slots=True)
+@mutable
 class _Lease:
     """What this instance may let through in one window without asking the store, and how often it was asked for it."""
 
@@ -44,7 +44,7 @@ class _Lease:
         return max(self.waiting, min(expected, (limit.limit - self.counted) // LARGEST_SHARE))
 
 
-@dataclass(slots=True)
+@mutable
 class Counted:
     """One request that was counted. `wait_s` is None when it is within the limit, else the seconds until the window ends."""
 

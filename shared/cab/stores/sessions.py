@@ -5,7 +5,6 @@ They live in the database that connect_account alone writes (`approvals`): whoev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -13,9 +12,10 @@ from typing import Any, Generic, TypeVar
 from cab.domain.identifiers import digest
 from cab.ports import Conflict, Create, Delete, Documents, Replace, Unavailable
 from cab.stores.fields import from_fields, to_fields
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Session:
     """A person logged in at the IdP in one browser.
 
@@ -37,7 +37,7 @@ class Session:
     access_ends_at: datetime | None = None  # when the person's rights end, where the IdP says so
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LoginState:
     """A login on its way: bound to the browser by a cookie, to the IdP's answer by nonce and PKCE."""
 
@@ -51,7 +51,7 @@ class LoginState:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ConnectState:
     """A consent on its way at a provider: bound to one browser session and one user."""
 
@@ -64,7 +64,7 @@ class ConnectState:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AccountQuestion:
     """A consent came back for another upstream account than is connected: whether the person means to replace that one."""
 
@@ -94,7 +94,7 @@ class ReturnStanding(StrEnum):
     OVER = "over"  # it came too late
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Presented(Generic[_OneTime]):
     """A one-time secret that somebody presented. `outcome` is what came of it the first time, once that is known."""
 

@@ -6,13 +6,13 @@ until the last token it signed has expired (`cab keys rotate`: publish, activate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from cab.ports import AlreadyExists, Conflict, Create, Documents, Replace
 from cab.stores.fields import from_fields, to_fields
+from cab.values import immutable
 
 JWKS_MAX_AGE = timedelta(seconds=300)  # Cache-Control of the key sets: how long verifiers may not know a new key
 JWKS_REMEMBERED = timedelta(seconds=30)  # beside that: how long an instance that publishes them does not look again
@@ -33,7 +33,7 @@ class KeyState(StrEnum):
     RETIRED = "retired"  # signs no more, still verifies
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SigningKey:
     kid: str
     secret_version: int
@@ -42,7 +42,7 @@ class SigningKey:
     changed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeyRing:
     keys: tuple[SigningKey, ...]
     version: object

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Awaitable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 from starlette.requests import Request
@@ -20,12 +20,13 @@ from cab.transport.requests import read_body
 from cab.use_cases.audit.auditor import Facts, RequestContext
 from cab.use_cases.people.approvals import Stored
 from cab.use_cases.people.connect import Visitor
+from cab.values import mutable
 
 MAX_QUERY_BYTES: Final = 8192
 _COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-@dataclass(slots=True)
+@mutable
 class Visit:
     """One request on its way. `query` holds what the page reads, `names` the name of every parameter of the address.
 

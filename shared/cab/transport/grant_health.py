@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from cab.domain.configured.connections import GrantKind
 from cab.domain.grants import CLIENT_REFUSED, ENDED, IDLE, SERVABLE, UNREAD, Grant, GrantStatus
 from cab.use_cases.people.account import ConnectionHealth
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Health:
     """`kind` picks the colour; `connect` labels the way to connect, where there is one; `live` ones can be disconnected,
     and `comes_back` says how one comes back from that.

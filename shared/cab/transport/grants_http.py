@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.serve import ServeGrant
 from cab.use_cases.grants.sweep import FanOut, SweepGrants
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
+from cab.values import immutable
 
 Endpoint = Callable[[bytes, Facts], Awaitable[dict[str, Any]]]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -79,7 +79,7 @@ class MoveRequest(_Body):
     txn: Text
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Callers:
     token: frozenset[str]
     revoke: frozenset[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -18,12 +17,13 @@ from cab.protocol.names import FORM_MEDIA_TYPE
 from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Answered, Auditor, Facts
 from cab.use_cases.identity.authenticate_client import Credentials
+from cab.values import immutable
 
 Endpoint = Callable[[dict[str, Any], Credentials, Facts], Awaitable[Any]]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OAuthRoute:
     endpoint: Endpoint
     event_type: EventType

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -59,6 +58,7 @@ from cab.use_cases.people.login import (
     return_path,
 )
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.values import immutable
 
 SHOWN_AT_ONCE: Final = 5  # open questions of one agent; the rest folds away
 _CONNECTION_ID: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -77,7 +77,7 @@ _OF_A_CODE_GRANT: Final = frozenset(
 Handler = Callable[[Visit], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PageRoute:
     path: re.Pattern[str]
     reads: frozenset[str]

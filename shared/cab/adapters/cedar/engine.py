@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import cedarpy
@@ -28,6 +28,7 @@ from cab.domain.errors import Reason
 from cab.domain.identifiers import digest
 from cab.domain.lru import remember
 from cab.ports import PolicyRequest, PolicyVerdict
+from cab.values import immutable
 
 USERS_REMEMBERED: Final = 1024
 ANSWERS_REMEMBERED: Final = 4096
@@ -88,7 +89,7 @@ _Asked = tuple[str, str, str, tuple[str, ...], str, str]
 _Answer = Deny | tuple[Rule, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Slice:
     """The rules whose action scope can match one action, parsed, with that action's own entity."""
 

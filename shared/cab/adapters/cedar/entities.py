@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -13,12 +12,13 @@ from cab.adapters.cedar.rules import Rule
 from cab.adapters.cedar.schema import ACTION, CONNECTION, GROUP, RESOURCE, USER, action_groups
 from cab.adapters.cedar.vocabulary import paths_read
 from cab.domain.configured.actions import Action
+from cab.values import immutable
 
 _USER_ATTRIBUTES = frozenset({"tenant"})
 _RESOURCE_ATTRIBUTES = frozenset({"identifier", "connection", "trust_zone"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EntityReads:
     """The attributes that the rules read. `resource` is None where no rule looks at the resource at all."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from cedarpy import pst
@@ -19,6 +18,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.identifiers import SUBJECT_KEY
 from cab.domain.intents import TaskComparison
 from cab.domain.tasks import Trigger
+from cab.values import immutable
 
 NO_TRIGGER = "unknown"  # without a task nothing says what set the agent off
 TRUST_ZONE: Final = ("context", "agent", "trust_zone")
@@ -28,7 +28,7 @@ RESOURCE_ZONE: Final = ("resource", "trust_zone")
 _WRITTEN: Final = {"eq": "==", "less": "<", "less_eq": "<=", "greater": ">", "greater_eq": ">="}
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Mistake:
     """`word` is what to look for in the rule's text."""
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import cedarpy
 from cedarpy import pst
 
 from cab.adapters.configuration.problems import Problem, choose_from
 from cab.domain.identifiers import is_printable
+from cab.values import immutable
 
 RULE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 ANNOTATIONS = ("id", "confirm", "max_age", "acr", "description")
@@ -24,7 +24,7 @@ LONGEST_MAX_AGE_S = 86_400
 _TOKEN = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|;|\n|[^\S\n]+|[^\s;"/]+|.', re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PolicyStatement:
     """The text of one policy, from its first token to its `;`, and the line of its first token."""
 
@@ -32,7 +32,7 @@ class PolicyStatement:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Rule:
     """One policy. `file` and `line` say where it is, `form` is its syntax tree."""
 

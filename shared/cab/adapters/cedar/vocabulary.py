@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from cedarpy import pst
 
 from cab.adapters.cedar.rules import Rule
+from cab.values import immutable
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 Path = tuple[str, ...]
@@ -50,7 +51,7 @@ def attribute_path(node: Any) -> Path | None:
 Literal = pst.StringLit | pst.LongLit | pst.Like
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Comparison:
     """A path beside a literal. `operator` is Cedar's word with the path on its left: `less`, ..., `eq` for every kind of equality."""
 

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from cab.adapters.configuration.problems import Problem, choose_from
 from cab.adapters.configuration.yaml_tree import INVISIBLE, MAX_BYTES
 from cab.domain.identifiers import base64url
+from cab.values import immutable
 
 YAML_FILES = ("broker.yaml", "identity_providers.yaml", "agents.yaml", "connections.yaml")
 POLICIES, CANDIDATES = "policies", "policies_candidate"
 MAX_POLICY_FILES = 200
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Folder:
     """The files by name relative to the folder, as read; policies decoded, sorted by name."""
 

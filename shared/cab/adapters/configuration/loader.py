@@ -27,6 +27,7 @@ from cab.adapters.configuration.variables import BROKER_FILE, about_declarations
 from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
 from cab.domain.configured.connections import Provider
 from cab.domain.configured.deployment import Broker, Deployment, Tenant
+from cab.values import immutable
 
 CONNECTIONS_FILE = "connections.yaml"
 # In the place of a file that cannot be read, so that the others can still be checked for everything that does not depend on it.
@@ -42,7 +43,7 @@ _STAND_INS: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Inspection:
     """What `cab config validate` reports. `deployment` is None when some file does not even have the right shape."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from cab.adapters.configuration.problems import Problem, choose_from
 from cab.adapters.configuration.yaml_tree import Place, YamlTree
 from cab.domain.identifiers import is_printable
+from cab.values import immutable
 
 VARIABLE = re.compile(r"\$\{([^}]*)\}?")
 BROKER_FILE = "broker.yaml"
@@ -22,7 +22,7 @@ def declared_variables(broker: YamlTree) -> tuple[str, ...]:
     return tuple(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else ()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Filled:
     """`tree` with every `${NAME}` in its texts replaced, the mistakes, the declared names used, and the undeclared ones."""
 

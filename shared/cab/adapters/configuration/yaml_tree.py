@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import yaml
 
 from cab.adapters.configuration.problems import Problem
+from cab.values import immutable
 
 # Control, bidirectional and zero-width characters: with them a file can say something else than reviewers see.
 INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -34,7 +35,7 @@ _WORDS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class YamlTree:
     """A parsed file. `lines` maps every place that holds a value to its line, counted from 1; a key's place is its value's."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from cab.adapters.google_cloud import metadata_server
 from cab.ports import Clock, Unavailable
 from cab.protocol.jose import jws
 from cab.single_flight import SingleFlight
+from cab.values import immutable
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _BUDGET_S = 3.0
 _RENEW_BEFORE = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Token:
     text: str
     expires_at: datetime

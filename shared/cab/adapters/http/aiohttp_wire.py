@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import aiohttp
@@ -16,6 +15,7 @@ from yarl import URL
 from cab.adapters.http.client import USER_AGENT
 from cab.adapters.http.deadline import within
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
+from cab.values import mutable
 
 CONNECT_TIMEOUT_S = 3.0
 SMALL_BYTES = 65_536
@@ -43,7 +43,7 @@ class _AllowedAddresses(AbstractResolver):
         await self._resolver.close()
 
 
-@dataclass(slots=True)
+@mutable
 class _Sending:
     """How far one request got. `once`: a second connection is not tried with it, as aiohttp would for what it calls idempotent."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +19,7 @@ from cab.protocol import discovery
 from cab.protocol.jose import jwk
 from cab.protocol.jose.jwk import KeySet, OneOf, VerificationKey
 from cab.single_flight import SingleFlight
+from cab.values import immutable, mutable
 
 FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request that notices
 TRUSTED_FOR: Final = timedelta(hours=1)  # then a caller waits a moment for the fetch: a removed key should be gone
@@ -31,7 +32,7 @@ MAX_BYTES: Final = 1_048_576
 MOST_TRIED: Final = 8  # keys, for a token that names none
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class KeySource:
     """Where a source's keys are: pinned URL, or discovery on the issuer's own origin, or given in the configuration."""
 
@@ -41,7 +42,7 @@ class KeySource:
     origins: tuple[str, ...] = ()  # where else the discovery document may place the key set
 
 
-@dataclass
+@mutable
 class _State:
     keys: KeySet = field(default_factory=dict)
     fetched_at: datetime | None = None

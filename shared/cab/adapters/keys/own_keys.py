@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,13 +13,14 @@ from cab.protocol.jose import jwk, jws
 from cab.protocol.jose.jwk import PublicKey, private_key
 from cab.stores.remembered import Remembered
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
+from cab.values import immutable
 
 RING_FRESH_FOR: Final = timedelta(seconds=60)
 RING_STALE_IF_ERROR: Final = timedelta(hours=24)
 UNKNOWN_KEY_PAUSE: Final = timedelta(seconds=5)  # between two reads that unknown keys force
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Keys:
     ring: KeyRing
     public: dict[str, PublicKey]

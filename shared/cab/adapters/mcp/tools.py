@@ -14,7 +14,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ from cab.domain.configured.connections import Connection, McpServer
 from cab.domain.errors import BrokerError, Reason, Remedy
 from cab.domain.lru import remember
 from cab.ports import CallRefused, Clock, HttpAnswer, HttpSender, SendFailed
+from cab.values import immutable
 
 LIST_GOOD_FOR_S: Final = 300
 ASKED_FOR_S: Final = 600  # how long a server's question of a user is kept
@@ -44,14 +44,14 @@ _UNUSABLE: Final = {"content-type": "multipart/mixed"}  # of no kind that is giv
 _Result = types.CallToolResult | types.InputRequiredResult
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Listed:
     until: float
     result: dict[str, Any]
     pins: dict[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Asked:
     """What a server said that it needs of a user before it does what it was asked. Nobody but the server gets it back."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cab.domain.calls.rendering import is_keyed
@@ -15,6 +14,7 @@ from cab.domain.configured.deployment import Deployment
 from cab.domain.identifiers import is_printable
 from cab.domain.intents import malformed
 from cab.domain.text.patterns import covered_by_any
+from cab.values import immutable
 
 MAX_NAME_CHARS: Final = 45  # clients put a prefix of their own before it, and stop at 64
 REASON: Final = "reason"
@@ -24,7 +24,7 @@ _ID_PATTERN: Final = f"^{IDENTIFIER_PART.pattern}$".replace(
 )  # as ECMA-262 writes it, which JSON Schema goes by
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallableTool:
     name: str
     action: Action

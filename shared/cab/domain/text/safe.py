@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Final
+
+from cab.values import immutable
 
 MAX_MARKS: Final = 2  # combining marks on one letter; more of them paint over the lines around
 _BLANK: Final = frozenset(
@@ -22,7 +23,7 @@ _LOOKALIKES: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Segment:
     """A piece of shown text. `escaped` pieces stand for a character that was there and say so; the page marks them."""
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 from base64 import urlsafe_b64decode
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cab.domain.identifiers import base64url
 from cab.encoding import strict_json
 from cab.encoding.canonical_json import canonical
+from cab.values import immutable
 
 if TYPE_CHECKING:
     from jwt.algorithms import Algorithm
@@ -43,7 +43,7 @@ class InvalidKey(ValueError):
     """The key or the set must not be used."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PublicKey:
     """A verification key bound to exactly one algorithm."""
 
@@ -65,7 +65,7 @@ class PublicKey:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OneOf:
     """Keys of one algorithm of which a token does not say whose it is (RFC 7515 section 4.1.4: `kid` is optional)."""
 
@@ -171,7 +171,7 @@ def parse_private(raw: bytes) -> tuple[str, ec.EllipticCurvePrivateKey | rsa.RSA
     return public.kid, key
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Member:
     """One member of a key set: its key, or why it is none. `kid` only where it is text."""
 

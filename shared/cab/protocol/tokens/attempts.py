@@ -6,17 +6,17 @@ gets another token for the same call, without a second decision by the user. Nob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cab.protocol.jose.jws import Rules, TokenRejected, VerifiedClaims
+from cab.values import immutable
 
 TYP: Final = "cab-call-attempt+jwt"
 LIFE: Final = timedelta(seconds=120)  # the longest call, a minute, and what comes before and after it
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Attempt:
     """One call under way: whose, by which agent, through what, for which declared intent (`detail`)."""
 

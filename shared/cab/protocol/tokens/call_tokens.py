@@ -5,7 +5,6 @@ One says who the user is, which agents act and within which task. It permits not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -14,11 +13,12 @@ from cab.protocol.jose.jws import Rules, TokenRejected, VerifiedClaims
 from cab.protocol.names import ACCESS_TOKEN_TYP, TASK_TYPE
 from cab.protocol.tokens import assertions
 from cab.protocol.tokens.assertions import Assertion, actor_claim
+from cab.values import immutable
 
 MAX_LIFE: Final = timedelta(seconds=300)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallToken:
     """A verified call token. `assertion` is the word on its user that it was made from, as of this agent.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from cab.domain.identifiers import base64url
 from cab.protocol.jose import jwk, jws
 from cab.protocol.names import DPOP_TYP
+from cab.values import immutable
 
 WINDOW: Final = timedelta(seconds=60)  # how far `iat` may be from our clock, either way
 MAX_JTI_CHARS: Final = 255
@@ -19,7 +19,7 @@ class InvalidProof(Exception):
     """The proof must not be accepted. The message is a fixed phrase."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Proof:
     """A verified proof, not yet spent. `jkt` is the RFC 7638 thumbprint of its key; a replay is known by (jkt, jti)."""
 

@@ -5,7 +5,6 @@ Never an ID token, never our own assertion: its own `typ`, and `client_id` binds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,11 +12,12 @@ from cab.domain.configured.deployment import IdentityProvider
 from cab.protocol.drafts import ID_JAG_TYP
 from cab.protocol.jose.jws import Rules, TokenRejected, VerifiedClaims
 from cab.protocol.tokens import id_tokens
+from cab.values import immutable
 
 MAX_LIFE: Final = timedelta(hours=1)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IdJag:
     """Who the user is and the most that may be granted. A member that is None sets no bound of its own."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from cab.domain.configured.deployment import IdentityProvider
 from cab.domain.groups import GroupsUnknown
 from cab.domain.identifiers import digest, is_printable, subject_key
 from cab.protocol.jose.jws import LEEWAY, Rules, TokenRejected, VerifiedClaims
+from cab.values import immutable
 
 ID_TOKEN_TYPES: Final = frozenset({None, "jwt", "application/jwt"})  # RFC 7515 section 4.1.9 allows the prefix
 
@@ -25,7 +25,7 @@ _LAST_NUMBER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Login:
     """Who logged in, how and when, as the IdP says and the configuration maps it."""
 

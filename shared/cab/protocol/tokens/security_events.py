@@ -7,13 +7,13 @@ nobody here is left alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from cab.domain.configured.deployment import IdentityProvider
 from cab.protocol.jose.jws import LEEWAY, Rules, TokenRejected
+from cab.values import immutable
 
 TYPES: Final = frozenset({"secevent+jwt", "application/secevent+jwt", "jwt", None})  # the last two: older transmitters
 _EVENTS: Final = "https://schemas.openid.net/secevent/"
@@ -42,7 +42,7 @@ _EFFECTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SecurityEvent:
     """`idp_subject` is the person's name at the provider, None when the event names nobody of this provider."""
 

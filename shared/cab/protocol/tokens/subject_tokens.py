@@ -8,7 +8,6 @@ assertion or an access token of ours, nor good at any other system.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from cab.encoding.canonical_json import canonical
 from cab.protocol.drafts import ID_JAG_TYP, SUB_PROFILE_AI_AGENT
 from cab.protocol.jose.jws import Rules, VerifiedClaims
 from cab.protocol.tokens.assertions import Assertion, actor_claim, group_claims
+from cab.values import immutable
 
 TYP: Final = "JWT"
 LIFE: Final = timedelta(seconds=300)
@@ -23,7 +23,7 @@ _OF_ONE_TOKEN: Final = frozenset({"jti", "iat", "exp"})
 _OF_ONE_REQUEST: Final = frozenset({"txn", "scope"})
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Statement:
     """What one of these JWTs says. `claims` are all but its id and times; both functions derive them from the assertion."""
 

@@ -6,17 +6,17 @@ order changes nothing: the latest instant counts, and an account is open or clos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from cab.domain.identifiers import digest
 from cab.ports import AlreadyExists, Conflict, Create, Documents, Replace, Unavailable
+from cab.values import immutable
 
 _TRIES: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Departure:
     """Logins until `logins_until` are over. `closed_at` is since when the account is closed, `opened_at` since when it is open again."""
 

@@ -43,6 +43,7 @@ from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedEl
 from cab.use_cases.calls.identify import IdentifyToolCaller, ToolCaller
 from cab.use_cases.calls.listing import Listing
 from cab.use_cases.calls.running import RunningCalls
+from cab.values import mutable
 
 PATH: Final = "/mcp"
 VERSION: Final = "1.0"  # of these tools as a server: what a client may trip over changes the first number
@@ -74,7 +75,7 @@ _Handled = BaseModel | dict[str, Any] | None
 _Called = types.CallToolResult | types.InputRequiredResult
 
 
-@dataclass
+@mutable
 class _Session:
     """One request: who sent it, and what came up inside the SDK that its wire cannot say."""
 
@@ -369,7 +370,7 @@ class _Client:
         return cls(by_error=context.protocol_version == WITH_URL_ELICITATION and said_it_can)
 
 
-@dataclass
+@mutable
 class _Collected:
     """An ASGI exchange with its request read, and its answer as a response."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import orjson
@@ -25,6 +24,7 @@ from cab.use_cases.audit.auditor import Auditor, Facts
 from cab.use_cases.calls.call import CallEnded, CallTool, NewToolCall, RefusedElsewhere
 from cab.use_cases.calls.identify import IdentifyToolCaller, ToolCaller
 from cab.use_cases.calls.listing import Listing
+from cab.values import mutable
 
 CALL_PATH: Final = "/tools/call"
 LIST_PATH: Final = "/tools"
@@ -165,7 +165,7 @@ class ToolEndpoints:
         return response
 
 
-@dataclass
+@mutable
 class _Seen:
     """Who a request turned out to be from, for what its refusal says."""
 

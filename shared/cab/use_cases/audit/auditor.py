@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -17,7 +17,7 @@ from cab.ports import AuditLog, Clock, Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
 from cab.use_cases.audit.lines import tell_refusal
 from cab.use_cases.audit.waits import collected_in
-from cab.values import immutable
+from cab.values import immutable, mutable
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -64,7 +64,7 @@ class RequestContext:
     trace_id: str | None = None
 
 
-@dataclass
+@mutable
 class Facts:
     """The audit event in the making: filled in as facts become known, sent once at the end, whatever the end is."""
 
@@ -152,7 +152,7 @@ class Answered(Generic[_Answer]):
     refusal: BrokerError | None = None
 
 
-@dataclass
+@mutable
 class _Source:
     window_ends_at: datetime
     seen: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,12 +22,13 @@ from cab.domain.audit import (
 from cab.encoding import strict_json
 from cab.ports import AuditRows, Clock, Quarantine
 from cab.use_cases.audit.packing import unpack
+from cab.values import immutable
 
 MAX_EVENT_BYTES = 65_536
 EventToRow = Callable[..., dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PushedMessage:
     data: bytes
     message_id: str

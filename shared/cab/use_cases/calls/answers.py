@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -25,6 +24,7 @@ from cab.domain.text.invisible import without_invisible
 from cab.encoding import strict_json
 from cab.encoding.canonical_json import canonical
 from cab.ports import HttpAnswer
+from cab.values import immutable
 
 MAX_WIRE_BYTES: Final = 1_048_576
 MAX_DEPTH: Final = 32
@@ -73,7 +73,7 @@ class AnswerRefused(Exception):
         return BrokerError(self.reason, self.detail)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Reduced:
     """What goes on, as JSON in `body`; whoever holds it and the salt can prove what the record's commitment was of."""
 

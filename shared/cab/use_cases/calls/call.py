@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from cab.domain import audit
@@ -35,6 +35,7 @@ from cab.use_cases.calls.identify import ToolCaller
 from cab.use_cases.calls.listing import Listing
 from cab.use_cases.calls.running import RunningCalls
 from cab.use_cases.upstream.servable import needs_reauth
+from cab.values import immutable
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -51,7 +52,7 @@ class RefusedElsewhere(Exception):
         self.refusal = refusal
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewToolCall:
     """What an agent asks for. `arguments` and `reason` are its own words; `deferred`: it will come back with a code."""
 
@@ -62,7 +63,7 @@ class NewToolCall:
     deferred: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallEnded:
     """The end of a call that was let through. `refusal` is why the agent gets no result, whatever the platform did."""
 
@@ -77,7 +78,7 @@ class CallEnded:
     audit_pending: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Granted:
     """What was granted, as the catalog here understands it. Only this is sent, never the agent's own words."""
 

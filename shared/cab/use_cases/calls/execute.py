@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
@@ -20,6 +20,7 @@ from cab.domain.configured.actions import Effect
 from cab.domain.errors import BrokerError, Reason
 from cab.ports import AnswerTooLarge, CallRefused, HttpAnswer, HttpSender, SendFailed, Unavailable
 from cab.use_cases.calls.answers import MAX_WIRE_BYTES, AnswerRefused, echoes, too_large
+from cab.values import immutable
 
 LONGEST_PAUSE_S: Final = 2  # a platform that asks for more is not waited for
 SHORTEST_TRY_S: Final = 0.2  # with less time left, nothing is begun
@@ -34,7 +35,7 @@ class _Again(Enum):
     LOST = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Sendable:
     """A rendered call with what the catalog says of its sending. `headers` are complete but for the token."""
 
@@ -49,7 +50,7 @@ class Sendable:
         return f"Sendable({self.request.method}, {self.effect})"  # its headers and body are nobody's business
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Executed:
     """What came of it. `answer` is there whenever the platform gave one that may be looked at; `refusal` is why it may not."""
 
@@ -67,7 +68,7 @@ FreshToken = Callable[[], Awaitable[str]]
 """Another token in place of the one that the platform refused; maybe the same. Raises: BrokerError, Unavailable."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Judged:
     outcome: CallOutcome
     again: _Again | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
@@ -15,9 +13,10 @@ from cab.use_cases.audit.parties import note_agent, note_assertion
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import check_binding
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ToolCaller:
     """A verified call token with its agent, and what was presented: exchange_token verifies it again, and spends the proof."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,11 +26,12 @@ from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verified_before import Verified, VerifiedTokens
 from cab.use_cases.identity.verify_dpop import DpopVerifier
 from cab.use_cases.identity.verify_token import verify_token
+from cab.values import immutable
 
 _NO_LOGIN: Final = "The subject token is not an acceptable ID token."
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Minted:
     """An assertion and the answer that carries it (RFC 8693 section 2.2.1)."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cab.domain.errors import BrokerError, Reason, invalid_parameter
 from cab.protocol import names
 from cab.protocol.forms import required
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class MintRequest:
     """`may_act` is the agent that is to act, None for the front end's own; `details` the bounds of the task, unread."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -25,18 +24,19 @@ from cab.stores.approvals import (
     Binding,
     Question,
 )
+from cab.values import immutable
 
 _REMEMBERED: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Waiting:
     """The user has not answered yet."""
 
     request: ApprovalRequest
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Agreed:
     """The user agreed, and nothing had spent that yet when it was read."""
 

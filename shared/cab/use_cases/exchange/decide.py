@@ -7,7 +7,7 @@ made by explain alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -42,7 +42,7 @@ from cab.use_cases.exchange.request import (
     find_target,
     scopes_for,
 )
-from cab.values import immutable
+from cab.values import immutable, mutable
 
 
 class Stage(StrEnum):
@@ -96,7 +96,7 @@ class Case:
         return "token" if self.call is None else "call"
 
 
-@dataclass(slots=True)
+@mutable
 class Judgement:
     """How far the checks came and what each found. With a `refusal` the stage that `trail` ends with has raised it.
 

@@ -5,7 +5,6 @@ What comes out is an `Assertion` of this request only: same user key as at the e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from cab.domain.configured.clients import Agent
@@ -23,9 +22,10 @@ from cab.stores.single_use import Kind, SingleUse
 from cab.use_cases.exchange.request import Bounds
 from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.verify_token import verify_token
+from cab.values import immutable
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Redeemed:
     """`vouched_at` is when the provider said so."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from cab.use_cases.audit.outbox import APPROVED, Outbox, grant_event, keepalive_
 from cab.use_cases.grants.refresh.escrow import Escrow
 from cab.use_cases.grants.replaced_tokens import ReplacedTokens
 from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
+from cab.values import immutable
 
 MAX_REVOKED_AT_ONCE: Final = 500
 MAX_TRIES_UPSTREAM: Final = 8  # over some minutes; then the audit says that the provider was never reached
@@ -27,7 +27,7 @@ GIVE_UP_AFTER: Final = timedelta(days=1)  # for replaced refresh tokens; the aud
 _TRIES: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Revoked:
     """What died, and what could not: one line per grant."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -23,11 +22,12 @@ from cab.stores.issued_tokens import IssuedToken, IssuedTokens
 from cab.stores.sessions import Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.people.enabled_actions import agents_of, enabled_actions
+from cab.values import immutable
 
 RECENT: Final = 30
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ConnectionHealth:
     """One connection of the tenant. `grant` is None when the person has not connected it, or when it needs no account.
 
@@ -45,7 +45,7 @@ class ConnectionHealth:
     ends_unused_at: datetime | None = None  # when that is soon
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Deed:
     """An access that an agent was given in the person's name."""
 
@@ -60,13 +60,13 @@ class Deed:
     outcome: str | None  # what the agent says came of its token
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Pending:
     request: ApprovalRequest
     action: Action | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Questions:
     """What one agent waits for, that which ends soonest first. `more` says that it asked still more than was read."""
 
@@ -76,7 +76,7 @@ class Questions:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AccountPage:
     connections: tuple[ConnectionHealth, ...]
     questions: tuple[Questions, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -30,6 +30,7 @@ from cab.stores.grants import Grants
 from cab.stores.sessions import Session
 from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.people.login import LoginDemand
+from cab.values import immutable
 
 KEPT_AFTER: Final = timedelta(hours=1)  # a decision outlives everything that may ask for it
 
@@ -42,7 +43,7 @@ class ApprovalStanding(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Stored:
     """What there is under an approval's id, whoever asks: both None when nothing is."""
 
@@ -50,7 +51,7 @@ class Stored:
     decision: ApprovalDecision | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ApprovalView:
     """Everything the page shows. `agent`, `connection` and `action` are None when the configuration no longer has them.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
@@ -38,11 +37,12 @@ from cab.use_cases.people.consent import (
 )
 from cab.use_cases.people.enabled_actions import EnabledAction, enabled_actions
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.values import immutable
 
 STATE_LIFE: Final = timedelta(minutes=10)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Visitor:
     """The person as this browser knows them. `browser` is the digest of what their chain of sessions is known by: what was begun
     in one tab outlives a new login of the same person in another."""
@@ -55,7 +55,7 @@ class Visitor:
         return cls(session, digest("cab-connect-browser", session.csrf))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Consent:
     """What our consent page shows before anything starts. `grant` is what the user consented to before, if anything."""
 
@@ -65,7 +65,7 @@ class Consent:
     grant: Grant | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Connected:
     """`before`: the same answer came once more, reloaded or sent twice, and changed nothing."""
 
@@ -73,7 +73,7 @@ class Connected:
     before: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AnotherAccount:
     """The consent was given for another upstream account than the grant has. `question` is the secret of the answer's form."""
 
@@ -82,7 +82,7 @@ class AnotherAccount:
     question: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ConnectionResult:
     """A connected account as its user sees it: what works, and what the provider did not grant."""
 

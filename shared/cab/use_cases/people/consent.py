@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
+from cab.values import immutable
 
 _logger = logging.getLogger(__name__)
 SAVE_ATTEMPTS: Final = 3
@@ -38,7 +39,7 @@ COMMIT_ATTEMPTS: Final = 5
 _USUAL_NAMES: Final = ("email", "preferred_username", "login", "username", "name")
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ConsentedGrant:
     """What the user agreed to. `draft` is the grant as it was read, or a new one; `replaces` the account that may change."""
 
@@ -49,7 +50,7 @@ class ConsentedGrant:
     replaces: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RedeemedCode:
     """The provider's answer to the code, unread."""
 
@@ -57,7 +58,7 @@ class RedeemedCode:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UpstreamAccount:
     """The upstream account as the provider names it: `id` is what it is, `name` what people call it."""
 
@@ -65,7 +66,7 @@ class UpstreamAccount:
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OtherAccount:
     """The consent was given with another upstream account than is connected, and nobody agreed to that."""
 
@@ -84,7 +85,7 @@ class OtherAccount:
         return cls(**fields | accounts)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Saved:
     """A payload in the vault that waits to become the truth."""
 

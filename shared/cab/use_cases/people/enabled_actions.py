@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.connections import Connection
 from cab.domain.configured.deployment import Deployment
 from cab.domain.text.patterns import covered_by_any
+from cab.values import immutable
 
 _ORDER = (Effect.READ, Effect.WRITE, Effect.DESTRUCTIVE)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class EnabledAction:
     """An action with the agents whose allow-list covers it. Policy, task and confirmation bound it further, per request."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from cab.ports import AnswerTooLarge, Clock, HttpClient, Unavailable
 from cab.protocol import discovery
 from cab.stores.remembered import Remembered
+from cab.values import immutable
 
 FRESH_FOR: Final = timedelta(hours=1)
 STALE_IF_ERROR: Final = timedelta(hours=24)
@@ -17,7 +17,7 @@ RETRY_AFTER_FAILURE: Final = timedelta(seconds=5)
 FETCH_TIMEOUT_S: Final = 4.0
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class IdpEndpoints:
     """What a login needs of the document."""
 

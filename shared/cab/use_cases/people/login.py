@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode
@@ -41,6 +41,7 @@ from cab.use_cases.identity.refused_credentials import credential_refused
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_token import verify_token
 from cab.use_cases.people.idp_metadata import IdpEndpoints, IdpMetadata
+from cab.values import immutable
 
 STATE_LIFE: Final = timedelta(minutes=10)
 TOKEN_TIMEOUT_S: Final = 8.0
@@ -57,7 +58,7 @@ def return_path(wanted: str | None) -> str:
     return wanted if wanted is not None and _RETURN_PATHS.fullmatch(wanted) else HOME
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LoginDemand:
     """How fresh and strong the login must be. `renew` asks for a new one whatever session the provider still has."""
 
@@ -66,7 +67,7 @@ class LoginDemand:
     acr_values: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class LoggedIn:
     """A new session; `cookie` goes to the browser and nowhere else."""
 
@@ -78,7 +79,7 @@ class LoggedIn:
         return "LoggedIn()"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class FinishedBefore:
     """The same answer came once more: reloaded, gone back to, or sent twice. It changed nothing."""
 

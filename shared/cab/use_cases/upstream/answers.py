@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,6 +19,7 @@ from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavaila
 from cab.protocol import names, token_refusals, token_responses
 from cab.protocol.token_refusals import RefusalMeaning
 from cab.protocol.token_responses import UNKNOWN_LIFETIME, TokenError
+from cab.values import immutable
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ LONGEST_PAUSE_S: Final = 60
 _PAUSE_S: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wish:
     """What a request asked for. `scopes` must be granted; `named` are those that the request could say.
 
@@ -40,7 +41,7 @@ class Wish:
     refusals: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Granted:
     """An access token of the provider and what it is good for. `narrowed`: for nothing beyond the scopes asked for."""
 

@@ -66,7 +66,7 @@ CONTENT: Final = """SHA256(REGEXP_REPLACE(event_json, r'"(chain|service)":[{][^{
 SAID: Final = "TO_JSON_STRING(STRUCT({}))".format(
     ", ".join(
         (
-            *(f"raw.`{name}`" for name in AuditEvent.__slots__ if name not in ("event_id", "chain", "service")),
+            *(f"raw.`{it.name}`" for it in members(AuditEvent) if it.name not in ("event_id", "chain", "service")),
             "raw.subject_key, raw.connection, raw.action",
         )
     )

@@ -6,7 +6,6 @@ The same steps as any exchange. The agent is not the client here: it presents it
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -31,11 +30,12 @@ from cab.use_cases.exchange.steps import Steps
 from cab.use_cases.identity.still_here import StillHere
 from cab.use_cases.identity.verify_call_token import CallTokenVerifier
 from cab.use_cases.identity.verify_dpop import DpopVerifier, check_binding
+from cab.values import immutable
 
 MADE_ID_BYTES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PresentedToken:
     """What the agent presented at `call_tool`, which gives it on: the token, and the proof of possession for that URL."""
 
@@ -48,7 +48,7 @@ class PresentedToken:
         return "PresentedToken()"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class NewCall:
     """A call of a connection's action. `detail` is the declared intent; without a `call_id` one is made up here."""
 
@@ -59,7 +59,7 @@ class NewCall:
     deferred: bool
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class PendingCall:
     """A call that waited for a person, asked for again."""
 
@@ -67,7 +67,7 @@ class PendingCall:
     deferral_code: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class RefusedCall:
     """A call under way whose token the platform has refused: another one is wanted."""
 

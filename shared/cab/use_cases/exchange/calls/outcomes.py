@@ -6,7 +6,7 @@ Evidence of less weight than our own; a resource's weighs more than an agent's, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -25,12 +25,13 @@ from cab.use_cases.audit.auditor import Facts
 from cab.use_cases.audit.parties import note_agent
 from cab.use_cases.identity.authenticate_client import ClientAuthenticator, Credentials, Spending, after_spending
 from cab.use_cases.identity.verify_token import verify_token
+from cab.values import immutable
 
 REPORTED_UNTIL: Final = timedelta(hours=1)  # after the token's end
 ReportedOutcome = Literal["done", "rejected", "failed", "not_used", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OutcomeReport:
     """About one hand-out. A JWT of ours is named by itself (`token`), since nothing is kept of it; any other by its hash.
 
@@ -50,7 +51,7 @@ class OutcomeReport:
         return f"OutcomeReport({self.outcome!r})"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _HandOut:
     sha256: str
     client_id: str

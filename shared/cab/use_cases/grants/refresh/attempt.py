@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -47,6 +46,7 @@ from cab.use_cases.grants.refresh.escrow import Escrow, seal_token_set
 from cab.use_cases.grants.refresh.fence import FencedWrites, FenceLost, Transition
 from cab.use_cases.grants.refresh.orphaned_tokens import OrphanedTokens
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.values import immutable
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ async def no_step(_: str) -> None:
     """Production does nothing between steps; the kill harness stops the process here."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Wanted:
     """What one caller needs of a grant. Without scopes: whatever there is.
 
@@ -89,7 +89,7 @@ class Wanted:
         return self.provider.scope_names.beyond(scopes, (*self.scopes, *self.provider.base_scopes))
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Committed:
     """A token set that became the truth by this attempt. At `at`, before that was written, the grant was nobody else's."""
 
@@ -123,7 +123,7 @@ class WriteProof:
         return now < self._succeeded_at + self._timings.write_proven_for
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class AttemptParts:
     """What every attempt of a process works with."""
 

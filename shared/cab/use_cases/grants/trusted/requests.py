@@ -7,7 +7,7 @@ sent once, and nothing of it is kept; a refresh token that comes along unasked i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from cab.protocol import names
 from cab.protocol.jose import jwk, jws
 from cab.use_cases.upstream.answers import Granted, UserRefused, Wish, read_answer, sent_in_time
 from cab.use_cases.upstream.provider_client import ProviderCalls
+from cab.values import immutable
 
 ASSERTION_LIFE_S: Final = 180  # the longest that Salesforce accepts
 _SUBJECT_TOKEN_TYPES: Final = {"jwt": names.JWT_TYPE, "id_token": names.ID_TOKEN_TYPE}
@@ -26,7 +27,7 @@ _SUBJECT_TOKEN_TYPES: Final = {"jwt": names.JWT_TYPE, "id_token": names.ID_TOKEN
 _SUBJECT_TOKEN_REFUSED: Final = "invalid_request"
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TrustedRequest:
     """What one request is about: the user as the provider knows them, and where our STS vouches the JWT that says so."""
 
