@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cab.adapters.configuration.checks.urls import url_mistake
-from cab.adapters.configuration.loader import shipped_providers
+from cab.adapters.configuration.shipped import shipped_providers
 from cab.domain.configured.connections import GrantKind, Provider, RotationClass
 from cab.domain.configured.provider_parameters import placeholders
 from cab_ops.cli.config import config_group
@@ -138,6 +138,13 @@ def test_every_preset_names_a_source_or_says_that_there_is_none() -> None:
     text = (ROOT / "shared" / "cab" / "data" / "providers.yaml").read_text("utf-8")
     for entry in text.split("\n  - id: ")[1:]:
         assert "    # " in entry, entry.partition("\n")[0]
+
+
+def test_what_the_functions_read_is_what_is_written(tmp_path: Path) -> None:
+    written = tmp_path / "providers.json"
+    assert CliRunner().invoke(config_group, ["providers", "--compile", str(written)]).exit_code == 0
+    committed = ROOT / "shared" / "cab" / "data" / "providers.json"
+    assert committed.read_bytes() == written.read_bytes(), f"run: cab config providers --compile {committed}"
 
 
 def test_the_committed_table_is_current() -> None:

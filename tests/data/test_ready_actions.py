@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from tests.support.world import World
 
 from cab.adapters.configuration.checks.urls import url_mistake
-from cab.adapters.configuration.loader import inspect_folder, shipped_providers
+from cab.adapters.configuration.loader import inspect_folder
+from cab.adapters.configuration.shipped import shipped_providers
 from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.calls.rendering import render
 from cab.domain.calls.tools import MAX_NAME_CHARS, detail_of, input_schema, tool_name

@@ -22,8 +22,8 @@ def trusting(*changes: dict[str, Any]) -> Deployment:
     crm = known.connection_by_id["crm"]
     connections = tuple(crm.model_copy(update={"id": f"crm-{n}"} | change) for n, change in enumerate(changes))
     facts = {"subject_token_audience": "cab-at-crm", "assertion_audience": "crm-audience"}
-    providers = tuple(item.model_copy(update=facts) if item.id == crm.provider else item for item in known.providers)
-    return replace(known, connections=connections, providers=providers)
+    providers = {**known.provider_by_id, crm.provider: known.provider_by_id[crm.provider].model_copy(update=facts)}
+    return replace(known, connections=connections, provider_by_id=providers)
 
 
 def bearer(client_id: str, key: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def deployment_of(provider: Provider, **connection_changes: Any) -> Deployment:
         front_ends=(),
         agents=(),
         connections=(connection,),
-        providers=(provider,),
+        provider_by_id={provider.id: provider},
         policies=(),
         policy_version="test",
     )

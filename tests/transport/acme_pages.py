@@ -398,8 +398,6 @@ def with_query(url: str, **changes: str | None) -> str:
 
 def change_connection(deployment: Deployment, connection: str, **changes: Any) -> Deployment:
     """The deployment with the connection's provider changed."""
-    wanted = deployment.connection_by_id[connection].provider
-    providers = tuple(
-        provider.model_copy(update=changes) if provider.id == wanted else provider for provider in deployment.providers
-    )
-    return replace(deployment, providers=providers)
+    provider = deployment.provider_by_id[deployment.connection_by_id[connection].provider]
+    providers = {**deployment.provider_by_id, provider.id: provider.model_copy(update=changes)}
+    return replace(deployment, provider_by_id=providers)

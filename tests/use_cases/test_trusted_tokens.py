@@ -151,7 +151,7 @@ class Desk:
             front_ends=(),
             agents=(),
             connections=(self.connection,),
-            providers=(self.provider,),
+            provider_by_id={self.provider.id: self.provider},
             policies=(),
             policy_version="test",
         )

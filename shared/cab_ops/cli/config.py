@@ -13,9 +13,10 @@ import orjson
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
-from cab.adapters.configuration.problems import errors_among
+from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
 from cab_ops.cli.catalog import import_mcp, import_openapi, ready_actions
 from cab_ops.cli.cloud import json_option, project_option
+from cab_ops.configuration.presets import compiled_presets
 from cab_ops.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab_ops.configuration.reference import with_reference
 from cab_ops.configuration.schemas import json_schemas, schema_text
@@ -119,9 +120,20 @@ def reference(document: Path) -> None:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Write the table into this Markdown document, between its markers.",
 )
-def providers(*, as_json: bool, document: Path | None) -> None:
+@click.option(
+    "--compile",
+    "compiled",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what the functions read, shared/cab/data/providers.json, of providers.yaml.",
+)
+def providers(*, as_json: bool, document: Path | None, compiled: Path | None) -> None:
     """Show the provider presets that come with CAB."""
-    if document is not None:
+    if compiled is not None:
+        try:
+            compiled.write_bytes(compiled_presets())
+        except ConfigurationRefused as exc:
+            raise click.ClickException(str(exc)) from exc
+    elif document is not None:
         try:
             document.write_text(with_provider_table(document.read_text(encoding="utf-8")), encoding="utf-8")
         except ValueError as exc:

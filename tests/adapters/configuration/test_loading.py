@@ -23,8 +23,9 @@ from tests.adapters.configuration.deployment_folder import (
 
 from cab.adapters.configuration import yaml_tree
 from cab.adapters.configuration.folder import digest_of
-from cab.adapters.configuration.loader import FolderConfiguration, shipped_providers
+from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.adapters.configuration.shipped import shipped_providers
 from cab.adapters.configuration.yaml_tree import read_yaml
 from cab.domain.configured.connections import Provider, RotationClass
 
@@ -58,6 +59,14 @@ def test_an_own_provider_takes_over_the_facts_of_the_one_it_extends(tmp_path: Pa
     assert provider.rotation.rotation_class is RotationClass.LEEWAY
     assert provider.title == "Own CRM"
     assert provider.token_endpoint == "https://login.crm.test/token"
+
+
+def test_a_deployment_knows_its_own_providers_and_all_shipped_ones(tmp_path: Path) -> None:
+    providers = deployment_of(tmp_path).provider_by_id
+    assert set(providers) == {*shipped_providers(), "own-crm"}
+    assert len(providers) == len(set(providers))
+    assert providers["google"] is providers["google"]
+    assert "no-such" not in providers
 
 
 def test_every_shipped_provider_is_valid_and_says_only_https() -> None:

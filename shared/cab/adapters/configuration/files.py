@@ -38,12 +38,6 @@ class ConnectionsFile(StrictModel):
     connections: tuple[Connection, ...] = Field(min_length=1)
 
 
-class ShippedProviders(StrictModel):
-    """cab/data/providers.yaml: what is known about well-known systems."""
-
-    providers: tuple[Provider, ...]
-
-
 MODELS: dict[str, type[BaseModel]] = {
     "broker.yaml": Broker,
     "identity_providers.yaml": IdentityProvidersFile,

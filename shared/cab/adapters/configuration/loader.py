@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +16,13 @@ from cab.adapters.configuration.files import (
     AgentsFile,
     ConnectionsFile,
     IdentityProvidersFile,
-    ShippedProviders,
 )
 from cab.adapters.configuration.folder import CANDIDATES, POLICIES, Folder, read_folder
 from cab.adapters.configuration.model_errors import validate
 from cab.adapters.configuration.problems import ConfigurationRefused, Problem, choose_from, errors_among
+from cab.adapters.configuration.shipped import Providers, shipped_providers
 from cab.adapters.configuration.variables import BROKER_FILE, about_declarations, declared_variables, fill
 from cab.adapters.configuration.yaml_tree import YamlTree, read_yaml
-from cab.domain.configured.connections import Provider
 from cab.domain.configured.deployment import Broker, Deployment, Tenant
 from cab.values import immutable
 
@@ -88,19 +85,6 @@ def inspect_folder(
         if texts:
             problems += check_policies(deployment, texts, folder=folder, unread=unread)[1]
     return Inspection(None if unread else deployment, tuple(sorted(set(problems))))
-
-
-@cache
-def shipped_providers() -> Mapping[str, Mapping[str, Any]]:
-    """The provider presets that come with CAB, by id, as plain values in the file's own keys."""
-    data = files("cab.data").joinpath("providers.yaml").read_bytes()
-    tree, problems = read_yaml("cab/data/providers.yaml", data)
-    if tree is not None:
-        _, more = validate(ShippedProviders, tree)
-        problems += more
-    if tree is None or problems:
-        raise ConfigurationRefused(problems)
-    return {entry["id"]: entry for entry in tree.value["providers"]}
 
 
 def _read(
@@ -173,14 +157,13 @@ def _deployment(folder: Folder, parsed: Mapping[str, Any]) -> Deployment:
     people: IdentityProvidersFile = parsed["identity_providers.yaml"]
     clients: AgentsFile = parsed["agents.yaml"]
     systems: ConnectionsFile = parsed[CONNECTIONS_FILE]
-    shipped = (Provider.model_validate(entry) for entry in shipped_providers().values())
     return Deployment(
         broker=broker,
         identity_providers=people.identity_providers,
         front_ends=clients.front_ends,
         agents=clients.agents,
         connections=systems.connections,
-        providers=(*shipped, *systems.providers),
+        provider_by_id=Providers(systems.providers),
         policies=folder.policies,
         policy_version=folder.policy_version,
         candidate_policies=folder.candidate_policies,

@@ -5,6 +5,7 @@ Reading and checking the files is `cab.adapters.configuration`; the models here 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -306,7 +307,7 @@ class Deployment:
     front_ends: tuple[FrontEnd, ...]
     agents: tuple[Agent, ...]
     connections: tuple[Connection, ...]
-    providers: tuple[Provider, ...]
+    provider_by_id: Mapping[str, Provider]
     policies: tuple[tuple[str, str], ...]  # (file name, Cedar text), sorted by name
     policy_version: str
     never_permitted: frozenset[str] = frozenset()  # actions no policy permits to anyone, where that was looked at
@@ -341,10 +342,6 @@ class Deployment:
     @cached_property
     def _introspected(self) -> frozenset[str]:
         return frozenset(resource for agent in self.agents for resource in agent.introspects)
-
-    @cached_property
-    def provider_by_id(self) -> dict[str, Provider]:
-        return {provider.id: provider for provider in self.providers}
 
     @cached_property
     def zone_by_id(self) -> dict[str, TrustZone]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from cab.adapters.configuration.checks.broker import check_issuer, check_url
 from cab.adapters.configuration.checks.findings import AGENTS, CONNECTIONS, Findings
 from cab.adapters.configuration.problems import choose_from
+from cab.adapters.configuration.shipped import shipped_providers
 from cab.adapters.configuration.yaml_tree import Place
 from cab.domain.calls.tools import MAX_NAME_CHARS, tool_name
 from cab.domain.configured.actions import Action, Effect
@@ -25,8 +26,7 @@ _NAMES_OF_TRUST: Mapping[GrantKind, tuple[str, ...]] = {
 
 
 def check_providers(findings: Findings, own_providers: Sequence[Provider]) -> None:
-    everyone = findings.deployment.providers  # shipped ones first, see the loader
-    shipped = {provider.id for provider in everyone[: len(everyone) - len(own_providers)]}
+    shipped = shipped_providers()
     findings.unique(
         CONNECTIONS,
         ((("providers", position, "id"), provider.id) for position, provider in enumerate(own_providers)),
