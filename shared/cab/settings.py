@@ -26,6 +26,7 @@ class FunctionSettings(BaseModel):
         hide_input_in_errors=True,
         frozen=True,
         regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know
+        defer_build=True,  # a process reads the settings of one function
     )
 
     project: str = Field(alias="GOOGLE_CLOUD_PROJECT", min_length=1)
