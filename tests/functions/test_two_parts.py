@@ -197,9 +197,10 @@ async def test_an_event_that_is_not_acknowledged_withholds_a_token_that_was_comm
 async def test_a_refresh_grants_that_dies_between_the_parts_loses_no_grant() -> None:
     world = await connected()
     answering = world.web.hosts[REFRESH_GRANTS]
+    go_on = asyncio.Event()  # held here, or what waits for it is collected as garbage
 
     async def never() -> None:
-        await asyncio.Event().wait()
+        await go_on.wait()
 
     async def dies(sent: Sent) -> HttpAnswer:
         foretold = asyncio.Event()
