@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from tests.support import asgi
 from tests.support.functions import ROOT
 from tests.support.world import World
-
-from cab.bootstrap.direct import serve_directly
 
 
 @pytest.mark.parametrize("function", sorted(entry.parent.name for entry in ROOT.glob("functions/*/main.py")))
@@ -22,13 +16,20 @@ async def test_after_its_first_request_a_function_is_reached_past_the_framework(
     assert (await world.request("TRACE", "/health", function=function)).status == 200
 
 
-async def test_a_fault_of_a_function_is_answered_and_its_text_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def function(request: Request) -> Response:
+async def test_a_fault_that_no_handler_catches_is_answered_and_its_text_is_not_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On either way: the framework writes an exception with its text into the log."""
+
+    def mistaken(*_: object) -> None:
         raise RuntimeError("a secret of somebody")
 
-    application = Starlette()
-    serve_directly(application, function)
-    answer = await asgi.request(application, "GET", "/")
-    assert (answer.status, answer.body) == (500, b"")
+    monkeypatch.setattr("cab.transport.grants_http.context_of", mistaken)
+    world = World()
+    for _ in range(2):
+        answer = await world.request("POST", "/grants/token", function="refresh_grants")
+        assert answer.refusal == (500, "server_error", "internal_error")
+        assert (answer.header("cache-control"), answer.header("x-content-type-options")) == ("no-store", "nosniff")
+        assert f"txn {answer.txn}" in caplog.text
     assert "internal error RuntimeError" in caplog.text
     assert "secret" not in caplog.text

@@ -14,8 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from cab.use_cases.audit.auditor import log_bug
-
 Function = Callable[[Request], Awaitable[Response]]
 
 
@@ -27,15 +25,7 @@ def serve_directly(application: Starlette, function: Function) -> None:
         if scope["type"] != "http":
             await framework(scope, receive, send)
             return
-        answer = await _answer(function, Request(scope, receive, send))
+        answer = await function(Request(scope, receive, send))
         await answer(scope, receive, send)
 
     application.middleware_stack = serve
-
-
-async def _answer(function: Function, request: Request) -> Response:
-    try:
-        return await function(request)
-    except Exception as error:  # noqa: BLE001  # the server would write its text into the log
-        log_bug(error, txn="-")
-        return Response(status_code=500)

@@ -23,6 +23,7 @@ from cab.ports import Randomness
 from cab.protocol.oauth_errors import error_headers, status_of
 from cab.transport.page_problems import words_for
 from cab.transport.requests import NO_STORE, refusal_response
+from cab.use_cases.audit.auditor import log_bug
 
 MOST_IN_PROCESS: Final = 512
 OLDEST_S: Final = 0.5  # while one has waited longer to begin, or a newcomer would, nobody joins the queue
@@ -114,7 +115,10 @@ def _turns_behind(number: int) -> int:
 
 
 def admitted(handle: Handler, admission: Admission, randomness: Randomness) -> Handler:
-    """The handler of a function, with what is too much refused in front of it. Probes of its health always pass."""
+    """The handler of a function, with what is too much refused in front of it, and a fault that it does not catch answered.
+
+    Probes of its health always pass.
+    """
 
     async def take_on(request: Request) -> Response:
         if request.scope["path"] == "/health":
@@ -123,6 +127,10 @@ def admitted(handle: Handler, admission: Admission, randomness: Randomness) -> H
             return await admission.run(lambda: handle(request))
         except BrokerError as refusal:  # the handler's own refusals have become answers in it
             return _answer(request, refusal, txn=randomness.token(16))
+        except Exception as error:  # noqa: BLE001  # a bug: who stands behind would write its text into the log
+            txn = randomness.token(16)
+            log_bug(error, txn=txn)
+            return _answer(request, BrokerError(Reason.INTERNAL_ERROR), txn=txn)
 
     return take_on
 
