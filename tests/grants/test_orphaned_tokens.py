@@ -197,6 +197,17 @@ async def test_a_late_token_set_that_no_call_can_prove_is_proved_by_a_refresh_be
         await assert_alive(world, name)
 
 
+@pytest.mark.parametrize("status", [403, 429, 500])
+@in_virtual_time
+async def test_a_late_token_set_that_may_not_ask_who_it_is_for_is_not_taken_for_dead(status: int) -> None:
+    """A narrowed token lacks the scope for that, or the platform counts calls: only a 401 says that it is over."""
+    world = await GrantWorld(STRICT).open()
+    name = await world.connect()
+    world.fault(endpoint="userinfo", kind="status", status=status)
+    await run_beside_a_sweeper(world, paused_at(world, "after send", 60), name)
+    await assert_alive(world, name)
+
+
 class RefusingVault:
     """The vault as one instance sees it: no add gets through."""
 

@@ -163,7 +163,7 @@ class OrphanedTokens:
             return None
         if 200 <= answer.status < 300:
             return True
-        return False if answer.status in (401, 403) else None
+        return False if answer.status == 401 else None
 
     async def _revoke_raw(self, ours: Grant, raw: bytes, connection: Connection, provider: Provider) -> bool:
         try:
