@@ -362,7 +362,7 @@ class Steps:
         else:
             body = self._body(asked_for, issued, details)
         if issued.arriving is not None:
-            facts.beside.append(_complete(body, issued))
+            facts.beside.append(self._complete(body, issued))
         return body
 
     def _body(self, asked_for: Decided, issued: Issued, details: list[dict[str, Any]]) -> dict[str, Any]:
@@ -376,6 +376,11 @@ class Steps:
             "txn": asked_for.judgement.case.assertion.txn,
         }
         return body if issued.narrowed is not False else body | {"narrowed": False}
+
+    async def _complete(self, body: dict[str, Any], issued: Issued) -> None:
+        """Beside the event: the answer leaves after both. Raises as `Issued.arrived`; then the event is taken back."""
+        body["access_token"] = (await issued.arrived()).token
+        body["expires_in"] = whole_seconds_until(issued.expires_at, self._clock.now())
 
     # --- what only calls have ---
 
@@ -514,11 +519,6 @@ class Steps:
             facts.beside.append(self._issued_tokens.remember(issued.sha256, record))
         elif not self._issued_tokens.is_recorded(issued.sha256, record):
             facts.beside.append(self._issued_tokens.remember_first(issued.sha256, record))
-
-
-async def _complete(body: dict[str, Any], issued: Issued) -> None:
-    """Beside the event: the answer leaves after both. Raises as `Issued.arrived`; then the event is taken back."""
-    body["access_token"] = (await issued.arrived()).token
 
 
 def _check_limit(counted: Counted | None) -> None:
