@@ -542,6 +542,22 @@ async def test_an_event_that_its_caller_takes_back_is_settled_only_with_what_doe
     assert log._settled == 2
 
 
+async def test_closing_waits_for_callers_that_may_take_back_their_events(
+    log: PubSubAuditLog, topic: Subscription
+) -> None:
+    """Who ends the loop ends them as well, and not always before the log."""
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await log.publish(event(1), answered=answered)
+
+    async def leave() -> None:
+        await log.publish(taking_back(1)())
+        answered.set_result(None)
+
+    await asyncio.gather(log.close(), leave())
+    last = max(map(_json, await topic.events(3)), key=lambda document: document["chain"]["seq"])
+    assert (last["event_type"], last["chain"]["settled"]) == ("chain.closed", 2)
+
+
 async def test_the_last_event_of_a_chain_vouches_for_all_before_it(
     log: PubSubAuditLog, control: ControlClient, topic: Subscription
 ) -> None:

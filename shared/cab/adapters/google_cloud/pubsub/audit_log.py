@@ -88,7 +88,8 @@ class PubSubAuditLog:
         self._chain_of_process: AuditChain | None = None
         self._queue: deque[_Queued] = deque()
         self._open: dict[int, _Queued] = {}  # not acknowledged, by number: queued or in flight
-        self._unanswered: dict[str, int] = {}  # events whose callers may take them back still: their numbers by id
+        # By id: the numbers of events whose callers may take them back still, and until when.
+        self._unanswered: dict[str, tuple[int, asyncio.Future[None]]] = {}
         self._left_to_store: int | None = None  # the lowest number that is only there
         self._in_flight: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
@@ -123,10 +124,10 @@ class PubSubAuditLog:
             raise Unavailable(_WHAT)
         loop = asyncio.get_running_loop()
         acknowledged = loop.create_future()
-        takes_back = self._unanswered.get(event.corrects or "")
+        takes_back, _ = self._unanswered.get(event.corrects or "", (None, None))
         queued = self._enqueue(event, settles=takes_back, acknowledged=acknowledged, if_withheld=if_withheld)
         if answered is not None:
-            self._unanswered[event.event_id] = queued.settles
+            self._unanswered[event.event_id] = queued.settles, answered
             answered.add_done_callback(lambda _: self._unanswered.pop(event.event_id))
         self._send()
         timer = loop.call_later(_BUDGET_S, self._fail, queued)
@@ -147,6 +148,8 @@ class PubSubAuditLog:
         """Send what is left, then the event that ends the chain. What cannot be sent is kept; what cannot be kept is logged by id."""
         if self._is_closed:
             return
+        if self._unanswered:  # who ends this ends those callers as well: they say now what becomes of their events
+            await asyncio.wait([answered for _, answered in self._unanswered.values()], timeout=_BUDGET_S)
         self._is_closed = True
         while self._in_flight:
             await asyncio.wait(self._in_flight)
@@ -189,7 +192,10 @@ class PubSubAuditLog:
     @property
     def _settled(self) -> int:
         """The last number of the chain before everything that waits for an acknowledgement, or may be taken back still."""
-        waiting = [*self._unanswered.values(), *(queued.settles for queued in self._open.values())]
+        waiting = [
+            *(number for number, _ in self._unanswered.values()),
+            *(queued.settles for queued in self._open.values()),
+        ]
         if self._left_to_store is not None:
             waiting.append(self._left_to_store)
         return min(waiting, default=self._chain.length + 1) - 1
