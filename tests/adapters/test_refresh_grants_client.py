@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -259,6 +260,7 @@ LAST_TROUBLE: dict[str, Any] = {
     "cut off": answer(200, b"{}\n{", **IN_PARTS),
     "none": answer(200, b"{}\n", **IN_PARTS),
     "a token without facts": last(200, {"access_token": "a"}),
+    "of what is no success": replace(last(200, GOOD), status=500),
     "a broken connection": SendFailed("grants", may_have_arrived=True),
     "too much": AnswerTooLarge(),
 }

@@ -115,7 +115,7 @@ class RefreshGrantsClient:
 def _read(answer: HttpAnswer) -> dict[str, Any]:
     """The document of a success. Raises: BrokerError; Unavailable; InvalidJson."""
     status, retry_after_s = answer.status, answer.retry_after_s
-    if answer.headers.get("content-type") == two_parts.MEDIA_TYPE:
+    if status == 200 and answer.headers.get("content-type") == two_parts.MEDIA_TYPE:
         content, status, retry_after_s = two_parts.read_last(answer.body)
     else:
         content = strict_json.load_object(answer.body)
