@@ -211,6 +211,31 @@ async def test_what_fails_beside_an_event_is_the_answer_and_takes_the_event_back
     assert (issued.outcome, taken_back.corrects, taken_back.reason_code) == ("issued", issued.event_id, reason.value)
 
 
+async def test_a_bug_beside_an_event_is_refused_and_charged_as_one_before_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    given_back: list[str] = []
+
+    async def mistaken() -> None:
+        raise RuntimeError("a secret of somebody")
+
+    async def give_back() -> None:
+        given_back.append("use")
+
+    async def answering(facts: Facts) -> str:
+        facts.beside.append(mistaken())
+        facts.release.append(give_back)
+        return await answered(facts)
+
+    result = await bench.run(answering)
+    assert (result.answer, result.refusal.reason) == (None, Reason.INTERNAL_ERROR)
+    assert given_back == ["use"]
+    issued, taken_back = bench.log.events
+    assert (taken_back.corrects, taken_back.reason_code) == (issued.event_id, "internal_error")
+    assert "internal error RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_who_leaves_after_the_event_was_acknowledged_gets_nothing_and_the_event_is_taken_back(
     bench: Bench,
 ) -> None:

@@ -191,21 +191,16 @@ class Auditor:
         try:
             with collected_in(facts.latency):
                 answer = await work(facts)
-        except (BrokerError, Unavailable) as error:
-            refusal = _refusal_of(error)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a bug: the caller gets JSON, the log the type and place, nobody the text
-            log_bug(error, txn=context.txn)
-            refusal = BrokerError(Reason.INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001  # of a bug the caller gets JSON, the log type and place, nobody the text
+            refusal = _refusal_of(error, txn=context.txn)
         else:
             if silent:
                 return Answered(facts.txn or context.txn, answer=answer)
             try:
                 event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=None)
                 await self._publish(event, facts)
-            except (BrokerError, Unavailable) as error:  # what takes the event back is the record of that
-                refusal = _refusal_of(error)
+            except Exception as error:  # noqa: BLE001  # what takes the event back is the record of that
+                refusal = _refusal_of(error, txn=context.txn)
                 await self._undo(facts, refusal)
                 return Answered(facts.txn or context.txn, refusal=refusal)
             return Answered(facts.txn or context.txn, answer=answer)
@@ -344,16 +339,20 @@ class Auditor:
         return events
 
 
-def _refusal_of(error: BrokerError | Unavailable) -> BrokerError:
+def _refusal_of(error: Exception, *, txn: str) -> BrokerError:
     if isinstance(error, BrokerError):
         return error
-    return BrokerError(REASON_BY_DEPENDENCY.get(error.what, Reason.STORE_UNAVAILABLE))
+    if not isinstance(error, Unavailable):
+        log_bug(error, txn=txn)
+    return BrokerError(_reason_of(error))
 
 
 def _reason_of(error: BaseException) -> Reason:
-    """Why nobody gets an answer that was on record already."""
-    if isinstance(error, BrokerError | Unavailable):
-        return _refusal_of(error).reason
+    """Why nobody gets an answer, be it on record already."""
+    if isinstance(error, BrokerError):
+        return error.reason
+    if isinstance(error, Unavailable):
+        return REASON_BY_DEPENDENCY.get(error.what, Reason.STORE_UNAVAILABLE)
     return Reason.AUDIT_UNAVAILABLE if isinstance(error, asyncio.CancelledError) else Reason.INTERNAL_ERROR
 
 
