@@ -1,9 +1,10 @@
 """`python -m benchmarks.overload`: half as much again as a process can carry, at the process that is deployed. A minute, Linux only.
 
 Measured first is what the hot exchange's process answers in a second. Then so many callers as are to be in flight begin one after the
-other, and ask at one and a half times that rate together, each again when its time comes and its last request was answered. Said
-are the time of what was served, the time of what was refused, whether every refusal is a 503 with `Retry-After`, and how soon after
-the last of it a request is answered as it was before.
+other, and ask at one and a half times that rate together, each again when its time comes and its last request was answered. They ask
+over the connection that was used last, as a front end does: the server ends one that lies idle for two seconds, and takes a new one in
+each turn of its loop. Said are the time of what was served, the time of what was refused, whether every refusal is a 503 with
+`Retry-After`, and how soon after the last of it a request is answered as it was before.
 """
 
 from __future__ import annotations
@@ -97,14 +98,14 @@ async def measure(clients: Clients, *, port: int, in_flight: int, seconds: float
     )
     sent, answers = len(waiting), _Answers()
     async with AsyncExitStack() as stack:
-        opened = [Connections(stack) for _ in range(in_flight)]
+        idle = [Connections(stack) for _ in range(in_flight)]
         for first in range(0, in_flight, 64):  # an accept queue holds only so many
-            await asyncio.gather(*(connections.open(port) for connections in opened[first : first + 64]))
+            await asyncio.gather(*(connections.open(port) for connections in idle[first : first + 64]))
         began = time.perf_counter()
         await asyncio.gather(
             *(
-                _insist(connections, waiting, port, began + each_s * number / in_flight, each_s, answers)
-                for number, connections in enumerate(opened)
+                _insist(idle, waiting, port, began + each_s * number / in_flight, each_s, answers)
+                for number in range(in_flight)
             )
         )
     recovered = await _recovery(clients, port, usual_s)
@@ -137,17 +138,18 @@ async def _usual(clients: Clients, port: int) -> float:
 
 
 async def _insist(
-    connections: Connections, waiting: deque[bytes], port: int, due: float, each_s: float, answers: _Answers
+    idle: list[Connections], waiting: deque[bytes], port: int, due: float, each_s: float, answers: _Answers
 ) -> None:
     """One caller that asks at its pace from `due` on, whatever came of the request before."""
     while True:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         if not waiting:
             return
-        request = waiting.popleft()
+        request, connections = waiting.popleft(), idle.pop()
         begun = time.perf_counter()
         head, _ = await connections.ask_again(request, port)
         answers.add(head, time.perf_counter() - begun)
+        idle.append(connections)
         due += each_s
 
 
