@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
@@ -17,6 +17,7 @@ from cab.protocol.oauth_errors import error_body, error_headers, status_of
 from cab.use_cases.audit.auditor import RequestContext
 
 MAX_BODY_BYTES: Final = 65_536
+_TRACEPARENT: Final = TRACEPARENT.encode()
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
@@ -29,7 +30,7 @@ def context_of(request: Request, randomness: Randomness) -> RequestContext:
 
 
 def trace_of(request: Request) -> TraceContext | None:
-    return read_trace(request.headers.get(TRACEPARENT), request.headers.get("x-cloud-trace-context"))
+    return read_trace(_header(request, _TRACEPARENT), _header(request, b"x-cloud-trace-context"))
 
 
 def _prefix(request: Request) -> str | None:
@@ -37,7 +38,7 @@ def _prefix(request: Request) -> str | None:
 
     The header's earlier entries are the sender's own words. Used for flood control and audit, never for a decision.
     """
-    hops = [hop.strip() for hop in request.headers.get("x-forwarded-for", "").split(",") if hop.strip()]
+    hops = [hop.strip() for hop in (_header(request, b"x-forwarded-for") or "").split(",") if hop.strip()]
     text = hops[-2] if len(hops) > 1 else hops[0] if hops else (request.client.host if request.client else "")
     return _network(text)
 
@@ -56,9 +57,9 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
     if request.method != "POST":
         raise BrokerError(Reason.METHOD_NOT_ALLOWED, "Use POST.")
     # Compared without parameters: some clients add a charset.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
+    if (_header(request, b"content-type") or "").partition(";")[0].strip().lower() != media_type:
         raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, f"Send {media_type}.")
-    if "content-encoding" in request.headers:
+    if _header(request, b"content-encoding") is not None:
         raise BrokerError(Reason.UNSUPPORTED_MEDIA_TYPE, "Send the body without content encoding.")
     return await bounded_body(request)
 
@@ -66,14 +67,26 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
 async def bounded_body(request: Request) -> bytes:
     """Raises: BrokerError BODY_TOO_LARGE; PARAMETER_INVALID where the caller goes away while it sends."""
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
-    except ClientDisconnect as gone:
-        raise BrokerError(Reason.PARAMETER_INVALID, "The body did not come to its end.") from gone
-    return bytes(body)
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise BrokerError(Reason.PARAMETER_INVALID, "The body did not come to its end.")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _headers(request: Request, name: bytes) -> list[str]:
+    """All of that name, which is in lower case. Starlette looks for each in a loop, and through an exception where there is none."""
+    return [value.decode("latin-1") for other, value in request.scope["headers"] if other == name]
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    """The first of that name."""
+    values = _headers(request, name)
+    return values[0] if values else None
 
 
 def single_header(request: Request, name: str) -> str | None:
@@ -81,7 +94,7 @@ def single_header(request: Request, name: str) -> str | None:
 
     Raises: BrokerError CLIENT_AUTHENTICATION_FAILED, for `dpop` DPOP_PROOF_INVALID (RFC 9449 section 4.3, check 1).
     """
-    values = request.headers.getlist(name)
+    values = _headers(request, name.encode())
     if not values:
         return None
     if len(values) > 1 or "," in values[0]:
