@@ -405,6 +405,24 @@ async def test_callers_that_go_away_leave_their_places_to_others(monkeypatch: py
             assert len(await asyncio.gather(*(client.ask(REQUEST) for _ in range(5)))) == 5
 
 
+async def test_a_place_that_is_given_to_a_caller_as_it_goes_away_is_the_next_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
+    async with serving(answering(WELL, pause_s=0.002)) as (_, client):
+        leave = client._leave_place
+        served, gone, waiting = (asyncio.create_task(client.ask(REQUEST)) for _ in range(3))
+
+        def leave_as_the_next_one_goes_away() -> None:
+            leave()
+            gone.cancel()
+
+        monkeypatch.setattr(client, "_leave_place", leave_as_the_next_one_goes_away)
+        async with asyncio.timeout(2):
+            assert [(await answered).body for answered in (served, waiting)] == [b"[]"] * 2
+        assert gone.cancelled()
+
+
 async def test_closing_ends_what_is_under_way_and_what_waits_for_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(server: Server) -> Serve:
         async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:

@@ -15,6 +15,7 @@ import functools
 import select
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
@@ -69,7 +70,8 @@ class Connections:
         self._kind = _OfOthers if of_others else _WithHeaders if keeps_headers else _Connection
         self._most_bytes = most_bytes
         self._allows = allows
-        self._places = asyncio.Semaphore(most or MOST_CONNECTIONS)
+        self._free = most or MOST_CONNECTIONS  # places, each for one connection
+        self._waiting: deque[asyncio.Future[None]] = deque()  # for a place
         self._idle: list[_Connection] = []  # the one used last is used first, so that the others grow old
         self._open: set[_Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -85,7 +87,10 @@ class Connections:
         `until` is the loop's time at which the wait is over, None where its caller ends it. `first_line`, where headers are kept,
         is told that of a 200's body while the rest is still to come. Raises: Broken; TimeoutError.
         """
-        await self._take_place(until)
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait_for_place(until)
         try:
             connection = self._kept()
             if connection is None:
@@ -105,7 +110,7 @@ class Connections:
                 self._keep(connection)
             return answer
         finally:
-            self._places.release()
+            self._leave_place()
 
     async def close(self) -> None:
         """End all connections, those in use, too. Who waits for one is told that there is no answer."""
@@ -120,12 +125,25 @@ class Connections:
         while self._open:  # noqa: ASYNC110 - the loop tells of each end in a turn of its own
             await asyncio.sleep(0)
 
-    async def _take_place(self, until: float | None) -> None:
-        if self._places.locked():
+    async def _wait_for_place(self, until: float | None) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
             async with asyncio.timeout_at(until):
-                await self._places.acquire()
-        else:
-            await self._places.acquire()
+                await place
+        except BaseException:
+            if not place.cancelled():  # it was given in the very moment in which its caller went away
+                self._leave_place()
+            raise
+
+    def _leave_place(self) -> None:
+        """To whoever waits for longest: who comes later finds none free."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
     def _kept(self) -> _Connection | None:
         now = asyncio.get_running_loop().time()
