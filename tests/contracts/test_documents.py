@@ -64,6 +64,7 @@ async def test_every_kind_of_value_comes_back_as_it_went(documents: Documents) -
         "empty": "",
         "bytes": b"\x00\xff",
         "instant": NOON,
+        "whole_second": NOON.replace(microsecond=0),
         "list": [1, "two", None, {"three": 3}],
         "dict": {"a": {"b": [True]}, "with.dot": 1},
         "empty_list": [],

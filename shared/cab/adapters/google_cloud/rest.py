@@ -102,7 +102,7 @@ class GoogleApi:
         expected: frozenset[Status] = frozenset(),
         attempts: int = _ATTEMPTS,
     ) -> _Read:
-        """What `read` makes of the answer's JSON. POST with `body` as JSON; GET where it is None.
+        """What `read` makes of the answer's JSON. POST with `body` as JSON, its instants as text with a Z; GET where it is None.
 
         `name` is the method's, for the log; `path` is URL-encoded. `read` may raise NOT_UNDERSTOOD. `budget_s` bounds the
         whole: credentials, connecting, every attempt and the pauses between them.
@@ -173,7 +173,7 @@ def _request(path: str, host: str, credentials: bytes, body: Any) -> bytes:
     """Raises: ValueError for a path that is not URL-encoded."""
     if body is None:
         return b"%s%s\r\n" % (_first_lines("GET", path, host), credentials)
-    content = orjson.dumps(body)
+    content = orjson.dumps(body, option=orjson.OPT_UTC_Z)
     return b"%s%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
         _first_lines("POST", path, host),
         credentials,

@@ -79,12 +79,11 @@ class FirestoreDocuments:
         check_writes(writes)
         made = [self._write(write) for write in writes]
         expected = _CHANGED if any(map(_expects_version, writes)) else _EXISTS
-        results: Sequence[Written]
         try:
             if len(writes) == 1:
-                results = [await self._commits.write(made[0], writes[0].path, is_conditional=True, expected=expected)]
-            else:
-                results = await self._commit(made, _WRITE_BUDGET_S, expected)
+                result = await self._commits.write(made[0], writes[0].path, is_conditional=True, expected=expected)
+                return (result.version,)
+            results = await self._commit(made, _WRITE_BUDGET_S, expected)
         except Refused as refused:
             if refused.status is Status.ALREADY_EXISTS:
                 raise AlreadyExists from None
