@@ -81,8 +81,11 @@ class IssuedTokens:
             await self._guards.write(Replace(found.path, fields, version=found.version, expires_at=until))
 
     async def remember_first(self, sha256: str, token: IssuedToken) -> None:
-        """As `remember`, where `is_recorded` may make it needless: hand-outs of one kind that meet share the record."""
-        await self._recording.do(_kind(sha256, token), lambda: self.remember(sha256, token))
+        """As `remember`, where `is_recorded` may make it needless: hand-outs of one kind that meet share the record, also where
+        it was made between that question and this call.
+        """
+        if not self.is_recorded(sha256, token):
+            await self._recording.do(_kind(sha256, token), lambda: self.remember(sha256, token))
 
     async def find(self, sha256: str, *, now: datetime) -> list[IssuedToken]:
         """The hand-outs of this token that have not expired, the newest first: several agents may have been given it."""
