@@ -6,7 +6,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cab.domain.configured.actions import Action
+from cab.domain.configured.actions import Action, Effect
 from cab.domain.configured.deployment import RateLimit, limit_of
 from cab.domain.identifiers import digest
 from cab.domain.lru import remember
@@ -72,16 +72,17 @@ class RateLimits:
     def __init__(self, guards: Documents, limits: tuple[RateLimit, ...]) -> None:
         self._guards = guards
         self._limits = limits
+        self._limit_of: dict[tuple[str, Effect], tuple[int, RateLimit] | None] = {}  # by what names an action in them
         self._leases: OrderedDict[tuple[str, str, str, int], _Lease] = OrderedDict()
         self._taking: SingleFlight[str, None] = SingleFlight()
 
     def limits(self, action: Action) -> bool:
         """Whether requests for this action are counted at all."""
-        return limit_of(self._limits, action) is not None
+        return self._find_limit(action) is not None
 
     async def count(self, *, tenant: str, subject: str, agent: str, action: Action, now: datetime) -> Counted | None:
         """Count one request; None when nothing limits the action. Raises: Unavailable."""
-        found = limit_of(self._limits, action)
+        found = self._find_limit(action)
         if found is None:
             return None
         position, limit = found
@@ -97,6 +98,12 @@ class RateLimits:
             return Counted(lease, max(1, int((lease.ends_at - now).total_seconds()) + 1))
         lease.left -= 1
         return Counted(lease, None)
+
+    def _find_limit(self, action: Action) -> tuple[int, RateLimit] | None:
+        named = (action.id, action.effect)
+        if named not in self._limit_of:
+            self._limit_of[named] = limit_of(self._limits, action)
+        return self._limit_of[named]
 
     async def take_back(self, counted: Counted) -> None:
         """Undo one count, once: the request came to nothing, and not through its caller; or it was none of its own."""

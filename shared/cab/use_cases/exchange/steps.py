@@ -111,9 +111,9 @@ class Steps:
         if isinstance(asked_for.decision, Confirm):
             return await self._confirm(asked_for, asked_for.decision, caller, facts, subject_token=subject_token)
         # A refusal costs the caller its rate limit too: probing is not free. Policy ran before the grant is read: a denied
-        # agent never learns whether there is one.
-        standing, counted, _ = await all_of(
-            self.read_standing(asked_for, spend_for=facts), self._counted(asked_for, facts), caller.spending
+        # agent never learns whether there is one. What the count writes meets the mark of the client's assertion in one commit.
+        counted, standing, _ = await all_of(
+            self._counted(asked_for, facts), self.read_standing(asked_for, spend_for=facts), caller.spending
         )
         _check_limit(counted)
         raise_refusal(asked_for.decision)

@@ -59,7 +59,7 @@ class Credentials:
     @property
     def methods(self) -> int:
         """How many ways of authenticating they use: exactly one is right (RFC 6749 section 2.3)."""
-        return sum(way is not None for way in (self.authorization, self.client_assertion, self.client_secret))
+        return 3 - (self.authorization, self.client_assertion, self.client_secret).count(None)
 
 
 def failed(
@@ -90,13 +90,20 @@ class ClientAuthenticator(Generic[_Client]):
     ) -> None:
         self._clients = clients
         self._issuer = issuer
-        self._endpoint = endpoint
         self._federated_algorithms = federated_algorithms
         self._keys = keys
         self._single_use = single_use
         self._secrets = secrets
         self._clock = clock
         self._workloads = VerifiedTokens[_Client](keys, clock)
+        self._key_rules = {
+            client.client_id: private_key_jwt_rules(
+                method, client_id=client.client_id, issuer=issuer, endpoint=endpoint
+            )
+            for client in clients.values()
+            for method in client.authentication
+            if isinstance(method, PrivateKeyJwt)
+        }
         self._by_workload: dict[tuple[str, str], _Client] = {
             (method.issuer, method.subject): client
             for client in clients.values()
@@ -168,14 +175,13 @@ class ClientAuthenticator(Generic[_Client]):
         # The client is looked up by the assertion's own claim (many clients send no client_id parameter), then verified
         # with that client's keys only.
         client = self._clients.get(client_id)
-        method = next((m for m in client.authentication if isinstance(m, PrivateKeyJwt)), None) if client else None
         if client is None:
             raise jws.TokenRejected("iss is no client of this endpoint and no platform that clients run on")
-        if method is None:
+        rules = self._key_rules.get(client_id)
+        if rules is None:
             raise jws.TokenRejected("the client is not registered for private_key_jwt")
         if token.claims.get("sub") != client_id:
             raise jws.TokenRejected("sub is another than iss")
-        rules = private_key_jwt_rules(method, client_id=client_id, issuer=self._issuer, endpoint=self._endpoint)
         source = client_source(client_id)
         verified = await verify_token(token, rules, self._keys, now=self._clock.now(), source=source)
         return client, self._spend(client, verified.text("jti"), verified.expires_at)

@@ -55,7 +55,7 @@ class VerifiedTokens(Generic[_Meaning]):
 
     async def recall(self, token: str) -> _Meaning | None:
         """What the token means, if that was found out before and nothing has ended it since. Raises: Unavailable."""
-        return await self._recall(_name(token))
+        return await self._recall(_name(token)) if self._known else None
 
     async def _recall(self, name: bytes) -> _Meaning | None:
         known = self._known.pop(name, None)
