@@ -156,6 +156,8 @@ class Process:
             return error.reason.value
         except Unavailable as error:
             return f"{error.what} unavailable"
+        finally:
+            await self.refresher.until_settled(name)  # as the function's request stays open: ending here is dying
         return "token " + sha256(token.access_token.encode()).hexdigest()
 
     async def sweep(self, _: dict[str, Any]) -> dict[str, Any]:
