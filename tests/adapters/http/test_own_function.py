@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from tests.adapters.http.resolving import BY_ADDRESS, leading_to
 from tests.adapters.http.serving import serving
 
 from cab.adapters.http.own_function import OwnFunction
@@ -139,30 +139,11 @@ async def test_only_where_loopback_is_allowed_anything_is_sent_in_clear(function
     assert not function.requests
 
 
-@pytest.mark.parametrize(
-    ("address", "named", "reached"),
-    [
-        ("10.1.2.3", False, False),
-        ("10.1.2.3", True, True),
-        ("169.254.169.254", True, False),
-        ("127.0.0.1", True, False),
-        ("199.36.153.4", False, True),
-    ],
-)
+@BY_ADDRESS
 async def test_a_name_leads_only_to_addresses_that_may_be_reached(
     monkeypatch: pytest.MonkeyPatch, address: str, named: bool, reached: bool
 ) -> None:
-    loop, tried = asyncio.get_running_loop(), []
-
-    async def resolve(host: str, port: int, **_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    async def connect(_: Any, host: str, port: int, **options: Any) -> Any:
-        tried.append((host, port, options["server_hostname"], options["ssl"] is not None))
-        raise OSError
-
-    monkeypatch.setattr(loop, "getaddrinfo", resolve)
-    monkeypatch.setattr(loop, "create_connection", connect)
+    tried = leading_to(monkeypatch, address)
     client = OwnFunction(
         "https://decides.example", what="decisions", private_hosts=["decides.example"] if named else []
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.adapters.http.resolving import BY_ADDRESS, leading_to
 from tests.adapters.http.test_client import ELSEWHERE, Server
 from tests.adapters.http.test_client import server as server  # noqa: PLC0414  # the fixture
 
@@ -119,30 +119,11 @@ async def test_another_origin_than_the_configured_ones_is_never_asked(server: Se
     assert server.requests == []
 
 
-@pytest.mark.parametrize(
-    ("address", "named", "reached"),
-    [
-        ("10.1.2.3", False, False),
-        ("10.1.2.3", True, True),
-        ("169.254.169.254", True, False),
-        ("127.0.0.1", True, False),
-        ("199.36.153.4", False, True),
-    ],
-)
+@BY_ADDRESS
 async def test_a_name_leads_only_to_addresses_that_may_be_reached(
     monkeypatch: pytest.MonkeyPatch, address: str, named: bool, reached: bool
 ) -> None:
-    loop, tried = asyncio.get_running_loop(), []
-
-    async def resolve(host: str, port: int, **_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    async def connect(_: Any, host: str, port: int, **options: Any) -> Any:
-        tried.append((host, port, options["server_hostname"], options["ssl"].check_hostname))
-        raise OSError
-
-    monkeypatch.setattr(loop, "getaddrinfo", resolve)
-    monkeypatch.setattr(loop, "create_connection", connect)
+    tried = leading_to(monkeypatch, address)
     documents = reader("https://xn--schlssel-95a.test", private_hosts=["xn--schlssel-95a.test"] if named else [])
     with pytest.raises(Unavailable):
         await documents.get("https://xn--schlssel-95a.test/keys")

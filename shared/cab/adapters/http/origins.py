@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from cab.adapters.http.addresses import is_literal, is_loopback, is_private, is_public, may_be_reached
+
+PORTS: Final = {"https": 443, "http": 80}  # where a URL names none
 
 
 class Origins:

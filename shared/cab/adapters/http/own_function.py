@@ -8,19 +8,16 @@ import asyncio
 import contextvars
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from cab.adapters import spans
-from cab.adapters.http.addresses import is_loopback, may_be_reached
 from cab.adapters.http.client import USER_AGENT, add_trace
 from cab.adapters.http.connections import Answer, Broken, Connections
-from cab.adapters.http.origins import origin_of
+from cab.adapters.http.origins import PORTS, Origins, origin_of
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
-
-_PORTS: Final = {"https": 443, "http": 80}
 
 
 class OwnFunction:
@@ -39,15 +36,11 @@ class OwnFunction:
         self._origin = origin_of(url)
         self._host = parts.hostname or ""
         self._netloc = parts.netloc
-        self._port = parts.port or _PORTS.get(parts.scheme, 0)
+        self._port = parts.port or PORTS.get(parts.scheme, 0)
         self._in_clear = parts.scheme != "https"
-        self._may_be_asked = not self._in_clear or (allow_loopback_http and is_loopback(self._host))
-        self._allows = functools.partial(
-            may_be_reached,
-            self._host,
-            private_hosts=frozenset(private_hosts),
-            loopback_allowed=allow_loopback_http,
-        )
+        origins = Origins([self._origin], allow_loopback_http=allow_loopback_http, private_hosts=private_hosts)
+        self._may_be_asked = origins.include(url)
+        self._allows = functools.partial(origins.may_lead_to, self._host)
         self._what = what
         self._most = connections
         self._connections: Connections | None = None

@@ -15,10 +15,9 @@ from cab.adapters import spans
 from cab.adapters.http.client import USER_AGENT, add_trace
 from cab.adapters.http.connections import MAX_HEAD_BYTES, Answer, Broken, Connections
 from cab.adapters.http.deadline import within
-from cab.adapters.http.origins import Origins
+from cab.adapters.http.origins import PORTS, Origins
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
-_PORTS: Final = {"https": 443, "http": 80}
 _SENT_AS_IT_IS: Final = "".join(chr(code) for code in range(0x21, 0x7F))
 
 
@@ -58,7 +57,7 @@ class PublishedDocuments:
         host = (parts.hostname or "").encode("idna").decode("ascii")
         connections = Connections(
             host,
-            parts.port or _PORTS[parts.scheme],
+            parts.port or PORTS[parts.scheme],
             in_clear=parts.scheme != "https",
             of_others=True,
             most_bytes=MAX_HEAD_BYTES + 2 * max_bytes,  # what frames its parts is received with them

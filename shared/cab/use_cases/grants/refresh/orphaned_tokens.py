@@ -125,12 +125,12 @@ class OrphanedTokens:
     async def _restore(
         self, current: StoredGrant, payload: Payload, provider: Provider, *, escrowed: bytes | None = None
     ) -> StoredGrant | None:
-        """None: the token set is dead, or the grant has changed meanwhile. Raises: Unavailable.
+        """`current` was given up. None: the token set is dead, or the grant has changed meanwhile. Raises: Unavailable.
 
         What no call can prove now is suspect: a refresh proves it before anything is served.
         """
         works = await self._works(payload, provider)
-        if current.grant.status is not GrantStatus.NEEDS_REAUTH or works is False:
+        if works is False:
             return None
         if escrowed is not None:
             version = await self._payloads.add(current.grant, escrowed)
