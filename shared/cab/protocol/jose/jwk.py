@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from cab.domain.identifiers import base64url
 from cab.encoding import strict_json
@@ -63,6 +63,14 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+
+def signature(private_key: Any, signing_input: bytes) -> bytes:
+    """As `PublicKey.verifies` wants it, with a `cryptography` key: P-256 signs ES256, RSA signs RS256."""
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        return private_key.sign(signing_input, _PKCS1, _SHA256)
+    r, s = decode_dss_signature(private_key.sign(signing_input, _ECDSA))
+    return r.to_bytes(P256_BYTES) + s.to_bytes(P256_BYTES)
 
 
 @immutable
@@ -145,7 +153,7 @@ def _decoded(text: object) -> bytes:
 
 @functools.cache
 def pyjwt(algorithm: str) -> Algorithm:
-    """What signs and reads private keys. Imported by who does: it is a twentieth of a cold start of exchange_token."""
+    """What reads private keys. Imported by who does: it is a twentieth of a cold start of exchange_token."""
     from jwt.algorithms import ECAlgorithm, RSAAlgorithm  # noqa: PLC0415
 
     return ECAlgorithm(ECAlgorithm.SHA256) if algorithm == "ES256" else RSAAlgorithm(RSAAlgorithm.SHA256)

@@ -1,8 +1,8 @@
 """The one strict JWS verifier (RFC 7515 compact form, RFC 8725). Nothing else in the code base decodes a token.
 
 Two steps, two types: `parse` gives an `UnverifiedToken`, good only for finding the key; `verify` gives `VerifiedClaims`.
-`cryptography` verifies signatures, PyJWT makes them and reads keys; what PyJWT would leave lax (it accepts duplicate members, any
-`typ`, string `exp`, padding) is checked here.
+`cryptography` verifies signatures and makes them, PyJWT reads our private keys; what PyJWT would leave lax (it accepts duplicate
+members, any `typ`, string `exp`, padding) is checked here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cab.domain.errors import Claimed
 from cab.domain.identifiers import base64url, is_printable
 from cab.encoding import strict_json
-from cab.protocol.jose.jwk import ALGORITHMS, VerificationKey, pyjwt
+from cab.protocol.jose.jwk import ALGORITHMS, VerificationKey, signature
 from cab.values import immutable
 
 MAX_TOKEN_CHARS: Final = 16_384
@@ -308,8 +308,7 @@ def sign(claims: Mapping[str, Any], *, typ: str, kid: str, private_key: Any) -> 
     algorithm = "RS256" if isinstance(private_key, RSAPrivateKey) else "ES256"
     header = base64url(_compact({"typ": typ, "alg": algorithm, "kid": kid}))
     signing_input = f"{header}.{base64url(_compact(claims))}"
-    signature = pyjwt(algorithm).sign(signing_input.encode("ascii"), private_key)
-    return f"{signing_input}.{base64url(signature)}"
+    return f"{signing_input}.{base64url(signature(private_key, signing_input.encode('ascii')))}"
 
 
 def _compact(value: Mapping[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+import orjson
 import rfc8785
 
 from cab.domain.configured.calls import Result
@@ -111,7 +112,7 @@ def reduce(answer: HttpAnswer, declared: Result, *, salt: str, copies: int = 1) 
         items = None
     else:
         raise AnswerRefused(Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform answered with another kind of content.")
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    body = orjson.dumps(value)
     if len(body) * copies > declared.max_bytes:
         raise too_large(len(body))
     return Reduced(body, salt, commitment(value, salt), content_type, items, marked, is_blob)
@@ -138,7 +139,8 @@ def echoes(answer: HttpAnswer, token: str) -> bool:
     """Whether the answer, in its body or headers, holds the token or its latter half: plain, escaped, or encoded once."""
     tail = token[-max(SHORTEST_TOKEN_TAIL, len(token) // 2) :]
     wanted = tuple(_forms(tail))
-    texts = [answer.body, *(value.encode("utf-8", "surrogateescape") for value in answer.headers.values())]
+    headers = [value.encode("utf-8", "surrogateescape") for value in answer.headers.values()]
+    texts = [answer.body, b"\n".join(headers), *(value for value in headers if b"\\" in value)]
     return any(shape in variant for text in texts for variant in _variants(text) for shape in wanted)
 
 

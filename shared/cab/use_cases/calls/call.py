@@ -238,14 +238,15 @@ class CallTool:
             executed.answer,
             replace(executed, answer=None),
         )  # a mebibyte is not kept for the record's sake
-        ended = CallEnded(permitted, action, executed, refusal=executed.refusal)
-        if answer is not None:
-            ended = replace(
-                ended,
-                retry_after_s=answer.retry_after_s,
-                response_bytes=len(answer.body),
-                request_id=_request_id(answer),
-            )
+        ended = CallEnded(
+            permitted,
+            action,
+            executed,
+            refusal=executed.refusal,
+            retry_after_s=None if answer is None else answer.retry_after_s,
+            response_bytes=None if answer is None else len(answer.body),
+            request_id=None if answer is None else _request_id(answer),
+        )
         if ended.refusal is not None:
             return ended
         if executed.token_refused and granted.connection.grant_kind is GrantKind.AUTHORIZATION_CODE:
@@ -271,12 +272,9 @@ class CallTool:
         if isinstance(call, Call) and call.idempotency_key is not None:
             key, name = permitted.idempotency_key, call.idempotency_key
             headers[name] = f'"{key}"' if name.lower() == QUOTED_KEY_HEADER else key
-        trace, span = facts.context.trace_id or self._hex(32), self._hex(16)
-        headers["traceparent"] = f"00-{trace}-{span}-01"
+        made = hashlib.sha256(self._randomness.token(16).encode()).hexdigest()
+        headers["traceparent"] = f"00-{facts.context.trace_id or made[:32]}-{made[32:48]}-01"
         return headers
-
-    def _hex(self, digits: int) -> str:
-        return hashlib.sha256(self._randomness.token(16).encode()).hexdigest()[:digits]
 
     # --- the record ---
 
@@ -304,21 +302,25 @@ class CallTool:
         )
         reason = ended.refusal.reason if ended.refusal else None
         event = facts.event(event_id=self._randomness.event_id(), outcome=facts.outcome, reason=reason)
-        telling = asyncio.create_task(self._tell(ended, granted.connection))
+        telling = self._told_beside(ended, granted.connection)
         try:
             await self._log.publish(event)
         except Unavailable:
             _log.warning("the outcome of call %s is not acknowledged yet", event.event_id)
             ended = replace(ended, audit_pending=True)
         finally:
-            await telling
+            if telling is not None:
+                await telling
         return ended
 
-    async def _tell(self, ended: CallEnded, connection: Connection) -> None:
+    def _told_beside(self, ended: CallEnded, connection: Connection) -> asyncio.Task[None] | None:
         """What the user's own page says of a change. It knows nothing of reads' ends, nor of systems that trust us directly."""
         on_page = ended.action.effect is not Effect.READ and connection.grant_kind is not GrantKind.BROKER_JWT
         if not on_page or ended.executed.interrupted:  # a process that must stop has no time
-            return
+            return None
+        return asyncio.create_task(self._tell(ended))
+
+    async def _tell(self, ended: CallEnded) -> None:
         try:
             await self._decisions.tell(attempt=ended.permitted.attempt, outcome=ended.executed.outcome)
         except Unavailable:

@@ -106,13 +106,13 @@ class Execute:
         while True:
             attempts[0] += 1
             met = await self._send(call, token, ends_at - now())
-            executed = replace(_executed(call, met), attempts=attempts[0])
+            judged = _judge(call, met)
+            executed = _executed(judged.outcome, met, attempts[0])
             if executed.answer is not None and echoes(executed.answer, token):
                 executed = replace(executed, answer=None, refusal=_echoed())
                 with suppress(BrokerError, Unavailable):
                     await fresh_token()  # the echoed one is compromised
                 break
-            judged = _judge(call, met)
             if judged.again is None or judged.again in repeated or executed.refusal is not None:
                 break
             if judged.again is _Again.OTHER_TOKEN:
@@ -158,22 +158,21 @@ async def _other(fresh_token: FreshToken) -> str | BrokerError:
         return BrokerError(Reason.PROVIDER_UNAVAILABLE, "The platform refused the token, and no other is available.")
 
 
-def _executed(call: Sendable, met: _Met) -> Executed:
-    outcome = _judge(call, met).outcome
+def _executed(outcome: CallOutcome, met: _Met, attempts: int) -> Executed:
     if isinstance(met, CallRefused):
-        return Executed(outcome, 0, status=met.status, refusal=met.refusal)
+        return Executed(outcome, attempts, status=met.status, refusal=met.refusal)
     if isinstance(met, SendFailed):
-        return Executed(outcome, 0)
+        return Executed(outcome, attempts)
     if isinstance(met, AnswerTooLarge):
         refusal = too_large(met.size).error() if outcome == "done" else None
-        return Executed(outcome, 0, status=met.status, refusal=refusal)
+        return Executed(outcome, attempts, status=met.status, refusal=refusal)
     refusal = None
     if 300 <= met.status < 400:
         refused = AnswerRefused(
             Reason.REDIRECT_REFUSED, "The platform wants the call to go elsewhere. It was not followed."
         )
         refusal = refused.error()
-    return Executed(outcome, 0, met, met.status, refusal, token_refused=met.status == 401)
+    return Executed(outcome, attempts, met, met.status, refusal, token_refused=met.status == 401)
 
 
 def _judge(call: Sendable, met: _Met) -> _Judged:
