@@ -251,8 +251,16 @@ class AuditLog(Protocol):
         """
 
 
+@immutable
+class AuditRow:
+    """A row of the audit table: `text` is JSON, an object with its columns. What has the same `id` may be written once."""
+
+    id: str
+    text: bytes
+
+
 class AuditRows(Protocol):
-    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    async def insert(self, rows: Sequence[AuditRow]) -> dict[int, str]:
         """Rows by position that can never be written, with why (a fixed word, no content). Raises Unavailable to be redelivered."""
 
 

@@ -9,6 +9,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.support.audit_row import row
 
 from cab.adapters.system import SystemClock, SystemRandomness
 from cab.domain.audit import AuditEvent, EventType
@@ -136,7 +137,7 @@ async def test_the_other_fakes_can_be_down() -> None:
     rows, quarantine, tokens = InMemoryAuditRows(), InMemoryQuarantine(), InMemoryServiceTokens()
     rows.is_down = quarantine.is_down = tokens.is_down = True
     with pytest.raises(Unavailable):
-        await rows.insert([{}])
+        await rows.insert([row({"event_id": "e"})])
     with pytest.raises(Unavailable):
         await quarantine.put(b"", cause="c", message_id="m")
     with pytest.raises(Unavailable):
@@ -147,8 +148,8 @@ async def test_the_other_fakes_can_be_down() -> None:
     "spoil", [{"subject": {"key": "k", "x": 1}}, {"subject": "text"}, {"scopes": {"granted": "a"}}]
 )
 async def test_the_table_is_strict_about_what_is_nested(spoil: dict[str, object]) -> None:
-    row = {"event_id": "e", "event_type": "t", "occurred_at": NOON.isoformat()}
-    assert await InMemoryAuditRows().insert([row, row | spoil]) == {1: "invalid"}
+    columns = {"event_id": "e", "event_type": "t", "occurred_at": NOON.isoformat()}
+    assert await InMemoryAuditRows().insert([row(columns), row(columns | spoil)]) == {1: "invalid"}
 
 
 def test_the_clock_stands_still_until_it_is_moved() -> None:

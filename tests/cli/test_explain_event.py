@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from tests.cli.test_explain import ACME, ENVIRONMENT
 from tests.contracts.audit_story import Story
 from tests.contracts.bigquery import Record
+from tests.support.audit_row import row
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
@@ -160,7 +161,7 @@ def rows(record: Record, events: dict[str, str]) -> Iterator[None]:
 
 async def _write(rows: list[dict[str, Any]]) -> None:
     adapter = BigQueryAuditRows(PROJECT, Record.DATASET, TABLE)
-    assert await adapter.insert(rows) == {}
+    assert await adapter.insert([row(columns) for columns in rows]) == {}
     await adapter.close()
 
 

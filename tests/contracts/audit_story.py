@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from cab.adapters.google_cloud.bigquery.audit_schema import row_of
+from tests.support.audit_row import columns_of
+
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
     OUTCOME_OF_CALL,
@@ -25,7 +26,6 @@ from cab.domain.audit import (
     read_json,
     withheld,
 )
-from cab.encoding.records import as_json
 
 START = datetime.now(UTC).replace(minute=10, second=0, microsecond=0) - timedelta(hours=2)
 ALICE, BOB = "subject-alice", "subject-bob"
@@ -61,9 +61,8 @@ class Story:
             **{"subject": Subject(key=user), **members},
         )
         data = self._chains[by].seal(event).data
-        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        row = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        row = columns_of(data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(row)
         return row
 
@@ -77,9 +76,8 @@ class Story:
         """The same event published once more, as an outbox does when a process ended right after its first publish."""
         event = read_json(row["event_json"])
         data = self._chains[by].seal(event).data
-        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        again = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        again = columns_of(data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(again)
         return again
 
@@ -87,9 +85,8 @@ class Story:
         """Something else under the id of an event that was told, as only somebody with a function's identity can publish it."""
         event = replace(read_json(row["event_json"]), **members)
         data = self._chains[by].seal(event).data
-        sealed = read_json(data)
         received_at = self._now + timedelta(milliseconds=250)
-        other = row_of(as_json(sealed), data=data, received_at=received_at, message_id=f"m-{len(self.rows)}")
+        other = columns_of(data, received_at=received_at, message_id=f"m-{len(self.rows)}")
         self.rows.append(other)
         return other
 
@@ -98,8 +95,7 @@ class Story:
         issued = read_json(row["event_json"])
         event = withheld(issued, event_id=self._event_id(), reason_code="audit_unavailable")
         data = self._chains["a"].seal(event).data
-        sealed = read_json(data)
-        taken_back = row_of(as_json(sealed), data=data, received_at=self._now, message_id=f"m-{len(self.rows)}")
+        taken_back = columns_of(data, received_at=self._now, message_id=f"m-{len(self.rows)}")
         self.rows.append(taken_back)
         return taken_back
 

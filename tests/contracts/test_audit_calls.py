@@ -12,10 +12,12 @@ import pytest
 from google.cloud import bigquery
 from tests.contracts.audit_story import ALICE, BOB, UPDATE, Story
 from tests.contracts.bigquery import Record, client
+from tests.support.audit_row import columns_of, row
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table, create_views, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, create_table, create_views
 from cab.domain.audit import CallFacts, Outcome, TokenFacts, read_json
+from cab.encoding.canonical_json import canonical
 from cab.encoding.records import as_json
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
@@ -82,7 +84,8 @@ def tables(record: Record) -> Iterator[Any]:
     just_now = Story()
     just_now.attempt("under-way")
     moved = replace(read_json(just_now.rows[0]["event_json"]), event_id="now", occurred_at=datetime.now(UTC))
-    rows.append(row_of(as_json(moved), data=b"{}", received_at=datetime.now(UTC), message_id="m"))
+    data = canonical(as_json(moved))
+    rows.append(columns_of(data, received_at=datetime.now(UTC), message_id="m"))
     with record.of(rows) as tables:
         yield tables
 
@@ -194,7 +197,7 @@ def test_old_events_fit_the_new_table_and_new_events_the_table_after_its_new_col
 
         async def insert(rows: list[dict[str, Any]]) -> dict[int, str]:
             adapter = BigQueryAuditRows(PROJECT, dataset, TABLE)
-            refused = await adapter.insert(rows)
+            refused = await adapter.insert([row(columns) for columns in rows])
             await adapter.close()
             return refused
 

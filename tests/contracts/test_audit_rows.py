@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from google.cloud.bigquery import SchemaField, Table
 from tests.contracts.bigquery import client
+from tests.support.audit_row import columns_of, row
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, create_table
 from cab.domain.audit import (
     Actor,
     AuditEvent,
@@ -29,7 +30,7 @@ from cab.domain.audit import (
 )
 from cab.encoding.canonical_json import canonical
 from cab.encoding.records import as_json
-from cab.ports import AuditRows
+from cab.ports import AuditRow, AuditRows
 from cab_dev.fakes.audit_rows import InMemoryAuditRows
 
 NOW = datetime.now(UTC)
@@ -79,23 +80,22 @@ def event(number: int = 1, **members: Any) -> AuditEvent:
     )
 
 
-def row(number: int = 1, **members: Any) -> dict[str, Any]:
-    made = event(number, **members)
-    return row_of(as_json(made), data=canonical(as_json(made)), received_at=NOW, message_id=f"m-{number}")
+def columns_of_row(number: int = 1, **members: Any) -> dict[str, Any]:
+    return columns_of(canonical(as_json(event(number, **members))), received_at=NOW, message_id=f"m-{number}")
 
 
-def with_instants_in_utc(row: dict[str, Any]) -> dict[str, Any]:
+def with_instants_in_utc(columns: dict[str, Any]) -> dict[str, Any]:
     read: dict[str, Any] = _without_nulls(
         {
             name: datetime.fromisoformat(value) if name in {"occurred_at", "received_at"} else value
-            for name, value in row.items()
+            for name, value in columns.items()
         }
     )
     return read
 
 
 async def test_a_row_is_written_whole(bench: Bench) -> None:
-    sent = row(
+    sent = columns_of_row(
         tenant="acme",
         subject=Subject(key="subject-1", idp_issuer="https://idp.example", groups=["sales", "emea"]),
         actor=Actor(agent_id="sales-assistant", chain=["a", "b"]),
@@ -108,7 +108,7 @@ async def test_a_row_is_written_whole(bench: Bench) -> None:
         chain=Chain(id="c", seq=7, prev_hash="aa", hash="bb"),
         count=3,
     )
-    assert await bench.rows.insert([sent]) == {}
+    assert await bench.rows.insert([row(sent)]) == {}
     (written,) = bench.written()
     assert with_instants_in_utc(written) == with_instants_in_utc(_without_nulls(sent))
     assert (written["subject_key"], written["connection"], written["action"]) == (
@@ -123,7 +123,7 @@ async def test_a_table_before_its_upgrade_refuses_a_row_with_a_new_member_and_ta
 ) -> None:
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
     new = "why"
-    row = {"event_id": "e", "event_type": "request.refused", "occurred_at": NOW.isoformat(), "schema_version": 3}
+    sent = {"event_id": "e", "event_type": "request.refused", "occurred_at": NOW.isoformat(), "schema_version": 3}
     for dataset, known, refused in (
         ("before", [column for column in columns() if column["name"] != new], [0]),
         ("after", columns(), []),
@@ -133,8 +133,8 @@ async def test_a_table_before_its_upgrade_refuses_a_row_with_a_new_member_and_ta
             schema = [SchemaField.from_api_repr(column) for column in known]
             owner.create_table(Table(f"{project}.{dataset}.{TABLE}", schema=schema))
         adapter = BigQueryAuditRows(project, dataset, TABLE)
-        assert list(await adapter.insert([row | {new: "expired"}])) == refused
-        assert await adapter.insert([row]) == {}
+        assert list(await adapter.insert([row(sent | {new: "expired"})])) == refused
+        assert await adapter.insert([row(sent)]) == {}
         await adapter.close()
 
 
@@ -155,14 +155,15 @@ async def test_nothing_to_write_is_fine(bench: Bench) -> None:
 async def test_a_row_that_can_never_be_written_is_named_and_the_others_are_written(
     bench: Bench, spoil: dict[str, Any]
 ) -> None:
-    assert await bench.rows.insert([row(1), row(2) | spoil, row(3)]) == {1: "invalid"}
+    sent = [columns_of_row(1), columns_of_row(2) | spoil, columns_of_row(3)]
+    assert await bench.rows.insert([row(columns) for columns in sent]) == {1: "invalid"}
     assert sorted(written["event_id"] for written in bench.written()) == ["event-001", "event-003"]
 
 
 async def test_each_of_many_concurrent_callers_learns_of_its_own_rows(bench: Bench) -> None:
     async def insert(number: int) -> dict[int, str]:
-        spoilt = row(number + 100) | ({"no_such_column": 1} if number % 3 == 0 else {})
-        return await bench.rows.insert([row(number), spoilt])
+        spoilt = columns_of_row(number + 100) | ({"no_such_column": 1} if number % 3 == 0 else {})
+        return await bench.rows.insert([row(columns_of_row(number)), row(spoilt)])
 
     errors = await asyncio.gather(*map(insert, range(30)))
     assert errors == [{1: "invalid"} if number % 3 == 0 else {} for number in range(30)]
@@ -179,14 +180,14 @@ async def test_concurrent_callers_share_an_insert(
     sizes: list[int] = []
     insert = adapter._insert
 
-    async def counting(rows: list[Mapping[str, Any]]) -> Any:
+    async def counting(rows: list[AuditRow]) -> Any:
         sizes.append(len(rows))
         return await insert(rows)
 
     monkeypatch.setattr(adapter, "_insert", counting)
-    await asyncio.gather(*(adapter.insert([row(number)]) for number in range(40)))
+    await asyncio.gather(*(adapter.insert([row(columns_of_row(number))]) for number in range(40)))
     assert sizes == [40]
-    await asyncio.gather(*(adapter.insert([row(number)]) for number in range(100, 701)))
+    await asyncio.gather(*(adapter.insert([row(columns_of_row(number))]) for number in range(100, 701)))
     assert sorted(sizes) == [40, 101, 500]  # the last two go beside each other
     await adapter.close()
 
@@ -194,8 +195,8 @@ async def test_concurrent_callers_share_an_insert(
 async def test_an_event_that_was_published_twice_is_written_twice_and_a_redelivered_message_need_not_be(
     bench: Bench,
 ) -> None:
-    first = row(1, chain=Chain(id="c", seq=1, prev_hash="", hash="aa"))
-    again = row(1, chain=Chain(id="c", seq=2, prev_hash="aa", hash="bb"))
+    first = columns_of_row(1, chain=Chain(id="c", seq=1, prev_hash="", hash="aa"))
+    again = columns_of_row(1, chain=Chain(id="c", seq=2, prev_hash="aa", hash="bb"))
     for sent in (first, again, first):
-        assert await bench.rows.insert([sent]) == {}
+        assert await bench.rows.insert([row(sent)]) == {}
     assert {written["chain"]["seq"] for written in bench.written()} == {1, 2}

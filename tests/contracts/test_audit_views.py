@@ -11,11 +11,11 @@ import pytest
 from google.api_core.exceptions import BadRequest
 from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import Record
+from tests.support.audit_row import columns_of
 
 from cab.adapters.google_cloud.bigquery.audit_schema import (
     TABLE,
     create_dataset,
-    row_of,
 )
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
@@ -27,10 +27,8 @@ from cab.domain.audit import (
     Service,
     TaskFacts,
     TokenFacts,
-    read_json,
     withheld,
 )
-from cab.encoding.records import as_json
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
 DOUBLED = "doubled"
@@ -280,7 +278,7 @@ def process(name: str, at: datetime, *ends: str, says_settled: bool = True) -> I
             event = AuditEvent(event_id=f"{name}-end", event_type=EventType.CHAIN_CLOSED, occurred_at=at)
         settled = 0 if end == "withheld" else number
         data = chain.seal(event, settled=settled if says_settled else None).data
-        yield row_of(as_json(read_json(data)), data=data, received_at=at, message_id=event.event_id)
+        yield columns_of(data, received_at=at, message_id=event.event_id)
 
 
 def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any) -> None:

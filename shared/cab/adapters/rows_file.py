@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 
-from cab.ports import Unavailable
+from cab.ports import AuditRow, Unavailable
 
 
 class RowsFile:
@@ -18,9 +17,11 @@ class RowsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    async def insert(self, rows: Sequence[AuditRow]) -> dict[int, str]:
         try:
-            await asyncio.to_thread(self._append, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+            await asyncio.to_thread(
+                self._append, b"".join(orjson.dumps(orjson.loads(row.text)) + b"\n" for row in rows)
+            )
         except OSError as error:
             raise Unavailable("audit") from error
         return {}

@@ -6,7 +6,7 @@ It never holds a token, the first characters of one, or an e-mail address.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -16,8 +16,8 @@ from pydantic import ConfigDict
 
 from cab.domain.decisions import DecidedBy
 from cab.domain.text.token_like import without_tokens
-from cab.encoding.canonical_json import canonical
-from cab.encoding.records import adapter, checker, described
+from cab.encoding.canonical_json import canonical, canonical_in_order
+from cab.encoding.records import adapter, described, loose_reader
 from cab.values import immutable, mutable
 
 SCHEMA_VERSION = 4
@@ -316,9 +316,18 @@ def read(document: Any) -> AuditEvent:
     return event
 
 
-def check(document: Any) -> None:
-    """That it is an event, as `read` would. Raises: pydantic.ValidationError."""
-    checker(AuditEvent).validate_python(document)
+def read_published(text: bytes) -> dict[str, Any] | None:
+    """An event from the form in which ours are published, RFC 8785: a dictionary, instants in it. None for every other text, which may
+    be an event, too.
+
+    What is read loosely gives its own bytes again only from a text that has each member once, in order, none that is not known, and
+    every value of its type.
+    """
+    try:
+        event: dict[str, Any] = loose_reader(AuditEvent).validate_json(text)
+        return event if canonical_in_order(event, floats=_fractions(event)) == text else None
+    except (ValueError, TypeError):
+        return None
 
 
 def read_json(text: bytes | str) -> AuditEvent:
@@ -397,8 +406,12 @@ def event_hash(event: dict[str, Any]) -> str:
 
 def canonical_event(event: dict[str, Any]) -> bytes:
     """The RFC 8785 form of an event as JSON: nothing but latencies has fractions."""
+    return canonical(event, floats=_fractions(event))
+
+
+def _fractions(event: dict[str, Any]) -> Iterable[float]:
     latencies = event.get("latency_ms")
-    return canonical(event, floats=latencies.values() if latencies else ())
+    return latencies.values() if latencies else ()
 
 
 _CHAIN: Final = b'"chain":{'  # of an event in that form; inside of strings no quotation mark stands alone
@@ -406,13 +419,14 @@ _CHAIN: Final = b'"chain":{'  # of an event in that form; inside of strings no q
 
 def with_hash(hashed: bytes, own: str) -> bytes:
     """The RFC 8785 form of an event with its hash put in: the first of the chain's members in that order."""
-    return hashed.replace(_CHAIN, _chain_from(own), 1)
+    return hashed.replace(_CHAIN, _CHAIN + _hash_member(own), 1)
 
 
 def without_hash(text: bytes, own: str) -> bytes:
     """What was hashed, from the RFC 8785 form of an event: what `with_hash` put in is taken out."""
-    return text.replace(_chain_from(own), _CHAIN, 1)
+    before, chain, after = text.partition(_CHAIN)
+    return before + chain + after.removeprefix(_hash_member(own))
 
 
-def _chain_from(own: str) -> bytes:
-    return b'%s"hash":"%s",' % (_CHAIN, own.encode())
+def _hash_member(own: str) -> bytes:
+    return b'"hash":"%s",' % own.encode()

@@ -10,6 +10,7 @@ import orjson
 import rfc8785
 
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_IN_ORDER: Final = orjson.OPT_UTC_Z | orjson.OPT_STRICT_INTEGER
 # What orjson writes otherwise: 1.0 for 1, exponents elsewhere than the RFC, and names in the order of UTF-8 instead of UTF-16,
 # which differs only for characters of four bytes. Text that looks like such a number is found too, and costs only time.
 _WHOLE_FLOAT: Final = re.compile(rb"\.0(?:[,\]}]|\Z)")
@@ -30,6 +31,15 @@ def canonical(value: Any, *, floats: Iterable[float] | None = None) -> bytes:
         return rfc8785.dumps(value)
     is_plain = _are_plain(written) if floats is None else _are_all_plain(floats)
     return written if is_plain and (written.isascii() or not _FOUR_BYTES.search(written)) else rfc8785.dumps(value)
+
+
+def canonical_in_order(value: Any, *, floats: Iterable[float]) -> bytes | None:
+    """The same of a value whose members have ASCII names and stand in their order already, and with instants in it, which become
+    text with a Z. None where orjson would not write the canonical form of one of its `floats`.
+
+    Raises: orjson.JSONEncodeError, a TypeError, for other integers and for what is not JSON.
+    """
+    return orjson.dumps(value, option=_IN_ORDER) if _are_all_plain(floats) else None
 
 
 def _are_plain(written: bytes) -> bool:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -62,24 +63,32 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 @cache
-def checker(kind: Any) -> SchemaValidator:
-    """What checks the JSON of a record as `adapter` does, without making the record: for who goes on with the JSON."""
-    return SchemaValidator(_as_dictionary(adapter(kind).core_schema))
+def loose_reader(kind: Any) -> SchemaValidator:
+    """What reads JSON of a record as a dictionary, its members in the order of their names. A member that is not known is left out, and
+    a value of another type converted: for who writes it again and compares.
+    """
+    return SchemaValidator(_loose(adapter(kind).core_schema))
 
 
-def _as_dictionary(schema: Any) -> Any:
-    """pydantic's schema of a dataclass, and of those within it, as that of a dictionary with the same members."""
+def _loose(schema: Any) -> Any:
+    """pydantic's schema of a dataclass, and of those within it, as that of a dictionary. Instants are the only values of types that
+    JSON does not have.
+    """
     if isinstance(schema, list):
-        return [_as_dictionary(inner) for inner in schema]
+        return [_loose(inner) for inner in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("type") == "float":  # 5 stays 5, as RFC 8785 writes it
+        return core_schema.union_schema([core_schema.int_schema(strict=True), schema], mode="left_to_right")
+    if schema.get("type") == "enum":
+        return core_schema.literal_schema([member.value for member in schema["members"]])
     if schema.get("type") != "dataclass":
-        return {name: _as_dictionary(inner) for name, inner in schema.items()}
+        return {name: _loose(inner) for name, inner in schema.items()}
     members = {}
-    for member in schema["schema"]["fields"]:
+    for member in sorted(schema["schema"]["fields"], key=itemgetter("name")):
         inner = member["schema"]
         is_required = inner["type"] != "default"
         members[member["name"]] = core_schema.typed_dict_field(
-            _as_dictionary(inner if is_required else inner["schema"]), required=is_required
+            _loose(inner if is_required else inner["schema"]), required=is_required
         )
-    return core_schema.typed_dict_schema(members, config=schema["config"], ref=schema.get("ref"))
+    return core_schema.typed_dict_schema(members, extra_behavior="ignore", ref=schema.get("ref"))

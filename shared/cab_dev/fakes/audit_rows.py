@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from cab.adapters.google_cloud.bigquery.audit_schema import Column, columns
-from cab.ports import Unavailable
+from cab.ports import AuditRow, Unavailable
 from cab_dev.fakes.warning import warn_of_fake
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -30,15 +32,16 @@ class InMemoryAuditRows:
         self.rows: list[Mapping[str, Any]] = []
         self._columns = columns()
 
-    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    async def insert(self, rows: Sequence[AuditRow]) -> dict[int, str]:
         self.calls += 1
         await asyncio.sleep(self.delay_s)
         if self.is_down:
             raise Unavailable("audit rows")
         errors: dict[int, str] = {}
-        for index, row in enumerate(rows):
+        for index, sent in enumerate(rows):
+            row = orjson.loads(sent.text)
             if _fits(row, self._columns):
-                self.rows.append(dict(row))
+                self.rows.append(row)
             else:
                 errors[index] = "invalid"
         return errors

@@ -10,6 +10,7 @@ is wrong with them, or that nothing is: rows from before 2026-11-27 keep their e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -353,7 +354,9 @@ def _has_its_hash(document: dict[str, Any], stated: str) -> bool:
 
 def _differing_columns(row: Row, event: AuditEvent, text: str) -> list[str]:
     own = ("received_at", "message_id")  # of the delivery, not of the event
-    written = row_of(as_json(event), data=text.encode(), received_at=datetime.now(UTC), message_id="")
+    document = as_json(event)
+    made = row_of(document, data=json.dumps(document).encode(), received_at=datetime.now(UTC), message_id="")
+    written = json.loads(made.text) | {"event_json": text}
     return [
         column["name"]
         for column in columns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -22,6 +23,7 @@ from cab.adapters.google_cloud.bigquery.audit_schema import (
     view_sql,
 )
 from cab.domain.audit import SCHEMA_VERSION, AuditEvent, EventType, Subject
+from cab.encoding.canonical_json import canonical
 from cab.encoding.records import as_json
 
 # What a view reads, where that is not `events` alone.
@@ -69,7 +71,13 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
     event = AuditEvent(
         event_id="e", event_type=EventType.TOKEN_REVOKED, occurred_at=NOON, tenant="acme", subject=Subject(key="k")
     )
-    assert row_of(as_json(event), data=b'{"event_id":"e"}', received_at=NOON, message_id="m") == {
+    data = canonical(as_json(event))
+    row = row_of(as_json(event), data=data + b"\n", received_at=NOON, message_id="m")
+    assert row.id == "e"
+    assert (
+        row_of(as_json(event) | {"chain": {"hash": "00ff"}}, data=data, received_at=NOON, message_id="m").id == "00ff"
+    )
+    assert json.loads(row.text) == {
         "event_id": "e",
         "event_type": "token.revoked",
         "occurred_at": "2026-11-21T12:00:00Z",
@@ -79,7 +87,7 @@ def test_a_row_repeats_what_the_table_is_clustered_by_and_leaves_out_what_is_abs
         "subject_key": "k",
         "received_at": "2026-11-21T12:00:00+00:00",
         "message_id": "m",
-        "event_json": '{"event_id":"e"}',
+        "event_json": data.decode() + "\n",
     }
 
 

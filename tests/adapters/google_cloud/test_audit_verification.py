@@ -18,8 +18,9 @@ import rfc8785
 from tests.contracts.audit_story import START, UPDATE, Story
 from tests.contracts.bigquery import Record as BigQueryRecord
 from tests.contracts.bigquery import client, replace_rows
+from tests.support.audit_row import columns_of
 
-from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns, row_of
+from cab.adapters.google_cloud.bigquery.audit_schema import TABLE, columns
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import (
     Actor,
@@ -194,8 +195,7 @@ def every_member(name: str) -> AuditEvent:
 def row_alone(event: AuditEvent) -> dict[str, Any]:
     """The event as the only one of its chain, which is named for it."""
     data = AuditChain(event.event_id, Service(function="f", revision="r")).seal(event, settled=0).data
-    sealed = read_json(data)
-    return row_of(as_json(sealed), data=data, received_at=START, message_id="m")
+    return columns_of(data, received_at=START, message_id="m")
 
 
 def leaves() -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from cab.adapters.google_cloud.pubsub.audit_log import PubSubAuditLog
 from cab.adapters.google_cloud.pubsub.quarantine import PubSubQuarantine
 from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab.domain.audit import AuditEvent, EventType
-from cab.ports import Create, Tally, Unavailable
+from cab.ports import AuditRow, Create, Tally, Unavailable
 from cab.use_cases.audit.unsent import UnsentEvents
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments
@@ -24,7 +24,7 @@ from cab_dev.fakes.randomness import PredictableRandomness
 from gcp_emulators import running
 
 EVENT = AuditEvent(event_id="e", event_type=EventType.EXCHANGE_DECIDED, occurred_at=datetime(2026, 11, 21, tzinfo=UTC))
-ROW = {"event_id": "e"}
+ROW = AuditRow("e", b'{"event_id":"e"}')
 
 
 def audit_log(project: str) -> PubSubAuditLog:

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from cab.adapters.google_cloud.bigquery.audit_rows import BigQueryAuditRows
-from cab.ports import Unavailable
+from cab.ports import AuditRow, Unavailable
 from cab_dev import loopback
 
 TAKEN: dict[str, Any] = {"kind": "bigquery#tableDataInsertAllResponse"}
-ROW = {"event_id": "e", "chain": {"hash": "00ff"}}
+ROW = AuditRow("00ff", b'{"event_id":"e"}')
 
 
 @dataclass
@@ -50,16 +50,19 @@ async def rows(told: Told) -> AsyncIterator[BigQueryAuditRows]:
     await adapter.close()
 
 
-async def test_rows_go_to_the_table_each_under_its_hash_so_that_a_second_time_is_known(
+async def test_rows_go_to_the_table_each_under_its_id_so_that_a_second_time_is_known(
     told: Told, rows: BigQueryAuditRows
 ) -> None:
-    assert await rows.insert([ROW, {"event_id": "e2"}]) == {}
+    assert await rows.insert([ROW, AuditRow("e2", b'{"event_id":"e2"}')]) == {}
     assert told.asked == [
         (
             "/bigquery/v2/projects/demo-p/datasets/cab_audit/tables/events_raw/insertAll",
             {
                 "skipInvalidRows": True,
-                "rows": [{"insertId": "00ff", "json": ROW}, {"insertId": "e2", "json": {"event_id": "e2"}}],
+                "rows": [
+                    {"insertId": "00ff", "json": {"event_id": "e"}},
+                    {"insertId": "e2", "json": {"event_id": "e2"}},
+                ],
             },
         )
     ]

@@ -14,18 +14,17 @@ from cab.domain import audit
 from cab.domain.audit import (
     KNOWN_SCHEMA_VERSIONS,
     SCHEMA_VERSION,
-    canonical_event,
     event_hash,
     without_credentials,
     without_hash,
 )
 from cab.encoding import strict_json
-from cab.ports import AuditRows, Clock, Quarantine
+from cab.ports import AuditRow, AuditRows, Clock, Quarantine
 from cab.use_cases.audit.packing import unpack
 from cab.values import immutable
 
 MAX_EVENT_BYTES = 65_536
-EventToRow = Callable[..., dict[str, Any]]
+EventToRow = Callable[..., AuditRow]
 
 
 @immutable
@@ -46,7 +45,7 @@ class IngestAuditEvent:
         """Returns when each event of the message is in the table, or kept aside for people: one that cannot become a row does not
         take its neighbours along. Raises Unavailable to have all of it delivered again.
         """
-        rows: list[dict[str, Any]] = []
+        rows: list[AuditRow] = []
         published: list[bytes] = []  # by row
         aside: list[tuple[bytes, str]] = []
         now = self._clock.now()
@@ -58,7 +57,7 @@ class IngestAuditEvent:
             # Nothing of ours publishes token-like text; what an older function lets through stops here. The row then keeps
             # the event without it, so that its hash cannot be made again: `verify-chain` calls it edited.
             safe = without_credentials(event)
-            kept = data if safe is event else orjson.dumps(safe)
+            kept = data if safe is event else orjson.dumps(safe, option=orjson.OPT_UTC_Z)
             rows.append(self._event_to_row(safe, data=kept, received_at=now, message_id=message.message_id))
             published.append(data)
         refused = await self._rows.insert(rows) if rows else {}
@@ -78,17 +77,12 @@ def read_event(data: bytes) -> dict[str, Any] | str:
 
 
 def _as_published(data: bytes) -> dict[str, Any] | None:
-    """An event as our functions publish it: its text is its RFC 8785 form, so no member is repeated and nothing can be read in
-    two ways, and what was hashed is that text. None for everything else, which may be good, too.
-    """
-    try:
-        event: dict[str, Any] = orjson.loads(data)
-        audit.check(event)
-        own: str = event["chain"]["hash"]
-        is_ours = event.get("service") is not None and _version_is_known(event) and canonical_event(event) == data
-    except (ValueError, TypeError, LookupError):
+    """An event as our functions publish it: what was hashed is its text. None for everything else, which may be good, too."""
+    event = audit.read_published(data)
+    if event is None or event.get("chain") is None or event.get("service") is None or not _version_is_known(event):
         return None
-    return event if is_ours and hashlib.sha256(without_hash(data, own)).hexdigest() == own else None
+    own = event["chain"]["hash"]
+    return event if hashlib.sha256(without_hash(data, own)).hexdigest() == own else None
 
 
 def _judged(data: bytes) -> dict[str, Any] | str:
@@ -96,7 +90,7 @@ def _judged(data: bytes) -> dict[str, Any] | str:
         document = strict_json.load_object(data)
         if not _version_is_known(document):
             return "unknown_schema_version"
-        audit.check(document)
+        audit.read(document)
     except strict_json.InvalidJson:
         return "not_json"
     except ValidationError:

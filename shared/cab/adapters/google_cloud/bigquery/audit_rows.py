@@ -1,8 +1,7 @@
 """`AuditRows` in BigQuery, through streaming inserts.
 
 Concurrent callers share one insert: BigQuery bills and limits by call, and a call takes a hundred milliseconds
-whatever it carries. The row id is the event's hash in its chain, so a redelivered message is usually not even written
-twice. Not the event id: an event that was published again has another place in a chain, which must not seem empty.
+whatever it carries. BigQuery is told the rows' ids, so a redelivered message is usually not even written twice.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
+
 from cab.adapters import spans
 from cab.adapters.google_cloud.rest import GoogleApi, Status
-from cab.ports import Unavailable
+from cab.ports import AuditRow, Unavailable
 
 _WHAT = "audit rows"
 _COLLECT_S = 0.05
@@ -27,7 +28,7 @@ _PERMANENT = frozenset({"invalid", "invalidQuery", "badRequest", "rowTooLarge", 
 class _Waiting:
     """One caller's rows, and where it waits for their fate."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[AuditRow]) -> None:
         self.rows = rows
         self.errors: asyncio.Future[dict[int, str]] = asyncio.get_running_loop().create_future()
 
@@ -35,7 +36,7 @@ class _Waiting:
 class BigQueryAuditRows:
     """One table. Honours BIGQUERY_EMULATOR_HOST. Belongs to the event loop of its first call.
 
-    Every row has an `event_id`. A caller that gives up leaves its rows to be written.
+    A caller that gives up leaves its rows to be written.
     """
 
     def __init__(self, project: str, dataset: str, table: str) -> None:
@@ -45,7 +46,7 @@ class BigQueryAuditRows:
         self._writing: set[asyncio.Task[None]] = set()
 
     @spans.a_wait("bigquery insert")
-    async def insert(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    async def insert(self, rows: Sequence[AuditRow]) -> dict[int, str]:
         """Waits 50 ms for company, then at most 7 s for BigQuery."""
         if not rows:
             return {}
@@ -82,9 +83,12 @@ class BigQueryAuditRows:
         finally:
             _answer(batch, errors)
 
-    async def _insert(self, rows: list[Mapping[str, Any]]) -> dict[int, str]:
+    async def _insert(self, rows: list[AuditRow]) -> dict[int, str]:
         """One insert, tried again where that may help: what is written twice has the same row id. Raises: Unavailable."""
-        document = {"skipInvalidRows": True, "rows": [{"insertId": _row_id(row), "json": row} for row in rows]}
+        document = {
+            "skipInvalidRows": True,
+            "rows": [{"insertId": row.id, "json": orjson.Fragment(row.text)} for row in rows],
+        }
         return await self._api.call(
             "insertAll", self._path, document, read=_refused, budget_s=_BUDGET_S, retry_on=_MAY_PASS
         )
@@ -122,11 +126,6 @@ def _answer(batch: list[_Waiting], errors: dict[int, str] | None) -> None:
             waiting.errors.set_exception(Unavailable(_WHAT))
         else:
             waiting.errors.set_result(mine)
-
-
-def _row_id(row: Mapping[str, Any]) -> str:
-    chain: Mapping[str, Any] = row.get("chain") or {}
-    return str(chain.get("hash") or row["event_id"])
 
 
 def _cause(errors: list[Mapping[str, Any]]) -> str:
