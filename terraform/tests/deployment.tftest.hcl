@@ -26,8 +26,18 @@ run "by_default" {
     error_message = "call_tool imports packages that the other functions do not carry."
   }
   assert {
-    condition     = strcontains(google_logging_project_exclusion.requests[0].filter, "httpRequest.status < 500") && alltrue([for name in keys(local.functions) : strcontains(google_logging_project_exclusion.requests[0].filter, "\"${replace(name, "_", "-")}\"")])
-    error_message = "Only answers below 500, and of every function of ours."
+    condition = toset(keys(google_logging_project_exclusion.requests)) == toset(["functions", "load_balancer"]) && alltrue([
+      for exclusion in google_logging_project_exclusion.requests : endswith(exclusion.filter, " AND httpRequest.status < 500") && exclusion.disabled != true
+    ])
+    error_message = "Of each request two lines would be kept that nobody reads: failures alone are."
+  }
+  assert {
+    condition     = alltrue([for name in keys(local.functions) : strcontains(google_logging_project_exclusion.requests["functions"].filter, "\"${replace(name, "_", "-")}\"")]) && strcontains(google_logging_project_exclusion.requests["load_balancer"].filter, "resource.type = \"http_load_balancer\" AND log_id(\"requests\") AND resource.labels.url_map_name = \"cab\"")
+    error_message = "Lines of every function of ours, and of our load balancer alone."
+  }
+  assert {
+    condition     = toset(module.origin.logged) == toset([for name, function in local.functions : name if function.public && name != "connect_account"])
+    error_message = "A failure of the load balancer itself stands in no other log; callbacks stand in none."
   }
   assert {
     condition     = google_pubsub_topic.audit.message_retention_duration == "604800s"
@@ -297,8 +307,8 @@ run "each_option_reaches_what_it_is_for" {
     error_message = "A bill is read by label."
   }
   assert {
-    condition     = length(google_logging_project_exclusion.requests) == 0 && google_pubsub_topic.audit.message_retention_duration == "2678400s"
-    error_message = "Both are choices."
+    condition     = length(google_logging_project_exclusion.requests) == 0 && !contains(module.origin.logged, "connect_account") && google_pubsub_topic.audit.message_retention_duration == "2678400s"
+    error_message = "Both are choices; callbacks are logged by no choice."
   }
   assert {
     condition     = module.origin.requests_per_minute == 1200

@@ -116,7 +116,7 @@ resource "google_compute_backend_service" "this" {
     group = google_compute_region_network_endpoint_group.this[each.key].id
   }
   log_config {
-    # Callback URLs carry authorization codes, and this log would keep them.
+    # Callback URLs carry authorization codes, and this log would keep them. Which lines of the others are kept: request_logs.
     enable = each.key != "connect_account"
   }
 }
@@ -191,4 +191,14 @@ output "address" {
 output "requests_per_minute" {
   description = "What one address may send in a minute, or null."
   value       = try([for rule in google_compute_security_policy.this[0].rule : rule.rate_limit_options[0].rate_limit_threshold[0].count if rule.action == "throttle"][0], null)
+}
+
+output "logged" {
+  description = "Functions whose requests the load balancer logs."
+  value       = sort([for name, service in google_compute_backend_service.this : name if service.log_config[0].enable])
+}
+
+output "url_map" {
+  description = "Name that the load balancer's log lines carry."
+  value       = google_compute_url_map.this.name
 }
