@@ -20,7 +20,8 @@ PENDING = "PENDING"
 class Call:
     """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete.
 
-    `took_s`: from when it came (`came_at`, of time.perf_counter) to its end, what faults made of it included; None until then.
+    `took_s`: from when it came (`came_at`, of time.perf_counter, which is the same in all processes) to its end, what faults made
+    of it included; None until then.
     """
 
     service: str
@@ -37,9 +38,7 @@ class Call:
         self.took_s = time.perf_counter() - self.came_at
 
     def as_json(self) -> dict[str, object]:
-        told = asdict(self) | {"resources": list(self.resources)}
-        del told["came_at"]  # of a clock that only this process has
-        return told
+        return asdict(self) | {"resources": list(self.resources)}
 
 
 @dataclass

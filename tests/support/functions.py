@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -115,16 +116,29 @@ class Cloud:
         """Of one function, for all its instances."""
         return self.audit_logs.setdefault(service, InMemoryAuditLog(service=service, revision=revision))
 
+    def store_clock(self, documents: Documents, local: Clock) -> StoreClock:
+        return StoreClock(documents, local, monotonic=lambda: self.clock.now().timestamp())
+
+    @contextmanager
+    def google(self) -> Iterator[None]:
+        """What functions that are built inside have instead of Google's services."""
+        google = "cab.adapters.google_cloud"
+        with (
+            patch(f"{google}.firestore.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
+            patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),
+            patch(f"{google}.pubsub.audit_log.PubSubAuditLog", self.audit_log),
+            patch(f"{google}.bigquery.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
+            patch(f"{google}.pubsub.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
+            patch(f"{google}.pubsub.publisher.PubSubPublisher", lambda *_, **__: self.publisher),
+        ):
+            yield
+
     def build(self, function: str, environment: Mapping[str, str]) -> Any:
         """The ASGI application that functions-framework serves for `functions/FUNCTION/main.py`."""
 
         def http(origins: Iterable[str], *, what: str, **_: Any) -> WebClient:
             return WebClient(self.web, origins, what=what)
 
-        def store_clock(documents: Documents, local: Clock) -> StoreClock:
-            return StoreClock(documents, local, monotonic=lambda: self.clock.now().timestamp())
-
-        google = "cab.adapters.google_cloud"
         with (
             patch.dict(os.environ, environment),
             patch("cab.transport.logs.configure_logging", lambda _: None),  # it would take pytest's own handlers away
@@ -132,14 +146,11 @@ class Cloud:
             patch("cab.adapters.cedar.engine.CedarPolicyEngine", remembered_engine),
             patch("cab.bootstrap.shared.SystemClock", lambda: self.clock),
             patch("cab.bootstrap.shared.SystemRandomness", lambda: DatedRandomness(self.clock)),
-            patch("cab.adapters.store_clock.StoreClock", store_clock),
-            patch(f"{google}.firestore.documents.FirestoreDocuments", lambda _, database: self.documents[database]),
-            patch(f"{google}.secrets.SecretManagerVault", lambda _, **_where: self.vault),
-            patch(f"{google}.pubsub.audit_log.PubSubAuditLog", self.audit_log),
-            patch(f"{google}.bigquery.audit_rows.BigQueryAuditRows", lambda *_: self.audit_rows),
-            patch(f"{google}.pubsub.quarantine.PubSubQuarantine", lambda *_: self.quarantine),
-            patch(f"{google}.pubsub.publisher.PubSubPublisher", lambda *_, **__: self.publisher),
-            patch(f"{google}.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]),
+            patch("cab.adapters.store_clock.StoreClock", self.store_clock),
+            patch(
+                "cab.adapters.google_cloud.service_tokens.GoogleServiceTokens", lambda _: self.service_tokens[function]
+            ),
+            self.google(),
             patch("cab.adapters.http.client.AiohttpClient", http),
             patch("cab.adapters.http.published.PublishedDocuments", http),
             patch(
