@@ -152,6 +152,7 @@ class Cloud:
             ),
             self.google(),
             patch("cab.adapters.http.client.AiohttpClient", http),
+            patch("cab.adapters.http.platforms.Platforms", http),
             patch("cab.adapters.http.published.PublishedDocuments", http),
             patch(
                 "cab.adapters.http.own_function.OwnFunction", lambda url, **options: http([origin_of(url)], **options)

@@ -22,7 +22,7 @@ from tests.support.fault_platform import (
     streams_a_gibibyte,
 )
 
-from cab.adapters.http.client import AiohttpClient
+from cab.adapters.http.platforms import Platforms
 from cab.domain.audit import CallOutcome
 from cab.domain.calls.rendering import RenderedCall
 from cab.domain.configured.actions import Effect
@@ -69,7 +69,7 @@ async def execute(
     platform.script = list(script)
     origin = origin or platform.origin
     clients = [
-        AiohttpClient([origin], what="provider", allow_loopback_http=True, keep_alive=kept) for kept in (True, False)
+        Platforms([origin], what="provider", allow_loopback_http=True, keep_alive=kept) for kept in (True, False)
     ]
     effect, keyed = kind
     body = None if effect is Effect.READ else b'{"title":"x"}'

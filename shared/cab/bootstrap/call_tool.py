@@ -41,13 +41,7 @@ def call_tool(settings: CallToolSettings) -> Handler:
     decisions = ExchangeTokenClient(url, deciding, GoogleServiceTokens(clock), clock)
     bases = {connection.called_at for connection in deployment.connections}
     reads, writes = (
-        parts.http(
-            bases,
-            what="provider",
-            keep_alive=kept,
-            connections=MOST_CALLS,
-            large_at_once=LARGE_ANSWERS_AT_ONCE,
-        )
+        parts.platforms(bases, keep_alive=kept, connections=MOST_CALLS, large_at_once=LARGE_ANSWERS_AT_ONCE)
         for kept in (True, False)
     )
     tool = CallTool(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what costs a cold start is imported where it is built
     from cab.adapters.google_cloud.secrets import SecretManagerVault
     from cab.adapters.http.client import AiohttpClient
     from cab.adapters.http.own_function import OwnFunction
+    from cab.adapters.http.platforms import Platforms
     from cab.adapters.keys.cached_secrets import CachedSecretReader
     from cab.adapters.keys.own_keys import OwnKeys
     from cab.adapters.refresh_grants_client import RefreshGrantsClient
@@ -372,15 +373,24 @@ class Parts(Basics):
         urls = {url for provider in providers for url in provider.endpoints}
         return ProviderCalls(self.http(urls, what="provider", keep_alive=False), self.secrets)
 
-    def http(
-        self,
-        urls: Iterable[str],
-        *,
-        what: str,
-        keep_alive: bool = True,
-        connections: int = 100,
-        large_at_once: int = 100,
-    ) -> AiohttpClient:
+    def platforms(self, urls: Iterable[str], *, keep_alive: bool, connections: int, large_at_once: int) -> Platforms:
+        """What calls the origins of these configured URLs, and nothing else."""
+        from cab.adapters.http.origins import origin_of
+        from cab.adapters.http.platforms import Platforms
+
+        client = Platforms(
+            {origin_of(url) for url in urls},
+            what="provider",
+            allow_loopback_http=self.deployment.broker.allow_loopback_http,
+            keep_alive=keep_alive,
+            private_hosts=self.deployment.broker.private_hosts,
+            connections=connections,
+            large_at_once=large_at_once,
+        )
+        self.closers.append(client.close)
+        return client
+
+    def http(self, urls: Iterable[str], *, what: str, keep_alive: bool = True) -> AiohttpClient:
         """A client that reaches the origins of these configured URLs, and nothing else."""
         from cab.adapters.http.client import AiohttpClient
         from cab.adapters.http.origins import origin_of
@@ -391,8 +401,6 @@ class Parts(Basics):
             allow_loopback_http=self.deployment.broker.allow_loopback_http,
             keep_alive=keep_alive,
             private_hosts=self.deployment.broker.private_hosts,
-            connections=connections,
-            large_at_once=large_at_once,
         )
         self.closers.append(client.close)
         return client

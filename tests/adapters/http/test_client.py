@@ -272,63 +272,6 @@ async def _done(value: object) -> object:
     return value
 
 
-async def send(client: AiohttpClient, method: str, url: str, **changes: Any) -> Any:
-    asked: dict[str, Any] = {"body": None, "headers": {}, "timeout_s": 5, "max_bytes": 100_000}
-    return await client.send(method, url, **asked | changes)
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-async def test_any_method_goes_out_with_exactly_its_url_and_body(
-    server: Server, client: AiohttpClient, method: str
-) -> None:
-    path = "/a%2Fb/%7E?x=%20+~&y="
-    body = None if method == "GET" else b'{"a":1}'
-    answer = await send(client, method, server.origin + path, body=body, headers={"Content-Type": "application/json"})
-    assert answer.status == 201
-    assert [(sent[0], sent[1], sent[3]) for sent in server.requests] == [(method, path, body or b"")]
-
-
-@pytest.mark.parametrize(("method", "hits"), [("get", 3), ("send", 2)])
-async def test_what_must_arrive_once_is_not_sent_again_on_another_connection(
-    server: Server, client: AiohttpClient, method: str, hits: int
-) -> None:
-    """aiohttp would send it anew when a kept connection breaks, which `get` may."""
-    url = f"{server.origin}/drop-once"
-    await client.get(url)
-    with pytest.raises(SendFailed) as failed:
-        await (client.get(url) if method == "get" else send(client, "PUT", url))
-    assert failed.value.may_have_arrived
-    assert len(server.requests) == hits
-
-
-async def test_a_declared_size_beyond_the_limit_is_told_without_reading(server: Server, client: AiohttpClient) -> None:
-    with pytest.raises(AnswerTooLarge) as refused:
-        await send(client, "GET", f"{server.origin}/large", max_bytes=1000)
-    assert refused.value.size == 200_000
-
-
-async def test_a_slow_drip_ends_with_the_time_for_the_whole_answer(server: Server, client: AiohttpClient) -> None:
-    started = asyncio.get_running_loop().time()
-    with pytest.raises(SendFailed) as failed:
-        await send(client, "GET", f"{server.origin}/drip", timeout_s=0.3)
-    assert asyncio.get_running_loop().time() - started < 3
-    assert failed.value.may_have_arrived
-
-
-async def test_a_name_that_is_looked_up_for_too_long_has_carried_nothing(
-    server: Server, client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def forever(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", forever)
-    hanging = AiohttpClient(["https://api.test"], what="provider")
-    with pytest.raises(SendFailed) as failed:
-        await send(hanging, "POST", "https://api.test/x", timeout_s=0.1, body=b"{}")
-    await hanging.close()
-    assert not failed.value.may_have_arrived
-
-
 async def test_without_keep_alive_every_call_has_a_connection_of_its_own(server: Server) -> None:
     client = AiohttpClient([server.origin], what="provider", allow_loopback_http=True, keep_alive=False)
     for _ in range(2):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 from mcp.shared.exceptions import MCPError
 
-from cab.adapters.http.client import AiohttpClient
+from cab.adapters.http.platforms import Platforms
 from cab.adapters.mcp.tools import McpTools, connected, list_tools, tools_as_json
 from cab.adapters.mcp.wire import Wire
 from cab.adapters.system import SystemClock
@@ -35,7 +35,7 @@ _VALUES: dict[str, Any] = {"string": "x", "integer": 5, "number": 5, "boolean": 
 
 async def main(url: str) -> None:
     parts = urlsplit(url)
-    http = AiohttpClient({f"{parts.scheme}://{parts.netloc}"}, what="provider", allow_loopback_http=True)
+    http = Platforms({f"{parts.scheme}://{parts.netloc}"}, what="provider", allow_loopback_http=True)
     protocol: Any = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "2026-07-28")
     server = McpServer(endpoint=url, protocol=protocol, elicitation_hosts=("pages.test",))
     connection = Connection.model_construct(title="Suite", mcp=server)  # type: ignore[call-arg]  # all that is read
@@ -55,7 +55,7 @@ async def main(url: str) -> None:
         await http.close()
 
 
-async def _listed(server: McpServer, http: AiohttpClient) -> list[dict[str, Any]]:
+async def _listed(server: McpServer, http: Platforms) -> list[dict[str, Any]]:
     wire = Wire(http, server.endpoint, {}, timeout_s=TIMEOUT_S, max_bytes=MAX_BYTES, elicits=True)
     async with (
         httpx2.AsyncClient(transport=wire, timeout=None) as client_http,

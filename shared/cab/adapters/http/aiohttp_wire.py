@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
-from yarl import URL
 
 from cab.adapters.http.client import USER_AGENT
 from cab.adapters.http.deadline import within
@@ -18,7 +16,6 @@ from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 from cab.values import mutable
 
 CONNECT_TIMEOUT_S = 3.0
-SMALL_BYTES = 65_536
 READ_AHEAD_BYTES = 16_384  # of an answer that nobody reads yet, per connection
 NO_ADDRESS = "no address that may be reached"
 
@@ -45,9 +42,8 @@ class _AllowedAddresses(AbstractResolver):
 
 @mutable
 class _Sending:
-    """How far one request got. `once`: a second connection is not tried with it, as aiohttp would for what it calls idempotent."""
+    """How far one request got."""
 
-    once: bool
     begun: bool = False
 
 
@@ -60,18 +56,14 @@ class AiohttpWire:
         *,
         allows: Callable[[str, str], bool],
         keep_alive: bool,
-        connections: int,
-        large_at_once: int,
     ) -> None:
         self._what = what
-        self._large = asyncio.Semaphore(large_at_once)
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_begin)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=_AllowedAddresses(allows),
                 force_close=not keep_alive,
-                limit=connections,
             ),
             trace_configs=[trace],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
@@ -91,18 +83,15 @@ class AiohttpWire:
         headers: dict[str, str],
         timeout_s: float,
         max_bytes: int,
-        *,
-        once: bool,
     ) -> HttpAnswer:
         """Raises: SendFailed, AnswerTooLarge."""
-        sending = _Sending(once=once)
+        sending = _Sending()
         try:
             async with (
                 within(timeout_s),
                 self._session.request(
-                    # A URL that is sent as it is: what was agreed to must not be written in another way on its way out.
                     method,
-                    URL(url, encoded=once),
+                    url,
                     data=body,
                     headers=headers,
                     allow_redirects=False,
@@ -120,19 +109,10 @@ class AiohttpWire:
         if declared is not None and declared > max_bytes and response.method != "HEAD":
             raise AnswerTooLarge(declared, status=response.status)
         content = bytearray()
-        may_be_large = False
-        try:
-            if declared is not None and declared > SMALL_BYTES:
-                may_be_large = await self._large.acquire()
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > max_bytes:
-                    raise AnswerTooLarge(status=response.status)
-                if len(content) > SMALL_BYTES and not may_be_large:
-                    may_be_large = await self._large.acquire()
-        finally:
-            if may_be_large:
-                self._large.release()
+        async for chunk in response.content.iter_any():
+            content += chunk
+            if len(content) > max_bytes:
+                raise AnswerTooLarge(status=response.status)
         return bytes(content)
 
     async def close(self) -> None:
@@ -142,8 +122,6 @@ class AiohttpWire:
 async def _begin(_: aiohttp.ClientSession, context: SimpleNamespace, __: aiohttp.TraceRequestHeadersSentParams) -> None:
     """Called before a request's first byte is written: until then, nothing of it can have arrived."""
     sending: _Sending = context.trace_request_ctx
-    if sending.once and sending.begun:
-        raise aiohttp.ClientConnectionError("the connection was closed, and the request may have arrived there")
     sending.begun = True
 
 

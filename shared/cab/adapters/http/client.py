@@ -1,7 +1,8 @@
-"""`HttpClient` for servers of others: configured origins only, addresses checked at connect time, no redirects, capped in size and time.
+"""`HttpClient` for identity providers and OAuth providers: configured origins only, addresses checked at connect time, no redirects,
+capped in size and time.
 
 What goes out goes through aiohttp (`aiohttp_wire`), which is imported by the first request: importing it is a fifth of a cold start.
-What others publish for everybody, their keys above all, is read by `published`, without it.
+What others publish for everybody, their keys above all, is read by `published`, without it; platforms are called by `platforms`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ USER_AGENT = "cab/0.1"
 class AiohttpClient:
     """`what` names the dependency in `Unavailable`. `keep_alive=False` opens a connection per call, so that a POST is never
     lost on a connection the other side had already closed (its outcome would be unknown). `private_hosts` are the hosts,
-    written exactly so, that may have addresses inside the organisation's network. `connections` are open at most, and
-    `large_at_once` answers of more than 64 KiB are read at one time: memory has a bound however many calls wait.
+    written exactly so, that may have addresses inside the organisation's network.
     """
 
     def __init__(
@@ -38,14 +38,10 @@ class AiohttpClient:
         allow_loopback_http: bool = False,
         keep_alive: bool = True,
         private_hosts: Iterable[str] = (),
-        connections: int = 100,
-        large_at_once: int = 100,
     ) -> None:
         self._origins = Origins(origins, allow_loopback_http=allow_loopback_http, private_hosts=private_hosts)
         self._what = what
         self._keep_alive = keep_alive
-        self._connections = connections
-        self._large_at_once = large_at_once
         self._wire: AiohttpWire | None = None
 
     async def get(
@@ -82,18 +78,6 @@ class AiohttpClient:
         sent = {"Content-Type": "application/json"} | dict(headers or {})
         return await self._send("POST", url, orjson.dumps(document), sent, timeout_s, max_bytes)
 
-    async def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        timeout_s: float,
-        max_bytes: int,
-    ) -> HttpAnswer:
-        return await self._send(method, url, body, dict(headers), timeout_s, max_bytes, once=True)
-
     async def close(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
@@ -107,8 +91,6 @@ class AiohttpClient:
         headers: dict[str, str],
         timeout_s: float,
         max_bytes: int,
-        *,
-        once: bool = False,
     ) -> HttpAnswer:
         if not self._origins.include(url):
             raise SendFailed(self._what, may_have_arrived=False)
@@ -117,7 +99,7 @@ class AiohttpClient:
             span.note("server.address", urlsplit(url).hostname or "")
             add_trace(headers)
             wire = self._wire or self._open()
-            answer = await wire.answer(method, url, body, headers, timeout_s, max_bytes, once=once)
+            answer = await wire.answer(method, url, body, headers, timeout_s, max_bytes)
             span.note("http.response.status_code", answer.status)
             return answer
 
@@ -128,8 +110,6 @@ class AiohttpClient:
             self._what,
             allows=self._origins.may_lead_to,
             keep_alive=self._keep_alive,
-            connections=self._connections,
-            large_at_once=self._large_at_once,
         )
         return self._wire
 

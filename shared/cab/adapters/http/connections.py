@@ -1,6 +1,6 @@
 """A small HTTP/1.1 client for one host: requests on a few kept connections, one at a time on each.
 
-It serves `rest`, our own functions and what others publish, and knows nothing of Google. The parser is llhttp, which uvicorn
+It serves `rest`, our own functions, platforms and what others publish, and knows nothing of Google. The parser is llhttp, which uvicorn
 brings (httptools); what surrounds it here trusts the other side with nothing: every size is bounded, every wait ends when its
 caller says, and a connection on which anything went wrong, or came that nobody asked for, is not used again.
 
@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
@@ -45,11 +45,27 @@ class Answer:
     headers: Mapping[str, str] | None = None  # lower-case names; where they are kept
 
 
+class Listening(Protocol):
+    """Who follows one request to somebody else, and decides how much of the answer is read."""
+
+    has_body: bool  # whether the answer may have one, whatever its head says: that to HEAD has none
+
+    def begins(self, flow: asyncio.Transport) -> None:
+        """Called before the request's first byte is written: until then, nothing of it can have arrived."""
+
+    def hears_head(self, status: int, declared: int | None) -> Exception | None:
+        """Called with the length that the head declares. What is returned is raised instead of an answer."""
+
+    def hears(self, size: int) -> Exception | None:
+        """Called with the length of each part of the body. What is returned is raised instead of an answer."""
+
+
 class Connections:
     """The connections to one host; TLS unless `in_clear`. Belongs to the event loop of its first request.
 
-    At most `most` (MOST_CONNECTIONS) are open, and only to addresses that `allows` lets through. `of_others`: the server is not
-    Google's and not ours, so it is read more generously, and says how much it is by `most_bytes` at most.
+    At most `most` (MOST_CONNECTIONS) are open, and only to addresses that `allows` lets through, within `connects_within_s`.
+    `of_others`: the server is not Google's and not ours, so it is read more generously, and says how much it is by `most_bytes`
+    at most.
     """
 
     def __init__(
@@ -62,6 +78,7 @@ class Connections:
         keeps_headers: bool = False,
         of_others: bool = False,
         most_bytes: int = MAX_ANSWER_BYTES,
+        connects_within_s: float | None = None,
         allows: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._host = host
@@ -69,6 +86,7 @@ class Connections:
         self._in_clear = in_clear
         self._kind = _OfOthers if of_others else _WithHeaders if keeps_headers else _Connection
         self._most_bytes = most_bytes
+        self._connects_within_s = connects_within_s
         self._allows = allows
         self._free = most or MOST_CONNECTIONS  # places, each for one connection
         self._waiting: deque[asyncio.Future[None]] = deque()  # for a place
@@ -80,12 +98,18 @@ class Connections:
         self._is_closed = False
 
     async def ask(
-        self, request: bytes, *, until: float | None = None, first_line: Callable[[bytes], None] | None = None
+        self,
+        request: bytes,
+        *,
+        until: float | None = None,
+        first_line: Callable[[bytes], None] | None = None,
+        listener: Listening | None = None,
     ) -> Answer:
         """Send the bytes of one whole request, once, and read its answer. Who stops waiting ends the connection.
 
         `until` is the loop's time at which the wait is over, None where its caller ends it. `first_line`, where headers are kept,
-        is told that of a 200's body while the rest is still to come. Raises: Broken; TimeoutError.
+        is told that of a 200's body while the rest is still to come; `listener`, where the server is of others, of everything.
+        Raises: Broken; TimeoutError; what the listener returns.
         """
         if self._free:
             self._free -= 1
@@ -94,7 +118,7 @@ class Connections:
         try:
             connection = self._kept()
             if connection is None:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(until), asyncio.timeout(self._connects_within_s):
                     connection = await self._connect()
             if self._is_closed:
                 connection.end()
@@ -102,7 +126,7 @@ class Connections:
             if until is not None:
                 self._watch(until)
             try:
-                answer = await connection.ask(request, until, first_line)
+                answer = await connection.ask(request, until, first_line, listener)
             except asyncio.CancelledError:
                 self._end_idle()
                 raise
@@ -240,9 +264,14 @@ class _Connection(asyncio.Protocol):
         self.used_at = 0.0
         self.is_reusable = True
         self._first_line: Callable[[bytes], None] | None = None
+        self._listener: Listening | None = None
 
     async def ask(
-        self, request: bytes, until: float | None, first_line: Callable[[bytes], None] | None = None
+        self,
+        request: bytes,
+        until: float | None,
+        first_line: Callable[[bytes], None] | None = None,
+        listener: Listening | None = None,
     ) -> Answer:
         if self._transport is None:
             raise Broken
@@ -251,14 +280,18 @@ class _Connection(asyncio.Protocol):
         self._in_head = True
         self.until = until
         self._first_line = first_line
+        self._listener = listener
         try:
+            if listener is not None:
+                listener.begins(self._transport)
             self._transport.write(request)
             answer = await self._answer
         except BaseException:
             self.end()  # what is under way belongs to nobody now
             raise
         finally:
-            self._answer = self.until = self._first_line = None
+            self._answer = self.until = self._first_line = self._listener = None
+            self._body = []  # a kept connection keeps no answer
         if not self.is_reusable:
             self.end()
         return answer
@@ -314,10 +347,10 @@ class _Connection(asyncio.Protocol):
         self._opened.discard(self)
         self._fail()
 
-    def _fail(self) -> None:
+    def _fail(self, error: Exception | None = None) -> None:
         self.is_reusable = False
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(Broken())
+            self._answer.set_exception(error or Broken())
         self.end()
 
     # llhttp's callbacks
@@ -361,7 +394,8 @@ class _WithHeaders(_Connection):
         self._headers = self._heard = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._heard[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if self._in_head:  # what follows a body in chunks says nothing of it
+            self._heard[name.decode("latin-1").lower()] = value.decode("latin-1")
 
 
 class _OfOthers(_WithHeaders):
@@ -372,6 +406,24 @@ class _OfOthers(_WithHeaders):
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self._listener is None or self._in_head:
+            return
+        length = self._heard.get("content-length", "")
+        refused = self._listener.hears_head(self._parser.get_status_code(), int(length) if length.isdecimal() else None)
+        if refused is not None:
+            self._fail(refused)
+        elif not self._listener.has_body:
+            self.is_reusable = False  # the parser waits for what the head declares
+            self.on_message_complete()
+
+    def on_body(self, part: bytes) -> None:
+        if self._listener is not None and (refused := self._listener.hears(len(part))) is not None:
+            self._fail(refused)
+        if self._answer is not None and not self._answer.done():
+            super().on_body(part)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None and not self._in_head and self._ends_with_its_connection():

@@ -72,7 +72,7 @@ class PublishedDocuments:
 def _request(parts: SplitResult, host: str) -> bytes:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {
-        "host": (f"[{host}]" if ":" in host else host) + (f":{parts.port}" if parts.port else ""),
+        "host": host_header(host, parts.port),
         "user-agent": USER_AGENT,
         "accept": "*/*",
         "accept-encoding": "identity",  # no compression: a small answer could unpack into a large one
@@ -84,3 +84,8 @@ def _request(parts: SplitResult, host: str) -> bytes:
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def host_header(host: str, port: int | None) -> str:
+    """As in a URL. `port` where that names one."""
+    return (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
