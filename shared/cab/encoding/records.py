@@ -65,9 +65,9 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 @cache
 def loose_reader(kind: Any) -> SchemaValidator:
     """What reads JSON of a record as a dictionary, its members in the order of their names. A member that is not known is left out, and
-    a value of another type converted: for who writes it again and compares.
+    a value of another type converted: for who writes it again and compares. No text of one is kept for the next, only names.
     """
-    return SchemaValidator(_loose(adapter(kind).core_schema))
+    return SchemaValidator(_loose(adapter(kind).core_schema), core_schema.CoreConfig(cache_strings="keys"))
 
 
 def _loose(schema: Any) -> Any:
