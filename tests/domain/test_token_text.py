@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b32encode, b64encode, urlsafe_b64encode
 from hashlib import sha256
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.fuzz import fuzz
 
+from cab.domain.text import token_like
 from cab.domain.text.token_like import without_tokens
 
 JWT = ".".join(
@@ -93,3 +98,25 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
 def test_what_was_replaced_once_is_left_alone(text: str) -> None:
     once = without_tokens(text)
     assert without_tokens(once) == once
+
+
+SHORT = [
+    "eyJ" + "a" * 8,
+    "ya29." + "a" * 10,
+    "xoxb-" + "1" * 10,
+    "xapp-" + "a" * 10,
+    "-----BEGIN KEY-----",
+    "sk-" + "a" * 16,
+]
+PIECES = st.sampled_from([*TOKENS, *ORDINARY, *SHORT, *'" {}:,%=/\n\t\u00a0\u2028']) | st.text(max_size=12)
+
+
+@fuzz(1_000)
+@given(pieces=st.lists(st.tuples(PIECES, st.integers(0, 3), st.booleans())))
+def test_no_text_is_too_short_to_be_searched_that_has_a_token_in_it(pieces: list[tuple[str, int, bool]]) -> None:
+    text = "".join(quote(piece[cut:]) if is_encoded else piece[cut:] for piece, cut, is_encoded in pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_LONG", "_AS_LONG_AS_A_RUN"):
+            patch.setattr(token_like, name, re.compile(""))
+        searched = without_tokens(text)
+    assert without_tokens(text) == searched

@@ -382,7 +382,7 @@ def without_credentials(document: dict[str, Any]) -> dict[str, Any]:
     safe_document = document
     for group, members in _WRITTEN_BY_OTHERS.items():
         facts = document.get(group)
-        if not isinstance(facts, dict):
+        if not facts:
             continue
         for name in members:
             value = facts.get(name)

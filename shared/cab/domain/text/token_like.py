@@ -28,9 +28,12 @@ _HEX: Final = re.compile(
     r"(?<![A-Za-z0-9])(?<!sha-256:)(?=[0-9]*[A-Fa-f])(?=[A-Fa-f]*[0-9])[0-9A-Fa-f]{40,}(?![A-Za-z0-9])"
 )
 _ENCODED: Final = re.compile(r"[^\s\"'<>{}]*%[0-9A-Fa-f]{2}[^\s\"'<>{}]*")
-# Of the words of a text, parted by white space, which no token has in it: such a word holds what the patterns look for.
-SHORTEST_KNOWN: Final = len("-----BEGIN")
-SHORTEST_RUN: Final = 32
+# No token has a space, a line's end or a quotation mark in it. So most text has no word that is long enough for one, which is soon seen:
+# all shorter words before it are read once.
+_LONG: Final = re.compile(
+    r'(?:[^ "\n]{0,14}+[ "\n])*+[^ "\n]{15}'
+)  # as all known ones are but the first two, found by their beginnings
+_AS_LONG_AS_A_RUN: Final = re.compile(r'(?:[^ "\n]{0,31}+[ "\n])*+[^ "\n]{32}')
 _PARTS: Final = re.compile(r"[A-Za-z0-9]+")
 # A random character is of another class (capital, small, digit) than its neighbour in 62 of 100 places; in names and ids
 # that people or systems make, in few.
@@ -49,11 +52,10 @@ def without_tokens(text: str) -> str:
     Looks through percent-encoding, twice. UUIDs, record ids and hashes of ours stay. Hexadecimal of 40 digits and more does
     not: many systems' keys look like digests and commit ids do.
     """
-    longest = max(map(len, text.split()), default=0) if " " in text else len(text)
-    if longest < SHORTEST_KNOWN:
+    if not (_LONG.match(text) or "%" in text or "eyJ" in text or "-----BEGIN" in text):
         return text
     text = _KNOWN.sub(_replaced, text)
-    if longest >= SHORTEST_RUN:
+    if _AS_LONG_AS_A_RUN.match(text):
         text = _HEX.sub(_replaced, text)
         text = _RUN.sub(lambda run: _replaced(run) if _looks_random(run[0]) else run[0], text)
     return _ENCODED.sub(lambda run: _replaced(run) if _hides_token(run[0]) else run[0], text) if "%" in text else text
