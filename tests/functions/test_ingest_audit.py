@@ -137,6 +137,8 @@ NOT_OURS: dict[str, bytes] = {
     "no message id": wrapped(b"x", message={"data": "eA=="}),
     "a numeric message id": wrapped(b"x", message={"data": "eA==", "messageId": 7}),
     "data that is not base64": wrapped(b"x", message={"data": "!", "messageId": "m"}),
+    "data with a line end": wrapped(b"x", message={"data": "eA==\n", "messageId": "m"}),
+    "data that goes on after its end": wrapped(b"x", message={"data": "eA==eA==", "messageId": "m"}),
     "data that is a list": wrapped(b"x", message={"data": ["eA=="], "messageId": "m"}),
     "another subscription": wrapped(b"x", subscription="projects/demo-cab/subscriptions/other"),
     "no subscription": wrapped(b"x", subscription=ABSENT),

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError, Reason
@@ -66,15 +66,24 @@ async def read_body(request: Request, *, media_type: str) -> bytes:
 
 async def bounded_body(request: Request) -> bytes:
     """Raises: BrokerError BODY_TOO_LARGE; PARAMETER_INVALID where the caller goes away while it sends."""
+    try:
+        body = await received(request, most=MAX_BODY_BYTES)
+    except ClientDisconnect as error:
+        raise BrokerError(Reason.PARAMETER_INVALID, "The body did not come to its end.") from error
+    if len(body) > MAX_BODY_BYTES:
+        raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
+    return body
+
+
+async def received(request: Request, *, most: int) -> bytes:
+    """The body, or its beginning where it is longer than `most`. Raises: ClientDisconnect where the caller goes away while it sends."""
     body = bytearray()
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise BrokerError(Reason.PARAMETER_INVALID, "The body did not come to its end.")
+            raise ClientDisconnect
         body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BrokerError(Reason.BODY_TOO_LARGE, "The body is larger than 64 KiB.")
-        if not message.get("more_body", False):
+        if len(body) > most or not message.get("more_body", False):
             return bytes(body)
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import binascii
-from datetime import datetime
 from typing import Any, Final
 
-import orjson
+from pydantic_core import SchemaValidator, core_schema
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cab.domain.errors import BrokerError
 from cab.ports import Randomness, Unavailable
 from cab.protocol.oauth_errors import status_of
-from cab.transport.requests import health, single_header
+from cab.transport.requests import health, received, single_header
 from cab.use_cases.audit.auditor import log_bug
 from cab.use_cases.audit.ingest import IngestAuditEvent, PushedMessage
 from cab.use_cases.audit.lines import tell_unrecorded
 from cab.use_cases.identity.authenticate_service import ServiceAuthenticator
 
 MAX_PUSH_BYTES: Final = 262_144  # base64 and wrapping around an event of at most 64 KiB, with room
+_MEMBER: Final = core_schema.typed_dict_field
+_MESSAGE: Final = core_schema.typed_dict_schema(
+    {
+        "data": _MEMBER(core_schema.bytes_schema(), required=False),
+        "messageId": _MEMBER(core_schema.str_schema()),
+    },
+    config=core_schema.CoreConfig(val_json_bytes="base64"),  # which is read in a tenth of binascii's time
+)
+# The wrapping is Pub/Sub's, and may have more members; what it holds is read strictly.
+_PUSH: Final = SchemaValidator(
+    core_schema.typed_dict_schema({"message": _MEMBER(_MESSAGE), "subscription": _MEMBER(core_schema.str_schema())})
+)
 
 
 class AuditPush:
@@ -45,7 +55,7 @@ class AuditPush:
             return Response(status_code=405, headers={"Allow": "POST"})
         try:
             await self._services.authenticate(single_header(request, "authorization"), allowed=self._allowed)
-            message = _read(await _body(request), self._subscription)
+            message = _read(await received(request, most=MAX_PUSH_BYTES), self._subscription)
             if message is None:
                 return Response(status_code=400)
             await self._ingest(message)
@@ -62,33 +72,14 @@ class AuditPush:
         return Response(status_code=204)
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_PUSH_BYTES:
-            break
-    return bytes(body)
-
-
 def _read(body: bytes, subscription: str) -> PushedMessage | None:
     """The message, or None when this is not a push of our subscription."""
     if len(body) > MAX_PUSH_BYTES:
         return None
     try:
-        push: Any = orjson.loads(body)  # the wrapping is Pub/Sub's; what it holds is read strictly
-        message = push["message"]
-        data = binascii.a2b_base64(message.get("data", ""), strict_mode=True)
-        message_id = message["messageId"]
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return None
-    if push.get("subscription") != subscription or not isinstance(message_id, str):
-        return None
-    return PushedMessage(data, message_id, _time(message.get("publishTime")))
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        push: Any = _PUSH.validate_json(body)
     except ValueError:
         return None
+    if push["subscription"] != subscription:
+        return None
+    return PushedMessage(push["message"].get("data", b""), push["message"]["messageId"])

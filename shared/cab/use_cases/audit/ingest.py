@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import orjson
@@ -31,7 +30,6 @@ EventToRow = Callable[..., AuditRow]
 class PushedMessage:
     data: bytes
     message_id: str
-    publish_time: datetime | None
 
 
 class IngestAuditEvent:
