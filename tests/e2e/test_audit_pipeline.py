@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.running_stack import Stack
 
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.adapters.system import SystemRandomness
-from cab.domain.audit import AuditEvent, EventType, Outcome, Service, read
+from cab.domain.audit import AuditEvent, EventType, Outcome, SealedEvent, Service, read
+from cab.use_cases.audit.packing import pack
 from cab_dev.local_cloud import AUDIT_SUBSCRIPTION
 
 pytestmark = pytest.mark.stack
@@ -33,12 +35,22 @@ def an_event() -> AuditEvent:
     )
 
 
+def in_a_chain(events: list[AuditEvent]) -> list[SealedEvent]:
+    chain = AuditChain(secrets.token_hex(8), Service(function="test", revision="test"))
+    return [chain.seal(event) for event in events]
+
+
 def sealed(event: AuditEvent) -> bytes:
-    return AuditChain(secrets.token_hex(8), Service(function="test", revision="test")).seal(event).data
+    return in_a_chain([event])[0].data
 
 
 def rows_of(stack: Stack, event: AuditEvent, table: str = "events") -> int:
     return int(query(stack, COUNT.format(table=table), id=event.event_id)[0]["n"])
+
+
+def rows_of_chain(stack: Stack, event: SealedEvent) -> list[int]:
+    sql = f"select chain.seq as seq from cab_audit.events where {TODAY} and chain.id = @id order by seq"
+    return [row["seq"] for row in query(stack, sql, id=event.chain_id)]
 
 
 def test_what_a_resource_did_of_a_token_is_on_record_by_its_own_word(stack: Stack) -> None:
@@ -89,6 +101,38 @@ def test_a_message_delivered_five_times_is_one_row(stack: Stack) -> None:
     publish(stack, sealed(marker))
     eventually(lambda: rows_of(stack, marker))
     assert rows_of(stack, event) == 1
+
+
+def test_a_message_of_five_events_delivered_three_times_is_five_rows(stack: Stack) -> None:
+    events = in_a_chain([an_event() for _ in range(5)])
+    publish(stack, *[pack(events)] * 3)
+    eventually(lambda: rows_of_chain(stack, events[0]))
+    marker = an_event()
+    publish(stack, sealed(marker))
+    eventually(lambda: rows_of(stack, marker))
+    assert rows_of_chain(stack, events[0]) == [1, 2, 3, 4, 5]
+
+
+def test_poison_amid_the_events_of_a_message_takes_none_of_them_along(stack: Stack) -> None:
+    """Also when the message comes again."""
+    events = in_a_chain([an_event() for _ in range(5)])
+    changed = json.loads(events[2].data)
+    changed["outcome"] = "issued"
+    poison = json.dumps(changed).encode()
+    lines = [*(event.data for event in events[:2]), poison, *(event.data for event in events[3:])]
+    publish(stack, *[zlib.compress(b"\n".join(lines))] * 2)
+    eventually(lambda: rows_of_chain(stack, events[0]))
+    kept: list[bytes] = []
+
+    def is_kept() -> bool:
+        kept.extend(pull(stack, "cab-audit-quarantine-keep"))
+        return poison in kept
+
+    eventually(is_kept)
+    marker = an_event()
+    publish(stack, sealed(marker))
+    eventually(lambda: rows_of(stack, marker))
+    assert rows_of_chain(stack, events[0]) == [1, 2, 4, 5]
 
 
 def test_poison_is_kept_aside_and_the_queue_moves_on(stack: Stack) -> None:
