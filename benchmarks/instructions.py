@@ -129,6 +129,8 @@ ROWS: Final = {
         "functions/call_tool",
         _requests(lambda clients: clients.call_list_opportunities),
         is_decided_elsewhere=True,
+        # Over more, one that is asked next lies idle here for the two seconds after which the framework's server ends it, just then.
+        connections=4,
     ),
 }
 

@@ -232,7 +232,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 call_server,
                 "demo-calls",
                 calling.call_list_opportunities,
-                {VERIFY_ES256: 2, SIGN_ES256: 1},
+                {SIGN_ES256: 1},
                 behind=(deciding,),
                 events=2,
                 prepare_slow=lambda: calling.call_list_opportunities(account=SLOW),
