@@ -37,11 +37,11 @@ class _Lease:
     is_over: bool = False
 
     def size(self, limit: RateLimit, now: datetime) -> int:
-        """How much to take now: what those who wait need, and ahead of that what will be asked for if it goes on like this."""
+        """How much to take now: what those who wait need, and beyond that what will be asked for if it goes on like this."""
         seconds = max(1.0, (now - self.since).total_seconds())
         rest = min(AHEAD_S, (self.ends_at - now).total_seconds())
         expected = int((self.asked_before + self.asked - self.waiting) / seconds * rest)
-        return max(self.waiting, min(expected, (limit.limit - self.counted) // LARGEST_SHARE))
+        return max(self.waiting, min(self.waiting + expected, (limit.limit - self.counted) // LARGEST_SHARE))
 
 
 @mutable
