@@ -50,8 +50,9 @@ soak: $(DEV) bigquery-ready ## break the refresh of grants, and calls, by the th
 drills: $(DEV) bigquery-ready ## instances end, releases and keys change, a database goes back: under load. A quarter of an hour
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.drills $(DRILLS)
 
+DECISIONS := 5000
 desk: $(DEV) bigquery-ready ## fifteen questions on 5,000 decisions; how long each takes on a million rows. Half an hour
-	CAB_DESK_DECISIONS=5000 $(PYTHON) -m pytest -q tests/contracts/test_audit_desk.py
+	CAB_DESK_DECISIONS=$(DECISIONS) $(PYTHON) -m pytest -q tests/contracts/test_audit_desk.py
 	@PYTHONPATH=.:shared $(PYTHON) -m tests.million $(DESK)
 
 rehearsal: $(DEV) bigquery-ready ## take each permission and route of Terraform's from a running stack: is it noticed? Half an hour

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+from benchmarks.peers.__main__ import install_keycloak, is_had
+from benchmarks.peers.installing import build_zitadel, install
 from tests.mutants.modules import TESTS_OF
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,9 +17,9 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = {name: needs.split() for name, needs in re.findall(r"^([a-z-]+):([^#\n]*)##", MAKEFILE, flags=re.MULTILINE)}
 
 
-NOT_IN_CI = {"real", "bench-peers", "desk"}
-"""`real` fetches 180 MB of Keycloak from Maven Central, and `bench-peers` servers from npm and of Go modules, which CI must not depend on: somebody runs
-them before a release. `desk` takes half an hour; the same with fewer decisions is in the suite."""
+NOT_IN_CI = {"real"}
+"""It fetches 180 MB of Keycloak from Maven Central, which CI must not depend on: somebody runs it before a release, and `bench-peers`
+with the servers that CI leaves out."""
 
 
 def test_ci_tries_every_target_that_is_offered() -> None:
@@ -25,6 +28,15 @@ def test_ci_tries_every_target_that_is_offered() -> None:
     tried = set(re.findall(r"^ *(?:trying [a-z-]+ && |'|)make ([a-z-]+)", text, re.MULTILINE))
     tried |= {needed for name in tried for needed in TARGETS[name]}
     assert TARGETS.keys() - tried == NOT_IN_CI
+
+
+def test_bench_peers_says_of_each_peer_what_it_lacks_and_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing: list[str] = []
+    assert not any(is_had(get, missing) for get in (install, build_zitadel, install_keycloak))
+    assert [words.partition(" needs ")[0] for words in missing] == ["oidc-provider", "ZITADEL's library", "Keycloak"]
 
 
 def test_help_lists_every_target() -> None:

@@ -33,9 +33,9 @@ OURS = (
 async def run(arguments: argparse.Namespace) -> int:
     os.sched_setaffinity(0, OTHER_CORES)
     missing: list[str] = []
-    with_keycloak = not arguments.without_keycloak and _is_had(_install_keycloak, missing)
-    with_oidc = _is_had(install, missing)
-    with_zitadel = _is_had(build_zitadel, missing)
+    with_keycloak = not arguments.without_keycloak and is_had(install_keycloak, missing)
+    with_oidc = is_had(install, missing)
+    with_zitadel = is_had(build_zitadel, missing)
     async with AsyncExitStack() as stack:
         around = await stack.enter_async_context(surroundings())
         ours = await around.open_project("demo-peers")
@@ -87,7 +87,7 @@ def _figures(row: Row, measured: list[rounds.Round]) -> dict[str, Any]:
     }
 
 
-def _is_had(get: Callable[[], object], missing: list[str]) -> bool:
+def is_had(get: Callable[[], object], missing: list[str]) -> bool:
     """Whether what a peer needs is here, fetched the first time."""
     try:
         get()
@@ -97,7 +97,7 @@ def _is_had(get: Callable[[], object], missing: list[str]) -> bool:
     return True
 
 
-def _install_keycloak() -> None:
+def install_keycloak() -> None:
     if shutil.which("java") is None:
         raise NotInstallable("Keycloak needs Java 17 or later.")
     keycloak.install()
