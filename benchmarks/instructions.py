@@ -28,7 +28,11 @@ from benchmarks.clients import AGENT, FRONT_END, PEOPLE, Clients
 from benchmarks.load import Sent, send
 from benchmarks.processes import HOST, OTHER_CORES, Function, Server
 from benchmarks.rows import (
+    BARE,
+    BARE_ONE,
     CALL,
+    ECHO,
+    ECHO_ONE,
     EXCHANGE_TOKEN,
     HOT,
     INGEST,
@@ -47,6 +51,7 @@ _CALLGRIND: Final = ("valgrind", "--quiet", "--tool=callgrind", "--trace-childre
 _TOTAL: Final = re.compile(r"^(?:totals|summary): (\d+)", re.MULTILINE)
 _STARTS_WITHIN_S: Final = 240.0
 _ROUNDS: Final = 3
+_ANSWER_BYTES: Final = 668  # of an exchange, for those who answer as many and decide nothing
 
 
 Prepare = Callable[[Clients, Surroundings, str], Awaitable[Callable[[], Sent]]]  # `str` is the project
@@ -68,7 +73,8 @@ class Counted:
         port = around.ports.take_free()
         target = self.function.rpartition("/")[2]
         if not self.is_decided_elsewhere:
-            return [(around.function(self.function, target, project=project, deployment=self.deployment), port)]
+            asked = around.function(self.function, target, project=project, deployment=self.deployment)
+            return [(replace(asked, environment={**asked.environment, "BENCH_ANSWER_BYTES": str(_ANSWER_BYTES)}), port)]
         behind = around.ports.take_free()
         both = {"project": project, "exchange_token": f"http://{HOST}:{behind}"}
         return [
@@ -106,9 +112,15 @@ def _messages(events: int) -> Prepare:
     return prepare
 
 
+_ECHO: Final = Counted("benchmarks/functions/echo", _requests(lambda clients: clients.list_opportunities))
+_BARE: Final = replace(_ECHO, function="benchmarks/functions/bare_calls")
 _HOT: Final = Counted(EXCHANGE_TOKEN, _requests(lambda clients: clients.list_opportunities))
 _INGEST_AUDIT: Final = "functions/ingest_audit"
 ROWS: Final = {
+    ECHO: _ECHO,
+    ECHO_ONE: replace(_ECHO, connections=1),
+    BARE: _BARE,
+    BARE_ONE: replace(_BARE, connections=1),
     MINT: Counted(
         "functions/mint_assertion",
         _as_workload(lambda clients, identity: clients.mint(identity=identity), FRONT_END, "edge"),
