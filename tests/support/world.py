@@ -235,6 +235,7 @@ class World:
         self.scratch = scratch
         self._apps: dict[str, Any] = {}
         self._is_set_up = False
+        self._setting_up = asyncio.Lock()
         discovery = {"issuer": IDP, "jwks_uri": f"{IDP}/jwks"}
         self.idp = Documents({"/.well-known/openid-configuration": discovery, "/jwks": key_set(IDP_KEY)})
         clients: dict[str, Any] = {f"/{name}": key_set(client_key(name)) for name in CLIENT_IDS}
@@ -330,10 +331,13 @@ class World:
         await documents.write(Replace(stored.path, stored.fields | changes, stored.version))
 
     async def set_up(self) -> None:
-        """Signing keys and client secrets, as after `cab keys init` and the first `terraform apply`."""
-        if self._is_set_up:
-            return
-        self._is_set_up = True
+        """Signing keys and client secrets, as after `cab keys init` and the first `terraform apply`. Who comes meanwhile waits."""
+        async with self._setting_up:
+            if not self._is_set_up:
+                await self._make_keys_and_secrets()
+                self._is_set_up = True
+
+    async def _make_keys_and_secrets(self) -> None:
         rotation = RotateKeys(SigningKeys(self.cloud.documents["keys"]), self.cloud.vault, self.clock)
         await rotation.init(Issuer.EDGE)
         await rotation.init(Issuer.STS)

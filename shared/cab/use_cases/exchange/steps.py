@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, TypeVar, overload
 
+from cab.begun import Begun
 from cab.domain import audit
 from cab.domain.accounts import account_behind
 from cab.domain.calls.rendering import render, repeats_safely
@@ -352,25 +353,25 @@ class Steps:
     # --- record, and answer ---
 
     async def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
-        case = asked_for.judgement.case
+        case, now = asked_for.judgement.case, self._clock.now()
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
         if issued.grant_id is not None:
-            self._record_hand_out(asked_for, caller, issued, details, facts)
+            self._record_hand_out(asked_for, caller, issued, details, facts, now)
         if case.call is not None:
             body = await self._answer_call(asked_for, case.call, issued, facts)
         else:
-            body = self._body(asked_for, issued, details)
+            body = self._body(asked_for, issued, details, now)
         if issued.arriving is not None:
             facts.beside.append(self._complete(body, issued))
         return body
 
-    def _body(self, asked_for: Decided, issued: Issued, details: list[dict[str, Any]]) -> dict[str, Any]:
+    def _body(self, asked_for: Decided, issued: Issued, details: list[dict[str, Any]], now: datetime) -> dict[str, Any]:
         body = {
             "access_token": issued.token,
             "issued_token_type": names.ACCESS_TOKEN_TYPE,
             "token_type": "DPoP" if issued.jkt else "Bearer",
-            "expires_in": whole_seconds_until(issued.expires_at, self._clock.now()),
+            "expires_in": whole_seconds_until(issued.expires_at, now),
             "scope": " ".join(issued.scopes),
             "authorization_details": details,
             "txn": asked_for.judgement.case.assertion.txn,
@@ -487,7 +488,13 @@ class Steps:
         return await self._signer.sign(claims, typ=names.ASSERTION_TYP)
 
     def _record_hand_out(
-        self, asked_for: Decided, caller: Caller, issued: Issued, details: list[dict[str, Any]], facts: Facts
+        self,
+        asked_for: Decided,
+        caller: Caller,
+        issued: Issued,
+        details: list[dict[str, Any]],
+        facts: Facts,
+        now: datetime,
     ) -> None:
         """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page.
 
@@ -509,7 +516,7 @@ class Steps:
                 sub_profile=SUB_PROFILE_AI_AGENT,
             ),
             txn=assertion.txn,
-            issued_at=self._clock.now(),
+            issued_at=now,
             expires_at=issued.expires_at,
             by_broker=case.call is not None,
             call_id=case.call.id if case.call else None,
@@ -547,14 +554,22 @@ async def all_of(first: Awaitable[_F], second: Awaitable[_S], /) -> tuple[_F, _S
 @overload
 async def all_of(first: Awaitable[_F], second: Awaitable[_S], third: Awaitable[_T], /) -> tuple[_F, _S, _T]: ...
 async def all_of(first: Awaitable[Any], /, *others: Awaitable[Any]) -> tuple[Any, ...]:
-    """All results, side by side: the first in this task, the others in tasks of their own.
+    """All results, side by side: the first that has to wait goes on in this task, those after it in tasks of their own.
 
     Each has its end before anything is raised; the last one's error counts before the others'. Who cancels this cancels all.
     """
-    beside = [asyncio.ensure_future(other) for other in others]
+    beside: list[Begun[Any] | asyncio.Future[Any]] = []
+    waits = False
+    for work in (first, *others):
+        if isinstance(work, Coroutine) and not waits:
+            begun = Begun(work)
+            waits = not begun.done()
+            beside.append(begun)
+        else:
+            beside.append(work if isinstance(work, Begun) else asyncio.ensure_future(work))
     results: list[Any] = []
     errors: list[BaseException] = []
-    for awaited in (first, *beside):
+    for awaited in beside:
         try:
             results.append(await awaited)
         except asyncio.CancelledError as cancelled:

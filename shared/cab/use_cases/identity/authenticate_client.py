@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
+from cab.begun import Begun
 from cab.domain.configured.clients import (
     Agent,
     ClientSecret,
@@ -34,7 +35,7 @@ _Client = TypeVar("_Client", bound=FrontEnd | Agent)
 _Answer = TypeVar("_Answer")
 _Spend = Coroutine[Any, Any, None]
 _WORDS: Final = {ClientSecretBasic: "a secret in the header", ClientSecretPost: "a secret in the form"}
-Spending = asyncio.Future[None]  # of a single use; done when it is on record
+Spending = Begun[None] | asyncio.Future[None]  # of a single use; done when it is on record
 
 
 def client_source(client_id: str) -> str:
@@ -141,7 +142,7 @@ class ClientAuthenticator(Generic[_Client]):
             if spend is not None:
                 spend.close()
             raise failed("the parameter client_id is another client", client_id=offered.client_id)
-        return client, _nothing_to_spend() if spend is None else asyncio.create_task(spend)
+        return client, _nothing_to_spend() if spend is None else Begun(spend)
 
     async def resolve_actor(self, actor_token: str) -> _Client:
         """The client behind an `actor_token` (RFC 8693 section 2.1): the same proofs as client authentication, nothing spent.
