@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import orjson
 import pytest
 from tests.adapters.google_cloud.http_server import HttpServer, serving
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
-from cab.ports import Create, Unavailable
+from cab.ports import Create, Document, Unavailable
 from gcp_emulators.control_client import ControlClient
 from gcp_emulators.faults import CallFault
 
@@ -102,4 +104,73 @@ async def test_a_document_of_a_depth_that_none_has_is_not_understood(monkeypatch
         store = FirestoreDocuments("demo", "guards")
         with pytest.raises(Unavailable):
             await store.read("things/0")
+        await store.close()
+
+
+NAME = "projects/demo/databases/guards/documents/things/0"
+VERSION = "2026-11-21T12:00:00.000001Z"
+FOUND: dict[str, Any] = {
+    "name": NAME,
+    "fields": {"text": {"stringValue": f'","updateTime":"{VERSION}"}},"readTime":"x"}}]'}},
+    "createTime": "2026-11-21T11:00:00Z",
+    "updateTime": "2026-11-21T12:00:00.000002Z",
+}
+READ = {"readTime": "2026-11-21T13:00:00Z"}
+
+
+@pytest.mark.parametrize("indent", [0, orjson.OPT_INDENT_2])
+@pytest.mark.parametrize(
+    ("first", "second", "is_read"),
+    [(VERSION, "other", False), (VERSION, "another", True), (VERSION, None, True)],
+)
+async def test_of_versions_that_are_all_known_the_fields_are_not_even_read(
+    monkeypatch: pytest.MonkeyPatch, indent: int, first: str, second: str | None, *, is_read: bool
+) -> None:
+    found = [
+        {"found": FOUND | {"fields": {"text": "UNREADABLE"}, "updateTime": VERSION}} | READ,
+        {"found": FOUND | {"fields": {"text": "UNREADABLE"}, "updateTime": "other", "name": f"{NAME[:-1]}1"}} | READ,
+    ]
+    body = orjson.dumps(found, option=indent).replace(b'"UNREADABLE"', b"unreadable")
+    async with serving(HttpServer(body=body)) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        answers = await asyncio.gather(
+            store.read("things/0", known=first), store.read("things/1", known=second), return_exceptions=True
+        )
+        if is_read:
+            assert [type(answer) for answer in answers] == [Unavailable] * 2
+        else:
+            assert list(answers) == [Document("things/0", {}, first), Document("things/1", {}, second)]
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{"found": FOUND} | READ],  # the version is in a text
+        [{"found": FOUND} | READ, {"found": FOUND | {"name": f"{NAME}1", "updateTime": VERSION}} | READ],
+        [READ | {"found": FOUND}],
+    ],
+)
+async def test_a_version_counts_only_where_firestore_says_it_of_the_document(
+    monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    async with serving(HttpServer(body=answer)) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        document = await store.read("things/0", known=VERSION)
+        assert document is not None
+        assert (document.version, document.fields.keys()) == (FOUND["updateTime"], FOUND["fields"].keys())
+        await store.close()
+
+
+async def test_what_ends_with_an_error_is_no_answer_though_the_version_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = [{"found": FOUND | {"updateTime": VERSION}} | READ, {"error": {"status": "INTERNAL"}}]
+    async with serving(HttpServer(body=body)) as server:
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", f"localhost:{server.port}")
+        store = FirestoreDocuments("demo", "guards")
+        with pytest.raises(Unavailable):
+            await store.read("things/0", known=VERSION)
         await store.close()

@@ -97,6 +97,7 @@ class GoogleApi:
         body: Any = None,
         *,
         read: Callable[[Any], _Read],
+        load: Callable[[bytes], Any] = orjson.loads,
         budget_s: float,
         retry_on: frozenset[Status] = frozenset(),
         expected: frozenset[Status] = frozenset(),
@@ -104,8 +105,8 @@ class GoogleApi:
     ) -> _Read:
         """What `read` makes of the answer's JSON. POST with `body` as JSON, its instants as text with a Z; GET where it is None.
 
-        `name` is the method's, for the log; `path` is URL-encoded. `read` may raise NOT_UNDERSTOOD. `budget_s` bounds the
-        whole: credentials, connecting, every attempt and the pauses between them.
+        `name` is the method's, for the log; `path` is URL-encoded. `read` may raise NOT_UNDERSTOOD, and so may `load`, which makes
+        JSON of the bytes. `budget_s` bounds the whole: credentials, connecting, every attempt and the pauses between them.
         Raises: Refused for a status in `expected`; Unavailable for all others and when the time is over.
         """
         clock = asyncio.get_running_loop().time
@@ -117,7 +118,7 @@ class GoogleApi:
             request = _request(path, self._host_header, await self._credentials(deadline), body)
             while True:
                 try:
-                    return read(_read_json(await connections.ask(request, until=deadline)))
+                    return read(_read_json(await connections.ask(request, until=deadline), load))
                 except Broken:
                     status = Status.UNAVAILABLE
                 except _Failed as failed:
@@ -189,11 +190,11 @@ def _first_lines(method: str, path: str, host: str) -> bytes:
     return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n".encode()
 
 
-def _read_json(answer: Answer) -> Any:
+def _read_json(answer: Answer, load: Callable[[bytes], Any]) -> Any:
     """Raises: _Failed; ValueError for what is no JSON."""
     if answer.status != 200:
         raise _Failed(_status_of(answer))
-    document = orjson.loads(answer.body)
+    document = load(answer.body)
     if isinstance(document, list):  # the messages of a streaming method; an error may end them
         for part in document:
             if "error" in part:
