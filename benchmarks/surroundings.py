@@ -250,11 +250,13 @@ def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[st
         return web.json_response({"keys": [edge_keys[request.match_info["project"]].public_jwk()]})
 
     async def access_token(request: web.Request) -> web.Response:
-        asked = await request.json()
+        asked, now = await request.json(), datetime.now(UTC)
         return web.json_response(
             {
                 "access_token": ACCESS_TOKEN,
-                "expires_at": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+                "expires_at": (now + timedelta(hours=1)).isoformat(),
+                "renew_at": (now + timedelta(minutes=56)).isoformat(),
+                "works_until": (now + timedelta(hours=1)).isoformat(),
                 "scopes": asked["scopes"],
                 "narrowed": True,
                 "grant_id": grant_id(TENANT, idp.subject, asked["connection"]),

@@ -18,8 +18,7 @@ PROMISE: Final = timedelta(seconds=240)  # life that a token is handed out with,
 FIRST_USE: Final = timedelta(
     seconds=10
 )  # a token just got is not renewed for so long, or all who waited would renew it
-
-
+_SOMETHING: Final = timedelta(seconds=1)
 KEPT_ALIVE_EARLIER: Final = (
     0.1  # by up to so much of the time that a refresh token may lie unused, each grant by its own share
 )
@@ -71,7 +70,7 @@ def handed_out_until(provider: Provider, works_until: datetime, expires_at: date
     until = works_until if works_until > now else expires_at
     if provider.rotation.old_access_token == "dies_after_leeway":
         until = min(until, now + timedelta(seconds=provider.rotation.leeway_s))
-    return max(until, now + timedelta(seconds=1))
+    return max(until, now + _SOMETHING)
 
 
 def keepalive(provider: Provider, grant_id: str) -> timedelta | None:

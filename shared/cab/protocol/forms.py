@@ -5,6 +5,8 @@ And the queries of addresses, which others write: strict only about what is read
 
 from __future__ import annotations
 
+import codecs
+import functools
 import re
 from collections.abc import Collection
 from typing import Final
@@ -15,7 +17,8 @@ from cab.domain.errors import BrokerError, Reason, Remedy, invalid_parameter, mi
 MAX_BODY_BYTES: Final = 65_536
 MAX_FIELDS: Final = 50
 MAX_VALUE_CHARS: Final = 16_384
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LONGEST_NAME: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _TARGETS: Final = frozenset({"resource", "audience"})
 
 
@@ -28,7 +31,7 @@ def parse_form(body: bytes) -> dict[str, str]:
         return {}
     form: dict[str, str] = {}
     for name, value in _pairs(body):
-        if not _NAME.fullmatch(name):
+        if len(name) > _LONGEST_NAME or not _is_name(name):
             raise BrokerError(Reason.PARAMETER_INVALID, "A parameter name is malformed.")
         if name in form:
             if name in _TARGETS:
@@ -42,9 +45,7 @@ def parse_form(body: bytes) -> dict[str, str]:
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:
     """Names and values, decoded. Raises: BrokerError PARAMETER_INVALID."""
-    # Declared intents are full of escapes: read as Python's `\\x` escapes, they cost a tenth of urllib's loop over them.
-    escaped = body.replace(b"+", b" ").replace(b"\\", b"\\\\").replace(b"%", b"\\x")
-    fields = [field.partition(b"=") for field in escaped.split(b"&")]
+    fields = [field.partition(b"=") for field in body.split(b"&")]
     if not (body.isascii() and len(fields) <= MAX_FIELDS and all(equals for _, equals, _ in fields)):
         raise _malformed()
     try:
@@ -53,10 +54,18 @@ def _pairs(body: bytes) -> list[tuple[str, str]]:
         raise _malformed() from error
 
 
+@functools.lru_cache(maxsize=256)
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
+
+
 def _decoded(text: bytes) -> str:
-    if b"\\" not in text:
+    """Looked through by `find`: `in` makes an exception of each bytes that it looks for, and forgets it, for ten times the time."""
+    if text.find(b"%") < 0 and text.find(b"+") < 0:
         return text.decode("ascii")
-    return text.decode("unicode_escape").encode("latin-1").decode("utf-8")
+    # Declared intents are full of escapes: read as Python's `\\x` escapes, they cost a tenth of urllib's loop over them.
+    escaped = text.replace(b"+", b" ").replace(b"\\", b"\\\\").replace(b"%", b"\\x")
+    return codecs.unicode_escape_decode(escaped)[0].encode("latin-1").decode("utf-8")
 
 
 def parse_query(query: bytes, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:

@@ -46,15 +46,16 @@ class Remembered(Generic[_Value]):
 
     async def get(self) -> _Value:
         """Raises: Unavailable while no good value is known."""
-        reading = self._reading
-        if reading is None and (self._look_again_at is None or self._clock.now() >= self._look_again_at):
+        reading, now = self._reading, self._clock.now()
+        if reading is None and (self._look_again_at is None or now >= self._look_again_at):
             reading = self._start()
         if reading is not None:
             left = self._waited_for_until - asyncio.get_running_loop().time()
-            await asyncio.wait([reading], timeout=max(0.0, left) if self._is_good() else None)
+            await asyncio.wait([reading], timeout=max(0.0, left) if self._is_good(now) else None)
             if reading.done():
                 reading.result()  # a mistake of ours is not an outage
-        if self._value is None or not self._is_good():
+            now = self._clock.now()
+        if self._value is None or not self._is_good(now):
             raise Unavailable(self._what)
         return self._value
 
@@ -71,10 +72,10 @@ class Remembered(Generic[_Value]):
             raise Unavailable(self._what)
         return self._value
 
-    def _is_good(self) -> bool:
+    def _is_good(self, now: datetime) -> bool:
         if self._read_at is None:
             return False
-        return self._good_for is None or self._clock.now() - self._read_at <= self._good_for
+        return self._good_for is None or now - self._read_at <= self._good_for
 
     def _start(self) -> asyncio.Task[None]:
         self._waited_for_until = asyncio.get_running_loop().time() + MOMENT_S

@@ -29,9 +29,10 @@ class SingleUse:
         Kept until `until` plus the verifier's leeway. Raises Unavailable: then nothing may be issued, since the mark may
         or may not have been written.
         """
-        path = f"single_use/{digest(tenant, kind.value, issuer, identifier)}"
+        word = kind.value
+        path = f"single_use/{digest(tenant, word, issuer, identifier)}"
         try:
-            await self._guards.write(Create(path, {"kind": kind.value}, expires_at=until + LEEWAY))
+            await self._guards.write(Create(path, {"kind": word}, expires_at=until + LEEWAY))
         except AlreadyExists:
             return False
         return True

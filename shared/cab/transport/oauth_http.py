@@ -14,7 +14,7 @@ from cab.domain.errors import BrokerError, Reason
 from cab.ports import Randomness
 from cab.protocol.forms import parse_form
 from cab.protocol.names import FORM_MEDIA_TYPE
-from cab.transport.requests import NO_STORE, context_of, health, read_body, refusal_response, single_header
+from cab.transport.requests import JsonAnswer, context_of, health, read_body, refusal_response, single_header
 from cab.use_cases.audit.auditor import Answered, Auditor, Facts
 from cab.use_cases.identity.authenticate_client import Credentials
 from cab.values import immutable
@@ -82,6 +82,4 @@ def _tried_basic(request: Request) -> bool:
 
 
 def render(answered: Answered[Any], route: OAuthRoute) -> Response:
-    body = route.render(answered.answer)
-    headers = NO_STORE | {"CAB-Txn": answered.txn}
-    return Response(body, status_code=route.status, media_type="application/json" if body else None, headers=headers)
+    return JsonAnswer(route.render(answered.answer), status=route.status, txn=answered.txn)

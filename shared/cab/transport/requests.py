@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -19,6 +20,8 @@ from cab.use_cases.audit.auditor import RequestContext
 MAX_BODY_BYTES: Final = 65_536
 _TRACEPARENT: Final = TRACEPARENT.encode()
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_NO_STORE_AS_SENT: Final = Headers(NO_STORE).raw
+_IS_JSON: Final = (b"content-type", b"application/json")
 
 
 def context_of(request: Request, randomness: Randomness) -> RequestContext:
@@ -39,8 +42,10 @@ def _prefix(request: Request) -> str | None:
     The header's earlier entries are the sender's own words. Used for flood control and audit, never for a decision.
     """
     hops = [hop.strip() for hop in (_header(request, b"x-forwarded-for") or "").split(",") if hop.strip()]
-    text = hops[-2] if len(hops) > 1 else hops[0] if hops else (request.client.host if request.client else "")
-    return _network(text)
+    if not hops:
+        host, _ = request.scope.get("client") or ("", 0)
+        hops = [host]
+    return _network(hops[-2] if len(hops) > 1 else hops[0])
 
 
 @lru_cache(maxsize=1024)
@@ -94,8 +99,11 @@ def _headers(request: Request, name: bytes) -> list[str]:
 
 def _header(request: Request, name: bytes) -> str | None:
     """The first of that name."""
-    values = _headers(request, name)
-    return values[0] if values else None
+    for other, value in request.scope["headers"]:
+        if other == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
 
 
 def single_header(request: Request, name: str) -> str | None:
@@ -129,6 +137,18 @@ def refusal_response(refusal: BrokerError, *, txn: str, tried_basic: bool = Fals
         media_type="application/json",
         headers=headers,
     )
+
+
+class JsonAnswer(Response):
+    """JSON that nobody stores, or nothing; its headers written as they go out, which Starlette makes of text each time."""
+
+    def __init__(self, body: bytes, *, status: int, txn: str) -> None:
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [*_NO_STORE_AS_SENT, (b"cab-txn", txn.encode("latin-1"))]
+        if status != 204:
+            self.raw_headers.append((b"content-length", b"%d" % len(body)))
+        if body:
+            self.raw_headers.append(_IS_JSON)
 
 
 def health(txn: str | None = None) -> Response:

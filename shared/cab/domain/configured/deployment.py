@@ -379,15 +379,18 @@ class Deployment:
             if self.grants_last_unused(connection.id, tenant) is not None
         )
 
-    def zones_of(self, agent: Agent, connection: Connection) -> tuple[TrustZone, ...]:
-        """The zones whose bounds hold when this agent uses this connection."""
-        names = (agent.trust_zone, connection.trust_zone)
-        return tuple(self.zone_by_id[name] for name in names if name in self.zone_by_id)
+    @cached_property
+    def _bounded_zones(self) -> dict[str, TrustZone]:
+        return {name: zone for name, zone in self.zone_by_id.items() if zone.hosts or zone.mode != "both"}
 
     def zones_allow(self, agent: Agent, connection: Connection, *, calls: bool) -> bool:
         """Whether both zones let this agent reach this API, in this mode."""
-        return all(
-            zone.mode in ("both", "call" if calls else "token")
-            and (not zone.hosts or connection.api_host in zone.hosts)
-            for zone in self.zones_of(agent, connection)
-        )
+        for name in (agent.trust_zone, connection.trust_zone):
+            zone = self._bounded_zones.get(name or "")
+            if zone is None:
+                continue
+            if zone.mode not in ("both", "call" if calls else "token"):
+                return False
+            if zone.hosts and connection.api_host not in zone.hosts:
+                return False
+        return True

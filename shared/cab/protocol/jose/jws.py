@@ -157,26 +157,29 @@ def parse(token: str, *, allowed_headers: frozenset[str] = frozenset()) -> Unver
     """
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenRejected("too long")
-    segments = token.split(".", 3)
-    if len(segments) != 3 or len(segments[0]) > MAX_HEADER_CHARS or not token.isascii():
+    signing_input, second, signature = token.rpartition(".")
+    header, first, payload = signing_input.partition(".")
+    if not (first and second) or "." in payload or len(header) > MAX_HEADER_CHARS or not token.isascii():
         raise TokenRejected(_why_no_jws(token))
     try:
-        return _taken_apart(token, segments, allowed_headers)
+        return _taken_apart(header, payload, signing_input, signature, allowed_headers)
     except TokenRejected:
         if _AROUND.search(token):
             raise TokenRejected("something stands around the token: quotes, white space, padding or a scheme") from None
         raise
 
 
-def _taken_apart(token: str, segments: list[str], allowed_headers: frozenset[str]) -> UnverifiedToken:
-    header = _header(segments[0])
+def _taken_apart(
+    header_segment: str, payload: str, signing_input: str, signature: str, allowed_headers: frozenset[str]
+) -> UnverifiedToken:
+    header = _header(header_segment)
     if not FORBIDDEN_HEADERS.isdisjoint(header.keys() - allowed_headers):
         raise TokenRejected("a header member is not allowed")
     return UnverifiedToken(
         header=header,
-        claims=_object(segments[1], "payload"),
-        signing_input=token[: len(segments[0]) + 1 + len(segments[1])].encode("ascii"),
-        signature=_decode(segments[2]),
+        claims=_object(payload, "payload"),
+        signing_input=signing_input.encode("ascii"),
+        signature=_decode(signature),
     )
 
 

@@ -17,6 +17,7 @@ from cab.values import immutable
 MAX_LIFE: Final = timedelta(seconds=300)
 MAX_DEPTH: Final = 3  # agents in one delegation chain
 MAX_GROUPS: Final = 100
+_DAY_S: Final = 86_400
 
 
 @immutable
@@ -156,7 +157,7 @@ def _text(value: object, name: str) -> str:
 def _texts(value: object, name: str, *, limit: int) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > limit:
         raise TokenRejected(f"{name} is malformed")
-    return tuple(_text(item, name) for item in value)
+    return tuple([_text(item, name) for item in value])
 
 
 def _groups_unknown(value: object) -> GroupsUnknown | None:
@@ -195,4 +196,6 @@ def expiry(now: datetime, *, lifetime_s: int, not_after: datetime) -> datetime:
 
 def whole_seconds_until(instant: datetime, now: datetime) -> int:
     """`expires_in` as the JWT itself says it: `exp` minus the current NumericDate, never negative."""
-    return max(0, int(instant.timestamp()) - int(now.timestamp()))
+    rest = instant - now
+    begun = instant.microsecond < now.microsecond  # of two parts of a second the later is cut off more
+    return max(0, rest.days * _DAY_S + rest.seconds + begun)

@@ -135,7 +135,7 @@ class Facts:
             confirmation_id=self.confirmation_id,
             outcome=outcome,
             latency_ms=audit.Latency(
-                total=round(total, 3), **{name: round(value, 3) for name, value in self.latency.items()}
+                total=_rounded(total), **{name: _rounded(value) for name, value in self.latency.items()}
             ),
             txn=self.txn or self.context.txn,
             trace_id=self.context.trace_id,
@@ -323,8 +323,10 @@ class Auditor:
         A timer takes them, or whoever comes next, answered or refused: a flooder need not return to be on record. They have
         the time and network of the flood, and a transaction of their own.
         """
-        now = self._clock.now()
         events: list[audit.AuditEvent] = []
+        if not self._sources:
+            return events
+        now = self._clock.now()
         while self._sources and len(events) < COUNTED_AT_ONCE:
             prefix, source = next(iter(self._sources.items()))  # the oldest: every window is as long as any other
             if not all_of_them and source.window_ends_at > now and len(self._sources) < TRACKED_SOURCES:
@@ -337,6 +339,11 @@ class Auditor:
             event = facts.event(event_id=self._randomness.event_id(), outcome=audit.Outcome.REFUSED, reason=None)
             events.append(replace(event, count=source.seen - UNAUTHENTICATED_EVENTS_PER_MINUTE))
         return events
+
+
+def _rounded(milliseconds: float) -> float:
+    """To microseconds. `round` would go by the number's text."""
+    return int(milliseconds * 1000 + 0.5) / 1000
 
 
 def _refusal_of(error: Exception, *, txn: str) -> BrokerError:

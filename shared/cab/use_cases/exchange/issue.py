@@ -141,14 +141,18 @@ class DownstreamTokens:
         `fresh`: not one that an operator lets pass for a while.
         """
         name = grant_id(assertion.tenant, assertion.subject, connection.id)
+        if not self._status_life:
+            stored = await self._grants.read(name)
+            return None if stored is None else stored.grant
         now = self._clock.now()
         known = self._statuses.get(name)
         if known is not None and not fresh and now - known[0] < self._status_life:
             return known[1]
         stored = await self._grants.read(name)
-        if stored is not None and self._status_life:
-            remember(self._statuses, name, (now, stored.grant), most=CACHE_SIZE)
-        return None if stored is None else stored.grant
+        if stored is None:
+            return None
+        remember(self._statuses, name, (now, stored.grant), most=CACHE_SIZE)
+        return stored.grant
 
     async def issue(
         self,
@@ -172,9 +176,9 @@ class DownstreamTokens:
         about = statement.about if statement else ""  # e.g. groups: the token is not for the same user with others
         name = grant.grant_id if grant else grant_id(assertion.tenant, assertion.subject, connection.id)
         key = (name, scopes, about)
-        remembered = self._tokens.get(key)
+        remembered, now = self._tokens.get(key), self._clock.now()
         is_rejected = rejected is not None and remembered is not None and remembered.sha256 == rejected
-        if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider)):
+        if is_rejected or grant is None or (remembered and not self._still_good(remembered, grant, provider, now)):
             remembered = None
 
         async def ask(foretell: Foretell | None = None) -> _Remembered:
@@ -195,7 +199,7 @@ class DownstreamTokens:
         if remembered is None:
             with waiting_for("refresh"):
                 return await self._foretold(ask, provider)
-        if grant is not None and not use_is_noted(grant, self._clock.now()):
+        if grant is not None and not use_is_noted(grant, now):
             with waiting_for("refresh"), suppress(Unavailable):  # then only today's use is not on record yet
                 remembered = await ask()
         return self._issued(remembered.token, remembered.sha256, provider, remembered.token.access_token)
@@ -240,7 +244,7 @@ class DownstreamTokens:
         connect_uri = self._deployment.broker.connect_uri(connection.id)
         check_servable(grant, is_trusted=connection.grant_kind.is_trusted, connect_uri=connect_uri)
 
-    def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider) -> bool:
+    def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider, now: datetime) -> bool:
         token = remembered.token
         if remembered.revoke_epoch != grant.revoke_epoch:
             return False
@@ -248,7 +252,7 @@ class DownstreamTokens:
         if token.secret_version != grant.secret_version and provider.rotation.old_access_token != "lives_on":
             return False
         renew_at = token.renew_at or _planned_renewal(token, provider)
-        return renew_at is None or self._clock.now() < renew_at
+        return renew_at is None or now < renew_at
 
     def _handed_out_until(self, token: AccessToken | ForetoldToken, provider: Provider) -> datetime:
         """Not past the token's end, nor past a refresh of ours that may end it: see `cab.domain.token_life`."""
