@@ -34,7 +34,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     from benchmarks import call_counts, call_waits, cold_start, injected_waits, rounds
     from benchmarks.processes import OTHER_CORES
     from benchmarks.report import Results
-    from benchmarks.rows import BARE, BARE_ONE, ECHO, ECHO_ONE, all_rows
+    from benchmarks.rows import BARE, BARE_ONE, ECHO, ECHO_ONE, LOOP, all_rows
     from benchmarks.surroundings import surroundings
 
     def progress(what: str) -> None:
@@ -59,10 +59,16 @@ async def _run(arguments: argparse.Namespace) -> int:
                 )
                 for row in counted
             }
-            waits = await call_waits.measure(rows, around, samples=arguments.rounds * 10, progress=progress)
-            injected = await injected_waits.measure(
-                rows, around, rounds=arguments.rounds, connections=arguments.connections, progress=progress
-            )
+            loop = next(row for row in rows if row.name == LOOP)
+            async with asyncio.TaskGroup() as beside:  # five requests a second, which nobody's wait is longer for
+                in_a_minute = beside.create_task(
+                    call_counts.paced(loop, around, pause_s=min(3.0, arguments.rounds / 3))
+                )
+                waits = await call_waits.measure(rows, around, samples=arguments.rounds * 10, progress=progress)
+                injected = await injected_waits.measure(
+                    rows, around, rounds=arguments.rounds, connections=arguments.connections, progress=progress
+                )
+            counted_waits = await injected_waits.count(counted, around, progress=progress)
             pss = {row.name: row.pss_bytes() / 2**20 for row in rows}
         starts = await cold_start.measure(around, starts=arguments.cold_starts, progress=progress)
     progress("done")
@@ -71,10 +77,12 @@ async def _run(arguments: argparse.Namespace) -> int:
         measured,
         {name: counts for name, (counts, _) in one_by_one.items()},
         {name: counts for name, (counts, _) in together.items()},
-        {name: billed for name, (_, billed) in together.items() if name not in {BARE, BARE_ONE}},
+        {name: billed for name, (_, billed) in together.items() if name not in {BARE, BARE_ONE}}
+        | {LOOP: in_a_minute.result()},
         pss,
         waits,
         injected,
+        counted_waits,
         starts,
         arguments.connections,
     )

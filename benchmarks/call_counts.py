@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from benchmarks.clients import ABREAST, LOOP
 from benchmarks.load import send
 from benchmarks.operations import Operations, billed
 from benchmarks.rows import Row
@@ -23,3 +26,16 @@ async def calls_of(
     return control.counts(row.project), Operations(
         reads, writes, accesses, requests, row.events * posts, row.event_bytes
     )
+
+
+async def paced(row: Row, surroundings: Surroundings, *, pause_s: float) -> Operations:
+    """What as many requests are billed as when sixteen agents in a loop ask every `pause_s` and no sooner: how much of a rate limit is
+    taken ahead depends on that. As many as `POSTS_TOGETHER`.
+    """
+    control, prepare = surroundings.emulators.control("firestore"), row.prepare_paced or row.prepare
+    control.clear_calls(row.project)
+    for _ in range(LOOP):
+        await asyncio.gather(
+            send([prepare() for _ in range(ABREAST)], port=row.server.port, connections=ABREAST), asyncio.sleep(pause_s)
+        )
+    return Operations(*billed(control.calls(row.project)), POSTS_TOGETHER, POSTS_TOGETHER, row.event_bytes)

@@ -8,6 +8,7 @@ import json
 import secrets
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,8 @@ AGENT = "sales-assistant"
 TENANT = "acme"
 PEOPLE = 400
 RENEWING = 160  # so many that each comes back later than a token of the stand-in's platform lives
-LOOP = 20
+LOOP = 20  # requests of one transaction, and what a task with a limit is good for
+ABREAST = 16  # agents in a loop, each for a user of its own
 _PERSON = "alice"
 _TASK = {
     "type": names.TASK_TYPE,
@@ -109,7 +111,10 @@ class Clients:
     sts: EcKey
     client: EcKey
     _call_tokens: dict[int, str] = field(default_factory=dict, repr=False)
-    _loop: list[tuple[int, str]] = field(default_factory=list, repr=False)  # how often the assertion was used, and it
+    _loops: deque[tuple[int, str]] = field(
+        default_factory=deque, repr=False
+    )  # how often each assertion was used, and it
+    _limited: list[tuple[int, str]] = field(default_factory=list, repr=False)
     _turn: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def mint(self, *, identity: str | None = None) -> Post:
@@ -130,12 +135,26 @@ class Clients:
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", {"account": "acme"}, identity=identity)
 
     def list_in_a_loop(self) -> Post:
-        """As `list_opportunities`, by an agent that reads twenty times with one assertion: one user, one transaction."""
-        used, assertion = self._loop.pop() if self._loop else (0, self.assertion())
+        """As `list_opportunities`, by agents that read twenty times with one assertion, each for a user: sixteen in turn, then the
+        next sixteen.
+        """
+        if len(self._loops) < ABREAST:
+            subject = person(self.idp.subject, next(self._turn) % PEOPLE)
+            self._loops.append((0, self.assertion(subject=subject)))
+        used, assertion = self._loops.popleft()
         if used < LOOP - 1:
-            self._loop.append((used + 1, assertion))
+            self._loops.append((used + 1, assertion))
         parameters = {"account": "acme"}
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)
+
+    def read_of_everybody(self) -> list[Post]:
+        """Once for each user: what a process has in memory that has served them before."""
+        subjects = [person(self.idp.subject, number) for number in range(PEOPLE)]
+        action, identifier = "crm.opportunity.read", "opportunity/0061"
+        return [
+            self._exchange("crm", action, identifier, {}, assertion=self.assertion(subject=subject))
+            for subject in subjects
+        ]
 
     def list_of_many_users(self, people: int = PEOPLE) -> Post:
         """As `list_opportunities`, of so many users in turn, all connected."""
@@ -149,6 +168,18 @@ class Clients:
         parameters = {"stage": "won", "amount_cents": 120_000}
         action, identifier = "crm.opportunity.update", "opportunity/0061"
         return self._exchange("crm", action, identifier, parameters, task=_TASK, identity=identity)
+
+    def update_in_a_limited_task(self, *, identity: str | None = None) -> Post:
+        """As `update_opportunity`, in a task that is good for twenty uses: each for another opportunity, then another task."""
+        used, assertion = self._limited.pop() if self._limited else (0, self.assertion(self._limited_task()))
+        if used < LOOP - 1:
+            self._limited.append((used + 1, assertion))
+        parameters = {"stage": "won", "amount_cents": 120_000}
+        action, identifier = "crm.opportunity.update", f"opportunity/{used:04}"
+        return self._exchange("crm", action, identifier, parameters, assertion=assertion, identity=identity)
+
+    def _limited_task(self) -> dict[str, Any]:
+        return _TASK | {"task_id": secrets.token_hex(8), "limits": {"max_uses": LOOP}}
 
     def confirmed_deletion(self, *, pages: int, session: str, csrf: str) -> Legs:
         """All of a confirmed action: the agent asks, the user clicks on the page of `pages` (a port), the agent asks again."""

@@ -135,14 +135,25 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def send(posts: Iterable[Sent], *, port: int, connections: int, took: list[float] | None = None) -> bytes:
-    """Send all; returns the last body, and in `took` the seconds that each waited. Raises: NotServed."""
+async def send(
+    posts: Iterable[Sent],
+    *,
+    port: int,
+    connections: int,
+    took: list[float] | None = None,
+    answered: list[float] | None = None,
+) -> bytes:
+    """Send all; returns the last body, in `took` the seconds that each waited, and in `answered` when each leg's answer came
+    (time.perf_counter). Raises: NotServed.
+    """
     waiting = deque(post if isinstance(post, Legs) else post.as_bytes() for post in posts)
-    bodies = await asyncio.gather(*(_converse(waiting, port, took) for _ in range(connections)))
+    bodies = await asyncio.gather(*(_converse(waiting, port, took, answered) for _ in range(connections)))
     return next((body for body in bodies if body), b"")
 
 
-async def _converse(waiting: deque[bytes | Legs], port: int, took: list[float] | None) -> bytes:
+async def _converse(
+    waiting: deque[bytes | Legs], port: int, took: list[float] | None, answered: list[float] | None
+) -> bytes:
     """One connection's share of what waits."""
     body = b""
     async with AsyncExitStack() as stack:
@@ -154,9 +165,13 @@ async def _converse(waiting: deque[bytes | Legs], port: int, took: list[float] |
                 for leg in next_one.legs:
                     head, body = await connections.ask(leg.make(body).as_bytes(), leg.port or port)
                     _expect(leg.status, head, body)
+                    if answered is not None:
+                        answered.append(time.perf_counter())
             else:
                 head, body = await connections.ask(next_one, port)
                 _expect(200, head, body)
+                if answered is not None:
+                    answered.append(time.perf_counter())
             if took is not None:
                 took.append(time.perf_counter() - begun)
     return body

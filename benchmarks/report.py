@@ -24,6 +24,8 @@ from benchmarks.rows import (
     ECHO_ONE,
     HOT,
     INGEST,
+    LIMITED,
+    LIMITED_BY_GOOGLE,
     LOOP,
     MANY,
     MINT,
@@ -41,13 +43,17 @@ from benchmarks.rows import (
 _PROMISES: Final = {
     SIGNED: "single use of own assertions is a write: 1.40 with the request",
     TASK: "single use and the hand-out's record are two writes: 2.40 with the request",
+    LIMITED: "single use, the task's use and the hand-out's record are three writes: 3.40 with the request",
+    LIMITED_BY_GOOGLE: "the task's use and the hand-out's record are two writes: 2.40 with the request",
 }
+_WAITS: Final = {MINT: (1,), RELAXED: (1,), HOT: (2,), LIMITED: (2,), CONFIRM: (3, 4, 4)}
 
 
 @dataclass(frozen=True)
 class Goal:
     """`figure` against `bound`; `spread` is of the rounds, absent for exact counts.
 
+    `at_best`: what of the same run says how far it can go, and the figure there. It changes no verdict.
     `missed_because`: a promise that costs more than the goal. Then it is told as missed, and `--check` does not ask for it.
     """
 
@@ -58,12 +64,23 @@ class Goal:
     spread: Spread | None = None
     is_exact: bool = False
     missed_because: str = ""
+    at_best: tuple[str, float] | None = None
 
     @property
     def is_met(self) -> bool:
         if self.is_exact:
             return self.figure == self.bound
         return self.figure >= self.bound if self.is_lower_bound else self.figure <= self.bound
+
+    @property
+    def verdict(self) -> str:
+        """In a few words, with the bound of the same run and the promise that it is missed for."""
+        words = ["met" if self.is_met else "MISSED"]
+        if self.at_best is not None:
+            words.append(f"bound {self.at_best[1]:.2f} ({self.at_best[0]})")
+        if not self.is_met and self.missed_because:
+            words.append(self.missed_because)
+        return ", ".join(words)
 
     @property
     def wants(self) -> str:
@@ -82,6 +99,7 @@ class Results:
     pss_mib: dict[str, float]
     waits: dict[str, Waits]
     injected: dict[str, dict[int, InjectedWaits]]
+    counted_waits: dict[str, list[int]]  # of each leg
     cold_starts: Sequence[dict[str, ColdStart]]
     connections: int
 
@@ -101,7 +119,12 @@ class Results:
             self._ratio("textbook broker / hot exchange", between(TEXTBOOK, HOT), 5, is_lower_bound=True),
         ]
         goals += [
-            self._ratio("hot exchange over one connection / over all", between(ONE, HOT), 1.4),
+            self._ratio(
+                "hot exchange over one connection / over all",
+                between(ONE, HOT),
+                1.4,
+                at_best=(f"{ECHO_ONE} / {ECHO}", between(ECHO_ONE, ECHO)),
+            ),
             self._ratio("hot exchange with 400 users / with one", between(MANY, HOT), 1.05),
             Goal("Firestore writes of an exchange in a loop", self.billed_together[LOOP].writes / POSTS_TOGETHER, 1.2),
         ]
@@ -113,6 +136,8 @@ class Results:
             HOT: 1.8,
             TASK_BY_GOOGLE: 2.2,
             TASK: 2.2,
+            LIMITED_BY_GOOGLE: 2.2,
+            LIMITED: 2.2,
             CONFIRM: 10,
         }
         goals += [
@@ -131,6 +156,12 @@ class Results:
                 self.calls_together[HOT].get("pubsub.Publish", 0) / POSTS_TOGETHER,
                 0.25,
             ),
+        ]
+        goals += [
+            Goal(f"waits one after another, {name}{leg and f', leg {leg}'}", self.counted_waits[name][number], most)
+            for name, legs in _WAITS.items()
+            for number, most in enumerate(legs)
+            for leg in (number + 1 if len(legs) > 1 else "",)
         ]
         most = {HOT: (1.12, 1.35), MINT_KEY: (1.12, 1.35)}
         goals += [
@@ -162,9 +193,18 @@ class Results:
             goals.append(Goal("cold start / with stock clients", ours / stock, 0.6, spread=ratios))
         return goals
 
-    def _ratio(self, name: str, ratio: Callable[[Round], float], bound: float, *, is_lower_bound: bool = False) -> Goal:
+    def _ratio(
+        self,
+        name: str,
+        ratio: Callable[[Round], float],
+        bound: float,
+        *,
+        is_lower_bound: bool = False,
+        at_best: tuple[str, Callable[[Round], float]] | None = None,
+    ) -> Goal:
         ratios = spread(ratio(measured) for measured in self.rounds)
-        return Goal(name, ratios.middle, bound, is_lower_bound=is_lower_bound, spread=ratios)
+        best = (at_best[0], spread(map(at_best[1], self.rounds)).middle) if at_best else None
+        return Goal(name, ratios.middle, bound, is_lower_bound=is_lower_bound, spread=ratios, at_best=best)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -186,6 +226,7 @@ class Results:
                 }
                 for name, by_connections in self.injected.items()
             },
+            "waits": self.counted_waits,
             "waits_ms": {name: asdict(waits) for name, waits in self.waits.items()},
             "cold_starts": [{name: asdict(start) for name, start in started.items()} for started in self.cold_starts],
             "goals": [asdict(goal) | {"is_met": goal.is_met} for goal in self.goals()],
@@ -220,18 +261,18 @@ class Results:
         return all_of_them / POSTS_TOGETHER * 1e6
 
     def _price_lines(self) -> list[str]:
-        waits = {row.name: str(row.waits or "") for row in self.rows}
-        lines = [f"{'billed':<13} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
+        waits = {name: "+".join(map(str, legs)) for name, legs in self.counted_waits.items()}
+        lines = [f"{'billed':<17} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
         for name, billed in self.billed_together.items():
             each = [f"{number / POSTS_TOGETHER:6.2f}" for number in (billed.reads, billed.writes)]
-            lines.append(f"{name:<13} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
+            lines.append(f"{name:<17} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
         return lines
 
     def _row_lines(self) -> list[str]:
         lines = [
             f"{len(self.rounds)} rounds, {self.connections} connections; medians. CPU and floor in µs per request.",
             "",
-            f"{'':<13} {'CPU':>6} {'quartiles':>13} {'floor':>6} {'x floor':>8} {'per s':>6} {'PSS MiB':>8}",
+            f"{'':<17} {'CPU':>6} {'quartiles':>13} {'floor':>6} {'x floor':>8} {'per s':>6} {'PSS MiB':>8}",
         ]
         for row in self.rows:
             cpu = spread(measured.cpu_us[row.name] for measured in self.rounds)
@@ -239,7 +280,7 @@ class Results:
             over = spread(measured.cpu_us[row.name] / measured.floor_us(row) for measured in self.rounds)
             rate = spread(measured.per_s[row.name] for measured in self.rounds)
             lines.append(
-                f"{row.name:<13} {cpu.middle:6.0f} {cpu.lower:6.0f}-{cpu.upper:<6.0f} {floor.middle:6.0f} "
+                f"{row.name:<17} {cpu.middle:6.0f} {cpu.lower:6.0f}-{cpu.upper:<6.0f} {floor.middle:6.0f} "
                 f"{over.middle:8.2f} {rate.middle:6.0f} {self.pss_mib[row.name]:8.0f}  {row.says}"
             )
         operations = {
@@ -270,7 +311,7 @@ class Results:
         lines = ["Calls to Google per request, one by one and (at all connections):"]
         for name, counts in self.calls_one_by_one.items():
             together = self.calls_together[name]
-            lines.append(f"{name:<13} {shown(counts, POSTS_ONE_BY_ONE)} ({shown(together, POSTS_TOGETHER)})")
+            lines.append(f"{name:<17} {shown(counts, POSTS_ONE_BY_ONE)} ({shown(together, POSTS_TOGETHER)})")
         return lines
 
     def _wait_lines(self) -> list[str]:
@@ -308,8 +349,7 @@ class Results:
             quartiles = (
                 f"{goal.spread.lower:.2f}-{goal.spread.upper:.2f}" if goal.spread else "exact" if goal.is_exact else ""
             )
-            verdict = "met" if goal.is_met else f"MISSED, {goal.missed_because}" if goal.missed_because else "MISSED"
-            lines.append(f"{goal.name:<62} {goal.wants:>7} {goal.figure:7.2f} {quartiles:>12}  {verdict}")
+            lines.append(f"{goal.name:<62} {goal.wants:>7} {goal.figure:7.2f} {quartiles:>12}  {goal.verdict}")
         return lines
 
 

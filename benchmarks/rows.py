@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.clients import AGENT, FRONT_END, PEOPLE, RENEWING
+from benchmarks.clients import ABREAST, AGENT, FRONT_END, PEOPLE, RENEWING
 from benchmarks.load import Sent, send
-from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES, WAITS
+from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES
 from benchmarks.processes import HOST, Function, Server
 from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 SIGNED_BY_GOOGLE, TASK_BY_GOOGLE = "signed-google", "task-google"
+LIMITED, LIMITED_BY_GOOGLE = "task-limit", "task-limit-google"
 TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
 ECHO_ONE, BARE, BARE_ONE = "echo-1", "bare", "bare-1"
 LOOP, ONE, MANY = "loop", "hot-1", "hot-400"
@@ -40,7 +42,7 @@ class Row:
     events: int = 1  # audit events that a request leaves
     event_bytes: int = EVENT_BYTES  # of each
     carries: int = 1  # or brings
-    waits: int | None = None  # one after another; tests/functions/test_waits.py holds the numbers
+    prepare_paced: Callable[[], Sent] | None = None  # the same from the beginning of its loops, for `call_counts.paced`
     prepare_slow: Callable[[], Sent] | None = None  # the same at a platform that takes its time
 
     def cpu_ns(self) -> int:
@@ -57,6 +59,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     relaxed = await surroundings.open_project("demo-relaxed")
     default = await surroundings.open_project("demo-default", people=PEOPLE)
     textbook = await surroundings.open_project("demo-textbook")
+    looping = await surroundings.open_project("demo-loop", people=PEOPLE)
     calling = await surroundings.open_project("demo-calls")
     confirming = await surroundings.open_project("demo-confirm")
     renewing = await surroundings.open_project("demo-narrower", people=RENEWING, keeps_tokens=True)
@@ -72,6 +75,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-relaxed", deployment="relaxed")
         )
         default_server = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-default"))
+        loop_server = start(
+            surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-loop", deployment="limited")
+        )
+        await send(looping.read_of_everybody(), port=loop_server.port, connections=ABREAST)
         textbook_server = start(
             surroundings.function("benchmarks/functions/textbook_broker", "textbook_broker", project="demo-textbook")
         )
@@ -98,12 +105,11 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
         bare_server = start(Function("benchmarks/functions/bare_calls", "bare_calls", alike))
         hot = Row(
             HOT,
-            "exchange, default: private_key_jwt, grant read, counted, single use",
+            "exchange, default: private_key_jwt, single use, grant read, counted under a limit of a million a day",
             default_server,
             "demo-default",
             default.list_opportunities,
             {VERIFY_ES256: 2},
-            waits=WAITS["hot"],
         )
         signed = replace(
             hot,
@@ -111,22 +117,23 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             says="exchange for a JWT of ours (warehouse), otherwise as hot",
             prepare=default.query_warehouse,
             operations={VERIFY_ES256: 2, SIGN_ES256: 1},
-            waits=None,
         )
         task = replace(
             hot, name=TASK, says="as hot, a write inside a task of the user", prepare=default.update_opportunity
         )
-        echo = replace(
-            hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={}, waits=None
+        limited = replace(
+            task,
+            name=LIMITED,
+            says="the same, a task that is good for 20 uses",
+            prepare=default.update_in_a_limited_task,
         )
-        bare = replace(
-            echo, name=BARE, says="as echo, with the calls of hot", server=bare_server, project="demo-bare", waits=2
-        )
+        echo = replace(hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={})
+        bare = replace(echo, name=BARE, says="as echo, with the calls of hot", server=bare_server, project="demo-bare")
         yield [
             echo,
             replace(echo, name=ECHO_ONE, says="as echo, over one connection", connections=1),
             bare,
-            replace(bare, name=BARE_ONE, says="as bare, over one connection", connections=1, waits=None),
+            replace(bare, name=BARE_ONE, says="as bare, over one connection", connections=1),
             Row(
                 MINT,
                 "mint an assertion, front end by Google identity",
@@ -134,7 +141,6 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-mint",
                 lambda: minting.mint(identity=front_end),
                 {VERIFY_RS256: 1, SIGN_ES256: 1},
-                waits=1,
                 event_bytes=MINT_EVENT_BYTES,
             ),
             Row(
@@ -144,7 +150,6 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-mint",
                 minting.mint,
                 {VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
-                waits=WAITS["mint with a key"],
                 event_bytes=MINT_EVENT_BYTES,
             ),
             Row(
@@ -154,20 +159,30 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 "demo-relaxed",
                 lambda: relaxed.list_opportunities(identity=agent),
                 {VERIFY_RS256: 1, VERIFY_ES256: 1},
-                waits=WAITS["with a google identity and no limit"],
             ),
             hot,
-            replace(hot, name=ONE, says="as hot, over one connection", connections=1, waits=None),
+            replace(hot, name=ONE, says="as hot, over one connection", connections=1),
             replace(
                 hot, name=MANY, says="as hot, for 400 users in turn", prepare=default.list_of_many_users, people=PEOPLE
             ),
             replace(
                 hot,
                 name=LOOP,
-                says="as hot, an agent that reads 20 times in one transaction",
-                prepare=default.list_in_a_loop,
+                says="as hot, under a limit of 600 a minute: 16 agents in turn, each reads 20 times for one user",
+                server=loop_server,
+                project="demo-loop",
+                prepare=looping.list_in_a_loop,
+                prepare_paced=replace(looping, _loops=deque()).list_in_a_loop,
             ),
             task,
+            limited,
+            replace(
+                limited,
+                name=LIMITED_BY_GOOGLE,
+                says="the same, agent by Google identity",
+                prepare=lambda: default.update_in_a_limited_task(identity=agent),
+                operations={VERIFY_RS256: 1, VERIFY_ES256: 1},
+            ),
             replace(
                 task,
                 name=TASK_BY_GOOGLE,
@@ -193,7 +208,6 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 behind=(pages,),
                 requests=3,
                 events=3,
-                waits=WAITS["ask the user"] + WAITS["decide"] + WAITS["repeat when the user agreed"],
             ),
             Row(
                 NARROWER,
@@ -205,7 +219,6 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
                 behind=(refreshing,),
                 events=2,
                 people=RENEWING,
-                waits=WAITS["first use after the token ended"],
             ),
             Row(
                 INGEST,

@@ -12,10 +12,11 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -60,6 +61,21 @@ _EXAMPLE = ROOT / "examples" / "acme"
 _CONFIGURATION = ROOT / "benchmarks" / "deployment"
 
 
+@dataclass
+class Outside:
+    """The platform and BigQuery's stand-in: how much longer they take, and when each call came and ended (time.perf_counter)."""
+
+    delay_s: float = 0.0
+    calls: list[tuple[float, float]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def call(self) -> AsyncIterator[None]:
+        came_at = time.perf_counter()
+        await asyncio.sleep(self.delay_s)
+        yield
+        self.calls.append((came_at, time.perf_counter()))
+
+
 @dataclass(frozen=True)
 class Surroundings:
     emulators: Emulators
@@ -73,6 +89,7 @@ class Surroundings:
     platform: str  # origin
     bigquery: str  # origin
     folder: Path
+    outside: Outside
 
     def google_identity(self, client_id: str, *, audience: str) -> str:
         """The ID token with which a front end or an agent on Google Cloud proves itself; good for an hour."""
@@ -190,7 +207,7 @@ class Surroundings:
         }
 
     def _configuration(self, deployment: str) -> Path:
-        """The demo organisation's own files, with our clients and one of our two broker.yaml."""
+        """The demo organisation's own files, with our clients and one of our broker.yaml."""
         folder = self.folder / deployment
         if not folder.exists():
             folder.mkdir()
@@ -214,6 +231,7 @@ async def surroundings() -> AsyncIterator[Surroundings]:
         others = ports.take_free()
         idp, client_key = IdentityProvider(f"http://{HOST}:{others}"), EcKey("client-1")
         edge_keys: dict[str, EcKey] = {}
+        outside = Outside()
 
         async def serve(application: web.Application, port: int = 0) -> str:
             runner, bound = await loopback.serve(application, port)
@@ -226,11 +244,22 @@ async def surroundings() -> AsyncIterator[Surroundings]:
             name: await serve(google_identity.metadata_application(signer, _ACCOUNT.format(name.replace("_", "-"))))
             for name in ("exchange_token", "call_tool")
         }
-        platform = f"http://{await serve(_platform())}"
-        bigquery = f"http://{await serve(_bigquery())}"
+        platform = f"http://{await serve(_platform(outside))}"
+        bigquery = f"http://{await serve(_bigquery(outside))}"
         keys_uri = f"http://{google_keys}/jwks"
         yield Surroundings(
-            emulators, ports, idp, client_key, edge_keys, signer, keys_uri, metadata, platform, bigquery, folder
+            emulators,
+            ports,
+            idp,
+            client_key,
+            edge_keys,
+            signer,
+            keys_uri,
+            metadata,
+            platform,
+            bigquery,
+            folder,
+            outside,
         )
 
 
@@ -279,19 +308,22 @@ def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[st
     return application
 
 
-def _platform() -> web.Application:
+def _platform(outside: Outside) -> web.Application:
     """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`. Its tokens live for a second, so that
     whoever comes back later needs a new one.
     """
     deals = [{"id": f"00{number}", "name": "Acme renewal", "amount_cents": 12_500_000} for number in range(5)]
 
     async def opportunities(request: web.Request) -> web.Response:
-        if request.query.get("account") == SLOW:
-            await asyncio.sleep(PLATFORM_WAIT_S)
+        async with outside.call():
+            if request.query.get("account") == SLOW:
+                await asyncio.sleep(PLATFORM_WAIT_S)
         return web.json_response({"opportunities": deals})
 
     async def token(request: web.Request) -> web.Response:
         form = await request.post()
+        async with outside.call():
+            pass
         answer = {
             "access_token": secrets.token_urlsafe(200),
             "expires_in": 1,
@@ -304,11 +336,13 @@ def _platform() -> web.Application:
     return application
 
 
-def _bigquery() -> web.Application:
+def _bigquery(outside: Outside) -> web.Application:
     """Takes every row of a streaming insert, and keeps none."""
 
     async def insert(request: web.Request) -> web.Response:
         await request.read()
+        async with outside.call():
+            pass
         return web.json_response({"kind": "bigquery#tableDataInsertAllResponse"})
 
     application = web.Application(client_max_size=64 * 2**20)

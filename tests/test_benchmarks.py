@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from benchmarks.injected_waits import Waits
+from benchmarks.injected_waits import Waits, one_after_another
 from benchmarks.instructions import total
 from benchmarks.load import Leg, Legs, NotServed, Post, send
 from benchmarks.overload import Overload
+from benchmarks.report import Goal
 
 from cab_dev import loopback
 
@@ -35,6 +36,21 @@ def test_a_wait_is_as_long_as_the_calls_to_a_service_took_and_not_what_was_injec
     assert waits.unavoidable_s == pytest.approx(0.05)
     assert waits.over_unavoidable == pytest.approx(1.0)
     assert waits.over_injected == pytest.approx(1.25)
+
+
+def test_waits_are_counted_that_begin_when_another_has_ended() -> None:
+    beside = [(0.0, 2.0), (0.1, 1.9), (0.2, 3.0)]
+    assert one_after_another([]) == 0
+    assert one_after_another(beside) == 1
+    assert one_after_another([*beside, (2.0, 4.0), (2.5, 4.5), (4.6, 6.0)]) == 3
+
+
+def test_a_goal_that_cannot_be_met_is_told_as_missed_with_what_stands_in_its_way() -> None:
+    missed = Goal("one connection / all", 1.69, 1.4, at_best=("echo-1 / echo", 2.04))
+    assert missed.verdict == "MISSED, bound 2.04 (echo-1 / echo)"
+    promised = Goal("US$", 2.9, 2.2, missed_because="two writes")
+    assert promised.verdict == "MISSED, two writes"
+    assert replace(promised, figure=2.0).verdict == "met"
 
 
 GOOD = Overload(
