@@ -1,4 +1,4 @@
-"""From exec to the first served exchange, beside the same function with Google's own clients imported."""
+"""From exec to the first served exchange, beside the same function with Google's own clients imported, and beside nothing but libraries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from benchmarks.rows import EXCHANGE_TOKEN
 from benchmarks.surroundings import Surroundings
 
 PROJECT = "demo-cold"
-OURS, STOCK = "exchange_token", "with stock clients"
-_SOURCES = {OURS: EXCHANGE_TOKEN, STOCK: "benchmarks/functions/with_stock_clients"}
+OURS, STOCK, LIBRARIES = "exchange_token", "with stock clients", "libraries alone"
+_SOURCES = {
+    OURS: EXCHANGE_TOKEN,
+    STOCK: "benchmarks/functions/with_stock_clients",
+    LIBRARIES: "benchmarks/functions/libraries_alone",
+}
 _GIVE_UP_AFTER_S = 30.0
 
 

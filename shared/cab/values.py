@@ -45,6 +45,7 @@ def _compiled_at_first(cls: type, name: str) -> Callable[..., Any]:
     def first(self: Any, *args: Any, **named: Any) -> Any:
         class Whole(cls):  # type: ignore[misc]
             __slots__ = ()
+            __doc__ = cls.__doc__  # for the reason that `_made` has
 
         dataclass(
             init=name == "__init__",

@@ -11,6 +11,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, Final
 
+import orjson
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator, core_schema
 
@@ -51,14 +52,23 @@ def members(kind: type) -> tuple[RecordMember, ...]:
 
 def as_json(record: Any) -> dict[str, Any]:
     """A record as JSON values, members that are None left out, instants as RFC 3339."""
-    kind: Any = type(record)
-    written: dict[str, Any] = adapter(kind).dump_python(record, mode="json", exclude_none=True)
+    written: dict[str, Any] = _without_none(orjson.loads(orjson.dumps(record, option=orjson.OPT_UTC_Z)))
     return written
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _without_none(member) if isinstance(member, dict | list) else member
+            for name, member in value.items()
+            if member is not None
+        }
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """What writes records of a kind, and reads what others wrote. Made once it is needed."""
+    """What reads records of a kind that others wrote. Made once it is needed."""
     return TypeAdapter(kind)
 
 
