@@ -13,10 +13,9 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cab.adapters.google_cloud.bigquery.audit_schema import unwrapped
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain.audit import AuditEvent, EventType, IntentFacts, Latency, Service, Subject, event_hash
-from cab.encoding.records import adapter, as_json, members
+from cab.encoding.records import adapter, as_json, members, unwrapped
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(['"chain":{', '\\"chain":{', '{"chain":{}}'])

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.support.fuzz import fuzz
 
-from cab.adapters.google_cloud.bigquery.audit_schema import unwrapped
 from cab.adapters.google_cloud.pubsub.audit_chain import AuditChain
 from cab.domain import audit
 from cab.domain.audit import AuditEvent, EventType, Latency, LoginFacts, Service, Subject, canonical_event
 from cab.encoding import records, strict_json
 from cab.encoding.canonical_json import canonical
-from cab.encoding.records import members
+from cab.encoding.records import members, unwrapped
 
 SCALARS: dict[Any, Any] = {str: "x", int: 1, float: 1.5, bool: True, datetime: "2026-11-28T04:00:00.000001Z"}
 OTHERS: list[Any] = [

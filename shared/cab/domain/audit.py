@@ -3,8 +3,6 @@
 It never holds a token, the first characters of one, or an e-mail address.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace

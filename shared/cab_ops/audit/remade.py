@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from cab.adapters.google_cloud.bigquery.audit_schema import COPIES, type_name, unwrapped
+from cab.adapters.google_cloud.bigquery.audit_schema import COPIES, type_name
 from cab.domain.audit import AuditEvent
-from cab.encoding.records import RecordMember, members
+from cab.encoding.records import RecordMember, members, unwrapped
 
 # As instants are published: microseconds, or none where they are zero.
 _INSTANT: Final = """CONCAT('"', REPLACE(FORMAT_TIMESTAMP('%Y-%m-%dT%H:%M:%E6SZ', {column}), '.000000Z', 'Z'), '"')"""

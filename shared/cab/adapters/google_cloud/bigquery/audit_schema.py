@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -24,7 +23,7 @@ import orjson
 
 from cab.adapters.google_cloud.bigquery import configuration_table
 from cab.domain.audit import AuditEvent
-from cab.encoding.records import RecordMember, members
+from cab.encoding.records import RecordMember, members, unwrapped
 from cab.ports import AuditRow
 
 TABLE: Final = "events_raw"
@@ -256,17 +255,6 @@ def _column(member: RecordMember, *, top_level: bool = False) -> Column:
     if column["type"] == "RECORD":
         column["fields"] = [_column(inner) for inner in members(kind)]
     return column
-
-
-def unwrapped(annotation: Any) -> tuple[Any, bool]:
-    """The type below `| None` and `list[...]`, and whether there was a list."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        (annotation,) = [choice for choice in typing.get_args(annotation) if choice is not types.NoneType]
-        return unwrapped(annotation)
-    if typing.get_origin(annotation) is list:
-        (item,) = typing.get_args(annotation)
-        return item, True
-    return annotation, False
 
 
 def type_name(kind: Any) -> str:
