@@ -6,24 +6,29 @@ The counts of `operations` are its input, and what people do in a day. Change ei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.operations import (
     CPU_SECOND,
     CPU_SHARE,
+    DEFLATED,
+    EVENT_BYTES,
     ONCE,
     PUBSUB_BYTE,
     PUBSUB_LEAST_BYTES,
     REFRESH,
     REQUEST,
+    ROW_BYTES,
     SECRET_VERSION_MONTH,
     Operations,
     parts,
     us_dollars,
 )
+from benchmarks.storage import SEALED_DOCUMENTS, SECRET_PER_GRANT, STORAGES, Storage
 
-USERS: Final = (1_000, 100_000, 10_000_000)
+USERS: Final = (1_000, 100_000, 1_000_000, 3_000_000, 10_000_000)
 CONNECTIONS: Final = 3  # each user has connected
 WORKING_DAYS: Final = 21  # of a month
 BUSY_HOUR: Final = 0.15  # of a day's requests come in the busiest hour
@@ -51,7 +56,7 @@ class Shared:
 
 BY_INSTANCES: Final = {1: Shared(0.04, 0.17), 4: Shared(0.18, 0.49), 20: Shared(0.63, 0.93), 100: Shared(0.90, 0.98)}
 """tests/functions/test_hand_outs.py counts 0.2 writes at one instance; docs/capacity.md shows how they were measured."""
-ASK: Final = Operations(reads=1, writes=0, events=0)
+ASK: Final = Operations(reads=1, writes=0, secret_accesses=1, events=0)
 
 # As measured: docs/performance.md. A confirmed action's is divided by three.
 CPU_MS: Final = {"mint with a key": 0.43, "ask the user": 1.3, "decide": 1.3, "repeat when the user agreed": 1.3}
@@ -97,6 +102,23 @@ class Day:
         """Per second and user, in the busiest hour."""
         return sum(cpu * number for _, cpu, number in self.paths) / 1000 * BUSY_HOUR / 3600
 
+    def secret_accesses(self, storage: Storage = STORAGES[SECRET_PER_GRANT]) -> float:
+        """Per second and user, in the busiest hour."""
+        asked = self.exchanges * self.shared.asks * storage.asked.accesses
+        return (asked + REFRESHES * CONNECTIONS * storage.renewed.accesses) * BUSY_HOUR / 3600
+
+    def kept_a_month(self, storage: Storage) -> float:
+        """US$ for a user's grants where they are kept: versions, and what asking for a token and renewing one take there."""
+        asked = self.exchanges * self.shared.asks * storage.asked.us_dollars
+        renewed = REFRESHES * CONNECTIONS * storage.renewed.us_dollars
+        versions = CONNECTIONS * 2 * storage.version_month  # the one in use, and the one before until it is cleaned up
+        return WORKING_DAYS * (asked + renewed) + versions
+
+    def record_bytes(self, of_each: float = 1.0) -> float:
+        """Of events as they are made, per second and user, in the busiest hour; `of_each` of one becomes what is asked for."""
+        total = sum(what.events * what.event_bytes * number for what, _, number in self.paths)
+        return total * of_each * BUSY_HOUR / 3600
+
     def instances(self, users: int) -> int:
         """In the busiest hour."""
         return max(1, round(users * self.cpu_seconds / CPU_SHARE))
@@ -109,28 +131,110 @@ class Day:
 
 def table(day: Day | None = None) -> str:
     """As Markdown, a row for each number of users."""
-    versions = CONNECTIONS * 2 * SECRET_VERSION_MONTH  # the one in use, and the one before until it is cleaned up
-    adding = REFRESHES * CONNECTIONS * BUSY_HOUR / 3600
-    lines = [
-        "| users | requests/s | Firestore writes/s | of an exchange | versions added a minute | instances | US$ a month | of it secrets |",
-        "|---|---|---|---|---|---|---|---|",
+    kept, sealed = STORAGES[SECRET_PER_GRANT], STORAGES[SEALED_DOCUMENTS]
+    adding = REFRESHES * CONNECTIONS * kept.renewed.additions * BUSY_HOUR / 3600
+    names = [
+        "users",
+        "requests/s",
+        "Firestore writes/s",
+        "shared writes per exchange",
+        "versions added a minute",
+        "secret accesses a minute",
+        "instances",
+        f"US$ a month, `{SECRET_PER_GRANT}`",
+        f"`{SEALED_DOCUMENTS}`",
     ]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for users in USERS:
-        secrets = users * versions
         of_all = (day or Day()).for_users(users)
         per_s = [f"{users * of_all.busiest(of):,.0f}" for of in ("requests", "writes")]
-        total = users * of_all.us_dollars_a_month + secrets
+        other = of_all.us_dollars_a_month - of_all.kept_a_month(kept) + CONNECTIONS * 2 * kept.version_month
         cells = [
             f"{users:,}",
             *per_s,
             f"{of_all.shared.writes:.1f}",
             f"{users * adding * 60:,.0f}",
+            f"{users * of_all.secret_accesses() * 60:,.0f}",
             f"{of_all.instances(users):,}",
-            f"{total:,.0f}",
-            f"{secrets:,.0f}",
+            *(f"{users * (other + of_all.kept_a_month(storage)):,.0f}" for storage in (kept, sealed)),
         ]
         lines += [f"| {' | '.join(cells)} |"]
     return "\n".join(lines)
+
+
+TOPIC_GIB_MONTH: Final = 0.27  # of messages that a topic keeps
+TABLE_GB_MONTH: Final = 0.02  # of a table's partitions, for 90 days; half of that afterwards
+MONTH_DAYS: Final = 30.4
+
+
+def replay_us_dollars(days: float) -> float:
+    """Of a million events in full messages, kept for so many days by the audit topic."""
+    return 1e6 * EVENT_BYTES * DEFLATED / 2**30 * TOPIC_GIB_MONTH * days / MONTH_DAYS
+
+
+def retention_us_dollars(days: float) -> float:
+    """Of a million rows, kept for so many days in the audit table."""
+    months = (min(days, 90) + max(days - 90, 0) / 2) / MONTH_DAYS
+    return 1e6 * EVENT_BYTES * ROW_BYTES / 1e9 * TABLE_GB_MONTH * months
+
+
+SECRET_WRITES_A_MINUTE: Final = 600  # of a project, as Google documents it; ours: a version added, and one destroyed
+SECRET_ACCESSES_A_MINUTE: Final = 90_000
+INDEXED_WRITES_A_SECOND: Final = 500  # of documents whose indexed field only grows
+DUE_AT_CHANGES: Final = 3  # of a grant, with each refresh
+MOST_INSTANCES: Final = 20  # functions.NAME.max_instances
+STREAMED_BYTES_A_SECOND: Final = 300e6  # of a project, in a single region
+PUBLISHED_BYTES_A_SECOND: Final = 200e6  # of a project, in a small region
+
+
+def limits() -> str:
+    """As Markdown, a row for each limit, that of the fewest users first."""
+    of_one = REFRESHES * CONNECTIONS * BUSY_HOUR / 3600
+    rows: list[tuple[str, str, Callable[[int], float]]] = [
+        (
+            "Secret Manager, writes (`secret_per_grant`)",
+            f"{SECRET_WRITES_A_MINUTE} a minute",
+            lambda users: users * 2 * of_one * 60 / SECRET_WRITES_A_MINUTE,
+        ),
+        (
+            "Secret Manager, accesses (`secret_per_grant`)",
+            f"{SECRET_ACCESSES_A_MINUTE:,} a minute",
+            lambda users: users * Day().for_users(users).secret_accesses() * 60 / SECRET_ACCESSES_A_MINUTE,
+        ),
+        (
+            "Firestore, writes of the index of `due_at`",
+            f"about {INDEXED_WRITES_A_SECOND} a second",
+            lambda users: users * of_one * DUE_AT_CHANGES / INDEXED_WRITES_A_SECOND,
+        ),
+        (
+            "Cloud Run, `functions.NAME.max_instances`",
+            f"{MOST_INSTANCES}, a setting",
+            lambda users: Day().for_users(users).instances(users) / MOST_INSTANCES,
+        ),
+        (
+            "Pub/Sub, bytes published in a small region",
+            f"{PUBLISHED_BYTES_A_SECOND / 1e6:.0f} MB a second",
+            lambda users: users * Day().record_bytes(DEFLATED) / PUBLISHED_BYTES_A_SECOND,
+        ),
+        (
+            "BigQuery, streamed bytes in one region",
+            f"{STREAMED_BYTES_A_SECOND / 1e6:.0f} MB a second",
+            lambda users: users * Day().record_bytes(ROW_BYTES) / STREAMED_BYTES_A_SECOND,
+        ),
+    ]
+    at = {name: _users_at(used) for name, _, used in rows}
+    lines = ["| limit | as Google has it | met by so many users |", "|---|---|---|"]
+    lines += [f"| {name} | {figure} | {at[name]:,} |" for name, figure, _ in sorted(rows, key=lambda row: at[row[0]])]
+    return "\n".join(lines)
+
+
+def _users_at(used: Callable[[int], float]) -> int:
+    """The number of users, to two digits, with which so much of a limit is used that it is met."""
+    few, many = 1, 10**10
+    while few < many:
+        middle = (few + many) // 2
+        few, many = (middle + 1, many) if used(middle) < 1 else (few, middle)
+    return int(float(f"{few:.1e}"))
 
 
 def prices() -> str:
@@ -256,4 +360,4 @@ def options() -> str:
 
 
 if __name__ == "__main__":
-    print(prices(), table(), first_project(), options(), sep="\n\n")
+    print(prices(), table(), limits(), first_project(), options(), sep="\n\n")

@@ -6,7 +6,7 @@ variable "audit_access" {
 }
 
 variable "audit_replay_days" {
-  description = "How long the audit topic keeps events that ingest_audit has taken, so that they can be replayed after a mistake of ours. Costs about US$ 0.018 per million events and day (2 KB each, US$ 0.27 per GiB and month): 0.12 for a week, 0.54 for 31 days."
+  description = "How long the audit topic keeps events that ingest_audit has taken, so that they can be replayed after a mistake of ours. Costs about US$ 0.004 per million events and day (0.5 KB each in full messages, US$ 0.27 per GiB and month): 0.03 for a week, 0.13 for 31 days."
   type        = number
   default     = 7
   nullable    = false
@@ -18,7 +18,7 @@ variable "audit_replay_days" {
 }
 
 variable "audit_retention_days" {
-  description = "How long audit rows are kept. Partitions older than this are dropped by BigQuery. Costs about US$ 0.09 per million events and month for three months and half of that afterwards (4.5 KB a row): 0.75 for 400 days."
+  description = "How long audit rows are kept. Partitions older than this are dropped by BigQuery. Costs about US$ 0.05 per million events and month for three months and half of that afterwards (2.6 KB a row): 0.43 for 400 days."
   type        = number
   default     = 400
   nullable    = false

@@ -6,8 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.capacity import BY_INSTANCES, CPU_MS, HOT_CPU_MS, Day, prices, table
-from benchmarks.operations import INGEST_CPU_MS
+from benchmarks.capacity import (
+    BY_INSTANCES,
+    CPU_MS,
+    HOT_CPU_MS,
+    Day,
+    limits,
+    prices,
+    replay_us_dollars,
+    retention_us_dollars,
+    table,
+)
+from benchmarks.operations import DEFLATED, INGEST_CPU_MS, ROW_BYTES
 
 DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
 DOCUMENT = (DOCUMENTS / "capacity.md").read_text("utf-8")
@@ -17,6 +27,26 @@ PERFORMANCE = (DOCUMENTS / "performance.md").read_text("utf-8")
 def test_the_document_holds_the_tables_of_the_model() -> None:
     assert prices() in DOCUMENT, "run: python -m benchmarks.capacity"
     assert table() in DOCUMENT, "run: python -m benchmarks.capacity"
+    assert limits() in DOCUMENT, "run: python -m benchmarks.capacity"
+
+
+def test_the_record_of_ten_million_users_is_as_large_as_the_document_says() -> None:
+    events, deflated, rows = (10_000_000 * Day().record_bytes(of_each) / 1e6 for of_each in (1.0, DEFLATED, ROW_BYTES))
+    assert (
+        f"{events:.0f} MB a second of events, {deflated:.0f} when messages are deflated, and {rows:.0f} MB of rows"
+        in DOCUMENT
+    )
+
+
+def test_what_is_kept_of_the_audit_costs_what_stands_beside_the_settings() -> None:
+    week, month = (f"{replay_us_dollars(days):.2f}" for days in (7, 31))
+    retention = f"{retention_us_dollars(400):.2f}"
+    variables = (DOCUMENTS.parent / "terraform" / "variables.tf").read_text("utf-8")
+    deploying = (DOCUMENTS / "deploying.md").read_text("utf-8")
+    assert f"{week} for a week, {month} for 31 days" in variables
+    assert f"US$ {week} per million events for a week, {month} for 31 days" in deploying
+    assert f"{retention} for 400 days" in variables
+    assert f"US$ {retention} per million events for 400 days" in deploying
 
 
 def test_twice_as_many_exchanges_cost_less_than_twice_as_much_and_more_than_once() -> None:
