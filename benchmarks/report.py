@@ -10,7 +10,7 @@ from typing import Any, Final
 from benchmarks import call_waits
 from benchmarks.call_counts import POSTS_ONE_BY_ONE, POSTS_TOGETHER
 from benchmarks.call_waits import CALL_MODE, DIRECT, TOKEN_MODE, Waits
-from benchmarks.cold_start import OURS, STOCK, ColdStart
+from benchmarks.cold_start import LIBRARIES, OURS, STOCK, ColdStart
 from benchmarks.injected_waits import INJECTED_S
 from benchmarks.injected_waits import Waits as InjectedWaits
 from benchmarks.operations import Operations, us_dollars
@@ -188,9 +188,12 @@ class Results:
             goals.append(Goal(f"Secret Manager calls of a {_kind(name)}", secrets, 0, is_exact=True))
         if self.cold_starts:
             # A cold start does the same work every time; all that differs is what the machine adds. So the quietest count.
-            ours, stock = (min(started[name].cpu_ms for started in self.cold_starts) for name in (OURS, STOCK))
+            ours, stock, libraries = (
+                min(started[name].cpu_ms for started in self.cold_starts) for name in (OURS, STOCK, LIBRARIES)
+            )
             ratios = spread(started[OURS].cpu_ms / started[STOCK].cpu_ms for started in self.cold_starts)
-            goals.append(Goal("cold start / with stock clients", ours / stock, 0.6, spread=ratios))
+            best = (LIBRARIES, libraries / stock)
+            goals.append(Goal(f"cold start / {STOCK}", ours / stock, 0.6, spread=ratios, at_best=best))
         return goals
 
     def _ratio(
