@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 
 class Begun(Generic[_Result]):
-    """A coroutine that has run up to its first wait, in a context of its own as a task has. May be awaited more than once."""
+    """A coroutine that has run up to its first wait, in a context of its own as a task has. Awaited as often as wanted, one at a time."""
 
     def __init__(self, work: Coroutine[Any, Any, _Result]) -> None:
         self._work = work
