@@ -17,7 +17,7 @@ from benchmarks.capacity import (
     retention_us_dollars,
     table,
 )
-from benchmarks.operations import DEFLATED, INGEST_CPU_MS, ROW_BYTES
+from benchmarks.operations import DEFLATED, FIRESTORE_DELETE, FIRESTORE_WRITE, INGEST_CPU_MS, ROW_BYTES
 
 DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
 DOCUMENT = (DOCUMENTS / "capacity.md").read_text("utf-8")
@@ -47,6 +47,12 @@ def test_what_is_kept_of_the_audit_costs_what_stands_beside_the_settings() -> No
     assert f"US$ {week} per million events for a week, {month} for 31 days" in deploying
     assert f"{retention} for 400 days" in variables
     assert f"US$ {retention} per million events for 400 days" in deploying
+
+
+def test_single_use_costs_what_stands_where_it_is_chosen() -> None:
+    price = f"US$ {(FIRESTORE_WRITE + FIRESTORE_DELETE) * 1e6:.2f} a million"
+    assert price in (DOCUMENTS / "configuration.md").read_text("utf-8")
+    assert price in (DOCUMENTS / "security.md").read_text("utf-8")
 
 
 def test_twice_as_many_exchanges_cost_less_than_twice_as_much_and_more_than_once() -> None:

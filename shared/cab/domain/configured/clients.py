@@ -19,7 +19,8 @@ ClientId = Annotated[str, StringConstraints(pattern=f"^{CLIENT_ID.pattern}\\Z")]
 
 
 class PrivateKeyJwt(StrictModel):
-    """RFC 7523 section 2.2. Keys by URL (preferred: rotation without a deployment) or inline."""
+    """RFC 7523 section 2.2. Keys by URL (preferred: rotation without a deployment) or inline. Each assertion works once, which is a
+    document written for each request: US$ 1.00 a million."""
 
     method: Literal["private_key_jwt"]
     jwks_uri: str | None = Field(default=None, description="Where the client's public keys are.")
@@ -39,7 +40,8 @@ class PrivateKeyJwt(StrictModel):
 
 
 class FederatedJwt(StrictModel):
-    """A JWT of another issuer as client assertion (RFC 7521 section 5.2): a Google service identity, SPIFFE, Kubernetes."""
+    """A JWT of another issuer as client assertion (RFC 7521 section 5.2): a Google service identity, SPIFFE, Kubernetes. It works until
+    it ends, at most an hour, and nothing is written for it."""
 
     method: Literal["federated_jwt"]
     issuer: str = Field(description="One of federated_issuers in broker.yaml, or https://accounts.google.com.")
