@@ -34,6 +34,10 @@ CONNECTIONS: Final = 3  # each user has connected
 WORKING_DAYS: Final = 21  # of a month
 BUSY_HOUR: Final = 0.15  # of a day's requests come in the busiest hour
 REFRESHES: Final = 8  # of each grant in a day: once an hour while it is used
+REPLACED_FOR_S: Final = 120  # a version that was replaced lives on for a minute, and until a visit comes
+VERSIONS: Final = 1 + REFRESHES * WORKING_DAYS * REPLACED_FOR_S / (
+    730 * 3600
+)  # of a grant: they are billed by the time they are there
 BUSY_LOOP = Operations(
     reads=1, writes=0, events=1
 )  # a hot exchange by Google identity; its shared writes are added below
@@ -79,11 +83,12 @@ class Day:
     def paths(self) -> list[tuple[Operations, float, float]]:
         """Operations, CPU (ms) and number in a day."""
         asked = [(ONCE[name], CPU_MS[name], float(self.confirmations)) for name in list(CPU_MS)[1:]]
+        renewed = STORAGES[SECRET_PER_GRANT].renewed
         return [
             (BUSY_LOOP, HOT_CPU_MS, float(self.exchanges)),
             (ONCE["mint with a key"], CPU_MS["mint with a key"], float(self.mints)),
             *asked,
-            (REFRESH, REFRESH_CPU_MS, float(REFRESHES * CONNECTIONS)),
+            (replace(REFRESH, secret_accesses=renewed.accesses), REFRESH_CPU_MS, float(REFRESHES * CONNECTIONS)),
             (ASK, ASK_CPU_MS, self.exchanges * self.shared.asks),
         ]
 
@@ -112,8 +117,7 @@ class Day:
         """US$ for a user's grants where they are kept: versions, and what asking for a token and renewing one take there."""
         asked = self.exchanges * self.shared.asks * storage.asked.us_dollars
         renewed = REFRESHES * CONNECTIONS * storage.renewed.us_dollars
-        versions = CONNECTIONS * 2 * storage.version_month  # the one in use, and the one before until it is cleaned up
-        return WORKING_DAYS * (asked + renewed) + versions
+        return WORKING_DAYS * (asked + renewed) + CONNECTIONS * VERSIONS * storage.version_month
 
     def record_bytes(self, of_each: float = 1.0) -> float:
         """Of events as they are made, per second and user, in the busiest hour; `of_each` of one becomes what is asked for."""
@@ -121,8 +125,13 @@ class Day:
         return total * of_each * BUSY_HOUR / 3600
 
     def instances(self, users: int) -> int:
-        """In the busiest hour."""
+        """Of all functions, in the busiest hour."""
         return max(1, round(users * self.cpu_seconds / CPU_SHARE))
+
+    def instances_of_exchange_token(self, users: int) -> float:
+        """In the busiest hour: exchanges, questions and repetitions."""
+        asked = self.confirmations * (CPU_MS["ask the user"] + CPU_MS["repeat when the user agreed"])
+        return users * (self.exchanges * HOT_CPU_MS + asked) / 1000 * BUSY_HOUR / 3600 / CPU_SHARE
 
     def for_users(self, users: int) -> Day:
         """The same day with what so many instances share as so many people need: of the numbers measured the next, or the last."""
@@ -149,7 +158,7 @@ def table(day: Day | None = None) -> str:
     for users in USERS:
         of_all = (day or Day()).for_users(users)
         per_s = [f"{users * of_all.busiest(of):,.0f}" for of in ("requests", "writes")]
-        other = of_all.us_dollars_a_month - of_all.kept_a_month(kept) + CONNECTIONS * 2 * kept.version_month
+        other = of_all.us_dollars_a_month - of_all.kept_a_month(kept) + CONNECTIONS * VERSIONS * kept.version_month
         cells = [
             f"{users:,}",
             *per_s,
@@ -185,7 +194,7 @@ INDEXED_WRITES_A_SECOND: Final = 500  # of documents whose indexed field only gr
 DUE_AT_CHANGES: Final = 3  # of a grant, with each refresh
 MOST_INSTANCES: Final = 20  # functions.NAME.max_instances
 STREAMED_BYTES_A_SECOND: Final = 300e6  # of a project, in a single region
-PUBLISHED_BYTES_A_SECOND: Final = 200e6  # of a project, in a small region
+PUBLISHED_BYTES_A_SECOND: Final = 50e6  # of a project, in a small region: the least that was ever documented
 
 
 def limits() -> str:
@@ -208,9 +217,14 @@ def limits() -> str:
             lambda users: users * of_one * DUE_AT_CHANGES / INDEXED_WRITES_A_SECOND,
         ),
         (
-            "Cloud Run, `functions.NAME.max_instances`",
+            "Firestore, the same index in 64 parts",
+            f"about {64 * INDEXED_WRITES_A_SECOND:,} a second",
+            lambda users: users * of_one * DUE_AT_CHANGES / (64 * INDEXED_WRITES_A_SECOND),
+        ),
+        (
+            "Cloud Run, `functions.exchange_token.max_instances`",
             f"{MOST_INSTANCES}, a setting",
-            lambda users: Day().for_users(users).instances(users) / MOST_INSTANCES,
+            lambda users: Day().instances_of_exchange_token(users) / MOST_INSTANCES,
         ),
         (
             "Pub/Sub, bytes published in a small region",
@@ -334,7 +348,7 @@ def month(exchanges: int, day: Day | None = None) -> dict[str, float]:
 def first_project(exchanges: int = 1_000_000) -> str:
     """As Markdown: a project that nobody uses, and one with so many exchanges a month."""
     users = exchanges / (Day().exchanges * WORKING_DAYS)
-    versions = users * CONNECTIONS * 2 * SECRET_VERSION_MONTH
+    versions = users * CONNECTIONS * VERSIONS * SECRET_VERSION_MONTH
     resting, busy = idle(), month(exchanges)
     rows = [
         *((name, price, price) for name, price in resting.items()),

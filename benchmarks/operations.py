@@ -59,9 +59,9 @@ ONCE: Final[dict[str, Operations]] = {
 }
 """One request each, with what a process that has served for a while has in memory."""
 
-NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=2, event_bytes=REFRESH_EVENT_BYTES)
+NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=1, event_bytes=REFRESH_EVENT_BYTES)
 """What the first use of other scopes adds to the exchange that needs it, in a process that knows the grant: lease and mark in one write,
-the commit, and the event's taking off. A look for a newer version and the version that is added are accesses."""
+the commit, and the event's taking off. A look for a newer version is an access; adding one and destroying one are free."""
 REFRESH: Final = replace(NARROWER, reads=1)
 """The same for a token that has ended: the grant is read first, since another process may have renewed it."""
 
@@ -107,7 +107,7 @@ def us_dollars(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = 
 
 
 def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
-    """Documents read and written, and secrets accessed or added, of calls as the emulators list them.
+    """Documents read and written, and secrets accessed, of calls as the emulators list them.
 
     A query counts as one read: how much it finds, the log does not say.
     """
@@ -121,6 +121,6 @@ def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
                 reads += 1
             case "Commit":
                 writes += documents - call["deletes"]
-            case "AccessSecretVersion" | "AddSecretVersion":
+            case "AccessSecretVersion":
                 accesses += 1
     return reads, writes, accesses

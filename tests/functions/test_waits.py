@@ -317,7 +317,7 @@ def counted(world: World) -> tuple[int, int, int, int]:
     return (
         sum(store.calls["read"] + store.calls["find"] for store in stores),
         sum(store.written for store in stores),
-        sum(world.cloud.vault.calls[method] for method in ("access", "add")),
+        world.cloud.vault.calls["access"],
         sum(len(log.events) for log in logs),
     )
 
