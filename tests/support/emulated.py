@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,11 @@ class EmulatedCloud(Cloud):
     """Functions keep their own adapters, so each has connections of its own, as deployed."""
 
     project: str = ""
+    built: list[Any] = field(default_factory=list)  # whoever lets go of a function loses the task that closes it, too
+
+    def build(self, function: str, environment: Mapping[str, str]) -> Any:
+        self.built.append(super().build(function, environment))
+        return self.built[-1]
 
     def __post_init__(self) -> None:
         opened: Any = Databases(self.project), SecretManagerVault(self.project)
@@ -168,7 +173,7 @@ class EmulatedWorld(World):
 
 @asynccontextmanager
 async def emulated(emulators: Emulators, scratch: Path) -> AsyncIterator[EmulatedWorld]:
-    """A world in a project of its own, with nothing slow yet. Its functions close in order as the event loop ends."""
+    """A world in a project of its own, with nothing slow yet. Its functions end in order with the block."""
     rows, application, control = Rows(), web.Application(), emulators.control("firestore")  # one process has all three
     application.router.add_post("/{path:.*}", rows.answer)
     runner, port = await loopback.serve(application, 0)
@@ -178,9 +183,18 @@ async def emulated(emulators: Emulators, scratch: Path) -> AsyncIterator[Emulate
         world = EmulatedWorld(control, rows, scratch)
         topic = f"http://{emulators.address('pubsub')}/v1/projects/{world.project}/topics/cab-audit"
         requests.put(topic, json={}, timeout=10).raise_for_status()
+        others = asyncio.all_tasks()
         try:
             yield world
         finally:
-            await world.close()
             control.clear_faults()
+            await _end(asyncio.all_tasks() - others)
+            await world.close()
             await runner.cleanup()
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """As the end of the event loop does, at which functions close what they have opened."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
