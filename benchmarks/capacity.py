@@ -31,13 +31,13 @@ from benchmarks.storage import SEALED_DOCUMENTS, SECRET_PER_GRANT, STORAGES, Sto
 
 USERS: Final = (1_000, 100_000, 1_000_000, 3_000_000, 10_000_000)
 CONNECTIONS: Final = 3  # each user has connected
+HOURS: Final = 730  # of a month
 WORKING_DAYS: Final = 21  # of a month
 BUSY_HOUR: Final = 0.15  # of a day's requests come in the busiest hour
 REFRESHES: Final = 8  # of each grant in a day: once an hour while it is used
 REPLACED_FOR_S: Final = 120  # a version that was replaced lives on for a minute, and until a visit comes
-VERSIONS: Final = 1 + REFRESHES * WORKING_DAYS * REPLACED_FOR_S / (
-    730 * 3600
-)  # of a grant: they are billed by the time they are there
+# Of a grant: they are billed by the time that they are there.
+VERSIONS: Final = 1 + REFRESHES * WORKING_DAYS * REPLACED_FOR_S / (HOURS * 3600)
 BUSY_LOOP = Operations(
     reads=1, writes=0, events=1
 )  # a hot exchange by Google identity; its shared writes are added below
@@ -83,12 +83,12 @@ class Day:
     def paths(self) -> list[tuple[Operations, float, float]]:
         """Operations, CPU (ms) and number in a day."""
         asked = [(ONCE[name], CPU_MS[name], float(self.confirmations)) for name in list(CPU_MS)[1:]]
-        renewed = STORAGES[SECRET_PER_GRANT].renewed
+        renewed = replace(REFRESH, secret_accesses=STORAGES[SECRET_PER_GRANT].renewed.accesses)
         return [
             (BUSY_LOOP, HOT_CPU_MS, float(self.exchanges)),
             (ONCE["mint with a key"], CPU_MS["mint with a key"], float(self.mints)),
             *asked,
-            (replace(REFRESH, secret_accesses=renewed.accesses), REFRESH_CPU_MS, float(REFRESHES * CONNECTIONS)),
+            (renewed, REFRESH_CPU_MS, float(REFRESHES * CONNECTIONS)),
             (ASK, ASK_CPU_MS, self.exchanges * self.shared.asks),
         ]
 
@@ -107,11 +107,6 @@ class Day:
     def cpu_seconds(self) -> float:
         """Per second and user, in the busiest hour."""
         return sum(cpu * number for _, cpu, number in self.paths) / 1000 * BUSY_HOUR / 3600
-
-    def secret_accesses(self, storage: Storage = STORAGES[SECRET_PER_GRANT]) -> float:
-        """Per second and user, in the busiest hour."""
-        asked = self.exchanges * self.shared.asks * storage.asked.accesses
-        return (asked + REFRESHES * CONNECTIONS * storage.renewed.accesses) * BUSY_HOUR / 3600
 
     def kept_a_month(self, storage: Storage) -> float:
         """US$ for a user's grants where they are kept: versions, and what asking for a token and renewing one take there."""
@@ -164,7 +159,7 @@ def table(day: Day | None = None) -> str:
             *per_s,
             f"{of_all.shared.writes:.1f}",
             f"{users * adding * 60:,.0f}",
-            f"{users * of_all.secret_accesses() * 60:,.0f}",
+            f"{users * of_all.busiest('secret_accesses') * 60:,.0f}",
             f"{of_all.instances(users):,}",
             *(f"{users * (other + of_all.kept_a_month(storage)):,.0f}" for storage in (kept, sealed)),
         ]
@@ -174,7 +169,7 @@ def table(day: Day | None = None) -> str:
 
 TOPIC_GIB_MONTH: Final = 0.27  # of messages that a topic keeps
 TABLE_GB_MONTH: Final = 0.02  # of a table's partitions, for 90 days; half of that afterwards
-MONTH_DAYS: Final = 30.4
+MONTH_DAYS: Final = HOURS / 24
 
 
 def replay_us_dollars(days: float) -> float:
@@ -209,7 +204,7 @@ def limits() -> str:
         (
             "Secret Manager, accesses (`secret_per_grant`)",
             f"{SECRET_ACCESSES_A_MINUTE:,} a minute",
-            lambda users: users * Day().for_users(users).secret_accesses() * 60 / SECRET_ACCESSES_A_MINUTE,
+            lambda users: users * Day().for_users(users).busiest("secret_accesses") * 60 / SECRET_ACCESSES_A_MINUTE,
         ),
         (
             "Firestore, writes of the index of `due_at`",
@@ -270,7 +265,6 @@ def prices() -> str:
 
 # --- a first project ---
 
-HOURS: Final = 730  # of a month
 MINUTES: Final = HOURS * 60
 PLACES: Final = 6  # of the world, from which an uptime check asks
 LEAST_BILLED_S: Final = 0.1  # of an instance, for a request that comes alone

@@ -52,6 +52,12 @@ class Row:
         return sum(server.pss_bytes() for server in (self.server, *self.behind))
 
 
+def _by_google(row: Row, name: str, prepare: Callable[[], Sent]) -> Row:
+    """The same with an agent by its Google identity: one of the two verifications is then of RSA."""
+    operations = {**row.operations, VERIFY_RS256: 1, VERIFY_ES256: 1}
+    return replace(row, name=name, says="the same, agent by Google identity", prepare=prepare, operations=operations)
+
+
 @asynccontextmanager
 async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     """Every function as a process of its own, all up at once, so that each round compares them side by side."""
@@ -176,28 +182,10 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             ),
             task,
             limited,
-            replace(
-                limited,
-                name=LIMITED_BY_GOOGLE,
-                says="the same, agent by Google identity",
-                prepare=lambda: default.update_in_a_limited_task(identity=agent),
-                operations={VERIFY_RS256: 1, VERIFY_ES256: 1},
-            ),
-            replace(
-                task,
-                name=TASK_BY_GOOGLE,
-                says="the same, agent by Google identity",
-                prepare=lambda: default.update_opportunity(identity=agent),
-                operations={VERIFY_RS256: 1, VERIFY_ES256: 1},
-            ),
+            _by_google(limited, LIMITED_BY_GOOGLE, lambda: default.update_in_a_limited_task(identity=agent)),
+            _by_google(task, TASK_BY_GOOGLE, lambda: default.update_opportunity(identity=agent)),
             signed,
-            replace(
-                signed,
-                name=SIGNED_BY_GOOGLE,
-                says="the same, agent by Google identity",
-                prepare=lambda: default.query_warehouse(identity=agent),
-                operations={VERIFY_RS256: 1, VERIFY_ES256: 1, SIGN_ES256: 1},
-            ),
+            _by_google(signed, SIGNED_BY_GOOGLE, lambda: default.query_warehouse(identity=agent)),
             Row(
                 CONFIRM,
                 "a confirmed action, all legs: question, click on the page, repetition",
