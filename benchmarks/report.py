@@ -26,6 +26,7 @@ from benchmarks.rows import (
     INGEST,
     LIMITED,
     LIMITED_BY_GOOGLE,
+    LIMITED_FIRST,
     LOOP,
     MANY,
     MINT,
@@ -44,7 +45,7 @@ _PROMISES: Final = {
     SIGNED: "single use of own assertions is a write: 1.40 with the request",
     TASK: "single use and the hand-out's record are two writes: 2.40 with the request",
     LIMITED: "single use, the task's use and the hand-out's record are three writes: 3.40 with the request",
-    LIMITED_BY_GOOGLE: "the task's use and the hand-out's record are two writes: 2.40 with the request",
+    LIMITED_BY_GOOGLE: "the task's use and each hand-out's record are two writes: 2.40 with the request",
 }
 _WAITS: Final = {MINT: (1,), RELAXED: (1,), HOT: (2,), LIMITED: (2,), CONFIRM: (3, 4, 4)}
 
@@ -136,6 +137,7 @@ class Results:
             HOT: 1.8,
             TASK_BY_GOOGLE: 2.2,
             TASK: 2.2,
+            LIMITED_FIRST: 2.2,
             LIMITED_BY_GOOGLE: 2.2,
             LIMITED: 2.2,
             CONFIRM: 10,

@@ -11,11 +11,11 @@ from benchmarks.clients import ABREAST, AGENT, FRONT_END, PEOPLE, RENEWING
 from benchmarks.load import Sent, send
 from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES
 from benchmarks.processes import HOST, Function, Server
-from benchmarks.surroundings import CSRF, ORIGIN, SESSION, SLOW, Surroundings
+from benchmarks.surroundings import CSRF, FIRST_WRITES, ORIGIN, SESSION, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 SIGNED_BY_GOOGLE, TASK_BY_GOOGLE = "signed-google", "task-google"
-LIMITED, LIMITED_BY_GOOGLE = "task-limit", "task-limit-google"
+LIMITED, LIMITED_BY_GOOGLE, LIMITED_FIRST = "task-limit", "task-limit-google", "task-limit-first"
 TEXTBOOK, ECHO, CALL = "textbook", "echo", "call"
 ECHO_ONE, BARE, BARE_ONE = "echo-1", "bare", "bare-1"
 LOOP, ONE, MANY = "loop", "hot-1", "hot-400"
@@ -66,6 +66,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     default = await surroundings.open_project("demo-default", people=PEOPLE)
     textbook = await surroundings.open_project("demo-textbook")
     looping = await surroundings.open_project("demo-loop", people=PEOPLE)
+    recording_less = await surroundings.open_project("demo-first-writes")
     calling = await surroundings.open_project("demo-calls")
     confirming = await surroundings.open_project("demo-confirm")
     renewing = await surroundings.open_project("demo-narrower", people=RENEWING, keeps_tokens=True)
@@ -85,6 +86,11 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-loop", deployment="limited")
         )
         await send(looping.read_of_everybody(), port=loop_server.port, connections=ABREAST)
+        first_server = start(
+            surroundings.function(
+                EXCHANGE_TOKEN, "exchange_token", project="demo-first-writes", deployment=FIRST_WRITES
+            )
+        )
         textbook_server = start(
             surroundings.function("benchmarks/functions/textbook_broker", "textbook_broker", project="demo-textbook")
         )
@@ -132,6 +138,9 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             name=LIMITED,
             says="the same, a task that is good for 20 uses",
             prepare=default.update_in_a_limited_task,
+        )
+        limited_by_google = _by_google(
+            limited, LIMITED_BY_GOOGLE, lambda: default.update_in_a_limited_task(identity=agent)
         )
         echo = replace(hot, name=ECHO, says="the framework with the same bytes", server=echo_server, operations={})
         bare = replace(echo, name=BARE, says="as echo, with the calls of hot", server=bare_server, project="demo-bare")
@@ -182,7 +191,15 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             ),
             task,
             limited,
-            _by_google(limited, LIMITED_BY_GOOGLE, lambda: default.update_in_a_limited_task(identity=agent)),
+            limited_by_google,
+            replace(
+                limited_by_google,
+                name=LIMITED_FIRST,
+                says="the same, where of several changes in a task the first is recorded: `records_each_write: false`",
+                server=first_server,
+                project="demo-first-writes",
+                prepare=lambda: recording_less.update_in_a_limited_task(identity=agent),
+            ),
             _by_google(task, TASK_BY_GOOGLE, lambda: default.update_opportunity(identity=agent)),
             signed,
             _by_google(signed, SIGNED_BY_GOOGLE, lambda: default.query_warehouse(identity=agent)),

@@ -58,6 +58,8 @@ INGEST, SUBSCRIPTION = "http://127.0.0.1:8096", "projects/{}/subscriptions/cab-a
 _GOOGLE = "https://accounts.google.com"
 _ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
 _EXAMPLE = ROOT / "examples" / "acme"
+FIRST_WRITES = "first_writes"
+_RECORDS_THE_FIRST = ("    resource:", "    records_each_write: false\n    resource:")
 _CONFIGURATION = ROOT / "benchmarks" / "deployment"
 
 
@@ -216,6 +218,9 @@ class Surroundings:
             shutil.copytree(_EXAMPLE / "policies", folder / "policies")
             shutil.copy(_CONFIGURATION / "agents.yaml", folder)
             shutil.copy(_CONFIGURATION / f"{deployment}.yaml", folder / "broker.yaml")
+            if deployment == FIRST_WRITES:
+                path = folder / "connections.yaml"
+                path.write_text(path.read_text("utf-8").replace(*_RECORDS_THE_FIRST), "utf-8")
         return folder
 
 

@@ -26,15 +26,17 @@ def reading(number: int) -> dict[str, Any]:
     return intent("crm.deal.read", f"deal/{number}", parameters={})
 
 
-def a_world(tmp_path: Path, *, each: bool = False) -> World:
-    """Nobody introspects tokens of its CRM; its workload may read there, too."""
+def a_world(tmp_path: Path, records: str = "", *, update: str = "write") -> World:
+    """Nobody introspects tokens of its CRM, whose connection has this setting; its workload may read and change there, too.
+
+    `update` is the effect of `crm.deal.update`.
+    """
 
     def connections(text: str) -> str:
-        return text.replace(
-            "    resource: ${CRM_ORIGIN}\n", "    resource: ${CRM_ORIGIN}\n    records_each_read: true\n", 1
-        )
+        text = text.replace("    resource: ${CRM_ORIGIN}\n", f"    resource: ${{CRM_ORIGIN}}\n    {records}\n", 1)
+        return text.replace("        effect: write\n", f"        effect: {update}\n", 1)
 
-    folder = World(scratch=tmp_path).write_policies(None, connections=connections if each else str, rate_limits=READS)
+    folder = World(scratch=tmp_path).write_policies(None, connections=connections, rate_limits=READS)
     agents = folder / "agents.yaml"
     text = agents.read_text("utf-8").replace(', "${CRM_ORIGIN}"]', "]")
     subject = 'subject: "100000000000000000002"}\n    actions: ["warehouse.*"'
@@ -80,7 +82,7 @@ async def test_a_busy_agent_with_a_key_costs_six_writes_for_five_reads(world: Wo
 
 async def test_a_busy_agent_with_a_google_identity_costs_one_write_for_five_reads(world: World) -> None:
     google = world.google_token(STS, sub="100000000000000000002")
-    who = {
+    who: dict[str, Any] = {
         "client_assertion": google,
         "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
     }
@@ -156,13 +158,70 @@ async def test_how_long_one_record_does(after: timedelta, longer: timedelta, kno
 
 
 async def test_a_connection_can_ask_for_every_record(tmp_path: Path) -> None:
-    world = a_world(tmp_path, each=True)
+    world = a_world(tmp_path, "records_each_read: true")
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
     assertion = await world.assertion(user="alice")
     for number in range(3):
         await world.exchange(reading(number), subject_token=assertion)
         world.advance(1)
     assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1", "deal/2"]
+
+
+async def changed(world: World, assertion: str, *, deals: int, **who: Any) -> None:
+    """So many changes in the task of this assertion, each of another deal."""
+    for number in range(deals):
+        declared = intent("crm.deal.update", f"deal/{number}", parameters={"stage": "won"})
+        assert (await world.exchange(declared, subject_token=assertion, **who)).status == 200
+        world.advance(1)
+
+
+async def test_a_connection_can_do_with_the_first_change_of_a_task(tmp_path: Path) -> None:
+    world = a_world(tmp_path, "records_each_write: false")
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    for _ in range(2):
+        assertion = await fresh(world, "assistant")
+        await changed(world, assertion, deals=3)
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0"] * 2
+
+
+async def test_what_deletes_data_is_recorded_each_time(tmp_path: Path) -> None:
+    world = a_world(tmp_path, "records_each_write: false", update="destructive")
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    assertion = await fresh(world, "assistant")
+    await changed(world, assertion, deals=3)
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1", "deal/2"]
+
+
+@pytest.mark.parametrize(("setting", "written"), [("records_each_write: false", 10 + 1), ("", 10 + 10)])
+async def test_a_task_with_a_limit_costs_a_write_for_each_use_and_one_where_the_first_record_does(
+    tmp_path: Path, setting: str, written: int
+) -> None:
+    """By Google identity. The rate limits here count no changes."""
+    world = a_world(tmp_path, setting)
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    who: dict[str, Any] = {
+        "agent": "workload",
+        "client_assertion": world.google_token(STS, sub="100000000000000000002"),
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    }
+    await changed(world, await fresh(world, "workload"), deals=1, **who)  # the token is in memory
+    assertion = await world.assertion("workload", user="alice", task=task("crm.*", limits={"max_uses": 10}))
+    before = writes(world)
+    await changed(world, assertion, deals=10, **who)
+    assert writes(world) - before == written
+    one_more = intent("crm.deal.update", "deal/10", parameters={"stage": "won"})
+    assert (await world.exchange(one_more, subject_token=assertion, **who)).reason == "task_exhausted"
+
+
+async def test_an_agent_reports_also_on_a_change_that_has_no_record_of_its_own(tmp_path: Path) -> None:
+    world = a_world(tmp_path, "records_each_write: false")
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    assertion = await fresh(world, "assistant")
+    await changed(world, assertion, deals=2)
+    told = {name: world.last_event()[part][name] for part, name in (("token", "sha256"), ("intent", "intent_hash"))}
+    said = {"token_sha256": told["sha256"], "intent_hash": told["intent_hash"], "outcome": "done"}
+    assert (await report(world, said)).status == 204
+    assert (await report(world, said | {"outcome": "failed"})).reason == "outcome_already_reported"
 
 
 async def test_a_revoked_token_that_is_handed_out_again_is_recorded_anew(world: World) -> None:

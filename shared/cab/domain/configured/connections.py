@@ -363,6 +363,11 @@ class Connection(StrictModel):
         description="Whether every hand-out of a token for a read is recorded, for the user's page and for introspection by the "
         "agent: a Firestore write each. Else the first for an action in a task, and again after five minutes.",
     )
+    records_each_write: bool = Field(
+        default=True,
+        description="The same for what changes data: US$ 1.00 for a million. Where false, the user's page says of the first that more "
+        "may have followed. What deletes data, and what the user confirmed, is recorded each time.",
+    )
     grant_idle_days: IdleDays | None = Field(
         default=None,
         description="authorization_code: after how many days without a use a user's grant ends; none: never, unless the tenant says so.",

@@ -334,10 +334,9 @@ class Deployment:
         return {connection.resource: connection for connection in self.connections}
 
     def records_each(self, connection: Connection, action: Action) -> bool:
-        """Whether each hand-out of a token for this action is recorded, and not only the first of several reads."""
-        if action.effect is not Effect.READ or connection.records_each_read:
-            return True
-        return connection.resource in self._introspected
+        """Whether each hand-out of a token for this action is recorded, and not only the first of several."""
+        chosen = {Effect.READ: connection.records_each_read, Effect.WRITE: connection.records_each_write}
+        return chosen.get(action.effect, True) or connection.resource in self._introspected
 
     @cached_property
     def _introspected(self) -> frozenset[str]:

@@ -498,7 +498,7 @@ class Steps:
     ) -> None:
         """For introspection and revocation of a token that is not ours: whose it is and what it was for. And for the user's page.
 
-        Of reads the first of a kind in a task, unless somebody may ask for each: a resource that introspects.
+        Of several the first of a kind in a task, where `Deployment.records_each` allows that and nobody was asked.
         """
         case, connection = asked_for.judgement.case, asked_for.connection
         assertion = case.assertion

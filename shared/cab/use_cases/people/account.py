@@ -58,6 +58,7 @@ class Deed:
     identifier: str
     by_broker: bool  # the broker made the call, and the agent had no token
     outcome: str | None  # what the agent says came of its token
+    stands_for_more: bool  # of several such accesses only the first may be on record
 
 
 @immutable
@@ -187,14 +188,16 @@ class MyAccount:
         connection = self._deployment.connection_by_id.get(token.connection)
         detail = token.details[0] if token.details else {}
         action_id = detail.get("actions", ["?"])[0]
+        action = connection.action_by_id.get(action_id) if connection else None
         return Deed(
             at=token.issued_at,
             agent=self._deployment.agent_by_id.get(token.client_id),
             agent_id=token.client_id,
             connection=connection,
-            action=connection.action_by_id.get(action_id) if connection else None,
+            action=action,
             action_id=action_id,
             identifier=detail.get("identifier", ""),
             by_broker=token.by_broker,
             outcome=token.outcome,
+            stands_for_more=bool(connection and action and not self._deployment.records_each(connection, action)),
         )

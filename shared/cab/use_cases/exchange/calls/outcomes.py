@@ -132,7 +132,7 @@ class ReportOutcome:
             intent_hash = details_hash(issued.details)
             if report.intent_hash in (None, intent_hash) and report.txn in (None, issued.txn):
                 return _hand_out(sha256, issued, intent_hash, issued.details[0], remembered=issued)
-        # Of several reads only the first is recorded: that the token was theirs is known, and their word for when and for what.
+        # Of several of a kind only the first may be recorded: that the token was theirs is known, and their word for when and for what.
         first = next((issued for issued in theirs if not self._is_recorded_each_time(issued)), None)
         if first is None:
             return None
