@@ -29,6 +29,7 @@ ROW_BYTES: Final = (
 )
 EVENTS_PER_MESSAGE: Final = 4.5  # in dense traffic: docs/performance.md
 DEFLATED: Final = 0.3  # so much of their bytes is left of so many events, each of another user
+DUE_BYTES: Final = 43  # of the message that names a grant which is due: published with 500 of them, and delivered alone
 INGEST_CPU_MS: Final = 0.07  # of an event that shares its message with four others: docs/performance.md
 
 
@@ -43,6 +44,7 @@ class Operations:
     requests: int = 1
     events: int = 1
     event_bytes: int = EVENT_BYTES
+    visits: int = 0  # of grants that are due: such a request is a message of Pub/Sub's
 
 
 ONCE: Final[dict[str, Operations]] = {
@@ -95,7 +97,11 @@ def parts(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = INGES
         "secrets": operations.secret_accesses * SECRET_ACCESS,
         "requests": operations.requests * REQUEST,
         "CPU": cpu_ms / 1000 / CPU_SHARE * CPU_SECOND,
-        "Pub/Sub": events * 2 * max(size * DEFLATED, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE) * PUBSUB_BYTE,
+        "Pub/Sub": (
+            events * 2 * max(size * DEFLATED, PUBSUB_LEAST_BYTES / EVENTS_PER_MESSAGE)
+            + operations.visits * (DUE_BYTES + PUBSUB_LEAST_BYTES)
+        )
+        * PUBSUB_BYTE,
         "ingest": events * (REQUEST / EVENTS_PER_MESSAGE + ingest_cpu_ms / 1000 / CPU_SHARE * CPU_SECOND),
         "rows": events * max(size * ROW_BYTES, STREAMED_LEAST_BYTES) * STREAMED_BYTE,
     }

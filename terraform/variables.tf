@@ -222,7 +222,7 @@ variable "refusals_per_minute" {
 }
 
 variable "grants_are_spread" {
-  description = "Whether `cab grants spread` has said `left 0`: then the index of grants' `due_at` alone goes, which some 170 refreshes a second would fill. Before that, sweeps would fail."
+  description = "Whether `cab grants spread` has said `left 0`: then the index of grants' `due_at` alone goes, which some 125 refreshes a second would fill. Before that, sweeps would fail."
   type        = bool
   default     = false
   nullable    = false

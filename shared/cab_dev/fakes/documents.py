@@ -58,7 +58,8 @@ class Outage:
 class InMemoryDocuments:
     """One database. `delay_s` passes before each call does its work, so that callers interleave as over a network.
 
-    `calls` counts calls by method, failed ones included, `written` the documents that they wrote, deletes aside. `clock` is the server's.
+    `calls` counts calls by method, failed ones included, `written` the documents that they wrote, deletes aside, and `found` those that
+    queries returned. `clock` is the server's.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class InMemoryDocuments:
         self.outage: Outage | None = None
         self.calls: dict[Method, int] = dict.fromkeys(get_args(Method), 0)
         self.written = 0
+        self.found = 0
         self._documents: dict[str, Document] = {}
         self._versions = itertools.count(1)
 
@@ -145,6 +147,7 @@ class InMemoryDocuments:
                 if (_place(document, order) < start if descending else _place(document, order) > start)
             ]
         _end(fails_after)
+        self.found += len(found[:limit])
         return [_copied(document) for document in found[:limit]]
 
     async def server_time(self) -> datetime:
