@@ -24,6 +24,7 @@ STREAMED_LEAST_BYTES: Final = 1_024  # of each row
 EVENT_BYTES: Final = 1_650  # of an exchange, as published
 MINT_EVENT_BYTES: Final = 920
 REFRESH_EVENT_BYTES: Final = 660
+CALL_EVENT_BYTES: Final = 1_720  # of the decision and of what came of it, on average
 ROW_BYTES: Final = (
     1.6  # for each byte of an event: its columns, as BigQuery sizes their types, and the event as it was published
 )
@@ -53,13 +54,18 @@ ONCE: Final[dict[str, Operations]] = {
     "with a google identity and no limit": Operations(reads=0, writes=0),
     "change within a task": Operations(reads=2, writes=2),
     "change within a task with a limit": Operations(reads=1, writes=3),
+    "change within a task with a limit recorded before": Operations(reads=1, writes=2),
     "ask the user": Operations(reads=1, writes=3),
     "ask again while it waits": Operations(reads=3, writes=1),
     "repeat when the user agreed": Operations(reads=3, writes=1),
     "redeem what was deferred": Operations(reads=3, writes=3),
     "decide": Operations(reads=4, writes=1, event_bytes=1_100),
+    "call of the broker": Operations(reads=1, writes=1, requests=2, events=2, event_bytes=CALL_EVENT_BYTES),
+    "call of the broker recorded before": Operations(
+        reads=1, writes=0, requests=2, events=2, event_bytes=CALL_EVENT_BYTES
+    ),
 }
-"""One request each, with what a process that has served for a while has in memory."""
+"""One request of somebody's each, with what a process that has served for a while has in memory."""
 
 NARROWER: Final = Operations(reads=0, writes=3, secret_accesses=1, event_bytes=REFRESH_EVENT_BYTES)
 """What the first use of other scopes adds to the exchange that needs it, in a process that knows the grant: lease and mark in one write,
@@ -74,11 +80,14 @@ WAITS: Final[dict[str, int]] = {
     "with a google identity and no limit": 1,
     "change within a task": 2,
     "change within a task with a limit": 2,
+    "change within a task with a limit recorded before": 2,
     "ask the user": 3,
     "ask again while it waits": 3,
     "repeat when the user agreed": 4,
     "redeem what was deferred": 4,
     "decide": 4,
+    "call of the broker": 4,
+    "call of the broker recorded before": 4,
     "first use of a narrower scope": 5,
     "first use after the token ended": 6,
 }

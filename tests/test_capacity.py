@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from benchmarks.capacity import (
     BY_INSTANCES,
+    CONFIRMED,
     CPU_MS,
     HOT_CPU_MS,
     REFRESH_CPU_MS,
     VISIT_CPU_MS,
     Day,
+    alone,
     kept_alive_us_dollars,
     limits,
     prices,
@@ -20,7 +22,17 @@ from benchmarks.capacity import (
     retention_us_dollars,
     table,
 )
-from benchmarks.operations import DEFLATED, FIRESTORE_DELETE, FIRESTORE_WRITE, INGEST_CPU_MS, ROW_BYTES
+from benchmarks.operations import (
+    DEFLATED,
+    FIRESTORE_DELETE,
+    FIRESTORE_WRITE,
+    INGEST_CPU_MS,
+    ONCE,
+    ROW_BYTES,
+    Operations,
+    parts,
+    us_dollars,
+)
 from benchmarks.storage import STORAGES
 
 DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
@@ -89,6 +101,20 @@ def test_each_renewal_has_a_visit_in_the_model_and_each_event_its_way() -> None:
         assert storage.visited.reads > 1, "the query that finds it is one"
     assert Day().requests() > Day().busiest("requests", STORAGES["sealed_documents"])
     assert Day().instances(1) == 5, "ingest_audit is one of them"
+
+
+def test_an_event_costs_what_the_document_says() -> None:
+    event = Operations(reads=0, writes=0, requests=0)
+    way = {name: price * 1e6 for name, price in parts(event, cpu_ms=0).items()}
+    said = f"{way['Pub/Sub']:.2f} on its way, {way['ingest']:.2f} at `ingest_audit`, {way['rows']:.2f} in its row"
+    assert f"An event in a full message costs US$ {sum(way.values()):.2f} per million" in DOCUMENT
+    assert said in DOCUMENT
+    assert f"One that comes alone, where little is done, costs {alone(event) * 1e6:.2f}," in DOCUMENT
+
+
+def test_a_confirmed_action_costs_what_the_document_says() -> None:
+    legs = sum(us_dollars(ONCE[name], cpu_ms=CPU_MS[name]) for name in CONFIRMED)
+    assert f"the sum of three rows, US$ {legs * 1e6:.2f}." in DOCUMENT
 
 
 def test_two_thirds_of_the_instances_of_ten_million_users_are_of_refresh_grants() -> None:
