@@ -192,6 +192,8 @@ def table(day: Day | None = None) -> str:
 TOPIC_GIB_MONTH: Final = 0.27  # of messages that a topic keeps
 TABLE_GB_MONTH: Final = 0.02  # of a table's partitions, for 90 days; half of that afterwards
 MONTH_DAYS: Final = HOURS / 24
+LOG_GIB: Final = 0.50  # of log lines taken in and kept for a month
+LOG_LINE_BYTES: Final = 1_000  # of a request, about
 
 
 def replay_us_dollars(days: float) -> float:
@@ -203,6 +205,11 @@ def retention_us_dollars(days: float) -> float:
     """Of a million rows, kept for so many days in the audit table."""
     months = (min(days, 90) + max(days - 90, 0) / 2) / MONTH_DAYS
     return 1e6 * EVENT_BYTES * ROW_BYTES / 1e9 * TABLE_GB_MONTH * months
+
+
+def request_log_us_dollars(lines: int) -> float:
+    """Of a million requests that leave so many lines each."""
+    return 1e6 * lines * LOG_LINE_BYTES / 2**30 * LOG_GIB
 
 
 SECRET_WRITES_A_MINUTE: Final = 600  # of a project, as Google documents it; ours: a version added, and one destroyed

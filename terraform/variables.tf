@@ -229,7 +229,7 @@ variable "grants_are_spread" {
 }
 
 variable "request_logs" {
-  description = "Which request log lines of the functions and of the load balancer are kept. failures: answers with 500 and above. all: every request, about US$ 0.93 per million that come from outside (a line of 1 KB from each of the two, US$ 0.50 per GiB); metrics, alerts and the dashboard need none of them, and who did what stands in the audit. Callbacks, whose URLs carry codes, are kept by neither."
+  description = "Which request log lines of the functions and of the load balancer are kept. failures: answers with 500 and above. all: every request, about US$ 0.93 per million that come from outside (a line of 1 KB from each of the two, US$ 0.50 per GiB), 0.47 of those that functions and Pub/Sub make; metrics, alerts and the dashboard need none of them, and who did what stands in the audit. Callbacks, whose URLs carry codes, are kept by neither."
   type        = string
   default     = "failures"
   nullable    = false

@@ -19,6 +19,7 @@ from benchmarks.capacity import (
     limits,
     prices,
     replay_us_dollars,
+    request_log_us_dollars,
     retention_us_dollars,
     table,
 )
@@ -63,6 +64,15 @@ def test_what_is_kept_of_the_audit_costs_what_stands_beside_the_settings() -> No
     assert f"US$ {week} per million events for a week, {month} for 31 days" in deploying
     assert f"{retention} for 400 days" in variables
     assert f"US$ {retention} per million events for 400 days" in deploying
+
+
+def test_request_logs_cost_what_stands_beside_their_setting() -> None:
+    outside, inside = (f"{request_log_us_dollars(lines):.2f}" for lines in (2, 1))
+    variables = (DOCUMENTS.parent / "terraform" / "variables.tf").read_text("utf-8")
+    assert f"US$ {outside} per million that come from outside" in variables
+    assert f"{inside} of those that functions and Pub/Sub make" in variables
+    told = f"US$ {outside} per million requests from outside, {inside} of those that functions and Pub/Sub make"
+    assert told in (DOCUMENTS / "deploying.md").read_text("utf-8")
 
 
 def test_single_use_costs_what_stands_where_it_is_chosen() -> None:
