@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -15,7 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="The benchmark table: docs/performance.md."
     )
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of about a second per row")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds")
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long each row is asked in a round")
     parser.add_argument("--cold-starts", type=int, default=5, help="cold starts of each kind; 0 leaves them out")
     parser.add_argument("--connections", type=int, default=16, help="requests under way at once")
     parser.add_argument("--json", action="store_true", help="print every figure of every round as JSON")
@@ -46,8 +48,13 @@ async def _run(arguments: argparse.Namespace) -> int:
     async with surroundings() as around:
         async with all_rows(around) as rows:
             measured = await rounds.measure(
-                rows, rounds=arguments.rounds, connections=arguments.connections, progress=progress
+                rows,
+                rounds=arguments.rounds,
+                seconds=arguments.seconds,
+                connections=arguments.connections,
+                progress=progress,
             )
+            posts_together = min(call_counts.POSTS_TOGETHER, math.ceil(arguments.seconds * call_counts.POSTS_TOGETHER))
             counted = [row for row in rows if row.name not in {ECHO, ECHO_ONE}]
             one_by_one = {
                 row.name: await call_counts.calls_of(row, around, posts=call_counts.POSTS_ONE_BY_ONE, connections=1)
@@ -55,7 +62,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             }
             together = {
                 row.name: await call_counts.calls_of(
-                    row, around, posts=call_counts.POSTS_TOGETHER, connections=arguments.connections
+                    row, around, posts=posts_together, connections=arguments.connections
                 )
                 for row in counted
             }
@@ -76,6 +83,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         rows,
         measured,
         {name: counts for name, (counts, _) in one_by_one.items()},
+        posts_together,
         {name: counts for name, (counts, _) in together.items()},
         {name: billed for name, (_, billed) in together.items() if name not in {BARE, BARE_ONE}}
         | {LOOP: in_a_minute.result()},

@@ -12,6 +12,7 @@ from benchmarks.surroundings import Surroundings
 
 POSTS_ONE_BY_ONE = 25
 POSTS_TOGETHER = 320
+POSTS_PACED = ABREAST * LOOP
 
 
 async def calls_of(
@@ -30,7 +31,7 @@ async def calls_of(
 
 async def paced(row: Row, surroundings: Surroundings, *, pause_s: float) -> Operations:
     """What as many requests are billed as when sixteen agents in a loop ask every `pause_s` and no sooner: how much of a rate limit is
-    taken ahead depends on that. As many as `POSTS_TOGETHER`.
+    taken ahead depends on that. `POSTS_PACED` of them.
     """
     control, prepare = surroundings.emulators.control("firestore"), row.prepare_paced or row.prepare
     control.clear_calls(row.project)
@@ -38,4 +39,4 @@ async def paced(row: Row, surroundings: Surroundings, *, pause_s: float) -> Oper
         await asyncio.gather(
             send([prepare() for _ in range(ABREAST)], port=row.server.port, connections=ABREAST), asyncio.sleep(pause_s)
         )
-    return Operations(*billed(control.calls(row.project)), POSTS_TOGETHER, POSTS_TOGETHER, row.event_bytes)
+    return Operations(*billed(control.calls(row.project)), POSTS_PACED, POSTS_PACED, row.event_bytes)

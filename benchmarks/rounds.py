@@ -11,7 +11,6 @@ from benchmarks.crypto_floor import CryptoFloor
 from benchmarks.load import send
 from benchmarks.rows import ECHO, Row
 
-_ROUND_S = 1.0
 _WARM_UP_POSTS = 60
 _MOST_POSTS = 3_000
 
@@ -48,9 +47,9 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 async def measure(
-    rows: Sequence[Row], *, rounds: int, connections: int, progress: Callable[[str], None]
+    rows: Sequence[Row], *, rounds: int, connections: int, progress: Callable[[str], None], seconds: float = 1.0
 ) -> list[Round]:
-    posts = {row.name: await _posts_per_round(row, connections) for row in rows}
+    posts = {row.name: await _posts_per_round(row, seconds, connections) for row in rows}
     crypto = CryptoFloor()
     measured = []
     for number in range(rounds):
@@ -67,11 +66,11 @@ async def measure(
     return measured
 
 
-async def _posts_per_round(row: Row, connections: int) -> int:
-    """Warms the function up: keys fetched, connections open, caches filled. Then as many requests as take about a second."""
+async def _posts_per_round(row: Row, seconds: float, connections: int) -> int:
+    """Warms the function up: keys fetched, connections open, caches filled. Then as many requests as take about so long."""
     await _cpu_and_rate(row, max(_WARM_UP_POSTS, row.people), connections)
     _, per_s = await _cpu_and_rate(row, _WARM_UP_POSTS, connections)
-    return min(_MOST_POSTS, max(_WARM_UP_POSTS, int(per_s * _ROUND_S)))
+    return min(_MOST_POSTS, max(_WARM_UP_POSTS, int(per_s * seconds)))
 
 
 async def _cpu_and_rate(row: Row, posts: int, connections: int) -> tuple[float, float]:

@@ -243,18 +243,25 @@ def silent(server: Server) -> Serve:
 
 
 async def test_each_wait_ends_at_its_own_time_whichever_began_first() -> None:
+    """A busy machine may end all of them late: so one of a few tries has to be in time, and none may be early."""
+    spans = (0.12, 0.04, 0.2, 0.08)
+    late = []
     async with serving(silent) as (_, client):
         loop = asyncio.get_running_loop()
-        began = loop.time()
 
-        async def waited(seconds: float) -> float:
+        async def late_by(until: float) -> float:
             with pytest.raises(TimeoutError):
-                await client.ask(REQUEST, until=began + seconds)
-            return loop.time() - began
+                await client.ask(REQUEST, until=until)
+            return loop.time() - until
 
-        spans = (0.12, 0.04, 0.2, 0.08)
-        assert await asyncio.gather(*map(waited, spans)) == pytest.approx(spans, abs=0.03)
-        assert client._alarm is None
+        for _ in range(20):
+            began = loop.time()
+            late = await asyncio.gather(*(late_by(began + seconds) for seconds in spans))
+            assert client._alarm is None
+            assert min(late) >= 0
+            if max(late) < 0.03:
+                return
+    pytest.fail(f"late by {late}")
 
 
 async def test_waiting_for_a_place_ends_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
