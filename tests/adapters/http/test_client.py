@@ -13,7 +13,7 @@ from aiohttp import web
 from tests.adapters.http.serving import serving
 
 from cab.adapters.http.client import AiohttpClient
-from cab.adapters.http.origins import origin_of
+from cab.adapters.http.origins import Origins, origin_of
 from cab.encoding.trace_context import TraceContext, current
 from cab.ports import AnswerTooLarge, SendFailed, Unavailable
 
@@ -152,10 +152,20 @@ ELSEWHERE = [
 ]
 
 
+@pytest.mark.parametrize("url", ["https://api.example.com", "https://api.example.co:4", "https://api.example.cox/a"])
+def test_an_origin_that_is_known_opens_none_that_is_longer(url: str) -> None:
+    origins = Origins(["https://api.example.co", "https://api.example.co:"])
+    assert origins.include("https://api.example.co/a")
+    assert origins.include("https://api.example.co:/a")
+    assert not origins.include(url)
+
+
 @pytest.mark.parametrize("url", ELSEWHERE)
 async def test_another_origin_than_the_configured_ones_is_never_called(
     server: Server, client: AiohttpClient, url: str
 ) -> None:
+    await client.get(f"{server.origin}/a")  # from now on, the origin is known as one that may be called
+    server.requests.clear()
     with pytest.raises(SendFailed) as failed:
         await client.get(url.format(host=server.origin.removeprefix("http://")))
     assert not failed.value.may_have_arrived

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -201,6 +202,8 @@ async def test_the_time_is_for_the_whole_answer(server: Server, client: Platform
 async def test_another_origin_than_the_configured_ones_is_never_called(
     server: Server, client: Platforms, url: str
 ) -> None:
+    await send(client, f"{server.origin}/a")  # from now on, the origin is known as one that may be called
+    server.requests.clear()
     with pytest.raises(SendFailed) as failed:
         await send(client, url.format(host=server.origin.removeprefix("http://")))
     assert not failed.value.may_have_arrived
@@ -321,6 +324,40 @@ async def test_what_never_ends_is_not_kept_in_memory(start: bytes) -> None:
             await send(client, f"{origin}/a")
         await client.close()
     assert sent < 30_000_000  # what lies in the kernel's buffers included
+
+
+async def test_what_follows_the_body_is_bounded_as_what_precedes_it() -> None:
+    """The parser keeps a trailer until its end, and nobody else counts it."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED + b"2\r\n[]\r\n0\r\nX: ")
+        while not writer.transport.is_closing():
+            writer.write(b"y" * 60_000)
+            sent += 60_000
+            await writer.drain()
+
+    async with raw(serve) as origin:
+        client = calling(origin)
+        with pytest.raises(SendFailed):
+            await send(client, f"{origin}/a")
+        await client.close()
+    assert sent < 10_000_000  # what lies in the kernel's buffers included
+
+
+async def test_a_body_in_smallest_parts_takes_no_more_memory_than_it_is_long() -> None:
+    async with writing(CHUNKED + b"2\r\n[]\r\n" * (LARGE // 20) + b"0\r\n\r\n") as origin:
+        client = calling(origin)
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        answer = await send(client, f"{origin}/a")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        await client.close()
+    assert len(answer.body) == LARGE // 10
+    assert most - before < LARGE  # its parts by themselves are 2.5 million
 
 
 # --- how much at once ---

@@ -28,6 +28,7 @@ MOST_CONNECTIONS: Final = 24
 IDLE_S: Final = 50.0
 MAX_HEAD_BYTES: Final = 32_768
 MAX_ANSWER_BYTES: Final = 24 * 1024 * 1024  # received in all, so it bounds chunk extensions and trailers, too
+_SURELY_HEARD: Final = 16_384  # bytes of a request to others
 _FINAL: Final = 200  # below are statuses that only announce another
 _CONNECT_S: Final = 0.7  # for one address while there is another
 
@@ -257,7 +258,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._received = 0
         self._in_head = True
-        self._body: list[bytes] = []
+        self._body = bytearray()  # not the parts: a body in parts of one byte would take fifty times its size
         self._headers: dict[str, str] | None = None
         self._socket = select.poll()
         self.until: float | None = None  # of the request under way
@@ -291,7 +292,7 @@ class _Connection(asyncio.Protocol):
             raise
         finally:
             self._answer = self.until = self._first_line = self._listener = None
-            self._body = []  # a kept connection keeps no answer
+            self._body = bytearray()  # a kept connection keeps no answer
         if not self.is_reusable:
             self.end()
         return answer
@@ -342,6 +343,9 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail()
 
+    def eof_received(self) -> None:
+        self.is_reusable = False  # TLS may end before its connection does, and takes no request any more
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._opened.discard(self)
@@ -357,7 +361,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._answer is None or self._answer.done():
             self.is_reusable = False
-        self._body = []
+        self._body = bytearray()
 
     def on_headers_complete(self) -> None:
         self._in_head = self._parser.get_status_code() < _FINAL
@@ -365,14 +369,14 @@ class _Connection(asyncio.Protocol):
             self.is_reusable = False
 
     def on_body(self, part: bytes) -> None:
-        self._body.append(part)
+        self._body += part
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= _FINAL and self._answer is not None and not self._answer.done():
             if self._transport is not None and self._transport.get_write_buffer_size():
-                self.is_reusable = False  # answered before it had heard all
-            self._answer.set_result(Answer(status, b"".join(self._body), self._headers))
+                self.is_reusable = False  # answered before it had heard all; in clear: TLS does not tell
+            self._answer.set_result(Answer(status, bytes(self._body), self._headers))
 
 
 class _WithHeaders(_Connection):
@@ -387,7 +391,7 @@ class _WithHeaders(_Connection):
             return
         self._first_line = None
         if self._answer is not None and not self._answer.done():  # else nobody asked for this
-            tell(b"".join(self._body).partition(b"\n")[0])
+            tell(bytes(self._body).partition(b"\n")[0])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -406,9 +410,30 @@ class _OfOthers(_WithHeaders):
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+        self._without_body = 0  # bytes since the head, or the last of its body
+
+    async def ask(
+        self,
+        request: bytes,
+        until: float | None,
+        first_line: Callable[[bytes], None] | None = None,
+        listener: Listening | None = None,
+    ) -> Answer:
+        if len(request) > _SURELY_HEARD:  # whoever answers before the end may take the rest for another request
+            self.is_reusable = False
+        return await super().ask(request, until, first_line, listener)
+
+    def _feed(self, data: bytes) -> None:
+        self._without_body += len(data)
+        super()._feed(data)
+        if (
+            self._without_body > MAX_HEAD_BYTES and not self._in_head
+        ):  # the parser keeps the value of a trailer until its end
+            self._fail()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self._without_body = 0
         if self._listener is None or self._in_head:
             return
         length = self._heard.get("content-length", "")
@@ -420,6 +445,7 @@ class _OfOthers(_WithHeaders):
             self.on_message_complete()
 
     def on_body(self, part: bytes) -> None:
+        self._without_body = 0
         if self._listener is not None and (refused := self._listener.hears(len(part))) is not None:
             self._fail(refused)
         if self._answer is not None and not self._answer.done():

@@ -24,7 +24,8 @@ class Origins:
 
     def include(self, url: str) -> bool:
         """Origins come from configuration, so a refusal here is a wrong setting or an attack, never a user's mistake."""
-        if url[: url.find("/", len("https://"))] in self._checked:  # what stands before the path is that, whole
+        path = url.find("/", len("https://"))
+        if path > 0 and url[:path] in self._checked:  # what stands before the path is that, whole
             return True
         parts = urlsplit(url)
         host = parts.hostname or ""
