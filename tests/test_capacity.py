@@ -11,12 +11,15 @@ from benchmarks.capacity import (
     CONFIRMED,
     CPU_MS,
     HOT_CPU_MS,
+    JOB_SECOND,
+    NUMBER_BYTES,
     REFRESH_CPU_MS,
     VISIT_CPU_MS,
     Day,
     alone,
     kept_alive_us_dollars,
     limits,
+    numbers_us_dollars,
     prices,
     replay_us_dollars,
     request_log_us_dollars,
@@ -24,11 +27,14 @@ from benchmarks.capacity import (
     table,
 )
 from benchmarks.operations import (
+    CPU_SECOND,
+    CPU_SHARE,
     DEFLATED,
     FIRESTORE_DELETE,
     FIRESTORE_WRITE,
     INGEST_CPU_MS,
     ONCE,
+    REQUEST,
     ROW_BYTES,
     Operations,
     parts,
@@ -64,6 +70,11 @@ def test_what_is_kept_of_the_audit_costs_what_stands_beside_the_settings() -> No
     assert f"US$ {week} per million events for a week, {month} for 31 days" in deploying
     assert f"{retention} for 400 days" in variables
     assert f"US$ {retention} per million events for 400 days" in deploying
+
+
+def test_numbers_that_stay_taken_cost_what_the_document_says() -> None:
+    assert f"of some {NUMBER_BYTES} bytes with its index" in DOCUMENT
+    assert f"each month of a million users adds US$ {numbers_us_dollars(1_000_000):.0f} to" in DOCUMENT
 
 
 def test_request_logs_cost_what_stands_beside_their_setting() -> None:
@@ -125,6 +136,12 @@ def test_an_event_costs_what_the_document_says() -> None:
 def test_a_confirmed_action_costs_what_the_document_says() -> None:
     legs = sum(us_dollars(ONCE[name], cpu_ms=CPU_MS[name]) for name in CONFIRMED)
     assert f"the sum of three rows, US$ {legs * 1e6:.2f}." in DOCUMENT
+
+
+def test_an_instance_that_is_kept_costs_what_as_many_exchanges_do_as_the_document_says() -> None:
+    exchange = REQUEST + HOT_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND
+    assert round(JOB_SECOND / exchange) == 45, "a job's second has the price of one that is billed by instance"
+    assert "An instance that is kept all day costs what 45 exchanges a second do" in DOCUMENT
 
 
 def test_two_thirds_of_the_instances_of_ten_million_users_are_of_refresh_grants() -> None:

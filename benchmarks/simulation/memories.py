@@ -80,7 +80,7 @@ async def _measure(instances: int, *, agents: int, busy: int, seed: int) -> Reme
 
 
 def measure(instances: int, *, agents: int | None = None, busy: int = 3, seed: int = 1) -> Remembered:
-    """`agents` loops that run at the same time (250 for each instance, about what it can serve), the first `busy` of them ten
-    times a second, far beyond their limit.
+    """`agents` loops that run at the same time (250 for each instance, about what it can serve, and 5,000 at most), the first `busy`
+    of them ten times a second, far beyond their limit.
     """
-    return asyncio.run(_measure(instances, agents=agents or 250 * instances, busy=busy, seed=seed))
+    return asyncio.run(_measure(instances, agents=agents or min(5_000, 250 * instances), busy=busy, seed=seed))
