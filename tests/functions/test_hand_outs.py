@@ -26,10 +26,10 @@ def reading(number: int) -> dict[str, Any]:
     return intent("crm.deal.read", f"deal/{number}", parameters={})
 
 
-def a_world(tmp_path: Path, records: str = "", *, update: str = "write") -> World:
+def a_world(tmp_path: Path, records: str = "", *, update: str = "write", confirmed: bool = False) -> World:
     """Nobody introspects tokens of its CRM, whose connection has this setting; its workload may read and change there, too.
 
-    `update` is the effect of `crm.deal.update`.
+    `update` is the effect of `crm.deal.update`, `confirmed` whether users are asked about it.
     """
 
     def connections(text: str) -> str:
@@ -42,6 +42,11 @@ def a_world(tmp_path: Path, records: str = "", *, update: str = "write") -> Worl
     subject = 'subject: "100000000000000000002"}\n    actions: ["warehouse.*"'
     assert subject in text
     agents.write_text(text.replace(subject, subject + ', "crm.*"'), "utf-8")
+    if confirmed:
+        rules = folder / "policies" / "rules.cedar"
+        text = rules.read_text("utf-8").replace('    CAB::Action::"crm.deal.update",\n', "")
+        asks = '@id("asks") @confirm("Changes a deal.") permit (principal, action == CAB::Action::"crm.deal.update", resource);'
+        rules.write_text(f"{text}\n{asks}\n", "utf-8")
     return World(folder, scratch=tmp_path)
 
 
@@ -124,6 +129,21 @@ async def test_in_another_transaction_a_read_shares_the_record_and_in_another_ta
     assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0"] * 3
 
 
+HANDED_OUT = IssuedToken(
+    tenant="acme",
+    subject="alice",
+    client_id="assistant",
+    connection="crm",
+    grant_id="g",
+    scope="deal.read",
+    details=[reading(1)],
+    act={},
+    txn="t",
+    issued_at=datetime(2026, 11, 21, 12, 0, tzinfo=UTC),
+    expires_at=datetime(2026, 11, 21, 13, 0, tzinfo=UTC),
+)
+
+
 @pytest.mark.parametrize(
     ("after", "longer", "known"),
     [
@@ -136,25 +156,25 @@ async def test_in_another_transaction_a_read_shares_the_record_and_in_another_ta
 )
 async def test_how_long_one_record_does(after: timedelta, longer: timedelta, known: bool) -> None:
     tokens = IssuedTokens(InMemoryDocuments())
-    now = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-    first = IssuedToken(
-        tenant="acme",
-        subject="alice",
-        client_id="assistant",
-        connection="crm",
-        grant_id="g",
-        scope="deal.read",
-        details=[reading(1)],
-        act={},
-        txn="t",
-        issued_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
-    await tokens.remember("hash", first)
-    again = replace(first, details=[reading(2)], issued_at=now + after, expires_at=first.expires_at + longer)
+    await tokens.remember("hash", HANDED_OUT)
+    issued_at, expires_at = HANDED_OUT.issued_at + after, HANDED_OUT.expires_at + longer
+    again = replace(HANDED_OUT, details=[reading(2)], issued_at=issued_at, expires_at=expires_at)
     assert tokens.is_recorded("hash", again) is known
-    assert not tokens.is_recorded("other", again)
-    assert not tokens.is_recorded("hash", replace(again, client_id="careful"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"client_id": "careful"}, {"subject": "bob"}, {"by_broker": True, "call_id": "c-1"}, {"details": [CHANGE]}],
+    ids=["another agent", "another person", "a call, whose token no agent has", "another action"],
+)
+async def test_a_record_does_for_its_own_kind_alone(other: dict[str, Any]) -> None:
+    """Platforms may give two people the same token, and an agent may make calls beside."""
+    for first, second in ((HANDED_OUT, replace(HANDED_OUT, **other)), (replace(HANDED_OUT, **other), HANDED_OUT)):
+        tokens = IssuedTokens(InMemoryDocuments())
+        await tokens.remember("hash", first)
+        assert tokens.is_recorded("hash", first)
+        assert not tokens.is_recorded("other", first)
+        assert not tokens.is_recorded("hash", second)
 
 
 async def test_a_connection_can_ask_for_every_record(tmp_path: Path) -> None:
@@ -192,6 +212,19 @@ async def test_what_deletes_data_is_recorded_each_time(tmp_path: Path) -> None:
     assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1", "deal/2"]
 
 
+async def test_what_the_user_confirmed_is_recorded_each_time(tmp_path: Path) -> None:
+    world = a_world(tmp_path, "records_each_write: false", confirmed=True)
+    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    assertion = await fresh(world, "assistant")
+    for number in range(2):
+        declared = intent("crm.deal.update", f"deal/{number}", parameters={"stage": "won"})
+        asked = await world.exchange(declared, subject_token=assertion)
+        await world.decide(asked.json["interaction_uri"], approved=True)
+        assert (await world.exchange(declared, subject_token=assertion)).status == 200
+        world.advance(1)
+    assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1"]
+
+
 @pytest.mark.parametrize(("setting", "written"), [("records_each_write: false", 10 + 1), ("", 10 + 10)])
 async def test_a_task_with_a_limit_costs_a_write_for_each_use_and_one_where_the_first_record_does(
     tmp_path: Path, setting: str, written: int
@@ -224,14 +257,25 @@ async def test_an_agent_reports_also_on_a_change_that_has_no_record_of_its_own(t
     assert (await report(world, said | {"outcome": "failed"})).reason == "outcome_already_reported"
 
 
-async def test_a_revoked_token_that_is_handed_out_again_is_recorded_anew(world: World) -> None:
+@pytest.mark.parametrize("reported", [False, True])
+async def test_a_revoked_token_that_is_handed_out_again_is_recorded_anew(world: World, *, reported: bool) -> None:
     assertion = await world.assertion(user="alice")
     token = (await world.exchange(reading(1), subject_token=assertion)).json["access_token"]
     world.advance(1)
     await world.revoke(token)
+    if reported:  # of what was handed out before
+        said = {"token_sha256": hashlib.sha256(token.encode()).hexdigest(), "outcome": "done"}
+        assert (await report(world, said)).status == 204
     world.advance(1)
     assert (await world.exchange(reading(2), subject_token=assertion)).json["access_token"] == token
     assert (await world.introspect(token)).json["active"] is True
+
+
+async def test_a_record_on_its_way_while_its_token_is_revoked_does_for_nothing_later() -> None:
+    tokens = IssuedTokens(InMemoryDocuments())
+    revoking = tokens.revoke("hash", now=HANDED_OUT.issued_at, until=HANDED_OUT.expires_at)
+    await asyncio.gather(tokens.remember("hash", HANDED_OUT), revoking)
+    assert not tokens.is_recorded("hash", HANDED_OUT)
 
 
 async def test_an_agent_reports_also_on_a_read_that_has_no_record_of_its_own(world: World) -> None:

@@ -468,7 +468,7 @@ def test_each_access_says_what_came_of_it_and_whose_word_that_is(acme: AcmePages
     assert "The agent says that the system refused it." in text
     assert "The call was made for the agent, which was given the answer and no access." in text
     assert "Nobody has said what came of it: it counts as used." in text
-    more = "The agent may have done the same to others since."
+    more = "The agent may have done so again since, to this or to others."
     assert text.count(more) == 3, "after each of the reads, of which the first is recorded, and after no change"
     for words in (
         "The call was made for the agent: it was done.",

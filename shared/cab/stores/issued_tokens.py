@@ -20,6 +20,7 @@ LATER_END: Final = timedelta(
     seconds=30
 )  # a record may say so much less than the token has, where the end moves with each hand-out
 KNOWN: Final = 4096
+_Kind = tuple[str, str, str, bool, str, str]
 
 
 @immutable
@@ -45,11 +46,12 @@ class IssuedToken:
 class IssuedTokens:
     def __init__(self, guards: Documents) -> None:
         self._guards = guards
-        self._recording: SingleFlight[tuple[str, str, str, str], None] = SingleFlight()
-        self._known: OrderedDict[tuple[str, str, str, str], tuple[datetime, datetime]] = OrderedDict()
+        self._recording: SingleFlight[_Kind, None] = SingleFlight()
+        self._known: OrderedDict[_Kind, tuple[datetime, datetime]] = OrderedDict()
 
     def is_recorded(self, sha256: str, token: IssuedToken) -> bool:
-        """Whether this instance has recorded a hand-out of this token to this client, in this task and for the same action, of late.
+        """Whether this instance has recorded a hand-out of this token to this client, for this person, in this task and for the same
+        action, of late.
 
         Where one record for all of them does: an agent that reads 20 deals one by one has been given one token for that.
         """
@@ -64,13 +66,18 @@ class IssuedTokens:
 
         A call that the broker makes has one record, whichever token it took.
         """
+        known = self._known  # a revocation meanwhile puts another in its place
+        await self.write(sha256, token)
+        remember(known, _kind(sha256, token), (token.issued_at, token.expires_at), most=KNOWN)
+
+    async def write(self, sha256: str, token: IssuedToken) -> None:
+        """The same of an earlier hand-out, of which there is more to say: it does for none that is made now."""
         fields = to_fields(token) | {"sha256": sha256, "owner": digest(token.tenant, token.subject)}
         if token.call_id is None:
             path = f"issued_tokens/{digest(sha256, token.client_id, token.txn, fields['details'])}"
         else:
             path = _path_of_call(token.tenant, token.subject, token.client_id, token.call_id)
         await self._guards.write(Replace(path, fields, version=None, expires_at=token.expires_at + KEPT_AFTER))
-        remember(self._known, _kind(sha256, token), (token.issued_at, token.expires_at), most=KNOWN)
 
     async def tell(self, *, tenant: str, subject: str, client_id: str, call_id: str, outcome: str) -> None:
         """What came of a call that the broker made, where the call is recorded. Raises: Conflict, Unavailable."""
@@ -106,8 +113,8 @@ class IssuedTokens:
         return [from_fields(IssuedToken, document.fields) for document in found]
 
     async def revoke(self, key: str, *, now: datetime, until: datetime) -> None:
-        """Denylist a `jti` or SHA-256 until the token's own end. Whatever is handed out from now on is recorded anew."""
-        self._known.clear()
+        """Denylist a `jti` or SHA-256 until the token's own end. What this instance hands out from now on is recorded anew."""
+        self._known = OrderedDict()
         await self._guards.write(Replace(f"revoked_tokens/{digest(key)}", {"at": now}, version=None, expires_at=until))
 
     async def revoked_at(self, key: str) -> datetime | None:
@@ -120,6 +127,7 @@ def _path_of_call(tenant: str, subject: str, client_id: str, call_id: str) -> st
     return f"issued_tokens/{digest('call', tenant, subject, client_id, call_id)}"
 
 
-def _kind(sha256: str, token: IssuedToken) -> tuple[str, str, str, str]:
+def _kind(sha256: str, token: IssuedToken) -> _Kind:
+    """Platforms may give two people the same token, and one agent may have a token and calls made with it."""
     detail = token.details[0]
-    return sha256, token.client_id, detail.get("task_id", ""), detail["actions"][0]
+    return sha256, token.client_id, token.subject, token.by_broker, detail.get("task_id", ""), detail["actions"][0]

@@ -119,7 +119,7 @@ class ReportOutcome:
                 raise BrokerError(Reason.OUTCOME_ALREADY_REPORTED, "Another outcome was reported for this token.")
         if hand_out.remembered is not None:  # for the user's own page
             told = replace(hand_out.remembered, outcome=report.outcome)
-            facts.beside.append(self._issued_tokens.remember(hand_out.sha256, told))
+            facts.beside.append(self._issued_tokens.write(hand_out.sha256, told))
 
     async def _downstream(self, report: OutcomeReport, agent: Agent) -> _HandOut | None:
         sha256 = report.token_sha256 or ""
