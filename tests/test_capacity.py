@@ -15,10 +15,13 @@ from benchmarks.capacity import (
     NUMBER_BYTES,
     REFRESH_CPU_MS,
     VISIT_CPU_MS,
+    WORKING_DAYS,
     Day,
     alone,
+    idle,
     kept_alive_us_dollars,
     limits,
+    month,
     numbers_us_dollars,
     prices,
     replay_us_dollars,
@@ -30,6 +33,7 @@ from benchmarks.operations import (
     CPU_SECOND,
     CPU_SHARE,
     DEFLATED,
+    EVENTS_PER_MESSAGE,
     FIRESTORE_DELETE,
     FIRESTORE_WRITE,
     INGEST_CPU_MS,
@@ -142,6 +146,14 @@ def test_an_instance_that_is_kept_costs_what_as_many_exchanges_do_as_the_documen
     exchange = REQUEST + HOT_CPU_MS / 1000 / CPU_SHARE * CPU_SECOND
     assert round(JOB_SECOND / exchange) == 45, "a job's second has the price of one that is billed by instance"
     assert "An instance that is kept all day costs what 45 exchanges a second do" in DOCUMENT
+
+
+def test_few_users_cost_what_the_document_says() -> None:
+    seldom = month(1_000 * Day().exchanges * WORKING_DAYS, STORAGES["sealed_documents"])
+    assert (
+        f"they cost US$ {sum(seldom.values()):.0f} a month, and a project costs {sum(idle().values()):.0f}" in DOCUMENT
+    )
+    assert f"(of {EVENTS_PER_MESSAGE}, where" in DOCUMENT
 
 
 def test_two_thirds_of_the_instances_of_ten_million_users_are_of_refresh_grants() -> None:
