@@ -42,15 +42,15 @@ STORAGES: Final = {
     SECRET_PER_GRANT: Storage(
         asked=Kept(reads=1, writes=0, accesses=1),
         renewed=Kept(reads=1, writes=3, accesses=2, changes=1),
-        visited=Kept(reads=6, writes=1, changes=1),
-        kept_alive=Kept(reads=12, writes=4, accesses=2, changes=2),
+        visited=Kept(reads=3, writes=1, changes=1),
+        kept_alive=Kept(reads=7, writes=4, accesses=2, changes=2),
         version_month=SECRET_VERSION_MONTH,
     ),
     SEALED_DOCUMENTS: Storage(
         asked=Kept(reads=2, writes=0),
         renewed=Kept(reads=4, writes=5),
-        visited=Kept(reads=7, writes=2),
-        kept_alive=Kept(reads=17, writes=7),
+        visited=Kept(reads=4, writes=2),
+        kept_alive=Kept(reads=12, writes=7),
         version_month=0.0,
     ),
 }

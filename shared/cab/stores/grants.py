@@ -60,6 +60,10 @@ class Grants:
         """The grant as this process read or wrote it last. Others may have changed it since: good only for a compare-and-set."""
         return self._seen.get(grant_id)
 
+    async def last_seen(self, grant_id: str) -> StoredGrant | None:
+        """As `seen`, for who has read or written the grant a moment ago. What was found changed since then is read. Raises: Unavailable."""
+        return self.seen(grant_id) or await self.read(grant_id)
+
     def _saw(self, stored: StoredGrant) -> StoredGrant:
         remember(self._seen, stored.grant.grant_id, stored, most=SEEN)
         return stored

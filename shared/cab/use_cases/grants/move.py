@@ -131,8 +131,11 @@ class MoveGrants:
     # --- what moves leave ---
 
     async def tidy(self, name: str) -> None:
-        """Destroy what a move left where the grant was, and the copies of one that was broken off. Raises: Unavailable."""
-        stored = await self._store.read(name)
+        """Destroy what a move left where the grant was, and the copies of one that was broken off, of a grant that was read just now.
+
+        Raises: Unavailable.
+        """
+        stored = await self._store.last_seen(name)
         now = self._clock.now()
         if stored is None or not grant_transitions.move_is_due(stored.grant, now, self._timings):
             return
