@@ -8,6 +8,8 @@ import pytest
 from tests.support.asgi import Answer
 from tests.support.world import CLIENTS, CRM, FORM, IDP, REFRESH_GRANTS, World, as_form, gather, intent, task
 
+from cab.ports import Unavailable
+
 STORE = (503, "temporarily_unavailable", "store_unavailable")
 PROVIDER = (503, "temporarily_unavailable", "provider_unavailable")
 LISTING = intent("crm.deal.list", "deal/*")
@@ -72,6 +74,25 @@ async def test_a_client_assertion_whose_mark_was_lost_on_the_way_back_is_spent(w
     world.mend_documents("guards")
     replayed = await world.post("/oauth2/token", form | credentials)
     assert replayed.refusal == (401, "invalid_client", "client_assertion_replayed")
+
+
+async def test_a_deferral_that_cannot_be_read_while_its_clients_mark_is_written_is_an_outage(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was a 500: what the one had ended was awaited twice at once."""
+    share = intent("warehouse.table.share", "table/t1")
+    assertion = await world.assertion(task=task("*"))
+    code = (await world.exchange(share, subject_token=assertion, completion_mode="deferred")).json["deferral_code"]
+    credentials = world.credentials("assistant")
+    guards = world.cloud.documents["guards"]
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise Unavailable("documents")
+
+    monkeypatch.setattr(guards, "read", fail)
+    monkeypatch.setattr(guards, "delay_s", 0.01)
+    assert (await world.poll(code, **credentials)).refusal == STORE
+    assert (await world.poll(code, **credentials)).refusal == (401, "invalid_client", "client_assertion_replayed")
 
 
 async def test_an_approval_that_cannot_be_read_is_no_approval(world: World) -> None:

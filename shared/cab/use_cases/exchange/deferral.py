@@ -5,7 +5,6 @@ Everything is bound when the exchange is deferred; the poll carries neither a to
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -106,7 +105,7 @@ class Poll:
         AUTHORIZATION_PENDING, and what the steps of an exchange raise; Unavailable."""
         code = request.deferral_code
         now = self._clock.now()
-        deferral, _ = await asyncio.gather(self._deferrals.read(code), caller.spending)
+        deferral, _ = await all_of(self._deferrals.read(code), caller.spending)
         if deferral is None or deferral.client_id != caller.agent.client_id or not _is_asked_alike(request, deferral):
             raise BrokerError(Reason.DEFERRAL_CODE_INVALID, "The deferral code is not valid.")
         check_binding(deferral.jkt, caller.jkt)
