@@ -365,7 +365,7 @@ class Connection(StrictModel):
     )
     records_each_write: bool = Field(
         default=True,
-        description="The same for what changes data: US$ 1.00 for a million. Where false, the user's page says of the first that more "
+        description="The same for what changes data: US$ 1.00 a million. Where false, the user's page says of the first that more "
         "may have followed. What deletes data, and what the user confirmed, is recorded each time.",
     )
     grant_idle_days: IdleDays | None = Field(
