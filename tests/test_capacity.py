@@ -164,6 +164,13 @@ def test_two_thirds_of_the_instances_of_ten_million_users_are_of_refresh_grants(
     assert "Two thirds of all that ten million users need are of `refresh_grants`." in DOCUMENT
 
 
+def test_sealed_documents_take_as_many_more_as_the_document_says() -> None:
+    kept, sealed = ((it.renewed, it.visited) for it in STORAGES.values())
+    more = [sum(getattr(it, of) for it in sealed) - sum(getattr(it, of) for it in kept) for of in ("writes", "reads")]
+    assert more == [3, 4]
+    assert "three more documents written and four read for each\nrenewal and its visit" in DOCUMENT
+
+
 def test_keeping_an_unused_grant_alive_costs_what_the_document_says() -> None:
     kept, sealed = (f"{kept_alive_us_dollars(storage):.2f}" for storage in STORAGES.values())
     assert f"US$ {kept} per million times with `secret_per_grant`, {sealed} with `sealed_documents`" in DOCUMENT
