@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
+import uvloop
 
 from cab.begun import Begun
 
@@ -119,3 +122,39 @@ async def test_cancelled_work_ends_with_what_it_has_to_do_then() -> None:
         await begun
     begun.cancel()
     assert ended == ["cleaned up"]
+
+
+def _debugging() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(enabled=True)
+    return loop
+
+
+def _eager() -> asyncio.AbstractEventLoop:
+    """A task that is made runs up to its first wait at once, within the one that makes it."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(EAGER)
+    return loop
+
+
+EAGER = getattr(asyncio, "eager_task_factory", None)  # from 3.12 on
+LOOPS = {"uvloop": uvloop.new_event_loop, "debugging": _debugging} | ({"eager": _eager} if EAGER else {})
+
+
+@pytest.mark.parametrize("new_loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_work_that_waits_ends_where_it_is_awaited_in_the_task_that_awaits_it,
+        test_an_error_of_what_it_waits_for_is_the_works_to_judge,
+        test_what_it_sets_in_its_context_is_seen_by_nobody_else,
+        test_who_is_cancelled_while_it_awaits_cancels_the_work_and_what_that_waits_for,
+        test_cancelled_work_ends_with_what_it_has_to_do_then,
+    ],
+)
+def test_all_this_is_so_on_the_loop_of_the_functions_and_on_others(
+    test: Callable[[], Coroutine[Any, Any, None]], new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """It clears a flag of futures that is no part of their interface, so it is tried on whatever could handle that in its own way."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(test())
