@@ -7,6 +7,10 @@ STACK     := $(VENV)/.stack
 DEV       := $(VENV)/.dev
 TERRAFORM := .cab/venv-terraform/.stamp
 FRAMEWORKS := .cab/venv-frameworks/.stamp
+DEPLOYED  := .cab/venv-deployed/.stamp
+
+# The first of these that will do.
+PYTHONS := python3 python3.13 python3.14 python3.12 python3.11
 
 # Some machines have Python keep no bytecode. Every process that a test starts would then compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -26,7 +30,7 @@ demo: $(STACK) ## three user stories and one attack against a stack of its own, 
 dev: $(STACK) ## start the local stack and keep it up; Ctrl-C stops it
 	@$(VENV)/bin/cab dev up $(UP)
 
-test: $(DEV) $(TERRAFORM) $(FRAMEWORKS) browser-ready bigquery-ready ## run all tests, emulators included
+test: $(DEV) $(TERRAFORM) $(FRAMEWORKS) $(DEPLOYED) browser-ready bigquery-ready ## run all tests, emulators included
 	$(PYTHON) -m pytest -p tests.lanes --processes $(PROCESSES) $(TESTS)
 
 check: lint types test ## what CI runs: format, lint, types, import contracts, tests
@@ -90,7 +94,7 @@ clean: ## remove everything that these commands have made
 
 # Made anew for other locks, so that nothing stays of the older ones.
 $(CREATED): requirements/dev.txt requirements/stack.txt requirements/install
-	@for candidate in python3 python3.13 python3.14 python3.12 python3.11; do \
+	@for candidate in $(PYTHONS); do \
 	  if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
 	    $$candidate -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	      echo "Python cannot make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
@@ -118,6 +122,12 @@ $(FRAMEWORKS): requirements/frameworks.txt requirements/install | $(CREATED)
 	@$(PYTHON) -m venv --clear .cab/venv-frameworks
 	@PIP_NO_COMPILE=1 sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
 	@touch $@
+
+# The Python that Terraform deploys, with what it deploys there: the functions of the tests' stacks run on it. Without Python 3.13 this says
+# so in one line, and they run on the Python of the tests, except in CI.
+$(DEPLOYED): requirements/call_tool.txt requirements/install | $(STACK)
+	@python=$$($(PYTHON) -m cab_dev.processes.pythons 3.13) && $$python -m venv --clear .cab/venv-deployed && \
+	  sh requirements/install .cab/venv-deployed/bin/python requirements/call_tool.txt && touch $@ || test -z "$$CAB_REQUIRE_OFFICIAL"
 
 browser-ready:
 	@command -v chromium >/dev/null || { \

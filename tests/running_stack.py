@@ -62,6 +62,12 @@ def emulators() -> str:
     return os.environ.get("CAB_TEST_EMULATORS", "embedded")
 
 
+def deployed_python() -> tuple[str, ...]:
+    """The option that has functions run on the Python that is deployed, with what is deployed there, once `make test` has laid it."""
+    folder = ROOT / ".cab" / "venv-deployed"
+    return ("--python", str(folder / "bin" / "python")) if (folder / ".stamp").is_file() else ()
+
+
 @contextmanager
 def running_stack(state_dir: Path, *arguments: str) -> Iterator[Stack]:
     """Start a stack, wait until it is ready, stop it after the block. Fails the test with the stack's own words."""
@@ -78,6 +84,7 @@ def running_stack(state_dir: Path, *arguments: str) -> Iterator[Stack]:
         "0",
         "--state-dir",
         str(state_dir),
+        *deployed_python(),
         *arguments,
     ]
     with output.open("wb") as stream:

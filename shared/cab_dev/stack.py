@@ -83,6 +83,8 @@ class StackOptions:
 
     `bigquery`: whether audit rows go there, where it is available; otherwise they are lines of a file.
 
+    `python` is what the functions run on: of an environment in which `requirements/call_tool.txt` is installed.
+
     `stop_at_end_of_input`: stop also when standard input, a pipe, is closed, as happens when the program that started
     the stack ends in any way.
     """
@@ -93,6 +95,7 @@ class StackOptions:
     emulators: EmulatorKind = "embedded"
     connect: bool = True
     bigquery: bool = True
+    python: Path = Path(sys.executable)
     stop_at_end_of_input: bool = False
 
 
@@ -505,7 +508,7 @@ class Stack:
         return Service(
             name=name,
             command=(
-                *(sys.executable, "-m", "functions_framework"),
+                *(str(self.options.python), "-m", "functions_framework"),
                 *("--source", f"functions/{name}/main.py", "--target", name),
                 *("--host", "127.0.0.1", "--port", str(self.ports[name])),
             ),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cab.adapters.google_cloud.bigquery import audit_schema
+from cab_dev.processes import pythons
 from cab_dev.services import audit_dataset, bigquery
 
 
@@ -31,7 +32,7 @@ def installed(root: Path) -> Path:
 def test_without_python_3_13_there_is_one_sentence_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bigquery, "_is_wanted", lambda python: False)
+    monkeypatch.setattr(pythons, "find", lambda version: None)
     with pytest.raises(bigquery.NotInstallable, match=r"needs Python 3\.13") as reason:
         bigquery.install(prepared(tmp_path))
     assert "\n" not in str(reason.value)

@@ -14,7 +14,10 @@ import jwt
 import psutil
 import pytest
 import requests
-from tests.running_stack import ROOT, Stack
+from tests.running_stack import ROOT, Stack, deployed_python
+
+from cab_dev.stack import FUNCTIONS
+from gcp_emulators.testing import official_is_required
 
 pytestmark = pytest.mark.stack
 
@@ -48,6 +51,14 @@ def test_the_stack_file_has_the_members_that_the_contract_names(stack: Stack) ->
     for client in (content["front_end"], *content["agents"].values()):
         key = json.loads(Path(client["private_key_file"]).read_text())
         assert (key["kty"], key["crv"], key["alg"]) == ("EC", "P-256", "ES256")
+
+
+def test_each_function_runs_on_the_python_that_is_deployed_with_what_is_deployed_there(stack: Stack) -> None:
+    python = deployed_python()
+    if not python and not official_is_required(os.environ):
+        pytest.skip("there is no such Python here, or `make test` has not laid it yet")
+    pids = [entry.pid for name, entry in stack.file.services.items() if name in FUNCTIONS]
+    assert [psutil.Process(pid).cmdline()[0] for pid in pids] == [*python[1:]] * len(FUNCTIONS)
 
 
 def test_every_service_runs_and_answers(stack: Stack) -> None:

@@ -243,6 +243,17 @@ def test_the_image_installs_nothing_that_the_lock_does_not_pin() -> None:
     assert 'FUNCTION_SOURCE = "functions/${var.name}/main.py"' in module
 
 
+def test_one_python_is_deployed_and_tests_run_functions_on_it() -> None:
+    places = {
+        "terraform/modules/function/main.tf": r'runtime += "python3(\d+)"',
+        "terraform/Dockerfile": r"python:3\.(\d+)-slim",
+        "cloudbuild.yaml": r"python:3\.(\d+)-slim",
+        "Makefile": r"cab_dev\.processes\.pythons 3\.(\d+)",
+    }
+    found = {place: set(re.findall(written, (ROOT / place).read_text("utf-8"))) for place, written in places.items()}
+    assert found == {place: {"13"} for place in places}
+
+
 async def discovery(port: int, server: subprocess.Popen[bytes]) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     async with aiohttp.ClientSession() as http:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from cab_dev.processes import pythons
 from cab_dev.processes.ports import PortLeases
 
 HOST = "127.0.0.1"
@@ -34,7 +35,6 @@ Rows = Literal["few", "many"]
 
 _PROGRAM = Path(__file__).with_name("bigquery_process.py")
 _READY_WITHIN_S = 60.0
-_PRINT_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 _IMPORT_EXTENSIONS = (
     f"from duckdb_extensions import import_extension\nfor name in {_EXTENSIONS!r}: import_extension(name)"
 )
@@ -136,20 +136,14 @@ def kept(root: Path = _ROOT) -> Path:
 
 
 def find_python() -> str:
-    """A Python 3.13 interpreter: this one, one on the PATH, or one of pyenv.
-
-    Raises: NotInstallable.
-    """
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    managed = sorted(pyenv.glob(f"versions/{_VERSION}.*/bin/python{_VERSION}"))
-    candidates = [sys.executable, shutil.which(f"python{_VERSION}"), *map(str, managed)]
-    for candidate in candidates:
-        if candidate and _is_wanted(candidate):
-            return candidate
-    raise NotInstallable(
-        f"The BigQuery emulator needs Python {_VERSION}, which was not found: install it, so that `python{_VERSION}` "
-        "is on the PATH, or go without the audit tables."
-    )
+    """A Python 3.13 interpreter. Raises: NotInstallable."""
+    found = pythons.find(_VERSION)
+    if found is None:
+        raise NotInstallable(
+            f"The BigQuery emulator needs Python {_VERSION}, which was not found: install it, so that `python{_VERSION}` "
+            "is on the PATH, or go without the audit tables."
+        )
+    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -164,12 +158,6 @@ def main(arguments: list[str]) -> int:
         return 1
     print(f"BigQuery emulator: {folder}")
     return 0
-
-
-def _is_wanted(python: str) -> bool:
-    # A shim of pyenv exists for versions that are not selected; it says so only when run.
-    asked = subprocess.run([python, "-c", _PRINT_VERSION], capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and asked.stdout.strip() == _VERSION
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:

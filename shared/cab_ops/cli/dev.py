@@ -53,12 +53,20 @@ def dev_group() -> None:
 )
 @click.option("--no-connect", is_flag=True, help="Leave the accounts of alice and bob unconnected.")
 @click.option("--no-bigquery", is_flag=True, help="Write audit rows to a file only: starts sooner and computes less.")
+@click.option(
+    "--python",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=sys.executable,
+    show_default="this one",
+    help="What the functions run on: of an environment with requirements/call_tool.txt.",
+)
 @click.option("--stop-at-eof", is_flag=True, hidden=True, help="Stop when standard input is closed: for programs.")
 @_state_dir
 def up(
     config_dir: Path | None,
     port: int,
     emulators: Literal["embedded", "official"],
+    python: Path,
     state_dir: Path,
     *,
     no_connect: bool,
@@ -75,6 +83,7 @@ def up(
         emulators=emulators,
         connect=not no_connect,
         bigquery=not no_bigquery,
+        python=python.absolute(),
         stop_at_end_of_input=stop_at_eof,
     )
     raise SystemExit(asyncio.run(run_stack(options, sys.stdout)))
