@@ -120,7 +120,7 @@ $(TERRAFORM): requirements/terraform.txt requirements/install | $(CREATED)
 
 $(FRAMEWORKS): requirements/frameworks.txt requirements/install | $(CREATED)
 	@$(PYTHON) -m venv --clear .cab/venv-frameworks
-	@PIP_NO_COMPILE=1 sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
+	@PIP_COMPILE=0 sh requirements/install .cab/venv-frameworks/bin/python requirements/frameworks.txt
 	@touch $@
 
 # The Python that Terraform deploys, with what it deploys there: the functions of the tests' stacks run on it. Without Python 3.13 this says
