@@ -75,7 +75,7 @@ CALLED: Final = ("call of the broker", "call of the broker recorded before")
 CPU_MS: Final = {"mint with a key": 0.43} | dict.fromkeys(CONFIRMED, 1.3) | dict.fromkeys(CALLED, 1.2)
 ASK_CPU_MS: Final = 0.43  # as a minting: one token is verified, and one answered
 REFRESH_CPU_MS: Final = 3.2  # what *narrower* takes beyond an exchange
-VISIT_CPU_MS: Final = 0.64
+VISIT_CPU_MS: Final = 0.56
 
 
 @dataclass(frozen=True)
