@@ -192,8 +192,6 @@ def table(day: Day | None = None) -> str:
 TOPIC_GIB_MONTH: Final = 0.27  # of messages that a topic keeps
 TABLE_GB_MONTH: Final = 0.02  # of a table's partitions, for 90 days; half of that afterwards
 MONTH_DAYS: Final = HOURS / 24
-DOCUMENT_GIB_MONTH: Final = 0.15  # of documents and their index
-NUMBER_BYTES: Final = 420  # as Firestore sizes them, of a sealed version that was destroyed: its number stays taken
 LOG_GIB: Final = 0.50  # of log lines taken in and kept for a month
 LOG_LINE_BYTES: Final = 1_000  # of a request, about
 
@@ -207,12 +205,6 @@ def retention_us_dollars(days: float) -> float:
     """Of a million rows, kept for so many days in the audit table."""
     months = (min(days, 90) + max(days - 90, 0) / 2) / MONTH_DAYS
     return 1e6 * EVENT_BYTES * ROW_BYTES / 1e9 * TABLE_GB_MONTH * months
-
-
-def numbers_us_dollars(users: int) -> float:
-    """A month, of the versions that so many users' grants have left in a month of work, with `sealed_documents`."""
-    versions = users * CONNECTIONS * REFRESHES * WORKING_DAYS
-    return versions * NUMBER_BYTES / 2**30 * DOCUMENT_GIB_MONTH
 
 
 def request_log_us_dollars(lines: int) -> float:

@@ -49,8 +49,8 @@ STORAGES: Final = {
     SEALED_DOCUMENTS: Storage(
         asked=Kept(reads=2, writes=0),
         renewed=Kept(reads=4, writes=5),
-        visited=Kept(reads=4, writes=2),
-        kept_alive=Kept(reads=12, writes=7),
+        visited=Kept(reads=3, writes=1),
+        kept_alive=Kept(reads=11, writes=6),
         version_month=0.0,
     ),
 }

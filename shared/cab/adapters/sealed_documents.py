@@ -11,7 +11,18 @@ from typing import Final
 
 from cab.adapters.secret_names import MAX_PAYLOAD_BYTES, checked_secret, checked_version
 from cab.encoding import sealing
-from cab.ports import AlreadyExists, Conflict, Create, Document, Documents, NotFound, Replace, SecretReader, Unavailable
+from cab.ports import (
+    AlreadyExists,
+    Conflict,
+    Create,
+    Delete,
+    Document,
+    Documents,
+    NotFound,
+    Replace,
+    SecretReader,
+    Unavailable,
+)
 
 DATA_KEY_SECRET: Final = "cab-grant-data-key"
 _MAX_RACERS: Final = 50
@@ -67,16 +78,8 @@ class SealedDocumentsVault:
         raise Unavailable(_WHAT)
 
     async def destroy(self, secret: str, version: int) -> None:
-        """The ciphertext goes, the number stays taken."""
-        checked_secret(secret), checked_version(version)
-        document = await self._documents.read(_path(secret, version))
-        if document is None or "sealed" not in document.fields:
-            return
-        kept = {name: value for name, value in document.fields.items() if name != "sealed"}
-        try:
-            await self._documents.write(Replace(document.path, kept, document.version))
-        except Conflict:
-            return  # another has just destroyed it: nothing else ever changes a version
+        """Its document goes. The number stays taken: the secret's last one only grows."""
+        await self._documents.write(Delete(_path(checked_secret(secret), checked_version(version))))
 
     async def may_add(self, secret: str) -> bool:
         """Documents are written with rights that do not differ by secret: where the key can be read, writing is allowed."""
