@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from cab.adapters.http import connections
 from cab.adapters.http.connections import Answer, Broken, Connections
@@ -447,6 +448,25 @@ async def test_closing_ends_what_is_under_way_and_what_waits_for_its_place(monke
         await asyncio.sleep(0)
         assert not client._open
         assert server.requests == 0
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("turns", range(8))
+def test_a_caller_that_goes_away_while_it_connects_keeps_nobody_from_closing(
+    run: Callable[[Coroutine[Any, Any, None]], None], turns: int
+) -> None:
+    """Under uvloop, `close` waited forever and took all CPU for a connection that had just come about then."""
+
+    async def leave() -> None:
+        async with serving(answering(WELL)) as (_, client), asyncio.timeout(5):
+            asking = asyncio.create_task(client.ask(REQUEST))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await client.close()
+
+    run(leave())
 
 
 async def test_nobody_there_is_no_answer(unused_tcp_port_factory: Callable[[], int]) -> None:

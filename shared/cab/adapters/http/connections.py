@@ -234,17 +234,28 @@ class Connections:
         for tried, address in enumerate(addresses, start=1):
             try:
                 async with asyncio.timeout(_CONNECT_S if tried < len(addresses) else None):
-                    _, connection = await loop.create_connection(
-                        lambda: self._kind(self._open, self._most_bytes),
-                        str(address[4][0]),
-                        self._port,
-                        ssl=context,
-                        server_hostname=None if context is None else self._host,
-                    )
+                    return await self._connect_to(str(address[4][0]), context)
             except (OSError, TimeoutError):  # of TLS, too
                 continue
-            return connection
         raise Broken
+
+    async def _connect_to(self, address: str, context: ssl.SSLContext | None) -> _Connection:
+        connection = self._kind(self._open, self._most_bytes)
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                address,
+                self._port,
+                ssl=context,
+                server_hostname=None if context is None else self._host,
+            )
+        except BaseException:
+            connection.end()
+            self._open.discard(
+                connection
+            )  # uvloop tells of no end where its caller went away in the moment in which it came about
+            raise
+        return connection
 
 
 class _Connection(asyncio.Protocol):
@@ -318,7 +329,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._socket.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-        self._opened.add(self)
+        if self.is_reusable:
+            self._opened.add(self)
+        else:  # who wanted it has left
+            self.end()
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:
