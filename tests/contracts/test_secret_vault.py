@@ -95,7 +95,9 @@ async def test_destroying_is_idempotent(vault: SecretVault) -> None:
     await vault.destroy("cab-grant-a", 1)
     await vault.destroy("cab-grant-a", 7)
     await vault.destroy("cab-grant-none", 1)
-    assert await vault.add("cab-grant-a", b"second") == 2, "a number is never given twice, nor that of a destroyed version"
+    assert await vault.add("cab-grant-a", b"second") == 2, (
+        "a number is never given twice, nor that of a destroyed version"
+    )
 
 
 async def test_concurrent_adds_get_a_number_each(vault: SecretVault) -> None:

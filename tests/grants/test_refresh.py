@@ -146,6 +146,7 @@ async def test_a_grant_is_refreshed_swept_and_revoked_alike_when_payloads_are_se
     assert await worker.revoke(name) is True
     await world.drain(worker)
     assert kept_payloads(world) == []
+    assert [secret for secret in world.vault._secrets if secret.startswith("cab-grant-") and name in secret] == []
 
 
 def kept_payloads(world: GrantWorld) -> list[int]:
@@ -155,7 +156,6 @@ def kept_payloads(world: GrantWorld) -> list[int]:
         for path in world.documents._documents
         if path.startswith("payloads/") and "." in path
     )
-    assert [secret for secret in world.vault._secrets if secret.startswith("cab-grant-") and name in secret] == []
 
 
 @in_virtual_time
