@@ -37,11 +37,13 @@ class _Lease:
     is_over: bool = False
 
     def size(self, limit: RateLimit, now: datetime) -> int:
-        """How much to take now: what those who wait need, and beyond that what will be asked for if it goes on like this."""
+        """How much to take now: what those who wait need, and beyond that what will be asked for if it goes on like this, and one
+        more, since nobody asks as regularly as a clock."""
         seconds = max(1.0, (now - self.since).total_seconds())
         rest = min(AHEAD_S, (self.ends_at - now).total_seconds())
         expected = int((self.asked_before + self.asked - self.waiting) / seconds * rest)
-        return max(self.waiting, min(self.waiting + expected, (limit.limit - self.counted) // LARGEST_SHARE))
+        ahead = expected + 1 if expected else 0
+        return max(self.waiting, min(self.waiting + ahead, (limit.limit - self.counted) // LARGEST_SHARE))
 
 
 @mutable
