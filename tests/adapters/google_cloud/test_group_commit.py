@@ -131,18 +131,6 @@ async def test_no_message_is_larger_than_a_push_may_be(log: PubSubAuditLog, topi
     assert max(sum(map(len, unpack(message.data))) for message in messages) < MOST_BYTES
 
 
-async def test_at_most_three_publishes_are_under_way_and_the_rest_goes_together(
-    log: PubSubAuditLog, control: ControlClient, project: str
-) -> None:
-    control.add_fault(publish_fault(latency_s=0.2))
-    publishing = []
-    for number in range(20):
-        publishing.append(asyncio.create_task(log.publish(event(number))))
-        await asyncio.sleep(0.002)  # they come one after another, while the first three publishes take their time
-    await asyncio.gather(*publishing)
-    assert published(control, project) <= 6
-
-
 class HeldPublisher:
     """Pub/Sub that acknowledges when the test says so."""
 
@@ -182,33 +170,38 @@ async def under_way(log: PubSubAuditLog, number: int) -> list[asyncio.Task[None]
     return publishing
 
 
-async def test_an_event_that_finds_all_publishes_under_way_goes_with_the_next_when_one_ends(
+async def test_two_publishes_are_under_way_and_two_more_where_several_events_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log, calls = held_log(monkeypatch)
-    publishing = await under_way(log, 5)
-    assert len(calls) == 3
+    publishing = await under_way(log, 2)
+    begun = []
+    for _ in range(13):
+        publishing += await under_way(log, 1)
+        begun.append(len(calls))
+    assert begun == [2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4], "the third and the fourth when four wait, and no fifth"
     calls[1].set_result(None)
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(calls) == 4
+    assert len(calls) == 5, "the next one takes all of those that wait"
     for call in (calls[0], *calls[2:]):
         call.set_result(None)
     await asyncio.gather(*publishing)
+    assert len(calls) == 5
 
 
-async def test_an_event_that_comes_in_the_very_turn_in_which_all_publishes_end_is_sent_at_once(
+async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_is_sent_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     log, calls = held_log(monkeypatch)
-    publishing = await under_way(log, 3)
+    publishing = await under_way(log, 2)
     for call in calls:
         call.set_result(None)
-    publishing.append(asyncio.create_task(log.publish(event(3))))  # its first step comes behind the last one of all
+    publishing.append(asyncio.create_task(log.publish(event(2))))  # its first step comes behind the last one of both
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(calls) == 4
-    calls[3].set_result(None)
+    assert len(calls) == 3
+    calls[2].set_result(None)
     await asyncio.gather(*publishing)
 
 

@@ -1,9 +1,9 @@
 """`AuditLog` on Pub/Sub: group commit, and no event forgotten, not even by a process that is killed.
 
-At most three publishes are in flight. Each carries everything that was queued when it started, as few messages (`packing`);
-events that come meanwhile go together in the next one. A caller waits for the acknowledgement of the call that carried its event, never
-for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with the next
-publish. If its caller withheld a token for it, what takes it back is queued behind it in the same moment.
+At most two publishes are in flight, and two more where several events wait. Each carries everything that was queued when it started,
+as few messages (`packing`); events that come meanwhile go together in the next one. A caller waits for the acknowledgement of the call
+that carried its event, never for a timer. An event whose publish failed stays at the head of the queue, as the same bytes, and goes with
+the next publish. If its caller withheld a token for it, what takes it back is queued behind it in the same moment.
 
 Before a caller is told that its event was not acknowledged, that event and what takes it back are kept in a store: the
 process may be killed, and nothing is sent by itself after an answer, when a function has no CPU. Whichever process of
@@ -34,7 +34,11 @@ _logger = logging.getLogger(__name__)
 _WHAT = "audit"
 _BUDGET_S = 2.0
 _KEEPING_BUDGET_S = 1.0  # what a caller waits more where publishing failed
-_MAX_IN_FLIGHT = 3  # with two, under load an event waits for one of them; with more, fewer events share a message
+_MAX_IN_FLIGHT = 2
+_MAX_IN_FLIGHT_TOGETHER = (
+    4  # of which the last two begin with so many events at least, so that no fewer share a message for it
+)
+_TOGETHER = 4
 _MAX_MESSAGES = 100
 _MAX_BATCH_BYTES = 1_000_000
 _MAX_UNACKNOWLEDGED = 1_000  # events in memory
@@ -300,7 +304,8 @@ class PubSubAuditLog:
     def _send(self) -> None:
         """Start a publish, unless as many as may be are under way; the one that ends first will take what is queued by then."""
         # A task that has ended stays in the set until the loop's next turn: it takes nothing from the queue any more.
-        if sum(not task.done() for task in self._in_flight) < _MAX_IN_FLIGHT:
+        most = _MAX_IN_FLIGHT if len(self._queue) < _TOGETHER else _MAX_IN_FLIGHT_TOGETHER
+        if sum(not task.done() for task in self._in_flight) < most:
             task = asyncio.create_task(self._publish_queued())
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
