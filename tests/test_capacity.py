@@ -191,7 +191,7 @@ def test_the_model_computes_with_the_cpu_that_was_measured(row: str, ms: float) 
     ],
 )
 def test_the_model_computes_with_what_was_measured_beside_a_hot_exchange(row: str, times_hot: float) -> None:
-    assert times_hot == pytest.approx(measured(row), rel=0.1)
+    assert times_hot == pytest.approx(measured(row), rel=0.15)
 
 
 def measured(row: str) -> float:
