@@ -58,7 +58,7 @@ INGEST, SUBSCRIPTION = "http://127.0.0.1:8096", "projects/{}/subscriptions/cab-a
 _GOOGLE = "https://accounts.google.com"
 _ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
 _EXAMPLE = ROOT / "examples" / "acme"
-FIRST_WRITES = "first_writes"
+DEFAULT, FIRST_WRITES = "default", "first-writes"  # the latter differs from it in its connections alone
 _RECORDS_THE_FIRST = ("    resource:", "    records_each_write: false\n    resource:")
 _CONFIGURATION = ROOT / "benchmarks" / "deployment"
 
@@ -146,12 +146,12 @@ class Surroundings:
         target: str,
         *,
         project: str,
-        deployment: str = "default",
+        deployment: str = DEFAULT,
         exchange_token: str | None = None,
         refresh_grants: str | None = None,
     ) -> Function:
-        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml. `exchange_token` is the
-        origin of the one that decides on calls, `refresh_grants` that of a real one.
+        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml, or FIRST_WRITES.
+        `exchange_token` is the origin of the one that decides on calls, `refresh_grants` that of a real one.
         """
         metadata = self.metadata.get(target, self.metadata["exchange_token"])
         return Function(
@@ -217,7 +217,8 @@ class Surroundings:
                 shutil.copy(_EXAMPLE / name, folder)
             shutil.copytree(_EXAMPLE / "policies", folder / "policies")
             shutil.copy(_CONFIGURATION / "agents.yaml", folder)
-            shutil.copy(_CONFIGURATION / f"{deployment}.yaml", folder / "broker.yaml")
+            broker = DEFAULT if deployment == FIRST_WRITES else deployment
+            shutil.copy(_CONFIGURATION / f"{broker}.yaml", folder / "broker.yaml")
             if deployment == FIRST_WRITES:
                 path = folder / "connections.yaml"
                 path.write_text(path.read_text("utf-8").replace(*_RECORDS_THE_FIRST), "utf-8")

@@ -19,11 +19,17 @@ from cab.stores.issued_tokens import RECORDED_AGAIN_AFTER, IssuedToken, IssuedTo
 from cab_dev.fakes.documents import InMemoryDocuments
 
 READS = "  - {effects: [read], limit: 600, window_s: 60}\n"
-CHANGE = intent("crm.deal.update", "deal/1", parameters={"stage": "won"})
 
 
 def reading(number: int) -> dict[str, Any]:
     return intent("crm.deal.read", f"deal/{number}", parameters={})
+
+
+def changing(number: int) -> dict[str, Any]:
+    return intent("crm.deal.update", f"deal/{number}", parameters={"stage": "won"})
+
+
+CHANGE = changing(1)
 
 
 def a_world(tmp_path: Path, records: str = "", *, update: str = "write", confirmed: bool = False) -> World:
@@ -50,11 +56,16 @@ def a_world(tmp_path: Path, records: str = "", *, update: str = "write", confirm
     return World(folder, scratch=tmp_path)
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> World:
-    world = a_world(tmp_path)
+async def connected(tmp_path: Path, records: str = "", **changes: Any) -> World:
+    """Such a world, with an account of alice's."""
+    world = a_world(tmp_path, records, **changes)
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
     return world
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return await connected(tmp_path)
 
 
 async def recorded(world: World, assertion: str) -> list[dict[str, Any]]:
@@ -65,6 +76,15 @@ async def recorded(world: World, assertion: str) -> list[dict[str, Any]]:
 
 def writes(world: World) -> int:
     return sum(database.calls["write"] + database.calls["tally"] for database in world.cloud.documents.values())
+
+
+def workload(world: World) -> dict[str, Any]:
+    """The agent that proves itself by a Google identity, for `World.exchange`."""
+    return {
+        "agent": "workload",
+        "client_assertion": world.google_token(STS, sub="100000000000000000002"),
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+    }
 
 
 async def ask_in_a_loop(world: World, agent: str, **who: Any) -> int:
@@ -86,12 +106,7 @@ async def test_a_busy_agent_with_a_key_costs_six_writes_for_five_reads(world: Wo
 
 
 async def test_a_busy_agent_with_a_google_identity_costs_one_write_for_five_reads(world: World) -> None:
-    google = world.google_token(STS, sub="100000000000000000002")
-    who: dict[str, Any] = {
-        "client_assertion": google,
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-    }
-    written = await ask_in_a_loop(world, "workload", **who)
+    written = await ask_in_a_loop(world, **workload(world))
     assert written <= 4, "three for the rate limit, one record"
 
 
@@ -178,8 +193,7 @@ async def test_a_record_does_for_its_own_kind_alone(other: dict[str, Any]) -> No
 
 
 async def test_a_connection_can_ask_for_every_record(tmp_path: Path) -> None:
-    world = a_world(tmp_path, "records_each_read: true")
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    world = await connected(tmp_path, "records_each_read: true")
     assertion = await world.assertion(user="alice")
     for number in range(3):
         await world.exchange(reading(number), subject_token=assertion)
@@ -190,14 +204,12 @@ async def test_a_connection_can_ask_for_every_record(tmp_path: Path) -> None:
 async def changed(world: World, assertion: str, *, deals: int, **who: Any) -> None:
     """So many changes in the task of this assertion, each of another deal."""
     for number in range(deals):
-        declared = intent("crm.deal.update", f"deal/{number}", parameters={"stage": "won"})
-        assert (await world.exchange(declared, subject_token=assertion, **who)).status == 200
+        assert (await world.exchange(changing(number), subject_token=assertion, **who)).status == 200
         world.advance(1)
 
 
 async def test_a_connection_can_do_with_the_first_change_of_a_task(tmp_path: Path) -> None:
-    world = a_world(tmp_path, "records_each_write: false")
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    world = await connected(tmp_path, "records_each_write: false")
     for _ in range(2):
         assertion = await fresh(world, "assistant")
         await changed(world, assertion, deals=3)
@@ -205,19 +217,17 @@ async def test_a_connection_can_do_with_the_first_change_of_a_task(tmp_path: Pat
 
 
 async def test_what_deletes_data_is_recorded_each_time(tmp_path: Path) -> None:
-    world = a_world(tmp_path, "records_each_write: false", update="destructive")
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    world = await connected(tmp_path, "records_each_write: false", update="destructive")
     assertion = await fresh(world, "assistant")
     await changed(world, assertion, deals=3)
     assert [detail["identifier"] for detail in await recorded(world, assertion)] == ["deal/0", "deal/1", "deal/2"]
 
 
 async def test_what_the_user_confirmed_is_recorded_each_time(tmp_path: Path) -> None:
-    world = a_world(tmp_path, "records_each_write: false", confirmed=True)
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    world = await connected(tmp_path, "records_each_write: false", confirmed=True)
     assertion = await fresh(world, "assistant")
     for number in range(2):
-        declared = intent("crm.deal.update", f"deal/{number}", parameters={"stage": "won"})
+        declared = changing(number)
         asked = await world.exchange(declared, subject_token=assertion)
         await world.decide(asked.json["interaction_uri"], approved=True)
         assert (await world.exchange(declared, subject_token=assertion)).status == 200
@@ -230,25 +240,18 @@ async def test_a_task_with_a_limit_costs_a_write_for_each_use_and_one_where_the_
     tmp_path: Path, setting: str, written: int
 ) -> None:
     """By Google identity. The rate limits here count no changes."""
-    world = a_world(tmp_path, setting)
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
-    who: dict[str, Any] = {
-        "agent": "workload",
-        "client_assertion": world.google_token(STS, sub="100000000000000000002"),
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-    }
+    world = await connected(tmp_path, setting)
+    who = workload(world)
     await changed(world, await fresh(world, "workload"), deals=1, **who)  # the token is in memory
     assertion = await world.assertion("workload", user="alice", task=task("crm.*", limits={"max_uses": 10}))
     before = writes(world)
     await changed(world, assertion, deals=10, **who)
     assert writes(world) - before == written
-    one_more = intent("crm.deal.update", "deal/10", parameters={"stage": "won"})
-    assert (await world.exchange(one_more, subject_token=assertion, **who)).reason == "task_exhausted"
+    assert (await world.exchange(changing(10), subject_token=assertion, **who)).reason == "task_exhausted"
 
 
 async def test_an_agent_reports_also_on_a_change_that_has_no_record_of_its_own(tmp_path: Path) -> None:
-    world = a_world(tmp_path, "records_each_write: false")
-    await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read", "offline")
+    world = await connected(tmp_path, "records_each_write: false")
     assertion = await fresh(world, "assistant")
     await changed(world, assertion, deals=2)
     told = {name: world.last_event()[part][name] for part, name in (("token", "sha256"), ("intent", "intent_hash"))}

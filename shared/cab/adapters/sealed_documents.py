@@ -44,7 +44,7 @@ class SealedDocumentsVault:
     async def access(self, secret: str, version: int) -> bytes:
         checked_secret(secret), checked_version(version)
         document = await self._documents.read(_path(secret, version))
-        if document is None or "sealed" not in document.fields:
+        if document is None or "sealed" not in document.fields:  # releases before left the rest of a destroyed one
             raise NotFound
         key = await self._key(document.fields["key_version"])
         try:

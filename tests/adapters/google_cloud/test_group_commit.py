@@ -160,13 +160,17 @@ def held_log(monkeypatch: pytest.MonkeyPatch) -> tuple[PubSubAuditLog, list[asyn
     return log, log._publisher.calls  # type: ignore[attr-defined]
 
 
+async def a_few_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 async def under_way(log: PubSubAuditLog, number: int) -> list[asyncio.Task[None]]:
     """So many events, each of which comes when the publish of the one before has begun, where it may."""
     publishing = []
     for of_event in range(number):
         publishing.append(asyncio.create_task(log.publish(event(of_event))))
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await a_few_turns()
     return publishing
 
 
@@ -181,8 +185,7 @@ async def test_two_publishes_are_under_way_and_two_more_where_several_events_wai
         begun.append(len(calls))
     assert begun == [2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4], "the third and the fourth when four wait, and no fifth"
     calls[1].set_result(None)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await a_few_turns()
     assert len(calls) == 5, "the next one takes all of those that wait"
     for call in (calls[0], *calls[2:]):
         call.set_result(None)
@@ -198,8 +201,7 @@ async def test_an_event_that_comes_in_the_very_turn_in_which_both_publishes_end_
     for call in calls:
         call.set_result(None)
     publishing.append(asyncio.create_task(log.publish(event(2))))  # its first step comes behind the last one of both
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await a_few_turns()
     assert len(calls) == 3
     calls[2].set_result(None)
     await asyncio.gather(*publishing)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import select
 import socket
 import ssl
@@ -251,15 +252,15 @@ class Connections:
             )
         except BaseException:
             connection.end()
-            self._open.discard(
-                connection
-            )  # uvloop tells of no end where its caller went away in the moment in which it came about
+            self._open.discard(connection)  # uvloop tells of no end where its caller leaves as it comes about
             raise
         return connection
 
 
 class _Connection(asyncio.Protocol):
     """One connection, with at most one request under way."""
+
+    surely_heard: float = math.inf  # bytes of a request: who answers a longer one may take its rest for another
 
     def __init__(self, opened: set[_Connection], most_bytes: int) -> None:
         self._opened = opened
@@ -293,6 +294,8 @@ class _Connection(asyncio.Protocol):
         self.until = until
         self._first_line = first_line
         self._listener = listener
+        if len(request) > self.surely_heard:
+            self.is_reusable = False
         try:
             if listener is not None:
                 listener.begins(self._transport)
@@ -419,6 +422,8 @@ class _WithHeaders(_Connection):
 class _OfOthers(_WithHeaders):
     """Reads what servers of all kinds write, as aiohttp does, whose parser is the same one with the same leniencies."""
 
+    surely_heard = _SURELY_HEARD
+
     def __init__(self, opened: set[_Connection], most_bytes: int) -> None:
         super().__init__(opened, most_bytes)
         self._parser.set_dangerous_leniencies(
@@ -426,23 +431,11 @@ class _OfOthers(_WithHeaders):
         )
         self._without_body = 0  # bytes since the head, or the last of its body
 
-    async def ask(
-        self,
-        request: bytes,
-        until: float | None,
-        first_line: Callable[[bytes], None] | None = None,
-        listener: Listening | None = None,
-    ) -> Answer:
-        if len(request) > _SURELY_HEARD:  # whoever answers before the end may take the rest for another request
-            self.is_reusable = False
-        return await super().ask(request, until, first_line, listener)
-
     def _feed(self, data: bytes) -> None:
         self._without_body += len(data)
         super()._feed(data)
-        if (
-            self._without_body > MAX_HEAD_BYTES and not self._in_head
-        ):  # the parser keeps the value of a trailer until its end
+        # The parser keeps the value of a trailer until its end.
+        if self._without_body > MAX_HEAD_BYTES and not self._in_head:
             self._fail()
 
     def on_headers_complete(self) -> None:

@@ -333,10 +333,14 @@ class Deployment:
     def connection_by_resource(self) -> dict[str, Connection]:
         return {connection.resource: connection for connection in self.connections}
 
-    def records_each(self, connection: Connection, action: Action) -> bool:
-        """Whether each hand-out of a token for this action is recorded, and not only the first of several."""
-        chosen = {Effect.READ: connection.records_each_read, Effect.WRITE: connection.records_each_write}
-        return chosen.get(action.effect, True) or connection.resource in self._introspected
+    def records_each(self, connection: Connection | None, action: Action | None) -> bool:
+        """Whether each hand-out of a token for this action is recorded, and not only the first of several: also of what is configured
+        no longer (None).
+        """
+        if connection is None or action is None or action.effect is Effect.DESTRUCTIVE:
+            return True
+        chosen = connection.records_each_read if action.effect is Effect.READ else connection.records_each_write
+        return chosen or connection.resource in self._introspected
 
     @cached_property
     def _introspected(self) -> frozenset[str]:

@@ -199,5 +199,5 @@ class MyAccount:
             identifier=detail.get("identifier", ""),
             by_broker=token.by_broker,
             outcome=token.outcome,
-            stands_for_more=bool(connection and action and not self._deployment.records_each(connection, action)),
+            stands_for_more=not self._deployment.records_each(connection, action),
         )

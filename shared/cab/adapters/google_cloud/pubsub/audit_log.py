@@ -35,10 +35,8 @@ _WHAT = "audit"
 _BUDGET_S = 2.0
 _KEEPING_BUDGET_S = 1.0  # what a caller waits more where publishing failed
 _MAX_IN_FLIGHT = 2
-_MAX_IN_FLIGHT_TOGETHER = (
-    4  # of which the last two begin with so many events at least, so that no fewer share a message for it
-)
-_TOGETHER = 4
+_TOGETHER = 4  # events: with so many more publishes may begin, so that no fewer share a message for it
+_MAX_IN_FLIGHT_TOGETHER = 4
 _MAX_MESSAGES = 100
 _MAX_BATCH_BYTES = 1_000_000
 _MAX_UNACKNOWLEDGED = 1_000  # events in memory

@@ -142,7 +142,7 @@ class ReportOutcome:
     def _is_recorded_each_time(self, issued: IssuedToken) -> bool:
         connection = self._deployment.connection_by_id.get(issued.connection)
         action = connection.action_by_id.get(issued.details[0]["actions"][0]) if connection else None
-        return connection is None or action is None or self._deployment.records_each(connection, action)
+        return self._deployment.records_each(connection, action)
 
     async def _broker_jwt(self, token: str, agent: Agent) -> _HandOut | None:
         """Also for a while after its end: what is checked is that we made it, and for whom."""
