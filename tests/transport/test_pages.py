@@ -6,16 +6,20 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import requests
+from starlette.requests import Request
 from tests.examples.acme_in_process import BROKER, CRM, IDP
 from tests.transport.acme_pages import AcmePages, Browser, change_connection
 
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
 from cab.protocol.oauth_errors import TABLE
+from cab.stores.sessions import Session
 from cab.transport.page_problems import words_for
 from cab_dev.fakes.documents import Outage
 
@@ -147,6 +151,35 @@ def test_on_https_a_cookie_of_the_loopback_name_is_no_session() -> None:
     )
 
     assert answer.status_code == 303
+
+
+@pytest.mark.parametrize("before", [b"\xa0", b"\x85", b"\x0b", b"\x1c", b"\xc2\xa0"])
+def test_a_name_that_browsers_do_not_take_for_one_of_our_host_is_no_session(before: bytes) -> None:
+    # Chromium keeps the first two of any sibling host, for the whole domain: whoever runs one would choose who the visitor is.
+    acme = AcmePages(change=_on_https)
+    cookie = "A" * 43
+    session = Session(
+        tenant="acme",
+        subject=acme.subject("bob"),
+        idp_issuer=IDP,
+        groups=[],
+        auth_time=acme.clock.now(),
+        acr=None,
+        amr=[],
+        display_name="Bob",
+        csrf="B" * 43,
+        expires_at=acme.clock.now() + timedelta(hours=1),
+    )
+    acme.run(acme.states.put(cookie, session))
+
+    async def status(name: bytes) -> int:
+        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/me", "query_string": b""}
+        headers = [(b"cookie", name + b"=" + cookie.encode())]
+        answer = await acme.handle(Request(scope | {"headers": headers, "server": ("cab.example", 443)}))
+        return answer.status_code
+
+    assert acme.run(status(b"__Host-cab_session")) == acme.run(status(b" \t__Host-cab_session")) == 200
+    assert acme.run(status(before + b"__Host-cab_session")) == 303  # to log in
 
 
 # --- ways in ---

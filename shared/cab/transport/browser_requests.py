@@ -24,6 +24,9 @@ from cab.values import mutable
 
 MAX_QUERY_BYTES: Final = 8192
 _COOKIE_VALUE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+# `str.strip` takes away more than RFC 6265 section 5.2 does. Browsers let any host of our domain set "\xa0__Host-cab_session": to
+# them, that is no name of the prefix which nobody but our own host can set.
+_COOKIE_SPACE: Final = " \t"
 
 
 @mutable
@@ -64,16 +67,13 @@ class Cookies:
     @staticmethod
     def read(request: Request, name: str) -> str | None:
         """The value of a cookie of ours; none when it is repeated or does not look like ours."""
-        pairs = [part.partition("=") for header in request.headers.getlist("cookie") for part in header.split(";")]
-        values = [value.strip() for key, _, value in pairs if key.strip() == name]
+        values = [value for key, value in _pairs(request) if key == name]
         return values[0] if len(values) == 1 and _COOKIE_VALUE.fullmatch(values[0]) else None
 
     def bindings(self, request: Request) -> dict[str, str]:
         """What binds logins to this browser, by cookie name; more than one after logins that began at once."""
-        named = {
-            part.partition("=")[0].strip() for header in request.headers.getlist("cookie") for part in header.split(";")
-        }
-        found = {name: self.read(request, name) for name in sorted(named) if name.startswith(self.login)}
+        named = {name for name, _ in _pairs(request) if name.startswith(self.login)}
+        found = {name: self.read(request, name) for name in sorted(named)}
         return {name: value for name, value in found.items() if value is not None}
 
     def binding(self, request: Request, randomness: Randomness) -> tuple[str, str]:
@@ -87,6 +87,12 @@ class Cookies:
 
     def drop(self, answer: Response, name: str) -> None:
         answer.delete_cookie(name, path="/", secure=self._https, httponly=True, samesite="lax")
+
+
+def _pairs(request: Request) -> list[tuple[str, str]]:
+    """The names and values of all cookies that came."""
+    parts = (part.partition("=") for header in request.headers.getlist("cookie") for part in header.split(";"))
+    return [(name.strip(_COOKIE_SPACE), value.strip(_COOKIE_SPACE)) for name, _, value in parts]
 
 
 def read_query(request: Request, wanted: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:
