@@ -33,9 +33,11 @@ FRONT_END = "acme-web"
 AGENT = "sales-assistant"
 TENANT = "acme"
 PEOPLE = 400
-RENEWING = 160  # so many that each comes back later than a token of the stand-in's platform lives
+NARROWING = 64  # so many that each comes back when nothing is under way for it any more
+SCOPES = tuple(f"opportunity.read.{number:02}" for number in range(16))  # what they have granted
 LOOP = 20  # requests of one transaction, and what a task with a limit is good for
 ABREAST = 16  # agents in a loop, each for a user of its own
+_NARROWER = tuple(itertools.combinations(SCOPES, 3))
 _PERSON = "alice"
 _TASK = {
     "type": names.TASK_TYPE,
@@ -156,9 +158,17 @@ class Clients:
             for subject in subjects
         ]
 
-    def list_of_many_users(self, people: int = PEOPLE) -> Post:
-        """As `list_opportunities`, of so many users in turn, all connected."""
-        subject = person(self.idp.subject, next(self._turn) % people)
+    def list_with_other_scopes(self) -> Post:
+        """As `list_opportunities`, each time with scopes that its user has no token for: another three of those that are granted."""
+        number, turn = divmod(next(self._turn), NARROWING)
+        scopes = _NARROWER[number % len(_NARROWER)]
+        assertion = self.assertion(subject=person(self.idp.subject, turn))
+        asked = self._exchange("crm", "crm.opportunity.list", "opportunity/*", {"account": "acme"}, assertion=assertion)
+        return replace(asked, form=asked.form | {"scope": " ".join(scopes)})
+
+    def list_of_many_users(self) -> Post:
+        """As `list_opportunities`, of `PEOPLE` in turn, all connected."""
+        subject = person(self.idp.subject, next(self._turn) % PEOPLE)
         parameters = {"account": "acme"}
         assertion = self.assertion(subject=subject)
         return self._exchange("crm", "crm.opportunity.list", "opportunity/*", parameters, assertion=assertion)

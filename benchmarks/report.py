@@ -31,6 +31,7 @@ from benchmarks.rows import (
     MANY,
     MINT,
     MINT_KEY,
+    NARROWER,
     ONE,
     RELAXED,
     SIGNED,
@@ -47,7 +48,7 @@ _PROMISES: Final = {
     LIMITED: "single use, the task's use and the hand-out's record are three writes: 3.40 with the request",
     LIMITED_BY_GOOGLE: "the task's use and each hand-out's record are two writes: 2.40 with the request",
 }
-_WAITS: Final = {MINT: (1,), RELAXED: (1,), HOT: (2,), LIMITED: (2,), CONFIRM: (3, 4, 4)}
+_WAITS: Final = {MINT: (1,), RELAXED: (1,), HOT: (2,), LIMITED: (2,), CONFIRM: (3, 4, 4), NARROWER: (5,)}
 
 
 @dataclass(frozen=True)

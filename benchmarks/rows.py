@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from benchmarks.clients import ABREAST, AGENT, FRONT_END, PEOPLE, RENEWING
+from benchmarks.clients import ABREAST, AGENT, FRONT_END, NARROWING, PEOPLE
 from benchmarks.load import Sent, send
-from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES
+from benchmarks.operations import EVENT_BYTES, MINT_EVENT_BYTES, REFRESH_EVENT_BYTES
 from benchmarks.processes import HOST, Function, Server
-from benchmarks.surroundings import CSRF, FIRST_WRITES, ORIGIN, SESSION, SLOW, Surroundings
+from benchmarks.surroundings import CSRF, FIRST_WRITES, MANY_SCOPES, ORIGIN, SESSION, SLOW, Surroundings
 
 MINT, MINT_KEY, RELAXED, HOT, TASK, SIGNED = "mint", "mint-key", "relaxed", "hot", "task", "signed"
 SIGNED_BY_GOOGLE, TASK_BY_GOOGLE = "signed-google", "task-google"
@@ -69,7 +69,7 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
     recording_less = await surroundings.open_project("demo-first-writes")
     calling = await surroundings.open_project("demo-calls")
     confirming = await surroundings.open_project("demo-confirm")
-    renewing = await surroundings.open_project("demo-narrower", people=RENEWING, keeps_tokens=True)
+    narrowing = await surroundings.open_project("demo-narrower", people=NARROWING, keeps_tokens=True)
     await surroundings.open_project("demo-ingest")
     await surroundings.open_project("demo-bare")
     await surroundings.log_in("demo-confirm")
@@ -101,9 +101,9 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
         asking = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", project="demo-confirm"))
         pages = start(surroundings.function("functions/connect_account", "connect_account", project="demo-confirm"))
         port = surroundings.ports.take_free()
-        kept = {"project": "demo-narrower", "refresh_grants": f"http://{HOST}:{port}"}
+        kept = {"project": "demo-narrower", "deployment": MANY_SCOPES, "refresh_grants": f"http://{HOST}:{port}"}
         refreshing = start(surroundings.function("functions/refresh_grants", "refresh_grants", **kept), port)
-        narrowing = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", **kept))
+        narrowing_server = start(surroundings.function(EXCHANGE_TOKEN, "exchange_token", **kept))
         ingesting = start(surroundings.function("functions/ingest_audit", "ingest_audit", project="demo-ingest"))
         publisher = await surroundings.publisher(
             "demo-default",
@@ -216,14 +216,15 @@ async def all_rows(surroundings: Surroundings) -> AsyncIterator[list[Row]]:
             ),
             Row(
                 NARROWER,
-                "a new token (its time is over, or another scope): exchange_token, refresh_grants and the provider",
-                narrowing,
+                "first use of a narrower scope: exchange_token, refresh_grants and the provider",
+                narrowing_server,
                 "demo-narrower",
-                lambda: renewing.list_of_many_users(RENEWING),
+                narrowing.list_with_other_scopes,
                 {VERIFY_ES256: 2, SIGN_ES256: 1},
                 behind=(refreshing,),
                 events=2,
-                people=RENEWING,
+                event_bytes=(EVENT_BYTES + REFRESH_EVENT_BYTES) // 2,
+                people=NARROWING,
             ),
             Row(
                 INGEST,

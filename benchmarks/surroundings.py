@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from benchmarks.clients import AGENT, FRONT_END, TENANT, Clients, EcKey, IdentityProvider, Publisher, person
+from benchmarks.clients import AGENT, FRONT_END, SCOPES, TENANT, Clients, EcKey, IdentityProvider, Publisher, person
 from benchmarks.processes import HOST, ROOT, Function, Server
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
@@ -58,8 +58,12 @@ INGEST, SUBSCRIPTION = "http://127.0.0.1:8096", "projects/{}/subscriptions/cab-a
 _GOOGLE = "https://accounts.google.com"
 _ACCOUNT = "{}@demo-bench.iam.gserviceaccount.com"
 _EXAMPLE = ROOT / "examples" / "acme"
-DEFAULT, FIRST_WRITES = "default", "first-writes"  # the latter differs from it in its connections alone
-_RECORDS_THE_FIRST = ("    resource:", "    records_each_write: false\n    resource:")
+DEFAULT, FIRST_WRITES, MANY_SCOPES = "default", "first-writes", "many-scopes"
+# These differ from the default in their connections alone: what stands there instead.
+_CONNECTIONS = {
+    FIRST_WRITES: ("    resource:", "    records_each_write: false\n    resource:"),
+    MANY_SCOPES: ("scopes: [opportunity.read]", f"scopes: [{', '.join(SCOPES)}]"),
+}
 _CONFIGURATION = ROOT / "benchmarks" / "deployment"
 
 
@@ -100,7 +104,7 @@ class Surroundings:
     async def open_project(self, name: str, *, people: int = 1, keeps_tokens: bool = False) -> Clients:
         """A project with its topic, its signing keys and the grants of so many people; the clients of the broker in it.
 
-        `keeps_tokens`: with what refresh_grants needs to renew them; elsewhere a stand-in always has a token.
+        `keeps_tokens`: they are of `SCOPES`, with what refresh_grants needs to narrow them; elsewhere a stand-in always has a token.
         """
         await asyncio.to_thread(_create_topic, name)
         await create_signing_keys(name)
@@ -150,7 +154,7 @@ class Surroundings:
         exchange_token: str | None = None,
         refresh_grants: str | None = None,
     ) -> Function:
-        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml, or FIRST_WRITES.
+        """How to start a function in a project, with `deployment/DEPLOYMENT.yaml` as its broker.yaml, or one of `_CONNECTIONS`.
         `exchange_token` is the origin of the one that decides on calls, `refresh_grants` that of a real one.
         """
         metadata = self.metadata.get(target, self.metadata["exchange_token"])
@@ -217,11 +221,11 @@ class Surroundings:
                 shutil.copy(_EXAMPLE / name, folder)
             shutil.copytree(_EXAMPLE / "policies", folder / "policies")
             shutil.copy(_CONFIGURATION / "agents.yaml", folder)
-            broker = DEFAULT if deployment == FIRST_WRITES else deployment
+            broker = DEFAULT if deployment in _CONNECTIONS else deployment
             shutil.copy(_CONFIGURATION / f"{broker}.yaml", folder / "broker.yaml")
-            if deployment == FIRST_WRITES:
+            if deployment in _CONNECTIONS:
                 path = folder / "connections.yaml"
-                path.write_text(path.read_text("utf-8").replace(*_RECORDS_THE_FIRST), "utf-8")
+                path.write_text(path.read_text("utf-8").replace(*_CONNECTIONS[deployment]), "utf-8")
         return folder
 
 
@@ -315,9 +319,7 @@ def _other_services(idp: IdentityProvider, client_key: EcKey, edge_keys: dict[st
 
 
 def _platform(outside: Outside) -> web.Application:
-    """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`. Its tokens live for a second, so that
-    whoever comes back later needs a new one.
-    """
+    """A CRM that answers at once, and after `PLATFORM_WAIT_S` where the account is `slow`. Its tokens outlive any run."""
     deals = [{"id": f"00{number}", "name": "Acme renewal", "amount_cents": 12_500_000} for number in range(5)]
 
     async def opportunities(request: web.Request) -> web.Response:
@@ -332,7 +334,7 @@ def _platform(outside: Outside) -> web.Application:
             pass
         answer = {
             "access_token": secrets.token_urlsafe(200),
-            "expires_in": 1,
+            "expires_in": 86_400,
             "refresh_token": secrets.token_urlsafe(40),
         }
         return web.json_response(answer | {"token_type": "Bearer", "scope": form.get("scope", "")})
@@ -395,7 +397,8 @@ async def _own_key(project: str, issuer: Issuer) -> EcKey:
 async def _connect(project: str, subjects: Iterable[str], *, keeps_tokens: bool) -> None:
     """People's grants at the CRM."""
     now = datetime.now(UTC)
-    grants = [_grant(subject, now) for subject in subjects]
+    scopes = SCOPES if keeps_tokens else ("opportunity.read", "opportunity.write", "opportunity.delete")
+    grants = [_grant(subject, scopes, now) for subject in subjects]
     documents, vault = FirestoreDocuments(project, "grants"), SecretManagerVault(project)
     try:
         if keeps_tokens:
@@ -414,8 +417,8 @@ async def _connect(project: str, subjects: Iterable[str], *, keeps_tokens: bool)
 
 
 def _payload(grant: Grant) -> bytes:
-    """What the consent brought, its access token at its end."""
-    answer = {"access_token": "old", "expires_in": 1, "refresh_token": f"first-{grant.grant_id}"}
+    """What the consent brought."""
+    answer = {"access_token": "wide", "expires_in": 86_400, "refresh_token": f"first-{grant.grant_id}"}
     return (
         TokenSet(
             grant_id=grant.grant_id,
@@ -425,7 +428,7 @@ def _payload(grant: Grant) -> bytes:
             attempt_id="connect",
             fence=0,
             predecessor_sha256=None,
-            received_at=grant.connected_at - timedelta(hours=1),
+            received_at=grant.connected_at,
             status=200,
             response=b64encode(json.dumps(answer).encode()).decode(),
             requested_scopes=grant.scopes,
@@ -436,7 +439,7 @@ def _payload(grant: Grant) -> bytes:
     )
 
 
-def _grant(subject: str, now: datetime) -> Grant:
+def _grant(subject: str, scopes: Sequence[str], now: datetime) -> Grant:
     return Grant(
         grant_id=grant_id(TENANT, subject, "crm"),
         tenant=TENANT,
@@ -446,6 +449,6 @@ def _grant(subject: str, now: datetime) -> Grant:
         provider_class=RotationClass.STRICT,
         access_expires_at=now + timedelta(hours=1),
         refreshed_at=now,
-        scopes=["opportunity.read", "opportunity.write", "opportunity.delete"],
+        scopes=list(scopes),
         connected_at=now,
     )
