@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import re
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from cab.domain.configured.calls import Result
 from cab.domain.errors import Reason
 from cab.domain.text.invisible import without_invisible
 from cab.ports import HttpAnswer
-from cab.use_cases.calls.answers import AnswerRefused, Reduced, at, echoes, reduce
+from cab.use_cases.calls.answers import MAX_WIRE_BYTES, AnswerRefused, Reduced, at, echoes, reduce
 
 SALT = "c2FsdHNhbHRzYWx0c2FsdA"
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
@@ -286,6 +287,51 @@ def test_the_token_is_found_however_it_is_written(encode: Any) -> None:
     assert echoes(answered(b"[" + encode(TOKEN) + b"]"), TOKEN)
     headers = {"date": "now", "x-seen": encode(TOKEN).decode(), "x-more": "{}"}
     assert echoes(HttpAnswer(500, headers, b""), TOKEN)
+
+
+OPAQUE = "00D5g000004a/Bc+" * 4 + "=="
+UNSEEN = ["\u200b", "\u00ad", "\ufe0f", "\U000e0041", "\x00", "\x1b"]
+
+
+def _escaped(text: str) -> bytes:
+    """As .NET writes it."""
+    return json.dumps({"sent": text}).replace("+", "\\u002B").replace("=", "\\u003D").encode()
+
+
+@pytest.mark.parametrize("unseen", UNSEEN)
+@pytest.mark.parametrize(
+    ("content_type", "written"),
+    [
+        ("application/json", lambda text: json.dumps({"sent": text}).encode()),
+        ("application/json", lambda text: json.dumps({text: 1}, ensure_ascii=False).encode("utf-8", "surrogatepass")),
+        ("text/plain", str.encode),
+        ("text/plain; charset=iso-8859-1", lambda text: text.encode("latin-1", "ignore")),
+    ],
+)
+def test_a_token_broken_by_what_nobody_sees_is_found_as_it_would_go_on_whole(
+    content_type: str, written: Any, unseen: str
+) -> None:
+    assert echoes(answered(written(unseen.join([OPAQUE[:9], OPAQUE[9:50], OPAQUE[50:]])), content_type), OPAQUE)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + _escaped(OPAQUE),
+        json.dumps({"log": _escaped(OPAQUE).decode()}).encode(),
+        b"GET / with " + _escaped(OPAQUE).replace(b"/", b"\\/"),
+    ],
+    ids=["with a byte order mark", "in text of text", "in a line of a log"],
+)
+def test_an_escaped_token_is_found_in_whatever_is_no_plain_document(body: bytes) -> None:
+    assert echoes(answered(body), OPAQUE)
+
+
+def test_a_large_answer_of_nothing_but_escapes_is_looked_through_at_once() -> None:
+    for piece in (b"\\", b"\\u", b"\\u00", b"\\/", b"%5c", b"%"):
+        began = time.process_time()
+        assert not echoes(answered(piece * (MAX_WIRE_BYTES // len(piece)), "text/plain"), OPAQUE)
+        assert time.process_time() - began < 5
 
 
 def test_another_token_of_the_same_platform_is_not_taken_for_it() -> None:

@@ -36,6 +36,7 @@ SHORTEST_TOKEN_TAIL: Final = 16  # characters: what is shorter could be in an an
 _MEDIA_TYPE: Final = re.compile(
     r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
 )  # RFC 6838 section 4.2
+_ESCAPE: Final = re.compile(r"(?<!\\)\\++(?:u([0-9A-Fa-f]{4})|/)")
 
 # As compared: without punctuation, in lower case.
 _CREDENTIALS: Final = frozenset(
@@ -136,11 +137,12 @@ def commitment(value: Any, salt: str) -> str:
 
 
 def echoes(answer: HttpAnswer, token: str) -> bool:
-    """Whether the answer, in its body or headers, holds the token or its latter half: plain, escaped, or encoded once."""
+    """Whether the answer, in its body or headers, holds the token or its latter half: plain, escaped, encoded once, or with
+    characters in it that nobody sees."""
     tail = token[-max(SHORTEST_TOKEN_TAIL, len(token) // 2) :]
     wanted = tuple(_forms(tail))
     headers = [value.encode("utf-8", "surrogateescape") for value in answer.headers.values()]
-    texts = [answer.body, b"\n".join(headers), *(value for value in headers if b"\\" in value)]
+    texts = (answer.body, b"\n".join(headers))
     return any(shape in variant for text in texts for variant in _variants(text) for shape in wanted)
 
 
@@ -158,19 +160,23 @@ def _forms(tail: str) -> Iterator[bytes]:
 
 
 def _variants(text: bytes) -> Iterator[bytes]:
+    """The text as it is, as whoever reads it in the end sees it, and that of what is percent-encoded."""
     yield text
+    yield _as_seen(text)
     if b"%" in text:
-        yield unquote_to_bytes(text)
-    if b"\\" in text:
-        yield _without_escapes(text)
+        yield _as_seen(unquote_to_bytes(text))
 
 
-def _without_escapes(text: bytes) -> bytes:
-    """JSON text with its escapes resolved, whatever else is wrong with it."""
+def _as_seen(text: bytes) -> bytes:
+    """Without what the agent's copy will be without: JSON's escapes, also in text of text, and what nobody sees."""
     try:
-        return json.dumps(strict_json.loads(text, max_depth=MAX_DEPTH), ensure_ascii=False).encode()
-    except strict_json.InvalidJson:
-        return text.replace(b"\\/", b"/")
+        shown = text.decode()
+    except UnicodeDecodeError:
+        shown = text.decode("latin-1")
+    if "\\" in shown:
+        shown = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "/", shown)
+        shown = shown.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two halves make one character
+    return without_invisible(shown)[0].encode()
 
 
 # --- documents ---
