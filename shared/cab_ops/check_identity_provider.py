@@ -22,7 +22,7 @@ from cab.protocol.drafts import ID_JAG_TYP
 from cab.protocol.jose import jwk, jws
 from cab.protocol.jose.jws import Rules, TokenRejected, UnverifiedToken, VerifiedClaims
 from cab.protocol.tokens import id_jag, id_tokens
-from cab.use_cases.people.login import CALLBACK_PATH
+from cab.use_cases.people.login import CALLBACK_PATH, callback_path
 from cab_ops.check_connection import Finding, Holds, Why, answer_or_words, compared_clock
 
 _TIMEOUT_S: Final = 10.0
@@ -51,9 +51,8 @@ class CheckIdentityProvider:
         self._clock = clock
         self._why = why
 
-    @property
-    def redirect_uri(self) -> str:
-        return self._deployment.broker.origin + CALLBACK_PATH
+    def redirect_uri(self, idp: IdentityProvider | None) -> str:
+        return self._deployment.broker.origin + (CALLBACK_PATH if idp is None else callback_path(idp))
 
     # --- the live provider ---
 

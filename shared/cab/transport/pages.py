@@ -126,7 +126,7 @@ class Pages:
                 (r"/me", _NOTHING, {"GET": self._show_account}),
                 (r"/me/disconnect", _NOTHING, {"POST": self._disconnect}),
                 (r"/login", _LOGIN, {"GET": self._begin_login}),
-                (re.escape(CALLBACK_PATH), _CALLBACK, {"GET": self._finish_login}),
+                (re.escape(CALLBACK_PATH) + "(?:/[^/]+)?", _CALLBACK, {"GET": self._finish_login}),
                 (r"/logout", _NOTHING, {"GET": self._show_logout, "POST": self._end_session}),
             )
         )
@@ -248,6 +248,7 @@ class Pages:
     async def _finish_login(self, visit: Visit) -> Response:
         done = await self._login.finish(
             visit.query,
+            arrived_at=visit.request.url.path,
             browsers=self._cookies.bindings(visit.request).values(),
             before=visit.session,
             cookie_before=visit.cookie,

@@ -36,6 +36,7 @@ identity_providers:
     login:
       client_id: cab
       client_secret: {secret: cab-idp-globex}
+      callback: globex
 """
 
 AGENTS = """\

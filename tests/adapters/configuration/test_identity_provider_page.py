@@ -29,7 +29,8 @@ def test_every_provider_of_the_page_has_an_entry() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=SECTIONS)
 def test_the_entry_is_valid_and_warned_about_only_for_its_slash(tmp_path: Path, entry: dict[str, Any]) -> None:
     others = yaml.safe_load(IDENTITY_PROVIDERS)["identity_providers"]
-    document = yaml.safe_dump({"identity_providers": [entry | {"title": "The new one"}, *others]})
+    beside_others = {"title": "The new one", "login": entry["login"] | {"callback": "new"}}
+    document = yaml.safe_dump({"identity_providers": [entry | beside_others, *others]})
     problems = inspect_folder(write_folder(tmp_path, identity_providers=document), ENVIRONMENT).problems
     slash = ["identity_providers.issuer ends with a slash"] if entry["issuer"].endswith("/") else []
     assert [problem.message for problem in problems] == slash

@@ -76,7 +76,7 @@ class KeycloakOrganisation:
                 "plant",
                 clients=[
                     web | {"protocolMappers": [roles]},
-                    _confidential("cab", secrets["cab-idp-plant"], f"{origin}/login/callback"),
+                    _confidential("cab", secrets["cab-idp-plant"], f"{origin}/login/callback/plant"),
                 ],
                 roles={"realm": [{"name": "seller"}]},
                 users=[_user("petra", "Petra Weiss") | {"realmRoles": ["seller"]}],

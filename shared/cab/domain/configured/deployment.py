@@ -200,6 +200,11 @@ class BrowserLogin(StrictModel):
     scopes: tuple[ScopeToken, ...] = Field(
         default=("openid", "profile", "email"), description="Asked for at every login."
     )
+    callback: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")] | None = Field(
+        default=None,
+        description="Name of a redirect URI that is this provider's alone, ORIGIN/login/callback/NAME, where there are several "
+        "providers.",
+    )
 
 
 class SharedSignals(StrictModel):

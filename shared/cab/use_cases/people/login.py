@@ -58,6 +58,11 @@ def return_path(wanted: str | None) -> str:
     return wanted if wanted is not None and _RETURN_PATHS.fullmatch(wanted) else HOME
 
 
+def callback_path(idp: IdentityProvider) -> str:
+    """Where the answers of its logins arrive."""
+    return CALLBACK_PATH if idp.login.callback is None else f"{CALLBACK_PATH}/{idp.login.callback}"
+
+
 @immutable
 class LoginDemand:
     """How fresh and strong the login must be. `renew` asks for a new one whatever session the provider still has."""
@@ -110,7 +115,6 @@ class LoginFlow:
         self._still_here = still_here
         self._clock = clock
         self._randomness = randomness
-        self._redirect_uri = deployment.broker.origin + CALLBACK_PATH
 
     async def begin(self, issuer: str, *, browser: str, return_to: str, demand: LoginDemand) -> str:
         """The provider's URL to send the browser to. `browser` is the binding cookie. Raises: Unavailable."""
@@ -134,7 +138,7 @@ class LoginFlow:
         query = {
             "response_type": "code",
             "client_id": idp.login.client_id,
-            "redirect_uri": self._redirect_uri,
+            "redirect_uri": self._redirect_uri(idp),
             "scope": " ".join(idp.login.scopes),
             "state": state,
             "nonce": nonce,
@@ -154,6 +158,7 @@ class LoginFlow:
         self,
         answer: Mapping[str, str],
         *,
+        arrived_at: str,
         browsers: Collection[str],
         before: Session | None,
         cookie_before: str | None,
@@ -161,7 +166,8 @@ class LoginFlow:
     ) -> LoggedIn | FinishedBefore:
         """Turn the provider's answer (the callback's query) into a session. The state is spent whatever comes of it.
 
-        `browsers` are the binding cookies, `before` and `cookie_before` the session that the browser has, which ends.
+        `arrived_at` is the callback's path, `browsers` are the binding cookies, `before` and `cookie_before` the session that
+        the browser has, which ends.
 
         Raises: BrokerError STATE_INVALID, STATE_OVER, ISSUER_MISMATCH, LOGIN_CANCELLED, LOGIN_FAILED, CLIENT_MISCONFIGURED,
         STEP_UP_REQUIRED, with the page the login was for where that is known; Unavailable.
@@ -186,6 +192,7 @@ class LoginFlow:
                 raise BrokerError(Reason(refused), "The login was refused before.", remedy=way_on)
             return FinishedBefore(state.idp_issuer, state.return_to)
         try:
+            _check_callback(arrived_at, idp)
             login = await self._login(idp, state, answer)
         except BrokerError as error:
             error.remedy = replace(error.remedy, interaction_uri=way_on.interaction_uri)
@@ -236,6 +243,9 @@ class LoginFlow:
         )
         return session if why is None else None
 
+    def _redirect_uri(self, idp: IdentityProvider) -> str:
+        return self._deployment.broker.origin + callback_path(idp)
+
     # --- the provider's answers ---
 
     async def _login(self, idp: IdentityProvider, state: LoginState, answer: Mapping[str, str]) -> id_tokens.Login:
@@ -267,7 +277,7 @@ class LoginFlow:
         form = {
             "grant_type": "authorization_code",
             "code": code,
-            "redirect_uri": self._redirect_uri,
+            "redirect_uri": self._redirect_uri(idp),
             "code_verifier": verifier,
         }
         reference = idp.login.client_secret
@@ -352,6 +362,16 @@ def _oldest_allowed(demand: LoginDemand, now: datetime) -> datetime | None:
     if demand.renew:
         return now - jws.LEEWAY
     return None if demand.max_age_s is None else now - timedelta(seconds=demand.max_age_s) - jws.LEEWAY
+
+
+def _check_callback(arrived_at: str, idp: IdentityProvider) -> None:
+    """RFC 9700 section 4.4.2: where answers name no issuer, the redirect URI tells whose they are."""
+    if arrived_at != callback_path(idp):
+        raise BrokerError(
+            Reason.ISSUER_MISMATCH,
+            "The answer came from another identity provider than the one asked.",
+            why="it arrived at the callback of another",
+        )
 
 
 def _check_issuer(iss: str | None, idp: IdentityProvider, endpoints: IdpEndpoints) -> None:

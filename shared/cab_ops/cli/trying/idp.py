@@ -112,7 +112,7 @@ async def _check(
             found += await checks.issuer(idp)
         if token is not None and idp is not None:
             found += await checks.token(token, idp)
-        return found, idp, checks.redirect_uri
+        return found, idp, checks.redirect_uri(idp)
     finally:
         await http.close()
 

@@ -203,6 +203,17 @@ def check_identity_providers(findings: Findings) -> None:
                 "give each of them a `title`: the page where people choose shows it",
                 severity="warning",
             )
+    callbacks: dict[str | None, int] = {}
+    for position, provider in enumerate(deployment.identity_providers):
+        first = callbacks.setdefault(provider.login.callback, position)
+        if first != position:
+            findings.add(
+                IDENTITY_PROVIDERS,
+                ("identity_providers", position, "login"),
+                "this provider shares its redirect URI with another: whoever runs the one could log in as people of the other",
+                "give it a `login.callback`, and register ORIGIN/login/callback/NAME there",
+                severity="warning",
+            )
     for position, tenant in enumerate(deployment.broker.tenants):
         if all(findings.apart(tenant.id, provider.tenant) for provider in deployment.identity_providers):
             findings.add(
