@@ -7,6 +7,7 @@ and in the outcome.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from cab.encoding.canonical_json import canonical
 JSON: Final = "application/json"
 FORM: Final = "application/x-www-form-urlencoded"
 _ABSENT: Final = object()
+_SEPARATORS: Final = re.compile(r"[/\\;]")  # the last one is where some servers end a segment's name
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,14 @@ def _path(path: str, values: Mapping[str, Any]) -> str:
 
 
 def _segment(value: Any) -> str:
-    text = quote(_text(value), safe="")
-    if text.strip(".") == "":  # empty, `.` and `..` would be another path; RFC 3986 section 6.2.2.3
-        raise BrokerError(Reason.INTENT_MALFORMED, "A value in a path must not be empty or dots.")
-    return text
+    text = _text(value)
+    # Empty, `.` and `..` would be another path (RFC 3986 section 6.2.2.3), and so are dots between separators where a proxy decodes
+    # these before it looks for dots. Catalogs are held to the same.
+    if text.strip(".") == "" or not {".", ".."}.isdisjoint(_SEPARATORS.split(text)):
+        raise BrokerError(
+            Reason.INTENT_MALFORMED, "A value in a path must not be empty or dots, nor a part of it dots."
+        )
+    return quote(text, safe="")
 
 
 def _query(query: Mapping[str, Any], values: Mapping[str, Any]) -> str:
