@@ -16,9 +16,10 @@ from tests.support.web import Sent
 from cab.adapters.mcp.tools import McpTools, tools_as_json
 from cab.adapters.system import SystemClock
 from cab.domain.calls.pins import definition_pin
+from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection, McpServer
-from cab.ports import HttpAnswer
+from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 
 JSON = st.recursive(
     st.one_of(
@@ -76,21 +77,75 @@ class Over:
         return await self.server(Sent(method, self.at, dict(headers), body or b""))
 
 
+async def search(tools: McpTools, endpoint: str = "https://notes.test/mcp") -> HttpAnswer:
+    pin = definition_pin(SEARCH)
+    assert pin is not None
+    call = McpCall(tool="search_notes", definition=pin)
+    connection = Connection.model_construct(  # type: ignore[call-arg]
+        title="Notes",
+        mcp=McpServer(endpoint=endpoint, protocol="2026-07-28"),
+        actions=(Action.model_construct(call=call),),  # type: ignore[call-arg]
+    )
+    body = json.dumps({"params": {"name": "search_notes", "arguments": {"query": "a"}}}).encode()
+    sender = tools.sender(connection, call, user="u", reads=True)
+    return await sender.send("POST", endpoint, body=body, headers={}, timeout_s=5, max_bytes=10_000)
+
+
+class Paged:
+    """A server whose list has `pages` of so many bytes each before it ends; then it answers any call."""
+
+    def __init__(self, pages: int, size: int) -> None:
+        self.pages, self.size = pages, size
+        self.asked: list[str] = []
+
+    async def send(
+        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str], timeout_s: float, max_bytes: int
+    ) -> HttpAnswer:
+        message = json.loads(body or b"{}")
+        self.asked.append(message["method"])
+        page = self.asked.count("tools/list")
+        result: dict[str, Any] = {"resultType": "complete", "content": [], "structuredContent": {"called": True}}
+        if message["method"] == "tools/list":
+            other = {"name": f"other{page}", "inputSchema": {"type": "object"}, "description": "x" * self.size}
+            result = {"tools": [SEARCH, other] if page == 1 else [other], "ttlMs": 0, "cacheScope": "private"}
+            result |= {"resultType": "complete"} | ({"nextCursor": str(page)} if page < self.pages else {})
+        answer = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
+        if len(answer) > max_bytes:
+            raise AnswerTooLarge(len(answer), status=200)
+        return HttpAnswer(200, {"content-type": "application/json"}, answer)
+
+
+async def test_all_pages_of_a_list_are_together_no_longer_than_one_answer_may_be() -> None:
+    """Twenty of a mebibyte each would be read, and what the SDK makes of them is many times as large."""
+    http = Paged(4, 2_600)
+    with pytest.raises(SendFailed) as failed:
+        await search(McpTools(http, http, SystemClock()))
+    assert failed.value.may_have_arrived is False
+    assert "tools/call" not in http.asked
+
+    enough = Paged(3, 2_600)
+    assert json.loads((await search(McpTools(enough, enough, SystemClock()))).body) == {"called": True}
+
+
+async def test_of_a_list_only_reviewed_tools_are_kept_and_serve_the_next_call() -> None:
+    """One list for each user: what else a server names must not fill this process."""
+    http = Paged(2, 2_600)
+    tools = McpTools(http, http, SystemClock())
+    for _ in range(2):
+        assert json.loads((await search(tools)).body) == {"called": True}
+
+    assert (http.asked.count("tools/list"), http.asked.count("tools/call")) == (2, 2)
+    (kept,) = tools._lists.values()
+    assert [tool["name"] for tool in kept.result["tools"]] == list(kept.pins) == ["search_notes"]
+
+
 @pytest.mark.parametrize(
     "endpoint",
     ["https://notes.test:443/mcp", "https://notes.test/größe", "https://notes.test", "https://notes.test/m?a=b"],
 )
 async def test_an_address_is_used_as_it_is_configured_however_the_sdk_would_write_it(endpoint: str) -> None:
-    pin = definition_pin(SEARCH)
-    assert pin is not None
-    server = McpServer(endpoint=endpoint, protocol="2026-07-28")
-    connection = Connection.model_construct(title="Notes", mcp=server)  # type: ignore[call-arg]
     async with McpServerDouble().running("https://notes.test") as double:
         http = Over(double, "https://notes.test/mcp")
-        sender = McpTools(http, http, SystemClock()).sender(
-            connection, McpCall(tool="search_notes", definition=pin), user="u", reads=True
-        )
-        body = json.dumps({"params": {"name": "search_notes", "arguments": {"query": "a"}}}).encode()
-        answer = await sender.send("POST", endpoint, body=body, headers={}, timeout_s=5, max_bytes=10_000)
+        answer = await search(McpTools(http, http, SystemClock()), endpoint)
     assert json.loads(answer.body)["called"] == "search_notes"
     assert set(http.addresses) == {endpoint}

@@ -24,6 +24,7 @@ from cab.adapters.mcp.tools import McpTools, connected, list_tools, tools_as_jso
 from cab.adapters.mcp.wire import Wire
 from cab.adapters.system import SystemClock
 from cab.domain.calls.pins import definition_pin
+from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection, McpServer
 from cab.ports import CallRefused, SendFailed
@@ -38,7 +39,6 @@ async def main(url: str) -> None:
     http = Platforms({f"{parts.scheme}://{parts.netloc}"}, what="provider", allow_loopback_http=True)
     protocol: Any = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "2026-07-28")
     server = McpServer(endpoint=url, protocol=protocol, elicitation_hosts=("pages.test",))
-    connection = Connection.model_construct(title="Suite", mcp=server)  # type: ignore[call-arg]  # all that is read
     tools = McpTools(http, http, SystemClock())
     try:
         listed = await _listed(server, http)
@@ -47,6 +47,8 @@ async def main(url: str) -> None:
             if pin is None:
                 continue
             call = McpCall.model_construct(tool=tool["name"], definition=pin)
+            action = Action.model_construct(call=call)  # type: ignore[call-arg]  # all that is read, here and in the next line
+            connection = Connection.model_construct(title="Suite", mcp=server, actions=(action,))  # type: ignore[call-arg]
             body = json.dumps({"params": {"name": tool["name"], "arguments": _arguments(tool, listed)}}).encode()
             sender = tools.sender(connection, call, user="u", reads=True)
             with suppress(CallRefused, SendFailed):  # what was sent is all that the suite looks at

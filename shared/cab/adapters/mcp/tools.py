@@ -82,9 +82,13 @@ class McpTools:
         found = self._lists.get((endpoint, user))
         return found if found is not None and self.now() < found.until else None
 
-    def keep_list(self, endpoint: str, user: str, result: types.ListToolsResult) -> _Listed:
+    def keep_list(self, connection: Connection, endpoint: str, user: str, result: types.ListToolsResult) -> _Listed:
+        """Of all that a server may list, the tools that were reviewed and are as they were then: nothing else is ever called."""
+        reviewed = {(it.call.tool, it.call.definition) for it in connection.actions if isinstance(it.call, McpCall)}
         dumped = _as_json(result)
-        listed = _Listed(self.now() + LIST_GOOD_FOR_S, dumped, pins_of(dumped["tools"]))
+        found = {name: pin for name, pin in pins_of(dumped["tools"]).items() if (name, pin) in reviewed}
+        kept = dumped | {"tools": [tool for tool in dumped["tools"] if tool["name"] in found]}
+        listed = _Listed(self.now() + LIST_GOOD_FOR_S, kept, found)
         remember(self._lists, (endpoint, user), listed, most=MOST_LISTS)
         return listed
 
@@ -168,7 +172,7 @@ class _ToolSender:
                     return
                 found = await list_tools(client)
                 if listed is None:
-                    listed = self._tools.keep_list(self._server.endpoint, self._user, found)
+                    listed = self._tools.keep_list(self._connection, self._server.endpoint, self._user, found)
                 if listed.pins.get(self._call.tool) != self._call.definition:
                     met.append(_not_sent(Reason.TOOL_DEFINITION_CHANGED, "The tool is not the one that was reviewed."))
                     return

@@ -26,6 +26,7 @@ class Wire(httpx2.AsyncBaseTransport):
     """One connection to a server. `listed` is the answer that `tools/list` gets without asking again, when there is one.
 
     `answer` is what the server said last that ends it: to the call, or a refusal before it. `failure` is why it said nothing.
+    `max_bytes` are of each answer, and of all pages of a list together.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Wire(httpx2.AsyncBaseTransport):
         self._endpoint = endpoint
         self._headers = dict(headers)
         self._until = asyncio.get_running_loop().time() + timeout_s
-        self._max_bytes = max_bytes
+        self._max_bytes = self._left_of_list = max_bytes
         self._capabilities: dict[str, Any] = {"elicitation": {"url": {}}} if elicits else {}
         self._listed = listed
         self.call_sent = False
@@ -70,7 +71,7 @@ class Wire(httpx2.AsyncBaseTransport):
 
     async def _send(self, request: httpx2.Request, body: bytes, method: str | None) -> httpx2.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_OURS}
-        is_call = method == CALL
+        is_call, is_list = method == CALL, method == LIST
         self.call_sent = self.call_sent or is_call
         try:
             answer = await self._http.send(
@@ -79,12 +80,14 @@ class Wire(httpx2.AsyncBaseTransport):
                 body=body or None,
                 headers=headers | self._headers,
                 timeout_s=max(0.001, self._until - asyncio.get_running_loop().time()),
-                max_bytes=self._max_bytes,
+                max_bytes=self._left_of_list if is_list else self._max_bytes,
             )
         except (SendFailed, AnswerTooLarge) as error:
             if method is not None:
                 self.failure = self._as_of_the_call(error, is_call=is_call)
             raise httpx2.ReadError("no answer", request=request) from error
+        if is_list:
+            self._left_of_list -= len(answer.body)
         if method is not None and (is_call or answer.status >= 300):
             self.answer = answer
         if 300 <= answer.status < 400:
