@@ -37,7 +37,7 @@ variable "config_dir" {
 }
 
 variable "configuration_variables" {
-  description = "Values of the names that broker.yaml declares in environment_variables. Never secrets."
+  description = "Values of the names that broker.yaml declares in environment_variables, and SSL_CERT_FILE where authorities are private. Never secrets."
   type        = map(string)
   default     = {}
   nullable    = false

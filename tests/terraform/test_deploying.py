@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import ssl
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
+import certifi
 import pytest
 from benchmarks.capacity import Made, first_project, options
+from tests.adapters.http.authorities import Authority
 from tests.cli.test_cli_docs import commands
 from tests.terraform.conftest import ROOT, ModuleRun, terraform
 from tests.terraform.rights import State, resources
@@ -79,6 +84,22 @@ def test_the_archives_and_the_folder_of_the_image_are_where_the_page_says(checko
     ]
     do(command("unzip"), checkout)
     assert (checkout / ".build" / "image" / "Dockerfile").is_file()
+
+
+def test_a_private_authority_travels_beside_the_public_ones_and_no_other_file_does(checkout: Path) -> None:
+    (checkout / "my-config").unlink()
+    shutil.copytree(ROOT / "examples" / "acme", checkout / "my-config")
+    (checkout / "my-config" / "private-key.pem").write_text("left lying about")
+    shutil.copy(Authority(checkout).roots(), checkout / "acme-authority.pem")
+    do(command("cat "), checkout)
+    printed = do(command("terraform/package"), checkout).strip()
+    for which in ("", ".call_tool", ".image"):
+        with zipfile.ZipFile(checkout / printed.replace(".zip", f"{which}.zip")) as archive:
+            assert [name for name in archive.namelist() if name.endswith(".pem")] == ["config/authorities.pem"]
+            archive.extract("config/authorities.pem", checkout)
+    public = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
+    believed = ssl.create_default_context(cafile=checkout / "config" / "authorities.pem").get_ca_certs()
+    assert len(believed) == len(public) + 1
 
 
 def test_the_example_of_the_page_is_the_smallest_caller_and_valid(module: Path) -> None:

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cab.adapters.http.tls import tls_context
 from cab.domain.configured.connections import Connection, SecretReference
 from cab.domain.configured.deployment import Deployment
 from cab.encoding import strict_json
@@ -60,7 +61,7 @@ class Outside:
         return [lifetime(certificate, self._clock.now())]
 
     async def _certificate(self, host: str, port: int) -> Mapping[str, Any]:
-        _, writer = await asyncio.open_connection(host, port, ssl=ssl.create_default_context())
+        _, writer = await asyncio.open_connection(host, port, ssl=tls_context())
         try:
             certificate: Mapping[str, Any] = writer.get_extra_info("peercert")
             return certificate

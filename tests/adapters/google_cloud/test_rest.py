@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import google.auth.exceptions
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from google.auth.credentials import TokenState
 from tests.adapters.google_cloud.http_server import HttpServer, serving
+from tests.adapters.http.authorities import Authority
 
 from cab.adapters.google_cloud.access_tokens import AccessTokens, NoCredentials
 from cab.adapters.google_cloud.rest import GoogleApi, Refused, Status
@@ -47,48 +43,21 @@ async def main():
 """
 
 
-def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
-    """What a server needs to be `name`, and the file that makes a client trust it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    roots, private = folder / f"{name}.pem", folder / f"{name}.key"
-    roots.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(roots, private)
-    return context, roots
-
-
 async def said_by_a_process(
     folder: Path, server: HttpServer, *, its_name: str, trusts_it: bool, loop: str = "asyncio"
 ) -> str:
     """What a process prints that calls `localhost` twice, as the account on Google's platform."""
-    context, roots = certificate(folder, its_name)
-    _, others = certificate(folder, "other")
+    authority = Authority(folder)
+    trusted = authority if trusts_it else Authority(folder, name="other")
     async with (
         google_identity.serving(port=0, issuer="i", accounts={ACCOUNT: 0}) as listening,
-        serving(server, context),
+        serving(server, authority.server(its_name)),
     ):
         environment = {name: value for name, value in os.environ.items() if name != "GOOGLE_APPLICATION_CREDENTIALS"}
         environment |= {
             "GCE_METADATA_HOST": listening.metadata[ACCOUNT],
             "GCE_METADATA_IP": listening.metadata[ACCOUNT],
-            "SSL_CERT_FILE": str(roots if trusts_it else others),
+            "SSL_CERT_FILE": str(trusted.roots()),
             "HTTPS_PROXY": "http://127.0.0.1:1",  # is not asked
             "https_proxy": "http://127.0.0.1:1",
             "CLOUDSDK_CONFIG": str(folder),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.adapters.google_cloud.test_rest import certificate
+from tests.adapters.http.authorities import Authority
 from tests.adapters.http.test_connections import REQUEST, WELL, Serve
 
 from cab.adapters.http import connections
@@ -26,10 +26,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serving:
 
     @asynccontextmanager
     async def start(serve: Serve, *, its_name: str = "localhost", **options: Any) -> AsyncIterator[Connections]:
-        context, roots = certificate(tmp_path, its_name)
-        trusting = functools.partial(ssl.create_default_context, cafile=str(roots))
+        authority = Authority(tmp_path)
+        trusting = functools.partial(ssl.create_default_context, cafile=str(authority.roots()))
         monkeypatch.setattr(connections, "tls_context", trusting)
-        listening = await asyncio.start_server(serve, "localhost", 0, ssl=context)
+        listening = await asyncio.start_server(serve, "localhost", 0, ssl=authority.server(its_name))
         client = Connections("localhost", listening.sockets[0].getsockname()[1], **options)
         yield client
         await client.close()

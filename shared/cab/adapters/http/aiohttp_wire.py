@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -12,6 +14,7 @@ from aiohttp.resolver import ThreadedResolver
 
 from cab.adapters.http.client import USER_AGENT
 from cab.adapters.http.deadline import within
+from cab.adapters.http.tls import in_words, tell, tls_context
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 from cab.values import mutable
 
@@ -95,6 +98,7 @@ class AiohttpWire:
                     data=body,
                     headers=headers,
                     allow_redirects=False,
+                    ssl=True if url.startswith("http:") else tls_context(),
                     trace_request_ctx=sending,
                 ) as response,
             ):
@@ -102,6 +106,8 @@ class AiohttpWire:
                 lowered = {name.lower(): value for name, value in response.headers.items()}
                 return HttpAnswer(response.status, lowered, content)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                tell(urlsplit(url).hostname or "", error.__cause__)
             raise SendFailed(self._what, may_have_arrived=sending.begun) from error
 
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -131,8 +137,8 @@ def why_failed(error: SendFailed) -> str:
     match cause:
         case None:
             return "this address is not one that may be called"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return "TLS: the certificate or the protocol is not accepted"
+        case aiohttp.ClientError(__cause__=ssl.SSLError() as refused):
+            return f"TLS: {in_words(refused)}"
         case aiohttp.ClientConnectorDNSError():
             inner = str(cause.os_error)
             if inner == NO_ADDRESS:

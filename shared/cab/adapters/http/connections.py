@@ -11,7 +11,6 @@ back only for what is used.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import select
 import socket
@@ -22,6 +21,7 @@ from typing import Final, Protocol, cast
 
 import httptools
 
+from cab.adapters.http.tls import tell, tls_context
 from cab.values import immutable
 
 MOST_CONNECTIONS: Final = 24
@@ -236,7 +236,9 @@ class Connections:
             try:
                 async with asyncio.timeout(_CONNECT_S if tried < len(addresses) else None):
                     return await self._connect_to(str(address[4][0]), context)
-            except (OSError, TimeoutError):  # of TLS, too
+            except ssl.SSLError as error:
+                tell(self._host, error)
+            except (OSError, TimeoutError):
                 continue
         raise Broken
 
@@ -466,9 +468,3 @@ class _OfOthers(_WithHeaders):
     def _ends_with_its_connection(self) -> bool:
         """An answer that says in no other way how long it is (RFC 9112 section 6.3)."""
         return "content-length" not in self._heard and "chunked" not in self._heard.get("transfer-encoding", "").lower()
-
-
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """The system's authorities, host names checked. Made once: reading them takes 20 ms of CPU."""
-    return ssl.create_default_context()
