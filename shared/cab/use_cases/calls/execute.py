@@ -108,7 +108,7 @@ class Execute:
             met = await self._send(call, token, ends_at - now())
             judged = _judge(call, met)
             executed = _executed(judged.outcome, met, attempts[0])
-            if executed.answer is not None and echoes(executed.answer, token):
+            if echoes(_words(met), token):
                 executed = replace(executed, answer=None, refusal=_echoed())
                 with suppress(BrokerError, Unavailable):
                     await fresh_token()  # the echoed one is compromised
@@ -173,6 +173,14 @@ def _executed(outcome: CallOutcome, met: _Met, attempts: int) -> Executed:
         )
         refusal = refused.error()
     return Executed(outcome, attempts, met, met.status, refusal, token_refused=met.status == 401)
+
+
+def _words(met: _Met) -> HttpAnswer:
+    """What the platform said that somebody may be told: its answer, or the page that it wants opened."""
+    if isinstance(met, HttpAnswer):
+        return met
+    page = met.refusal.remedy.interaction_uri if isinstance(met, CallRefused) else None
+    return HttpAnswer(0, {}, (page or "").encode())
 
 
 def _judge(call: Sendable, met: _Met) -> _Judged:
