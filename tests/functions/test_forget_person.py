@@ -167,3 +167,18 @@ def test_the_command_ends_grants_first_and_fails_while_some_are_ending(monkeypat
     assert done.exit_code == 1
     assert json.loads(done.stdout) == {"deleted": {"grants": 0}, "still_ending": 1}
     assert "run it again" in done.stderr
+
+
+async def test_a_token_of_a_forgotten_grant_is_not_handed_out_of_memory_for_the_next_one(world: World) -> None:
+    """The next consent may be for another account, and the former one's token may live on where the provider cannot end it."""
+    grant = await world.connect("alice", "crm", "deal.read")
+    before = (await world.exchange(IN_CRM, subject_token=await world.assertion(user="alice"))).json["access_token"]
+    await revoke(world, "alice")
+    await sweep(world, grant)
+    assert (await forgetting(world)("acme", of(world, "alice"))).deleted["grants"] == 1
+
+    await world.connect("alice", "crm", "deal.read")
+    after = await world.exchange(IN_CRM, subject_token=await world.assertion(user="alice"))
+
+    assert after.status == 200
+    assert after.json["access_token"] != before

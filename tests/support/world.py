@@ -698,7 +698,8 @@ class World:
         )
         payloads = GrantPayloads(self.cloud.vault)
         await payloads.create(grant)
-        assert await payloads.add(grant, payload.model_dump_json().encode()) == 1
+        version = await payloads.add(grant, payload.model_dump_json().encode())  # another than 1 after an earlier grant
+        grant = grant.model_copy(update={"secret_version": version})
         assert await Grants(self.cloud.documents["grants"]).create(grant) is not None
         return grant.grant_id
 

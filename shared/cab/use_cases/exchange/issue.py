@@ -107,6 +107,7 @@ class _Remembered:
     token: AccessToken
     sha256: str
     revoke_epoch: int
+    connected_at: datetime | None  # None: of a grant that was not there yet
 
 
 class DownstreamTokens:
@@ -192,7 +193,9 @@ class DownstreamTokens:
                 rejected_token_sha256=rejected,
                 foretell=foretell,
             )
-            asked = _Remembered(token, token_sha256(token.access_token), grant.revoke_epoch if grant else 0)
+            sha256 = token_sha256(token.access_token)
+            epoch, since = (grant.revoke_epoch, grant.connected_at) if grant else (0, None)
+            asked = _Remembered(token, sha256, epoch, since)
             remember(self._tokens, key, asked, most=CACHE_SIZE)
             return asked
 
@@ -247,6 +250,8 @@ class DownstreamTokens:
     def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider, now: datetime) -> bool:
         token = remembered.token
         if remembered.revoke_epoch != grant.revoke_epoch:
+            return False
+        if remembered.connected_at not in (None, grant.connected_at):  # it was forgotten, and this is the next one
             return False
         # Where a refresh may end older access tokens, only the newest one is handed out.
         if token.secret_version != grant.secret_version and provider.rotation.old_access_token != "lives_on":
