@@ -23,9 +23,10 @@ locals {
   # Read by the code's tests, too: what ends is deleted, and no query orders or filters by a field without an index.
   fields   = jsondecode(file("${path.module}/../shared/cab/data/firestore_fields.json"))
   expiring = { for it in local.fields : "${it.database}/${it.collection}" => it if it.expires }
-  unindexed = merge([for it in local.fields : { for field in it.unindexed :
-    "${it.database}/${it.collection}/${field}" => { database = it.database, collection = it.collection, field = field }
-  }]...)
+  # Sweeps of grants that are spread ask by due_at alone no more (`cab grants spread`).
+  indexed = { for it in flatten([for it in local.fields : [for field in it.indexed : merge(it, { field = field })]]) :
+    "${it.database}/${it.collection}/${it.field}" => it if !(var.grants_are_spread && it.field == "due_at")
+  }
   # The same file the code is held to: a query without its index fails in tests, not in production.
   indexes = { for index in jsondecode(file("${path.module}/../shared/cab/data/firestore_indexes.json")) :
     "${index.database}/${index.collection}/${join(",", [for field in index.fields : field.field_path])}" => index
@@ -44,26 +45,45 @@ resource "google_firestore_field" "expiry" {
   index_config {} # never queried: no index, no hot spot on ever-growing times
 }
 
-# Times that only grow: an index of one takes some 500 writes a second for the whole collection, and no query asks for them alone.
-resource "google_firestore_field" "unindexed" {
-  for_each   = local.unindexed
+resource "google_firestore_field" "indexed" {
+  for_each   = local.indexed
   project    = var.project_id
   database   = google_firestore_database.this[each.value.database].name
   collection = each.value.collection
   field      = each.value.field
 
-  index_config {}
+  index_config {
+    indexes {
+      order = "ASCENDING"
+    }
+  }
 }
 
-# The same for grants that are due, once sweeps ask for them by shard (`cab grants spread`).
-resource "google_firestore_field" "due_at" {
-  count      = var.grants_are_spread ? 1 : 0
+# Every other field: Firestore would keep two entries of each, and of a time that only grows take some 500 writes a second for the whole collection.
+resource "google_firestore_field" "others" {
+  for_each   = { for it in local.fields : "${it.database}/${it.collection}" => it }
   project    = var.project_id
-  database   = google_firestore_database.this["grants"].name
-  collection = "grants"
-  field      = "due_at"
+  database   = google_firestore_database.this[each.value.database].name
+  collection = each.value.collection
+  field      = "*"
 
   index_config {}
+  depends_on = [google_firestore_field.indexed] # what is asked for keeps its index all the while
+}
+
+# What these said of single fields is what is said of all now: left as it is, or Firestore would index those fields for a while.
+removed {
+  from = google_firestore_field.unindexed
+  lifecycle {
+    destroy = false
+  }
+}
+
+removed {
+  from = google_firestore_field.due_at
+  lifecycle {
+    destroy = false
+  }
 }
 
 resource "google_firestore_index" "this" {

@@ -100,6 +100,12 @@ run "by_default" {
 
   # Nothing can be deleted by accident unless it is a trial.
   assert {
+    condition = alltrue([for field in google_firestore_field.others : field.field == "*" && length(field.index_config) == 1 && length(coalesce(field.index_config[0].indexes, [])) == 0]) && alltrue([
+      for field in google_firestore_field.indexed : [for index in field.index_config[0].indexes : index.order] == ["ASCENDING"]
+    ]) && contains(keys(google_firestore_field.others), "grants/payloads") && contains(keys(google_firestore_field.indexed), "grants/grants/due_at")
+    error_message = "Firestore keeps an index of every field unless told otherwise: only what queries ask by has one."
+  }
+  assert {
     condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && google_bigquery_table.events_raw.deletion_protection
     error_message = "Databases and the audit table are protected by default."
   }
@@ -250,8 +256,8 @@ run "each_option_reaches_what_it_is_for" {
     grants_are_spread       = true
   }
   assert {
-    condition     = length(google_firestore_field.due_at) == 1 && length([for name in keys(google_firestore_field.unindexed) : name if strcontains(name, "due_at")]) == 0
-    error_message = "The index of due_at goes when nobody asks by it, and not before."
+    condition     = !contains(keys(google_firestore_field.indexed), "grants/grants/due_at") && contains(keys(google_firestore_field.indexed), "grants/grants/tenant")
+    error_message = "The index of due_at goes when nobody asks by it."
   }
   assert {
     condition     = toset(keys(google_project_iam_member.traces)) == toset(keys(local.functions)) && contains(local.apis, "telemetry.googleapis.com") && local._common_environment.CAB_TRACE_RATIO == "0.05"

@@ -40,6 +40,8 @@ def comes_after(needs: dict[str, set[str]], later: str, earlier: str) -> bool:
         ("module.ingest_audit.google_", "google_bigquery_table.events_raw"),
         ("module.function.google_", "module.ingest_audit.google_"),
         ("module.function.google_", "google_firestore_index.this"),
+        ("module.function.google_", "google_firestore_field.indexed"),
+        ("google_firestore_field.others", "google_firestore_field.indexed"),
         ("google_bigquery_table.events (", "google_bigquery_table.events_raw"),
     ],
 )

@@ -4,8 +4,9 @@ Firestore answers by itself what has only equalities, or only one field to range
 with an order need an index made beforehand; without it production refuses the query, but no emulator does. So every
 adapter of `Documents` refuses what `cab/data/firestore_indexes.json` does not list, and Terraform creates what it lists.
 
-Every field has an index of its own but for those that `cab/data/firestore_fields.json` names: times that only grow, whose index would
-bound what a whole collection can be written. They serve as the order of a composite index, whose equal field spreads the writes.
+Of our collections only the fields that `cab/data/firestore_fields.json` names have an index of their own: what no query asks by is
+written faster and kept for less without, and a time that only grows would bound what its whole collection can be written. Such a time may
+be the order of a composite index, whose equal field spreads the writes.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ def listed_indexes() -> frozenset[CompositeIndex]:
 
 
 @cache
-def unindexed_fields() -> frozenset[tuple[str, str]]:
-    """Collection and field of what has no index of its own."""
+def own_indexes() -> dict[str, frozenset[str]]:
+    """The fields of each of our collections that have an index of their own, in ascending order."""
     text = files("cab").joinpath("data", "firestore_fields.json").read_text(encoding="utf-8")
-    return frozenset((entry["collection"], field) for entry in json.loads(text) for field in entry["unindexed"])
+    return {entry["collection"]: frozenset(entry["indexed"]) for entry in json.loads(text)}
 
 
 def needed_index(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cab.adapters.document_indexes import CompositeIndex, needed_index, unindexed_fields
+from cab.adapters.document_indexes import CompositeIndex, needed_index, own_indexes
 from cab.ports import Condition, Write
 
 EXPIRY_FIELD = "expire_at"
@@ -55,10 +55,13 @@ def order_field(
     index = needed_index(collection, conditions, ordered_by, descending=descending)
     if index is not None and index not in indexes:
         raise ValueError(f"shared/cab/data/firestore_indexes.json lacks {index}.")
-    by_themselves = () if index is not None else (ordered_by, *(condition.field for condition in conditions))
-    for field in by_themselves:
-        if (collection, field) in unindexed_fields():
-            raise ValueError(f"By shared/cab/data/firestore_fields.json {collection} has no index of {field}.")
+    own = own_indexes().get(collection)
+    if index is None and own is not None:
+        asked = {condition.field for condition in conditions} | ({ordered_by} if ordered_by else set())
+        if asked - own:
+            raise ValueError(f"By shared/cab/data/firestore_fields.json {collection} has no index of {asked - own}.")
+        if descending or any(condition.op == "array_contains" for condition in conditions):
+            raise ValueError(f"Indexes of one field of {collection} are in ascending order.")
     return ordered_by
 
 
