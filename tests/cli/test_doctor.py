@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import pytest
 import requests
+from click.testing import CliRunner
 from google.cloud.secretmanager_v1 import SecretManagerServiceClient
 from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
 from google.pubsub_v1 import PublisherClient, SubscriberClient
@@ -29,11 +30,13 @@ from tests.running_stack import ROOT, Stack, running_stack
 
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
+from cab.adapters.http.client import AiohttpClient
 from cab.adapters.system import SystemClock
-from cab.ports import Delete, Replace, Unavailable, Write
+from cab.ports import Delete, HttpAnswer, Replace, Unavailable, Write
 from cab.stores.signing_keys import Issuer, KeyState, SigningKeys
 from cab_dev.stack_file import DOCTOR_ENVIRONMENT_NAME, read_environment
 from cab_ops.check_connection import Holds
+from cab_ops.cli import main
 from cab_ops.doctor import exercise
 from cab_ops.doctor.diagnosis import Diagnosis
 from cab_ops.doctor.examination import PARTS, Examination
@@ -96,6 +99,24 @@ def bed(patient: Stack, environment: dict[str, str]) -> Iterator[Bed]:
 
 
 # --- faults: each is planted for the length of its block ---
+
+
+def test_what_answers_at_the_origin_does_not_act_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The domain may lead to anybody."""
+
+    class Elsewhere(AiohttpClient):
+        async def _send(self, *_: Any, **__: Any) -> HttpAnswer:
+            return HttpAnswer(500, {}, json.dumps({"reason_code": "\x1b[2K\rall is well"}).encode())
+
+    monkeypatch.setattr("cab_ops.doctor.examination.AiohttpClient", Elsewhere)
+    for number, name in enumerate(("CAB", "ACME_IDP", "ACME_CRM", "ACME_TRACKER", "ACME_WAREHOUSE"), start=11):
+        monkeypatch.setenv(f"{name}_ORIGIN", f"http://127.0.0.1:{number}")
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
+    command = ["doctor", "--config", str(ROOT / "examples" / "acme"), "--project", "p", "--only", "origin"]
+    told = CliRunner().invoke(main, command).output
+
+    assert "[U+001B][2K" in told
+    assert "\x1b" not in told
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import click
 
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab.adapters.configuration.problems import ConfigurationRefused
+from cab.domain.text.safe import plain
 from cab_ops.check_connection import Holds
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.doctor.diagnosis import Diagnosis
@@ -82,13 +83,18 @@ def doctor_command(
         click.echo(json.dumps({"healthy": _healthy(found), "findings": [_as_json(it) for it in shown]}, indent=2))
     else:
         for it in shown:
-            click.echo(f"{_WORDS[it.holds]:<8} {it.check}: {it.says}" + (f". Remedy: {it.remedy}" if it.remedy else ""))
+            click.echo(_as_text(it))
     if not _healthy(found):
         raise SystemExit(1)
 
 
 def _healthy(found: list[Diagnosis]) -> bool:
     return all(it.holds is not Holds.NO for it in found)
+
+
+def _as_text(it: Diagnosis) -> str:
+    """One line, in which nothing that the other side said acts on the terminal."""
+    return plain(f"{_WORDS[it.holds]:<8} {it.check}: {it.says}" + (f". Remedy: {it.remedy}" if it.remedy else ""))
 
 
 def _as_json(it: Diagnosis) -> dict[str, str]:
