@@ -38,6 +38,24 @@ for function in functions:
 assert "cab.adapters.google_cloud.rest" in sys.modules
 """
 
+NOSY = """
+import os, sys
+
+folder, root = sys.argv[1:]
+sys.path.insert(0, folder)
+from functions_framework.aio import create_asgi_app
+
+create_asgi_app("exchange_token", f"{root}/functions/exchange_token/main.py")
+assert "nosy" not in sys.modules
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = ""
+from pydantic import BaseModel
+
+class Model(BaseModel):
+    pass
+
+assert "nosy" in sys.modules  # it would have been
+"""
+
 # A process of exchange_token fetches somebody's keys and asks refresh_grants.
 ASKING = """
 import asyncio, contextlib, os, sys
@@ -84,6 +102,17 @@ def test_the_functions_that_serve_import_neither_grpc_nor_googles_message_classe
 
 def test_keys_are_fetched_and_a_token_is_asked_of_refresh_grants_without_aiohttp(tmp_path: Path) -> None:
     run(ASKING, scratch=tmp_path)
+
+
+def test_no_plugin_of_an_installed_package_sees_what_is_validated(tmp_path: Path) -> None:
+    known = tmp_path / "nosy-1.0.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: nosy\nVersion: 1.0\n")
+    (known / "entry_points.txt").write_text("[pydantic]\nnosy = nosy:plugin\n")
+    (tmp_path / "nosy.py").write_text(
+        "class plugin:\n    new_schema_validator = staticmethod(lambda *_: (None, None, None))\n"
+    )
+    run(NOSY, str(tmp_path), str(ROOT), scratch=tmp_path)
 
 
 def run(program: str, *arguments: str, scratch: Path) -> None:

@@ -60,7 +60,7 @@ Storage = Literal["secret_per_grant", "sealed_documents"]
 class LeftBehind(BaseModel):
     """Versions of a grant that was moved, where it was before: to be destroyed once nobody can want them."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     storage: Storage
     first: int
@@ -70,7 +70,7 @@ class LeftBehind(BaseModel):
 class Grant(BaseModel):
     """The Firestore document of one grant. Times are instants in UTC."""
 
-    model_config = ConfigDict(extra="ignore")  # an older revision must read what a newer one wrote
+    model_config = ConfigDict(extra="ignore", defer_build=True)  # an older revision must read what a newer one wrote
 
     grant_id: str
     tenant: str
@@ -202,7 +202,7 @@ def names_itself(grant: Grant) -> bool:
 class CarriedAccessToken(BaseModel):
     """An access token of an earlier refresh that still lives, with the scopes it was narrowed to."""
 
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", defer_build=True, hide_input_in_errors=True)
 
     access_token: str = Field(repr=False)
     scopes: list[str]
@@ -212,7 +212,7 @@ class CarriedAccessToken(BaseModel):
 class TokenSet(BaseModel):
     """The payload of one Secret Manager version: access and refresh token travel together so they can never be mixed."""
 
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="ignore", defer_build=True, hide_input_in_errors=True)
 
     format: Literal[1] = 1
     grant_id: str

@@ -10,6 +10,7 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        defer_build=True,  # at its first use: no process uses all of them
         extra="forbid",
         hide_input_in_errors=True,
         regex_engine="python-re",  # the patterns end in \Z, which the other engine does not know

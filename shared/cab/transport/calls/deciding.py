@@ -36,7 +36,9 @@ _Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, regex_engine="python-re")
+    model_config = ConfigDict(
+        extra="forbid", strict=True, hide_input_in_errors=True, regex_engine="python-re", defer_build=True
+    )
 
 
 class _Proof(_Body):
