@@ -56,6 +56,21 @@ class Model(BaseModel):
 assert "nosy" in sys.modules  # it would have been
 """
 
+COLLECTING = """
+import gc, sys
+import functions_framework.aio
+
+def collections():
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+before = collections()
+functions_framework.aio.create_asgi_app("exchange_token", f"{sys.argv[1]}/functions/exchange_token/main.py")
+assert collections() == before
+assert gc.get_freeze_count() > 50_000  # what was built, and never again
+before, waste = collections(), [[] for _ in range(30_000)]
+assert collections() > before
+"""
+
 # A process of exchange_token fetches somebody's keys and asks refresh_grants.
 ASKING = """
 import asyncio, contextlib, os, sys
@@ -113,6 +128,10 @@ def test_no_plugin_of_an_installed_package_sees_what_is_validated(tmp_path: Path
         "class plugin:\n    new_schema_validator = staticmethod(lambda *_: (None, None, None))\n"
     )
     run(NOSY, str(tmp_path), str(ROOT), scratch=tmp_path)
+
+
+def test_nobody_looks_for_garbage_while_a_function_is_built(tmp_path: Path) -> None:
+    run(COLLECTING, str(ROOT), scratch=tmp_path)
 
 
 def run(program: str, *arguments: str, scratch: Path) -> None:

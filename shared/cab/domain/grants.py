@@ -102,7 +102,7 @@ class Grant(BaseModel):
     refused_as: str | None = None
     refused_since: datetime | None = None
     refused_times: int = 0
-    scopes: list[str] = Field(default_factory=list)
+    scopes: list[str] = []
     upstream_account: str | None = None  # the provider's own, stable id
     upstream_account_name: str | None = None  # what people call it there; for display only
     # Version whose refresh token goes on being used where the committed set came without one; None: that set has its own;
@@ -123,7 +123,7 @@ class Grant(BaseModel):
     moving_to: Storage | None = None  # a copy may be there, of a move that is under way or was broken off
     left_behind: LeftBehind | None = None
     moved_at: datetime | None = None  # when a move began, or left versions behind
-    outbox: list[dict[str, Any]] = Field(default_factory=list)  # audit events of state changes, not yet acknowledged
+    outbox: list[dict[str, Any]] = []  # audit events of state changes, not yet acknowledged
 
     @property
     def keeps_tokens(self) -> bool:
@@ -227,9 +227,9 @@ class TokenSet(BaseModel):
     response: str  # the provider's bytes, base64
     # The same as text, instead of `response`, where base64 would not leave room for the carried refresh token.
     response_text: str | None = Field(default=None, repr=False)
-    requested_scopes: list[str] = Field(default_factory=list)  # what the answer means when it names no scope
+    requested_scopes: list[str] = []  # what the answer means when it names no scope
     carried_refresh_token: str | None  # used when the answer has none
-    carried_access_tokens: list[CarriedAccessToken] = Field(default_factory=list)  # narrower ones that still live
+    carried_access_tokens: list[CarriedAccessToken] = []  # narrower ones that still live
 
     def __repr__(self) -> str:  # never let a traceback or log print tokens
         return f"TokenSet(grant_id={self.grant_id!r}, seq={self.seq})"
