@@ -22,11 +22,9 @@ async def calls_of(
     control = surroundings.emulators.control("firestore")  # one process holds all three services
     control.clear_calls(row.project)
     await send([row.prepare() for _ in range(posts)], port=row.server.port, connections=connections)
-    reads, writes, accesses = billed(control.calls(row.project))
     requests = posts * (row.requests or 1 + len(row.behind))
-    return control.counts(row.project), Operations(
-        reads, writes, accesses, requests, row.events * posts, row.event_bytes
-    )
+    operations = Operations(*billed(control.calls(row.project)), requests, row.events * posts, row.event_bytes)
+    return control.counts(row.project), operations
 
 
 async def paced(row: Row, surroundings: Surroundings, *, pause_s: float) -> Operations:

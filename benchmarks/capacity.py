@@ -46,7 +46,11 @@ REPLACED_FOR_S: Final = 120  # a version that was replaced lives on for a minute
 # Of a grant: they are billed by the time that they are there.
 VERSIONS: Final = 1 + REFRESHES * WORKING_DAYS * REPLACED_FOR_S / (HOURS * 3600)
 BUSY_LOOP: Final = Operations(reads=1, writes=0)  # a hot exchange by Google identity, without what several share
-WRITE: Final = Operations(reads=0, writes=1, requests=0, events=0)
+LOOP: Final = 20  # reads of an agent in a minute, which are counted in one document
+# What several exchanges share: a counter, made once for a loop and then replaced; the record of a hand-out, each a document of its own.
+COUNT: Final = Operations(reads=0, writes=1, requests=0, events=0)
+COUNTER: Final = Operations(reads=0, writes=0, made=1, requests=0, events=0)
+RECORD: Final = replace(COUNT, made=1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class Day:
         renewed = storage.renewed.operations(event_bytes=REFRESH_EVENT_BYTES)
         return [
             Work("exchanges", DECIDES, BUSY_LOOP, HOT_CPU_MS, exchanges),
-            Work("exchanges", DECIDES, WRITE, 0, exchanges * self.shared.writes),
+            Work("exchanges", DECIDES, COUNT, 0, exchanges * self.shared.counters),
+            Work("exchanges", DECIDES, COUNTER, 0, exchanges / LOOP),
+            Work("exchanges", DECIDES, RECORD, 0, exchanges * self.shared.asks),
             Work("exchanges", KEEPS, asked, ASK_CPU_MS, exchanges * self.shared.asks),
             Work("mintings", "mint_assertion", ONCE[mint], CPU_MS[mint], float(self.mints)),
             *(
@@ -286,8 +292,8 @@ def prices() -> str:
     """US$ per million of each path, from the exact counts, and what for."""
     names = list(parts(ONCE["hot"], cpu_ms=0))
     lines = [
-        f"| path | reads | writes | US$ per million | of it {' | '.join(names)} |",
-        "|---" * (4 + len(names)) + "|",
+        f"| path | reads | writes | of them new | US$ per million | of it {' | '.join(names)} |",
+        "|---" * (5 + len(names)) + "|",
     ]
     paths = {name: (operations, CPU_MS.get(name, HOT_CPU_MS)) for name, operations in ONCE.items()}
     paths |= {
@@ -299,7 +305,8 @@ def prices() -> str:
     for name, (operations, cpu_ms) in paths.items():
         each = [price * 1e6 for price in parts(operations, cpu_ms=cpu_ms).values()]
         cells = [f"{price:.2f}" for price in (sum(each), *each)]
-        lines.append(f"| {name} | {operations.reads} | {operations.writes} | {' | '.join(cells)} |")
+        counts = [str(number) for number in (operations.reads, operations.writes, operations.made)]
+        lines.append(f"| {' | '.join((name, *counts, *cells))} |")
     return "\n".join(lines)
 
 

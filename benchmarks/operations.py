@@ -11,7 +11,7 @@ from typing import Any, Final
 
 FIRESTORE_READ: Final = 0.03 / 100_000
 FIRESTORE_WRITE: Final = 0.09 / 100_000
-FIRESTORE_DELETE: Final = 0.01 / 100_000  # of documents whose time is over
+FIRESTORE_DELETE: Final = 0.01 / 100_000
 SECRET_ACCESS: Final = 0.03 / 10_000
 SECRET_VERSION_MONTH: Final = 0.06
 REQUEST: Final = 0.40 / 1_000_000
@@ -36,11 +36,15 @@ INGEST_CPU_MS: Final = 0.07  # of an event that shares its message with four oth
 
 @dataclass(frozen=True)
 class Operations:
-    """Of one request, or of all requests of a path together. Each document that is written is deleted one day: by itself when its time
-    is over, or before, which is the same price; so deletes are not counted beside."""
+    """Of one request, or of all requests of a path together.
+
+    `made`: the documents written that were not there before. Each of these is deleted one day, by itself when its time is over, or
+    before, which is the same price: so they are priced with their end, and deletes are not counted. What replaces a document adds none.
+    """
 
     reads: int
     writes: int
+    made: int = 0
     secret_accesses: int = 0
     requests: int = 1
     events: int = 1
@@ -49,18 +53,18 @@ class Operations:
 
 
 ONCE: Final[dict[str, Operations]] = {
-    "mint with a key": Operations(reads=0, writes=1, event_bytes=MINT_EVENT_BYTES),
-    "hot": Operations(reads=1, writes=2),
+    "mint with a key": Operations(reads=0, writes=1, made=1, event_bytes=MINT_EVENT_BYTES),
+    "hot": Operations(reads=1, writes=2, made=2),
     "with a google identity and no limit": Operations(reads=0, writes=0),
-    "change within a task": Operations(reads=2, writes=2),
-    "change within a task with a limit": Operations(reads=1, writes=3),
-    "change within a task with a limit recorded before": Operations(reads=1, writes=2),
-    "ask the user": Operations(reads=1, writes=3),
-    "ask again while it waits": Operations(reads=3, writes=1),
-    "repeat when the user agreed": Operations(reads=3, writes=1),
-    "redeem what was deferred": Operations(reads=3, writes=3),
-    "decide": Operations(reads=4, writes=1, event_bytes=1_100),
-    "call of the broker": Operations(reads=1, writes=1, requests=2, events=2, event_bytes=CALL_EVENT_BYTES),
+    "change within a task": Operations(reads=2, writes=2, made=2),
+    "change within a task with a limit": Operations(reads=1, writes=3, made=3),
+    "change within a task with a limit recorded before": Operations(reads=1, writes=2, made=1),
+    "ask the user": Operations(reads=1, writes=3, made=2),
+    "ask again while it waits": Operations(reads=3, writes=1, made=1),
+    "repeat when the user agreed": Operations(reads=3, writes=1, made=1),
+    "redeem what was deferred": Operations(reads=3, writes=3, made=3),
+    "decide": Operations(reads=4, writes=1, made=1, event_bytes=1_100),
+    "call of the broker": Operations(reads=1, writes=1, made=1, requests=2, events=2, event_bytes=CALL_EVENT_BYTES),
     "call of the broker recorded before": Operations(
         reads=1, writes=0, requests=2, events=2, event_bytes=CALL_EVENT_BYTES
     ),
@@ -102,7 +106,7 @@ def parts(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = INGES
     events, size = operations.events, operations.event_bytes
     return {
         "reads": operations.reads * FIRESTORE_READ,
-        "writes": operations.writes * (FIRESTORE_WRITE + FIRESTORE_DELETE),
+        "writes": operations.writes * FIRESTORE_WRITE + operations.made * FIRESTORE_DELETE,
         "secrets": operations.secret_accesses * SECRET_ACCESS,
         "requests": operations.requests * REQUEST,
         "CPU": cpu_ms / 1000 / CPU_SHARE * CPU_SECOND,
@@ -121,12 +125,12 @@ def us_dollars(operations: Operations, *, cpu_ms: float, ingest_cpu_ms: float = 
     return sum(parts(operations, cpu_ms=cpu_ms, ingest_cpu_ms=ingest_cpu_ms).values())
 
 
-def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
-    """Documents read and written, and secrets accessed, of calls as the emulators list them.
+def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int]:
+    """Documents read, written and made, and secrets accessed, of calls as the emulators list them.
 
     A query counts as one read: how much it finds, the log does not say.
     """
-    reads = writes = accesses = 0
+    reads = writes = made = accesses = 0
     for call in calls:
         documents = sum("/documents/" in name for name in call["resources"])
         match call["method"]:
@@ -136,6 +140,7 @@ def billed(calls: Iterable[Mapping[str, Any]]) -> tuple[int, int, int]:
                 reads += 1
             case "Commit":
                 writes += documents - call["deletes"]
+                made += call["makes"]
             case "AccessSecretVersion":
                 accesses += 1
-    return reads, writes, accesses
+    return reads, writes, made, accesses

@@ -45,8 +45,8 @@ from benchmarks.rows import (
 _PROMISES: Final = {
     SIGNED: "single use of own assertions is a write: 1.40 with the request",
     TASK: "single use and the hand-out's record are two writes: 2.40 with the request",
-    LIMITED: "single use, the task's use and the hand-out's record are three writes: 3.40 with the request",
-    LIMITED_BY_GOOGLE: "the task's use and each hand-out's record are two writes: 2.40 with the request",
+    LIMITED: "single use, the task's use and the hand-out's record are three writes: 3.30 with the request",
+    LIMITED_BY_GOOGLE: "the task's use and each hand-out's record are two writes: 2.30 with the request",
 }
 _WAITS: Final = {MINT: (1,), RELAXED: (1,), HOT: (2,), LIMITED: (2,), CONFIRM: (3, 4, 4), NARROWER: (5,)}
 
@@ -273,9 +273,9 @@ class Results:
 
     def _price_lines(self) -> list[str]:
         waits = {name: "+".join(map(str, legs)) for name, legs in self.counted_waits.items()}
-        lines = [f"{'billed':<17} {'reads':>6} {'writes':>6} {'US$ per million':>16} {'waits':>6}"]
+        lines = [f"{'billed':<17} {'reads':>6} {'writes':>6} {'new':>6} {'US$ per million':>16} {'waits':>6}"]
         for name, billed in self.billed_together.items():
-            each = [f"{number / self._billed(name):6.2f}" for number in (billed.reads, billed.writes)]
+            each = [f"{number / self._billed(name):6.2f}" for number in (billed.reads, billed.writes, billed.made)]
             lines.append(f"{name:<17} {' '.join(each)} {self.us_dollars(name):16.2f} {waits[name]:>6}")
         return lines
 

@@ -8,11 +8,15 @@ from statistics import mean
 
 import pytest
 from benchmarks.capacity import (
+    ANY,
     BY_INSTANCES,
     CONFIRMED,
+    COUNTER,
     CPU_MS,
     HOT_CPU_MS,
     JOB_SECOND,
+    LOOP,
+    RECORD,
     REFRESH_CPU_MS,
     VISIT_CPU_MS,
     WORKING_DAYS,
@@ -36,13 +40,16 @@ from benchmarks.operations import (
     FIRESTORE_DELETE,
     FIRESTORE_WRITE,
     INGEST_CPU_MS,
+    NARROWER,
     ONCE,
+    REFRESH,
     REQUEST,
     ROW_BYTES,
     Operations,
     parts,
     us_dollars,
 )
+from benchmarks.simulation.memories import READS
 from benchmarks.storage import STORAGES
 
 DOCUMENTS = Path(__file__).resolve().parents[1] / "docs"
@@ -90,6 +97,19 @@ def test_a_write_costs_what_stands_where_it_is_chosen() -> None:
     for chosen in ("Each assertion works once", "| `records_each_write` |"):
         assert any(chosen in line and price in line for line in configuration.splitlines())
     assert price in (DOCUMENTS / "security.md").read_text("utf-8")
+
+
+def test_what_replaces_a_document_is_priced_without_an_end() -> None:
+    new, replaced = (parts(Operations(reads=0, writes=1, made=made), cpu_ms=0)["writes"] * 1e6 for made in (1, 0))
+    assert f"A write is US$ {replaced:.2f}, and {new - replaced:.2f} more where the document is new" in DOCUMENT
+    assert f"one that replaces another {replaced:.2f}" in PERFORMANCE
+    assert NARROWER.made == REFRESH.made == 0, "all of a grant, which tests/functions/test_waits.py counts"
+
+
+def test_a_loop_of_the_model_is_that_of_the_simulation() -> None:
+    assert LOOP == READS
+    records, counters = (next(it for it in Day().work(ANY) if it.operations == of) for of in (RECORD, COUNTER))
+    assert (records.number, counters.number) == (60 * BY_INSTANCES[1].asks, 3), "of each loop one counter"
 
 
 def test_twice_as_many_exchanges_cost_less_than_twice_as_much_and_more_than_once() -> None:

@@ -18,7 +18,8 @@ PENDING = "PENDING"
 
 @dataclass
 class Call:
-    """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete.
+    """One call. `status` is a gRPC status name, or PENDING until the call has ended. `deletes`: how many of its writes delete; `makes`:
+    how many are of documents that were not there when it came.
 
     `took_s`: from when it came (`came_at`, of time.perf_counter, which is the same in all processes) to its end, what faults made
     of it included; None until then.
@@ -31,6 +32,7 @@ class Call:
     came_at: float
     status: str = PENDING
     deletes: int = 0
+    makes: int = 0
     took_s: float | None = None
 
     def finished(self, status: str) -> None:
@@ -49,11 +51,18 @@ class CallLog:
     _calls: deque[Call] = field(default_factory=lambda: deque(maxlen=_KEPT_CALLS))
 
     def started(
-        self, service: Service, method: str, resources: Sequence[str], deletes: int = 0, *, came_at: float | None = None
+        self,
+        service: Service,
+        method: str,
+        resources: Sequence[str],
+        deletes: int = 0,
+        makes: int = 0,
+        *,
+        came_at: float | None = None,
     ) -> Call:
         """Count a call that has just arrived, or came at `came_at` and had to be read first."""
         came_at = time.perf_counter() if came_at is None else came_at
-        call = Call(service, method, project_of(resources), tuple(resources), came_at, deletes=deletes)
+        call = Call(service, method, project_of(resources), tuple(resources), came_at, deletes=deletes, makes=makes)
         self._counts[call.project, service, method] += 1
         self._calls.append(call)
         return call

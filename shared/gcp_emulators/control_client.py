@@ -45,7 +45,7 @@ class ControlClient:
         return counts
 
     def calls(self, project: str | None = None) -> list[dict[str, Any]]:
-        """The latest calls: `service`, `method`, `project`, `resources`, `status`, `deletes`, `came_at`, `took_s`."""
+        """The latest calls: `service`, `method`, `project`, `resources`, `status`, `deletes`, `makes`, `came_at`, `took_s`."""
         calls: list[dict[str, Any]] = self._calls(project)["calls"]
         return calls
 

@@ -341,19 +341,20 @@ async def seen_of(path: Path) -> Seen:
     await request
     await asyncio.sleep(2)  # what is on its way still
     after = counted(world)
-    reads, writes, secret_accesses, requests, number = (now - then for then, now in zip(before, after, strict=True))
+    counts = (now - then for then, now in zip(before, after, strict=True))
     events = [
         sealed.data for log in world.cloud.audit_logs.values() for sealed in log.messages[published.get(log, 0) :]
     ]
-    return Seen(Operations(reads, writes, secret_accesses, requests, number), events)
+    return Seen(Operations(*counts), events)
 
 
-def counted(world: CountedWorld) -> tuple[int, int, int, int, int]:
-    """Reads, a query for one document among them; documents written; secrets accessed; requests; events."""
+def counted(world: CountedWorld) -> tuple[int, int, int, int, int, int]:
+    """Reads, a query for one document among them; documents written and made; secrets accessed; requests; events."""
     stores, logs = world.cloud.documents.values(), world.cloud.audit_logs.values()
     return (
         sum(store.calls["read"] + store.calls["find"] for store in stores),
         sum(store.written for store in stores),
+        sum(store.made for store in stores),
         world.cloud.vault.calls["access"],
         world.requests,
         sum(len(log.events) for log in logs),
@@ -379,6 +380,7 @@ def test_the_price_of_a_refresh_is_of_what_it_adds_to_a_hot_exchange(path: Path,
     assert seen.operations == Operations(
         plain.reads + added.reads,
         plain.writes + added.writes,
+        plain.made + added.made,
         plain.secret_accesses + added.secret_accesses,
         plain.requests + added.requests,
         plain.events + added.events,

@@ -71,6 +71,7 @@ def counted(world: World) -> dict[str, int]:
     return {
         "reads": sum(store.calls["read"] + store.found for store in stores),
         "writes": sum(store.written for store in stores),
+        "made": sum(store.made for store in stores),
         "accesses": vault.get("access", 0),
         "changes": vault.get("add", 0) + vault.get("destroy", 0),
     }

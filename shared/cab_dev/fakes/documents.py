@@ -58,8 +58,8 @@ class Outage:
 class InMemoryDocuments:
     """One database. `delay_s` passes before each call does its work, so that callers interleave as over a network.
 
-    `calls` counts calls by method, failed ones included, `written` the documents that they wrote, deletes aside, and `found` those that
-    queries returned. `clock` is the server's.
+    `calls` counts calls by method, failed ones included, `written` the documents that they wrote, deletes aside, `made` those of them that
+    were not there before, and `found` those that queries returned. `clock` is the server's.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class InMemoryDocuments:
         self.outage: Outage | None = None
         self.calls: dict[Method, int] = dict.fromkeys(get_args(Method), 0)
         self.written = 0
+        self.made = 0
         self.found = 0
         self._documents: dict[str, Document] = {}
         self._versions = itertools.count(1)
@@ -182,6 +183,7 @@ class InMemoryDocuments:
         document = self._documents.get(path)
         if document is not None and _same(document.fields, fields):
             return document.version  # Firestore: a write that changes nothing keeps the update time
+        self.made += document is None
         self._documents[path] = Document(path, fields, version)
         return version
 

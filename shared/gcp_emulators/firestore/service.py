@@ -57,7 +57,8 @@ class FirestoreService:
     def _methods(self) -> list[Method]:
         def unary(name: str, call: Callable[..., Any], *, response: Any = None) -> Method:
             answer = response or message_class(f"{name}Response")
-            return Method(name, protobuf(message_class(f"{name}Request")), protobuf(answer), call, _resources, _deletes)
+            codecs = protobuf(message_class(f"{name}Request")), protobuf(answer)
+            return Method(name, *codecs, call, _resources, self._deletes_and_makes)
 
         def stream(name: str, call: Callable[..., Any]) -> Method:
             codecs = protobuf(message_class(f"{name}Request")), protobuf(message_class(f"{name}Response"))
@@ -206,6 +207,13 @@ class FirestoreService:
                 response.status.add()
         return response
 
+    def _deletes_and_makes(self, request: Message) -> tuple[int, int]:
+        """How many documents a request deletes, and how many it writes that are not there."""
+        if "writes" not in {field.name for field in request.DESCRIPTOR.fields}:
+            return 0, 0
+        written = [written_name(write) for write in request.writes if write.WhichOneof("operation") != "delete"]
+        return len(request.writes) - len(written), sum(self._store.version(name) is None for name in written)
+
     def _transaction_of(self, request: Message) -> tuple[bytes, bytes]:
         """The transaction to read in, empty for none, and its id once more if this request has begun it."""
         if request.WhichOneof("consistency_selector") == "new_transaction":
@@ -236,9 +244,3 @@ def _resources(request: Message) -> Sequence[str]:
     if "writes" in fields:
         names += [written_name(write) for write in request.writes]
     return [name for name in names if name]
-
-
-def _deletes(request: Message) -> int:
-    if "writes" not in {field.name for field in request.DESCRIPTOR.fields}:
-        return 0
-    return sum(write.WhichOneof("operation") == "delete" for write in request.writes)

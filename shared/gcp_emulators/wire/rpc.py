@@ -70,7 +70,7 @@ class Method:
     response: Codec
     call: Callable[..., Any]
     resources: Callable[[Any], Sequence[str]]
-    deletes: Callable[[Any], int] = lambda _: 0  # how many documents it is asked to delete
+    deletes_and_makes: Callable[[Any], tuple[int, int]] = lambda _: (0, 0)  # how many documents
     streams_requests: bool = False
     streams_responses: bool = False
     knows_deadline: bool = False
@@ -132,7 +132,8 @@ class Gateway:
     async def _logged(self, method: Method, request: Any, came_at: float | None = None) -> AsyncIterator[None]:
         """Log the call and apply faults around the work, which is the body of the `async with`. Raises: RpcError."""
         resources = tuple(method.resources(request))
-        call = self.calls.started(self.service, method.name, resources, method.deletes(request), came_at=came_at)
+        deletes, makes = method.deletes_and_makes(request)
+        call = self.calls.started(self.service, method.name, resources, deletes, makes, came_at=came_at)
         CALLER.set(self.caller)  # each call runs in a context of its own
         try:
             self._permit(method, request, resources)

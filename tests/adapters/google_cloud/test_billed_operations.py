@@ -8,7 +8,7 @@ from benchmarks.operations import billed
 
 from cab.adapters.google_cloud.firestore.documents import FirestoreDocuments
 from cab.adapters.google_cloud.secrets import SecretManagerVault
-from cab.ports import Create, Delete, Tally
+from cab.ports import Create, Delete, Replace, Tally
 from gcp_emulators.control_client import ControlClient
 
 
@@ -28,7 +28,9 @@ async def test_each_document_and_each_secret_counts_however_calls_are_shared(
     await store.read("grants/a")
     await store.write(Create("approval_requests/a", {}), Create("approval_requests/b", {}))
     await store.write(Delete("approval_requests/a"))  # which it would have cost at its end, too
+    await store.write(Replace("approval_requests/b", {"n": 1}, version=None))
+    await store.tally(Tally("rate_limits/a", add={"n": 1}))
     await vault.access("cab-a", version)
-    assert billed(control.calls(project)) == (3, 4, 1)
+    assert billed(control.calls(project)) == (3, 6, 4, 1)
     await store.close()
     await vault.close()

@@ -319,6 +319,7 @@ def test_the_log_says_which_resources_a_call_touched(db: Client, control: Contro
         "resources": [root, f"{root}/documents/guards/g1"],
         "status": "OK",
         "deletes": 0,
+        "makes": 1,
     }
 
 
