@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from typing import Final
 
 import orjson
 
 from cab.encoding.trace_context import current
+
+# The MCP SDK's client. Its lines quote what a server wrote, the user's token if that is in it, and there are as many as the server
+# likes. What came of a call is on record.
+_QUOTING_OTHERS: Final = ("client", "mcp.client", "mcp.shared.tool_name_validation")
 
 
 class JsonLines(logging.Formatter):
@@ -42,3 +47,5 @@ def configure_logging(project: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(project))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in _QUOTING_OTHERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from cab.domain.configured.actions import Action
 from cab.domain.configured.calls import McpCall
 from cab.domain.configured.connections import Connection, McpServer
 from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
+from cab.transport.logs import configure_logging
 
 JSON = st.recursive(
     st.one_of(
@@ -137,6 +139,62 @@ async def test_of_a_list_only_reviewed_tools_are_kept_and_serve_the_next_call() 
     assert (http.asked.count("tools/list"), http.asked.count("tools/call")) == (2, 2)
     (kept,) = tools._lists.values()
     assert [tool["name"] for tool in kept.result["tools"]] == list(kept.pins) == ["search_notes"]
+
+
+class Streams:
+    """A server that answers the call with this stream before it ends."""
+
+    def __init__(self, events: bytes) -> None:
+        self.events = events
+        self.asked: list[Any] = []
+
+    async def send(
+        self, method: str, url: str, *, body: bytes | None, headers: Mapping[str, str], timeout_s: float, max_bytes: int
+    ) -> HttpAnswer:
+        message = json.loads(body or b"{}")
+        self.asked.append(message.get("method"))
+        result: dict[str, Any] = {"tools": [SEARCH], "ttlMs": 0, "cacheScope": "private", "resultType": "complete"}
+        content_type, before = "application/json", b""
+        if message.get("method") == "tools/call":
+            result = {"resultType": "complete", "content": [], "structuredContent": {"called": True}}
+            content_type, before = "text/event-stream", self.events
+        answer = json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result}).encode()
+        if before:
+            answer = before + b"event: message\ndata: " + answer + b"\n\n"
+        return HttpAnswer(200, {"content-type": content_type}, answer)
+
+
+async def test_what_a_server_asks_in_a_stream_is_not_answered_and_a_flood_of_it_is_not_read() -> None:
+    """Each question cost a POST with the user's token and a millisecond, until the call's time was over."""
+    ping = b'event: message\ndata: {"jsonrpc":"2.0","id":1,"method":"ping"}\n\n'
+    some = Streams(ping * 20)
+    assert json.loads((await search(McpTools(some, some, SystemClock()))).body) == {"called": True}
+    assert some.asked == ["tools/list", "tools/call"]
+
+    flood = Streams(ping * 10_000)
+    with pytest.raises(AnswerTooLarge) as refused:
+        await search(McpTools(flood, flood, SystemClock()))
+    assert (refused.value.status, flood.asked) == (200, some.asked)
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logs as a function has them."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+    levels = {name: logging.getLogger(name).level for name in logging.root.manager.loggerDict}
+    configure_logging("p")
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.usefixtures("logged")
+async def test_what_a_server_writes_is_in_no_line_of_our_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It may hold the user's token: the SDK's lines name events and kinds of content that it does not know."""
+    server = Streams(b"event: the-users-token\ndata: {}\n\n" * 100)
+    with caplog.at_level(logging.WARNING):
+        assert json.loads((await search(McpTools(server, server, SystemClock()))).body) == {"called": True}
+    assert "the-users-token" not in caplog.text
 
 
 @pytest.mark.parametrize(

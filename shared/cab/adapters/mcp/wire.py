@@ -1,13 +1,14 @@
 """The SDK's HTTP transport, replaced: each message is one request of ours, to one address, with nothing followed or added.
 
-What the SDK would do by itself is not let through: redirects, a stream of its own, a second `tools/call`, capabilities that the
-broker does not have.
+What the SDK would do by itself is not let through: redirects, a stream of its own, a second `tools/call`, answers to what a server
+asks, capabilities that the broker does not have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ LIST: Final = "tools/list"
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 _NOT_OURS: Final = frozenset({"host", "content-length", "connection", "user-agent", "accept-encoding", "authorization"})
 _NEEDED: Final = ("content-type", "mcp-session-id")
+MOST_EVENTS: Final = 500  # of a stream, which the SDK takes the better part of a millisecond for, each
+_EVENT: Final = re.compile(rb"(?:\A|[\r\n])data")
 
 
 class Wire(httpx2.AsyncBaseTransport):
@@ -61,6 +64,10 @@ class Wire(httpx2.AsyncBaseTransport):
         if request.method == "POST":
             message = json.loads(body)
             method = message.get("method")
+            if (
+                method is None
+            ):  # the SDK's answer to what the server asked in a stream: that has ended, and may have asked thousands
+                return httpx2.Response(202, request=request)
             if method == LIST and self._listed is not None:
                 answered = {"jsonrpc": "2.0", "id": message["id"], "result": self._listed}
                 return httpx2.Response(200, json=answered, request=request)
@@ -82,6 +89,8 @@ class Wire(httpx2.AsyncBaseTransport):
                 timeout_s=max(0.001, self._until - asyncio.get_running_loop().time()),
                 max_bytes=self._left_of_list if is_list else self._max_bytes,
             )
+            if answer.headers.get("content-type", "").startswith("text/event-stream") and _is_flood(answer.body):
+                raise AnswerTooLarge(None, status=answer.status)
         except (SendFailed, AnswerTooLarge) as error:
             if method is not None:
                 self.failure = self._as_of_the_call(error, is_call=is_call)
@@ -111,3 +120,7 @@ class Wire(httpx2.AsyncBaseTransport):
             if isinstance(meta, dict) and _CAPABILITIES in meta:
                 meta[_CAPABILITIES] = self._capabilities
         return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _is_flood(stream: bytes) -> bool:
+    return sum(1 for _ in _EVENT.finditer(stream)) > MOST_EVENTS
