@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -478,3 +479,38 @@ def test_each_access_says_what_came_of_it_and_whose_word_that_is(acme: AcmePages
         "A call for the agent. Whether it was done is not known so far.",
     ):
         assert text.count(words) == 1
+
+
+@pytest.mark.parametrize("text", ["x" * 16_384, "\u3164" * 5_461])
+def test_fifty_long_questions_of_one_agent_do_not_make_the_page_too_large_for_anybody_elses(
+    acme: AcmePages, text: str
+) -> None:
+    """Cloud Run answers with 32 MiB at most, and this was 38: with it went every question, and the way to disconnect."""
+    browser = acme.logged_in("alice")
+    for number in range(50):
+        parameters = {"first": text, "second": text}
+        acme.ask_approval(id=f"{number:022}", identifier=f"opportunity/{number}", parameters=parameters)
+    acme.ask_approval(id="B" * 22, agent="ops-bot", action="crm.opportunity.update", parameters={"stage": "won"})
+
+    page = browser.get("/me")
+
+    assert len(page.content) < 1_000_000
+    assert f'href="/approvals/{"B" * 22}"' in page.text
+    assert page.text.count(">Decide<") == 51
+    whole = browser.get("/approvals/" + "0" * 22).text
+    assert whole.count(text[0]) > 2 * len(text) or whole.count("U+3164") >= 2 * len(text)
+
+
+def test_of_a_question_the_page_shows_the_whole_where_that_is_short_and_else_how_it_begins(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    acme.ask_approval(
+        id="A" * 22, identifier="opportunity/1", parameters={"amount": 120000, "to": "won", "tags": ["a", "b"]}
+    )
+    acme.ask_approval(
+        id="C" * 22, identifier="opportunity/2", parameters={"note": "n" * 150, "tags": ["t" * 60, "u"], "more": 1}
+    )
+
+    page = re.sub(r"<[^>]+>", "", browser.get("/me").text)
+
+    assert "amount: 120000 (120,000), to: “won”, tags: “a”“b”" in page
+    assert f"note: “{'n' * 150}”, tags: “{'t' * 46}”…, …" in page

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from cab.transport.requests import hardening
 from cab.use_cases.people.account import Deed
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+BRIEF_CHARS: Final = 200
 _EFFECT_WORDS: Final = {Effect.READ: "Looks only", Effect.WRITE: "Changes data", Effect.DESTRUCTIVE: "Deletes data"}
 
 
@@ -57,6 +58,7 @@ def _pages() -> Environment:
         "shown": shown,
         "came_of": came_of,
         "typed": typed,
+        "in_brief": in_brief,
         "instant": instant,
         "effect_words": _EFFECT_WORDS.__getitem__,
     }
@@ -135,6 +137,24 @@ def typed(value: object) -> Markup:
     if isinstance(value, list | tuple):
         return Markup("<br>").join(typed(item) for item in value)
     return Markup('<span class="quote">“</span>{}<span class="quote">”</span>').format(shown(str(value)))
+
+
+def in_brief(parameters: Mapping[str, object]) -> Markup:
+    """How a question's parameters begin, for the list of all questions. The page on which it is decided shows them whole.
+
+    An agent may ask fifty questions of 32 KiB each, and what is marked as not to be seen takes 25 times its size.
+    """
+    pieces: list[Markup] = []
+    left = BRIEF_CHARS
+    for name, value in parameters.items():
+        text = ", ".join(value) if isinstance(value, list | tuple) else str(value)
+        if left <= 0:
+            pieces.append(Markup("…"))
+            break
+        told = typed(value) if len(text) <= left or isinstance(value, int) else typed(text[:left]) + "…"
+        pieces.append(Markup("{}: {}").format(shown(name), told))
+        left -= len(name) + len(text)
+    return Markup(", ").join(pieces)
 
 
 def instant(at: datetime) -> Markup:
