@@ -38,7 +38,7 @@ def a_value(parameter: Parameter) -> Any:
         case "strings":
             return ["one", "two"]
         case _:
-            return parameter.values[0] if parameter.values else "../x y"[: parameter.longest]
+            return parameter.values[0] if parameter.values else "..x/y z"[: parameter.longest]
 
 
 def call_of(action: Action) -> Call:
