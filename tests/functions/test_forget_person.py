@@ -169,6 +169,15 @@ def test_the_command_ends_grants_first_and_fails_while_some_are_ending(monkeypat
     assert "run it again" in done.stderr
 
 
+@pytest.mark.parametrize("subject", ["alice@acme.example", "00u1a2b3c4", "x" * 44])
+def test_a_name_that_is_no_key_is_not_forgotten_without_its_identity_provider(subject: str) -> None:
+    """It was: nothing was found, nothing deleted, and the command succeeded."""
+    command = ["people", "forget", "--project", "p", "--url", "http://127.0.0.1:9", "--tenant", "acme", subject]
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "give --idp" in done.stderr
+
+
 async def test_a_token_of_a_forgotten_grant_is_not_handed_out_of_memory_for_the_next_one(world: World) -> None:
     """The next consent may be for another account, and the former one's token may live on where the provider cannot end it."""
     grant = await world.connect("alice", "crm", "deal.read")

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from cab.domain.identifiers import subject_key
+from cab.domain.identifiers import SUBJECT_KEY, subject_key
 from cab.ports import Unavailable
 from cab_ops.cli.cloud import TAKES_AN_ID, json_option, project_option
 from cab_ops.cli.grants import ask_refresh_grants, url_option
@@ -37,6 +37,8 @@ def forget(project: str, url: str, tenant: str, idp: str | None, wait: int, subj
     Grants are ended first, at their providers too. The audit keeps its rows: the key in them leads to nobody without the identity
     provider (docs/privacy.md). Exits with 1 when grants are still being ended after --wait: run it again.
     """
+    if idp is None and not SUBJECT_KEY.fullmatch(subject):  # nothing is kept under it, and that would look like success
+        raise click.UsageError("SUBJECT is no key. If it is the person's name at an identity provider, give --idp.")
     key = subject if idp is None else subject_key(tenant, idp, subject)
     asked = {"tenant": tenant, "subject": key, "cause": "erasure"}
     try:
