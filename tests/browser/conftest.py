@@ -46,7 +46,6 @@ class Visitor:
             button.click()
 
     def press(self, name: str) -> None:
-        self.page.mouse.move(5, 5)  # buttons of a question wait for a pointer that has come to stay
         self.page.get_by_role("button", name=name).click()
 
     def heading(self) -> str:

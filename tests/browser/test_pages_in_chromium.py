@@ -147,30 +147,6 @@ def test_an_approval_lets_the_agent_act_once(stack: Stack, person: Callable[...,
     assert ask(stack, "alice", task).startswith("http")
 
 
-def test_the_second_half_of_a_double_click_on_another_window_decides_nothing(
-    stack: Stack, person: Callable[..., Visitor], device: str
-) -> None:
-    """A page of somebody else lets a window close under the first half, over an approval that it has opened beneath."""
-    if device == "phone":
-        pytest.skip("no window opens over another there, and no pointer comes to stay")
-    parameters = {"title": "Not meant to be approved", "priority": "high"}
-    intent = Intent("tracker.task.create", on="tracker", identifier="task/*", parameters=parameters)
-    alice = person("alice")
-    alice.open(ask(stack, "alice", intent))
-    alice.page.wait_for_timeout(1000)  # it is there before the person clicks
-    box = alice.page.get_by_role("button", name="Approve").bounding_box()
-    assert box is not None
-    at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-
-    alice.page.mouse.click(*at, click_count=2)
-    assert alice.heading() == "Create a task?"
-
-    alice.page.wait_for_timeout(1000)
-    with alice.page.expect_navigation():
-        alice.page.mouse.click(*at)
-    assert alice.heading() == "You approved this"
-
-
 def test_a_refusal_reaches_the_agent(stack: Stack, person: Callable[..., Visitor], device: str) -> None:
     deletion = Intent(
         "crm.opportunity.delete",

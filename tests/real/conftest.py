@@ -103,7 +103,6 @@ def connect(page: Page, stack: Stack, username: str) -> str:
     choose_idp(page, stack, "plant" if username == "petra" else "staff")
     log_in(page, username)
     with page.expect_navigation():
-        page.mouse.move(5, 5)
         page.get_by_role("button", name="Connect Acme Files").click()
     log_in(page, username)
     return page.get_by_role("heading", level=1).inner_text()
