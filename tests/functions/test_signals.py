@@ -12,7 +12,7 @@ import pytest
 from tests.protocol.test_assertions import FULL
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, present, rsa_key
-from tests.support.world import DROP, IDP, IDP_KEY, World, deployment, intent, task, unique
+from tests.support.world import DROP, GLOBEX_IDP, IDP, IDP_KEY, World, deployment, intent, task, unique
 
 from cab.domain.errors import BrokerError
 from cab.domain.identifiers import subject_key
@@ -225,6 +225,30 @@ async def test_an_issuer_of_its_own_signs_with_its_own_keys(tmp_path: Path) -> N
     assert (await push(world, said, key=transmitter)).status == 202
     assert (await world.exchange(READ, subject_token=assertion)).refusal == DEAD
     assert (await world.mint(subject_token=transmitter.sign({}, {}))).status == 400  # those keys sign no ID tokens
+
+
+@pytest.mark.parametrize("stream", [STREAM, STREAM + "/second"])
+async def test_one_transmitter_may_speak_for_several_providers(tmp_path: Path, stream: str) -> None:
+    """As an Okta organisation does for its authorization servers. What it said was believed of the last one alone."""
+    transmitter = rsa_key("transmitter-key")
+    line = "shared_signals: {{audience: ['{}'], issuer: '{}', jwks_uri: '{}/transmitter-keys'}}"
+    folder = a_world(tmp_path, line.format(STREAM, GOOGLE_LIKE, IDP)).folder
+    path = folder / "identity_providers.yaml"
+    other = f"tenant: globex\n    {line.format(stream, GOOGLE_LIKE, IDP)}\n"
+    text = path.read_text("utf-8").replace("tenant: globex\n", other, 1)
+    path.write_text(text.replace("algorithms: [ES256]", "algorithms: [ES256, RS256]"), "utf-8")
+    world = World(folder, scratch=tmp_path)
+    world.idp.documents["/transmitter-keys"] = {"keys": [transmitter.jwk]}
+    assertion = await world.assertion(user="alice")
+
+    sub_id = {"format": "opaque", "id": "alice"}
+    said = event(world, RISC + "account-disabled", iss=GOOGLE_LIKE, sub_id=sub_id)
+
+    assert (await push(world, said, key=transmitter)).status == 202
+    assert (await world.exchange(READ, subject_token=assertion)).refusal == DEAD
+    there = subject_key("globex", GLOBEX_IDP, "alice")
+    known = await Departures(world.cloud.documents["approvals"]).of("globex", there)
+    assert (known is not None) is (stream == STREAM)
 
 
 # --- what is no event ---

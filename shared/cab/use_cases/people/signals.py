@@ -34,11 +34,11 @@ class ReceiveSignals:
         grant_tokens: GrantTokens,
         clock: Clock,
     ) -> None:
-        self._providers = {
-            it.shared_signals.issuer or it.issuer: (it, it.shared_signals)
-            for it in deployment.identity_providers
-            if it.shared_signals is not None
-        }
+        # One transmitter may serve several: an Okta organisation those of all its authorization servers.
+        self._senders: dict[str, list[tuple[IdentityProvider, SharedSignals]]] = {}
+        for it in deployment.identity_providers:
+            if it.shared_signals is not None:
+                self._senders.setdefault(it.shared_signals.issuer or it.issuer, []).append((it, it.shared_signals))
         self._keys = keys
         self._departures = departures
         self._grants = grants
@@ -48,34 +48,48 @@ class ReceiveSignals:
     async def __call__(self, token: str, facts: Facts) -> None:
         """Raises: BrokerError SUBJECT_TOKEN_INVALID, one answer for every fault of the token; Unavailable: it is sent again."""
         try:
-            provider, signals, parsed = await self._verified(token)
-            events = security_events.read(parsed.claims, provider, now=self._clock.now())
+            parsed, believed = await self._verified(token)
+            said = [
+                (provider, signals, security_events.read(parsed.claims, provider, now=self._clock.now()))
+                for provider, signals in believed
+            ]
         except (TokenRejected, NotFound) as error:
             raise credential_refused(
                 Reason.SUBJECT_TOKEN_INVALID, "The security event token is not valid.", error, token=token
             ) from error
         facts.client_authenticated = True
-        facts.tenant = provider.tenant
-        facts.tool = audit.Tool(action=",".join(it.name for it in events))
-        for event in events:
-            if event.idp_subject is not None and event.effect is not SignalEffect.NONE:
-                subject = subject_key(provider.tenant, provider.issuer, event.idp_subject)
-                facts.subject = audit.Subject(key=subject, idp_issuer=provider.issuer)
-                await self._apply(event, subject, provider, signals, facts)
+        for provider, signals, events in said:
+            facts.tenant = provider.tenant
+            facts.tool = audit.Tool(action=",".join(it.name for it in events))
+            for event in events:
+                if event.idp_subject is not None and event.effect is not SignalEffect.NONE:
+                    subject = subject_key(provider.tenant, provider.issuer, event.idp_subject)
+                    facts.subject = audit.Subject(key=subject, idp_issuer=provider.issuer)
+                    await self._apply(event, subject, provider, signals, facts)
 
-    async def _verified(self, token: str) -> tuple[IdentityProvider, SharedSignals, UnverifiedToken]:
+    async def _verified(self, token: str) -> tuple[UnverifiedToken, list[tuple[IdentityProvider, SharedSignals]]]:
+        """The token, and for which entries it is good: all whose audience and keys it has. Raises: TokenRejected, NotFound."""
         parsed = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)
-        issuer = parsed.unverified_issuer
-        if issuer not in self._providers:
-            raise TokenRejected("iss sends no events here")
-        provider, signals = self._providers[issuer]
+        believed: list[tuple[IdentityProvider, SharedSignals]] = []
+        refusal: TokenRejected | NotFound = TokenRejected("iss sends no events here")
+        for provider, signals in self._senders.get(parsed.unverified_issuer, []):
+            try:
+                await self._check(parsed, provider, signals)
+                believed.append((provider, signals))
+            except (TokenRejected, NotFound) as error:
+                refusal = error
+        if not believed:
+            raise refusal
+        return parsed, believed
+
+    async def _check(self, parsed: UnverifiedToken, provider: IdentityProvider, signals: SharedSignals) -> None:
+        issuer = signals.issuer or provider.issuer
         rules = security_events.rules(issuer, signals.audience, provider.algorithms)
         jws.check_type(parsed, rules)
         jws.check_audience(parsed, rules)
         jws.check_issuer(parsed, rules)
         key = await self._keys.find(signals_source(provider), parsed.kid, parsed.algorithm)
         jws.check_signature(parsed, key, rules)
-        return provider, signals, parsed
 
     async def _apply(
         self, event: SecurityEvent, subject: str, provider: IdentityProvider, signals: SharedSignals, facts: Facts
