@@ -327,6 +327,22 @@ async def test_a_platform_that_refuses_every_token_does_not_cost_a_refresh_each_
     assert len(world.crm.refreshes) <= 1
 
 
+@pytest.mark.parametrize("now", ["another-at-crm", None])
+async def test_a_call_that_began_as_one_account_does_not_go_on_as_another(world: World, now: str | None) -> None:
+    """Replacing the account is what may end the token; what was decided, and maybe agreed to, was for the one before."""
+    grant = await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
+    await world.set_grant(grant, upstream_account="alice-at-crm")
+    token = await token_of(world)
+    first = (await ask(world, token, CHANGE)).json
+    await world.set_grant(grant, upstream_account=now, revoke_epoch=1)
+
+    rejected = hashlib.sha256(first["access_token"].encode()).hexdigest()
+    again = await ask(world, token, attempt=first["attempt"], rejected_token_sha256=rejected)
+
+    assert (again.status, again.reason) == (503, "provider_unavailable")
+    assert "access_token" not in again.json
+
+
 async def test_an_attempt_is_its_users_own(world: World) -> None:
     first = (await ask(world, await token_of(world), READ)).json
     other = await token_of(world, user="bob")

@@ -18,7 +18,8 @@ LIFE: Final = timedelta(seconds=120)  # the longest call, a minute, and what com
 
 @immutable
 class Attempt:
-    """One call under way: whose, by which agent, through what, for which declared intent (`detail`)."""
+    """One call under way: whose, by which agent, through what, for which declared intent (`detail`), as which upstream
+    account (`cab.domain.accounts`; None of one that the last release let through)."""
 
     tenant: str
     subject: str
@@ -29,6 +30,7 @@ class Attempt:
     call_id: str
     jti: str
     expires_at: datetime
+    account: str | None
 
     def claims(self, issuer: str, *, now: datetime) -> dict[str, Any]:
         return {
@@ -41,6 +43,7 @@ class Attempt:
             "scope": " ".join(self.scopes),
             "authorization_details": [self.detail],
             "call_id": self.call_id,
+            "account": self.account,
             "jti": self.jti,
             "iat": int(now.timestamp()),
             "exp": int(self.expires_at.timestamp()),
@@ -60,6 +63,7 @@ def rules(issuer: str) -> Rules:
 def read(verified: VerifiedClaims) -> Attempt:
     """Raises TokenRejected for a missing or malformed claim."""
     details, scope = verified.claims.get("authorization_details"), verified.claims.get("scope")
+    account = verified.claims.get("account")
     if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
         raise TokenRejected("authorization_details is malformed")
     if not isinstance(scope, str):
@@ -74,4 +78,5 @@ def read(verified: VerifiedClaims) -> Attempt:
         call_id=verified.text("call_id"),
         jti=verified.text("jti"),
         expires_at=verified.expires_at,
+        account=account if isinstance(account, str) else None,
     )

@@ -122,7 +122,7 @@ class Steps:
         await self._claim_call(asked_for, facts)
         await self._spend_use(asked_for, standing, facts)
         issued = await self._issue(asked_for, standing, caller, facts, subject_token=subject_token)
-        return await self._answer(asked_for, issued, caller, facts)
+        return await self._answer(asked_for, issued, standing, caller, facts)
 
     def judge(self, judge: Callable[[], Judgement], facts: Facts) -> Decided:
         """Run the checks and note what they found. Raises: BrokerError when the request could not be read."""
@@ -290,17 +290,27 @@ class Steps:
         is_ours, _ = await all_of(self._confirmations.spend(agreed), self._spend_use(asked_for, standing, facts))
         if not is_ours:
             return None
-        return await self._answer(asked_for, issued, caller, facts)
+        return await self._answer(asked_for, issued, standing, caller, facts)
 
-    async def issue_again(self, asked_for: Decided, caller: Caller, facts: Facts, *, rejected: str) -> dict[str, Any]:
+    async def issue_again(
+        self, asked_for: Decided, caller: Caller, facts: Facts, *, rejected: str, account: str | None
+    ) -> dict[str, Any]:
         """Another token for a call that was let through, since the platform refuses that one (`rejected`: SHA-256, hex).
 
-        Raises: BrokerError GRANT_*, PROVIDER_UNAVAILABLE; Unavailable.
+        `account` is the one that the call began as: replacing it may be what ended the token.
+
+        Raises: BrokerError GRANT_*, PROVIDER_UNAVAILABLE, also where another account is connected now; Unavailable.
         """
         standing = await self.read_standing(asked_for)
         self._check_servable(asked_for, standing)
-        issued = await self._issue(asked_for, standing, caller, facts, subject_token=None, rejected=rejected)
-        return await self._answer(asked_for, issued, caller, facts)
+        is_another = account not in (None, account_behind(asked_for.connection, standing.grant))
+        if not is_another:
+            issued = await self._issue(asked_for, standing, caller, facts, subject_token=None, rejected=rejected)
+            issued = await issued.arrived()
+            is_another = await self._is_of_another_account(issued, asked_for, standing)
+        if is_another:
+            raise BrokerError(Reason.PROVIDER_UNAVAILABLE, "Another account was connected while the call was made.")
+        return await self._answer(asked_for, issued, standing, caller, facts)
 
     async def _is_of_another_account(self, issued: Issued, asked_for: Decided, standing: GrantStanding) -> bool:
         """Whether the token came of a consent that the grant did not have yet when the user's yes was looked at."""
@@ -352,14 +362,16 @@ class Steps:
 
     # --- record, and answer ---
 
-    async def _answer(self, asked_for: Decided, issued: Issued, caller: Caller, facts: Facts) -> dict[str, Any]:
+    async def _answer(
+        self, asked_for: Decided, issued: Issued, standing: GrantStanding, caller: Caller, facts: Facts
+    ) -> dict[str, Any]:
         case, now = asked_for.judgement.case, self._clock.now()
         details = [asked_for.intent.as_authorization_detail()]
         note_issued(facts, issued)
         if issued.grant_id is not None:
             self._record_hand_out(asked_for, caller, issued, details, facts, now)
         if case.call is not None:
-            body = await self._answer_call(asked_for, case.call, issued, facts)
+            body = await self._answer_call(asked_for, case.call, issued, standing, facts)
         else:
             body = self._body(asked_for, issued, details, now)
         if issued.arriving is not None:
@@ -405,7 +417,9 @@ class Steps:
                 "This call was made before. Look what came of it; a second one needs another call_id.",
             )
 
-    async def _answer_call(self, asked_for: Decided, call: CallAsked, issued: Issued, facts: Facts) -> dict[str, Any]:
+    async def _answer_call(
+        self, asked_for: Decided, call: CallAsked, issued: Issued, standing: GrantStanding, facts: Facts
+    ) -> dict[str, Any]:
         """For `call_tool` alone. What it sends must have this digest; `attempt` serves to ask once more."""
         case, intent, connection = asked_for.judgement.case, asked_for.intent, asked_for.connection
         now = self._clock.now()
@@ -421,6 +435,7 @@ class Steps:
             call_id=call.id,
             jti=self._randomness.token(16),
             expires_at=(now + ATTEMPT_LIFE).replace(microsecond=0),
+            account=account_behind(connection, standing.grant),
         )
         facts.call = audit.CallFacts(
             id=call.id,

@@ -185,7 +185,9 @@ class DecideCall:
             lambda: decide_again(case, connection, declared, self._deployment, self._policies), facts
         )
         raise_refusal(asked_for.decision)
-        return await self._steps.issue_again(asked_for, caller, facts, rejected=request.rejected_token_sha256)
+        return await self._steps.issue_again(
+            asked_for, caller, facts, rejected=request.rejected_token_sha256, account=attempt.account
+        )
 
 
 def _nothing_to_spend() -> asyncio.Future[None]:
