@@ -126,6 +126,13 @@ def test_credentials_are_left_out_unless_they_are_asked_for_by_name(name: str) -
     assert list(reduced({name: "s3cret"}, select=(name,)).value.values()) == ["s3cret"]
 
 
+def test_a_credential_that_is_asked_for_in_one_place_is_left_out_in_every_other() -> None:
+    page = {"wifi": [{"password": "asked for"}], "owner": {"password": "s3cret", "keys": [{"password": "s3cret"}]}}
+    kept = {"wifi": [{"password": "asked for"}], "owner": {"keys": [{}]}}
+    assert reduced(page, select=("/wifi/password", "owner")).value == kept
+    assert reduced({"items": [page]}, items="/items", select=("/wifi/password", "owner")).value == {"items": [kept]}
+
+
 @pytest.mark.parametrize("name", ["token_count", "next_page_token", "passwords_changed", "author"])
 def test_members_that_only_sound_like_credentials_stay(name: str) -> None:
     assert reduced({name: 1}).value == {name: 1}

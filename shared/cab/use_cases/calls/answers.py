@@ -209,13 +209,16 @@ def _document(body: bytes, declared: Result) -> tuple[Any, int | None, int]:
     return value, len(items), reducing.marked
 
 
+_Place = tuple["_Place", str] | None  # where a member is: in what, and its name; items of lists are where the list is
+
+
 class _Reducing:
     """One answer on its way through: members chosen, credentials left out, text cleaned and counted."""
 
     def __init__(self, declared: Result) -> None:
         self._select = [pointer(path) for path in declared.select]
         self._omit = [pointer(path) for path in declared.omit]
-        self._named = {path[-1] for path in self._select}
+        self._selected = frozenset(self._select)
         self._known: dict[str, tuple[str, int, bool]] = {}
         self.marked = 0
 
@@ -230,37 +233,45 @@ class _Reducing:
                 found = _without(found, path)
         return self.clean(found)
 
-    def clean(self, value: Any) -> Any:
+    def clean(self, value: Any, place: _Place = None) -> Any:
         if isinstance(value, str):
             value, removed = without_invisible(value)
             self.marked += removed
             return value
         if isinstance(value, list):
-            return [self.clean(item) for item in value]
+            return [self.clean(item, place) for item in value]
         if isinstance(value, dict):
             kept: dict[str, Any] = {}
             for name, item in value.items():
-                shown, removed, may_pass = self._name(name)
-                if not may_pass:
+                shown, removed, is_secret = self._name(name)
+                if is_secret and _path_of((place, name)) not in self._selected:
                     continue
                 if shown in kept:
                     raise AnswerRefused(
                         Reason.RESPONSE_TYPE_NOT_ALLOWED, "The platform's answer has members whose names look the same."
                     )
                 self.marked += removed
-                kept[shown] = self.clean(item)
+                kept[shown] = self.clean(item, (place, name))
             return kept
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             return str(value)
         return value
 
     def _name(self, name: str) -> tuple[str, int, bool]:
-        """A member's name as it goes on, how much was removed from it, and whether it may. The items of a list have the same names."""
+        """A member's name as it goes on, how much was removed from it, and whether it is that of a credential. The items of a list
+        have the same names."""
         known = self._known.get(name)
         if known is None:
-            may_pass = name in self._named or not is_credential(name)
-            known = self._known[name] = (*without_invisible(name), may_pass)
+            known = self._known[name] = (*without_invisible(name), is_credential(name))
         return known
+
+
+def _path_of(place: _Place) -> tuple[str, ...]:
+    names: list[str] = []
+    while place is not None:
+        place, name = place
+        names.append(name)
+    return tuple(reversed(names))
 
 
 def is_credential(name: str) -> bool:
