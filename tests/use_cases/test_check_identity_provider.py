@@ -390,13 +390,15 @@ def test_the_warnings_of_the_entry_are_shown_and_of_no_other(idp: Live, tmp_path
     text = entries.read_text("utf-8").replace(
         "tenant: acme\n", "tenant: acme\n    title: One\n    subject_claim: email\n"
     )
+    text = text.replace("version: 1}", "version: 1}\n      callback: one")
     second = text[text.index("  - issuer") :].replace("${ACME_IDP_ORIGIN}", "https://two.test")
-    entries.write_text(text + second.replace("One", "Two").replace("email", "upn"), "utf-8")
+    entries.write_text(text + second.replace("One", "Two").replace("email", "upn").replace("one", "two"), "utf-8")
 
     result = run(idp, idp.origin, "--json", folder=folder)
     warnings = [it["says"] for it in json.loads(result.stdout)["checks"] if it["check"] == "entry: warning"]
     assert len(warnings) == 1
     assert "`email` can change" in warnings[0]
+    assert json.loads(result.stdout)["redirect_uri"].endswith("/login/callback/one")
     assert result.exit_code == 0  # a warning is none that does not hold
 
 
