@@ -360,3 +360,78 @@ async def test_a_thousand_grants_in_use_are_moved_and_none_is_lost() -> None:
 
 
 MANY = 25
+
+
+@in_virtual_time
+async def test_a_move_during_the_clean_up_of_one_that_was_broken_off_keeps_its_copies() -> None:
+    there = await moving()
+    world, name = there.world, await there.world.connect(expired=False)
+    there.switch()
+    with pytest.raises(Killed):
+        await world.worker(step=killed_at("copied")).mover.one(name, txn="t")
+    came: list[str] = []
+
+    async def moves(at: str) -> None:
+        if at == "taken over" and not came:
+            came.append(await world.worker().mover.one(name, txn="t"))
+
+    await world.drain(world.worker(step=moves), for_s=400)
+    assert came
+    worker = world.worker()
+    await worker.mover.one(name, txn="t")
+    await worker.token(name)
+    await world.expire(name)
+    await worker.token(name)
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+
+
+@in_virtual_time
+async def test_of_two_moves_after_one_that_was_broken_off_the_slower_leaves_the_copies_of_the_other() -> None:
+    there = await moving()
+    world, name = there.world, await there.world.connect(expired=False)
+    there.switch()
+    with pytest.raises(Killed):
+        await world.worker(step=killed_at("copied")).mover.one(name, txn="t")
+    came: list[str] = []
+
+    async def moves(at: str) -> None:
+        if at == "marked" and not came:
+            came.append(await world.worker().mover.one(name, txn="t"))
+
+    slower = await world.worker(step=moves).mover.one(name, txn="t")
+    assert (came, slower) == (["moved"], "waits")
+    worker = world.worker()
+    await worker.token(name)
+    await world.expire(name)
+    await worker.token(name)
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+
+
+@pytest.mark.parametrize("step", STEPS[:3])
+@in_virtual_time
+async def test_what_is_stored_after_two_moves_met_is_found_when_its_holder_was_lost(step: str) -> None:
+    there = await moving()
+    world, name = there.world, await there.world.connect(expired=False)
+    there.switch()
+    came: list[str] = []
+
+    async def moves(at: str) -> None:
+        if at == step and not came:
+            came.append(await world.worker().mover.one(name, txn="t"))
+
+    assert await world.worker(step=moves).mover.one(name, txn="t") == "waits"
+    assert came == ["moved"]
+    await world.expire(name)
+    with pytest.raises(Killed):
+        await world.worker(step=killed_at("persisted")).token(name)
+    worker = world.worker()
+    await world.drain(worker, for_s=400)
+    await worker.token(name)
+    assert (await world.grant(name)).status is GrantStatus.ACTIVE
+    await world.expire(name)
+    await worker.token(name)
+    await world.drain(worker, for_s=400)
+    assert len(await there.kept(name, SEALED)) == 1
+    await worker.revoke(name)
+    await world.drain(worker, for_s=400)
+    assert (await there.kept(name, SECRETS), await there.kept(name, SEALED)) == ([], [])

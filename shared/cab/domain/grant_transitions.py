@@ -498,10 +498,13 @@ def moved(
     was_in: Storage,
     version: int,
     refresh_version: int | None,
+    first: int,
     now: datetime,
     event: Event,
 ) -> Grant:
-    """The copies are the grant's versions from now on. The former ones stay for late readers, as replaced ones do."""
+    """The copies are the grant's versions from now on, and what is there from `first` on. The former ones stay for late
+    readers, as replaced ones do.
+    """
     kept = [it for it in (grant.secret_version, grant.refresh_version) if it]
     left = LeftBehind(storage=was_in, first=grant.destroy_below, last=max(kept)) if kept else None
     return grant.model_copy(
@@ -512,7 +515,7 @@ def moved(
             "moved_at": now if left else None,
             "secret_version": version,
             "refresh_version": refresh_version,
-            "destroy_below": min((it for it in (version, refresh_version) if it), default=1),
+            "destroy_below": first,
             "clean_below": None,
             "outbox": [*grant.outbox, event],
             "due_at": now,

@@ -64,14 +64,14 @@ class MoveGrants:
         now = self._clock.now()
         if not grant_transitions.may_move(stored.grant, now):
             return "waits"
+        last = NO_TOKENS if stored.grant.moving_to is None else await self._last_copy(stored.grant, self.to)
         begun = grant_transitions.move_begun(stored.grant, to=self.to, now=now, timings=self._timings)
         marked = await self._store.replace(stored, begun)
         if marked is None:
             return "waits"
         await self._step("marked")
-        if stored.grant.moving_to is not None:
-            await self._destroy_copies(marked.grant, self.to)
-        return await self._copied(marked, txn=txn, by=by)
+        await self._destroy_copies(marked.grant, self.to, last)
+        return await self._copied(marked, above=last, txn=txn, by=by)
 
     async def _said(self, stored: StoredGrant) -> Came:
         """The document itself names its storage, also where that went without saying."""
@@ -80,7 +80,7 @@ class MoveGrants:
             return "there" if await self._store.replace(stored, named) is not None else "waits"
         return "there"
 
-    async def _copied(self, marked: StoredGrant, *, txn: str, by: str | None) -> Came:
+    async def _copied(self, marked: StoredGrant, *, above: int, txn: str, by: str | None) -> Came:
         grant, to = marked.grant, self.to
         copies: list[int] = []
 
@@ -105,13 +105,14 @@ class MoveGrants:
             was_in=self._payloads.place(grant),
             version=version,
             refresh_version=refresh_version,
+            first=above + 1 if above else min(copies, default=1),  # another move's copies may be among these
             now=self._clock.now(),
             event=self._event(grant, version, txn=txn, by=by),
         )
         done = await self._store.replace(marked, after)
-        if done is None:  # it was used, refreshed or ended meanwhile: that is the truth
-            for number in copies:
-                await self._payloads.destroy(grant, number, storage=to)
+        if done is None:
+            # It was used, refreshed, moved or ended meanwhile: that is the truth. The copies are left to the clean-up: a number
+            # without a version, above what another move points to, would hide what is stored behind it.
             return "waits"
         await self._step("pointed")
         await self._outbox.flush(done)
@@ -140,7 +141,9 @@ class MoveGrants:
         if stored is None or not grant_transitions.move_is_due(stored.grant, now, self._timings):
             return
         if stored.grant.moving_to is not None:
-            # First the document changes, so that a move that stands still cannot point to what is destroyed here.
+            # First the document changes, so that no move can point to what is destroyed here: not one that stands still, and
+            # what one that begins from now on copies, has a number above `last`.
+            last = await self._last_copy(stored.grant, stored.grant.moving_to)
             again = grant_transitions.move_begun(
                 stored.grant, to=stored.grant.moving_to, now=now, timings=self._timings
             )
@@ -149,7 +152,7 @@ class MoveGrants:
                 return
             stored = mine
             await self._step("taken over")
-            await self._destroy_copies(stored.grant, stored.grant.moving_to or self.to)
+            await self._destroy_copies(stored.grant, stored.grant.moving_to or self.to, last)
         if stored.grant.left_behind is not None:
             await self._destroy_left(stored.grant)
         await self._step("tidied")
@@ -157,11 +160,14 @@ class MoveGrants:
         settled = grant_transitions.move_settled(stored.grant, keepalive=keepalive, now=now, timings=self._timings)
         await self._store.replace(stored, settled)
 
-    async def _destroy_copies(self, grant: Grant, where: Storage) -> None:
-        """Nobody knows their numbers, but a new version's is above them all."""
+    async def _last_copy(self, grant: Grant, where: Storage) -> int:
+        """Nobody knows the numbers of copies, but a new version's is above them all."""
         await self._payloads.create(grant, storage=where)
-        highest = await self._payloads.add(grant, _MARK, storage=where)
-        for version in range(max(1, highest - MOST_COPIES), highest + 1):
+        return await self._payloads.add(grant, _MARK, storage=where)
+
+    async def _destroy_copies(self, grant: Grant, where: Storage, last: int) -> None:
+        """`last` was asked for before the document changed, and nobody else has changed it since."""
+        for version in range(max(1, last - MOST_COPIES), last + 1):
             await self._payloads.destroy(grant, version, storage=where)
 
     async def _destroy_left(self, grant: Grant) -> None:
