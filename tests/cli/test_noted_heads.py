@@ -153,6 +153,18 @@ def test_a_note_of_another_key_is_not_believed_nor_one_that_was_changed(
     assert "is not to be believed" in desk.verify(dataset).stderr
 
 
+def test_an_older_note_that_was_added_under_a_later_name_is_not_believed(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    desk.note(write(of(rows, "chain-a", up_to=2)))
+    (older,) = desk.folder.glob("heads/*/*.jws")
+    desk.note(write(rows))
+    older.with_name("23-59-59.999999Z.jws").write_bytes(older.read_bytes())
+    tail = write(of(rows, "chain-a", up_to=3) + of(rows, "chain-b"))
+    assert "was not made at that instant" in desk.verify(tail).stderr
+    assert "was not made at that instant" in desk.note(tail, status=1).stderr
+
+
 def test_a_note_is_never_written_over(desk: Desk) -> None:
     from cab_ops.audit.heads import FolderHeads
 

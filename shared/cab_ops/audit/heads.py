@@ -117,7 +117,7 @@ def noted_heads(
     while day <= until + timedelta(days=1):
         names = store.names(day)
         if names:
-            note = decode(store.read(names[-1]), keys)
+            note = _read(store, names[-1], keys)
             last = note.made_at
             for head in note.heads:
                 known = furthest.get(head.chain_id)
@@ -133,8 +133,18 @@ def last_note(store: HeadsStore, keys: PublicKeys, *, now: datetime) -> Note | N
     for days in (0, 1):
         names = store.names(now - timedelta(days=days))
         if names:
-            return decode(store.read(names[-1]), keys)
+            return _read(store, names[-1], keys)
     return None
+
+
+def _read(store: HeadsStore, name: str, keys: PublicKeys) -> Note:
+    """Only by its own name: an older note that somebody adds under a later one would hide all that came since. Raises: BadNote;
+    Unavailable.
+    """
+    note = decode(store.read(name), keys)
+    if name != name_of(note):
+        raise BadNote(f"{name} was not made at that instant")
+    return note
 
 
 def name_of(note: Note) -> str:
