@@ -241,6 +241,17 @@ async def test_all_grants_of_a_user_are_revoked_together() -> None:
 
 
 @in_virtual_time
+async def test_all_grants_of_a_tenant_are_revoked_also_where_they_are_many() -> None:
+    world = await GrantWorld(STRICT).open()
+    grant = await world.grant(await world.connect())
+    for number in range(600):
+        await world.store.create(grant.model_copy(update={"grant_id": f"g{number}", "subject": f"s{number}"}))
+    done = await world.worker().revoker.matching(equal={"tenant": "acme"}, cause="left", txn="t")
+    assert len(done) == 601
+    assert await world.store.matching(equal={"tenant": "acme", "status": "active"}) == []
+
+
+@in_virtual_time
 async def test_callers_who_wait_for_another_instance_have_one_of_them_look_out() -> None:
     world = await GrantWorld(STRICT).open()
     holder, waiting = world.worker(), world.worker()

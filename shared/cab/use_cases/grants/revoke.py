@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
@@ -62,11 +63,13 @@ class RevokeGrants:
         self._timings = timings
 
     async def matching(self, *, equal: Mapping[str, str], cause: str, txn: str, by: str | None = None) -> list[Revoked]:
-        """Revoke every grant whose fields equal the given ones (tenant, subject, connection)."""
-        stored = await self._store.matching(equal=equal, limit=MAX_REVOKED_AT_ONCE)
-        return list(
-            await asyncio.gather(*(self.one(item.grant.grant_id, cause=cause, txn=txn, by=by) for item in stored))
-        )
+        """Revoke every grant whose fields equal the given ones (tenant, subject, connection), so many at the same time."""
+        stored = await self._store.matching(equal=equal, limit=sys.maxsize)
+        done: list[Revoked] = []
+        for first in range(0, len(stored), MAX_REVOKED_AT_ONCE):
+            some = stored[first : first + MAX_REVOKED_AT_ONCE]
+            done += await asyncio.gather(*(self.one(it.grant.grant_id, cause=cause, txn=txn, by=by) for it in some))
+        return done
 
     async def one(self, name: str, *, cause: str, txn: str, by: str | None = None) -> Revoked:
         """From the return on, no token of the grant is served. Whether the provider knows is in `upstream`; if it could not be
