@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.functions.test_calls import google_identity
 from tests.protocol.test_assertions import FULL
 from tests.support.asgi import Answer
 from tests.support.jose import ABSENT, present, rsa_key
-from tests.support.world import DROP, GLOBEX_IDP, IDP, IDP_KEY, World, deployment, intent, task, unique
+from tests.support.world import DROP, GLOBEX_IDP, IDP, IDP_KEY, ORIGIN, World, deployment, intent, task, unique
 
 from cab.domain.errors import BrokerError
 from cab.domain.identifiers import subject_key
@@ -91,6 +92,36 @@ async def test_a_login_whose_time_is_not_said_counts_from_its_id_token(world: Wo
     assert (await world.mint(subject_token=before)).refusal == DEAD
     world.advance(60)
     assert (await world.mint(subject_token=world.id_token("alice", auth_time=ABSENT))).status == 200
+
+
+async def test_an_event_that_comes_late_ends_what_was_made_meanwhile_from_the_id_token_of_before(world: World) -> None:
+    before = world.id_token("alice", auth_time=ABSENT)
+    world.advance(30)
+    late = event(world, CAEP + "session-revoked")
+    world.advance(5)
+    minted = (await world.mint(subject_token=before, authorization_details=[task("warehouse.*")])).json["access_token"]
+    pending = await world.exchange(DROP, subject_token=minted, completion_mode="deferred")
+    given_on = (await world.delegate(minted, "assistant", "researcher")).json["access_token"]
+    await world.decide(pending.json["interaction_uri"], approved=True)
+    await push(world, late)
+    assert (await world.exchange(READ, subject_token=minted)).refusal == DEAD
+    assert (await world.exchange(READ, agent="researcher", subject_token=given_on)).refusal == DEAD
+    assert (await world.poll(pending.json["deferral_code"])).reason == "deferral_code_invalid"
+
+
+async def test_a_call_token_counts_from_the_id_token_too(world: World) -> None:
+    before = world.id_token("alice", auth_time=ABSENT)
+    world.advance(30)
+    late = event(world, CAEP + "session-revoked")
+    world.advance(5)
+    minted = (await world.mint(subject_token=before, agent="caller")).json["access_token"]
+    form = await world.exchange_form(agent="caller", subject_token=minted, resource=f"{ORIGIN}/mcp")
+    token = (await world.post("/oauth2/token", present(form | {"authorization_details": ABSENT}))).json["access_token"]
+    call = {"call_token": token, "policy_version": deployment(world.folder).policy_version, "connection": "warehouse"}
+    await push(world, late)
+    refused = await world.call_service("/internal/calls", call | {"detail": READ}, google_identity(world))
+    assert refused.reason == "call_token_invalid"
+    assert world.last_event()["why"] == "the identity provider ended the login"
 
 
 async def test_nobody_else_is_touched(world: World) -> None:

@@ -33,6 +33,7 @@ FULL = Assertion(
     chain=("second", "first"),
     task=Task(type="cab_task", task_id="t-81", actions=("crm.*",), identifiers=("deal/*",)),
     auth_time=1_795_262_000,
+    vouched_at=1_795_262_100,
     acr="gold",
     amr=("pwd", "otp"),
     jkt="thumbprint",
@@ -61,11 +62,12 @@ CLAIMS: dict[str, Any] = {
         }
     ],
     "auth_time": 1_795_262_000,
+    "vouched_at": 1_795_262_100,
     "acr": "gold",
     "amr": ["pwd", "otp"],
     "cnf": {"jkt": "thumbprint"},
 }
-OPTIONAL = ("act", "authorization_details", "auth_time", "acr", "amr", "cnf")
+OPTIONAL = ("act", "authorization_details", "auth_time", "vouched_at", "acr", "amr", "cnf")
 
 
 def verified(**changes: Any) -> VerifiedClaims:
@@ -140,6 +142,7 @@ MALFORMED: list[tuple[str, Any]] = [
     ("authorization_details", [CLAIMS["authorization_details"][0] | {"x": 1}]),
     ("auth_time", "now"),
     ("auth_time", True),
+    ("vouched_at", "now"),
     ("acr", 7),
     ("acr", ""),
     ("amr", "pwd"),

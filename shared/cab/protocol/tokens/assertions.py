@@ -39,6 +39,7 @@ class Assertion:
     chain: tuple[str, ...] = ()
     task: Task | None = None
     auth_time: int | None = None
+    vouched_at: int | None = None  # when the provider said who this is, where it does not say when they logged in
     acr: str | None = None
     amr: tuple[str, ...] = ()
     jkt: str | None = None
@@ -67,6 +68,8 @@ class Assertion:
             claims["authorization_details"] = [task_detail(self.task)]
         if self.auth_time is not None:
             claims["auth_time"] = self.auth_time
+        if self.vouched_at is not None:
+            claims["vouched_at"] = self.vouched_at
         if self.access_ends_at is not None:
             claims["access_ends_at"] = self.access_ends_at
         if self.acr is not None:
@@ -128,6 +131,7 @@ def read(verified: VerifiedClaims) -> Assertion:
         chain=_chain(claims.get("act")),
         task=_task(claims.get("authorization_details")),
         auth_time=verified.optional_time("auth_time"),
+        vouched_at=verified.optional_time("vouched_at"),
         access_ends_at=verified.optional_time("access_ends_at"),
         acr=verified.optional_text("acr"),
         amr=_texts(claims.get("amr", []), "amr", limit=20),

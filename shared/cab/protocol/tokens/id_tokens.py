@@ -49,6 +49,11 @@ class Login:
         """The same as a NumericDate."""
         return None if self.access_ends_at is None else int(self.access_ends_at.timestamp())
 
+    @property
+    def vouched_s(self) -> int | None:
+        """When the IdP said so, as a NumericDate. None where it says when the person logged in: then that counts."""
+        return None if self.auth_time is not None or self.issued_at is None else int(self.issued_at.timestamp())
+
 
 def rules(idp: IdentityProvider, client_id: str) -> Rules:
     return Rules(

@@ -116,12 +116,13 @@ class MintAssertion:
             ),
             task=task,
             auth_time=login.auth_time,
+            vouched_at=login.vouched_s,
             access_ends_at=login.access_ends_s,
             acr=login.acr,
             amr=login.amr,
             jkt=jkt,
         )
-        await self._still_here.check(assertion, vouched_at=login.issued_at)
+        await self._still_here.check(assertion)
         sts_issuer = self._deployment.broker.sts_issuer
         token = await self._signer.sign(
             assertion.claims(audience=sts_issuer, sts_issuer=sts_issuer), typ=names.ASSERTION_TYP

@@ -98,7 +98,7 @@ class ExchangeToken:
         assertion: Assertion = redeemed.assertion
         note_assertion(facts, assertion, caller.agent)
         check_binding(assertion.jkt, caller.jkt)
-        await self._still_here.check(assertion, vouched_at=redeemed.vouched_at, reason=Reason.ASSERTION_INVALID)
+        await self._still_here.check(assertion, reason=Reason.ASSERTION_INVALID)
         bounds = redeemed.bounds
         if self._call_tokens.are_asked_for(request.asked, bounds=bounds):
             return await self._call_tokens(request.asked, assertion, caller, facts, bounds=bounds)

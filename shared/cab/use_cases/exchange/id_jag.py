@@ -5,8 +5,6 @@ What comes out is an `Assertion` of this request only: same user key as at the e
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from cab.domain.configured.clients import Agent
 from cab.domain.configured.deployment import Deployment
 from cab.domain.errors import BrokerError, Reason
@@ -27,11 +25,8 @@ from cab.values import immutable
 
 @immutable
 class Redeemed:
-    """`vouched_at` is when the provider said so."""
-
     assertion: Assertion
     bounds: Bounds
-    vouched_at: datetime
 
 
 class RedeemIdJag:
@@ -77,13 +72,14 @@ class RedeemIdJag:
             ),
             task=_task(jag),
             auth_time=login.auth_time,
+            vouched_at=login.vouched_s,
             access_ends_at=login.access_ends_s,
             acr=login.acr,
             amr=login.amr,
             jkt=jag.jkt,
         )
         details = None if jag.details is None else tuple(jag.details)
-        return Redeemed(assertion, Bounds(jag.resources, jag.scopes, details), login.issued_at or now)
+        return Redeemed(assertion, Bounds(jag.resources, jag.scopes, details))
 
     async def _verify(self, token: str, agent: Agent) -> IdJag:
         unverified = jws.parse(token, allowed_headers=jws.CERTIFICATE_HEADERS)

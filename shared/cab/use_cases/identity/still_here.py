@@ -37,24 +37,21 @@ class StillHere:
             "the identity provider closed the account" if known.is_closed else "the identity provider ended the login"
         )
 
-    async def check(
-        self,
-        assertion: Assertion,
-        *,
-        vouched_at: datetime | None = None,
-        reason: Reason = Reason.SUBJECT_TOKEN_INVALID,
-    ) -> None:
-        """`vouched_at`: when the provider said who this is, where that was before the assertion was made.
-
-        Raises: BrokerError with `reason`; Unavailable.
-        """
+    async def check(self, assertion: Assertion, *, reason: Reason = Reason.SUBJECT_TOKEN_INVALID) -> None:
+        """Raises: BrokerError with `reason`; Unavailable."""
         if assertion.access_ends_at is not None and self._clock.now().timestamp() >= assertion.access_ends_at:
             raise BrokerError(reason, "The subject token is not valid.", why="the person's access has ended")
-        login = vouched_at or assertion.issued_at
-        if assertion.auth_time is not None:
-            login = datetime.fromtimestamp(assertion.auth_time, UTC)
         why = await self.ended(
-            tenant=assertion.tenant, subject=assertion.subject, idp_issuer=assertion.idp_issuer, login=login
+            tenant=assertion.tenant,
+            subject=assertion.subject,
+            idp_issuer=assertion.idp_issuer,
+            login=_login_of(assertion),
         )
         if why is not None:
             raise BrokerError(reason, "The subject token is not valid.", why=why)
+
+
+def _login_of(assertion: Assertion) -> datetime:
+    """Never when an assertion was made, where more is known: it may have been made between an event and its delivery."""
+    known = assertion.vouched_at if assertion.auth_time is None else assertion.auth_time
+    return assertion.issued_at if known is None else datetime.fromtimestamp(known, UTC)
