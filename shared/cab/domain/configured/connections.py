@@ -418,6 +418,11 @@ class Connection(StrictModel):
     def all_scopes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(scope for action in self.actions for scope in action.scopes))
 
+    def subject_of(self, name: str) -> str | None:
+        """Our key of the user whom this system knows by `name`; None where it knows several by it."""
+        known = [key for key, mapped in self.user_map.items() if mapped == name]
+        return name if not known else known[0] if len(known) == 1 else None
+
     @property
     def consent_scopes(self) -> tuple[str, ...]:
         """What the authorization request asks for, beside the provider's base scopes."""

@@ -130,7 +130,8 @@ class RevokeToken(_TokenLookup):
             if claims["client_id"] == agent.client_id and claims["tenant"] == agent.tenant:
                 until = datetime.fromtimestamp(claims["exp"], tz=UTC)
                 await self._issued_tokens.revoke(claims["jti"], now=self._clock.now(), until=until)
-                facts.subject = audit.Subject(key=claims["sub"])
+                subject = self._deployment.connection_by_resource[claims["aud"]].subject_of(claims["sub"])
+                facts.subject = None if subject is None else audit.Subject(key=subject)
                 facts.txn = claims["txn"]
             return
         hand_outs = await self._downstream(token)

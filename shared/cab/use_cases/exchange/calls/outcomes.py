@@ -5,7 +5,6 @@ Evidence of less weight than our own; a resource's weighs more than an agent's, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -169,7 +168,7 @@ class ReportOutcome:
         return _HandOut(
             token_sha256(token),
             claims["client_id"],
-            _subject_of(claims["sub"], connection.user_map if connection else {}),
+            connection.subject_of(claims["sub"]) if connection else claims["sub"],
             claims["txn"],
             details_hash(claims["authorization_details"]),
             claims["authorization_details"][0],
@@ -178,12 +177,6 @@ class ReportOutcome:
             jti=claims["jti"],
             by_resource=not is_holder,
         )
-
-
-def _subject_of(name: str, user_map: Mapping[str, str]) -> str | None:
-    """Our key of the user that a token names as its system does; None where that system knows several by one name."""
-    known = [key for key, mapped in user_map.items() if mapped == name]
-    return name if not known else known[0] if len(known) == 1 else None
 
 
 def _hand_out(
