@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -113,7 +114,10 @@ def test_what_answers_at_the_origin_does_not_act_on_the_terminal(monkeypatch: py
         monkeypatch.setenv(f"{name}_ORIGIN", f"http://127.0.0.1:{number}")
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
     command = ["doctor", "--config", str(ROOT / "examples" / "acme"), "--project", "p", "--only", "origin"]
-    told = CliRunner().invoke(main, command).output
+    try:
+        told = CliRunner().invoke(main, command).output
+    finally:
+        logging.disable(logging.NOTSET)  # the command disables it for its process, which is that of all tests here
 
     assert "[U+001B][2K" in told
     assert "\x1b" not in told
