@@ -370,7 +370,7 @@ _WRITTEN_BY_OTHERS = {
     "unverified": ("client_id", "issuer"),
     "grant": ("cause", "provider_error"),
     "login": ("acr",),
-    "call": ("id", "request_digest", "upstream_request_id", "content_type"),
+    "call": ("id", "upstream_request_id", "content_type"),  # digests are taken in by their form
     "scopes": ("requested",),
 }
 
