@@ -362,19 +362,31 @@ async def test_a_thousand_grants_in_use_are_moved_and_none_is_lost() -> None:
 MANY = 25
 
 
-@in_virtual_time
-async def test_a_move_during_the_clean_up_of_one_that_was_broken_off_keeps_its_copies() -> None:
+async def broken_off() -> tuple[GrantWorld, str]:
+    """A move whose holder is killed once its copies are there, and the grant."""
     there = await moving()
-    world, name = there.world, await there.world.connect(expired=False)
+    name = await there.world.connect(expired=False)
     there.switch()
     with pytest.raises(Killed):
-        await world.worker(step=killed_at("copied")).mover.one(name, txn="t")
+        await there.world.worker(step=killed_at("copied")).mover.one(name, txn="t")
+    return there.world, name
+
+
+def another_move(world: GrantWorld, name: str, *, at: str) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    """A step for a worker at which another one moves the grant, once; and what that came to."""
     came: list[str] = []
 
-    async def moves(at: str) -> None:
-        if at == "taken over" and not came:
+    async def moves(step: str) -> None:
+        if step == at and not came:
             came.append(await world.worker().mover.one(name, txn="t"))
 
+    return came, moves
+
+
+@in_virtual_time
+async def test_a_move_during_the_clean_up_of_one_that_was_broken_off_keeps_its_copies() -> None:
+    world, name = await broken_off()
+    came, moves = another_move(world, name, at="taken over")
     await world.drain(world.worker(step=moves), for_s=400)
     assert came
     worker = world.worker()
@@ -387,17 +399,8 @@ async def test_a_move_during_the_clean_up_of_one_that_was_broken_off_keeps_its_c
 
 @in_virtual_time
 async def test_of_two_moves_after_one_that_was_broken_off_the_slower_leaves_the_copies_of_the_other() -> None:
-    there = await moving()
-    world, name = there.world, await there.world.connect(expired=False)
-    there.switch()
-    with pytest.raises(Killed):
-        await world.worker(step=killed_at("copied")).mover.one(name, txn="t")
-    came: list[str] = []
-
-    async def moves(at: str) -> None:
-        if at == "marked" and not came:
-            came.append(await world.worker().mover.one(name, txn="t"))
-
+    world, name = await broken_off()
+    came, moves = another_move(world, name, at="marked")
     slower = await world.worker(step=moves).mover.one(name, txn="t")
     assert (came, slower) == (["moved"], "waits")
     worker = world.worker()
@@ -413,12 +416,7 @@ async def test_what_is_stored_after_two_moves_met_is_found_when_its_holder_was_l
     there = await moving()
     world, name = there.world, await there.world.connect(expired=False)
     there.switch()
-    came: list[str] = []
-
-    async def moves(at: str) -> None:
-        if at == step and not came:
-            came.append(await world.worker().mover.one(name, txn="t"))
-
+    came, moves = another_move(world, name, at=step)
     assert await world.worker(step=moves).mover.one(name, txn="t") == "waits"
     assert came == ["moved"]
     await world.expire(name)
