@@ -489,7 +489,7 @@ class Steps:
         return subject_token or await self._vouch(assertion)
 
     async def _vouch(self, assertion: Assertion) -> str:
-        """A deferral may outlive its assertion; refresh_grants still wants one. Same subject, this agent, one minute, no task."""
+        """A deferral may outlive its assertion; refresh_grants still wants one. Same in all but who issued it, and one minute long."""
         now = self._clock.now()
         sts_issuer = self._deployment.broker.sts_issuer
         stand_in = replace(
