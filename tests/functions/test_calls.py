@@ -250,6 +250,19 @@ async def test_a_call_that_was_not_let_through_leaves_its_id_free(world: World) 
     assert (await ask(world, token, CHANGE, call_id="c-1")).status == 200
 
 
+async def test_a_keyed_call_keeps_its_id_when_the_first_of_two_that_meet_comes_to_nothing(world: World) -> None:
+    """Another call under that id would go with the key of the one that was made, and be taken for it."""
+    token = await token_of(world)
+    late = int(world.clock.now().timestamp() * 1000) - 1
+    first, second = await gather(
+        ask(world, token, WRITE, call_id="c-1", awaited_until=late), ask(world, token, WRITE, call_id="c-1")
+    )
+    assert (first.status, second.status) == (503, 200)
+    other = intent("warehouse.table.write", "table/t2")
+    assert (await ask(world, token, other, call_id="c-1")).reason == "call_id_reused"
+    assert (await ask(world, token, WRITE, call_id="c-1")).status == 200
+
+
 async def test_a_decision_that_nobody_waits_for_any_more_is_taken_back_and_leaves_its_id_free(world: World) -> None:
     await world.connect("alice", "crm", "deal.read", "deal.write", "contact.read")
     token = await token_of(world)

@@ -54,7 +54,7 @@ class CallIds:
         return CallClaim.FIRST
 
     async def release(self, key: CallKey) -> None:
-        """Take a first use back: nothing was sent, and nothing will be."""
+        """Take a first use back: nothing was sent, and nobody else was let through under it."""
         await self._guards.write(Delete(key.path))
 
 

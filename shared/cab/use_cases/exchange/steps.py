@@ -405,13 +405,13 @@ class Steps:
         case = asked_for.judgement.case
         if case.call is None or not case.call.is_chosen:
             return
-        key = _call_key(case, case.call)
+        key, is_once = _call_key(case, case.call), not repeats_safely(asked_for.intent.action)
         claim = await self._call_ids.claim(key, _intent_hash(asked_for), now=case.at)
-        if claim is CallClaim.FIRST:
-            facts.release.append(lambda: self._call_ids.release(key))
-        elif claim is CallClaim.REUSED:
+        if claim is CallClaim.REUSED:
             raise BrokerError(Reason.CALL_ID_REUSED, "The call_id belongs to another call.")
-        elif not repeats_safely(asked_for.intent.action):
+        if claim is CallClaim.FIRST and is_once:  # of the others a repetition may be under way, with this id as its key
+            facts.release.append(lambda: self._call_ids.release(key))
+        elif is_once:
             raise BrokerError(
                 Reason.CALL_ALREADY_ATTEMPTED,
                 "This call was made before. Look what came of it; a second one needs another call_id.",
