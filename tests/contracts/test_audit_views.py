@@ -27,6 +27,7 @@ from cab.domain.audit import (
     Service,
     TaskFacts,
     TokenFacts,
+    read_json,
     withheld,
 )
 
@@ -75,6 +76,7 @@ def story() -> Story:
     revoked = story.rows[-1]
     story.tell_again(revoked, by="b")
     story.tell_again(revoked, by="a")
+    story.grant(EventType.GRANT_REVOKED, "grant-alice", cause="replaced by a new consent", upstream_revoked=True)
     story.withhold(story.exchange(Outcome.ISSUED, txn="t9", confirmation_id="c4"))
     story.tell(EventType.REQUESTS_REFUSED_COUNTED, Outcome.REFUSED, count=40)
     story.tell(EventType.CHAIN_CLOSED, by="b")
@@ -227,7 +229,7 @@ def test_which_connection_loses_grants(tables: Any) -> None:
         "refreshed": 2,
         "recovered": 1,
         "needs_reauth": 0,
-        "revoked": 1,
+        "revoked": 2,
         "not_revoked_upstream": 1,
     }
 
@@ -249,7 +251,7 @@ def test_a_token_that_was_withheld_is_nowhere_issued(tables: Any) -> None:
 
 @pytest.fixture(scope="module")
 def ended(tables: Any) -> Any:
-    """A dataset with the chains of five processes: some live, some ended in order, some were killed."""
+    """A dataset with the chains of processes: some live, some ended in order, some were killed."""
     now = datetime.now(UTC)
     long_ago = now - timedelta(hours=2)
     rows = [
@@ -258,7 +260,9 @@ def ended(tables: Any) -> Any:
         *process("ended", long_ago, "issued", "chain.closed"),
         *process("alive", now, "issued"),
         *process("before-the-upgrade", long_ago, "issued", says_settled=False),
+        *process("claimed-by-another", now, "issued"),
     ]
+    rows.append(taken_back_elsewhere(rows[-1]))
     create_dataset(tables, ENDED, only=())
     name = f"{PROJECT}.{ENDED}.{TABLE}"
     assert tables.insert_rows_json(name, rows, row_ids=[None] * len(rows), timeout=10) == []
@@ -281,6 +285,13 @@ def process(name: str, at: datetime, *ends: str, says_settled: bool = True) -> I
         yield columns_of(data, received_at=at, message_id=event.event_id)
 
 
+def taken_back_elsewhere(row: dict[str, Any]) -> dict[str, Any]:
+    """What somebody who may publish writes to hide that a token left: its withdrawal, in a chain of their own."""
+    event = withheld(read_json(row["event_json"]), event_id="forged", reason_code="audit_unavailable")
+    data = AuditChain("forged", Service(function="forger", revision="r")).seal(event).data
+    return columns_of(data, received_at=datetime.now(UTC), message_id="forged")
+
+
 def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any) -> None:
     answer = ask(ended, "SELECT event_id, outcome FROM events WHERE event_type = 'exchange.decided'", ENDED)
     assert {row["event_id"]: row["outcome"] for row in answer} == {
@@ -291,6 +302,7 @@ def test_what_a_killed_process_may_have_withheld_is_not_called_issued(ended: Any
         "ended-0": "issued",
         "alive-0": "issued",
         "before-the-upgrade-0": "issued",
+        "claimed-by-another-0": "issued",
     }
 
 
@@ -322,6 +334,11 @@ def test_which_record_is_missing_or_was_touched(tables: Any, lost: dict[str, Any
 def test_a_question_to_the_raw_table_must_name_a_time(tables: Any) -> None:
     with pytest.raises(BadRequest):
         ask(tables, "SELECT COUNT(*) AS n FROM events_raw")
+
+
+def test_each_decision_of_an_agent_is_issued_refused_or_a_question(tables: Any) -> None:
+    answer = ask(tables, "SELECT agent_id, decisions, issued, refused, asked FROM volume ORDER BY agent_id")
+    assert [tuple(row.values()) for row in answer] == [("ops-bot", 1, 0, 1, 0), ("sales-assistant", 8, 3, 2, 3)]
 
 
 def test_how_fresh_are_the_tables(tables: Any) -> None:

@@ -7,8 +7,8 @@
 -- `contested` says that another row has this id and instant and says something else: somebody wrote that beside the broker,
 -- and which of the two is true `cab audit verify-chain` tells. Whoever does not select it does not pay for it.
 -- A token whose event was not acknowledged in time never left, though that event says `issued` and may have come all
--- the same: `token.withheld` takes it back, at the same instant, so that no other day has to be read. A process that was
--- killed cannot say so any more: where nothing came of its chain for an hour, what no later event of it vouches for
+-- the same: `token.withheld` takes it back, at the same instant, so that no other day has to be read, and in the same chain:
+-- nobody else knows, and who may publish must not hide what another process issued. A process that was killed cannot say so any more: where nothing came of its chain for an hour, what no later event of it vouches for
 -- (`chain.settled`) is `unconfirmed`. `ended` reads three narrow columns, of the two days after as well: a process may say
 -- nothing for so long.
 WITH ended AS (
@@ -24,7 +24,7 @@ SELECT
       WHEN raw.outcome != 'issued' OR raw.outcome IS NULL THEN raw.outcome
       WHEN
         LOGICAL_OR(raw.event_type = 'token.withheld')
-          OVER (PARTITION BY COALESCE(raw.corrects, raw.event_id), raw.occurred_at)
+          OVER (PARTITION BY COALESCE(raw.corrects, raw.event_id), raw.occurred_at, raw.chain.id)
         THEN 'withheld'
       WHEN raw.chain.seq > ended.settled THEN 'unconfirmed'
       ELSE 'issued'

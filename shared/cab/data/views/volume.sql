@@ -20,7 +20,8 @@ FROM (
     COUNT(*) AS decisions,
     COUNTIF(outcome = 'issued') AS issued,
     COUNTIF(
-      outcome IN ('refused', 'withheld') AND reason_code NOT IN ('confirmation_required', 'authorization_pending')
+      outcome = 'withheld'
+      OR (outcome = 'refused' AND reason_code NOT IN ('confirmation_required', 'authorization_pending'))
     ) AS refused,
     COUNTIF(reason_code IN ('confirmation_required', 'authorization_pending')) AS asked,
     COUNT(DISTINCT IF(

@@ -11,7 +11,10 @@ WITH grant_states AS (
     occurred_at AS last_event_at,
     MIN(occurred_at) OVER (PARTITION BY tenant, events.grant.id) AS since
   FROM ${events} AS events
-  WHERE event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')
+  WHERE
+    event_type IN ('grant.connected', 'grant.refreshed', 'grant.needs_reauth', 'grant.revoked', 'grant.quarantined')
+    -- What a new consent replaced has ended at the provider; the grant has not.
+    AND (events.grant.cause IS NULL OR events.grant.cause != 'replaced by a new consent')
   QUALIFY ROW_NUMBER() OVER (PARTITION BY tenant, events.grant.id ORDER BY occurred_at DESC, event_id DESC) = 1
 ),
 agents AS (
