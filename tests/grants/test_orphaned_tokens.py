@@ -16,6 +16,7 @@ from cab.use_cases.grants.refresh.attempt import Step
 from cab_dev.doubles.oauth_provider import PROFILES
 from cab_dev.doubles.oauth_provider.profiles import RevocationRadius
 from cab_dev.fakes.documents import Outage
+from cab_ops.forget_person import ForgetPerson
 
 
 def paused_step(where: str, seconds: float) -> Step:
@@ -258,6 +259,26 @@ async def test_a_token_set_that_comes_after_a_revocation_dies_at_the_provider(st
     assert world.usable() == set()
     await world.drain(other)
     assert (await world.grant(name)).due_at is None
+    assert all(version is None for version in world.vault._secrets[f"cab-grant-{name}"])
+
+
+@in_virtual_time
+async def test_a_token_set_that_comes_after_its_person_was_forgotten_dies_at_the_provider_and_is_kept_nowhere() -> None:
+    """Nobody would ever have found it: neither a document nor a visit of the sweeper leads to it any more."""
+    profile = replace(PROFILES[STRICT], revocation=RevocationRadius.TOKEN)
+    world = await GrantWorld(profile).open()
+    name = await world.connect()
+    asking = asyncio.create_task(paused_at(world, "after send", 200).token(name))
+    await asyncio.sleep(1)
+    other = world.worker()
+    await other.revoke(name)
+    await world.drain(other, for_s=150)
+    nobody = world.documents
+    forgotten = await ForgetPerson(guards=nobody, approvals=nobody, grants=nobody)("acme", "alice")
+    assert forgotten.deleted["grants"] == 1
+    await asyncio.gather(asking, return_exceptions=True)
+    await world.sleep(100)
+    assert world.usable() == set()
     assert all(version is None for version in world.vault._secrets[f"cab-grant-{name}"])
 
 

@@ -46,16 +46,15 @@ class OrphanedTokens:
     async def settle(self, ours: Grant, payload: Payload, connection: Connection, provider: Provider) -> None:
         """For a stored token set whose commit came too late; `ours` is the document as the attempt held it.
 
-        Revoked meanwhile: the token is revoked upstream. Given up meanwhile: tried, and restored if it may live; by
+        Revoked meanwhile, or forgotten: the token is revoked upstream. Given up meanwhile: tried, and restored if it may live; by
         the sweeper if not here. Anyone else who holds the grant now finds it by number. Raises: Unavailable.
         """
         current = await self._store.read(ours.grant_id)
-        if current is None:
-            return
-        if current.grant.status in _REVOKED:
-            if await self._revoke_upstream(payload, connection, provider) is not Upstream.FAILED:
+        if current is None or current.grant.status in _REVOKED:
+            told = await self._revoke_upstream(payload, connection, provider) is not Upstream.FAILED
+            if told or current is None:  # nobody comes for what is left of somebody who was forgotten
                 await self._payloads.destroy(ours, payload.version)
-            return  # where that failed the sweeper asks again, when it destroys the grant's versions
+            return  # else the sweeper asks again, when it destroys the grant's versions
         payload = await self._payloads.brought(payload, ours, current.grant, provider)
         given_up = await self._change(
             ours,
