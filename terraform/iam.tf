@@ -91,6 +91,13 @@ resource "google_project_iam_member" "connect_creates" {
   member  = local._member["connect_account"]
 }
 
+# A move to `secret_per_grant` makes secrets too (docs/grants.md).
+resource "google_project_iam_member" "refresh_creates" {
+  project = var.project_id
+  role    = google_project_iam_custom_role.grant_secret_creator.id
+  member  = local._member["refresh_grants"]
+}
+
 # connect_account adds grants and can never read one back.
 resource "google_project_iam_member" "connect_adds" {
   project = var.project_id

@@ -152,7 +152,8 @@ module "function" {
   depends_on = [
     google_dns_record_set.run_app, google_project_iam_member.build, google_project_iam_member.firestore, google_secret_manager_secret_iam_member.reader,
     google_pubsub_topic_iam_member.audit_publisher, google_pubsub_topic_iam_member.grants_due_publisher,
-    google_project_iam_member.connect_creates, google_project_iam_member.connect_adds, google_project_iam_member.refresh_keeps,
+    google_project_iam_member.connect_creates, google_project_iam_member.connect_adds, google_project_iam_member.refresh_creates,
+    google_project_iam_member.refresh_keeps,
     module.ingest_audit, google_firestore_index.this, google_firestore_field.indexed,
   ]
 }

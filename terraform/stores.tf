@@ -121,6 +121,7 @@ resource "google_secret_manager_secret" "broker" {
   }
   labels              = var.labels
   version_destroy_ttl = "604800s"
+  deletion_protection = var.deletion_protection # without its keys a database that was kept is worth nothing
   depends_on          = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
 }
 

@@ -44,7 +44,7 @@ variable "configuration_variables" {
 }
 
 variable "deletion_protection" {
-  description = "Whether databases and the audit table refuse to be deleted. Off only for a trial that is thrown away."
+  description = "Whether databases, the secrets of the broker's own keys and the audit table refuse to be deleted. Off only for a trial that is thrown away."
   type        = bool
   default     = true
   nullable    = false

@@ -110,6 +110,10 @@ run "by_default" {
     error_message = "Databases and the audit table are protected by default."
   }
   assert {
+    condition     = alltrue([for secret in google_secret_manager_secret.broker : secret.deletion_protection]) && alltrue([for secret in google_secret_manager_secret.clients : secret.deletion_protection != true])
+    error_message = "So are the keys without which databases that were kept cannot be read; a client's secret goes with the name in provider_secrets."
+  }
+  assert {
     condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0
     error_message = "The jobs need an image, which is a choice."
   }
@@ -189,7 +193,7 @@ run "a_trial_needs_no_domain_and_can_be_thrown_away" {
     deletion_protection = false
   }
   assert {
-    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_DISABLED" && database.deletion_policy == "DELETE"]) && !google_bigquery_table.events_raw.deletion_protection
+    condition     = alltrue([for database in google_firestore_database.this : database.delete_protection_state == "DELETE_PROTECTION_DISABLED" && database.deletion_policy == "DELETE"]) && !google_bigquery_table.events_raw.deletion_protection && alltrue([for secret in google_secret_manager_secret.broker : !secret.deletion_protection])
     error_message = "destroy must leave nothing behind."
   }
   assert {

@@ -54,7 +54,10 @@ TABLE: set[Right] = {
         for secret in secrets
     ),
     *((function, "roles/pubsub.publisher", "pubsub_topic cab-audit") for function in AUDITED),
-    ("connect_account", "secretmanager.secrets.create", "project test-cab"),
+    *(
+        (function, "secretmanager.secrets.create", "project test-cab")
+        for function in ("connect_account", "refresh_grants")
+    ),
     ("connect_account", "secretmanager.secrets.getIamPolicy, secretmanager.versions.add", GRANT_SECRETS),
     (
         "refresh_grants",

@@ -18,6 +18,7 @@ from google.cloud.secretmanager_v1.services.secret_manager_service.transports im
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
+from cab.adapters.google_cloud.secrets import SecretManagerVault
 from cab_dev.permissions import rows_for
 from cab_dev.processes.ports import PortLeases
 from gcp_emulators.embedded import Rights, serving
@@ -62,6 +63,22 @@ async def refused(call: Callable[[], Any]) -> str:
     with pytest.raises(PermissionDenied) as refusal:
         await asyncio.to_thread(call)
     return str(refusal.value.message)
+
+
+async def test_a_move_may_do_all_that_it_does_as_refresh_grants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a secret for each grant, which others make where people connect, and away from there."""
+    path = tmp_path / "rights.json"
+    replace(path, [it | {"identity": "worker"} for it in rows_for(PROJECT) if it["identity"] == "refresh_grants"])
+    async with a_service("secret_manager", path) as (_, worker):
+        monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", worker)
+        vault = SecretManagerVault(PROJECT, location="europe-west1")
+        await vault.create("cab-grant-1")
+        version = await vault.add("cab-grant-1", b"tokens")
+        assert await vault.access("cab-grant-1", version) == b"tokens"
+        await vault.destroy("cab-grant-1", version)
+        await vault.close()
 
 
 async def test_secrets_open_only_to_whom_they_are_given_within_the_condition(tmp_path: Path) -> None:
