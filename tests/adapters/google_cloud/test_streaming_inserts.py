@@ -35,7 +35,7 @@ class Told:
 @pytest.fixture
 async def told(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Told]:
     told = Told([(200, TAKEN)])
-    application = web.Application()
+    application = web.Application(client_max_size=10_000_000)  # as BigQuery's
     application.router.add_post("/{path:.*}", told.answer)
     runner, port = await loopback.serve(application, 0)
     monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", f"http://127.0.0.1:{port}")
@@ -117,3 +117,11 @@ async def test_each_caller_learns_of_its_own_rows_and_one_that_was_only_stopped_
     assert isinstance(answers[1], Unavailable)
     assert answers[2] == {}
     assert len(told.asked) == 1
+
+
+async def test_large_rows_of_many_callers_are_not_one_request_that_bigquery_would_refuse(
+    told: Told, rows: BigQueryAuditRows
+) -> None:
+    large = AuditRow("00ff", json.dumps({"event_json": "x" * 900_000}).encode())
+    assert await asyncio.gather(*(rows.insert([large]) for _ in range(12))) == [{}] * 12
+    assert sorted(len(document["rows"]) for _, document in told.asked) == [2, 5, 5]

@@ -19,6 +19,7 @@ from cab.ports import AuditRow, Unavailable
 _WHAT = "audit rows"
 _COLLECT_S = 0.05
 _MAX_ROWS = 500  # Google's advice for one insert
+_MAX_BYTES = 5_000_000  # of rows in one insert: BigQuery refuses a request of over 10 MB as a whole
 _BUDGET_S = 7.0
 _MAY_PASS: Final = frozenset({Status.UNAVAILABLE, Status.INTERNAL, Status.RESOURCE_EXHAUSTED})
 # BigQuery's reasons for one row that no retry mends. Its messages quote the row and are not passed on.
@@ -30,6 +31,7 @@ class _Waiting:
 
     def __init__(self, rows: Sequence[AuditRow]) -> None:
         self.rows = rows
+        self.size = sum(len(row.text) for row in rows)
         self.errors: asyncio.Future[dict[int, str]] = asyncio.get_running_loop().create_future()
 
 
@@ -100,14 +102,15 @@ def _refused(answer: Any) -> dict[int, str]:
 
 
 def _batches(gathered: list[_Waiting]) -> list[list[_Waiting]]:
-    """Callers in groups of at most 500 rows; one caller's rows stay together."""
+    """Callers in groups that one insert takes; one caller's rows stay together."""
     batches: list[list[_Waiting]] = [[]]
-    size = 0
+    rows = size = 0
     for waiting in gathered:
-        size += len(waiting.rows)
-        if batches[-1] and size > _MAX_ROWS:
+        rows += len(waiting.rows)
+        size += waiting.size
+        if batches[-1] and (rows > _MAX_ROWS or size > _MAX_BYTES):
             batches.append([])
-            size = len(waiting.rows)
+            rows, size = len(waiting.rows), waiting.size
         batches[-1].append(waiting)
     return batches
 
