@@ -10,7 +10,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cab.domain.identifiers import base64url
-from cab.ports import Clock, Conflict, SecretVault
+from cab.ports import Clock, Conflict, SecretVault, Unavailable
 from cab.protocol.jose import jwk
 from cab.stores.signing_keys import (
     JWKS_MAX_AGE,
@@ -32,6 +32,16 @@ class TooEarly(Exception):
         super().__init__(f"Too early: {why}. Wait until {ready_at.isoformat(timespec='seconds')}.")
         self.why = why
         self.ready_at = ready_at
+
+
+class NotDestroyed(Exception):
+    """Keys are off the set, and the private half of one may still be read. The same command again destroys it."""
+
+    def __init__(self, secret: str, version: int) -> None:
+        super().__init__(
+            f"The key is off the set, but version {version} of {secret} is not destroyed: Secret Manager cannot be reached, "
+            "or you may not. Run this again."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,10 @@ class RotateKeys:
     async def retire(self, issuer: Issuer) -> Step:
         """Take retired keys off the set. Raises TooEarly while a token they signed may live."""
         ring = await self._ring(issuer)
-        retired = [key for key in ring.keys if key.state is KeyState.RETIRED]
+        retired = tuple(key for key in ring.keys if key.state is KeyState.RETIRED)
+        if not retired and ring.removed:  # they were taken off before
+            await self._destroy_removed(issuer)
+            return Step("retired", ring.removed[0].kid, None, None)
         if not retired:
             raise LookupError(
                 "no key is retired, so there is nothing to take off: `cab keys rotate activate` retires the active one "
@@ -99,32 +112,33 @@ class RotateKeys:
         ready_at = max(key.changed_at for key in retired) + LONGEST_TOKEN_LIFE + JWKS_MAX_AGE
         if self._clock.now() < ready_at:
             raise TooEarly("a token that a retired key signed may still be in use", ready_at)
-        await self._save(issuer, tuple(key for key in ring.keys if key.state is not KeyState.RETIRED), ring)
-        for key in retired:
-            await self._vault.destroy(SECRET[issuer], key.secret_version)
+        await self._take_off(issuer, ring, tuple(key for key in ring.keys if key not in retired), retired)
         return Step("retired", retired[0].kid, None, None)
 
     async def replace_leaked(self, issuer: Issuer, kid: str) -> Step:
         """For a private key that somebody else may have: take it off the set and destroy it, at once.
 
         If it signs, a new key takes its place without the usual wait. What it signed fails from then on, everywhere it is
-        verified anew; verifiers that keep key sets accept it until `ready_at` at the latest.
+        verified anew; verifiers that keep key sets accept it until `ready_at` at the latest. Raises NotDestroyed when the last
+        part is left to do, which the same call does.
         """
         ring = await self._ring(issuer)
+        forgotten_by = self._clock.now() + JWKS_MAX_AGE + JWKS_REMEMBERED
+        if any(key.kid == kid for key in ring.removed):
+            await self._destroy_removed(issuer)
+            return Step("removed", kid, "forgotten by every verifier", forgotten_by)
         leaked = next((key for key in ring.keys if key.kid == kid), None)
         if leaked is None:
             raise LookupError("there is no such key: `cab keys list` shows them")
-        now = self._clock.now()
         keys = [key for key in ring.keys if key.kid != kid]
         if leaked.state is KeyState.ACTIVE:
             waiting = next((key for key in keys if key.state is KeyState.PUBLISHED), None)
             if waiting is None:
                 keys.append(await self._new_key(issuer, KeyState.ACTIVE))
             else:
-                keys[keys.index(waiting)] = replace(waiting, state=KeyState.ACTIVE, changed_at=now)
-        await self._save(issuer, tuple(keys), ring)
-        await self._vault.destroy(SECRET[issuer], leaked.secret_version)
-        return Step("removed", kid, "forgotten by every verifier", now + JWKS_MAX_AGE + JWKS_REMEMBERED)
+                keys[keys.index(waiting)] = replace(waiting, state=KeyState.ACTIVE, changed_at=self._clock.now())
+        await self._take_off(issuer, ring, tuple(keys), (leaked,))
+        return Step("removed", kid, "forgotten by every verifier", forgotten_by)
 
     async def _ring(self, issuer: Issuer) -> KeyRing:
         ring = await self._store.ring(issuer)
@@ -138,8 +152,27 @@ class RotateKeys:
         version = await self._vault.add(SECRET[issuer], orjson.dumps(private))
         return SigningKey(private["kid"], version, state, jwk.public_jwk(private), self._clock.now())
 
-    async def _save(self, issuer: Issuer, keys: tuple[SigningKey, ...], read: KeyRing | None) -> None:
-        if not await self._store.save(issuer, keys, read=read):
+    async def _take_off(
+        self, issuer: Issuer, ring: KeyRing, keys: tuple[SigningKey, ...], gone: tuple[SigningKey, ...]
+    ) -> None:
+        """The set first: nothing may sign with what is destroyed. Noted there, so that what an outage leaves is found again."""
+        await self._save(issuer, keys, ring, gone)
+        await self._destroy_removed(issuer)
+
+    async def _destroy_removed(self, issuer: Issuer) -> None:
+        ring = await self._ring(issuer)
+        for key in ring.removed:
+            try:
+                await self._vault.destroy(SECRET[issuer], key.secret_version)
+            except Unavailable as error:
+                raise NotDestroyed(SECRET[issuer], key.secret_version) from error
+        await self._store.save(issuer, ring.keys, read=ring)  # where another changed it: destroyed twice is well, too
+
+    async def _save(
+        self, issuer: Issuer, keys: tuple[SigningKey, ...], read: KeyRing | None, gone: tuple[SigningKey, ...] = ()
+    ) -> None:
+        removed = gone if read is None else (*read.removed, *gone)
+        if not await self._store.save(issuer, keys, read=read, removed=removed):
             raise Conflict("another operator changed the keys: look again")
 
 

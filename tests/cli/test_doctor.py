@@ -244,6 +244,25 @@ def ring_without_active_key(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
+def removed_key_that_was_not_destroyed(bed: Bed) -> Iterator[None]:
+    async def to(*, is_there: bool) -> None:
+        documents = FirestoreDocuments(PROJECT, "keys")
+        try:
+            store = SigningKeys(documents)
+            ring = await store.ring(Issuer.EDGE)
+            assert ring is not None
+            assert await store.save(Issuer.EDGE, ring.keys, read=ring, removed=ring.keys if is_there else ())
+        finally:
+            await documents.close()
+
+    asyncio.run(to(is_there=True))
+    try:
+        yield
+    finally:
+        asyncio.run(to(is_there=False))
+
+
+@contextmanager
 def edited(bed: Bed, file: str, old: str, new: str) -> Iterator[None]:
     """The folder that the operator has here says something else than what is deployed."""
     before, copy = bed.folder, bed.stack.state_dir / "edited"
@@ -367,6 +386,7 @@ FAULTS = (
     Fault("refresh_grants may not read what it needs", "secrets", lambda bed: permitted(bed, "cab-provider-crm", READERS[:1]), "secret cab-provider-crm", "the module grants it"),
     Fault("no signing key is active", "keys", ring_without_active_key, "signing key sts", "cab keys init"),
     Fault("the active signing key was disabled", "keys", lambda bed: disabled(bed, "cab-edge-signing"), "signing key edge", "remove-leaked --issuer edge"),
+    Fault("a removed key was not destroyed", "keys", removed_key_that_was_not_destroyed, "signing key edge", "cab keys remove-leaked --issuer edge"),
     Fault("the audit subscription is gone", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", None), "subscription cab-audit-ingest", "terraform apply"),
     Fault("a topic is gone", "topics", lambda bed: no_topic(bed, "cab-audit-dead-letter"), "topic cab-audit-dead-letter", "terraform apply"),
     Fault("audit is delivered elsewhere", "topics", lambda bed: other_subscription(bed, "cab-audit-ingest", _deliver_elsewhere), "subscription cab-audit-ingest", "terraform apply"),

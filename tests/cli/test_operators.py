@@ -100,6 +100,27 @@ def test_a_leaked_key_is_removed_by_one_command(cloud: Cloud) -> None:
     assert "there is no such key" in again.output
 
 
+def test_a_leaked_key_that_could_not_be_destroyed_is_told_listed_and_destroyed_by_the_same_command(
+    cloud: Cloud,
+) -> None:
+    vault: Any = cloud.vault
+    cab_command("keys", "init")
+    cab_command("keys", "rotate", "publish", "--issuer", "sts")
+    ring = asyncio.run(SigningKeys(cloud.keys).ring(Issuer.STS))
+    assert ring is not None
+    kid = ring.keys[0].kid
+    vault.is_down = True
+    result = cab_command("keys", "remove-leaked", "--issuer", "sts", kid)
+    assert (result.exit_code, "Run this again." in result.output) == (1, True), result.output
+    assert (
+        f"removed    {ring.keys[0].changed_at.isoformat(timespec='seconds')}  {kid}"
+        in cab_command("keys", "list").output
+    )
+    vault.is_down = False
+    assert cab_command("keys", "remove-leaked", "--issuer", "sts", kid).exit_code == 0
+    assert kid not in cab_command("keys", "list").output
+
+
 # --- moving grants ---
 
 

@@ -22,7 +22,7 @@ from cab.stores.signing_keys import (
 from cab_dev.fakes.clock import SettableClock
 from cab_dev.fakes.documents import InMemoryDocuments
 from cab_dev.fakes.secrets import InMemoryVault
-from cab_ops.rotate_keys import RotateKeys, TooEarly, new_private_jwk
+from cab_ops.rotate_keys import NotDestroyed, RotateKeys, TooEarly, new_private_jwk
 
 
 class Bench:
@@ -93,6 +93,44 @@ async def test_a_leaked_key_that_signs_no_more_goes_without_disturbing_the_one_t
     assert await bench.states() == [(2, KeyState.ACTIVE)]
     with pytest.raises(LookupError):
         await bench.rotate.replace_leaked(Issuer.STS, first.kid)
+
+
+async def two_keys(bench: Bench) -> str:
+    """The second signs; the kid of the first, whose tokens are over."""
+    first = await bench.rotate.init(Issuer.STS)
+    assert first is not None
+    await bench.rotate.publish(Issuer.STS)
+    bench.clock.advance(JWKS_MAX_AGE)
+    await bench.rotate.activate(Issuer.STS)
+    bench.clock.advance(LONGEST_TOKEN_LIFE + JWKS_MAX_AGE)
+    return first.kid
+
+
+@pytest.mark.parametrize("by", ["retire", "replace_leaked"])
+async def test_a_key_that_could_not_be_destroyed_is_off_the_set_and_destroyed_by_the_same_command_again(
+    bench: Bench, by: str
+) -> None:
+    kid = await two_keys(bench)
+
+    async def command() -> str:
+        if by == "retire":
+            return (await bench.rotate.retire(Issuer.STS)).kid
+        return (await bench.rotate.replace_leaked(Issuer.STS, kid)).kid
+
+    bench.vault.is_down = True
+    for _ in range(2):
+        with pytest.raises(NotDestroyed, match="version 1 of cab-sts-signing is not destroyed"):
+            await command()
+        assert await bench.states() == [(2, KeyState.ACTIVE)]
+    bench.vault.is_down = False
+    assert await bench.vault.access(SECRET[Issuer.STS], 1)
+    await bench.rotate.publish(Issuer.STS)  # what else is done meanwhile does not lose it
+    assert await command() == kid
+    with pytest.raises(NotFound):
+        await bench.vault.access(SECRET[Issuer.STS], 1)
+    assert await bench.vault.access(SECRET[Issuer.STS], 2)
+    with pytest.raises(LookupError):
+        await command()
 
 
 async def test_each_step_that_comes_too_early_says_its_own_reason(bench: Bench) -> None:

@@ -46,6 +46,7 @@ class SigningKey:
 class KeyRing:
     keys: tuple[SigningKey, ...]
     version: object
+    removed: tuple[SigningKey, ...] = ()  # on no set any more; their private halves are still to be destroyed
 
     @property
     def active(self) -> SigningKey | None:
@@ -78,11 +79,19 @@ class SigningKeys:
         if document is None:
             return None
         keys = tuple(from_fields(SigningKey, item) for item in document.fields["keys"])
-        return KeyRing(keys, document.version)
+        removed = tuple(from_fields(SigningKey, item) for item in document.fields.get("removed", ()))
+        return KeyRing(keys, document.version, removed)
 
-    async def save(self, issuer: Issuer, keys: tuple[SigningKey, ...], *, read: KeyRing | None) -> bool:
+    async def save(
+        self,
+        issuer: Issuer,
+        keys: tuple[SigningKey, ...],
+        *,
+        read: KeyRing | None,
+        removed: tuple[SigningKey, ...] = (),
+    ) -> bool:
         """Write the ring. False when another operator changed it since it was read."""
-        fields = {"keys": [to_fields(key) for key in keys]}
+        fields = {"keys": [to_fields(key) for key in keys], "removed": [to_fields(key) for key in removed]}
         path = f"signing_keys/{issuer.value}"
         try:
             await self._keys.write(Create(path, fields) if read is None else Replace(path, fields, read.version))

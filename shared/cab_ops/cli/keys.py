@@ -14,10 +14,10 @@ from cab.adapters.sealed_documents import DATA_KEY_SECRET
 from cab.adapters.system import SystemClock
 from cab.encoding.sealing import KEY_BYTES
 from cab.ports import Conflict, NotFound, SecretVault
-from cab.stores.signing_keys import Issuer, SigningKeys
+from cab.stores.signing_keys import Issuer, KeyRing, SigningKey, SigningKeys
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_ops.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
-from cab_ops.rotate_keys import RotateKeys, Step, TooEarly
+from cab_ops.rotate_keys import NotDestroyed, RotateKeys, Step, TooEarly
 
 issuer_option = click.option(
     "--issuer", type=click.Choice([item.value for item in Issuer]), required=True, help="Whose keys."
@@ -125,12 +125,12 @@ def list_keys(project: str, *, as_json: bool) -> None:
             {
                 "issuer": issuer.value,
                 "kid": key.kid,
-                "state": key.state.value,
+                "state": state,
                 "since": key.changed_at.isoformat(timespec="seconds"),
                 "secret_version": key.secret_version,
             }
             for issuer, ring in rings
-            for key in (ring.keys if ring else ())
+            for key, state in (_with_states(ring) if ring else ())
         ]
 
     rows = run(project, read)
@@ -139,6 +139,11 @@ def list_keys(project: str, *, as_json: bool) -> None:
         return
     for row in rows:
         click.echo(f"{row['issuer']:<5} {row['state']:<10} {row['since']}  {row['kid']}")
+
+
+def _with_states(ring: KeyRing) -> list[tuple[SigningKey, str]]:
+    """`removed`: off the set, and its private half is still to be destroyed."""
+    return [(key, key.state.value) for key in ring.keys] + [(key, "removed") for key in ring.removed]
 
 
 @keys_group.group("rotate")
@@ -159,7 +164,7 @@ def _step(name: str, summary: str) -> None:
 
         try:
             done = run(project, work)
-        except (TooEarly, LookupError, Conflict) as error:
+        except (TooEarly, LookupError, Conflict, NotDestroyed) as error:
             raise click.ClickException(str(error)) from error
         ready = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
         if as_json:
@@ -184,7 +189,7 @@ def remove_leaked(project: str, issuer: str, kid: str, *, as_json: bool) -> None
 
     try:
         done = run(project, work)
-    except (LookupError, Conflict) as error:
+    except (LookupError, Conflict, NotDestroyed) as error:
         raise click.ClickException(str(error)) from error
     until = done.ready_at.isoformat(timespec="seconds") if done.ready_at else None
     if as_json:

@@ -138,6 +138,9 @@ async def signing_keys(seen: ProjectAsItIs, issuer: Issuer) -> list[Diagnosis]:
         return [
             ill(check, says, f"enable it, or replace the key: `cab keys remove-leaked --issuer {issuer.value} KID`")
         ]
+    if ring.removed:
+        leftover = f"cab keys remove-leaked --issuer {issuer.value} {ring.removed[0].kid}"
+        return [ill(check, "a key is off the set, and its private half is not destroyed", f"run `{leftover}`")]
     return [well(check, f"{ring.active.kid} is active")]
 
 
