@@ -121,6 +121,43 @@ def test_a_leaked_key_that_could_not_be_destroyed_is_told_listed_and_destroyed_b
     assert kid not in cab_command("keys", "list").output
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status", "says"),
+    [
+        ("cab-provider-crm", b"hush\n", 0, "cab-provider-crm: version 1 made"),
+        (
+            "cab-provider-nobody-made",
+            b"hush",
+            1,
+            "there is no secret cab-provider-nobody-made (Terraform makes",
+        ),
+        ("cab-provider-crm", b"\n", 1, "a secret cannot be empty"),
+        ("cab-provider-crm", b"\xff\xfe", 2, "no UTF-8 text"),
+        ("cab-provider/crm", b"hush", 2, "cab-provider/crm: A secret id is"),
+    ],
+)
+def test_a_client_secret_is_added_or_it_is_said_why_not(
+    cloud: Cloud, name: str, value: bytes, status: int, says: str
+) -> None:
+    asyncio.run(cloud.vault.create("cab-provider-crm"))
+    result = CliRunner().invoke(main, ["keys", "add-secret", name], input=value)
+    assert (result.exit_code, says in result.output) == (status, True), result.output
+    assert isinstance(result.exception, SystemExit | None)
+    if status == 0:
+        assert asyncio.run(cloud.vault.access(name, 1)) == b"hush"
+
+
+def test_a_data_key_that_is_made_anew_is_told_by_its_own_number(cloud: Cloud) -> None:
+    cab_command("keys", "init")
+    asyncio.run(cloud.vault.destroy("cab-escrow-key", 1))
+    assert cab_command("keys", "init").output == "cab-escrow-key: version 2 made\n"
+
+
+def test_what_is_no_id_of_a_grant_is_wrong_use(cloud: Cloud) -> None:
+    result = cab_command("grants", "show", "../grants/x")
+    assert (result.exit_code, "`cab grants list` shows them" in result.output) == (2, True)
+
+
 # --- moving grants ---
 
 

@@ -83,6 +83,10 @@ def list_grants(project: str, *, as_json: bool, **equal: str | None) -> None:
 @click.argument("grant_id")
 def show(project: str, grant_id: str) -> None:
     """Everything known of one grant but its tokens, as JSON."""
+    from cab.transport.grants_http import GRANT_ID
+
+    if not GRANT_ID.fullmatch(grant_id):
+        raise click.UsageError("That is no id of a grant: `cab grants list` shows them.")
 
     async def read(cloud: Cloud) -> Grant | None:
         stored = await Grants(cloud.grants).read(grant_id)

@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from cab.adapters.sealed_documents import DATA_KEY_SECRET
+from cab.adapters.secret_names import checked_secret
 from cab.adapters.system import SystemClock
 from cab.encoding.sealing import KEY_BYTES
-from cab.ports import Conflict, NotFound, SecretVault
+from cab.ports import Conflict, NotFound, SecretVault, Unavailable
 from cab.stores.signing_keys import Issuer, KeyRing, SigningKey, SigningKeys
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_ops.cli.cloud import TAKES_AN_ID, Cloud, json_option, project_option, run
@@ -46,21 +47,20 @@ async def make_keys(cloud: Cloud) -> list[str]:
         if (step := await rotation.init(issuer)) is not None
     ]
     made += [
-        f"{secret}: version 1 made"
+        f"{secret}: version {version} made"
         for secret in (ESCROW_SECRET, DATA_KEY_SECRET)
-        if await _make_data_key(cloud.vault, secret)
+        if (version := await _make_data_key(cloud.vault, secret)) is not None
     ]
     return made or ["all keys exist already"]
 
 
-async def _make_data_key(vault: SecretVault, secret: str) -> bool:
+async def _make_data_key(vault: SecretVault, secret: str) -> int | None:
     await vault.create(secret)
     try:
         await vault.access(secret, 1)
     except NotFound:
-        await vault.add(secret, os.urandom(KEY_BYTES))
-        return True
-    return False
+        return await vault.add(secret, os.urandom(KEY_BYTES))
+    return None
 
 
 @keys_group.command("add-data-key")
@@ -93,17 +93,26 @@ def add_secret(project: str, name: str, *, as_json: bool) -> None:
 
     Nothing uses it before the next deployment with that number. Have the other side accept both until that deployment serves alone.
     """
-    value = sys.stdin.read().strip().encode()
+    value = sys.stdin.buffer.read().strip()
     if not value:
         raise click.ClickException("Nothing came on standard input: a secret cannot be empty.")
+    try:
+        checked_secret(name)
+        value.decode()
+    except ValueError as error:
+        what = "The secret is no UTF-8 text." if isinstance(error, UnicodeDecodeError) else f"{name}: {error}"
+        raise click.UsageError(what) from error
 
     async def add(cloud: Cloud) -> int:
-        return await cloud.vault.add(name, value)
+        try:
+            return await cloud.vault.add(name, value)
+        except Unavailable as error:
+            raise click.ClickException(
+                f"Not added: there is no secret {name} (Terraform makes those of provider_secrets), you may not add to it, "
+                "or Secret Manager cannot be reached."
+            ) from error
 
-    try:
-        version = run(project, add)
-    except NotFound as error:
-        raise click.ClickException(f"There is no secret {name}: Terraform makes those that it is told of.") from error
+    version = run(project, add)
     if as_json:
         click.echo(json.dumps({"secret": name, "version": version}))
         return

@@ -51,6 +51,10 @@ def forget(project: str, url: str, tenant: str, idp: str | None, wait: int, subj
     else:
         for name, number in done.deleted.items():
             click.echo(f"{name:<18} {number}")
+    if not done.still_ending and not any(done.deleted.values()):
+        click.echo(
+            "Nothing was kept. If that is unexpected: TENANT and --idp must be as the configuration says.", err=True
+        )
     if done.still_ending:
         raise click.ClickException(f"{done.still_ending} grants are still being ended: run it again in a minute.")
 
