@@ -17,6 +17,7 @@ from cab.protocol import token_responses
 from cab.protocol.token_responses import TokenError, Tokens
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+SECONDS = int(NOW.timestamp())
 
 
 def parsed(**members: Any) -> Tokens:
@@ -101,6 +102,8 @@ ODD_BUT_READABLE: dict[str, bytes] = {
     "error that is an empty object": orjson.dumps(ANSWER | {"error": {}}),
     "a member repeated": AS_TEXT.replace("}", ',"token_type":"bearer"}').encode(),
     "a token repeated alike": AS_TEXT.replace("}", ',"access_token":"A2"}').encode(),
+    "nothing, and then a token": AS_TEXT.replace("{", '{"refresh_token":null,"access_token":"",').encode(),
+    "a token, and then nothing": AS_TEXT.replace("}", ',"refresh_token":null,"error":"","error":null}').encode(),
     "an unknown number": AS_TEXT.replace("}", ',"x":NaN}').encode(),
     "a lone surrogate elsewhere": AS_TEXT.replace("Zo\u00eb", "\\ud800").encode(),
     "UTF-16, big end first, a sign that forms use": AS_TEXT.replace("Zo\u00eb", "a=b").encode("utf-16-be"),
@@ -261,8 +264,9 @@ def test_an_absurd_lifetime_counts_as_not_said(value: Any, seconds: int | None) 
 
 @pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN", "1e999", "9" * 5000])
 def test_a_lifetime_that_is_no_number_of_seconds_breaks_nothing(value: str) -> None:
-    found = token_responses.parse(b'{"access_token":"a","expires_in":%s}' % value.encode())
-    assert not isinstance(found, Tokens) or found.expires_in is None
+    for name in (b"expires_in", b"expires_at"):
+        found = token_responses.parse(b'{"access_token":"a","%s":%s}' % (name, value.encode()))
+        assert not isinstance(found, Tokens) or (found.expires_in, found.ends_at) == (None, None)
 
 
 def test_half_a_character_among_the_scopes_can_be_stored() -> None:
@@ -277,6 +281,38 @@ def test_without_a_stated_life_a_refreshable_token_is_given_a_short_one() -> Non
     assert parsed().expires_at(NOW, default=hour) == NOW + hour
     assert parsed(refresh_token="r").expires_at(NOW, default=None) == NOW + timedelta(minutes=10)
     assert parsed().expires_at(NOW, default=None) is None
+
+
+@pytest.mark.parametrize(
+    ("members", "seconds"),
+    [
+        ({"expires_in": 3_600_000, "expires_in_sec": 3600}, 3600),  # Zoho
+        ({"expires": "5183944"}, 5_183_944),
+        ({"expires_in": 0, "expires_at": "2026-11-21T12:01:00Z"}, 60),  # Square, and its own zero beside it
+        ({"expires_at": "2026-11-21 13:01:00+01:00"}, 60),
+        ({"expires_at": "2026-11-21T12:01:00"}, 60),
+        ({"expires_on": str(SECONDS + 60)}, 60),
+        ({"expires_at": f"{SECONDS + 60}.0"}, 60),
+        ({"expires": (SECONDS + 60) * 1000}, 60),
+        ({"expires_in": 50, "expires_at": SECONDS + 60}, 50),
+        ({"expires_at": SECONDS}, None),
+        ({"expires_at": SECONDS + 401 * 86_400}, None),
+        ({"expires_at": "2026-11-21"}, None),
+        ({"expires_at": 1e300}, None),
+        ({"expires_at": "9" * 5000}, None),
+        ({"expires_at": "2026-99-21T12:01:00Z"}, None),
+        ({"expires_at": True}, None),
+        ({"expires_at": {"$date": SECONDS + 60}}, None),
+    ],
+)
+def test_the_end_of_a_token_may_be_said_under_other_names_and_as_an_instant(
+    members: dict[str, Any], seconds: int | None
+) -> None:
+    ends_at = None if seconds is None else NOW + timedelta(seconds=seconds)
+    assert parsed(**members).expires_at(NOW, default=None) == ends_at
+    kept = token_responses.parse(token_responses.without_the_rest(orjson.dumps({"access_token": "a"} | members)))
+    assert isinstance(kept, Tokens)
+    assert kept.expires_at(NOW, default=None) == ends_at
 
 
 @pytest.mark.parametrize("refresh_token", ["", " ", None, False, True, 0, [], {}, "null", "None", "undefined", "N/A"])

@@ -53,7 +53,10 @@ DEAD_EVERYWHERE: Final = frozenset(
     }
 )
 _OUR_FAULT: Final = frozenset(
-    {"invalid_client", "unsupported_grant_type", "redirect_uri_mismatch", "invalid_redirect_uri", "invalid_target"}
+    {
+        *("invalid_client", "unsupported_grant_type", "redirect_uri_mismatch", "invalid_redirect_uri"),
+        *("invalid_target", "invalid_resource"),
+    }
 )
 # "unauthorized_client" blames the client by its name, and many providers say it of a dead token: its words decide, or time.
 _SAID_OF_BOTH: Final = "unauthorized_client"
@@ -77,8 +80,11 @@ _BUSY_WORDS: Final = re.compile(
 _ONE_TOO_MANY: Final = re.compile(
     r"already being processed|request loop|concurrent request|refresh is (?:already )?in progress"
 )
+# What says no more than its status does. Auth0 and Atlassian answer so to a wrong client secret, Cloudflare and Envoy to an address.
+_OF_THE_STATUS: Final = re.compile(r"(?:unauthori[sz]ed|forbidden|access[ _]denied|rbac|error code|[\W\d])*")
 _FIRST_REFUSAL: Final = 400
 _REFUSED: Final = 401
+_FORBIDDEN: Final = 403
 _BUSY_STATUSES: Final = frozenset({408, 425, 429})
 _WRONG_REQUEST: Final = frozenset({404, 405, 406, 407, 410, 411, 413, 414, 415, 421, 431})
 _IP_OR_TOKEN: Final = re.compile(r"\bip/token\b")  # Snowflake, of a network policy
@@ -156,8 +162,11 @@ def _is_our_fault(error: TokenError, status: int, headers: Mapping[str, str]) ->
         return True
     if error.is_page and status >= _FIRST_REFUSAL:  # a firewall, a proxy, a portal: it has not seen the token
         return True
-    # RFC 6749 section 5.2 wants 401 and the scheme where the client is refused. Without a word nobody can tell.
-    if status == _REFUSED and (not error.words or "basic" in headers.get("www-authenticate", "").lower()):
+    says_nothing = _OF_THE_STATUS.fullmatch(error.words) is not None
+    # RFC 6749 section 5.2 wants 401 and the scheme where the client is refused. Without a word of its own nobody can tell.
+    if status == _REFUSED and (says_nothing or "basic" in headers.get("www-authenticate", "").lower()):
+        return True
+    if status == _FORBIDDEN and says_nothing and error.words and not error.codes:  # as a page, but in plain text
         return True
     words = _ADDRESS.sub("", error.words.replace(_SAID_OF_BOTH, ""))
     if _OF_REQUESTS.search(words):

@@ -13,11 +13,13 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from datetime import datetime, timedelta
-from typing import Any, Final, TypeGuard
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import parse_qsl
 
 from cab.values import immutable
+
+_Value = TypeVar("_Value")
 
 # Several tokens of the greatest length, and a profile of the user beside them. What is kept of it: `grant_payloads.new_payload`.
 MAX_RESPONSE_BYTES: Final = 256 * 1024
@@ -40,8 +42,10 @@ _LONGEST_TOKEN: Final = 16_384
 # Members that must not be guessed at when they are repeated with different values.
 _DECISIVE: Final = frozenset({"access_token", "refresh_token", "id_token", "error"})
 _LONGEST_WORDS: Final = 2000
+_DATE_AND_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]")
 # What a page says that is of the token endpoint itself: there are vendors that refuse in HTML or XML.
 _OF_REFRESHING: Final = re.compile(r"invalid_grant|refresh[ _-]?token")
+_LONE_CODE: Final = re.compile(r'"?([a-z]{1,30}(?:_[a-z]{1,30}){1,5})"?')  # a whole body that is but the code
 # What programs write where they have nothing.
 _NO_TOKENS: Final = frozenset({"null", "none", "nil", "undefined", "n/a"})
 # Where providers put their error codes, beside or instead of `error` (RFC 6749 section 5.2).
@@ -49,13 +53,21 @@ _CODE_MEMBERS: Final = ("error", "error_code", "errorCode", "errorType", "code",
 _A_NO: Final = re.compile(
     r"invalid|error|fail|den(?:y|ied)|expired|revoked|bad|unauthori[sz]ed|refused|forbidden|missing|not"
 )
+# Zoho's `expires_in` may be of milliseconds, with the seconds beside it.
+_LIVES: Final = ("expires_in_sec", "expires_in", "expires")
+_ENDS: Final = ("expires_at", "expires_on", "expires")  # an instant, of those that say nothing in seconds: Square
+_FIRST_INSTANT: Final = 1_000_000_000  # in 2001: a smaller number is a life
+_FIRST_MILLISECONDS: Final = 100_000_000_000
 MAX_LIFETIME: Final = timedelta(days=400)
 UNKNOWN_LIFETIME: Final = timedelta(minutes=10)  # when neither the answer nor the provider's profile says
 
 
 @immutable
 class Tokens:
-    """`refresh_is_unread`: the answer brings a refresh token that this release does not know how to take."""
+    """`refresh_is_unread`: the answer brings a refresh token that this release does not know how to take.
+
+    `ends_at`: an instant that the answer names for the access token's end, by the provider's clock.
+    """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -63,11 +75,14 @@ class Tokens:
     expires_in: timedelta | None
     members: dict[str, Any] = field(repr=False, default_factory=dict)
     refresh_is_unread: bool = False
+    ends_at: datetime | None = None
 
     def expires_at(self, received_at: datetime, *, default: timedelta | None) -> datetime | None:
         """When the access token ends. Without any statement, a token that can be refreshed is given a short life."""
         if self.expires_in is not None:
             return received_at + self.expires_in
+        if self.ends_at is not None and received_at < self.ends_at <= received_at + MAX_LIFETIME:
+            return self.ends_at
         if default is not None:
             return received_at + default
         return received_at + UNKNOWN_LIFETIME if self.refresh_token is not None else None
@@ -102,8 +117,14 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
     members = members_of(body)
     if members is None:
         words, is_markup = _words_of_text(body)
-        is_page = is_markup and not words
-        return TokenError(UNPARSABLE, words=words, may_hold_tokens=_may_hold_tokens(body), is_page=is_page)
+        lone = None if is_markup else _LONE_CODE.fullmatch(words)
+        return TokenError(
+            UNPARSABLE,
+            codes=frozenset() if lone is None else frozenset({lone[1]}),
+            words=words,
+            may_hold_tokens=_may_hold_tokens(body),
+            is_page=is_markup and not words,
+        )
     error = members.get("error")
     access_token = _trimmed(members.get("access_token"))
     if error or members.get("ok") is False or not _is_token(access_token):
@@ -125,7 +146,8 @@ def parse(body: bytes, *, scope_claim: str = "scope") -> Tokens | TokenError:
         access_token=access_token,
         refresh_token=refresh_token if _is_token(refresh_token) else None,
         scopes=_scopes(members.get("scope")) or _scopes(member_at(members, scope_claim)),
-        expires_in=_lifetime(members.get("expires_in")),
+        expires_in=_first(_lifetime(members.get(name)) for name in _LIVES),
+        ends_at=_first(_instant(members.get(name)) for name in _ENDS),
         members=members,
         refresh_is_unread=_is_something(refresh_token) and not _is_token(refresh_token),
     )
@@ -141,6 +163,7 @@ def without_the_rest(body: bytes, *, scope_claim: str = "scope") -> bytes:
         "refresh_token": tokens.refresh_token,
         "scope": None if tokens.scopes is None else " ".join(tokens.scopes),
         "expires_in": None if tokens.expires_in is None else int(tokens.expires_in.total_seconds()),
+        "expires_at": None if tokens.ends_at is None else tokens.ends_at.isoformat(),
     }
     return json.dumps({name: value for name, value in least.items() if value is not None}).encode()
 
@@ -204,11 +227,13 @@ def _json_members(text: str) -> dict[str, Any] | None:
 
 
 def _last_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """As most readers take a repeated member; where it decides about tokens, only if it says the same each time."""
+    """As most readers take a repeated member; where it decides about tokens, only if it says the same each time, or nothing."""
     members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in _DECISIVE and name in members and members[name] != value:
-            raise ValueError("a decisive member is repeated")
+        if name in _DECISIVE and members.get(name):
+            if value and members[name] != value:
+                raise ValueError("a decisive member is repeated")
+            continue
         members[name] = value
     return members
 
@@ -327,3 +352,24 @@ def _lifetime(value: object) -> timedelta | None:
         return None
     seconds = int(value)
     return timedelta(seconds=seconds) if 0 < seconds <= MAX_LIFETIME.total_seconds() else None
+
+
+def _instant(value: object) -> datetime | None:
+    """Seconds or milliseconds since 1970, as a number or as text, or a date with a time, in UTC unless it says otherwise."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    try:
+        if number >= _FIRST_INSTANT:
+            return datetime.fromtimestamp(number / 1000 if number >= _FIRST_MILLISECONDS else number, UTC)
+        if isinstance(value, str) and _DATE_AND_TIME.match(value):
+            named = datetime.fromisoformat(value)
+            return named.replace(tzinfo=UTC) if named.tzinfo is None else named.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
+
+
+def _first(found: Iterator[_Value | None]) -> _Value | None:
+    return next((value for value in found if value is not None), None)
