@@ -42,7 +42,7 @@ from cab_ops.doctor import exercise
 from cab_ops.doctor.diagnosis import Diagnosis
 from cab_ops.doctor.examination import PARTS, Examination
 from cab_ops.doctor.exercise import Probe, ProbeIntent, UnreadableProbe, read_probe
-from cab_ops.doctor.expected import member
+from cab_ops.doctor.expected import DATABASES, member
 from cab_ops.doctor.outside import lifetime
 from cab_ops.doctor.project import APIS, CloudFacts
 
@@ -506,7 +506,30 @@ def test_a_probe_with_a_mistake_is_refused_without_its_content(tmp_path: Path) -
 # --- what only the cloud knows ---
 
 
-def cloud(**answers: Any) -> list[Diagnosis]:
+def _field(of: dict[str, Any], name: str, **says: Any) -> dict[str, Any]:
+    """As the API says it, which leaves out what is false or empty."""
+    return {"name": f"projects/p/databases/{of['database']}/collectionGroups/{of['collection']}/fields/{name}", **says}
+
+
+def _index(name: str, *, state: str = "READY") -> dict[str, Any]:
+    return {
+        "indexes": [{"queryScope": "COLLECTION", "fields": [{"fieldPath": name, "order": "ASCENDING"}], "state": state}]
+    }
+
+
+COLLECTIONS = json.loads((ROOT / "shared/cab/data/firestore_fields.json").read_text("utf-8"))
+FIELDS = [
+    *(_field(it, "*", indexConfig={}) for it in COLLECTIONS),
+    *(_field(it, "expire_at", indexConfig={}, ttlConfig={"state": "ACTIVE"}) for it in COLLECTIONS if it["expires"]),
+    *(_field(it, name, indexConfig=_index(name)) for it in COLLECTIONS for name in it["indexed"]),
+]
+
+
+def without_field(text: str) -> list[dict[str, Any]]:
+    return [it for it in FIELDS if text not in it["name"]]
+
+
+def cloud(*, by_part: bool = False, **answers: Any) -> list[Diagnosis]:
     """The findings when Google's REST APIs answer so; what is not given answers as a healthy project does."""
     healthy: dict[str, Any] = {
         "services": [{"config": {"name": it}} for it in APIS],
@@ -518,16 +541,18 @@ def cloud(**answers: Any) -> list[Diagnosis]:
             }
             for it in json.loads((ROOT / "shared/cab/data/firestore_indexes.json").read_text("utf-8"))
         ],
+        "fields": FIELDS,
         "bindings": [{"role": "roles/owner", "members": ["user:owner@example.com"]}],
     } | answers
 
     def call(_: str, url: str) -> dict[str, Any]:
-        which = "services" if "serviceusage" in url else "indexes" if "firestore" in url else "bindings"
+        (which,) = [it for it in ("services", "indexes", "fields", "IamPolicy") if it in url.partition("?")[0]]
+        which = which.replace("IamPolicy", "bindings")
         if healthy[which] is None:
             raise Unavailable("Google's APIs")
-        return {which: healthy[which]}
+        return {which: [it for it in healthy[which] if which != "fields" or it["name"].split("/")[3] in url]}
 
-    return [it for it in CloudFacts("p", call).look() if it.holds is not Holds.YES]
+    return [it for it in CloudFacts("p", call, sweeps_ask_by_part=by_part).look() if it.holds is not Holds.YES]
 
 
 def test_a_healthy_project_has_nothing_to_say() -> None:
@@ -545,6 +570,35 @@ def test_an_index_that_is_not_ready_is_named() -> None:
     assert all("is not there" in it.says for it in found)
 
 
+def test_an_index_of_a_single_field_that_is_not_there_or_not_built_is_named() -> None:
+    for fields in (
+        without_field("events/fields/kept_at"),
+        [
+            *without_field("events/fields/kept_at"),
+            _field(COLLECTIONS[-1], "kept_at", indexConfig=_index("kept_at", state="CREATING")),
+        ],
+        [*without_field("events/fields/kept_at"), _field(COLLECTIONS[-1], "kept_at", ttlConfig={"state": "ACTIVE"})],
+    ):
+        (found,) = cloud(fields=fields)
+        assert (found.check, "events.kept_at have no index" in found.says) == ("fields of unsent", True)
+
+
+def test_sweeps_that_ask_by_part_need_no_index_of_due_at() -> None:
+    gone = without_field("grants/fields/due_at")
+    assert ["grants.due_at" in it.says for it in cloud(fields=gone)] == [True]
+    assert cloud(fields=gone, by_part=True) == []
+
+
+def test_fields_that_are_indexed_for_nothing_and_documents_that_are_kept_for_ever_are_named() -> None:
+    (found,) = cloud(fields=without_field("payloads/fields/*"))
+    assert (found.check, found.says.startswith("payloads have an index of every field")) == ("fields of grants", True)
+    (found,) = cloud(fields=without_field("sessions/fields/expire_at"))
+    assert (found.check, found.says.startswith("sessions keep what has ended")) == ("fields of approvals", True)
+    as_made_by_hand = cloud(fields=[])
+    assert {it.check for it in as_made_by_hand} == {f"fields of {name}" for name in DATABASES}
+    assert not any("no index" in it.says for it in as_made_by_hand), "Firestore indexes whatever nobody speaks of"
+
+
 def test_somebody_who_reads_every_secret_is_named() -> None:
     wide = {
         "role": "roles/secretmanager.secretAccessor",
@@ -556,7 +610,7 @@ def test_somebody_who_reads_every_secret_is_named() -> None:
 
 
 def test_what_may_not_be_asked_is_unknown_and_not_ill() -> None:
-    found = cloud(services=None, bindings=None, indexes=None)
+    found = cloud(services=None, bindings=None, indexes=None, fields=None)
     assert {it.holds for it in found} == {Holds.UNKNOWN}
 
 

@@ -69,15 +69,21 @@ class Examination:
 
     async def _project(self) -> list[Diagnosis]:
         found = await asyncio.gather(*(project.store(self._seen, name) for name in expected.DATABASES))
-        cloud = [] if os.environ.get("FIRESTORE_EMULATOR_HOST") else await asyncio.to_thread(self._cloud)
+        if os.environ.get("FIRESTORE_EMULATOR_HOST"):
+            return [it for part in found for it in part]
+        try:
+            by_part = await self._seen.sweeps_ask_by_part()
+        except Unavailable:
+            by_part = True  # the database is ill as it is
+        cloud = await asyncio.to_thread(self._cloud, sweeps_ask_by_part=by_part)
         return [*(it for part in found for it in part), *cloud]
 
     async def _topics(self) -> list[Diagnosis]:
         return [*await project.messaging(self._seen), await project.unsent_events(self._seen, self._clock.now())]
 
-    def _cloud(self) -> list[Diagnosis]:
+    def _cloud(self, *, sweeps_ask_by_part: bool) -> list[Diagnosis]:
         try:
-            facts = CloudFacts(self._project_id, google_rest())
+            facts = CloudFacts(self._project_id, google_rest(), sweeps_ask_by_part=sweeps_ask_by_part)
         except Unavailable:
             return [unknown("project", "there are no credentials", "run `gcloud auth application-default login`")]
         return facts.look()

@@ -16,6 +16,7 @@ from cab.adapters.google_cloud.rest import GoogleApi, Refused, Status
 from cab.adapters.sealed_documents import DATA_KEY_SECRET
 from cab.domain.configured.deployment import Deployment
 from cab.ports import Unavailable
+from cab.stores.grants import ARE_SPREAD
 from cab.stores.signing_keys import SECRET, Issuer, KeyRing, SigningKeys
 from cab.use_cases.grants.refresh.escrow import ESCROW_SECRET
 from cab_ops.doctor import expected
@@ -62,6 +63,10 @@ class ProjectAsItIs:
         """When the oldest audit event was kept that could not be published."""
         found = await self._databases["unsent"].find("events", order_by="kept_at", limit=1)
         return found[0].fields["kept_at"] if found else None
+
+    async def sweeps_ask_by_part(self) -> bool:
+        """Whether `cab grants spread` has ended: then no query needs the index of grants' `due_at` alone."""
+        return await self._databases["grants"].read(ARE_SPREAD) is not None
 
     async def ring(self, issuer: Issuer) -> KeyRing | None:
         return await SigningKeys(self._databases["keys"]).ring(issuer)
@@ -286,9 +291,12 @@ _READS_ALL_SECRETS: Final = frozenset(
 class CloudFacts:
     """APIs, indexes and the project's own permissions. `call(method, url)` answers a JSON object and raises Unavailable."""
 
-    def __init__(self, project: str, call: Callable[[str, str], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, project: str, call: Callable[[str, str], Mapping[str, Any]], *, sweeps_ask_by_part: bool = False
+    ) -> None:
         self._project = project
         self._call = call
+        self._unasked = {("grants", "due_at")} if sweeps_ask_by_part else set()
 
     def look(self) -> list[Diagnosis]:
         """Blocking."""
@@ -303,6 +311,11 @@ class CloudFacts:
                 found += self._indexes(database_id, wanted)
             except Unavailable:
                 found.append(unknown(f"indexes of {database_id}", "they cannot be asked about"))
+        for database_id, collections in _fields_by_database().items():
+            try:
+                found += self._fields(database_id, collections)
+            except Unavailable:
+                found.append(unknown(f"fields of {database_id}", "they cannot be asked about"))
         return found
 
     def _apis(self) -> list[Diagnosis]:
@@ -337,6 +350,38 @@ class CloudFacts:
             if states.get((collection, fields)) != "READY"
         ] or [well(check, "ready")]
 
+    def _fields(self, database_id: str, collections: list[Mapping[str, Any]]) -> list[Diagnosis]:
+        """Whether each field that queries ask by has its index, no other field has one, and what expires is deleted."""
+        url = (
+            f"https://firestore.googleapis.com/v1/projects/{self._project}/databases/{database_id}"
+            "/collectionGroups/-/fields?filter=indexConfig.usesAncestorConfig=false%20OR%20ttlConfig:*&pageSize=200"
+        )
+        said = {
+            (it["name"].split("/")[-3], it["name"].split("/")[-1]): it
+            for it in self._call("GET", url).get("fields", [])
+        }
+        missing, kept, wasted = [], [], []
+        for it in collections:
+            name = it["collection"]
+            others = said.get((name, "*"))
+            if others is None or others.get("indexConfig", {}).get("indexes"):
+                wasted.append(name)
+            asked = [field for field in it["indexed"] if (name, field) not in self._unasked]
+            missing += [f"{name}.{field}" for field in asked if not _is_indexed(said.get((name, field)), others)]
+            ttl = said.get((name, "expire_at"), {}).get("ttlConfig", {})
+            if it["expires"] and ttl.get("state") not in ("ACTIVE", "CREATING"):
+                kept.append(name)
+        check = f"fields of {database_id}"
+        told = (
+            (missing, "have no index that is ready, so queries by them fail"),
+            (kept, "keep what has ended: `expire_at` is no time to live"),
+            (wasted, "have an index of every field, which makes writes slower and dearer"),
+        )
+        found = [
+            ill(check, f"{', '.join(names)} {says}", _APPLY.replace("makes", "sets")) for names, says in told if names
+        ]
+        return found or [well(check, "as they are asked for")]
+
     def _permissions(self) -> list[Diagnosis]:
         url = f"https://cloudresourcemanager.googleapis.com/v1/projects/{self._project}:getIamPolicy"
         found = [
@@ -361,6 +406,23 @@ def _indexes_needed() -> dict[str, frozenset[tuple[str, tuple[str, ...]]]]:
         index = (it["collection"], tuple(field["field_path"] for field in it["fields"]))
         needed[it["database"]] = needed.get(it["database"], frozenset()) | {index}
     return needed
+
+
+def _fields_by_database() -> dict[str, list[Mapping[str, Any]]]:
+    """What `firestore_fields.json` says of the collections of each database."""
+    entries = json.loads(files("cab").joinpath("data", "firestore_fields.json").read_text(encoding="utf-8"))
+    return {name: [it for it in entries if it["database"] == name] for name in expected.DATABASES}
+
+
+def _is_indexed(field: Mapping[str, Any] | None, others: Mapping[str, Any] | None) -> bool:
+    """By what is said of the field, or of all others; where nothing is said Firestore indexes it."""
+    if field is None or "indexConfig" not in field:
+        return others is None or bool(others.get("indexConfig", {}).get("indexes"))
+    return any(
+        index.get("state") == "READY" and index.get("queryScope") == "COLLECTION" and it.get("order") == "ASCENDING"
+        for index in field["indexConfig"].get("indexes", ())
+        for it in index["fields"]
+    )
 
 
 def google_rest() -> Callable[[str, str], Mapping[str, Any]]:
