@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from tests.contracts.bigquery import Record, replace_rows
 
 from cab.adapters.google_cloud.bigquery.audit_schema import TABLE
 from cab.domain.audit import EventType, Outcome
+from cab_ops.audit.heads import BadNote, FolderHeads, HeadsKey, Note, Notes, encode, name_of, not_noted, notes_of
+from cab_ops.audit.verification import Head
 from cab_ops.cli import main
 
 Rows = list[dict[str, Any]]
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,14 @@ class Desk:
         found = json.loads(self.verify(dataset, "--json").stdout)["findings"]
         return sorted((item["kind"], item["chain_id"], item["seq"]) for item in found)
 
+    def notes(self, *made: datetime) -> Notes:
+        """What is noted of the hours around NOON, after notes without any chain at these instants."""
+        key, store = HeadsKey(self.key), FolderHeads(self.folder)
+        for at in made:
+            note = Note(made_at=at, since=at - timedelta(hours=26), heads=[])
+            store.write(name_of(note), encode(note, key.sign))
+        return notes_of(store, [key.public()], since=NOON, until=NOON + timedelta(hours=3))
+
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
@@ -126,8 +138,69 @@ def test_what_was_removed_between_two_notes_is_told_by_the_second_and_kept_in_it
 def test_a_chain_that_went_on_or_began_since_is_no_finding(
     desk: Desk, write: Callable[[Rows], str], rows: Rows
 ) -> None:
+    story = Story(start=datetime.now(UTC) - timedelta(minutes=5))
+    for by in "aaaab":
+        story.tell(EventType.KEY_ROTATED, by=by)
+    desk.note(write(of(story.rows, "chain-a", up_to=2)))
+    desk.verify(write(story.rows), status=0)
+
+
+def test_events_that_no_note_has_though_one_was_made_long_after_are_named(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
     desk.note(write(of(rows, "chain-a", up_to=2)))
-    desk.verify(write(rows), status=0)
+    assert desk.findings(write(rows)) == [("not_noted", "chain-a", 5), ("not_noted", "chain-b", 5)]
+
+
+def test_a_record_beside_which_nobody_noted_anything_is_not_called_whole(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows
+) -> None:
+    told = desk.verify(write(rows)).stdout
+    assert "there is no note of this period" in told
+    assert "not held against signed heads" in told
+
+
+@pytest.mark.parametrize(
+    ("made", "paused_at"),
+    [
+        ((0, 0.9, 1.8, 2.7), []),
+        ((0, 1.1, 2, 3), [0]),
+        ((0, 1), [1]),
+        ((0, 1, 2, 26.5), [2]),
+        ((-20, -0.5, 0.4, 1.3, 2.2), []),
+        ((-100, 0.4, 1.3, 2.2), []),
+        ((-100, 1.3, 2.2), [0]),
+        ((1.3, 2.2), []),
+        ((0.5, 1, 2, 3, 30), []),
+        ((-3,), [-3]),
+    ],
+)
+def test_a_pause_between_notes_and_an_old_last_one_are_findings_within_the_period(
+    desk: Desk, made: tuple[float, ...], paused_at: list[float]
+) -> None:
+    notes = desk.notes(*(NOON + timedelta(hours=hours) for hours in made))
+    found = not_noted(notes, [], until=NOON + timedelta(hours=3), longest_pause=timedelta(hours=1))
+    assert [(item.kind, item.occurred_at) for item in found] == [
+        ("not_noted", NOON + timedelta(hours=hours)) for hours in paused_at
+    ]
+
+
+def test_chains_of_before_the_first_note_are_counted_in_one_finding(desk: Desk) -> None:
+    notes = desk.notes(NOON)
+    ended = [NOON - timedelta(hours=hours) for hours in (60, 50, 20, 0.5)]
+    heads = [Head(f"c{number}", "f", 1, "00", closed=True, occurred_at=at) for number, at in enumerate(ended)]
+    found = list(not_noted(notes, heads, until=NOON, longest_pause=timedelta(hours=1)))
+    assert [(item.chain_id, item.detail.partition(":")[0]) for item in found] == [
+        ("c2", "no note has its last 1 events"),
+        (None, "no note goes back to 2 chains of before"),
+    ]
+
+
+def test_a_file_that_is_no_note_beside_the_notes_is_named(desk: Desk) -> None:
+    desk.notes(NOON)
+    (desk.folder / "heads" / "2026-11-21" / "00-notes.jws").write_bytes(b"")
+    with pytest.raises(BadNote, match=r"00-notes\.jws is no name of a note"):
+        desk.notes()
 
 
 def test_without_noted_heads_a_removed_tail_is_counted_and_a_removed_chain_is_said_not_to_be_known(
@@ -166,8 +239,6 @@ def test_an_older_note_that_was_added_under_a_later_name_is_not_believed(
 
 
 def test_a_note_is_never_written_over(desk: Desk) -> None:
-    from cab_ops.audit.heads import FolderHeads
-
     place = FolderHeads(desk.folder)
     place.write("heads/2026-11-21/a.jws", b"one")
     with pytest.raises(FileExistsError):

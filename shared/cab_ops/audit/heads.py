@@ -2,16 +2,20 @@
 
 A note holds the head of every chain that had an event of late, and keeps what the note before it said of one that has
 become shorter since: so the last note of a day says how far every chain of that day ever came. It is a compact JWS
-(RFC 7515), ES256, `typ: cab-chain-heads+jws`; the object's name begins with its instant.
+(RFC 7515), ES256, `typ: cab-chain-heads+jws`; the object's name is its instant.
+
+What is removed while nobody notes is in no note. So it is told, too, where notes are missing (`not_noted`): when they were
+made is taken from their names, and only the last one of each day is read.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
@@ -27,10 +31,12 @@ from requests.exceptions import RequestException
 
 from cab.ports import Unavailable
 from cab_ops.audit.questions import Question
-from cab_ops.audit.verification import Head, Tables
+from cab_ops.audit.verification import Finding, Head, Kind, Tables
 
 TYP: Final = "cab-chain-heads+jws"
 REACHES_BACK: Final = timedelta(hours=26)  # a note covers its day, whenever the last one before it was made
+LONGEST_PAUSE: Final = timedelta(hours=1)  # between two notes; one is made every few minutes
+_NAME: Final = "heads/%Y-%m-%d/%H-%M-%S.%fZ.jws"
 _KMS: Final = "https://cloudkms.googleapis.com/v1/"
 _STORAGE: Final = "https://storage.googleapis.com/"
 _TIMEOUT_S: Final = 20
@@ -67,11 +73,32 @@ class Note(BaseModel):
     heads: list[Head]
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the notes of a period say: how far each chain ever came, from when on, and when they were made."""
+
+    furthest: Mapping[str, Head]
+    reaches_back_to: datetime | None
+    made: list[datetime]  # from the last one before the period on; the period's begin where that one is of days before
+
+    @property
+    def last(self) -> datetime | None:
+        return self.made[-1] if self.made else None
+
+    def heads(self, *, since: datetime, until: datetime) -> list[Head]:
+        """Those whose event is in the period."""
+        asked = [head for head in self.furthest.values() if head.occurred_at and since <= head.occurred_at < until]
+        return sorted(asked, key=lambda head: head.chain_id)
+
+
 class HeadsStore(Protocol):
     """Where notes are kept. Raises: Unavailable."""
 
     def names(self, day: datetime) -> list[str]:
         """Of the notes of this UTC day, the oldest first."""
+
+    def first(self) -> str | None:
+        """The name of the oldest note of all."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -104,28 +131,58 @@ def take_note(tables: Tables, *, now: datetime, before: Note | None) -> tuple[No
     return Note(made_at=now, since=since, heads=sorted(found.values(), key=lambda head: head.chain_id)), shorter
 
 
-def noted_heads(
-    store: HeadsStore, keys: PublicKeys, *, since: datetime, until: datetime
-) -> tuple[list[Head], datetime | None]:
-    """How far each chain with an event in the period ever came, and when the last note was made.
+def notes_of(store: HeadsStore, keys: PublicKeys, *, since: datetime, until: datetime) -> Notes:
+    """What is noted of the chains that have an event in the period.
 
     Raises: BadNote for a note that none of the keys signed; Unavailable.
     """
     furthest: dict[str, Head] = {}
-    last: datetime | None = None
+    reaches_back_to: datetime | None = None
+    made: list[datetime] = []
     day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     while day <= until + timedelta(days=1):
         names = store.names(day)
         if names:
+            made += map(_made_at, names)
             note = _read(store, names[-1], keys)
-            last = note.made_at
+            reaches_back_to = reaches_back_to or note.since
             for head in note.heads:
                 known = furthest.get(head.chain_id)
                 if known is None or known.seq < head.seq:
                     furthest[head.chain_id] = head
         day += timedelta(days=1)
-    asked = [head for head in furthest.values() if head.occurred_at and since <= head.occurred_at < until]
-    return sorted(asked, key=lambda head: head.chain_id), last
+    before = [moment for moment in made if moment <= since]
+    first = store.first() if made and not before else None
+    if first is not None and _made_at(first) <= since:
+        before = [since]
+    return Notes(furthest, reaches_back_to, before[-1:] + [moment for moment in made if moment > since])
+
+
+def not_noted(notes: Notes, heads: Sequence[Head], *, until: datetime, longest_pause: timedelta) -> Iterator[Finding]:
+    """What the notes cannot vouch for: pauses longer than that one, the last until the period's end, and events that none of
+    them has, though some were made long after. `heads` are those of the chains as they are now.
+    """
+    if notes.last is None or notes.reaches_back_to is None:
+        yield Finding(Kind.NOT_NOTED, None, None, None, None, "there is no note of this period")
+        return
+    for before, after in pairwise([*notes.made, until]):
+        if before < until and after - before > longest_pause:
+            detail = f"no note was made until {after.astimezone(UTC):%Y-%m-%d %H:%M}"
+            yield Finding(Kind.NOT_NOTED, None, None, None, before, detail)
+    older = 0
+    for head in heads:
+        known = notes.furthest.get(head.chain_id)
+        more = head.seq - (known.seq if known else 0)
+        if more <= 0 or head.occurred_at is None or head.occurred_at > notes.last - longest_pause:
+            continue
+        if head.occurred_at < notes.reaches_back_to:
+            older += 1
+            continue
+        detail = f"no note has its last {more} events: they came a day late, or somebody wrote them later"
+        yield Finding(Kind.NOT_NOTED, head.chain_id, head.seq, None, head.occurred_at, detail)
+    if older:
+        detail = f"no note goes back to {older} chains of before: ask for what came later"
+        yield Finding(Kind.NOT_NOTED, None, None, None, notes.reaches_back_to, detail)
 
 
 def last_note(store: HeadsStore, keys: PublicKeys, *, now: datetime) -> Note | None:
@@ -148,8 +205,15 @@ def _read(store: HeadsStore, name: str, keys: PublicKeys) -> Note:
 
 
 def name_of(note: Note) -> str:
-    made_at = note.made_at.astimezone(UTC)
-    return f"heads/{made_at:%Y-%m-%d}/{made_at:%H-%M-%S.%f}Z.jws"
+    return note.made_at.astimezone(UTC).strftime(_NAME)
+
+
+def _made_at(name: str) -> datetime:
+    """Raises: BadNote."""
+    try:
+        return datetime.strptime(name, _NAME).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise BadNote(f"{name} is no name of a note") from error
 
 
 def encode(note: Note, sign: Sign) -> bytes:
@@ -257,6 +321,10 @@ class FolderHeads:
         found = self._folder.glob(f"heads/{day.astimezone(UTC):%Y-%m-%d}/*.jws")
         return sorted(str(path.relative_to(self._folder)) for path in found)
 
+    def first(self) -> str | None:
+        found = self._folder.glob("heads/*/*.jws")
+        return min((str(path.relative_to(self._folder)) for path in found), default=None)
+
     def read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
 
@@ -275,14 +343,20 @@ class BucketHeads:
         self._session = session or authorized_session
 
     def names(self, day: datetime) -> list[str]:
-        names: list[str] = []
-        parameters = {"prefix": f"heads/{day.astimezone(UTC):%Y-%m-%d}/", "fields": "items/name,nextPageToken"}
+        return list(self._listed(f"heads/{day.astimezone(UTC):%Y-%m-%d}/"))
+
+    def first(self) -> str | None:
+        return next(self._listed("heads/", maxResults="1"), None)
+
+    def _listed(self, prefix: str, **more: str) -> Iterator[str]:
+        """In the order of the names, as Cloud Storage lists them, page by page."""
+        parameters = {"prefix": prefix, "fields": "items/name,nextPageToken"} | more
         while True:
             url = f"{_STORAGE}storage/v1/b/{self._bucket}/o"
             answer = _answer(_asked(lambda: self._session().get(url, params=parameters, timeout=_TIMEOUT_S)))  # noqa: B023
-            names += [item["name"] for item in answer.get("items", ())]
+            yield from (item["name"] for item in answer.get("items", ()))
             if "nextPageToken" not in answer:
-                return sorted(names)
+                return
             parameters = parameters | {"pageToken": answer["nextPageToken"]}
 
     def read(self, name: str) -> bytes:

@@ -5,13 +5,13 @@ Whether the record is whole is asked as `cab audit verify-chain` asks it, and is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from cab_ops.audit.heads import LONGEST_PAUSE, Notes, not_noted
 from cab_ops.audit.questions import MISMATCHES, AuditTables, Question, Row
-from cab_ops.audit.verification import Head, verify
+from cab_ops.audit.verification import verify
 
 NEVER_CUT: Final = 100_000
 LISTED: Final = 25  # rows of a table in the report; what is cut is said
@@ -208,15 +208,19 @@ def gather(
     since: datetime,
     until: datetime,
     tenant: str | None,
-    noted: Sequence[Head] = (),
-    noted_at: datetime | None = None,
+    notes: Notes | None = None,
+    longest_pause: timedelta = LONGEST_PAUSE,
 ) -> ReportFacts:
     """All of the report's rows. Raises: as `AuditTables.ask`."""
 
     def ask(question: Question, limit: int = LISTED) -> list[Row]:
         return list(tables.ask(question, since=since, until=until, tenant=tenant, limit=limit))
 
+    now = datetime.now(UTC)
+    noted = notes.heads(since=since, until=until) if notes else []
     verdict = verify(tables, since=since, until=until, noted=noted)
+    if notes:
+        verdict.findings += not_noted(notes, verdict.heads, until=min(until, now), longest_pause=longest_pause)
     return ReportFacts(
         since=since,
         until=until,
@@ -237,7 +241,7 @@ def gather(
         gap_count=len(verdict.findings),
         verified=verdict.recomputed,
         open_chains=sum(not head.closed for head in verdict.heads),
-        quiet_chains=len(verdict.ended_without_close(now=datetime.now(UTC), noted=noted)),
-        noted_at=noted_at,
+        quiet_chains=len(verdict.ended_without_close(now=now, noted=noted)),
+        noted_at=notes.last if notes else None,
         freshness=ask(FRESHNESS),
     )

@@ -159,6 +159,7 @@ class Kind(StrEnum):
     HEAD_CHANGED = "head_changed"  # at the place of a noted head there is another event, or none
     CHAIN_REMOVED = "chain_removed"  # a chain that was noted has no event at all
     DAY_REMOVED = "day_removed"  # all chains that were noted for a day are gone
+    NOT_NOTED = "not_noted"  # no note can tell whether something was removed, or whether this was there
 
 
 @dataclass(frozen=True, slots=True)

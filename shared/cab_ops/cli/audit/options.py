@@ -18,6 +18,21 @@ _DURATION: Final = re.compile(r"([1-9][0-9]{0,4})([mhdw])")
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
+def _duration(text: str) -> timedelta | None:
+    found = _DURATION.fullmatch(text)
+    return timedelta(**{_UNITS[found.group(2)]: int(found.group(1))}) if found else None
+
+
+class Duration(click.ParamType[timedelta]):
+    """As in `90m`, `12h`, `7d`, `2w`."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        duration = value if isinstance(value, timedelta) else _duration(value)
+        return duration or self.fail("Give a duration such as 90m, 12h or 7d.", param, ctx)
+
+
 class Moment(click.ParamType[datetime]):
     """A duration before now (`90m`, `12h`, `7d`, `2w`) or an instant (`2026-11-21`, `2026-11-21T12:00:00Z`; UTC unless said)."""
 
@@ -26,8 +41,8 @@ class Moment(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        if found := _DURATION.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[found.group(2)]: int(found.group(1))})
+        if duration := _duration(value):
+            return datetime.now(UTC) - duration
         try:
             instant = datetime.fromisoformat(value)
         except ValueError:
@@ -86,4 +101,11 @@ heads_key_option = click.option(
     envvar="CAB_AUDIT_HEADS_KEY",
     show_envvar=True,
     help="What they are signed with: a Cloud KMS key version, or a PEM file (the public half is enough); several separated by commas.",
+)
+longest_pause_option = click.option(
+    "--longest-pause",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    help="Between two signed notes, and after the last one: what is longer is a finding.",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from cab_ops.cli.audit.options import (
     dataset_option,
     heads_key_option,
     heads_option,
+    longest_pause_option,
     since_option,
     tenant_option,
 )
@@ -33,6 +34,7 @@ from cab_ops.cli.cloud import json_option, project_option
 @tenant_option
 @heads_option
 @heads_key_option
+@longest_pause_option
 @json_option
 def report(
     out: Path | None,
@@ -43,6 +45,7 @@ def report(
     tenant: str | None,
     heads: str | None,
     heads_key: str | None,
+    longest_pause: timedelta,
     *,
     as_json: bool,
 ) -> None:
@@ -57,8 +60,8 @@ def report(
     if since >= until:
         raise click.UsageError("--since must be before --until.")
     with tables_of(project, dataset) as tables:
-        noted, noted_at = noted_by(heads, heads_key, since=since, until=until)
-        facts = gather(tables, since=since, until=until, tenant=tenant, noted=noted, noted_at=noted_at)
+        notes = noted_by(heads, heads_key, since=since, until=until)
+        facts = gather(tables, since=since, until=until, tenant=tenant, notes=notes, longest_pause=longest_pause)
     if as_json:
         click.echo(rows_as_json(asdict(facts)))
     if out is not None or not as_json:

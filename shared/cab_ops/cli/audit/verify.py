@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import click
@@ -13,18 +13,27 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cab_ops.audit.heads import (
     BadNote,
+    Notes,
     encode,
     heads_keys,
     last_note,
     name_of,
-    noted_heads,
+    not_noted,
+    notes_of,
     store_at,
     take_note,
     told_shorter,
 )
 from cab_ops.audit.verification import Head, Verdict, verify
 from cab_ops.cli.audit.access import tables_of
-from cab_ops.cli.audit.options import Moment, dataset_option, heads_key_option, heads_option, since_option
+from cab_ops.cli.audit.options import (
+    Moment,
+    dataset_option,
+    heads_key_option,
+    heads_option,
+    longest_pause_option,
+    since_option,
+)
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.cli.tables import Column, table
 
@@ -62,6 +71,7 @@ class _Note(BaseModel):
 )
 @heads_option
 @heads_key_option
+@longest_pause_option
 @json_option
 def verify_chain(
     project: str,
@@ -71,14 +81,16 @@ def verify_chain(
     against: BinaryIO | None,
     heads: str | None,
     heads_key: str | None,
+    longest_pause: timedelta,
     *,
     as_json: bool,
 ) -> None:
     """Recompute the hash of every event of the chains that touch the time range, and follow each chain from its start.
 
     With --heads (or CAB_AUDIT_HEADS) the signed notes of cab audit note-heads are held against it by itself: then also a
-    removed tail, chain or day is found and named. Exits with 1 when something is missing, edited, forked or was noted
-    differently; chains still open are no finding, and those that ended without closing are counted.
+    removed tail, chain or day is found and named, and where notes are missing. Exits with 1 when something is missing,
+    edited, forked, was noted differently or not at all; chains still open are no finding, and those that ended without
+    closing are counted.
     """
     note = _read_note(against) if against else None
     if note:
@@ -87,25 +99,26 @@ def verify_chain(
     until = until or now
     noted = list(note.heads) if note else []
     with tables_of(project, dataset) as tables:
-        signed, noted_at = noted_by(heads, heads_key, since=since, until=until)
-        noted += signed
+        notes = noted_by(heads, heads_key, since=since, until=until)
+        noted += notes.heads(since=since, until=until) if notes else []
         verdict = verify(tables, since=since, until=until, noted=noted)
+    if notes:
+        verdict.findings += not_noted(notes, verdict.heads, until=min(until, now), longest_pause=longest_pause)
     quiet = verdict.ended_without_close(now=now, noted=noted)
-    click.echo(_as_json(verdict, since, until, quiet) if as_json else _as_text(verdict, quiet, noted_at))
+    noted_at = notes.last if notes else None
+    click.echo(_as_json(verdict, since, until, quiet, noted_at) if as_json else _as_text(verdict, quiet, noted_at))
     if verdict.findings:
         raise SystemExit(1)
 
 
-def noted_by(
-    heads: str | None, heads_key: str | None, *, since: datetime, until: datetime
-) -> tuple[list[Head], datetime | None]:
-    """The signed heads kept at `heads`, and when the last of them was noted; none without such a place."""
+def noted_by(heads: str | None, heads_key: str | None, *, since: datetime, until: datetime) -> Notes | None:
+    """The signed notes kept at `heads`; none without such a place."""
     if heads is None:
-        return [], None
+        return None
     if heads_key is None:
         raise click.UsageError("--heads wants --heads-key: the notes are signed.")
     try:
-        return noted_heads(store_at(heads), [key.public() for key in heads_keys(heads_key)], since=since, until=until)
+        return notes_of(store_at(heads), [key.public() for key in heads_keys(heads_key)], since=since, until=until)
     except BadNote as error:
         raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
 
@@ -117,11 +130,14 @@ def _read_note(file: BinaryIO) -> _Note:
         raise click.UsageError("--against wants the JSON output of an earlier verify-chain.") from error
 
 
-def _as_json(verdict: Verdict, since: datetime, until: datetime, quiet: Sequence[Head]) -> str:
+def _as_json(
+    verdict: Verdict, since: datetime, until: datetime, quiet: Sequence[Head], noted_at: datetime | None
+) -> str:
     answer: dict[str, Any] = {
         "whole": not verdict.findings,
         "since": since.isoformat(),
         "until": until.isoformat(),
+        "noted_until": noted_at,
         "events": verdict.events,
         "recomputed": verdict.recomputed,
         "findings": [asdict(finding) for finding in verdict.findings],
