@@ -54,6 +54,23 @@ async def test_a_grant_in_constant_use_keeps_few_versions() -> None:
 
 
 @in_virtual_time
+async def test_a_grant_that_was_ended_and_connected_again_keeps_few_versions() -> None:
+    """Nothing was left to destroy when it was connected again, and so nothing was ever destroyed after that."""
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    await worker.revoke(name)
+    await world.drain(worker, for_s=100)
+    assert alive(world, name) == []
+    await world.reconnect(name)
+    del world.history.revoked[name]  # from here on it may be served again
+    for version in (3, 4, 5):
+        await world.expire(name)
+        await worker.token(name)
+        await world.drain(worker, for_s=100)
+        assert alive(world, name) == [version]
+
+
+@in_virtual_time
 async def test_an_idle_grant_is_refreshed_before_its_refresh_token_idles_out() -> None:
     profile = replace(PROFILES[STRICT], refresh_token_life_s=14 * 86_400)
     world = await GrantWorld(profile, keepalive_s=12 * 86_400).open()

@@ -441,7 +441,7 @@ def reconnected(
 
 
 def _with_tokens(grant: Grant, version: int, access_expires_at: datetime | None, now: datetime, event: Event) -> Grant:
-    marked = grant.clean_below is not None and grant.status is not GrantStatus.REVOKED
+    marked = (grant.clean_below or 0) > grant.destroy_below and grant.status is not GrantStatus.REVOKED
     cleared = grant.suspect_since is None or (grant.sent_at is not None and grant.sent_at > grant.suspect_since)
     return _at_rest(grant).model_copy(
         update={
