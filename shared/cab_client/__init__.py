@@ -13,9 +13,11 @@ from cab_client.clients import Agent, AsyncAgent, AsyncFrontEnd, FrontEnd
 from cab_client.credentials import ClientSecret, DpopKey, PrivateKeyJwt, WorkloadIdentity
 from cab_client.current import acting_for, bind, current_assertion
 from cab_client.errors import (
+    AnswerWithheld,
     AssertionExpired,
     BrokerFailed,
     CabError,
+    CallRejected,
     ConfirmationNeeded,
     ConnectionNeeded,
     InvalidArgument,
@@ -36,6 +38,7 @@ from cab_client.values import Assertion, Connection, Intent, Permit, Secret, Tas
 
 __all__ = [
     "Agent",
+    "AnswerWithheld",
     "Assertion",
     "AssertionExpired",
     "AsyncAgent",
@@ -44,6 +47,7 @@ __all__ = [
     "AuthorizedClient",
     "BrokerFailed",
     "CabError",
+    "CallRejected",
     "CallResult",
     "ClientSecret",
     "ConfirmationNeeded",

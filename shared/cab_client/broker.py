@@ -22,8 +22,10 @@ from cab_client.errors import (
     InvalidArgument,
     LoginExpired,
     Misconfigured,
+    OutcomeUnknown,
     TryLater,
     error_from,
+    is_brokers,
 )
 from cab_client.flows import CannotConnect, Flow, NoAnswer, Pause, Reply, Send
 from cab_client.values import Assertion, Connection, HiddenFields, Intent, Permit, Scalar, Secret, Task, is_scalar
@@ -36,6 +38,7 @@ JWT = "urn:ietf:params:oauth:token-type:jwt"
 RETRIES = 2
 _FIRST_PAUSE_S = 0.2
 _ONE_ANSWER_S = 15.0
+_NOT_THE_BROKERS = "The answer is not the broker's: is its origin right, and what is in front of it?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +235,15 @@ class Broker:
             yield
 
         try:
-            answer = yield from self._ask(make)
+            answer = yield from self._ask(make, acts=True)
         except ConfirmationNeeded as error:
             error.intent = intent
             raise
+        if answer.get("outcome") not in ("done", "rejected"):
+            raise OutcomeUnknown("answer_malformed", txn=answer.get("txn"), description=_NOT_THE_BROKERS)
         upstream = answer.get("upstream")
         return CallResult(
-            outcome=str(answer.get("outcome")),
+            outcome=answer["outcome"],
             status=upstream.get("status") if isinstance(upstream, dict) else None,
             result=answer.get("result"),
             call_id=answer.get("call_id"),
@@ -328,8 +333,11 @@ class Broker:
             nonce = needed.nonce
         return (yield from self._ask(make))
 
-    def _ask(self, make: Callable[[], Flow[Send]]) -> Flow[dict[str, Any]]:
-        """Send until there is an answer: again after failures to connect, 429 and 503, at most twice and within the deadline."""
+    def _ask(self, make: Callable[[], Flow[Send]], *, acts: bool = False) -> Flow[dict[str, Any]]:
+        """Send until there is an answer: again after failures to connect, 429 and 503, at most twice and within the deadline.
+
+        `acts`: where the broker may have received it and does not say what came of it, something may have been done.
+        """
         end = self._monotonic() + self._deadline_s
         for attempt in range(RETRIES + 1):
             error: CabError
@@ -341,12 +349,14 @@ class Broker:
             except CannotConnect:
                 error = TryLater("cannot_connect", description="The broker cannot be reached.")
             except NoAnswer:
-                error = TryLater("no_answer", description="The broker did not answer in time.")
+                error = (OutcomeUnknown if acts else TryLater)(
+                    "no_answer", description="The broker did not answer in time."
+                )
                 break
             else:
                 if reply.status in (200, 204):
-                    return self._object(reply)
-                error = self._error(reply)
+                    return self._object(reply, acts=acts)
+                error = self._error(reply, acts=acts)
                 if not isinstance(error, TryLater) or reply.status not in (429, 503):
                     break
                 pause = max(pause, error.retry_after or 0)
@@ -355,17 +365,21 @@ class Broker:
             yield Pause(pause)
         raise error from None
 
-    def _object(self, reply: Reply) -> dict[str, Any]:
+    def _object(self, reply: Reply, *, acts: bool) -> dict[str, Any]:
         body = {} if reply.status == 204 or not reply.body else reply.object()
         if body is None:
-            raise BrokerFailed("answer_malformed", txn=reply.headers.get("cab-txn"))
+            kind = OutcomeUnknown if acts else BrokerFailed
+            raise kind("answer_malformed", txn=reply.headers.get("cab-txn"), description=_NOT_THE_BROKERS)
         return body
 
-    def _error(self, reply: Reply) -> CabError:
+    def _error(self, reply: Reply, *, acts: bool) -> CabError:
         body = reply.object()
         if body is not None and body.get("error") == "use_dpop_nonce" and "dpop-nonce" in reply.headers:
             return _NonceNeeded(reply.headers["dpop-nonce"])
-        return error_from(reply.status, body, reply.headers, origin=self.origin, now=self._now())
+        error = error_from(reply.status, body, reply.headers, origin=self.origin, now=self._now())
+        if acts and (reply.status == 500 or (reply.status > 500 and not is_brokers(body))):
+            return OutcomeUnknown(error.reason_code, txn=error.txn, description="The broker may have made the call.")
+        return error
 
 
 class _NonceNeeded(CabError):

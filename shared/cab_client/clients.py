@@ -12,7 +12,7 @@ from cab_client.authorized import AsyncAuthorizedClient, AsyncPeerClient, Author
 from cab_client.broker import Broker, CallResult
 from cab_client.credentials import ClientCredential, DpopKey
 from cab_client.current import as_assertion, assertion_of, current_assertion
-from cab_client.errors import CabError, ConfirmationNeeded, Misconfigured, NeedsUser
+from cab_client.errors import CabError, CallRejected, ConfirmationNeeded, Misconfigured, NeedsUser
 from cab_client.flows import Flow
 from cab_client.transport import AsyncDriver, SyncDriver
 from cab_client.values import Assertion, Connection, Intent, Permit, Scalar, Secret, Task
@@ -154,6 +154,13 @@ class _AgentBase:
             raise Misconfigured("peer_unknown", parameter=client_id, description="Not among `peers`.") from None
 
 
+def _result(called: CallResult) -> Any:
+    """Raises: CallRejected. A tool that gave back nothing would look as if it had done something."""
+    if not called.done:
+        raise CallRejected(called.status, txn=called.txn)
+    return called.result
+
+
 def _checked(mistakes: list[str]) -> None:
     if mistakes:
         raise Misconfigured("tools_do_not_match", description="; ".join(mistakes))
@@ -267,7 +274,8 @@ class Agent(_AgentBase):
 
         `identifier` may hold `{argument}`; `parameters` names the arguments that the intent shows, or maps the intent's names
         to them; every other argument must be named in `undeclared`. The function's client parameter is ours to give and is in
-        no schema. `mode="call"`: the broker makes the call, the body never runs, the tool returns the platform's result.
+        no schema. `mode="call"`: the broker makes the call, the body never runs, the tool returns the platform's
+        result or raises CallRejected.
         `pause` is called when the user must do something, before trying again; without it the error is raised.
         """
         calls = (mode or self._mode) == "call"
@@ -280,7 +288,7 @@ class Agent(_AgentBase):
                 bound = declared.bound(args, kwargs)
                 intent = declared.intent(bound.arguments)
                 if calls:
-                    return self._pausing(lambda: self.call(intent), pause).result
+                    return _result(self._pausing(lambda: self.call(intent), pause))
                 with self.using(self._pausing(lambda: self.permit(intent), pause)) as http:
                     return function(*bound.args, **bound.kwargs, **{str(declared.client): http})
 
@@ -428,7 +436,7 @@ class AsyncAgent(_AgentBase):
                 bound = declared.bound(args, kwargs)
                 intent = declared.intent(bound.arguments)
                 if calls:
-                    return (await self._pausing(lambda: self.call(intent), pause)).result
+                    return _result(await self._pausing(lambda: self.call(intent), pause))
                 async with self.using(await self._pausing(lambda: self.permit(intent), pause)) as http:
                     return await function(*bound.args, **bound.kwargs, **{str(declared.client): http})
 

@@ -245,8 +245,29 @@ class OutcomeUnknown(CabError):
     user_text = "It is not known whether this was done. Please look."
 
 
+class CallRejected(CabError):
+    """The broker made a tool's call, and the system said no, by HTTP with this status. It was not done."""
+
+    model_text = "The system refused this"
+    user_text = "The system did not accept this."
+
+    def __init__(self, status: int | None, *, txn: str | None = None) -> None:
+        super().__init__(f"status_{status}" if status else "call_rejected", txn=txn, description="The system said no.")
+        self.status = status
+
+    def for_model(self) -> str:
+        return f"{self.model_text}{f', with HTTP status {self.status}' if self.status else ''}. It was not done."
+
+
 class BrokerFailed(CabError):
     """The broker, or what is in front of it, failed. Report `txn`."""
+
+
+class AnswerWithheld(BrokerFailed):
+    """The broker made the call and the system did it, but its answer was not fit to be given on. Report `txn`."""
+
+    model_text = "This was done, but its answer cannot be shown. Do not do it again; tell the user."
+    user_text = "This was done, but the answer could not be shown."
 
 
 class Misconfigured(CabError):
@@ -304,15 +325,24 @@ _BY_ERROR: Mapping[str, type[CabError]] = {
 }
 
 
+_BY_OUTCOME: Mapping[Any, type[CabError]] = {"done": AnswerWithheld, "unknown": OutcomeUnknown}
+"""What came of a call goes before the reason why its answer is not given."""
+
+
+def is_brokers(body: Mapping[str, Any] | None) -> bool:
+    """Whether an error answer is the broker's own, and not of something before it."""
+    return body is not None and isinstance(body.get("error"), str)
+
+
 def error_from(
     status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str], *, origin: str, now: float | None = None
 ) -> CabError:
     """The error of an answer that is none of success. Unknown reasons and members are those of newer brokers."""
-    if body is None or not isinstance(body.get("error"), str):  # not the broker's own words: something before it
+    if body is None or not is_brokers(body):
         unknown = TryLater if status in (429, 502, 503, 504) else BrokerFailed
         return unknown(f"http_{status}", txn=headers.get("cab-txn"), description="The answer is not the broker's.")
     error, reason = body["error"], str(body.get("reason_code") or body["error"])
-    kind = _BY_REASON.get(reason) or _BY_ERROR.get(error, Misconfigured)
+    kind = _BY_OUTCOME.get(_text(body.get("outcome"))) or _BY_REASON.get(reason) or _BY_ERROR.get(error, Misconfigured)
     about: dict[str, Any] = {
         "txn": _text(body.get("txn")) or headers.get("cab-txn"),
         "parameter": _text(body.get("parameter")),
