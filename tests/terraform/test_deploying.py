@@ -20,6 +20,7 @@ from tests.cli.test_cli_docs import commands
 from tests.terraform.conftest import ROOT, ModuleRun, terraform
 from tests.terraform.rights import State, resources
 
+from cab.adapters.configuration.folder import YAML_FILES
 from cab.adapters.configuration.loader import FolderConfiguration
 from cab_ops.cli import main
 from cab_ops.doctor.expected import configured_secrets
@@ -89,13 +90,15 @@ def test_the_archives_and_the_folder_of_the_image_are_where_the_page_says(checko
 def test_a_private_authority_travels_beside_the_public_ones_and_no_other_file_does(checkout: Path) -> None:
     (checkout / "my-config").unlink()
     shutil.copytree(ROOT / "examples" / "acme", checkout / "my-config")
-    (checkout / "my-config" / "private-key.pem").write_text("left lying about")
+    for name in ("private-key.pem", "local-secrets.yaml"):
+        (checkout / "my-config" / name).write_text("left lying about")
     shutil.copy(Authority(checkout).roots(), checkout / "acme-authority.pem")
     do(command("cat "), checkout)
     printed = do(command("terraform/package"), checkout).strip()
     for which in ("", ".call_tool", ".image"):
         with zipfile.ZipFile(checkout / printed.replace(".zip", f"{which}.zip")) as archive:
-            assert [name for name in archive.namelist() if name.endswith(".pem")] == ["config/authorities.pem"]
+            packed = {name for name in archive.namelist() if name.startswith("config/") and not name.endswith(".cedar")}
+            assert packed == {f"config/{name}" for name in (*YAML_FILES, "authorities.pem")}
             archive.extract("config/authorities.pem", checkout)
     public = ssl.create_default_context(cafile=certifi.where()).get_ca_certs()
     believed = ssl.create_default_context(cafile=checkout / "config" / "authorities.pem").get_ca_certs()
