@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import suppress
 from typing import Any
@@ -27,6 +28,7 @@ from cab.use_cases.grants.revoke import RevokeGrants
 from cab.use_cases.grants.sweep import SweepGrants
 from cab.use_cases.upstream.provider_client import ProviderCalls
 from cab.use_cases.upstream.revoke import RevokeUpstream, Upstream
+from cab_dev.fakes.documents import Outage
 from cab_dev.fakes.randomness import PredictableRandomness
 
 DONE = f"{BROKER}/connect/done/crm"
@@ -478,6 +480,50 @@ def test_a_provider_that_does_not_answer_is_asked_again_and_the_version_stays_un
 
     assert live_refresh_tokens(browser) == 1
     assert grant_of(acme).destroy_below == 2
+
+
+def test_a_consent_given_while_the_former_grant_is_cleaned_up_is_not_taken_for_what_that_left() -> None:
+    """Its tokens are in the vault before the grant points to them: the sweep revoked and destroyed them, and the user was told
+    "connected" of a grant that was quarantined with its first use."""
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    refresh_grants.revoke()
+    acme.wait(seconds=70)
+    callback = browser.consent(browser.start().headers["location"])
+    add = acme.vault.add
+
+    async def swept_then(secret: str, payload: bytes) -> int:
+        version = await add(secret, payload)
+        await asyncio.to_thread(refresh_grants.sweep)
+        return version
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acme.vault, "add", swept_then)
+        assert DONE.endswith(browser.get(callback).headers["location"])
+    let_the_sweeper_run(acme, refresh_grants)
+
+    acme.wait(seconds=400)
+    assert refresh_grants.token("opportunity.read").outcome == "success"
+    assert live_refresh_tokens(browser) == 1
+
+
+def test_a_consent_that_came_to_nothing_after_the_former_grant_had_ended_is_ended_with_that() -> None:
+    acme = revoking_ends("token")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    refresh_grants.revoke()
+    acme.wait(seconds=50)
+    callback = browser.consent(browser.start().headers["location"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acme.grant_documents, "outage", Outage(frozenset({"write"})))
+        assert browser.get(callback).status_code == 503
+    assert live_refresh_tokens(browser) == 1
+
+    let_the_sweeper_run(acme, refresh_grants)
+
+    assert live_refresh_tokens(browser) == 0
+    assert set(next(iter(acme.vault._secrets.values()))) == {None}
 
 
 def test_a_consent_that_a_crash_left_without_its_grant_is_revoked_upstream() -> None:

@@ -168,6 +168,8 @@ class RevokeGrants:
         last = (grant.clean_below or 1) - 1
         if connection is not None and provider is not None and last > NO_TOKENS:
             for version, late in await self._payloads.following(grant, last, provider):
+                if late is not None and self._clock.now() < late.stored.received_at + self._timings.clean_up_after:
+                    return  # maybe of a new consent, to which the document points in a moment: the next visit will tell
                 if late is not None and await self._tell(grant, late, connection, provider) is Upstream.FAILED:
                     raise Unavailable("provider")
                 last = version
