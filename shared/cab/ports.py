@@ -179,8 +179,11 @@ class Signer(Protocol):
 
 
 class VerificationKeys(Protocol):
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> Any:
+    async def find(self, issuer: str, kid: str | None, algorithm: str, *, instead_of: Any = None) -> Any:
         """The public key of an allow-listed issuer for this kid and algorithm, or those it may be (`jwk.VerificationKey`).
+
+        `instead_of` was found before and did not verify: the issuer may have changed the key and kept its name. The same again
+        where it did not, or where nobody can tell.
 
         Raises: NotFound when the issuer's current set has no such key; Unavailable when the set cannot be fetched.
         """

@@ -134,7 +134,10 @@ async def test_each_key_that_cannot_be_used_says_why(world: World) -> None:
     encrypts = rsa_key("other").jwk | {"kid": "enc", "use": "enc"}
     small = _rsa(ROCA) | {"kid": "weak"}
     world.idp.documents["/jwks"] = {
-        "keys": [rsa_key("idp-key").jwk, encrypts, ec_key("curve").jwk, small, rsa_key("a").jwk, rsa_key("a").jwk]
+        "keys": [
+            *(rsa_key("idp-key").jwk, encrypts, ec_key("curve").jwk, small),
+            *(rsa_key("a").jwk, rsa_key("b").jwk | {"kid": "a"}),
+        ]
     }
     found = await of_issuer(world)
     assert found["keys"].holds is YES

@@ -75,7 +75,7 @@ def assertion(subject: str = "key-of-alice", **changes: Any) -> Assertion:
 
 
 class OwnKeys:
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+    async def find(self, issuer: str, kid: str | None, algorithm: str, **_: Any) -> PublicKey:
         if (issuer, kid, algorithm) != (STS, STS_KEY.kid, "ES256"):
             raise NotFound
         return PublicKey(kid=kid, algorithm="ES256", key=STS_KEY.private.public_key())

@@ -27,7 +27,7 @@ class Keys:
         self.is_away = False
         self.asked = 0
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> Any:
+    async def find(self, issuer: str, kid: str | None, algorithm: str, **_: Any) -> Any:
         self.asked += 1
         if self.is_away:
             raise Unavailable("documents")

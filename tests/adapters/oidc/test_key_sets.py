@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from tests.support import vectors
 from tests.support.jose import ec_key, key_set, rsa_key
 
 from cab.adapters.keys.key_sets import KeyDirectory, KeySource, RemoteKeySets
 from cab.ports import AnswerTooLarge, HttpAnswer, NotFound, SendFailed, Unavailable
-from cab.protocol.jose import jwk
+from cab.protocol.jose import jwk, jws
+from cab.use_cases.identity.verify_token import verify_token
 from cab_dev.fakes.clock import SettableClock
 
 ISSUER = "https://idp.test"
@@ -139,6 +142,16 @@ async def test_without_kid_at_most_eight_keys_are_tried(bench: Bench) -> None:
         await bench.find(None)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+async def test_of_two_keys_of_one_name_the_token_means_that_of_its_algorithm(bench: Bench, turned: bool) -> None:
+    both = [OLD.jwk, NEW.jwk | {"kid": "old"}]
+    bench.host.answers[JWKS] = {"keys": both[::-1] if turned else both}
+    for algorithm, key in (("ES256", OLD), ("RS256", NEW)):
+        meant = await bench.keys.find(ISSUER, "old", algorithm)
+        assert (meant.kid, meant.algorithm) == ("old", algorithm)
+        assert meant.verifies(b"x", key.signature(b"x"))
+
+
 async def test_several_keys_without_names_are_tried_for_a_name_that_none_has(bench: Bench) -> None:
     nameless = [{name: value for name, value in key.jwk.items() if name != "kid"} for key in (OLD, ec_key("second"))]
     bench.host.answers[JWKS] = {"keys": nameless}
@@ -152,7 +165,49 @@ async def test_discovery_and_key_set_may_begin_with_a_byte_order_mark(bench: Ben
     assert await bench.find() == "old"
 
 
-# --- unknown keys ---
+# --- changed and unknown keys ---
+
+
+@pytest.mark.parametrize("kid", ["old", None])
+async def test_a_key_that_was_changed_under_its_name_or_without_one_is_found(bench: Bench, kid: str | None) -> None:
+    """Its tokens were refused for five minutes, and the first one after that."""
+    before = await bench.keys.find(ISSUER, kid, "ES256")
+    bench.host.answers[JWKS] = key_set(replace(ec_key("new"), kid="old"))
+    changed = await bench.keys.find(ISSUER, kid, "ES256", instead_of=before)
+    assert changed.verifies(b"x", ec_key("new").signature(b"x"))
+    assert await bench.keys.find(ISSUER, kid, "ES256") == changed
+
+
+async def test_a_token_of_a_changed_key_is_verified_and_a_strangers_is_not(bench: Bench) -> None:
+    await bench.find()
+    changed = replace(ec_key("new"), kid="old")
+    bench.host.answers[JWKS] = key_set(changed)
+    for of_stranger in (True, False, True):
+        unverified = jws.parse(vectors.token(key=replace(ec_key("s"), kid="old") if of_stranger else changed))
+        verifying = verify_token(unverified, vectors.RULES, bench.keys, now=vectors.NOW, source=ISSUER)
+        if of_stranger:
+            with pytest.raises(jws.TokenRejected, match="signature does not verify"):
+                await verifying
+        else:
+            assert (await verifying).claims["sub"] == "somebody"
+
+
+async def test_tokens_that_a_stranger_signed_cause_one_fetch_per_half_minute(bench: Bench) -> None:
+    known = await bench.keys.find(ISSUER, "old", "ES256")
+    for _ in range(4):
+        bench.advance(seconds=31)
+        before = len(bench.host.fetched)
+        for _ in range(50):
+            assert await bench.keys.find(ISSUER, "old", "ES256", instead_of=known) == known
+        assert len(bench.host.fetched) - before == 2
+
+
+async def test_during_an_outage_a_key_that_does_not_verify_stays_what_it_was(bench: Bench) -> None:
+    known = await bench.keys.find(ISSUER, "old", "ES256")
+    bench.host.is_down = True
+    bench.advance(minutes=6)
+    assert await bench.keys.find(ISSUER, "old", "ES256", instead_of=known) == known
+    assert await bench.keys.find("inline", "old", "ES256", instead_of=known) == known
 
 
 @pytest.mark.requirement("CAB-1.21-2")
@@ -385,7 +440,7 @@ async def test_an_issuer_with_a_path_is_discovered_below_it() -> None:
 
 async def test_a_directory_asks_our_own_rings_first_and_others_for_the_rest(bench: Bench) -> None:
     class Ring:
-        async def find(self, issuer: str, kid: str | None, algorithm: str) -> jwk.PublicKey:
+        async def find(self, issuer: str, kid: str | None, algorithm: str, **_: Any) -> jwk.PublicKey:
             raise NotFound(f"asked for {kid}")
 
     directory = KeyDirectory({"https://cab.test": Ring()}, bench.keys)

@@ -1,8 +1,9 @@
 """Public keys of others: key sets by URL or through OIDC discovery, for configured issuers and clients only.
 
-An unknown key causes at most one fetch per source and cool-down; an outage never takes keys away that were good; a caller
-waits for a fetch only when there are no good keys or its own is not among them, and half a second, once, for keys of more
-than an hour ago; a fetch never follows a redirect and never goes to an origin the configuration does not name (the reader's rule).
+An unknown key, or one that does not verify, causes at most one fetch per source and cool-down; an outage never takes keys away
+that were good; a caller waits for a fetch only when there are no good keys or its own is not among them, and half a second,
+once, for keys of more than an hour ago; a fetch never follows a redirect and never goes to an origin the configuration does not
+name (the reader's rule).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FRESH_FOR: Final = timedelta(minutes=5)  # then refetched beside the request tha
 TRUSTED_FOR: Final = timedelta(hours=1)  # then a caller waits a moment for the fetch: a removed key should be gone
 MOMENT_S: Final = 0.5
 GOOD_FOR: Final = timedelta(hours=24)  # then refetched before any use
-COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that unknown keys force, and after a failure
+COOL_DOWN: Final = timedelta(seconds=30)  # between two fetches that tokens force, and after a failure
 RETRY_WITHOUT_KEYS: Final = timedelta(seconds=5)  # after a failure, when nobody can log in meanwhile
 FETCH_TIMEOUT_S: Final = 4.0
 MAX_BYTES: Final = 1_048_576
@@ -47,7 +48,7 @@ class _State:
     keys: KeySet = field(default_factory=dict)
     fetched_at: datetime | None = None
     failed_at: datetime | None = None  # of the last fetch, None when it succeeded
-    forced_at: datetime | None = None  # when an unknown key last caused a fetch
+    forced_at: datetime | None = None  # when a token last caused a fetch
 
 
 class RemoteKeySets:
@@ -60,7 +61,9 @@ class RemoteKeySets:
         self._states: dict[str, _State] = {}
         self._fetches: SingleFlight[str, None] = SingleFlight()
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> VerificationKey:
+    async def find(
+        self, issuer: str, kid: str | None, algorithm: str, *, instead_of: VerificationKey | None = None
+    ) -> VerificationKey:
         source = self._sources.get(issuer)
         if source is None:  # never a fetch for an unknown issuer
             raise NotFound(issuer)
@@ -78,14 +81,17 @@ class RemoteKeySets:
             if age > TRUSTED_FOR:
                 await asyncio.wait([fetch], timeout=MOMENT_S)
         try:
-            return _pick(state.keys, kid, algorithm)
+            found = _pick(state.keys, kid, algorithm)
         except NotFound:
+            found = None
+        if found is None or found == instead_of:
             return await self._look_again(issuer, source, state, kid, algorithm)
+        return found
 
     async def _look_again(
         self, issuer: str, source: KeySource, state: _State, kid: str | None, algorithm: str
     ) -> VerificationKey:
-        """The issuer may have published a new key: one forced fetch per cool-down, claimed before it starts."""
+        """The issuer may have published a new key, or changed one: one forced fetch per cool-down, claimed before it starts."""
         now = self._clock.now()
         if state.forced_at is None or now - state.forced_at >= COOL_DOWN:
             state.forced_at = now
@@ -138,9 +144,11 @@ class KeyDirectory:
         self._own = own
         self._others = others
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> VerificationKey:
+    async def find(
+        self, issuer: str, kid: str | None, algorithm: str, *, instead_of: VerificationKey | None = None
+    ) -> VerificationKey:
         backend = self._own.get(issuer, self._others)
-        key: VerificationKey = await backend.find(issuer, kid, algorithm)
+        key: VerificationKey = await backend.find(issuer, kid, algorithm, instead_of=instead_of)
         return key
 
 
@@ -152,7 +160,8 @@ def _pick(keys: KeySet, kid: str | None, algorithm: str) -> VerificationKey:
     named = keys.get(kid) if kid is not None else None
     if named is not None and named.algorithm == algorithm:
         return named
-    candidates = [key for key in keys.values() if kid is None or key.kid is None] if named is None else [named]
+    of_kid = None if named is None else kid  # named otherwise, or of this kid and another type
+    candidates = [key for key in keys.values() if kid is None or key.kid == of_kid]
     fitting = tuple(key for key in candidates if key.algorithm == algorithm)
     if not 1 <= len(fitting) <= MOST_TRIED:
         raise NotFound("kid")

@@ -51,7 +51,8 @@ class OwnKeys:
             self._private[active.secret_version] = key
         return jws.sign(claims, typ=typ, kid=active.kid, private_key=key)
 
-    async def find(self, issuer: str, kid: str | None, algorithm: str) -> PublicKey:
+    async def find(self, issuer: str, kid: str | None, algorithm: str, *, instead_of: object = None) -> PublicKey:
+        """`instead_of` changes nothing: a name of ours is that of one key for ever."""
         key = (await self._keys.get()).public.get(kid or "")
         if key is None:  # it may have been activated a moment ago by another instance
             key = (await self._keys.again(unless_read_within=UNKNOWN_KEY_PAUSE)).public.get(kid or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from base64 import urlsafe_b64decode
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidSignature
@@ -196,11 +196,15 @@ def members(document: dict[str, Any]) -> list[Member]:
     if any(isinstance(it, dict) and it.get("kty") == "oct" for it in listed):
         raise InvalidKey("holds a symmetric key")
     read = [_member(it) for it in listed]
-    repeated = {
-        kid for kid, times in Counter(it.key.kid for it in read if it.key).items() if kid is not None and times > 1
-    }
+    meant: dict[tuple[str | None, str], set[Any]] = defaultdict(set)  # which keys a token means by its kid and alg
+    for it in read:
+        if it.key:
+            meant[it.kid, it.key.algorithm].add(it.key.key.public_numbers())
     return [
-        Member(it.kid, None, "shares its kid with another key") if it.key and it.kid in repeated else it for it in read
+        Member(it.kid, None, "shares its kid with another key")
+        if it.key and it.kid is not None and len(meant[it.kid, it.key.algorithm]) > 1
+        else it
+        for it in read
     ]
 
 
@@ -216,14 +220,17 @@ def _member(value: object) -> Member:
 
 
 def parse_set(document: dict[str, Any]) -> KeySet:
-    """The usable keys by kid; those without one (RFC 7517 section 4.5: it is optional) by their position.
+    """The usable keys by kid; by their position those without one, and those of another algorithm than the first of their kid
+    (RFC 7517 section 4.5: it is optional, and equivalent keys of two types may share it).
 
-    A member that cannot be used is left out and never drops the good ones; a repeated kid makes both unusable; a symmetric
-    key makes the whole set suspect. Raises InvalidKey when the set is refused or nothing usable is left.
+    A member that cannot be used is left out and never drops the good ones; a kid of two keys of one algorithm makes both
+    unusable, one key that is listed twice is one; a symmetric key makes the whole set suspect. Raises InvalidKey when the set
+    is refused or nothing usable is left.
     """
-    usable: KeySet = {
-        position if it.kid is None else it.kid: it.key for position, it in enumerate(members(document)) if it.key
-    }
+    usable: KeySet = {}
+    for position, it in enumerate(members(document)):
+        if it.key and (it.kid is None or usable.setdefault(it.kid, it.key).algorithm != it.key.algorithm):
+            usable[position] = it.key
     if not usable:
         raise InvalidKey("has no usable key")
     return usable

@@ -32,6 +32,7 @@ _TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/***")  # what base64url does n
 # What a segment may end with whose length is so much over a multiple of four: the bits that belong to no byte are zero.
 _ENDS: Final = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
 _NUMBERS: Final = (int, float)
+NOT_VERIFIED: Final = "signature does not verify"
 _AROUND: Final = re.compile(r"[\s\"'=]")  # of the header `Authorization`, of JSON, of a file's last line, or padding
 # Header members that let the sender choose a key, a critical extension or another encoding: never honoured, and refused
 # unless the kind of token carries them by design.
@@ -241,7 +242,7 @@ def check_signature(token: UnverifiedToken, key: VerificationKey, rules: Rules) 
     if token.algorithm not in rules.algorithms or token.algorithm != key.algorithm:
         raise TokenRejected("alg is not allowed for this key")
     if not key.verifies(token.signing_input, token.signature):
-        raise TokenRejected("signature does not verify")
+        raise TokenRejected(NOT_VERIFIED)
 
 
 def check_issuer(token: UnverifiedToken, rules: Rules) -> None:

@@ -15,8 +15,17 @@ async def verify_token(
 
     Raises: jws.TokenRejected; Unavailable.
     """
+    issuer = source or rules.issuer
     try:
-        key = await keys.find(source or rules.issuer, token.kid, token.algorithm)
+        key = await keys.find(issuer, token.kid, token.algorithm)
+        try:
+            return jws.verify(token, key, rules, now=now)
+        except jws.TokenRejected as error:
+            if error.why != jws.NOT_VERIFIED:
+                raise
+            newer = await keys.find(issuer, token.kid, token.algorithm, instead_of=key)
+            if newer == key:
+                raise
+            return jws.verify(token, newer, rules, now=now)
     except NotFound as error:
         raise jws.TokenRejected("no such key of this issuer") from error
-    return jws.verify(token, key, rules, now=now)
