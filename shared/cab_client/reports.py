@@ -77,7 +77,7 @@ class OutcomeReporter:
         if (
             self._started_in is not None
         ):  # in the child of a fork there are no threads, and what waited is the parent's to tell
-            self._queue, self._driver, self._started_in = queue.Queue(self._waiting), SyncDriver(), None
+            self._queue, self._started_in = queue.Queue(self._waiting), None
         for number in range(_THREADS):
             try:
                 threading.Thread(target=self._work, name=f"cab-reports-{number}", daemon=True).start()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -49,11 +51,10 @@ def client_options() -> dict[str, Any]:
 
 
 class SyncDriver:
-    """Runs flows one after another in the calling thread. Safe under threads; its connections are kept."""
+    """Runs flows one after another in the calling thread. Safe under threads and after a fork; its connections are kept."""
 
     def __init__(self) -> None:
-        self._client: httpx2.Client | None = None
-        self._made_for: Any = None
+        self._kept: tuple[tuple[int, Any], httpx2.Client] | None = None
 
     def run(self, flow: Flow[T]) -> T:
         failure: CabError
@@ -91,23 +92,37 @@ class SyncDriver:
             raise _failure(error) from None
 
     def _open(self) -> httpx2.Client:
-        if self._client is None or self._made_for is not _override:
-            self._client, self._made_for = httpx2.Client(**client_options()), _override
-            weakref.finalize(self, self._client.close)  # an agent that is simply dropped leaves no socket behind
-        return self._client
+        owner = (os.getpid(), _override)  # two processes on one connection would read each other's tokens
+        kept = self._kept
+        if kept is None or kept[0] != owner:
+            self._kept = kept = (owner, httpx2.Client(**client_options()))
+            weakref.finalize(
+                self, _close, kept[1], os.getpid()
+            )  # an agent that is simply dropped leaves no socket behind
+        return kept[1]
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            _close(kept[1], kept[0][0])
+
+
+def _close(client: httpx2.Client, made_in: int) -> None:
+    """Not in the child of a fork, where another thread may have held the client's lock for good."""
+    if os.getpid() == made_in:
+        client.close()
+
+
+class _OfThread(threading.local):
+    client: httpx2.AsyncClient | None = None
+    made_for: Any = None
 
 
 class AsyncDriver:
-    """Runs flows under asyncio. One client for each event loop, since connections belong to theirs."""
+    """Runs flows under asyncio. One client for each thread's event loop, since connections belong to theirs."""
 
     def __init__(self) -> None:
-        self._client: httpx2.AsyncClient | None = None
-        self._made_for: Any = None
+        self._mine = _OfThread()
 
     async def run(self, flow: Flow[T]) -> T:
         failure: CabError
@@ -145,15 +160,16 @@ class AsyncDriver:
             raise _failure(error) from None
 
     def _open(self) -> httpx2.AsyncClient:
-        owner = (asyncio.get_running_loop(), _override)
-        if self._client is None or self._made_for != owner:
-            self._client, self._made_for = httpx2.AsyncClient(**client_options()), owner
-        return self._client
+        owner = (os.getpid(), asyncio.get_running_loop(), _override)
+        if self._mine.client is None or self._mine.made_for != owner:
+            self._mine.client, self._mine.made_for = httpx2.AsyncClient(**client_options()), owner
+        return self._mine.client
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        """Closes what this thread has opened."""
+        if self._mine.client is not None:
+            await self._mine.client.aclose()
+            self._mine.client = None
 
 
 def _bare(error: CabError) -> CabError:
