@@ -24,6 +24,8 @@ from cab_ops.audit.replay import replay
 from cab_ops.audit.verification import verify
 
 PROJECT, DATASET = Record.PROJECT, Record.DATASET
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+AUDIT = (DOCS / "audit.md").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,27 @@ def test_1_who_did_what_through_whom(tables: Any, organisation: Organisation) ->
     answer = ask(tables, "SELECT tenant, agent_id, action, SUM(issued) FROM actions_by_user_and_agent GROUP BY 1, 2, 3")
     found = Counter({row[:3]: row[3] for row in answer if row[3]})
     assert found == organisation.truth.issued
+
+
+def test_1_as_a_row_for_each_decision_with_who_agreed_and_what_came_of_it(
+    tables: Any, organisation: Organisation
+) -> None:
+    truth = organisation.truth
+    (documented,) = re.findall(r"```sql\n(WITH decided.*?)\n```", AUDIT, flags=re.DOTALL)
+    end = organisation.start + timedelta(days=driven.DAYS)
+    period = f"(TIMESTAMP '{organisation.start}', TIMESTAMP '{end}')"
+    asked = re.sub(r"\(TIMESTAMP_SUB\(.*?DAY\), CURRENT_TIMESTAMP\(\)\)", period, documented)
+    rows = [dict(row) for row in tables.query_and_wait(asked.replace("cab_audit.", f"`{PROJECT}`.{DATASET}."))]
+    issued = [row for row in rows if row["outcome"] == "issued"]
+    assert len(issued) == sum(n for (*_, action), n in truth.issued.items() if action is not None)
+    of_calls = Counter(row["what_came"] for row in rows)
+    assert of_calls["rejected"] == truth.calls["rejected", None]
+    assert of_calls["unknown"] == truth.calls["unknown", None] + truth.calls["unknown", "no_outcome"]
+    silent = Counter((row["txn"], row["action"], row["identifier"]) for row in issued if row["what_came"] is None)
+    assert silent < truth.unreported
+    assert silent.total() == truth.unreported.total() - truth.calls["unknown", "no_outcome"]
+    assert Counter(row["users_word"] for row in issued if row["users_word"]) == {"approved": truth.answers["approved"]}
+    assert sum(row["users_word"] == "refused" for row in rows) == truth.answers["refused"]
 
 
 def test_2_which_attacks_were_there_the_worst_first(tables: Any, organisation: Organisation) -> None:
@@ -253,7 +276,7 @@ def test_each_transaction_is_a_flat_row_of_numbers_and_has_no_text(tables: Any, 
     )
 
 
-PANELS = json.loads((Path(__file__).resolve().parents[2] / "docs" / "grafana-audit.json").read_text("utf-8"))["panels"]
+PANELS = json.loads((DOCS / "grafana-audit.json").read_text("utf-8"))["panels"]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
