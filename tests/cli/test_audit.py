@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from tests.contracts.audit_story import ALICE, BOB, DELETE, START, UPDATE, Story
 from tests.contracts.bigquery import Record
 
+from cab.adapters.google_cloud.bigquery.audit_schema import Column, columns
 from cab.domain.audit import (
     Actor,
     EventType,
@@ -31,6 +32,7 @@ from cab.domain.audit import (
 from cab_ops.cli import main
 from cab_ops.cli.audit import trace
 
+HOSTILE = "\x1b\x07\u202e"
 INJECTED = "note\x1b[2J says \u202eso"
 TABLES = ("events", "actions", "refusals", "mismatches", "confirmations", "grants", "unused", "gaps", "freshness")
 
@@ -157,6 +159,25 @@ def test_mismatches_show_what_the_agent_said_without_letting_it_act() -> None:
     shown = run("mismatches").stdout
     assert "\x1b" not in shown
     assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize("event_type", [*EventType, HOSTILE])
+def test_nothing_that_a_row_says_acts_on_the_terminal_of_who_reads_the_story(event_type: str) -> None:
+    """Whoever may write the table writes into any column."""
+    row = hostile(columns()) | {"event_type": event_type, "outcome": "issued", "occurred_at": START}
+    for outcome in ("issued", "refused", HOSTILE):
+        told = trace.story(HOSTILE, [row | {"outcome": outcome}])
+        assert "U+001B" in told
+        assert not set(told) & set(HOSTILE)
+
+
+def hostile(fields: list[Column]) -> dict[str, Any]:
+    of_type: dict[str, Any] = {"STRING": HOSTILE, "TIMESTAMP": START, "RECORD": None}
+    row: dict[str, Any] = {}
+    for field in fields:
+        value = hostile(field["fields"]) if field["type"] == "RECORD" else of_type.get(field["type"], 1)
+        row[field["name"]] = [value] if field["mode"] == "REPEATED" else value
+    return row
 
 
 def test_actions_confirmations_grants_and_unused_answer_from_their_views() -> None:

@@ -29,6 +29,7 @@ from google.auth.exceptions import GoogleAuthError
 from pydantic import BaseModel, ConfigDict, ValidationError
 from requests.exceptions import RequestException
 
+from cab.domain.text.safe import plain
 from cab.ports import Unavailable
 from cab_ops.audit.questions import Question
 from cab_ops.audit.verification import Finding, Head, Kind, Tables
@@ -407,6 +408,6 @@ def _answer(response: Any) -> Any:
 
 def told_shorter(heads: Iterable[Head]) -> list[str]:
     return [
-        f"chain {head.chain_id} of {head.function} had {head.seq} events when it was noted, and has fewer now"
+        f"chain {plain(head.chain_id)} of {plain(head.function)} had {head.seq} events when it was noted, and has fewer now"
         for head in heads
     ]

@@ -32,7 +32,7 @@ from cab_ops.cli.audit.report import report
 from cab_ops.cli.audit.trace import story
 from cab_ops.cli.audit.verify import note_heads, verify_chain
 from cab_ops.cli.cloud import TAKES_AN_ID, json_option, project_option
-from cab_ops.cli.tables import Column, table
+from cab_ops.cli.tables import Column, table, text_of
 
 
 @click.group("audit")
@@ -255,7 +255,7 @@ def trace(txn: str, project: str, dataset: str, since: datetime, limit: int, *, 
         raise click.ClickException("No event has this txn; --since looks further back.")
     found = sorted({row["txn"] for row in rows if (row["txn"] or "").startswith(txn)})
     if len(found) > 1:
-        raise click.ClickException(f"Several transactions begin so: {', '.join(found[:10])}")
+        raise click.ClickException(f"Several transactions begin so: {text_of(found[:10])}")
     click.echo(story(found[0], rows))
 
 

@@ -15,11 +15,12 @@ _INDENT: Final = " " * 14  # as wide as the time before each sentence
 
 
 def story(txn: str, rows: Sequence[Row]) -> str:
-    """What happened under `txn`. Text that agents wrote is quoted, with everything invisible in it spelled out."""
+    """What happened under `txn`. Whatever a row says is quoted with everything invisible in it spelled out."""
     first = rows[0]
     subject = next((row["subject_key"] for row in rows if row["subject_key"]), None)
     lines = [
-        f"transaction {txn}, {first['occurred_at'].astimezone(UTC):%Y-%m-%d} (UTC), tenant {first['tenant'] or 'unknown'}"
+        f"transaction {text_of(txn)}, {first['occurred_at'].astimezone(UTC):%Y-%m-%d} (UTC), "
+        f"tenant {text_of(first['tenant']) or 'unknown'}"
     ]
     if subject:
         groups: list[str] = next(
@@ -55,7 +56,7 @@ def _ended(row: Row, sentence: str) -> str:
     outcome = row["outcome"]
     if outcome in ("refused", "failed"):
         return f"{sentence}: {outcome}, {text_of(row['reason_code']) or 'no reason given'}"
-    return f"{sentence}: {outcome}" if outcome else sentence
+    return f"{sentence}: {text_of(outcome)}" if outcome else sentence
 
 
 def _decided(row: Row) -> str:
@@ -64,9 +65,9 @@ def _decided(row: Row) -> str:
     compared = (row["task"] or {}).get("comparison")
     shadow = policy.get("shadow_decision") if policy.get("shadow_differs") else None
     return (
-        f"decision {row['decision']} by {rules}"
-        + (f"; compared with the task: {compared.replace('_', ' ')}" if compared else "")
-        + (f"; candidate policies: {shadow}" if shadow else "")
+        f"decision {text_of(row['decision'])} by {rules}"
+        + (f"; compared with the task: {text_of(compared).replace('_', ' ')}" if compared else "")
+        + (f"; candidate policies: {text_of(shadow)}" if shadow else "")
     )
 
 
@@ -122,7 +123,7 @@ def _grant(row: Row) -> str:
     seq = (row["grant"] or {}).get("seq")
     cause = (row["grant"] or {}).get("cause")
     return (
-        f"{row['event_type']}: the user's grant at {_of(row, 'tool', 'connection')}"
+        f"{text_of(row['event_type'])}: the user's grant at {_of(row, 'tool', 'connection')}"
         + (f", sequence {seq}" if seq is not None else "")
         + (f", {text_of(cause)}" if cause else "")
     )
@@ -156,7 +157,7 @@ def _told_of_call(row: Row) -> list[str]:
             f"request {address}, {text_of(call['request_bytes'])} bytes" if call.get("request_bytes") else address
         )
     if call.get("outcome"):
-        said = [f"outcome {call['outcome'].replace('_', ' ')}"]
+        said = [f"outcome {text_of(call['outcome']).replace('_', ' ')}"]
         said += [f"because {text_of(call['cause']).replace('_', ' ')}"] if call.get("cause") else []
         said += [f"status {call['upstream_status']}"] if call.get("upstream_status") is not None else []
         said += [f"sent {call['attempts']} times"] if (call.get("attempts") or 0) > 1 else []
