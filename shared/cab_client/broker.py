@@ -142,20 +142,18 @@ class Broker:
         """What the user decided. Raises ConfirmationNeeded while they have not."""
         return (yield from self._permit(HiddenFields(grant_type=DEFERRED, deferral_code=code), intent))
 
-    def wait(self, needed: ConfirmationNeeded, assertion: Assertion | None, seconds: float) -> Flow[Permit]:
+    def wait(
+        self, needed: ConfirmationNeeded, assertion: Assertion | None, seconds: float
+    ) -> Flow[Permit | CallResult]:
         """Poll until the user has decided, by a deferral, which is begun here where there is none."""
-        code, intent = needed.deferral_code, needed.intent
+        code = needed.deferral_code
         pause = needed.interval
         end = self._monotonic() + seconds
         until = needed.until
         while True:
             last: ConfirmationNeeded
             try:
-                if code is None:
-                    if assertion is None or intent is None:
-                        raise Misconfigured("assertion_missing", description="Waiting begins with an assertion.")
-                    return (yield from self.exchange(assertion, intent, deferred=True))
-                return (yield from self.redeem(code, intent))
+                return (yield from self._look_again(needed, code, assertion))
             except ConfirmationNeeded as error:
                 last = error
             except TryLater as error:
@@ -165,9 +163,25 @@ class Broker:
             pause = pause * 2 if last.reason_code == "polled_too_fast" else max(pause, last.interval)
             left = min(end - self._monotonic(), (until or self._now() + seconds) - self._now())
             if left <= pause:
-                last.deferral_code, last.intent, last.uri = code, intent, last.uri or needed.uri
+                last.deferral_code, last.intent, last.uri = code, needed.intent, last.uri or needed.uri
+                last.calls, last.call_id = needed.calls, needed.call_id
                 raise last
             yield Pause(pause)
+
+    def _look_again(
+        self, needed: ConfirmationNeeded, code: str | None, assertion: Assertion | None
+    ) -> Flow[Permit | CallResult]:
+        intent = needed.intent
+        if code is not None and not needed.calls:
+            return (yield from self.redeem(code, intent))
+        if assertion is None or intent is None:
+            raise Misconfigured("assertion_missing", description="Give `agent.pending` the user's assertion too.")
+        if not needed.calls:
+            return (yield from self.exchange(assertion, intent, deferred=True))
+        if code is None:
+            return (yield from self.call(assertion, intent, call_id=needed.call_id, deferred=True))
+        token = yield from self.call_token(assertion)
+        return (yield from self._call(token, {"deferral_code": code}, intent))
 
     def delegate(self, assertion: Assertion, *, may_act: str, task: Task | None) -> Flow[Assertion]:
         form = HiddenFields(
@@ -237,7 +251,7 @@ class Broker:
         try:
             answer = yield from self._ask(make, acts=True)
         except ConfirmationNeeded as error:
-            error.intent = intent
+            error.intent, error.calls, error.call_id = intent, True, asked.get("call_id")
             raise
         if answer.get("outcome") not in ("done", "rejected"):
             raise OutcomeUnknown("answer_malformed", txn=answer.get("txn"), description=_NOT_THE_BROKERS)

@@ -69,7 +69,8 @@ class AsyncFrontEnd:
 class _AgentBase:
     """What both agents share: the configuration, the tools, and what does no I/O."""
 
-    _driver: Any  # SyncDriver or AsyncDriver: what it runs is then the result, or is to be awaited
+    _driver: Any  # SyncDriver or AsyncDriver
+    _run: Callable[[Flow[Any], Assertion | None], Any]  # gives the result, or is to be awaited
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class _AgentBase:
     def connections(self) -> Mapping[str, Connection]:
         return self._broker.connections
 
-    def _told(self, error: CabError, user: Assertion) -> CabError:
+    def _told(self, error: CabError, user: Assertion | None) -> CabError:
         if isinstance(error, ConfirmationNeeded):
             self._make_wait(error, user)
         if self._on_user is not None and isinstance(error, NeedsUser):
@@ -139,13 +140,17 @@ class _AgentBase:
         return found
 
     def pending(self, text: str, *, assertion: User | None = None) -> ConfirmationNeeded:
-        """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code."""
+        """The error that `to_json()` wrote, which can `wait()` again. The assertion is needed only where there is no code, and
+        where the broker makes the call.
+        """
         needed = ConfirmationNeeded.from_json(text)
+        if needed.uri is not None and not needed.uri.startswith(f"{self.origin}/"):
+            needed.uri = None  # whoever kept the text may have changed it: people are sent nowhere else
         self._make_wait(needed, as_assertion(assertion) if assertion is not None else current_assertion())
         return needed
 
     def _make_wait(self, needed: ConfirmationNeeded, user: Assertion | None) -> None:
-        needed._waiting = lambda one, seconds: self._driver.run(self._broker.wait(one, user, seconds))  # noqa: SLF001
+        needed._waiting = lambda one, seconds: self._run(self._broker.wait(one, user, seconds), user)  # noqa: SLF001
 
     def _peer(self, client_id: str) -> Connection:
         try:
@@ -189,7 +194,7 @@ class Agent(_AgentBase):
         user = assertion_of(assertion)
         return self._run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected), user)
 
-    def _run(self, flow: Flow[R], user: Assertion) -> R:
+    def _run(self, flow: Flow[R], user: Assertion | None) -> R:
         try:
             return self._driver.run(flow)
         except CabError as error:
@@ -350,7 +355,7 @@ class AsyncAgent(_AgentBase):
         user = assertion_of(assertion)
         return await self._run(self._broker.exchange(user, intent, deferred=deferred, rejected=rejected), user)
 
-    async def _run(self, flow: Flow[R], user: Assertion) -> R:
+    async def _run(self, flow: Flow[R], user: Assertion | None) -> R:
         try:
             return await self._driver.run(flow)
         except CabError as error:

@@ -100,10 +100,13 @@ class ConfirmationNeeded(NeedsUser):
         self.interval = interval
         self.deferral_code = deferral_code
         self.intent: Intent | None = None
+        self.calls = False  # whether the broker makes the call, and under which id
+        self.call_id: str | None = None
         self._waiting: Any = None
 
     def wait(self, seconds: float = 600.0) -> Any:
-        """Poll until the user has decided; the permit. To be awaited where the agent is an `AsyncAgent`.
+        """Poll until the user has decided; the permit, or the `CallResult` where the broker makes the call, for which the
+        assertion is needed to the end. To be awaited where the agent is an `AsyncAgent`.
 
         For callers that may block, such as scripts. One waiter for one question: of two, one gets an error.
         Raises: UserRefused, Unanswered; ConfirmationNeeded again when `seconds` have passed.
@@ -123,6 +126,8 @@ class ConfirmationNeeded(NeedsUser):
                 "interval": self.interval,
                 "deferral_code": self.deferral_code,
                 "intent": None if self.intent is None else self.intent.to_dict(),
+                "calls": self.calls,
+                "call_id": self.call_id,
             }
         )
 
@@ -132,9 +137,10 @@ class ConfirmationNeeded(NeedsUser):
         from cab_client.values import Intent
 
         value = json.loads(text)
-        intent = value.pop("intent")
+        intent, calls, call_id = value.pop("intent"), value.pop("calls", False), value.pop("call_id", None)
         needed = cls(value.pop("reason_code"), **value)
         needed.intent = None if intent is None else Intent.from_dict(intent)
+        needed.calls, needed.call_id = calls, call_id
         return needed
 
 

@@ -489,11 +489,15 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return f"{self.origin_seen}/approvals/{digest(key.encode())}"
 
     def _redeem(self, form: Mapping[str, str], home: str) -> dict[str, Any]:
-        code = form.get("deferral_code", "")
+        user, detail = self._agreed(form.get("deferral_code", ""), form["client"])
+        subject = {"sub": user, "chain": (), "txn": secrets.token_urlsafe(8), "task": None}
+        return self._issue(subject, form["client"], detail["locations"][0], [detail], home, form.get("jkt"))
+
+    def _agreed(self, code: str, client: str) -> tuple[str, dict[str, Any]]:
+        """Whose question it was, and the intent that they said yes to, once."""
         key = next((key for key, question in self._questions.items() if code in question.codes), None)
-        if key is None or json.loads(key)[1] != form["client"]:
+        if key is None or json.loads(key)[1] != client:
             raise _No(400, "invalid_grant", "deferral_code_invalid")
-        user, agent, _ = json.loads(key)
         question = self._questions[key]
         if question.state == "open":
             raise _No(
@@ -507,8 +511,7 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         if question.state == "refused":
             raise _No(400, "access_denied", "confirmation_refused")
         del self._questions[key]
-        subject = {"sub": user, "chain": (), "txn": secrets.token_urlsafe(8), "task": None}
-        return self._issue(subject, agent, question.intent["locations"][0], [question.intent], home, form.get("jkt"))
+        return json.loads(key)[0], question.intent
 
     def _issue(
         self,
@@ -585,6 +588,9 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return {"name": action.replace(".", "_"), "action": action, "mode": "call", "resource": resource}
 
     def _call(self, issued: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        if "deferral_code" in asked:
+            _, detail = self._agreed(asked["deferral_code"], issued["client_id"])
+            return self._called(asked, detail)
         action = next((one for one in self._rules if one.replace(".", "_") == asked["tool"]), None)
         system = (action or "").partition(".")[0]
         if action is None or system not in self.connections:
@@ -599,8 +605,11 @@ class FakeBroker(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
             "parameters": arguments,
         }
         self._decide(issued["subject"], issued["client_id"], detail, deferred="completion_mode" in asked)
+        return self._called(asked, detail)
+
+    def _called(self, asked: dict[str, Any], detail: dict[str, Any]) -> dict[str, Any]:
         self.calls.append(asked)
-        status, body = self.answers.get(("CALL", action), (200, {}))
+        status, body = self.answers.get(("CALL", detail["actions"][0]), (200, {}))
         return {
             "outcome": "done" if status < 400 else "rejected",
             "result": body if status < 400 else None,

@@ -13,6 +13,7 @@ from cab_client import (
     CabError,
     ConfirmationNeeded,
     ConnectionNeeded,
+    Intent,
     Misconfigured,
     NeedsUser,
     OutcomeUnknown,
@@ -24,6 +25,7 @@ from cab_client import (
     UserRefused,
 )
 from cab_client.errors import error_from
+from cab_client.testing import FakeBroker
 
 ORIGIN = "https://cab.example"
 ROWS = re.findall(
@@ -125,3 +127,14 @@ def test_what_a_step_up_wants_is_said() -> None:
     found = error_from(400, body, {}, origin=ORIGIN)
     assert isinstance(found, StepUpNeeded)
     assert (found.acr_values, found.max_age) == ("phr", 300)
+
+
+def test_a_question_that_was_kept_sends_people_nowhere_else_either(cab_fake: FakeBroker) -> None:
+    cab_fake.ask("crm.opportunity.delete")
+    agent = cab_fake.agent("sales-assistant")
+    intent = Intent("crm.opportunity.delete", on="crm", identifier="opportunity/1")
+    with pytest.raises(ConfirmationNeeded) as asked:
+        agent.permit(intent, assertion=cab_fake.user("alice"))
+    kept = asked.value.to_json()
+    assert agent.pending(kept).uri == asked.value.uri
+    assert agent.pending(kept.replace("https://cab.fake/", "https://evil.example/")).uri is None

@@ -12,6 +12,7 @@ from cab_client import (
     Agent,
     Assertion,
     AuthorizedClient,
+    CallResult,
     ConfirmationNeeded,
     Connection,
     Intent,
@@ -124,6 +125,25 @@ def test_a_waiter_gets_the_permit_once_the_user_agrees(world: World) -> None:
     world.approve(asked.value.uri, user="alice")
     permit = world.agent(AGENT).pending(kept).wait(10)
     assert permit.intent == intent
+
+
+def test_waiting_for_a_call_makes_the_call_and_gives_no_token(world: World) -> None:
+    agent, assertion = world.agent(AGENT), minted(world)
+    intent = Intent(
+        "tracker.task.create", on="tracker", identifier="task/*", parameters={"title": "Call", "priority": "high"}
+    )
+    with pytest.raises(ConfirmationNeeded) as asked:
+        agent.call(intent, assertion=assertion)
+    needed = asked.value
+    for _ in range(2):
+        with pytest.raises(ConfirmationNeeded) as still:
+            needed.wait(0.01)
+        needed = still.value
+    assert needed.uri is not None
+    world.approve(needed.uri, user="alice")
+    called = world.agent(AGENT).pending(needed.to_json(), assertion=assertion).wait(20)
+    assert isinstance(called, CallResult)
+    assert called.done
 
 
 def test_a_no_lasts(world: World) -> None:

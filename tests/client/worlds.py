@@ -22,7 +22,7 @@ def fake_acme() -> FakeBroker:
     )
     fake.permit("crm.note.create", "crm.opportunity.update")
     fake.report_as("warehouse", WAREHOUSE)
-    fake.ask("crm.opportunity.delete")
+    fake.ask("crm.opportunity.delete", "tracker.task.create")
     fake.answer("GET", "https://crm.fake/opportunities/0061", {"id": "0061", "notes": []})
     fake.answer("POST", "https://crm.fake/opportunities/0061/notes", {"id": "0061"}, status=201)
     return fake
