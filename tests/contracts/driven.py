@@ -329,7 +329,7 @@ class Organisation:
 
     async def _live(self) -> None:
         await self.world.set_up()
-        for secret in ("cab-idp", "cab-idp-globex"):
+        for secret in ("cab-idp-acme", "cab-idp-globex"):
             await self.world.cloud.vault.create(secret)
             await self.world.cloud.vault.add(secret, SECRET_OF_READER.encode())
         for day in range(DAYS):

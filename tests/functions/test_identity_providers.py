@@ -241,8 +241,8 @@ async def two_registrations(tmp_path: Path, subject_claim: str) -> World:
     folder = World(scratch=tmp_path).write_policies(None)
     entry = f"tenant: acme\n    subject_claim: {subject_claim}\n"
     world = World(configured(folder, lambda text: text.replace("tenant: acme\n", entry, 1)), scratch=tmp_path)
-    await world.cloud.vault.create("cab-idp")
-    await world.cloud.vault.add("cab-idp", SECRET_OF_READER.encode())
+    await world.cloud.vault.create("cab-idp-acme")
+    await world.cloud.vault.add("cab-idp-acme", SECRET_OF_READER.encode())
     return world
 
 

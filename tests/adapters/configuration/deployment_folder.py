@@ -30,7 +30,7 @@ identity_providers:
     groups: {S: sales, O: ops}
     login:
       client_id: cab
-      client_secret: {secret: cab-idp}
+      client_secret: {secret: cab-idp-acme}
   - issuer: https://idp.globex.test
     tenant: globex
     login:

@@ -8,6 +8,7 @@ from cab.adapters.configuration.checks.broker import check_broker, check_identit
 from cab.adapters.configuration.checks.clients import check_clients
 from cab.adapters.configuration.checks.connections import check_actions_are_unique, check_connections, check_providers
 from cab.adapters.configuration.checks.findings import Findings
+from cab.adapters.configuration.checks.secrets import check_secrets
 from cab.adapters.configuration.checks.zones import check_zones
 from cab.adapters.configuration.problems import Problem
 from cab.adapters.configuration.yaml_tree import YamlTree
@@ -33,5 +34,6 @@ def cross_checks(
     check_clients(findings)
     check_providers(findings, own_providers)
     check_connections(findings)
+    check_secrets(findings)
     check_zones(findings)
     return findings.problems
