@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import ValidationError
 from tests.contracts.audit_story import Story
 from tests.contracts.bigquery import Record
 
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
-from cab.domain.audit import Actor, EventType, IntentFacts, Outcome, PolicyFacts, Subject, TaskFacts, Tool
+from cab.domain.audit import Actor, EventType, IntentFacts, Outcome, PolicyFacts, Subject, TaskFacts, Tool, read_json
 from cab_ops.audit.replay import replay
 from cab_ops.cli import main
+from cab_ops.explain.event import NotExplainable, explain_event
 
 ACME = Path(__file__).resolve().parents[2] / "examples" / "acme"
 SALES = Subject(key="alice", groups=["sales"])
@@ -138,3 +140,26 @@ def test_a_hundred_thousand_decisions_take_less_than_two_minutes_of_one_core(sto
     spent_s = time.process_time() - started
     assert answer.decisions == 2_000
     assert spent_s * 50 < 120
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"task": TaskFacts(comparison="of a later version")},
+        {"intent": IntentFacts(identifier="opportunity/*", trigger="of a later version", task_id="t")},
+        {"intent": IntentFacts(identifier="opportunity/*", parameters="[1]")},
+        {"subject": Subject(key="alice", groups_unknown="of a later version")},
+    ],
+)
+def test_an_event_with_values_of_another_version_is_counted_and_stops_no_replay_and_no_explanation(
+    members: dict[str, Any],
+) -> None:
+    story = Story()
+    texts = [decided(story, "crm.opportunity.list", **more)["event_json"] for more in (members, {})]
+    deployed = inspect_folder(ACME, {}).deployment
+    assert deployed is not None
+    engine = CedarPolicyEngine(deployed)
+    answer = replay(texts, deployed, engine)
+    assert (answer.decisions, answer.unreadable) == (1, 1)
+    with pytest.raises((NotExplainable, ValidationError)):
+        explain_event(read_json(texts[0]), deployed, engine)

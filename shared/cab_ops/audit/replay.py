@@ -15,7 +15,7 @@ from cab.domain.decisions import Confirm, Decision, Deny, Permit, StepUp
 from cab.domain.errors import Reason
 from cab.ports import PolicyEngine
 from cab_ops.audit.questions import Question
-from cab_ops.explain.event import is_recorded_whole, judge_again
+from cab_ops.explain.event import NotExplainable, is_recorded_whole, judge_again
 
 SAMPLES: Final = 3  # event ids named for each flip
 
@@ -75,11 +75,11 @@ def replay(texts: Iterable[str], deployment: Deployment, policies: PolicyEngine)
     for text in texts:
         try:
             event = read_json(text)
-        except ValueError:
+            judged = judge_again(event, deployment, policies)
+        except (ValueError, NotExplainable):
             answer.unreadable += 1
             continue
         answer.decisions += 1
-        judged = judge_again(event, deployment, policies)
         after = f"gone: {judged.value}" if isinstance(judged, Reason) else ended(judged.decision)
         before = recorded_end(event)
         if before == after:

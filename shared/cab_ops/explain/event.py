@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
-import orjson
-
 from cab.domain.audit import AuditEvent, EventType
 from cab.domain.configured.actions import Action
 from cab.domain.configured.clients import Agent
@@ -24,6 +22,7 @@ from cab.domain.groups import GroupsUnknown
 from cab.domain.intents import Intent, TaskComparison
 from cab.domain.tasks import Task
 from cab.domain.text.token_like import MARK
+from cab.encoding import strict_json
 from cab.encoding.records import as_json
 from cab.ports import PolicyEngine
 from cab.protocol.tokens.assertions import Assertion, group_claims
@@ -67,7 +66,7 @@ _ELSEWHERE: Final = "elsewhere"  # a task id or pattern that no real one is comp
 
 
 class NotExplainable(Exception):
-    """The event is no decision on an exchange. The message says what it is."""
+    """The event is no decision on an exchange that this version can read. The message says what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +210,19 @@ class _Recorded:
         self.front_end = (actor and actor.client_id) or ""
         self.subject = (subject and subject.key) or ""
         self.groups = tuple(subject.groups) if subject else ()
-        self.groups_unknown = GroupsUnknown(subject.groups_unknown) if subject and subject.groups_unknown else None
         self.idp_issuer = (subject and subject.idp_issuer) or ""
         self.connection = (tool and tool.connection) or ""
         self.action = (tool and tool.action) or ""
         self.identifier = (intent and intent.identifier) or ""
-        self.parameters: dict[str, Any] = orjson.loads((intent and intent.parameters) or "{}")
         self.task_id = intent.task_id if intent else None
         self.trigger = intent.trigger if intent else None
         self.reason = intent.reason if intent else None
-        self.comparison = TaskComparison(task.comparison) if task and task.comparison else TaskComparison.NO_TASK
+        try:
+            self.groups_unknown = GroupsUnknown(subject.groups_unknown) if subject and subject.groups_unknown else None
+            self.comparison = TaskComparison(task.comparison) if task and task.comparison else TaskComparison.NO_TASK
+            self.parameters = strict_json.load_object((intent and intent.parameters) or "{}")
+        except ValueError as error:
+            raise NotExplainable("the event says what this version does not know") from error
 
     def assertion(self, intent: Intent, agent: Agent) -> Assertion:
         return Assertion(
