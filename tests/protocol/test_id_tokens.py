@@ -161,6 +161,10 @@ def test_groups_may_be_the_names_of_an_object_of_objects() -> None:
         (["X"] * 2100, ()),
         ("S", ("sales",)),
         ("Xyz", ()),
+        ("S-X", ()),
+        ("XS", ()),
+        ("/S/X", ()),
+        ("S2.X", ()),
     ],
 )
 def test_only_mapped_groups_leave_the_edge_sorted(groups: Any, mapped: tuple[str, ...]) -> None:
@@ -185,6 +189,10 @@ def test_only_mapped_groups_leave_the_edge_sorted(groups: Any, mapped: tuple[str
         ({"groups": "X,S"}, GroupsUnknown.UNREADABLE),
         ({"groups": '["X", "S"]'}, GroupsUnknown.UNREADABLE),
         ({"groups": "X S"}, GroupsUnknown.UNREADABLE),
+        ({"groups": "X|S"}, GroupsUnknown.UNREADABLE),
+        ({"groups": "X^S"}, GroupsUnknown.UNREADABLE),
+        ({"groups": "S:X"}, GroupsUnknown.UNREADABLE),
+        ({"groups": "CN=X,OU=Groups#CN=S,OU=Groups"}, GroupsUnknown.UNREADABLE),
     ],
 )
 def test_groups_that_are_not_said_are_unknown_not_none(claims: dict[str, Any], why: str) -> None:

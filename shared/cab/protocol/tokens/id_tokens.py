@@ -211,14 +211,14 @@ def groups_of(claims: Mapping[str, Any], idp: IdentityProvider) -> tuple[tuple[s
         items = list(items)  # ZITADEL's roles: each name with the organisations that gave it
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         return (), GroupsUnknown.UNREADABLE
-    if isinstance(value, str) and value not in idp.groups and _joined(value) & idp.groups.keys():
+    if isinstance(value, str) and value not in idp.groups and any(_stands_in(value, name) for name in idp.groups):
         return (), GroupsUnknown.UNREADABLE
     return tuple(sorted({idp.groups[item] for item in items if item in idp.groups})), None
 
 
-def _joined(text: str) -> set[str]:
-    """The values that one text may stand for, should it be a list in disguise."""
-    return {part.strip("\"' ") for part in re.split(r"[,;\[\]]", text)} | set(text.split())
+def _stands_in(text: str, name: str) -> bool:
+    """Whether the text may be a list in disguise with this name in it, whatever stands between names: `a|b`, `[a, b]`, `a:b`."""
+    return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", text) is not None
 
 
 def _acr(value: object) -> str | None:
