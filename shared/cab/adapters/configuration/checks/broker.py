@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cab.adapters.configuration.checks.findings import AGENTS, BROKER, CONNECTIONS, IDENTITY_PROVIDERS, Findings
+from cab.adapters.configuration.checks.issuers import ENTRA, why_no_token_names
 from cab.adapters.configuration.checks.urls import url_mistake
 from cab.adapters.configuration.problems import choose_from, closest
 from cab.adapters.configuration.yaml_tree import Place
@@ -226,43 +227,8 @@ def check_identity_providers(findings: Findings) -> None:
             )
 
 
-_ENTRA: Final = frozenset({"login.microsoftonline.com", "sts.windows.net", "login.microsoftonline.us"})
-_ENTRA_FOR_ALL: Final = frozenset({"common", "organizations", "consumers"})
-_DIRECTORY_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-# What people copy from a console or a browser instead of the issuer that the endpoint belongs to.
-_ENDPOINT: Final = re.compile(
-    r"/(?:authorize|token|keys|certs|jwks(?:\.json)?|userinfo|token\.oauth2)/?\Z|/protocol/openid-connect(?:/|\Z)"
-    r"|/realms/[^/]+/account(?:/|\Z)|/oauth2/v2\.0/?\Z|/oauth2/(?:[^/]+/)?v1/?\Z"
-)
+_OTHER_NOTATIONS: Final = re.compile(r"^[/$@]|[\[\]*]")  # JSON Pointer, JSONPath, JMESPath
 _CHANGING_CLAIMS: Final = frozenset({"email", "upn", "preferred_username", "unique_name", "name", "nickname"})
-
-
-def _why_no_token_names(issuer: str, host: str, path: str) -> tuple[str, str] | None:
-    """What is taken for the issuer by mistake and never is one, with the remedy."""
-    directory = path.split("/")[1:2]
-    if "{" in issuer or "}" in issuer:
-        return "holds a placeholder", "write the issuer as your ID tokens have it"
-    if "/.well-known/" in path:
-        return "is the address of its discovery document", "remove everything from /.well-known/ on"
-    if _ENDPOINT.search(path):
-        return "is the address of an endpoint", "write `issuer` as the provider's discovery document has it"
-    if host.endswith(("-admin.okta.com", "-admin.oktapreview.com")):
-        return "is the address of Okta's console", "remove -admin"
-    if host in _ENTRA and directory and directory[0] in _ENTRA_FOR_ALL:
-        remedy = "write the id of your directory: tokens name that one, whichever endpoint the login began at"
-        return "is an endpoint for all directories", remedy
-    if host in _ENTRA and not (directory and _DIRECTORY_ID.fullmatch(directory[0])):
-        return "does not name a directory by its id", "write the id of your directory, not its domain"
-    if host == "sts.windows.net" and not path.endswith("/"):
-        return "lacks the slash that v1.0 tokens' ends with", "end it with a slash"
-    if host in _ENTRA - {"sts.windows.net"} and not path.endswith("/v2.0"):
-        return "is that of no version of tokens", "end it with /v2.0, and have the registration issue v2.0 tokens"
-    if host.endswith(".amazoncognito.com"):
-        remedy = "write https://cognito-idp.REGION.amazonaws.com/POOL_ID, and this address under endpoint_origins"
-        return "is the domain of a user pool's login", remedy
-    if host.endswith(".auth0.com") and path != "/":
-        return "lacks the slash that Auth0's ends with", "end it with a slash"
-    return None
 
 
 def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvider) -> None:
@@ -272,19 +238,21 @@ def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvi
         findings.add(IDENTITY_PROVIDERS, (*at, name), message, remedy, severity="warning", needs=needs)
 
     try:
-        parts = urlsplit(provider.issuer)
+        never = why_no_token_names(provider.issuer)
+        host = urlsplit(provider.issuer).hostname
     except ValueError:
         return  # told elsewhere
-    if never := _why_no_token_names(provider.issuer, parts.hostname or "", parts.path):
+    if never is not None:
         said, remedy = never
         warn("issuer", f"issuer {said}: no token names it", remedy)
-    entra = parts.hostname in _ENTRA
     for name, value in (("groups_claim", provider.groups_claim), ("subject_claim", provider.subject_claim)):
         if "//" not in value and "" in value.split("."):
             warn(name, f"{name} has an empty part between its dots: no claim is found", "write names between the dots")
+        if _OTHER_NOTATIONS.search(value):
+            warn(name, f"{name} is a path in another notation: no claim is found", "write names with dots between")
     if provider.groups_claim != "groups" and not provider.groups:
         warn("groups_claim", "groups maps nothing, so groups_claim is never read", "map the claim's values in groups")
-    if provider.groups and parts.hostname == "accounts.google.com":
+    if provider.groups and host == "accounts.google.com":
         remedy = "remove groups, or log in through an identity provider that sends them"
         warn("groups", "Google's ID tokens carry no groups: membership is always unknown", remedy)
     if provider.subject_claim in _CHANGING_CLAIMS:
@@ -293,7 +261,7 @@ def _check_what_can_match(findings: Findings, at: Place, provider: IdentityProvi
     clients = {
         entry.idp_client_id for entry in findings.deployment.front_ends if entry.identity_provider == provider.issuer
     }
-    if entra and provider.subject_claim == "sub" and clients - {provider.login.client_id}:
+    if host in ENTRA and provider.subject_claim == "sub" and clients - {provider.login.client_id}:
         remedy = "add subject_claim: oid, or register the front ends and the pages as one application"
         message = "sub differs between registrations here: front ends and pages take one person for two"
         warn("issuer", message, remedy, needs=(AGENTS,))
