@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from cab_client.errors import NoUser
 from cab_client.values import Assertion, Secret
@@ -23,11 +24,19 @@ def as_assertion(value: Assertion | str | Secret) -> Assertion:
 
 @contextmanager
 def acting_for(assertion: Assertion | str | Secret) -> Iterator[Assertion]:
-    """Everything in the block, and what it awaits, acts for this user."""
+    """Everything in the block, and what it awaits, acts for this user. Not around a `yield` of yours: whoever iterates over a
+    generator would act for its user between two steps, and after leaving it early.
+    """
     current = as_assertion(assertion)
-    before = _current.set(current)
-    try:
+    with _current_is(current):
         yield current
+
+
+@contextmanager
+def _current_is(assertion: Assertion | None) -> Iterator[None]:
+    before = _current.set(assertion)
+    try:
+        yield
     finally:
         _current.reset(before)
 
@@ -47,11 +56,25 @@ def current_assertion() -> Assertion | None:
 
 
 def bind(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` with the user of here and now, for an executor or a thread, which begin with none."""
-    context = contextvars.copy_context()
+    """`function` with the user of here and now, for an executor, a thread or another event loop, which begin with none.
+
+    Raises: TypeError for a generator, which runs wherever it is iterated over.
+    """
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError("bind what iterates over the generator: it runs wherever that is")
+    context, user = contextvars.copy_context(), _current.get()
+
+    async def awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with _current_is(user):  # a coroutine runs in the context of whoever awaits it
+            return await coroutine
 
     @functools.wraps(function)
     def bound(*args: P.args, **kwargs: P.kwargs) -> R:
-        return context.copy().run(function, *args, **kwargs)
+        made = context.copy().run(function, *args, **kwargs)
+        return cast("R", awaited(made)) if inspect.iscoroutine(made) else made
 
-    return bound
+    @functools.wraps(function)
+    async def bound_coroutine(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return await awaited(cast("Coroutine[Any, Any, Any]", function(*args, **kwargs)))
+
+    return cast("Callable[P, R]", bound_coroutine) if inspect.iscoroutinefunction(function) else bound

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import threading
 import typing
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +34,7 @@ from cab_client import (
     WrongOrigin,
     acting_for,
     bind,
+    current_assertion,
 )
 from cab_client.testing import FakeBroker
 
@@ -321,6 +324,34 @@ def test_a_new_thread_acts_for_nobody_unless_bound(cab_fake: FakeBroker) -> None
         assert pool.submit(bind(add_note), "0061", "x").result()
     with pytest.raises(NoUser):
         add_note("0061", "x")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_bound_coroutine_acts_for_its_own_user_whoever_awaits_it(
+    cab_fake: FakeBroker, *, wrapped: bool
+) -> None:
+    cab_fake.permit("crm.note.create")
+    other = cab_fake.async_agent("a")
+
+    @other.tool("crm.note.create", on="crm", identifier="opportunity/{deal_id}")
+    async def note(deal_id: str, *, http: AsyncAuthorizedClient) -> None: ...
+
+    with acting_for(cab_fake.user("alice")):
+        bound = bind(lambda: note("0061")) if wrapped else bind(functools.partial(note, "0061"))
+    assert inspect.iscoroutinefunction(bound) is not wrapped
+    await bound()
+    with acting_for(cab_fake.user("bob")) as bobs:
+        await bound()
+        assert current_assertion() is bobs
+    assert [one.user for one in cab_fake.exchanges] == ["alice", "alice"]
+
+
+def test_a_generator_is_not_bound_in_vain() -> None:
+    def steps() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="generator"):
+        bind(steps)
 
 
 def test_two_users_at_once_do_not_meet(cab_fake: FakeBroker) -> None:
