@@ -20,25 +20,39 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
 
 
 class _OneOrigin:
-    """What both kinds of client share: they send to the origin of `base_url` alone, and prove themselves in one way."""
+    """What both kinds of client share: they send to the origin of `base_url` alone, and prove themselves in one way.
+
+    `last_status`: what was answered to the last request that changes something, or to the last one where none does; None
+    where no answer came. `sent`: whether there was a request at all.
+    """
+
+    _has_changed = False
 
     def __init__(self, proof: Callable[[Any], Any], *, base_url: str, timeout_s: float) -> None:
         super().__init__(base_url=base_url, timeout=timeout_s, **client_options())  # type: ignore[call-arg]
         self._home = _origin(httpx2.URL(base_url))
         self._proof = proof
         self.last_status: int | None = None
+        self.sent = False
 
     def _checked(self, request: httpx2.Request, options: Mapping[str, Any]) -> dict[str, Any]:
         if _origin(request.url) != self._home:
             raise WrongOrigin
+        self._has_changed |= request.method not in _READS
+        self.sent = True
+        self._note(request, None)
         return {**options, "follow_redirects": False, "auth": self._proof}
+
+    def _note(self, request: httpx2.Request, status: int | None) -> None:
+        if request.method not in _READS or not self._has_changed:
+            self.last_status = status
 
 
 class _Locked(_OneOrigin, httpx2.Client):
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """As httpx2, but nowhere else, without redirects, and always with this client's own token."""
         answer = super().send(request, **self._checked(request, options))
-        self.last_status = answer.status_code
+        self._note(request, answer.status_code)
         return answer
 
 
@@ -46,14 +60,14 @@ class _AsyncLocked(_OneOrigin, httpx2.AsyncClient):
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """As httpx2, but nowhere else, without redirects, and always with this client's own token."""
         answer = await super().send(request, **self._checked(request, options))
-        self.last_status = answer.status_code
+        self._note(request, answer.status_code)
         return answer
 
 
 class _Renewing:
     """Which refusals of a token are worth another token: the first one, of a request that changes nothing."""
 
-    _has_changed = False
+    _has_changed: bool
 
     def __init__(
         self, permit: Permit, *, base_url: str, timeout_s: float, renew: Callable[[Permit], Any] | None = None
@@ -67,7 +81,6 @@ class _Renewing:
         self._proof = permit.auth
 
     def _is_refused(self, request: httpx2.Request, answer: httpx2.Response) -> bool:
-        self._has_changed |= request.method not in _READS
         return answer.status_code == 401 and request.method in _READS and self._renew is not None
 
     def _give_up(self, error: CabError) -> None:
@@ -142,10 +155,10 @@ class AsyncPeerClient(_ToPeer, _AsyncLocked):
     """An `httpx2.AsyncClient` to another agent, which carries the assertion that was handed on to it."""
 
 
-def outcome_of(status: int | None, *, failed: bool) -> str:
-    """What came of a permit, in the broker's words, from the last status that its client saw."""
+def outcome_of(status: int | None, *, used: bool) -> str:
+    """What came of a token, in the broker's words, from what was answered."""
     if status is None:
-        return "unknown" if failed else "not_used"
+        return "unknown" if used else "not_used"
     if status < 400:
         return "done"
     return "rejected" if status < 500 else "failed"

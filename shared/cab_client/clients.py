@@ -231,16 +231,20 @@ class Agent(_AgentBase):
             assert user is not None  # noqa: S101 - else nobody is given this
             return self._run(self._broker.renew(user, rejected, reports=self._reports), user)
 
-        failed = True
+        failed = True  # what a block did with the token itself, which has failed, nobody knows
         http = AuthorizedClient(permit, base_url=base, timeout_s=self._timeout_s, renew=renew if user else None)
         try:
             with http:
                 yield http
             failed = False
         finally:
-            if self._reports:
-                self.report(http.permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
-            http.permit.drop()
+            try:
+                if self._reports:
+                    self.report(
+                        http.permit, outcome_of(http.last_status, used=http.sent or failed), status=http.last_status
+                    )
+            finally:
+                http.permit.drop()
 
     def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
         """Tell the broker what came of the token: `done`, `rejected`, `failed`, `not_used` or `unknown`.
@@ -396,9 +400,12 @@ class AsyncAgent(_AgentBase):
                 yield http
             failed = False
         finally:
-            if self._reports:
-                await self.report(http.permit, outcome_of(http.last_status, failed=failed), status=http.last_status)
-            http.permit.drop()
+            try:
+                if self._reports:
+                    outcome = outcome_of(http.last_status, used=http.sent or failed)
+                    await self.report(http.permit, outcome, status=http.last_status)
+            finally:  # a task that was cancelled is perhaps not left to report
+                http.permit.drop()
 
     async def report(self, permit: Permit, outcome: str, *, status: int | None = None) -> None:
         """See `Agent.report`."""

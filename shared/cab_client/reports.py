@@ -53,7 +53,7 @@ class OutcomeReporter:
 
     def tell(self, token: Secret, caller: Caller, status: int | None) -> None:
         """`status`: what was answered, None where the application came to no answer. Returns at once and raises nothing."""
-        outcome = outcome_of(status, failed=True)
+        outcome = outcome_of(status, used=True)
         word = (str(caller.claims.get("jti")), outcome, status)
         with self._lock:
             if self._started_in != os.getpid():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import enum
 import functools
 import inspect
@@ -467,3 +469,82 @@ def test_a_tool_that_has_written_is_not_made_to_run_again(cab_fake: FakeBroker, 
         cab_fake.end_tokens()
         cab_fake.refuse("crm.note.create", reason="grant_needs_reauth")
         assert http.get("opportunities/1").status_code == 401
+
+
+# --- what came of a token ---
+
+
+class Failing(FakeBroker):
+    """Its systems do not answer a PATCH, and give no leave to a PUT; each answer takes a moment."""
+
+    def _platform(self, request: httpx2.Request, home: str) -> httpx2.Response:
+        if request.method == "PATCH":
+            raise httpx2.ReadTimeout("no answer", request=request)
+        return httpx2.Response(409) if request.method == "PUT" else super()._platform(request, home)
+
+
+@pytest.mark.parametrize(
+    ("methods", "outcome", "status"),
+    [
+        (["GET", "PATCH"], "unknown", None),
+        (["PATCH", "GET"], "unknown", None),
+        (["PUT", "GET"], "rejected", 409),
+        (["GET", "POST", "GET"], "done", 200),
+        (["GET"], "done", 200),
+        ([], "not_used", None),
+    ],
+)
+@pytest.mark.parametrize("caught", [True, False])
+def test_what_is_reported_is_what_came_of_the_change(
+    methods: list[str], outcome: str, status: int | None, *, caught: bool
+) -> None:
+    with Failing().installed() as broker:
+        broker.permit("crm.note.create")
+        told = broker.agent("a", reports=True)
+        with (
+            contextlib.suppress(httpx2.HTTPError),
+            told.acting("crm.note.create", on="crm", identifier="o/1", assertion=broker.user("alice")) as http,
+        ):
+            for method in methods:
+                with contextlib.suppress(httpx2.HTTPError) if caught else contextlib.nullcontext():
+                    http.request(method, "/x")
+    (said,) = broker.outcomes
+    assert (said["outcome"], said.get("upstream_status")) == (outcome, status)
+
+
+def test_a_tool_whose_change_got_no_answer_is_not_made_to_run_again() -> None:
+    with Failing().installed() as broker:
+        broker.permit("crm.note.create")
+        alice = broker.user("alice")
+        with broker.agent("a").acting("crm.note.create", on="crm", identifier="o/1", assertion=alice) as http:
+            with pytest.raises(httpx2.ReadTimeout):
+                http.patch("/x")
+            broker.end_tokens()
+            broker.refuse("crm.note.create", reason="grant_needs_reauth")
+            assert http.get("/x").status_code == 401
+
+
+async def test_a_cancelled_block_drops_its_token_though_nobody_can_be_told(cab_fake: FakeBroker) -> None:
+    cab_fake.permit("crm.note.create")
+    told = cab_fake.async_agent("a", reports=True)
+    entered = asyncio.Event()
+    permits = []
+
+    async def block() -> None:
+        alice = cab_fake.user("alice")
+        async with told.acting("crm.note.create", on="crm", identifier="o/1", assertion=alice) as http:
+            permits.append(http.permit)
+            entered.set()
+            await asyncio.sleep(60)
+
+    async def stalled(*_: object, **__: object) -> None:
+        task.cancel()  # as scopes do, again and again
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(block())
+    await entered.wait()
+    told.report = stalled  # type: ignore[method-assign]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert permits[0].reveal() == ""
