@@ -17,6 +17,7 @@ from tests.support.world import ACCOUNTS, CRM, IDP, REFRESH_GRANTS, STS, World, 
 from cab.domain.grants import grant_id
 from cab.domain.identifiers import subject_key
 from cab.ports import HttpAnswer
+from cab_ops.forget_person import ForgetPerson
 
 READ_DEAL = intent("crm.deal.read", "deal/7")
 ALICE = subject_key("acme", IDP, "alice")
@@ -137,6 +138,26 @@ async def test_the_organisation_alone_can_allow_again_what_was_ended(world: Worl
     last = world.events("refresh_grants")[-1]
     assert last.grant is not None
     assert (last.event_type.value, last.grant.cause) == ("grant.connected", "back from leave")
+
+
+@EVERY_KIND
+async def test_a_token_of_a_forgotten_grant_is_not_handed_out_for_the_next_one(world: World, make: Any) -> None:
+    """Neither by who remembers it, nor once another instance has made the next grant."""
+    await make(world)
+    assert (await read_deal(world)).json["access_token"] == "trusted-1"
+    operator = world.google_token(REFRESH_GRANTS, email=f"connect-account@{ACCOUNTS}")
+    named = {"grant_id": grant_id("acme", ALICE, "crm"), "cause": "erasure", "txn": "t"}
+    assert (await world.call_service("/grants/revoke", named, operator)).status == 200
+    stores = world.cloud.documents
+    forgetting = ForgetPerson(guards=stores["guards"], approvals=stores["approvals"], grants=stores["grants"])
+    assert (await forgetting("acme", ALICE)).deleted["grants"] == 1
+    world.advance(10)
+
+    that_remembers = world.function("exchange_token")
+    world.restart("exchange_token")
+    assert (await read_deal(world)).json["access_token"] == "trusted-2"
+    world._apps["exchange_token"] = that_remembers
+    assert (await read_deal(world)).json["access_token"] != "trusted-1"
 
 
 async def test_what_a_user_consented_to_only_the_user_can_connect_again(world: World) -> None:

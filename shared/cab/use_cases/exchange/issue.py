@@ -106,8 +106,9 @@ class BrokerTokens:
 class _Remembered:
     token: AccessToken
     sha256: str
-    revoke_epoch: int
-    connected_at: datetime | None  # None: of a grant that was not there yet
+    life: (
+        tuple[datetime, int] | None
+    )  # of its grant; None where the request made that, which is nobody's to hand out again
 
 
 class DownstreamTokens:
@@ -194,8 +195,7 @@ class DownstreamTokens:
                 foretell=foretell,
             )
             sha256 = token_sha256(token.access_token)
-            epoch, since = (grant.revoke_epoch, grant.connected_at) if grant else (0, None)
-            asked = _Remembered(token, sha256, epoch, since)
+            asked = _Remembered(token, sha256, None if grant is None else _life_of(grant))
             remember(self._tokens, key, asked, most=CACHE_SIZE)
             return asked
 
@@ -249,9 +249,7 @@ class DownstreamTokens:
 
     def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider, now: datetime) -> bool:
         token = remembered.token
-        if remembered.revoke_epoch != grant.revoke_epoch:
-            return False
-        if remembered.connected_at not in (None, grant.connected_at):  # it was forgotten, and this is the next one
+        if remembered.life != _life_of(grant):
             return False
         # Where a refresh may end older access tokens, only the newest one is handed out.
         if token.secret_version != grant.secret_version and provider.rotation.old_access_token != "lives_on":
@@ -266,6 +264,11 @@ class DownstreamTokens:
             return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
         works_until = token.works_until or _planned_renewal(token, provider) or token.expires_at
         return handed_out_until(provider, works_until, token.expires_at, now)
+
+
+def _life_of(grant: Grant) -> tuple[datetime, int]:
+    """What is the same while a grant was neither ended, connected anew, nor forgotten and followed by the next one."""
+    return grant.connected_at, grant.revoke_epoch
 
 
 def _planned_renewal(token: AccessToken | ForetoldToken, provider: Provider) -> datetime | None:

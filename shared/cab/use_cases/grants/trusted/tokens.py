@@ -6,6 +6,7 @@ live in memory only, each for one user and one set of scopes.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from cab.domain import audit
@@ -30,9 +31,12 @@ from cab.use_cases.upstream.users import statement_about, upstream_user
 
 
 class _Key(NamedTuple):
-    """What a token is good for. `about` is what our STS told the provider of the user and the agents, where it did."""
+    """What a token is good for: of a grant that was forgotten, not for the next one. `about` is what our STS told the provider of
+    the user and the agents, where it did.
+    """
 
     grant_id: str
+    connected_at: datetime
     revoke_epoch: int
     scopes: frozenset[str]
     about: str
@@ -83,7 +87,7 @@ class TrustedTokens:
             await self._check(provider_subject_token, statement)
         grant = await self._grant(assertion, connection, provider)
         about = "" if statement is None else statement.about
-        key = _Key(grant.grant_id, grant.revoke_epoch, frozenset(scopes), about)
+        key = _Key(grant.grant_id, grant.connected_at, grant.revoke_epoch, frozenset(scopes), about)
         granted, outcome = self._tokens.get(key, rejected=rejected), RefreshOutcome.CACHED
         if granted is None:
             asked = TrustedRequest(
@@ -168,8 +172,8 @@ class TrustedTokens:
         if stored is None:
             raise Unavailable("documents")
         check_not_ended(stored.grant)
-        # Ended and allowed again, or the tokens of a consent put away.
-        if stored.grant.revoke_epoch != key.revoke_epoch:
+        # Ended and allowed again, forgotten and made anew, or the tokens of a consent put away.
+        if (stored.grant.connected_at, stored.grant.revoke_epoch) != (key.connected_at, key.revoke_epoch):
             raise BrokerError(
                 Reason.PROVIDER_UNAVAILABLE, "The access was changed meanwhile.", remedy=Remedy(retry_after_s=1)
             )
