@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import requests
 from click.testing import CliRunner
+from google.api_core import exceptions
 from tests.adapters.configuration.deployment_folder import AGENTS, BROKER, ENVIRONMENT, replaced, write_folder
 
 from cab_ops.cli.config import config_group
@@ -104,6 +106,28 @@ def test_an_export_says_whose_each_agent_is_and_what_it_may_ask_for() -> None:
     assert row["commit"] == "c1"
     assert {action["action"] for action in row["catalog"]} >= set(sales["actions"])
     assert "sales-read" in row["rules"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [
+        (exceptions.NotFound, "p: cab_audit.configuration is not there: deploy Terraform"),
+        (exceptions.BadRequest, "p: cab_audit.configuration is not there: deploy Terraform"),
+        (exceptions.Forbidden, "you may not write there"),
+        (exceptions.ServiceUnavailable, "The audit tables cannot be reached"),
+        (requests.exceptions.ConnectionError, "The audit tables cannot be reached"),
+    ],
+)
+def test_an_export_that_cannot_be_written_says_why_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, ends: type[Exception], says: str
+) -> None:
+    def write(*_: object) -> None:
+        raise ends("in words of its own")
+
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr("cab.adapters.google_cloud.bigquery.configuration_table.write", write)
+    result = CliRunner().invoke(config_group, ["export", str(ACME), "--project", "p"])
+    assert (result.exit_code, says in result.output, result.output.count("\n")) == (1, True, 1), result.output
 
 
 def test_what_is_not_valid_is_not_exported(tmp_path: Path) -> None:

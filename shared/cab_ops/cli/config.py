@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -14,12 +15,16 @@ import orjson
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
+from cab.ports import Unavailable
 from cab_ops.cli.catalog import import_mcp, import_openapi, ready_actions
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.configuration.presets import compiled_presets
 from cab_ops.configuration.provider_table import provider_table, rows_as_dicts, with_provider_table
 from cab_ops.configuration.reference import with_reference
 from cab_ops.configuration.schemas import json_schemas, schema_text
+
+if TYPE_CHECKING:  # what only one command needs is imported by it
+    from cab.adapters.google_cloud.bigquery.configuration_table import ConfigurationRow
 
 
 @click.group("config")
@@ -71,8 +76,7 @@ def export(folder: Path, project: str, dataset: str, commit: str | None, *, as_j
     One row of the table configuration; the views agents, connections, catalog and policy_versions show it. With --json the
     row is printed and nothing is written.
     """
-    from cab.adapters.google_cloud.bigquery.configuration_table import configuration_row, write
-    from cab_ops.cli.audit.access import tables_of
+    from cab.adapters.google_cloud.bigquery.configuration_table import configuration_row
 
     inspection = inspect_folder(folder, os.environ, unset="warning")
     if inspection.deployment is None or not inspection.valid:
@@ -83,13 +87,36 @@ def export(folder: Path, project: str, dataset: str, commit: str | None, *, as_j
     if as_json:
         click.echo(orjson.dumps(row, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
         return
-    with tables_of(project, dataset) as tables:
-        errors = write(tables.client, dataset, row)
-    if errors:
-        raise click.ClickException(f"{dataset}.configuration did not take the row: upgrade the table first.")
+    _write(project, dataset, row)
     click.echo(
         f"exported {len(row.agents)} agents, {len(row.connections)} connections, policy version {row.policy_version}"
     )
+
+
+def _write(project: str, dataset: str, row: ConfigurationRow) -> None:
+    from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPICallError, NotFound
+    from google.auth.exceptions import GoogleAuthError
+    from requests.exceptions import RequestException
+
+    from cab.adapters.google_cloud.bigquery.configuration_table import write
+    from cab_ops.cli.audit.access import tables_of
+
+    table = f"{project}: {dataset}.configuration"
+    with tables_of(project, dataset) as tables:
+        try:
+            errors = write(tables.client, dataset, row)
+        except (NotFound, BadRequest) as error:
+            raise click.ClickException(
+                f"{table} is not there: deploy Terraform, or name --project and --dataset."
+            ) from error
+        except Forbidden as error:
+            raise click.ClickException(
+                f"{table}: you may not write there. Ask for roles/bigquery.dataEditor on it."
+            ) from error
+        except (GoogleAPICallError, GoogleAuthError, RequestException, TimeoutError) as error:
+            raise Unavailable("audit tables") from error
+    if errors:
+        raise click.ClickException(f"{table} did not take the row: upgrade the table first.")
 
 
 @config_group.command("schemas")

@@ -125,7 +125,11 @@ async def store(seen: ProjectAsItIs, name: str) -> list[Diagnosis]:
     try:
         await seen.answers(name)
     except Unavailable:
-        return [ill(check, "it cannot be read", f"{_APPLY}; check your own permission to read it, and the network")]
+        return [
+            ill(
+                check, "it cannot be read", f"{_APPLY}; check your own login and permission to read it, and the network"
+            )
+        ]
     return [well(check, "answers")]
 
 
