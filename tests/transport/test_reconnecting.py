@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import requests
 from tests.examples.acme_in_process import BROKER, CRM
 from tests.grants.test_provider_faults import alerted
 from tests.transport.acme_pages import AcmePages, Browser, change_connection
@@ -506,6 +508,39 @@ def test_a_consent_given_while_the_former_grant_is_cleaned_up_is_not_taken_for_w
     acme.wait(seconds=400)
     assert refresh_grants.token("opportunity.read").outcome == "success"
     assert live_refresh_tokens(browser) == 1
+
+
+def test_an_account_that_is_replaced_during_a_refresh_of_the_former_one_stays_replaced() -> None:
+    """The refresh got the higher number: the clean-up destroyed the new account's tokens as the older ones, and agents went on as
+    the former account, while the user and the record had the new one."""
+    acme = revoking_ends("user")
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    acme.wait(seconds=400)
+    asked = browser.get(browser.consent(browser.start().headers["location"], account="bob"))
+    callback = browser.consent(replacing(browser, asked), account="bob")
+    add = acme.vault.add
+
+    async def refreshed_then(secret: str, payload: bytes) -> int:
+        version = await add(secret, payload)
+        acme.vault.add = add  # type: ignore[method-assign]
+        await asyncio.to_thread(refresh_grants.token, "opportunity.read")
+        return version
+
+    acme.vault.add = refreshed_then  # type: ignore[method-assign]
+    assert DONE.endswith(browser.get(callback).headers["location"])
+    assert grant_of(acme).upstream_account == "crm-40018"
+    let_the_sweeper_run(acme, refresh_grants)
+
+    token = RefreshGrants(acme).token("opportunity.read").access_token
+    account = browser.http.get(f"{CRM}/oauth/userinfo", headers={"Authorization": f"Bearer {token}"}).json()
+    assert account["sub"] == "crm-40018"
+
+
+def replacing(browser: Browser, asked: requests.Response) -> str:
+    """Where the answer "replace the account" leads."""
+    form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked.text)) | {"decision": "replace"}
+    return browser.post("/connect/account", form).headers["location"]
 
 
 def test_a_consent_that_came_to_nothing_after_the_former_grant_had_ended_is_ended_with_that() -> None:

@@ -216,8 +216,8 @@ class ConsentWriter:
         for _ in range(COMMIT_ATTEMPTS):
             stored = await self._store.read(consent.draft.grant_id)
             refuse_while_revoking(stored)
-            if stored is not None and self._payloads.place(stored.grant) != self._payloads.place(consent.draft):
-                consent = replace(consent, draft=stored.grant)  # it was moved: a version is of one storage only
+            if stored is not None and self._is_overtaken(stored.grant, consent, saved):
+                consent = replace(consent, draft=stored.grant)
                 saved = replace(saved, version=await self._save(consent, redeemed))
             if stored is not None and stored.grant.secret_version == saved.version:
                 await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
@@ -233,6 +233,13 @@ class ConsentWriter:
                 await self._outbox.flush(done)
                 return
         raise Unavailable("documents")
+
+    def _is_overtaken(self, grant: Grant, consent: ConsentedGrant, saved: _Saved) -> bool:
+        """Whether the saved version cannot become the grant's: it was moved, and a version is of one storage only; or a refresh, or
+        another consent, has a higher number by now, and what is below the newest is destroyed."""
+        return (
+            self._payloads.place(grant) != self._payloads.place(consent.draft) or saved.version < grant.secret_version
+        )
 
     async def _write(
         self, consent: ConsentedGrant, stored: StoredGrant | None, saved: _Saved, facts: Facts
