@@ -37,6 +37,11 @@ _ENCODINGS: Final = (
 )
 # Without this rule a JSON document that cannot be read would pass for a form, once a token in it ends with "=".
 _FORM_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
+_PAGE: Final = re.compile(  # HTML, whatever stands before its first tag
+    rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?(?:\s|<\?xml[^>]*>|<!--(?:(?!-->).)*-->)*"
+    rb"<(?:!doctype\s+html|html|head|title|meta|link|script|style|body|center|div|h1|p|br)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _TOKEN_NAME: Final = re.compile(rb"(?:access|refresh)[_-]?token", re.IGNORECASE)
 _LONGEST_TOKEN: Final = 16_384
 # Members that must not be guessed at when they are repeated with different values.
@@ -278,7 +283,7 @@ def _may_hold_tokens(body: bytes) -> bool:
     """Whether somebody who knows the form of this answer might find tokens in it. A page of HTML or an empty body holds none."""
     *_, unpacked = _unpacked(body)
     data = unpacked.replace(b"\x00", b"").strip()
-    if data.lower().startswith((b"<!doctype html", b"<html")):
+    if _PAGE.match(data):
         return False
     if _TOKEN_NAME.search(data):
         return True
