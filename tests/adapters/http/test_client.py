@@ -51,6 +51,8 @@ class Server:
                     await response.write(b".")
                     await asyncio.sleep(0.05)
                 return response
+            case "/policy":
+                return web.Response(headers={"Content-Security-Policy": "x" * 32_000}, text="answered")
             case "/gzip":
                 return web.Response(body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
         return web.Response(status=201, text="answered", headers={"X-Two-Words": "kept"})
@@ -102,6 +104,11 @@ async def test_cookies_are_not_kept(server: Server, client: AiohttpClient) -> No
 
 async def test_an_encoded_answer_is_not_unpacked(server: Server, client: AiohttpClient) -> None:
     assert (await client.get(f"{server.origin}/gzip")).body == b"\x1f\x8b not really"
+
+
+async def test_an_answer_with_a_long_header_is_read(server: Server, client: AiohttpClient) -> None:
+    """An answer that cannot be read may have held the successor of a refresh token. It ended at 8 KiB."""
+    assert (await client.post_form(f"{server.origin}/policy", {})).body == b"answered"
 
 
 async def test_an_answer_beyond_the_limit_is_refused(server: Server, client: AiohttpClient) -> None:

@@ -19,6 +19,7 @@ from cab.ports import AnswerTooLarge, HttpAnswer, SendFailed
 from cab.values import mutable
 
 CONNECT_TIMEOUT_S = 3.0
+MAX_HEADER_BYTES = 32_768  # of one header: policies for browsers stand beside tokens, too
 READ_AHEAD_BYTES = 16_384  # of an answer that nobody reads yet, per connection
 NO_ADDRESS = "no address that may be reached"
 
@@ -74,6 +75,7 @@ class AiohttpWire:
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             auto_decompress=False,
             read_bufsize=READ_AHEAD_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
