@@ -414,7 +414,7 @@ def options() -> str:
     rows = {
         "`functions.NAME.min_instances`, each": HOURS * 3600 * IDLE_SECOND,
         "`doctor`": MINUTES / 15 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB + ALERT_CONDITION,
-        "`audit_heads`": MINUTES / 5 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB,
+        "`audit_heads`": MINUTES / 5 * LEAST_JOB_S * JOB_SECOND + SCHEDULED_JOB + ALERT_CONDITION,
         "`edge_protection`": ARMOR_POLICY + made.armor_rules * ARMOR_RULE,
     }
     return "\n".join(

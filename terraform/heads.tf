@@ -149,3 +149,28 @@ resource "google_cloud_scheduler_job" "heads" {
     }
   }
 }
+
+# Asked for what is well, as of the doctor: a chain that became shorter makes each run fail for a day, and a note that is not made
+# is no run at all.
+resource "google_monitoring_alert_policy" "heads" {
+  count                 = length(local._heads)
+  project               = var.project_id
+  display_name          = "CAB: The heads of the audit chains are not noted, or a chain became shorter."
+  combiner              = "OR"
+  notification_channels = var.notification_channels
+  user_labels           = var.labels
+  documentation {
+    content   = "Runbook: docs/runbooks/audit-heads.md"
+    mime_type = "text/markdown"
+  }
+  conditions {
+    display_name = "No run of the last quarter of an hour noted heads that had only grown."
+    condition_prometheus_query_language {
+      query                     = "(sum(increase(run_googleapis_com:job_completed_execution_count{monitored_resource=\"cloud_run_job\", job_name=\"cab-audit-heads\", result=\"succeeded\"}[16m])) or vector(0)) < 1"
+      duration                  = "900s"
+      evaluation_interval       = "60s"
+      disable_metric_validation = true
+    }
+  }
+  depends_on = [google_project_service.this]
+}

@@ -114,7 +114,7 @@ run "by_default" {
     error_message = "So are the keys without which databases that were kept cannot be read; a client's secret goes with the name in provider_secrets."
   }
   assert {
-    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0
+    condition     = length(google_storage_bucket.heads) == 0 && length(google_cloud_run_v2_job.heads) == 0 && length(google_cloud_run_v2_job.doctor) == 0 && length(google_monitoring_alert_policy.doctor) == 0 && length(google_monitoring_alert_policy.heads) == 0
     error_message = "The jobs need an image, which is a choice."
   }
 
@@ -382,6 +382,10 @@ run "the_jobs_note_heads_that_nobody_can_shorten_and_examine_without_changing" {
   assert {
     condition     = google_cloud_scheduler_job.heads[0].schedule == "*/5 * * * *" && google_kms_crypto_key.heads[0].purpose == "ASYMMETRIC_SIGN"
     error_message = "Every five minutes, signed."
+  }
+  assert {
+    condition     = strcontains(google_monitoring_alert_policy.heads[0].conditions[0].condition_prometheus_query_language[0].query, "result=\"succeeded\"}[16m])) or vector(0)) < 1")
+    error_message = "A chain that became shorter is told, and notes that are not made."
   }
   assert {
     condition     = google_cloud_run_v2_job.doctor[0].template[0].template[0].containers[0].args == tolist(["doctor"]) && google_cloud_scheduler_job.doctor[0].schedule == "*/15 * * * *"
