@@ -24,8 +24,11 @@ locals {
     object = replace(var.source_archive.object, "/\\.zip$/", ".call_tool.zip")
   }
 
-  # Most of a call is waiting for a platform.
-  sizes = { call_tool = { concurrency = 250, memory = "1Gi" } }
+  # What is neither given nor usual for a function has its default in modules/function. Most of a call is waiting for a platform.
+  usual_sizes = { call_tool = { concurrency = 250, memory = "1Gi" } }
+  sizes = { for name in keys(local.functions) : name => {
+    for what in ["min_instances", "max_instances", "concurrency", "memory"] : what => try(coalesce(var.functions[name][what]), local.usual_sizes[name][what], null)
+  } }
 
   # Every function by name: who calls it, and what it is told beside the common settings.
   functions = {
@@ -110,7 +113,7 @@ module "ingest_audit" {
   network               = null
   environment           = merge(local._common_environment, local.functions.ingest_audit.environment)
   public                = false
-  size                  = try(var.functions.ingest_audit, {})
+  size                  = local.sizes.ingest_audit
   invokers              = { pubsub_push = google_service_account.pubsub_push.member }
 
   depends_on = [
@@ -140,7 +143,7 @@ module "function" {
   network               = contains(local.internal_callers, each.key) && var.internal_calls == "network" ? { network = google_compute_network.this[0].id, subnetwork = google_compute_subnetwork.this[0].id } : null
   environment           = merge(local._common_environment, each.value.environment)
   public                = each.value.public
-  size                  = try(var.functions[each.key], local.sizes[each.key], {})
+  size                  = local.sizes[each.key]
   invokers = each.key == "refresh_grants" ? merge({
     exchange_token  = google_service_account.function["exchange_token"].member
     connect_account = google_service_account.function["connect_account"].member

@@ -67,7 +67,7 @@ variable "domain" {
   default     = null
 
   validation {
-    condition     = var.domain == null || (can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", var.domain)) && strcontains(coalesce(var.domain, "."), "."))
+    condition     = var.domain == null || (can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]([a-z0-9-]*[a-z0-9])$", var.domain)))
     error_message = "domain must be a host name such as cab.example.com, without scheme or path."
   }
 }
@@ -84,12 +84,12 @@ variable "edge_protection" {
 }
 
 variable "functions" {
-  description = "Sizes by function; what is not given keeps its default, and call_tool as a whole that of main.tf."
+  description = "Sizes by function; what is not given stays as it is without."
   type = map(object({
-    min_instances = optional(number, 0)
-    max_instances = optional(number, 20)
-    concurrency   = optional(number, 40)
-    memory        = optional(string, "512Mi")
+    min_instances = optional(number)
+    max_instances = optional(number)
+    concurrency   = optional(number)
+    memory        = optional(string)
   }))
   default  = {}
   nullable = false
@@ -99,6 +99,10 @@ variable "functions" {
       "mint_assertion", "exchange_token", "call_tool", "publish_metadata", "refresh_grants", "connect_account", "ingest_audit"
     ], name)])
     error_message = "functions names a function that does not exist."
+  }
+  validation {
+    condition     = alltrue([for size in values(var.functions) : try(size.min_instances, null) == null ? true : size.min_instances <= coalesce(size.max_instances, 20)])
+    error_message = "A function cannot have more instances at least than at most (20 where max_instances is not given)."
   }
 }
 
@@ -131,8 +135,8 @@ variable "kms_key" {
   default     = null
 
   validation {
-    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
-    error_message = "kms_key is projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY."
+    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/${var.location}/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
+    error_message = "kms_key is projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY, and its LOCATION is `location`."
   }
 }
 
@@ -162,8 +166,8 @@ variable "network_range" {
   nullable    = false
 
   validation {
-    condition     = can(cidrhost(var.network_range, 0)) && tonumber(split("/", var.network_range)[1]) <= 26
-    error_message = "network_range is a range such as 10.8.0.0/24, /26 or larger."
+    condition     = try(cidrsubnet(var.network_range, 0, 0) == var.network_range && tonumber(split("/", var.network_range)[1]) <= 26, false)
+    error_message = "network_range is a range such as 10.8.0.0/24, from its first address on, /26 or larger."
   }
 }
 
@@ -252,6 +256,10 @@ variable "source_archive" {
     condition     = (var.source_archive == null) == (var.image != null)
     error_message = "Give source_archive or image, and not both."
   }
+  validation {
+    condition     = var.source_archive == null ? true : can(regex("^[a-z0-9][a-z0-9._-]+$", var.source_archive.bucket)) && can(regex("^[^.][^.]*\\.zip$", var.source_archive.object))
+    error_message = "source_archive is the name of the bucket, without gs://, and of the first archive in it, such as cab-0123456789abcdef.zip."
+  }
 }
 
 variable "audit_heads" {
@@ -269,6 +277,8 @@ variable "trace_ratio" {
   description = "Which part of all traces is recorded with Cloud Trace, from 0 (none) to 1. Above 0 the source archive must be made by terraform/package --traces."
   type        = number
   default     = 0
+  nullable    = false
+
   validation {
     condition     = var.trace_ratio >= 0 && var.trace_ratio <= 1
     error_message = "trace_ratio is a part: from 0 to 1."

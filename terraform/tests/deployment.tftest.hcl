@@ -243,7 +243,7 @@ run "each_option_reaches_what_it_is_for" {
   command = plan
   variables {
     location                = "europe-west4"
-    functions               = { exchange_token = { min_instances = 2, max_instances = 60, concurrency = 20, memory = "1Gi" } }
+    functions               = { exchange_token = { min_instances = 2, max_instances = 60, concurrency = 20, memory = "1Gi" }, call_tool = { min_instances = 1 } }
     audit_retention_days    = 90
     audit_replay_days       = 31
     request_logs            = "all"
@@ -285,7 +285,7 @@ run "each_option_reaches_what_it_is_for" {
     error_message = "Whoever cannot wait for a cold start keeps instances."
   }
   assert {
-    condition     = local.deployed["mint_assertion"].size == { min_instances = 0, max_instances = 20, concurrency = 40, memory = "512Mi" } && local.deployed["call_tool"].size.concurrency == 250
+    condition     = local.deployed["mint_assertion"].size == { min_instances = 0, max_instances = 20, concurrency = 40, memory = "512Mi" } && local.deployed["call_tool"].size == { min_instances = 1, max_instances = 20, concurrency = 250, memory = "1Gi" }
     error_message = "The others keep their sizes, and cost nothing while nobody asks."
   }
   assert {
@@ -342,7 +342,6 @@ run "what_could_not_work_is_refused_by_name" {
     functions            = { exchange_tokens = { min_instances = 2 } }    # there is none
     internal_calls       = "internet"
     request_logs         = "some"
-    kms_key              = "my-key"
     audit_heads          = { image = "cab:latest" }
     doctor               = { image = "cab:latest" }
     audit_replay_days    = 32
@@ -353,8 +352,28 @@ run "what_could_not_work_is_refused_by_name" {
   }
   expect_failures = [
     var.project_id, var.domain, var.location, var.image, var.network_range, var.edge_protection, var.functions, var.internal_calls,
-    var.request_logs, var.kms_key, var.audit_heads, var.doctor, var.audit_replay_days, var.audit_retention_days, var.refusals_per_minute, var.operators, var.provider_secrets,
+    var.request_logs, var.audit_heads, var.doctor, var.audit_replay_days, var.audit_retention_days, var.refusals_per_minute, var.operators, var.provider_secrets,
   ]
+}
+
+run "what_google_would_refuse_in_the_middle_of_an_apply_is_refused_by_the_plan" {
+  command = plan
+  variables {
+    domain         = "cab..example.com"
+    network_range  = "10.8.0.5/24"                                                      # not from its first address on
+    functions      = { exchange_token = { min_instances = 30 }, refresh_grants = null } # more than at most
+    kms_key        = "projects/keys/locations/europe/keyRings/cab/cryptoKeys/cab"       # a database takes one of its own region
+    source_archive = { bucket = "gs://source", object = "cab-abc.image.zip" }
+  }
+  expect_failures = [var.domain, var.network_range, var.functions, var.kms_key, var.source_archive]
+}
+
+run "the_archive_of_an_image_is_none_of_functions" {
+  command = plan
+  variables {
+    source_archive = { bucket = "source", object = "cab-abc.call_tool.zip" }
+  }
+  expect_failures = [var.source_archive]
 }
 
 run "source_and_image_together_are_refused" {
