@@ -214,6 +214,18 @@ def test_how_long_do_users_take_to_confirm_and_what_do_they_answer(tables: Any) 
     ]
 
 
+def test_a_question_of_the_day_before_was_not_asked_when_its_answer_was_used(tables: Any) -> None:
+    (whole,) = ask(tables, "SELECT asked_at, decided_at, used_at FROM confirmations WHERE confirmation_id = 'c1'")
+    assert whole["asked_at"] < whole["decided_at"] < whole["used_at"]
+    border = f"TIMESTAMP '{whole['decided_at']}', TIMESTAMP '9000-01-01'"
+    (row,) = ask(
+        tables,
+        "SELECT asked_at, status, seconds_to_answer, used_at IS NOT NULL AS used "
+        f"FROM confirmations_between({border}) WHERE confirmation_id = 'c1'",
+    )
+    assert tuple(row.values()) == (None, "approved", None, True)
+
+
 def test_which_connection_loses_grants(tables: Any) -> None:
     (health,) = ask(
         tables,
