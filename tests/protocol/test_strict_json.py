@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,15 @@ def test_a_published_document_may_begin_with_a_byte_order_mark(body: bytes) -> N
 def test_a_published_document_has_no_other_mark(body: bytes) -> None:
     with pytest.raises(strict_json.InvalidJson):
         strict_json.load_document(body)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, lambda body: zlib.compress(body)[2:-4]])
+def test_a_published_document_may_be_compressed_though_nobody_asked(pack: Callable[[bytes], bytes]) -> None:
+    """As caches do that keep one form of it. It was an outage of the identity provider."""
+    assert strict_json.load_document(pack(b'\xef\xbb\xbf{"a":1}')) == {"a": 1}
+    for no_document in (pack(b'{"a":1,"a":2}'), pack(b'{"a":"%s"}' % (b"x" * 1_048_576)), pack(b'{"a":1}')[:-1]):
+        with pytest.raises(strict_json.InvalidJson):
+            strict_json.load_document(no_document)
 
 
 REFUSED = [

@@ -9,7 +9,10 @@ from typing import Any, Final, NoReturn
 
 import orjson
 
+from cab.encoding.packing import unpacked
+
 MAX_DEPTH = 20
+_MOST_UNPACKED: Final = 1_048_576
 
 
 class InvalidJson(ValueError):
@@ -122,8 +125,16 @@ def loads(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def load_document(body: bytes) -> dict[str, Any]:
-    """An object that a server publishes. It may begin with a byte order mark, which RFC 8259 section 8.1 lets a reader ignore."""
-    return load_object(body.removeprefix(codecs.BOM_UTF8))
+    """An object that a server publishes. It may begin with a byte order mark, which RFC 8259 section 8.1 lets a reader ignore,
+    and be compressed, as by a cache that does so for everybody. Raises: InvalidJson.
+    """
+    faults: list[InvalidJson] = []
+    for data in unpacked(body, most=_MOST_UNPACKED):
+        try:
+            return load_object(data.removeprefix(codecs.BOM_UTF8))
+        except InvalidJson as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def load_object(data: bytes | str) -> dict[str, Any]:

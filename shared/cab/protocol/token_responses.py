@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import parse_qsl
 
+from cab.encoding.packing import unpacked
 from cab.values import immutable
 
 _Value = TypeVar("_Value")
@@ -199,26 +199,12 @@ def members_of(body: bytes) -> dict[str, Any] | None:
 
 def _texts(body: bytes) -> Iterator[str]:
     """The body as text, by each way of packing and each encoding that it could be in. Only what then reads as members counts."""
-    for data in _unpacked(body):
+    for data in unpacked(body, most=_MAX_UNPACKED_BYTES):
         for encoding in _ENCODINGS:
             try:
                 yield data.decode(encoding).lstrip("\ufeff")
             except UnicodeDecodeError:
                 continue
-
-
-def _unpacked(body: bytes) -> Iterator[bytes]:
-    """As it came, then without the compression that some servers apply although they were asked not to: gzip, zlib and the bare
-    deflate that some take for it (RFC 9110 section 8.4.1.2). What unpacks into something large is not unpacked."""
-    yield body
-    for kind in (zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS):
-        unpacker = zlib.decompressobj(kind)
-        try:
-            data = unpacker.decompress(body, _MAX_UNPACKED_BYTES)
-        except zlib.error:
-            continue
-        if unpacker.eof and not unpacker.unused_data:
-            yield data
 
 
 def _json_members(text: str) -> dict[str, Any] | None:
@@ -281,8 +267,8 @@ def _is_something(value: object) -> bool:
 
 def _may_hold_tokens(body: bytes) -> bool:
     """Whether somebody who knows the form of this answer might find tokens in it. A page of HTML or an empty body holds none."""
-    *_, unpacked = _unpacked(body)
-    data = unpacked.replace(b"\x00", b"").strip()
+    *_, plain = unpacked(body, most=_MAX_UNPACKED_BYTES)
+    data = plain.replace(b"\x00", b"").strip()
     if _PAGE.match(data):
         return False
     if _TOKEN_NAME.search(data):
