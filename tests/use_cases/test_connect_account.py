@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
 
 import pytest
-from tests.transport.acme_pages import AcmePages
+from tests.examples.acme_in_process import CRM
+from tests.transport.acme_pages import AcmePages, Browser
+from tests.transport.test_connect_flow import question_of
+from tests.transport.test_reconnecting import RefreshGrants, let_the_sweeper_run
 
+from cab.domain.errors import BrokerError
 from cab.domain.grant_transitions import acquired, revoking
 from cab.domain.grants import Grant
 from cab.encoding.records import as_json
@@ -86,3 +92,84 @@ def test_two_first_consents_at_once_end_in_one_grant_with_one_of_the_accounts_as
     assert grant is not None
     assert (grant.upstream_account, grant.seq) == ("crm-40018", 1)
     assert acme.refusals() == ["state_invalid"]
+
+
+# --- between any two steps of a consent ---
+
+
+class Between:
+    """Whatever `acme` asks of its stores and of the provider is counted; before the call of that number `something` is done once."""
+
+    def __init__(self, acme: AcmePages, number: int, something: Callable[[], Any]) -> None:
+        self.calls, self._number, self._something = 0, number, something
+        for database in (acme.approvals, acme.grant_documents):
+            self._watch(database, "read", "write")
+        self._watch(acme.vault, "create", "add")
+        self._watch(acme.provider_http, "_send")
+
+    def _watch(self, store: Any, *methods: str) -> None:
+        for method in methods:
+            setattr(store, method, self._counted(getattr(store, method)))
+
+    def _counted(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._number:
+                await asyncio.to_thread(self._something)
+            return await call(*args, **kwargs)
+
+        return counted
+
+
+def begun(acme: AcmePages, before: str) -> tuple[Browser, RefreshGrants, str]:
+    """A consent that was given at the provider, as its callback's URL."""
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    if before == "nothing":
+        return browser, refresh_grants, browser.consent(browser.start().headers["location"])
+    browser.connect()
+    if before == "ended":
+        refresh_grants.revoke()
+        acme.wait(seconds=70)
+        return browser, refresh_grants, browser.consent(browser.start().headers["location"])
+    acme.wait(seconds=400)
+    if before == "a grant":
+        return browser, refresh_grants, browser.consent(browser.start().headers["location"])
+    asked = browser.connect(account="bob")
+    answer = browser.post("/connect/account", question_of(asked) | {"decision": "replace"})
+    return browser, refresh_grants, browser.consent(answer.headers["location"], account="bob")
+
+
+@pytest.mark.parametrize("before", ["nothing", "a grant", "another account", "ended"])
+@pytest.mark.parametrize("something", ["refresh", "sweep", "another consent"])
+def test_whatever_comes_between_two_steps_of_a_consent_the_grant_is_whole(before: str, something: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        acme = AcmePages()
+        browser, refresh_grants, callback = begun(acme, before)
+        other = browser.consent(browser.start().headers["location"])
+
+        def interfere(
+            refresh_grants: RefreshGrants = refresh_grants, browser: Browser = browser, other: str = other
+        ) -> None:
+            if something == "another consent":
+                browser.get(other)
+            elif something == "sweep":
+                refresh_grants.sweep()
+            else:
+                with suppress(BrokerError):  # none is there yet, or it has ended
+                    refresh_grants.token("opportunity.read")
+
+        between = Between(acme, number, interfere)
+        assert browser.get(callback).headers["location"] == "/connect/done/crm"
+        if between.calls < number:
+            return
+        let_the_sweeper_run(acme, refresh_grants)
+        grant = acme.grant("alice")
+        assert grant is not None
+        token = RefreshGrants(acme).token("opportunity.read").access_token
+        user = browser.http.get(f"{CRM}/oauth/userinfo", headers={"Authorization": f"Bearer {token}"}).json()
+        assert user["sub"] == grant.upstream_account, number
+        let_the_sweeper_run(acme, refresh_grants)
+        (versions,) = acme.vault._secrets.values()
+        assert sum(payload is not None for payload in versions) == 1, number
