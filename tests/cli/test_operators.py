@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 
 import cab_ops.cli.cloud
 import cab_ops.cli.grants
+from cab.adapters.google_cloud.service_tokens import GoogleServiceTokens
 from cab.domain.configured.connections import RotationClass
 from cab.domain.grants import Grant, grant_id
-from cab.ports import Create, Replace
+from cab.ports import Create, Replace, Unavailable
 from cab.stores.grants import ARE_SPREAD, Grants
 from cab.stores.signing_keys import Issuer, SigningKeys
 from cab_dev.fakes.documents import InMemoryDocuments
@@ -156,6 +157,32 @@ def test_a_data_key_that_is_made_anew_is_told_by_its_own_number(cloud: Cloud) ->
 def test_what_is_no_id_of_a_grant_is_wrong_use(cloud: Cloud) -> None:
     result = cab_command("grants", "show", "../grants/x")
     assert (result.exit_code, "`cab grants list` shows them" in result.output) == (2, True)
+
+
+# --- asking refresh_grants ---
+
+
+@pytest.mark.parametrize(
+    "url", ["", "refresh.test", "https://refresh.test/", "https://refresh.test/grants", "ftp://refresh.test"]
+)
+def test_what_is_no_origin_of_refresh_grants_is_wrong_use(cloud: Cloud, url: str) -> None:
+    result = cab_command("grants", "revoke", "--url", url, "--tenant", "acme")
+    assert (result.exit_code, "an origin such as https://refresh-grants-" in result.output) == (2, True), result.output
+
+
+def test_who_has_no_identity_and_what_does_not_answer_are_told_apart(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(*_: object) -> str:
+        raise Unavailable("tokens")
+
+    async def somebody(*_: object) -> str:
+        return "token"
+
+    for identity, says in ((nobody, "one of the module's `operators`"), (somebody, "run this again")):
+        monkeypatch.setattr(GoogleServiceTokens, "identity_token", identity)
+        result = cab_command("grants", "revoke", "--url", "http://127.0.0.1:9", "--tenant", "acme")
+        assert (result.exit_code, says in result.output) == (1, True), result.output
 
 
 # --- moving grants ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import Any, Final
 
@@ -31,11 +32,21 @@ ALL: Final = 100_000_000
 MOVED_AT_ONCE: Final = 20  # each is a few waits
 _LOOKS_AGAIN_S: Final = 20.0
 
+
+def _origin(_ctx: click.Context, _parameter: click.Parameter, url: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#\s]+", url):  # tokens are for it as it is written
+        raise click.BadParameter(
+            "an origin such as https://refresh-grants-NUMBER.REGION.run.app, with nothing behind it."
+        )
+    return url
+
+
 url_option = click.option(
     "--url",
     envvar="CAB_REFRESH_GRANTS_URL",
     show_envvar=True,
     required=True,
+    callback=_origin,
     help="Address of refresh_grants.",
 )
 
@@ -241,11 +252,19 @@ async def ask_refresh_grants(url: str, what: str, document: dict[str, Any]) -> d
     click.echo(f"txn {txn}", err=True)
     http = AiohttpClient([url], what="grants", allow_loopback_http=url.startswith("http://127.0.0.1"))
     try:
-        token = await GoogleServiceTokens(SystemClock()).identity_token(url)
+        try:
+            token = await GoogleServiceTokens(SystemClock()).identity_token(url)
+        except Unavailable as error:
+            raise click.ClickException(
+                "You have no identity that may ask: it takes one of the module's `operators`, impersonated "
+                "(GOOGLE_APPLICATION_CREDENTIALS) or of this machine. `cab grants revoke` in docs/cli.md says how."
+            ) from error
         headers = {"Authorization": f"Bearer {token}"}
         answer = await http.post_json(f"{url}/grants/{what}", document | {"txn": txn}, headers=headers, timeout_s=60)
     except Unavailable as error:
-        raise click.ClickException(f"{error.what} cannot be reached.") from error
+        raise click.ClickException(
+            f"{url} did not answer within a minute, or cannot be reached from here. What was done meanwhile stays done: run this again."
+        ) from error
     finally:
         await http.close()
     content = strict_json.load_object(answer.body)
