@@ -216,6 +216,19 @@ async def test_a_grants_status_stands_for_as_long_as_an_operator_says_and_no_lon
     assert await desk.tokens.read_grant(CONNECTION, assertion) == revoked
 
 
+async def test_a_grants_status_that_was_read_while_the_clock_was_fast_does_not_stand_until_that_time() -> None:
+    desk = Desk(grant_status_cache_s=60)
+    assertion = cast(Any, Assertion())
+    stored = await desk.store.create(desk.grant)
+    assert stored is not None
+    desk.clock.advance(timedelta(hours=1))
+    assert await desk.tokens.read_grant(CONNECTION, assertion) == desk.grant
+    revoked = desk.grant.model_copy(update={"status": GrantStatus.REVOKED})
+    await desk.store.replace(stored, revoked)
+    desk.clock.advance(timedelta(hours=-1))
+    assert await desk.tokens.read_grant(CONNECTION, assertion) == revoked
+
+
 async def test_whoever_wants_to_know_a_grants_status_afresh_does() -> None:
     desk = Desk(grant_status_cache_s=60)
     assertion = cast(Any, Assertion())
