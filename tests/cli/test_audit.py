@@ -267,6 +267,10 @@ def test_verify_chain_finds_the_lost_event_and_exits_with_1(tmp_path: Path) -> N
     assert verdict["recomputed"] == verdict["events"]
 
 
+def test_verify_chain_calls_no_period_whole_that_ends_before_it_begins() -> None:
+    assert "--since must be before --until" in run("verify-chain", "--since", "1d", "--until", "2d", status=2).stderr
+
+
 def test_verify_chain_compares_with_heads_that_were_noted_earlier(tmp_path: Path) -> None:
     note = json.loads(run("verify-chain", "--json", status=1).stdout)
     file = tmp_path / "heads.json"

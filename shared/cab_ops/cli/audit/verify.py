@@ -97,6 +97,8 @@ def verify_chain(
         since = min(since, note.since)
     now = datetime.now(UTC)
     until = until or now
+    if since >= until:
+        raise click.UsageError("--since must be before --until.")
     noted = list(note.heads) if note else []
     with tables_of(project, dataset) as tables:
         notes = noted_by(heads, heads_key, since=since, until=until)
