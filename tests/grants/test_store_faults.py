@@ -321,6 +321,22 @@ async def test_events_of_state_changes_wait_in_the_outbox_while_the_audit_log_is
     assert len(world.events("grant.refreshed")) == 1
 
 
+@in_virtual_time
+async def test_an_event_of_a_newer_revision_waits_for_that_and_holds_nothing_up() -> None:
+    world = await GrantWorld(STRICT).open()
+    worker, name = world.worker(), await world.connect()
+    newer = {"event_id": "e", "event_type": "grant.renamed", "occurred_at": world.clock.now(), "outcome": "executed"}
+    await world.change(name, outbox=[newer])
+    token: AccessToken = await worker.token(name)
+    assert world.book.accept(token.access_token) is not None
+    await world.drain(worker, for_s=120)
+    assert (await world.grant(name)).outbox == [newer]
+    assert len(world.events("grant.refreshed")) == 1
+    assert await worker.revoke(name)
+    assert (await world.grant(name)).outbox == [newer]
+    assert len(world.events("grant.revoked")) == 1
+
+
 # --- what is not this grant's, R26, and what is older, R28 ---
 
 

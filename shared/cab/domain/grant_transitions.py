@@ -6,7 +6,7 @@ at all; one that the table `_LEGAL` does not allow cannot be written. docs/grant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -582,10 +582,15 @@ def has_ended_unused(grant: Grant, now: datetime) -> bool:
 
 
 def delivered(
-    grant: Grant, *, keepalive: timedelta | None, now: datetime, timings: Timings = PRODUCTION_TIMINGS
+    grant: Grant,
+    *,
+    left: Sequence[dict[str, Any]] = (),
+    keepalive: timedelta | None,
+    now: datetime,
+    timings: Timings = PRODUCTION_TIMINGS,
 ) -> Grant:
-    """The events of the outbox are published."""
-    return scheduled(grant.model_copy(update={"outbox": []}), keepalive=keepalive, now=now, timings=timings)
+    """The events of the outbox are published, but for those that are `left`."""
+    return scheduled(grant.model_copy(update={"outbox": list(left)}), keepalive=keepalive, now=now, timings=timings)
 
 
 def cleaned(

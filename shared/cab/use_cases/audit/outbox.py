@@ -6,6 +6,8 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from cab.domain import audit, grant_transitions
 from cab.domain.configured.deployment import Deployment
 from cab.domain.grants import PRODUCTION_TIMINGS, Grant, Timings
@@ -43,17 +45,21 @@ class Outbox:
         task.add_done_callback(self._under_way.discard)
 
     async def flush(self, stored: StoredGrant) -> StoredGrant:
-        """Publish the events that came with a change, then take them off. What fails stays, for the sweeper."""
-        if not stored.grant.outbox:
+        """Publish the events that came with a change, then take them off. What fails stays, for the sweeper.
+
+        So does what a newer revision wrote and this one cannot read: another is to publish it.
+        """
+        known, left = _parted(stored.grant.outbox)
+        if not known:
             return stored
         try:
-            for event in stored.grant.outbox:
-                told = audit.read(event)
+            for told in known:
                 with waiting_for("publish"):
                     await self._log.publish(told)
                 tell_change(told)
             delivered = grant_transitions.delivered(
                 stored.grant,
+                left=left,
                 keepalive=keepalive_of(stored.grant, self._deployment),
                 now=self._clock.now(),
                 timings=self._timings,
@@ -62,6 +68,18 @@ class Outbox:
         except Unavailable:
             return stored
         return done or stored
+
+
+def _parted(outbox: list[dict[str, Any]]) -> tuple[list[audit.AuditEvent], list[dict[str, Any]]]:
+    """What can be read, and what cannot."""
+    known: list[audit.AuditEvent] = []
+    left: list[dict[str, Any]] = []
+    for event in outbox:
+        try:
+            known.append(audit.read(event))
+        except ValidationError:
+            left.append(event)
+    return known, left
 
 
 def keepalive_of(grant: Grant, deployment: Deployment) -> timedelta | None:
