@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -43,6 +44,30 @@ def test_help_lists_all_subcommands_and_imports_none() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("dev", "config", "explain", "audit", "grants", "keys"):
         assert f"  {name} " in done.stdout
+
+
+def test_a_file_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["config", "providers", "--compile", str(tmp_path / "nowhere" / "x")])
+    assert (result.exit_code, result.output) == (1, f"Error: {tmp_path}/nowhere/x: No such file or directory\n")
+
+
+def test_a_full_disk_is_told_in_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cab_ops.cli", "config", "providers"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": ":".join(sys.path)},
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: The output: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", [("keys", "list", "--project"), ("grants", "allow", "--url", "http://127.0.0.1:1")])
+def test_an_argument_that_is_no_text_is_wrong_use(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*command, "\udcff"])
+    assert (result.exit_code, "An argument is no UTF-8 text." in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("an_id", ["-5o7GxyFrDJPQj5pQ0Lxh", "-hWUdmtWzqU7cxyFrDJPQ", "--o7GxyFrDJPQj5pQ0Lxh", "-"])

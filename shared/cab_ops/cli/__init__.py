@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 from importlib import import_module
 from typing import NamedTuple
@@ -49,6 +50,22 @@ _SUBCOMMANDS = {
 
 
 class _LazyGroup(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            "".join(args).encode()
+        except UnicodeEncodeError as error:
+            raise click.UsageError("An argument is no UTF-8 text.") from error
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """What the machine says of a file or disk is one sentence for people, in each command."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.strerror is None or error.errno == errno.EPIPE:  # a network's, or a reader who has seen enough
+                raise
+            raise click.ClickException(f"{error.filename or 'The output'}: {error.strerror}") from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_SUBCOMMANDS)
 
