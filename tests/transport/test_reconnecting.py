@@ -21,6 +21,7 @@ from cab.domain.grants import Grant, GrantStatus, grant_id
 from cab.ports import AccessToken, HttpAnswer, Unavailable
 from cab.protocol import token_responses
 from cab.stores.grant_payloads import GrantPayloads
+from cab.stores.grants import StoredGrant
 from cab.use_cases.audit.outbox import Outbox
 from cab.use_cases.grants.move import MoveGrants
 from cab.use_cases.grants.refresh.attempt import Wanted
@@ -541,6 +542,28 @@ def replacing(browser: Browser, asked: requests.Response) -> str:
     """Where the answer "replace the account" leads."""
     form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked.text)) | {"decision": "replace"}
     return browser.post("/connect/account", form).headers["location"]
+
+
+def test_a_new_consent_whose_write_was_not_acknowledged_is_not_written_over_its_own_refresh(acme: AcmePages) -> None:
+    """The agent that waited for it had it refreshed before the write was looked up: a spent token was the newest then."""
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    browser.connect()
+    callback = browser.consent(browser.start().headers["location"])
+    replace = acme.grants.replace
+
+    async def lost(stored: StoredGrant, grant: Grant) -> StoredGrant | None:
+        acme.grants.replace = replace  # type: ignore[method-assign]
+        await replace(stored, grant)
+        acme.wait(seconds=290)
+        await asyncio.to_thread(refresh_grants.token, "opportunity.read")
+        raise Unavailable("documents")
+
+    acme.grants.replace = lost  # type: ignore[method-assign]
+    assert DONE.endswith(browser.get(callback).headers["location"])
+
+    assert (grant_of(acme).secret_version, grant_of(acme).seq) == (3, 3)
+    acme.wait(seconds=400)
+    assert RefreshGrants(acme).token("opportunity.read").outcome == "success"
 
 
 def test_a_consent_that_came_to_nothing_after_the_former_grant_had_ended_is_ended_with_that() -> None:

@@ -213,21 +213,24 @@ class ConsentWriter:
 
     async def _commit(self, consent: ConsentedGrant, redeemed: RedeemedCode, saved: _Saved, facts: Facts) -> None:
         """The document and its audit event in one write. A lost answer is looked up, not written twice."""
+        unsure: set[datetime] = set()  # what a grant would say of when it was connected, if an attempt had written it
         for _ in range(COMMIT_ATTEMPTS):
             stored = await self._store.read(consent.draft.grant_id)
             refuse_while_revoking(stored)
+            if stored is not None and stored.grant.connected_at in unsure:
+                await self._outbox.flush(stored)  # ours, whatever number its tokens have since they were refreshed
+                return
             if stored is not None and self._is_overtaken(stored.grant, consent, saved):
                 consent = replace(consent, draft=stored.grant)
                 saved = replace(saved, version=await self._save(consent, redeemed))
-            if stored is not None and stored.grant.secret_version == saved.version:
-                await self._outbox.flush(stored)  # ours, written by an attempt whose answer was lost
-                return
             must_match = _account_to_match(stored.grant) if stored else None
             if must_match is not None and must_match not in (saved.account.id, consent.replaces):
                 raise BrokerError(Reason.STATE_INVALID, "The connection has changed meanwhile.")
+            now = self._clock.now()
             try:
-                done = await self._write(consent, stored, saved, facts)
+                done = await self._write(consent, stored, saved, facts, now)
             except Unavailable:
+                unsure.add(now)
                 continue
             if done is not None:
                 await self._outbox.flush(done)
@@ -242,9 +245,8 @@ class ConsentWriter:
         )
 
     async def _write(
-        self, consent: ConsentedGrant, stored: StoredGrant | None, saved: _Saved, facts: Facts
+        self, consent: ConsentedGrant, stored: StoredGrant | None, saved: _Saved, facts: Facts, now: datetime
     ) -> StoredGrant | None:
-        now = self._clock.now()
         if stored is None:
             first = consent.draft.model_copy(
                 update={
@@ -254,6 +256,7 @@ class ConsentWriter:
                     "upstream_account_name": saved.account.name,
                     "refresh_version": None if saved.has_refresh_token else NO_TOKENS,
                     "access_expires_at": saved.access_expires_at,
+                    "connected_at": now,
                     "refreshed_at": now,
                     # Versions below are of consents that this process or another did not finish.
                     "clean_below": saved.version if saved.version > 1 else None,
