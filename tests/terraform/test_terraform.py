@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from tests.terraform.conftest import APPLIED, ROOT, ModuleRun, terraform
 
 from cab_dev.services.gateway import public_routes
@@ -274,3 +275,68 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+# --- cloudbuild.yaml ---
+
+GCLOUD = """#!/usr/bin/env python3
+import shutil, sys
+from pathlib import Path
+*sources, target = [Path(it.replace("gs://", "buckets/")) for it in sys.argv[3:] if not it.startswith("--")]
+for it in sources:
+    folder = target if sys.argv[-1].endswith("/") else target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(it, target / it.name if folder == target else target)
+"""
+# Of a release that `init` takes unless the lock names one, as Terraform does; a plan goes with the lock that it was made under.
+TERRAFORM = """#!/bin/sh
+case $1 in
+  init) [ -f .terraform.lock.hcl ] || echo "$RELEASED" > .terraform.lock.hcl ;;
+  plan) cp .terraform.lock.hcl saved.plan ;;
+  apply) cmp -s .terraform.lock.hcl saved.plan && echo "applied as planned with $(cat saved.plan)" ;;
+esac
+"""
+
+
+def build(checkout: Path, programs: Path, action: str, released: str) -> str:
+    """What the steps after packing say, in a fresh checkout, as Cloud Build runs them. Fails as they fail."""
+    values = {
+        "_ACTION": action,
+        "_STATE_BUCKET": "state",
+        "_SOURCE_BUCKET": "source",
+        "COMMIT_SHA": "c1",
+        "_TFVARS": "x",
+    }
+    steps = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text("utf-8"))["steps"]
+    (checkout / "terraform").mkdir(parents=True)
+    (checkout / "buckets").symlink_to(programs / "buckets")
+    (checkout / ".build-path").write_text("cab-1.zip")
+    for name in ("cab-1.zip", "cab-1.call_tool.zip"):
+        (checkout / name).touch()
+    said = ""
+    for step in steps[[it["id"] for it in steps].index("upload") :]:
+        script = re.sub(r"\$(_[A-Z_]+|[A-Z_]+)", lambda name: values[name[1]], step["args"][-1])
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}", "RELEASED": released}
+        command = [step["entrypoint"], *step["args"][:-1], script]
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (step["id"], done.stdout + done.stderr)
+        said += done.stdout
+    return said
+
+
+def test_the_pipeline_applies_a_plan_with_the_providers_that_made_it_whatever_was_released_since(
+    tmp_path: Path,
+) -> None:
+    programs = tmp_path / "programs"
+    (programs / "buckets").mkdir(parents=True)
+    for name, text in (("gcloud", GCLOUD), ("terraform", TERRAFORM)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    assert "applied" not in build(tmp_path / "one", programs, "plan", "7.45.0")
+    assert build(tmp_path / "other", programs, "apply", "7.46.0") == "applied as planned with 7.45.0\n"
+
+
+def test_the_pipeline_plans_and_applies_with_one_terraform() -> None:
+    """A plan of another version is refused, of another patch too."""
+    images = set(re.findall(r"hashicorp/terraform:(\S+)", (ROOT / "cloudbuild.yaml").read_text("utf-8")))
+    assert [bool(re.fullmatch(r"\d+\.\d+\.\d+", it)) for it in images] == [True]
