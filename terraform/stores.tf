@@ -17,6 +17,10 @@ resource "google_firestore_database" "this" {
     }
   }
   depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.agent]
+
+  lifecycle {
+    ignore_changes = [cmek_config] # another key is another database, and the one that is there would be given up
+  }
 }
 
 locals {

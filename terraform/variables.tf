@@ -148,7 +148,7 @@ variable "labels" {
 }
 
 variable "location" {
-  description = "Region of the functions, the databases and the audit dataset."
+  description = "Region of the functions, the databases and the audit dataset. Databases cannot leave it: another region is another deployment (docs/operations.md)."
   type        = string
   default     = "europe-west1"
   nullable    = false

@@ -23,3 +23,15 @@ run "rights" {
     error_message = "Each function runs as an identity of its own."
   }
 }
+
+# Another key would mean another database: the provider would give the old one up and stop at a name that is taken.
+run "databases_keep_the_key_they_were_created_with" {
+  command = plan
+  variables {
+    kms_key = "projects/test-cab/locations/europe-west1/keyRings/cab/cryptoKeys/cab"
+  }
+  assert {
+    condition     = alltrue([for database in google_firestore_database.this : length(database.cmek_config) == 0]) && google_pubsub_topic.audit.kms_key_name == var.kms_key
+    error_message = "A key that is set later is for all that can change to it."
+  }
+}
