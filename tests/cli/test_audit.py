@@ -366,7 +366,7 @@ def test_the_report_shows_each_views_answer(page: str) -> None:
         "asked for too much": "1",
         "gaps in the record": "1",
     }
-    assert "1 gap: events are missing, or were changed." in page
+    assert "1 gap: events are missing, were changed, or nobody noted them." in page
     assert "1 event before this one not there" in page
     assert "Transactions, the likeliest attack first" in page
 

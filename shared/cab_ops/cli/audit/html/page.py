@@ -335,7 +335,7 @@ def _record(facts: ReportFacts) -> Section:
     ]
     verdict = (
         Verdict(
-            f"{facts.gap_count:,} gap{'s' if facts.gap_count > 1 else ''}: events are missing, or were changed. "
+            f"{facts.gap_count:,} gap{'s' if facts.gap_count > 1 else ''}: events are missing, were changed, or nobody noted them. "
             "Run cab audit verify-chain.",
             bad=True,
         )
