@@ -76,7 +76,7 @@ def story() -> Story:
     revoked = story.rows[-1]
     story.tell_again(revoked, by="b")
     story.tell_again(revoked, by="a")
-    story.grant(EventType.GRANT_REVOKED, "grant-alice", cause="replaced by a new consent", upstream_revoked=True)
+    story.grant(EventType.GRANT_REVOKED, "grant-alice", cause="replaced by a new consent", upstream_revoked=False)
     story.withhold(story.exchange(Outcome.ISSUED, txn="t9", confirmation_id="c4"))
     story.tell(EventType.REQUESTS_REFUSED_COUNTED, Outcome.REFUSED, count=40)
     story.tell(EventType.CHAIN_CLOSED, by="b")
@@ -241,8 +241,8 @@ def test_which_connection_loses_grants(tables: Any) -> None:
         "refreshed": 2,
         "recovered": 1,
         "needs_reauth": 0,
-        "revoked": 2,
-        "not_revoked_upstream": 1,
+        "revoked": 1,
+        "not_revoked_upstream": 2,
     }
 
 

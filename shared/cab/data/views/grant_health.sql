@@ -1,5 +1,6 @@
 -- How the grants of each connection fare, by day: refreshes, users who have to connect again and why, in the provider's own
--- words too, and the requests that failed because the provider was away (`outages`, while no grant is lost).
+-- words too, and the requests that failed because the provider was away (`outages`, while no grant is lost). What a new consent replaced
+-- is no grant that was revoked, but may live on at the provider: `not_revoked_upstream` counts it.
 SELECT
   TIMESTAMP_TRUNC(occurred_at, DAY) AS day,
   tenant,
@@ -11,7 +12,7 @@ SELECT
   COUNTIF(event_type = 'grant.refreshed') AS refreshed,
   COUNTIF(event_type = 'grant.refreshed' AND events.grant.cause = 'race_recovered') AS recovered,
   COUNTIF(event_type = 'grant.needs_reauth') AS needs_reauth,
-  COUNTIF(event_type = 'grant.revoked') AS revoked,
+  COUNTIF(event_type = 'grant.revoked' AND events.grant.cause IS DISTINCT FROM 'replaced by a new consent') AS revoked,
   COUNTIF(event_type = 'grant.revoked' AND events.grant.upstream_revoked = FALSE) AS not_revoked_upstream,
   COUNTIF(event_type = 'grant.quarantined') AS quarantined,
   COUNTIF(outcome = 'failed') AS failed,
