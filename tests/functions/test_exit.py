@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -234,6 +236,22 @@ def test_a_request_in_flight_is_answered_and_recorded_before_the_end(
             control.clear_faults()
         ((*recorded, last),) = function.chains()
     assert len(recorded) == 2
+    assert last["event_type"] == "chain.closed"
+
+
+def test_a_caller_that_never_comes_to_the_end_of_its_body_keeps_nothing_from_being_published(
+    emulators: Emulators, tmp_path: Path, project: str
+) -> None:
+    """The process waited for it until it was killed, with its chain open and what waited unsent."""
+    head = "POST /edge/token HTTP/1.1\r\nHost: cab.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99\r\n\r\n"
+    with deployed(emulators, tmp_path, project) as function:
+        function.refuse("198.51.100.7")
+        address = urlsplit(function.url)
+        with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+            connection.sendall(head.encode() + b"grant_type=")
+            time.sleep(0.3)  # it is read, and the rest waited for
+            function.stop()
+        ((_, last),) = function.chains()
     assert last["event_type"] == "chain.closed"
 
 
