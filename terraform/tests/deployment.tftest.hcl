@@ -207,7 +207,8 @@ run "a_trial_needs_no_domain_and_can_be_thrown_away" {
 }
 
 run "one_key_encrypts_everything_at_rest" {
-  command = plan
+  command   = plan
+  state_key = "new" # databases that there are keep theirs (rights.tftest.hcl)
   variables {
     kms_key     = "projects/test-cab/locations/europe-west1/keyRings/cab/cryptoKeys/cab"
     audit_heads = { image = "europe-docker.pkg.dev/p/cab/cab@sha256:0000000000000000000000000000000000000000000000000000000000000000" }
