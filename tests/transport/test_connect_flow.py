@@ -574,7 +574,10 @@ def test_an_account_that_the_provider_does_not_name_counts_as_another(acme: Acme
     fault = {"endpoint": "userinfo", "kind": "status", "status": 500}
     browser.http.post(f"{CRM}/_control/faults", json=fault)
 
-    assert "did not name" in browser.connect().text
+    page = browser.connect().text
+    assert "did not name" in page
+    assert "This may be a different account" in page
+    assert "remove it in your account settings" not in page  # it may be the connected one
 
 
 def test_after_disconnecting_another_account_is_not_asked_about(acme: AcmePages) -> None:
