@@ -63,6 +63,13 @@ def test_a_trace_tells_attempt_and_outcome_and_whose_word_it_is() -> None:
     assert told.count("No outcome of call") == 1
 
 
+def test_a_trace_that_is_cut_says_so_and_claims_no_outcome_to_be_missing_that_it_did_not_read() -> None:
+    told = run("trace", "txn-calls", "--limit", "1").stdout
+    assert "Here the story is cut: --limit shows more events." in told
+    assert "No outcome of call" not in told
+    assert "Here the story is cut" not in run("trace", "txn-calls").stdout
+
+
 def test_nothing_is_green_that_is_only_unknown(tmp_path: Path) -> None:
     """A record without a gap, but for chains that ended without closing and no signed heads to hold it against."""
     file = tmp_path / "report.html"

@@ -256,7 +256,7 @@ def trace(txn: str, project: str, dataset: str, since: datetime, limit: int, *, 
     found = sorted({row["txn"] for row in rows if (row["txn"] or "").startswith(txn)})
     if len(found) > 1:
         raise click.ClickException(f"Several transactions begin so: {text_of(found[:10])}")
-    click.echo(story(found[0], rows))
+    click.echo(story(found[0], rows, is_cut=len(rows) == limit))
 
 
 @audit_group.command("query", short_help="Your own SELECT over the views.")

@@ -14,8 +14,8 @@ from cab_ops.cli.tables import WIDTH, text_of
 _INDENT: Final = " " * 14  # as wide as the time before each sentence
 
 
-def story(txn: str, rows: Sequence[Row]) -> str:
-    """What happened under `txn`. Whatever a row says is quoted with everything invisible in it spelled out."""
+def story(txn: str, rows: Sequence[Row], *, is_cut: bool = False) -> str:
+    """What happened under `txn`, or how that begins. Whatever a row says is quoted with everything invisible in it spelled out."""
     first = rows[0]
     subject = next((row["subject_key"] for row in rows if row["subject_key"]), None)
     lines = [
@@ -38,7 +38,7 @@ def story(txn: str, rows: Sequence[Row]) -> str:
             lines += textwrap.wrap(
                 detail, WIDTH, initial_indent=_INDENT, subsequent_indent=f"{_INDENT}  ", break_on_hyphens=False
             )
-    for told in _without_outcome(rows):
+    for told in ["Here the story is cut: --limit shows more events."] if is_cut else _without_outcome(rows):
         lines += ["", *textwrap.wrap(told, WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 
