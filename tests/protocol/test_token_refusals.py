@@ -90,6 +90,14 @@ MEANINGS: dict[str, tuple[int, Any, RefusalMeaning]] = {
     "an app in one word": (400, {"error": "application_cannot_be_found"}, RefusalMeaning.OUR_FAULT),
     "an app that is off": (400, {"error": "app_disabled"}, RefusalMeaning.OUR_FAULT),
     "an app that a user removed": (400, {"error": "app_uninstalled"}, RefusalMeaning.NO),
+    "an app that is not there any more": (400, {"error": "app_not_installed"}, RefusalMeaning.NO),
+    "an app that a user took back": (
+        400,
+        {"error": "invalid_request", "error_description": "The user has deauthorized the application"},
+        RefusalMeaning.NO,
+    ),
+    "an app without a consent": (403, {"message": "No consent was granted to this application"}, RefusalMeaning.NO),
+    "a client's signature": (400, {"message": "The application's signing algorithm"}, RefusalMeaning.OUR_FAULT),
     "a key of ours": (401, {"error": {"message": "Invalid API Key provided"}}, RefusalMeaning.OUR_FAULT),
     "two at once": (
         400,

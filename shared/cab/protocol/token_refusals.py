@@ -66,7 +66,9 @@ _OF_CLIENTS: Final = re.compile(
 # Where our requests come from, which no user can change: said of every token alike, sometimes as `invalid_grant`.
 _OF_PLACES: Final = re.compile(r"\bip\b|allow[ _-]?list|white[ _-]?list|network[ _-]polic|firewall")
 _OF_REQUESTS: Final = re.compile(r"grant[ _-]?type")
-_OF_TOKENS: Final = re.compile(r"token|session|expired|revoked|uninstall|(?:log|sign)[ _-]?in")
+_OF_TOKENS: Final = re.compile(
+    r"token|session|expired|revoked|(?:un|not[ _-]?)install|deauthori[sz]|consent|(?:log|sign)[ _-]?in(?!g)"
+)
 _BUSY: Final = re.compile(
     r"temporar|unavailable|busy|rate[ _-]?limit|too[ _-]?many|throttl|slow[ _-]?down|server[ _-]?error"
     r"|\binternal(?:[ _-]?(?:error|failure|fault|exception)|$)|fatal[ _-]?error|maintenance|overload|quota"
