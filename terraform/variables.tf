@@ -3,6 +3,11 @@ variable "audit_access" {
   type        = set(string)
   default     = []
   nullable    = false
+
+  validation {
+    condition     = alltrue([for member in var.audit_access : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+$", member))])
+    error_message = "audit_access are IAM members such as group:audit@example.com; nobody publishes an audit (allUsers, allAuthenticatedUsers)."
+  }
 }
 
 variable "audit_replay_days" {

@@ -108,6 +108,7 @@ run "who_and_what_has_another_form_is_refused" {
     operators        = ["alice@example.com"] # no service account
     domain           = "cab.example.com/x"   # a path
     provider_secrets = ["crm-secret"]        # outside of the prefixes
+    audit_access     = ["allAuthenticatedUsers"]
   }
-  expect_failures = [var.operators, var.domain, var.provider_secrets]
+  expect_failures = [var.operators, var.domain, var.provider_secrets, var.audit_access]
 }
