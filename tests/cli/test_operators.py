@@ -154,6 +154,17 @@ def test_a_data_key_that_is_made_anew_is_told_by_its_own_number(cloud: Cloud) ->
     assert cab_command("keys", "init").output == "cab-escrow-key: version 2 made\n"
 
 
+def test_two_operators_who_make_the_first_keys_at_once_make_one_ring(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_late(*_: object, **__: object) -> bool:
+        return False
+
+    monkeypatch.setattr(SigningKeys, "save", too_late)
+    result = cab_command("keys", "init")
+    assert (result.exit_code, result.output) == (1, "Error: another operator changed the keys: look again\n")
+
+
 def test_what_is_no_id_of_a_grant_is_wrong_use(cloud: Cloud) -> None:
     result = cab_command("grants", "show", "../grants/x")
     assert (result.exit_code, "`cab grants list` shows them" in result.output) == (2, True)

@@ -34,7 +34,11 @@ def keys_group() -> None:
 @project_option
 def init(project: str) -> None:
     """Make the first keys of a new deployment. Safe to repeat: what exists is left alone."""
-    for line in run(project, make_keys):
+    try:
+        made = run(project, make_keys)
+    except Conflict as error:
+        raise click.ClickException(str(error)) from error
+    for line in made:
         click.echo(line)
 
 
