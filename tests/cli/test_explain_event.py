@@ -213,6 +213,14 @@ def results(explained: dict[str, Any]) -> dict[str, str]:
     return {check["check"]: check["result"] for check in explained["checks"]}
 
 
+def test_of_a_long_transaction_it_is_said_that_only_its_newest_events_are_looked_at(
+    events: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cab_ops.cli.explain.command.EVENTS_AT_MOST", 2)
+    assert "Only the newest 2 events of txn-of- are looked at." in run("txn-of-").stderr
+    assert "Only the newest" not in run(events["issued"]).stderr
+
+
 def test_what_was_open_before_is_known_of_the_past(events: dict[str, str]) -> None:
     issued = results(answer(events["issued"]))
     assert (issued["rate limit"], issued["grant"]) == ("recorded", "recorded")

@@ -85,6 +85,12 @@ def test_the_configuration_that_decided_flips_nothing() -> None:
     assert told == "6 decisions judged again: 0 would flip, 0 may\n"
 
 
+def test_a_replay_that_did_not_read_all_says_so() -> None:
+    assert "later ones may not have been read: --limit" in run(ACME, "--limit", "5").stdout
+    assert json.loads(run(ACME, "--limit", "5", "--json").stdout)["cut"] is True
+    assert json.loads(run(ACME, "--json").stdout)["cut"] is False
+
+
 def test_a_stricter_rule_says_what_it_would_flip_and_fails_a_pull_request(tmp_path: Path, story: Story) -> None:
     rule = '@id("no-lists") forbid (principal, action == CAB::Action::"crm.opportunity.list", resource);'
     folder = proposed(tmp_path, rule)

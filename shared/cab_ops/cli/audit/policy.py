@@ -84,7 +84,8 @@ def replay_command(
     with tables_of(project, dataset) as tables:
         rows = tables.ask(DECIDED, since=since, until=until or datetime.now(UTC), tenant=tenant, limit=limit)
         answer = replay((row["event_json"] or "" for row in rows), inspection.deployment, engine)
-    click.echo(json.dumps(_document(answer), indent=2) if as_json else _text(answer))
+    is_cut = answer.decisions + answer.unreadable == limit
+    click.echo(json.dumps(_document(answer, is_cut=is_cut), indent=2) if as_json else _text(answer, is_cut=is_cut))
     if answer.flips > answer.decisions * fail_above / 100:
         raise SystemExit(1)
 
@@ -96,8 +97,9 @@ def _rows(answer: Replay) -> list[dict[str, Any]]:
     ]
 
 
-def _document(answer: Replay) -> dict[str, Any]:
+def _document(answer: Replay, *, is_cut: bool) -> dict[str, Any]:
     return {
+        "cut": is_cut,
         "decisions": answer.decisions,
         "flips": answer.flips,
         "unsure": answer.unsure,
@@ -106,11 +108,13 @@ def _document(answer: Replay) -> dict[str, Any]:
     }
 
 
-def _text(answer: Replay) -> str:
+def _text(answer: Replay, *, is_cut: bool) -> str:
     rows = _rows(answer)
     lines = [table(_COLUMNS, rows), ""] if rows else []
     lines.append(f"{answer.decisions} decisions judged again: {answer.flips} would flip, {answer.unsure} may")
     lines += [f"unsure: {reason}" for reason in sorted({reason for row in rows for reason in row["why_unsure"]})]
     if answer.unreadable:
         lines.append(f"{answer.unreadable} rows hold no event of this version")
+    if is_cut:
+        lines.append("later ones may not have been read: --limit")
     return "\n".join(lines)

@@ -204,6 +204,8 @@ def _of_events(name: str, configured: Configured, *, project: str, dataset: str,
     if not rows:
         raise Unusable(f"{name} is not in the table; --since looks further back.")
     exact = [row for row in rows if row["event_id"] == name]
+    if len(rows) == EVENTS_AT_MOST and not exact:
+        click.echo(f"Only the newest {EVENTS_AT_MOST} events of {name} are looked at.", err=True)
     decided = [row for row in rows if row["event_type"] == EventType.EXCHANGE_DECIDED.value]
     for row in exact or decided or rows[:1]:
         yield _of_event(row, configured)
