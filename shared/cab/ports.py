@@ -286,11 +286,13 @@ class HttpAnswer:
     def retry_after_s(self) -> int | None:
         """`Retry-After` in seconds, of five digits at most (RFC 9110 section 10.2.3). None for nonsense, or without it.
 
-        A date counts from the answer's own `Date`, so that no clock is compared with another.
+        A part of a second counts as a whole one (Shopify says "2.0"). A date counts from the answer's own `Date`, so that no
+        clock is compared with another.
         """
         value = self.headers.get("retry-after", "").strip()
-        if value.isascii() and value.isdigit():
-            return int(value) if len(value) < 6 else None
+        whole, _, rest = value.partition(".")
+        if f"{whole}{rest}".isascii() and whole.isdigit() and (rest.isdigit() or whole == value):
+            return int(whole) + bool(rest.strip("0")) if len(whole) < 6 else None
         try:
             wait = parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", ""))
         except (ValueError, TypeError, OverflowError):

@@ -262,6 +262,13 @@ async def test_where_nothing_was_sent_the_token_is_simply_unspent(profile: str) 
         ({"retry-after": "soon", "date": "Fri, 27 Nov 2026 10:00:00 GMT"}, None),
         ({"retry-after": "123456"}, None),
         ({"retry-after": " 45 "}, 45),
+        ({"retry-after": "2.0"}, 2),
+        ({"retry-after": "0.35"}, 1),
+        ({"retry-after": "123456.0"}, None),
+        ({"retry-after": "2."}, None),
+        ({"retry-after": ".5"}, None),
+        ({"retry-after": "2.0.1"}, None),
+        ({"retry-after": "²"}, None),
     ],
 )
 def test_retry_after_may_be_a_date_of_the_answers_own_clock(headers: dict[str, str], wait_s: int | None) -> None:
