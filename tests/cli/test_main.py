@@ -70,6 +70,18 @@ def test_an_argument_that_is_no_text_is_wrong_use(command: tuple[str, ...]) -> N
     assert (result.exit_code, "An argument is no UTF-8 text." in result.output) == (2, True)
 
 
+@pytest.mark.parametrize("command", [("doctor",), ("connection", "check"), ("idp", "check")], ids=" ".join)
+def test_what_examines_a_deployment_finds_its_folder_in_the_same_variable(command: tuple[str, ...]) -> None:
+    """The doctor's remedies name the others."""
+    found: click.Command | None = main
+    for name in command:
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), name)
+    assert found is not None
+    (folder,) = [it for it in found.params if "--config" in it.opts]
+    assert folder.envvar == "CAB_CONFIG_DIR"
+
+
 @pytest.mark.parametrize("an_id", ["-5o7GxyFrDJPQj5pQ0Lxh", "-hWUdmtWzqU7cxyFrDJPQ", "--o7GxyFrDJPQj5pQ0Lxh", "-"])
 @pytest.mark.parametrize("command", [("grants", "show"), ("grants", "allow"), ("audit", "trace")], ids=" ".join)
 def test_an_id_may_begin_with_a_dash(command: tuple[str, str], an_id: str) -> None:

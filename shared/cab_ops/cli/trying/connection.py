@@ -70,6 +70,8 @@ async def _discover(url: str, connection_id: str) -> Discovered:
     "--config",
     "folder",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
+    envvar="CAB_CONFIG_DIR",
+    show_envvar=True,
     default=Path(),
     show_default=True,
     help="The deployment's folder.",

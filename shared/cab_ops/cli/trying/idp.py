@@ -31,6 +31,8 @@ def idp_group() -> None:
     "--config",
     "folder",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
+    envvar="CAB_CONFIG_DIR",
+    show_envvar=True,
     default=Path(),
     show_default=True,
     help="The deployment's folder.",
