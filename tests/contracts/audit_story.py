@@ -100,10 +100,16 @@ class Story:
         return taken_back
 
     def exchange(
-        self, outcome: Outcome, *, agent: str = "sales-assistant", action: str = UPDATE, **members: Any
+        self,
+        outcome: Outcome,
+        *,
+        agent: str = "sales-assistant",
+        action: str = UPDATE,
+        event_type: EventType = EventType.EXCHANGE_DECIDED,
+        **members: Any,
     ) -> dict[str, Any]:
         return self.tell(
-            EventType.EXCHANGE_DECIDED,
+            event_type,
             outcome,
             actor=Actor(agent_id=agent, client_id=agent),
             tool=Tool(connection="crm", action=action, effect="write"),

@@ -43,6 +43,9 @@ def story() -> Story:
     story.grant(EventType.GRANT_CONNECTED, "grant-bob", user=BOB, cause="connected, without a refresh token")
     story.exchange(Outcome.ISSUED, txn="t1", token=TokenFacts(kind="downstream", sha256="00"))
     story.report("00", "done", txn="t1")
+    story.exchange(
+        Outcome.REFUSED, txn="t1", event_type=EventType.TOOL_EXECUTED, reason_code="outcome_already_reported"
+    )
     story.exchange(Outcome.ISSUED, txn="t2", token=TokenFacts(kind="downstream", sha256="01"))
     story.exchange(
         Outcome.REFUSED,
@@ -181,6 +184,7 @@ def test_why_was_something_refused_and_by_which_rule(tables: Any) -> None:
         ("confirmation_required", 3),
         ("audit_unavailable", 1),
         ("intent_outside_task", 1),
+        ("outcome_already_reported", 1),
         ("policy_denied", 1),
     ]
     (denied,) = ask(tables, "SELECT agent_id, determining_rules FROM refusals WHERE reason_code = 'policy_denied'")

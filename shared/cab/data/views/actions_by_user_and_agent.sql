@@ -24,7 +24,7 @@ SELECT
   COUNTIF(event_type = 'exchange.decided') AS requests,
   COUNTIF(outcome = 'issued') AS issued,
   COUNTIF(outcome = 'executed') AS executed,
-  COUNTIF(outcome IN ('refused', 'withheld')) AS refused,
+  COUNTIF(event_type = 'exchange.decided' AND outcome IN ('refused', 'withheld')) AS refused,
   COUNTIF(outcome = 'failed') AS failed,
   COUNTIF(outcome = 'unknown') AS unknown_outcome,
   COUNTIF(confirmation_id IS NOT NULL AND outcome = 'issued') AS confirmed_by_user,
