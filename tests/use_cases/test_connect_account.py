@@ -11,7 +11,7 @@ import pytest
 from tests.examples.acme_in_process import CRM
 from tests.transport.acme_pages import AcmePages, Browser
 from tests.transport.test_connect_flow import question_of
-from tests.transport.test_reconnecting import RefreshGrants, let_the_sweeper_run
+from tests.transport.test_reconnecting import RefreshGrants, let_the_sweeper_run, revoking_ends, without_refresh_token
 
 from cab.domain.errors import BrokerError
 from cab.domain.grant_transitions import acquired, revoking
@@ -92,6 +92,32 @@ def test_two_first_consents_at_once_end_in_one_grant_with_one_of_the_accounts_as
     assert grant is not None
     assert (grant.upstream_account, grant.seq) == ("crm-40018", 1)
     assert acme.refusals() == ["state_invalid"]
+
+
+def test_a_consent_that_was_refused_is_not_taken_for_the_successor_of_one_without_a_refresh_token() -> None:
+    """Neither was got with a refresh token: that is all that they had in common. The grant went on as the other account."""
+    acme = revoking_ends("user")  # nothing is given back
+    browser, refresh_grants = acme.logged_in("alice"), RefreshGrants(acme)
+    first = browser.consent(browser.start().headers["location"])
+    second = browser.consent(browser.start().headers["location"], account="bob")
+    add = acme.vault.add
+
+    async def second_then(secret: str, payload: bytes) -> int:
+        acme.vault.add = add  # type: ignore[method-assign]
+        without_refresh_token(browser)
+        await asyncio.to_thread(browser.get, second)
+        return await add(secret, payload)
+
+    acme.vault.add = second_then  # type: ignore[method-assign]
+    browser.get(first)
+    assert acme.refusals() == ["state_invalid"]
+
+    acme.wait(seconds=300)
+    let_the_sweeper_run(acme, refresh_grants)
+
+    grant = acme.grant("alice")
+    assert grant is not None
+    assert (grant.status, grant.upstream_account, grant.secret_version) == ("needs_reauth", "crm-40018", 1)
 
 
 # --- between any two steps of a consent ---

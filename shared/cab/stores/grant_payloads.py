@@ -170,8 +170,8 @@ class GrantPayloads:
         tokens = {base.refresh_sha256}
         for _, found in await self._stored_after(grant, base.version, provider):
             stored = found.stored if isinstance(found, Payload | Garbage) else None
-            if stored is None or stored.predecessor_sha256 not in tokens:
-                continue
+            if stored is None or stored.predecessor_sha256 is None or stored.predecessor_sha256 not in tokens:
+                continue  # or a consent, which was got with none
             if isinstance(found, Payload):
                 tokens.add(found.refresh_sha256)
                 newest, unread_since = found, None
