@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from cab_client.credentials import ClientCredential, DpopKey
 from cab_client.errors import (
+    NOT_THE_BROKERS,
     AssertionExpired,
     BrokerFailed,
     CabError,
@@ -26,9 +28,21 @@ from cab_client.errors import (
     TryLater,
     error_from,
     is_brokers,
+    number_of,
 )
 from cab_client.flows import CannotConnect, Flow, NoAnswer, Pause, Reply, Send
-from cab_client.values import Assertion, Connection, HiddenFields, Intent, Permit, Scalar, Secret, Task, is_scalar
+from cab_client.values import (
+    Assertion,
+    Connection,
+    HiddenFields,
+    Intent,
+    Permit,
+    Scalar,
+    Secret,
+    Task,
+    is_jwt,
+    is_scalar,
+)
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEFERRED = "urn:ietf:params:oauth:grant-type:deferred"
@@ -38,7 +52,6 @@ JWT = "urn:ietf:params:oauth:token-type:jwt"
 RETRIES = 2
 _FIRST_PAUSE_S = 0.2
 _ONE_ANSWER_S = 15.0
-_NOT_THE_BROKERS = "The answer is not the broker's: is its origin right, and what is in front of it?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +267,7 @@ class Broker:
             error.intent, error.calls, error.call_id = intent, True, asked.get("call_id")
             raise
         if answer.get("outcome") not in ("done", "rejected"):
-            raise OutcomeUnknown("answer_malformed", txn=answer.get("txn"), description=_NOT_THE_BROKERS)
+            raise OutcomeUnknown("answer_malformed", txn=answer.get("txn"), description=NOT_THE_BROKERS)
         upstream = answer.get("upstream")
         return CallResult(
             outcome=answer["outcome"],
@@ -314,18 +327,23 @@ class Broker:
             _required(answer, "access_token"),
             intent=intent,
             token_type="DPoP" if str(answer.get("token_type")).lower() == "dpop" else "Bearer",
-            expires_at=self._now() + float(answer.get("expires_in") or 0),
+            expires_at=self._now() + (number_of(answer.get("expires_in")) or 0),
             scope=str(answer.get("scope") or ""),
-            authorization_details=details if isinstance(details, list) else [],
+            authorization_details=[one for one in details if isinstance(one, dict)]
+            if isinstance(details, list)
+            else [],
             txn=answer.get("txn"),
             narrowed=answer.get("narrowed") is not False,
             proofs=self.dpop,
         )
 
     def _assertion(self, answer: Mapping[str, Any]) -> Assertion:
+        token = _required(answer, "access_token")
+        if not is_jwt(token):
+            raise BrokerFailed("answer_malformed", txn=answer.get("txn"), description="The assertion is no JWT.")
         return Assertion(
-            _required(answer, "access_token"),
-            expires_at=self._now() + float(answer.get("expires_in") or 0),
+            token,
+            expires_at=self._now() + (number_of(answer.get("expires_in")) or 0),
             txn=answer.get("txn"),
         )
 
@@ -360,8 +378,8 @@ class Broker:
             send.timeout_s = max(0.1, min(send.timeout_s, end - self._monotonic()))
             try:
                 reply = yield send
-            except CannotConnect:
-                error = TryLater("cannot_connect", description="The broker cannot be reached.")
+            except CannotConnect as why:
+                error = TryLater("cannot_connect", description=f"The broker cannot be reached: {why}.")
             except NoAnswer:
                 error = (OutcomeUnknown if acts else TryLater)(
                     "no_answer", description="The broker did not answer in time."
@@ -383,7 +401,7 @@ class Broker:
         body = {} if reply.status == 204 or not reply.body else reply.object()
         if body is None:
             kind = OutcomeUnknown if acts else BrokerFailed
-            raise kind("answer_malformed", txn=reply.headers.get("cab-txn"), description=_NOT_THE_BROKERS)
+            raise kind("answer_malformed", txn=reply.headers.get("cab-txn"), description=NOT_THE_BROKERS)
         return body
 
     def _error(self, reply: Reply, *, acts: bool) -> CabError:
@@ -404,7 +422,7 @@ class _NonceNeeded(CabError):
 
 def _required(answer: Mapping[str, Any], member: str) -> Secret:
     value = answer.get(member)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value):  # else it would not fit in a header
         raise BrokerFailed("answer_malformed", txn=answer.get("txn"), description=f"The answer has no {member}.")
     return Secret(value)
 

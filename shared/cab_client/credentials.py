@@ -108,6 +108,10 @@ class ClientSecret(_Unpicklable):
         return f"ClientSecret({self.client_id!r})"
 
 
+def metadata_host() -> str:
+    return os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+
+
 class WorkloadIdentity(_Unpicklable):
     """The identity token that Google's metadata server gives this workload, for the issuer asked.
 
@@ -125,13 +129,15 @@ class WorkloadIdentity(_Unpicklable):
         return _signed(kept[0].reveal())
 
     def _fetch(self, issuer: str) -> Flow[tuple[Secret, float]]:
-        host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         path = "computeMetadata/v1/instance/service-accounts/default/identity"
-        url = f"http://{host}/{path}?{urlencode({'audience': issuer, 'format': 'full'})}"
+        url = f"http://{metadata_host()}/{path}?{urlencode({'audience': issuer, 'format': 'full'})}"
         try:
             reply = yield Send("GET", url, {"Metadata-Flavor": "Google"}, timeout_s=5.0)
         except (CannotConnect, NoAnswer):
-            raise TryLater("metadata_server_unavailable", description="The metadata server does not answer.") from None
+            raise TryLater(
+                "metadata_server_unavailable",
+                description="The metadata server does not answer: WorkloadIdentity is for Google Cloud, PrivateKeyJwt elsewhere.",
+            ) from None
         if reply.status != 200 or reply.headers.get("metadata-flavor", "Google") != "Google":
             raise Misconfigured("metadata_server_refused", description=f"The metadata server said {reply.status}.")
         token = Secret(reply.body.decode("ascii", "replace").strip())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -331,6 +332,8 @@ _BY_ERROR: Mapping[str, type[CabError]] = {
 }
 
 
+NOT_THE_BROKERS = "The answer is not the broker's: is its origin right, and what is in front of it?"
+
 _BY_OUTCOME: Mapping[Any, type[CabError]] = {"done": AnswerWithheld, "unknown": OutcomeUnknown}
 """What came of a call goes before the reason why its answer is not given."""
 
@@ -345,8 +348,10 @@ def error_from(
 ) -> CabError:
     """The error of an answer that is none of success. Unknown reasons and members are those of newer brokers."""
     if body is None or not is_brokers(body):
-        unknown = TryLater if status in (429, 502, 503, 504) else BrokerFailed
-        return unknown(f"http_{status}", txn=headers.get("cab-txn"), description="The answer is not the broker's.")
+        foreign: dict[str, Any] = {"txn": headers.get("cab-txn"), "description": NOT_THE_BROKERS}
+        if status in (429, 502, 503, 504):
+            return TryLater(f"http_{status}", retry_after=_seconds(headers.get("retry-after"), now), **foreign)
+        return BrokerFailed(f"http_{status}", **foreign)
     error, reason = body["error"], str(body.get("reason_code") or body["error"])
     kind = _BY_OUTCOME.get(_text(body.get("outcome"))) or _BY_REASON.get(reason) or _BY_ERROR.get(error, Misconfigured)
     about: dict[str, Any] = {
@@ -358,15 +363,15 @@ def error_from(
         uri = _text(body.get("interaction_uri"))
         about["uri"] = uri if uri is not None and uri.startswith(f"{origin}/") else None  # people are sent nowhere else
     if kind is ConfirmationNeeded:
-        life = _number(body.get("expires_in"))
+        life = number_of(body.get("expires_in"))
         about["until"] = None if life is None else (time.time() if now is None else now) + life
-        about["interval"] = _number(body.get("interval")) or 2.0
+        about["interval"] = number_of(body.get("interval")) or 2.0
         about["deferral_code"] = _text(body.get("deferral_code"))
     elif kind is StepUpNeeded:
-        age = _number(body.get("max_age"))
+        age = number_of(body.get("max_age"))
         about |= {"acr_values": _text(body.get("acr_values")), "max_age": None if age is None else int(age)}
     elif kind is TryLater:
-        about["retry_after"] = _number(headers.get("retry-after"))
+        about["retry_after"] = _seconds(headers.get("retry-after"), now)
     return kind(reason, **about)
 
 
@@ -374,7 +379,16 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _number(value: Any) -> float | None:
+def _seconds(retry_after: str | None, now: float | None) -> float | None:
+    """Seconds or a date, RFC 9110 section 10.2.3."""
+    try:
+        at = parsedate_to_datetime(retry_after or "").timestamp()
+    except ValueError:
+        return number_of(retry_after)
+    return max(0.0, at - (time.time() if now is None else now))
+
+
+def number_of(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -53,7 +53,7 @@ class Reply:
 
 
 class CannotConnect(Exception):
-    """Nothing was sent."""
+    """Nothing was sent; the text says why."""
 
 
 class NoAnswer(Exception):

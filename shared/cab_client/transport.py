@@ -14,11 +14,12 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import httpx2
 
-from cab_client.errors import CabError
+from cab_client.credentials import metadata_host
 from cab_client.flows import CannotConnect, Flow, NoAnswer, Pause, Reply, Send
 
 T = TypeVar("T")
@@ -50,6 +51,14 @@ def client_options() -> dict[str, Any]:
     return {"transport": _override, "verify": _certificates(), "follow_redirects": False}
 
 
+def _driving() -> dict[str, Any]:
+    """What the clients to the broker and to the metadata server are made with: no user's cookie for the next one, and no
+    proxy hears who the workload is.
+    """
+    nobodys = CookieJar(policy=DefaultCookiePolicy(allowed_domains=()))
+    return client_options() | {"cookies": nobodys, "mounts": {f"all://{metadata_host()}": None}}
+
+
 class SyncDriver:
     """Runs flows one after another in the calling thread. Safe under threads and after a fork; its connections are kept."""
 
@@ -57,7 +66,7 @@ class SyncDriver:
         self._kept: tuple[tuple[int, Any], httpx2.Client] | None = None
 
     def run(self, flow: Flow[T]) -> T:
-        failure: CabError
+        failure: BaseException
         try:
             step = next(flow)
             while True:
@@ -66,7 +75,7 @@ class SyncDriver:
         except StopIteration as ended:
             result: T = ended.value
             return result
-        except CabError as error:
+        except BaseException as error:  # noqa: BLE001 - raised below
             failure = error
         raise _bare(failure)
 
@@ -84,9 +93,9 @@ class SyncDriver:
             with self._open().stream(
                 send.method, send.url, headers=send.headers, content=send.body, timeout=send.timeout_s
             ) as answer:
-                body = b""
+                body, end = b"", time.monotonic() + send.timeout_s
                 for part in answer.iter_bytes():
-                    body = _bounded(body + part)
+                    body = _bounded(body + part, end)
                 return _reply(answer, body)
         except httpx2.HTTPError as error:
             raise _failure(error) from None
@@ -95,7 +104,7 @@ class SyncDriver:
         owner = (os.getpid(), _override)  # two processes on one connection would read each other's tokens
         kept = self._kept
         if kept is None or kept[0] != owner:
-            self._kept = kept = (owner, httpx2.Client(**client_options()))
+            self._kept = kept = (owner, httpx2.Client(**_driving()))
             weakref.finalize(
                 self, _close, kept[1], os.getpid()
             )  # an agent that is simply dropped leaves no socket behind
@@ -125,7 +134,7 @@ class AsyncDriver:
         self._mine = _OfThread()
 
     async def run(self, flow: Flow[T]) -> T:
-        failure: CabError
+        failure: BaseException
         try:
             step = next(flow)
             while True:
@@ -134,7 +143,7 @@ class AsyncDriver:
         except StopIteration as ended:
             result: T = ended.value
             return result
-        except CabError as error:
+        except BaseException as error:  # noqa: BLE001 - raised below
             failure = error
         raise _bare(failure)
 
@@ -152,9 +161,9 @@ class AsyncDriver:
             async with self._open().stream(
                 send.method, send.url, headers=send.headers, content=send.body, timeout=send.timeout_s
             ) as answer:
-                body = b""
+                body, end = b"", time.monotonic() + send.timeout_s
                 async for part in answer.aiter_bytes():
-                    body = _bounded(body + part)
+                    body = _bounded(body + part, end)
                 return _reply(answer, body)
         except httpx2.HTTPError as error:
             raise _failure(error) from None
@@ -162,7 +171,7 @@ class AsyncDriver:
     def _open(self) -> httpx2.AsyncClient:
         owner = (os.getpid(), asyncio.get_running_loop(), _override)
         if self._mine.client is None or self._mine.made_for != owner:
-            self._mine.client, self._mine.made_for = httpx2.AsyncClient(**client_options()), owner
+            self._mine.client, self._mine.made_for = httpx2.AsyncClient(**_driving()), owner
         return self._mine.client
 
     async def aclose(self) -> None:
@@ -172,14 +181,16 @@ class AsyncDriver:
             self._mine.client = None
 
 
-def _bare(error: CabError) -> CabError:
-    """Without the frames of the flow, whose variables held tokens, and without what they were about."""
+def _bare(error: BaseException) -> BaseException:
+    """Without the frames of the flow and of what was read, whose variables held tokens, and without what they were about:
+    of errors, and of a cancelled task too.
+    """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
-def _bounded(body: bytes) -> bytes:
-    if len(body) > MAX_ANSWER_BYTES:
+def _bounded(body: bytes, end: float) -> bytes:
+    if len(body) > MAX_ANSWER_BYTES or time.monotonic() > end:  # a timeout of httpx2's is for each part
         raise NoAnswer
     return body
 
@@ -190,4 +201,4 @@ def _reply(answer: httpx2.Response, body: bytes) -> Reply:
 
 def _failure(error: httpx2.HTTPError) -> CannotConnect | NoAnswer:
     unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    return CannotConnect() if unsent else NoAnswer()
+    return CannotConnect(str(error) or "no connection in time") if unsent else NoAnswer()

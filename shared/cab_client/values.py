@@ -216,6 +216,11 @@ class Intent:
         return detail
 
 
+def is_jwt(token: Secret) -> bool:
+    """By its form alone."""
+    return re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", token.reveal()) is not None
+
+
 class Assertion:
     """The user, for the agent that it names, for minutes. Shown without the token; neither pickled nor made JSON.
 
@@ -228,7 +233,7 @@ class Assertion:
         self._token = secret(token)
         self.expires_at = expires_at
         self.txn = txn
-        if not re.fullmatch(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", self._token.reveal()):
+        if not is_jwt(self._token):
             raise ValueError("an assertion is a JWT")
 
     def reveal(self) -> str:
