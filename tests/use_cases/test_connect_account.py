@@ -120,6 +120,24 @@ def test_a_consent_that_was_refused_is_not_taken_for_the_successor_of_one_withou
     assert (grant.status, grant.upstream_account, grant.secret_version) == ("needs_reauth", "crm-40018", 1)
 
 
+def test_tokens_of_an_account_that_nobody_agreed_to_are_not_saved_once_more(acme: AcmePages) -> None:
+    browser = acme.logged_in("alice")
+    first = browser.consent(browser.start().headers["location"])
+    second = browser.consent(browser.start().headers["location"], account="bob")
+    add = acme.vault.add
+
+    async def then_second(secret: str, payload: bytes) -> int:
+        acme.vault.add = add  # type: ignore[method-assign]
+        version = await add(secret, payload)
+        await asyncio.to_thread(browser.get, second)
+        return version
+
+    acme.vault.add = then_second  # type: ignore[method-assign]
+    browser.get(first)
+    assert acme.refusals() == ["state_invalid"]
+    assert acme.versions("alice") == 2
+
+
 # --- between any two steps of a consent ---
 
 

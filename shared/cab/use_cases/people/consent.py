@@ -220,12 +220,12 @@ class ConsentWriter:
             if stored is not None and stored.grant.connected_at in unsure:
                 await self._outbox.flush(stored)  # ours, whatever number its tokens have since they were refreshed
                 return
-            if stored is not None and self._is_overtaken(stored.grant, consent, saved):
-                consent = replace(consent, draft=stored.grant)
-                saved = replace(saved, version=await self._save(consent, redeemed))
             must_match = _account_to_match(stored.grant) if stored else None
             if must_match is not None and must_match not in (saved.account.id, consent.replaces):
                 raise BrokerError(Reason.STATE_INVALID, "The connection has changed meanwhile.")
+            if stored is not None and self._is_overtaken(stored.grant, consent, saved):
+                consent = replace(consent, draft=stored.grant)
+                saved = replace(saved, version=await self._save(consent, redeemed))
             now = self._clock.now()
             try:
                 done = await self._write(consent, stored, saved, facts, now)
