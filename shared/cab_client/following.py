@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from cab_client.errors import CabError
 from cab_client.tools import resemble
+
+log = logging.getLogger("cab_client.tools")
 
 
 def follow(wrapper: Callable[..., Any], tool: Callable[..., Any], **extra: Any) -> Callable[..., Any]:
@@ -23,11 +27,21 @@ def follow(wrapper: Callable[..., Any], tool: Callable[..., Any], **extra: Any) 
 
 
 async def result_of(tool: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call it; what it raises as CabError is raised. Synchronous tools run in this thread."""
-    found = tool(*args, **kwargs)
+    """Call it; what it raises as CabError is raised. Synchronous tools run in a thread, for the same user: while they wait,
+    the event loop serves others.
+    """
+    if inspect.iscoroutinefunction(tool):
+        return await tool(*args, **kwargs)
+    found = await asyncio.to_thread(tool, *args, **kwargs)
     return await found if inspect.isawaitable(found) else found
 
 
 def told(error: CabError) -> dict[str, str]:
     """What a model may know of a call that was not made."""
-    return {"status": "not_done", "reason": error.for_model()}
+    return {"status": "not_done", "reason": words_for_model(error)}
+
+
+def words_for_model(error: CabError) -> str:
+    """The model's words; the developer's go to the log, since nobody else is told of an error that a model is."""
+    log.warning("a tool's call was not made: %s", error)
+    return error.for_model()

@@ -20,6 +20,7 @@ from langgraph.types import interrupt
 
 from cab_client.current import acting_for
 from cab_client.errors import CabError, NeedsUser
+from cab_client.following import words_for_model
 from cab_client.values import Assertion
 
 _TRIES = 5  # connecting, connecting again, confirming
@@ -48,7 +49,7 @@ class CabMiddleware(AgentMiddleware):  # type: ignore[misc]
                 except NeedsUser as needed:
                     asked = needed.public()
                 except CabError as error:
-                    return _not_done(request, error.for_model())
+                    return _not_done(request, words_for_model(error))
                 interrupt(asked)
         return _not_done(request, NeedsUser.model_text)
 
@@ -60,7 +61,7 @@ class CabMiddleware(AgentMiddleware):  # type: ignore[misc]
                 except NeedsUser as needed:
                     asked = needed.public()
                 except CabError as error:
-                    return _not_done(request, error.for_model())
+                    return _not_done(request, words_for_model(error))
                 interrupt(asked)
         return _not_done(request, NeedsUser.model_text)
 

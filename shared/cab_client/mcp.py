@@ -24,7 +24,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from cab_client.between import NoAssertion, receive_assertion
 from cab_client.current import acting_for
 from cab_client.errors import CabError, NeedsUser
-from cab_client.following import follow, result_of
+from cab_client.following import follow, result_of, words_for_model
 from cab_client.resource import FetchJson, TokenRejected, TokenVerifier, fetch_json
 
 
@@ -60,7 +60,7 @@ def for_mcp(tool: Callable[..., Any]) -> Callable[..., Any]:
         except NeedsUser as needed:
             asked = needed
         except CabError as error:
-            raise ToolError(error.for_model()) from None
+            raise ToolError(words_for_model(error)) from None
         modern = ctx.session.protocol_version in MODERN_PROTOCOL_VERSIONS
         if asked.uri is not None and _opens_links(ctx) and modern and ctx.request_state is None:
             opened = ElicitRequest(params=ElicitRequestURLParams(message=asked.user_text, url=asked.uri))
