@@ -609,6 +609,24 @@ def test_somebody_who_reads_every_secret_is_named() -> None:
     assert cloud(bindings=[wide | {"condition": {"expression": "..."}}]) == []
 
 
+def test_who_is_wide_in_each_project_or_as_the_pages_say_is_not_ill() -> None:
+    def found(role: str, *members: str) -> list[Diagnosis]:
+        return cloud(bindings=[{"role": role, "members": [f"serviceAccount:{it}" for it in members]}])
+
+    assert found("roles/editor", "123456789012@cloudservices.gserviceaccount.com") == []
+    assert found("roles/owner", "cab-apply@p.iam.gserviceaccount.com") == []
+    for role, account in (
+        ("roles/editor", "123456789012-compute@developer.gserviceaccount.com"),
+        ("roles/editor", "exchange-token@p.iam.gserviceaccount.com"),
+        ("roles/owner", "123456789012@cloudservices.gserviceaccount.com"),
+        ("roles/owner", "cab-apply@elsewhere.iam.gserviceaccount.com"),
+        ("roles/secretmanager.secretAccessor", "cab-apply@p.iam.gserviceaccount.com"),
+    ):
+        (one,) = found(role, account)
+        assert one.says.startswith(f"serviceAccount:{account} ")
+        assert ("reads every secret" in one.says) == (role != "roles/editor"), "Editors read no secret by that role"
+
+
 def test_what_may_not_be_asked_is_unknown_and_not_ill() -> None:
     found = cloud(services=None, bindings=None, indexes=None, fields=None)
     assert {it.holds for it in found} == {Holds.UNKNOWN}
