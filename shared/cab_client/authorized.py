@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,7 +83,7 @@ class _Renewing:
         self._proof = permit.auth
 
     def _is_refused(self, request: httpx2.Request, answer: httpx2.Response) -> bool:
-        return answer.status_code == 401 and request.method in _READS and self._renew is not None
+        return answer.status_code == 401 and request.method in _READS
 
     def _give_up(self, error: CabError) -> None:
         """Raises the error unless this block has changed something: whoever catches it may run the whole block again."""
@@ -96,46 +98,66 @@ class AuthorizedClient(_Renewing, _Locked):
     """An `httpx2.Client` for one connection and one permit. Closed with its block.
 
     When the platform answers a GET, HEAD or OPTIONS with 401, another token is asked for, once, and the request is made
-    again; a request that changes something never is.
+    again, as is every other one that met the same refusal; a request that changes something never is.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._renewing = threading.Lock()
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """See the class. Raises also: what `errors.py` lists, from asking for another token."""
+        used = self.permit
         answer = super().send(request, **options)
         if not self._is_refused(request, answer):
             return answer
+        with self._renewing:
+            if self.permit is used and not self._has_another():
+                return answer
+        answer.close()
+        return super().send(request, **options)
+
+    def _has_another(self) -> bool:
         renew, self._renew = self._renew, None
         try:
             another: Permit | None = renew(self.permit) if renew else None
         except CabError as error:
             self._give_up(error)
-            return answer
-        if another is None:
-            return answer
-        answer.close()
-        self._take(another)
-        return super().send(request, **options)
+            return False
+        if another is not None:
+            self._take(another)
+        return another is not None
 
 
 class AsyncAuthorizedClient(_Renewing, _AsyncLocked):
     """An `httpx2.AsyncClient` for one connection and one permit, as `AuthorizedClient` is."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._renewing = asyncio.Lock()
+
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """See `AuthorizedClient.send`."""
+        used = self.permit
         answer = await super().send(request, **options)
         if not self._is_refused(request, answer):
             return answer
+        async with self._renewing:
+            if self.permit is used and not await self._has_another():
+                return answer
+        await answer.aclose()
+        return await super().send(request, **options)
+
+    async def _has_another(self) -> bool:
         renew, self._renew = self._renew, None
         try:
             another: Permit | None = await renew(self.permit) if renew else None
         except CabError as error:
             self._give_up(error)
-            return answer
-        if another is None:
-            return answer
-        await answer.aclose()
-        self._take(another)
-        return await super().send(request, **options)
+            return False
+        if another is not None:
+            self._take(another)
+        return another is not None
 
 
 class _ToPeer:

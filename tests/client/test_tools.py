@@ -439,6 +439,27 @@ async def test_asyncio_makes_it_once_more_too(cab_fake: FakeBroker, refusing: As
     await other.aclose()
 
 
+class Slow(FakeBroker):
+    """Answers late, so that all requests of a block are under way at once."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = await super().handle_async_request(request)
+        await asyncio.sleep(0.05)
+        return answer
+
+
+async def test_reads_that_meet_the_same_refusal_are_all_made_once_more_with_one_other_token() -> None:
+    with Slow().installed() as broker:
+        broker.permit(READ.action, effect="read")
+        other, alice = broker.async_agent("a"), broker.user("alice")
+        async with other.acting(READ.action, on="crm", identifier=READ.identifier, assertion=alice) as http:
+            broker.end_tokens()
+            answers = await asyncio.gather(*(http.get(f"/opportunities/{number}") for number in range(4)))
+        await other.aclose()
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len(broker.exchanges) == 2
+
+
 def test_it_is_made_no_third_time(cab_fake: FakeBroker, refusing: Assertion) -> None:
     cab_fake.answer("GET", "https://crm.acme.example/api/opportunities/1", {}, status=401)
     with agent.acting(READ.action, on="crm", identifier=READ.identifier, assertion=refusing) as http:
