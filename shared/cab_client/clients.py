@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
@@ -21,7 +22,7 @@ R = TypeVar("R")
 
 User = Assertion | str | Secret
 Mode = Literal["token", "call"]
-OnUser = Callable[[NeedsUser], None]
+OnUser = Callable[[NeedsUser], Any]
 Pause = Callable[[NeedsUser], Any]
 
 _PAUSES = 5  # of one call: connecting, connecting again, confirming
@@ -88,8 +89,11 @@ class _AgentBase:
     ) -> None:
         """`connections`: by id, the address of the API (its origin is the resource) or a `Connection`. `mode`: who makes the
         calls of the tools, the agent with a token or the broker. `peers`: by client id, the origin of other agents.
-        `on_user` is told of every link that a user must open. `reports`: tell the broker what came of every token.
+        `on_user` is told of every link that a user must open; that of an AsyncAgent may be asynchronous.
+        `reports`: tell the broker what came of every token.
         """
+        if isinstance(self, Agent) and inspect.iscoroutinefunction(on_user):
+            raise TypeError("nobody would await this on_user: an Agent calls it, an AsyncAgent may await it")
         self._broker = Broker(
             origin, credential, connections=_connections(connections), dpop=dpop, deadline_s=deadline_s
         )
@@ -108,12 +112,11 @@ class _AgentBase:
     def connections(self) -> Mapping[str, Connection]:
         return self._broker.connections
 
-    def _told(self, error: CabError, user: Assertion | None) -> CabError:
+    def _tell(self, error: CabError, user: Assertion | None) -> Any:
+        """What `on_user` gives, to be awaited perhaps."""
         if isinstance(error, ConfirmationNeeded):
             self._make_wait(error, user)
-        if self._on_user is not None and isinstance(error, NeedsUser):
-            self._on_user(error)
-        return error.with_traceback(None)
+        return self._on_user(error) if self._on_user is not None and isinstance(error, NeedsUser) else None
 
     def _declare(self, function: Callable[..., Any], action: str, calls: bool, **how: Any) -> tools.Declared:  # noqa: FBT001
         declared = tools.declare(function, action, calls=calls, connections=self._broker.connections, **how)
@@ -166,6 +169,14 @@ def _result(called: CallResult) -> Any:
     return called.result
 
 
+def _system_of(permit: Permit) -> str:
+    if permit.intent is None:
+        raise ValueError(
+            "this permit was made from no intent, so it is for no connection: give it to a client of yours"
+        )
+    return permit.intent.on
+
+
 def _checked(mistakes: list[str]) -> None:
     if mistakes:
         raise Misconfigured("tools_do_not_match", description="; ".join(mistakes))
@@ -198,7 +209,8 @@ class Agent(_AgentBase):
         try:
             return self._driver.run(flow)
         except CabError as error:
-            raise self._told(error, user) from None
+            self._tell(error, user)
+            raise error.with_traceback(None) from None
 
     @contextmanager
     def acting(
@@ -222,9 +234,7 @@ class Agent(_AgentBase):
 
         The user, where one is given or current, is for another token when the platform refuses this one.
         """
-        intent = permit.intent
-        assert intent is not None  # noqa: S101 - ours are made from one
-        base = self._broker.connection(intent.on).api_base
+        base = self._broker.connection(_system_of(permit)).api_base
         user = as_assertion(assertion) if assertion is not None else current_assertion()
 
         def renew(rejected: Permit) -> Permit | None:
@@ -363,7 +373,10 @@ class AsyncAgent(_AgentBase):
         try:
             return await self._driver.run(flow)
         except CabError as error:
-            raise self._told(error, user) from None
+            telling = self._tell(error, user)
+            if inspect.isawaitable(telling):
+                await telling
+            raise error.with_traceback(None) from None
 
     @asynccontextmanager
     async def acting(
@@ -384,9 +397,7 @@ class AsyncAgent(_AgentBase):
     @asynccontextmanager
     async def using(self, permit: Permit, *, assertion: User | None = None) -> AsyncIterator[AsyncAuthorizedClient]:
         """See `Agent.using`."""
-        intent = permit.intent
-        assert intent is not None  # noqa: S101 - ours are made from one
-        base = self._broker.connection(intent.on).api_base
+        base = self._broker.connection(_system_of(permit)).api_base
         user = as_assertion(assertion) if assertion is not None else current_assertion()
 
         async def renew(rejected: Permit) -> Permit | None:

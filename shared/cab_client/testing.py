@@ -686,12 +686,14 @@ class LocalStack:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603
         except FileNotFoundError:
-            raise RuntimeError(
-                f"There is no command {command[0]}: set CAB_COMMAND, such as CHECKOUT/.venv/bin/cab"
-            ) from None
+            raise _no_command(command[0]) from None
         if done.returncode != 0:
             raise RuntimeError(f"`cab dev {arguments[0]}` failed: {done.stderr.strip()}")
         return done.stdout.strip()
+
+
+def _no_command(name: str) -> RuntimeError:
+    return RuntimeError(f"There is no command {name}: set CAB_COMMAND, such as CHECKOUT/.venv/bin/cab")
 
 
 @contextmanager
@@ -703,12 +705,15 @@ def running_stack(
     folder.mkdir(parents=True, exist_ok=True)
     start = [*shlex.split(command or os.environ.get("CAB_COMMAND", "cab")), "dev", "up", "--port", "0"]
     with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            [*start, "--state-dir", str(folder), "--stop-at-eof", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                [*start, "--state-dir", str(folder), "--stop-at-eof", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        except FileNotFoundError:
+            raise _no_command(start[0]) from None
     try:
         end = time.monotonic() + within_s
         while not (folder / "stack.json").exists():

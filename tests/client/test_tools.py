@@ -11,6 +11,7 @@ import threading
 import typing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -38,7 +39,7 @@ from cab_client import (
     bind,
     current_assertion,
 )
-from cab_client.testing import FakeBroker
+from cab_client.testing import FakeBroker, running_stack
 
 CONNECTIONS = {"crm": "https://crm.acme.example/api"}
 agent = Agent("https://cab.acme.example", ClientSecret("sales-assistant", "s"), connections=CONNECTIONS)
@@ -273,6 +274,35 @@ def test_links_go_to_the_user_out_of_band(cab_fake: FakeBroker) -> None:
         pass
     assert needed.value.kind == "missing"
     assert links == ["https://cab.acme.example/connect"]
+
+
+async def test_links_are_told_asynchronously_where_somebody_awaits_it(cab_fake: FakeBroker) -> None:
+    links: list[str | None] = []
+
+    async def tell(needed: NeedsUser) -> None:
+        await asyncio.sleep(0)
+        links.append(needed.uri)
+
+    cab_fake.refuse(READ.action, reason="grant_missing")
+    other = cab_fake.async_agent("a", on_user=tell)
+    with pytest.raises(ConnectionNeeded):
+        await other.permit(READ, assertion=cab_fake.user("alice"))
+    assert links == ["https://cab.fake/connect"]
+    await other.aclose()
+    with pytest.raises(TypeError, match="nobody would await"):
+        cab_fake.agent("a", on_user=tell)
+
+
+def test_a_permit_for_no_system_is_not_used_as_one(cab_fake: FakeBroker) -> None:
+    calling = cab_fake.agent("a")
+    permit = calling.call_token(assertion=cab_fake.user("alice"))
+    with pytest.raises(ValueError, match="for no connection"), calling.using(permit):
+        pass
+
+
+def test_a_stack_without_its_command_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="set CAB_COMMAND"), running_stack(tmp_path, command="no-such-cab"):
+        pass
 
 
 async def test_asynchronous_tools_are_tools_too(cab_fake: FakeBroker) -> None:
