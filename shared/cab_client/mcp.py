@@ -21,11 +21,12 @@ from mcp.shared.exceptions import UrlElicitationRequiredError
 from mcp_types import ElicitRequest, ElicitRequestURLParams, InputRequiredResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from cab_client.between import NoAssertion, receive_assertion
+from cab_client.between import receive_assertion
 from cab_client.current import acting_for
 from cab_client.errors import CabError, NeedsUser
 from cab_client.following import follow, result_of, words_for_model
 from cab_client.resource import FetchJson, TokenRejected, TokenVerifier, fetch_json
+from cab_client.values import ASSERTION_HEADER
 
 
 class CabTokenVerifier:
@@ -77,13 +78,12 @@ def for_mcp(tool: Callable[..., Any]) -> Callable[..., Any]:
 def _user_of(ctx: Context) -> Iterator[None]:
     try:
         request = getattr(ctx.request_context, "request", None)
-        assertion = receive_assertion(request) if request is not None else None
-    except (NoAssertion, LookupError, ValueError):
-        assertion = None
-    if assertion is None:
+    except (LookupError, ValueError):
+        request = None
+    if request is None or ASSERTION_HEADER not in request.headers:
         yield
         return
-    with acting_for(assertion):
+    with acting_for(receive_assertion(request)):  # one that is none does not make it the current user's request
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -12,8 +13,10 @@ pytest.importorskip("mcp")
 
 from mcp.client import Client
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
+from starlette.requests import Request
 from tests.client.frameworks.conftest import Tools
 
 from cab_client import ClientSecret, Intent, acting_for
@@ -114,3 +117,25 @@ async def test_the_verifier_takes_the_brokers_tokens_for_this_server_alone(fake:
     assert (found.client_id, found.subject, found.resource) == ("sales-assistant", "alice", "https://notes.example")
     assert await elsewhere.verify_token(permit.reveal()) is None
     assert await here.verify_token("rubbish") is None
+
+
+@pytest.mark.parametrize("values", [["no assertion"], ["a.b.c", "d.e.f"], ["a.b.c, d.e.f"], [""]])
+async def test_a_request_with_a_broken_assertion_is_not_the_current_users(
+    fake: FakeBroker, tools: Tools, values: list[str]
+) -> None:
+    """As where a session was opened by one user's request, and another one comes through it."""
+    headers = [(b"cab-assertion", value.encode()) for value in values]
+    request = Request({"type": "http", "method": "POST", "path": "/mcp", "headers": headers})
+    context = SimpleNamespace(request_context=SimpleNamespace(request=request))
+    with acting_for(fake.user("alice")), pytest.raises(ToolError):
+        await for_mcp(tools.read_deal)("0061", ctx=context)
+    assert tools.ran == []
+
+
+async def test_a_request_with_an_assertion_is_its_users(fake: FakeBroker, tools: Tools) -> None:
+    headers = [(b"cab-assertion", fake.user("bob").reveal().encode())]
+    request = Request({"type": "http", "method": "POST", "path": "/mcp", "headers": headers})
+    context = SimpleNamespace(request_context=SimpleNamespace(request=request))
+    with acting_for(fake.user("alice")):
+        await for_mcp(tools.read_deal)("0061", ctx=context)
+    assert fake.exchanges[0].user == "bob"
