@@ -160,9 +160,17 @@ class AsyncAuthorizedClient(_Renewing, _AsyncLocked):
         return another is not None
 
 
+class _Unshown(httpx2.Headers):
+    """httpx2 hides `Authorization` where headers are printed, and does not know of ours."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self)}>"
+
+
 class _ToPeer:
     def __init__(self, assertion: Assertion, *, base_url: str, timeout_s: float) -> None:
         def carrying(request: Any) -> Any:
+            request.headers = _Unshown(request.headers)
             request.headers.update(assertion.as_header())
             return request
 

@@ -158,6 +158,15 @@ async def test_nothing_that_holds_a_secret_shows_it_or_can_be_copied(cab_fake: F
     await agent.aclose()
 
 
+def test_the_request_to_another_agent_carries_its_assertion_and_does_not_show_it(cab_fake: FakeBroker) -> None:
+    agent = cab_fake.agent("a", peers={"ops-bot": "https://ops.example"})
+    with agent.to("ops-bot", assertion=cab_fake.user("alice")) as http:
+        request = http.post("/look").request
+    assertion = cab_fake.requests[0].headers["cab-assertion"]
+    assert request.headers["cab-assertion"] == assertion
+    assert assertion not in f"{request!r} {request.headers!r} {request.headers}"
+
+
 def test_what_is_no_jwt_is_no_assertion() -> None:
     for text in ("", "a.b", "a.b.c.d", "a b.c.d", "a.b.c\n", "Bearer a.b.c"):
         with pytest.raises(ValueError, match="JWT"):
