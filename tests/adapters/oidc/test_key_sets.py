@@ -142,16 +142,6 @@ async def test_without_kid_at_most_eight_keys_are_tried(bench: Bench) -> None:
         await bench.find(None)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-async def test_of_two_keys_of_one_name_the_token_means_that_of_its_algorithm(bench: Bench, turned: bool) -> None:
-    both = [OLD.jwk, NEW.jwk | {"kid": "old"}]
-    bench.host.answers[JWKS] = {"keys": both[::-1] if turned else both}
-    for algorithm, key in (("ES256", OLD), ("RS256", NEW)):
-        meant = await bench.keys.find(ISSUER, "old", algorithm)
-        assert (meant.kid, meant.algorithm) == ("old", algorithm)
-        assert meant.verifies(b"x", key.signature(b"x"))
-
-
 async def test_several_keys_without_names_are_tried_for_a_name_that_none_has(bench: Bench) -> None:
     nameless = [{name: value for name, value in key.jwk.items() if name != "kid"} for key in (OLD, ec_key("second"))]
     bench.host.answers[JWKS] = {"keys": nameless}

@@ -160,8 +160,7 @@ def _pick(keys: KeySet, kid: str | None, algorithm: str) -> VerificationKey:
     named = keys.get(kid) if kid is not None else None
     if named is not None and named.algorithm == algorithm:
         return named
-    of_kid = None if named is None else kid  # named otherwise, or of this kid and another type
-    candidates = [key for key in keys.values() if kid is None or key.kid == of_kid]
+    candidates = [key for key in keys.values() if kid is None or key.kid is None] if named is None else [named]
     fitting = tuple(key for key in candidates if key.algorithm == algorithm)
     if not 1 <= len(fitting) <= MOST_TRIED:
         raise NotFound("kid")

@@ -196,13 +196,13 @@ def members(document: dict[str, Any]) -> list[Member]:
     if any(isinstance(it, dict) and it.get("kty") == "oct" for it in listed):
         raise InvalidKey("holds a symmetric key")
     read = [_member(it) for it in listed]
-    meant: dict[tuple[str | None, str], set[Any]] = defaultdict(set)  # which keys a token means by its kid and alg
+    meant: dict[str | None, set[Any]] = defaultdict(set)  # which keys a kid stands for
     for it in read:
         if it.key:
-            meant[it.kid, it.key.algorithm].add(it.key.key.public_numbers())
+            meant[it.kid].add(it.key.key.public_numbers())
     return [
         Member(it.kid, None, "shares its kid with another key")
-        if it.key and it.kid is not None and len(meant[it.kid, it.key.algorithm]) > 1
+        if it.key and it.kid is not None and len(meant[it.kid]) > 1
         else it
         for it in read
     ]
@@ -220,17 +220,15 @@ def _member(value: object) -> Member:
 
 
 def parse_set(document: dict[str, Any]) -> KeySet:
-    """The usable keys by kid; by their position those without one, and those of another algorithm than the first of their kid
-    (RFC 7517 section 4.5: it is optional, and equivalent keys of two types may share it).
+    """The usable keys by kid; those without one (RFC 7517 section 4.5: it is optional) by their position.
 
-    A member that cannot be used is left out and never drops the good ones; a kid of two keys of one algorithm makes both
-    unusable, one key that is listed twice is one; a symmetric key makes the whole set suspect. Raises InvalidKey when the set
-    is refused or nothing usable is left.
+    A member that cannot be used is left out and never drops the good ones; a kid of two keys makes both unusable, one key
+    that is listed twice is one; a symmetric key makes the whole set suspect. Raises InvalidKey when the set is refused or
+    nothing usable is left.
     """
-    usable: KeySet = {}
-    for position, it in enumerate(members(document)):
-        if it.key and (it.kid is None or usable.setdefault(it.kid, it.key).algorithm != it.key.algorithm):
-            usable[position] = it.key
+    usable: KeySet = {
+        position if it.kid is None else it.kid: it.key for position, it in enumerate(members(document)) if it.key
+    }
     if not usable:
         raise InvalidKey("has no usable key")
     return usable
