@@ -311,6 +311,7 @@ _BY_REASON: Mapping[str, type[CabError]] = {
     "subject_token_expired": AssertionExpired,
     "confirmation_refused": UserRefused,
     "deferral_expired": Unanswered,
+    "deferral_code_invalid": Unanswered,  # redeemed perhaps, and its answer lost
     "task_exhausted": TaskExhausted,
     "intent_missing": Misconfigured,
     "intent_malformed": Misconfigured,

@@ -50,12 +50,13 @@ def rows() -> Rows:
 
 
 def key_file(folder: Path, name: str) -> Path:
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     path = folder / name
-    path.write_bytes(pem)
+    path.write_bytes(as_pem(ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()))
     return path
+
+
+def as_pem(key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerializationEncryption) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 class Desk:
@@ -304,6 +305,26 @@ def test_the_key_is_rotated_and_notes_of_the_one_before_are_still_believed(
     assert "nothing missing or changed" in desk.verify(write(rows), status=0).stdout
     desk.key = str(older)
     assert "not of the key" in desk.verify(write(rows)).output
+
+
+@pytest.mark.parametrize(
+    ("curve", "encryption", "said"),
+    [
+        (None, None, "no key in PEM"),
+        (ec.SECP256R1(), serialization.BestAvailableEncryption(b"pass"), "one that wants a password"),
+        (ec.SECP384R1(), serialization.NoEncryption(), "not on P-256"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_key_that_cannot_be_one_is_named_as_the_mistake(
+    desk: Desk, write: Callable[[Rows], str], rows: Rows, curve: Any, encryption: Any, said: str
+) -> None:
+    pem = b"none" if curve is None else as_pem(ec.generate_private_key(curve), encryption)
+    Path(desk.key).write_bytes(pem)
+    dataset = write(rows)
+    for found, option in ((desk.note(dataset, status=2), "--key"), (desk.verify(dataset, status=2), "--heads-key")):
+        assert f"{option}: " in found.stderr
+        assert said in found.stderr
 
 
 def test_in_the_cloud_notes_are_signed_by_kms_and_kept_in_a_bucket(

@@ -43,6 +43,7 @@ REMEDIES = {
     "subject_token_expired": AssertionExpired,
     "confirmation_refused": UserRefused,
     "deferral_expired": Unanswered,
+    "deferral_code_invalid": Unanswered,
     "task_exhausted": TaskExhausted,
     "policy_denied": Refused,
     "intent_outside_task": Refused,

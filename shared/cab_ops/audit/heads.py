@@ -66,6 +66,10 @@ class BadNote(Exception):
     """Not a note, or not signed by the key."""
 
 
+class BadKey(Exception):
+    """Of another kind, or no key at all."""
+
+
 class Note(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -277,24 +281,26 @@ class HeadsKey:
         self._is_kms = name.startswith("projects/")
 
     def public(self) -> EllipticCurvePublicKey:
-        """Raises: BadNote when it is no such key; Unavailable."""
+        """Raises: BadKey when it is no such key; Unavailable."""
         if self._is_kms:
             pem = _answer(self._session().get(f"{_KMS}{self._name}/publicKey", timeout=_TIMEOUT_S))["pem"].encode()
             key: Any = serialization.load_pem_public_key(pem)
         else:
             pem = Path(self._name).read_bytes()
-            is_private = b"PRIVATE" in pem
-            key = (
-                serialization.load_pem_private_key(pem, None).public_key()
-                if is_private
-                else serialization.load_pem_public_key(pem)
-            )
+            try:
+                key = (
+                    serialization.load_pem_private_key(pem, None).public_key()
+                    if b"PRIVATE" in pem
+                    else serialization.load_pem_public_key(pem)
+                )
+            except (ValueError, TypeError) as error:  # the latter where it wants a password
+                raise BadKey("the file holds no key in PEM, or one that wants a password") from error
         if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-            raise BadNote("the key is not on P-256")
+            raise BadKey("it is not on P-256")
         return key
 
     def sign(self, data: bytes) -> bytes:
-        """Raises: BadNote when the file holds no private key; Unavailable."""
+        """Raises: BadKey when the file holds no private key; Unavailable."""
         if self._is_kms:
             body = {"digest": {"sha256": base64.b64encode(hashlib.sha256(data).digest()).decode()}}
             answer = self._session().post(f"{_KMS}{self._name}:asymmetricSign", json=body, timeout=_TIMEOUT_S)
@@ -302,10 +308,10 @@ class HeadsKey:
         else:
             try:
                 key = serialization.load_pem_private_key(Path(self._name).read_bytes(), None)
-            except ValueError as error:
-                raise BadNote("the key file holds no private key") from error
+            except (ValueError, TypeError) as error:
+                raise BadKey("the file holds no private key") from error
             if not isinstance(key, EllipticCurvePrivateKey):
-                raise BadNote("the key is not on P-256")
+                raise BadKey("it is not on P-256")
             der = key.sign(data, ECDSA(hashes.SHA256()))
         r, s = decode_dss_signature(der)
         return r.to_bytes(32) + s.to_bytes(32)

@@ -12,6 +12,7 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cab_ops.audit.heads import (
+    BadKey,
     BadNote,
     Notes,
     encode,
@@ -121,6 +122,8 @@ def noted_by(heads: str | None, heads_key: str | None, *, since: datetime, until
         raise click.UsageError("--heads wants --heads-key: the notes are signed.")
     try:
         return notes_of(store_at(heads), [key.public() for key in heads_keys(heads_key)], since=since, until=until)
+    except BadKey as error:
+        raise click.UsageError(f"--heads-key: {error}.") from error
     except BadNote as error:
         raise click.ClickException(f"A note in {heads} is not to be believed: {error}.") from error
 
@@ -201,6 +204,8 @@ def note_heads(project: str, dataset: str, to: str, key: str) -> None:
             before = last_note(store, [one.public() for one in keys], now=now)
             note, shorter = take_note(tables, now=now, before=before)
             store.write(name_of(note), encode(note, keys[0].sign))
+    except BadKey as error:
+        raise click.UsageError(f"--key: {error}.") from error
     except BadNote as error:
         raise click.ClickException(f"A note in {to} is not to be believed: {error}.") from error
     click.echo(f"noted {len(note.heads)} chains as {name_of(note)}")
