@@ -8,9 +8,9 @@
 -- and which of the two is true `cab audit verify-chain` tells. Whoever does not select it does not pay for it.
 -- A token whose event was not acknowledged in time never left, though that event says `issued` and may have come all
 -- the same: `token.withheld` takes it back, at the same instant, so that no other day has to be read, and in the same chain:
--- nobody else knows, and who may publish must not hide what another process issued. A process that was killed cannot say so any more: where nothing came of its chain for an hour, what no later event of it vouches for
--- (`chain.settled`) is `unconfirmed`. `ended` reads three narrow columns, of the two days after as well: a process may say
--- nothing for so long.
+-- nobody else knows, and who may publish must not hide what another process issued. A process that was killed cannot say so any
+-- more: where nothing came of its chain for an hour, what no later event of it vouches for (`chain.settled`) is `unconfirmed`.
+-- `ended` reads three narrow columns, of the two days after as well: a process may say nothing for so long.
 WITH ended AS (
   SELECT chain.id AS chain_id, MAX(chain.settled) AS settled
   FROM `${project}.${dataset}.events_raw`
