@@ -131,6 +131,13 @@ class Grant(BaseModel):
         return self.secret_version > NO_TOKENS
 
     @property
+    def life(self) -> tuple[datetime, int]:
+        """The same while it was neither ended, connected anew, nor forgotten and followed by the next one: in another life nothing
+        is handed out that was got in this one.
+        """
+        return self.connected_at, self.revoke_epoch
+
+    @property
     def account_shown(self) -> str | None:
         """The upstream account in the words of people, or by its id."""
         return self.upstream_account_name or self.upstream_account

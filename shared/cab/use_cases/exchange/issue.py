@@ -106,9 +106,8 @@ class BrokerTokens:
 class _Remembered:
     token: AccessToken
     sha256: str
-    life: (
-        tuple[datetime, int] | None
-    )  # of its grant; None where the request made that, which is nobody's to hand out again
+    # `Grant.life`; None where the request made the grant: then it is nobody's to hand out again.
+    life: tuple[datetime, int] | None
 
 
 class DownstreamTokens:
@@ -196,7 +195,7 @@ class DownstreamTokens:
                 foretell=foretell,
             )
             sha256 = token_sha256(token.access_token)
-            asked = _Remembered(token, sha256, None if grant is None else _life_of(grant))
+            asked = _Remembered(token, sha256, None if grant is None else grant.life)
             remember(self._tokens, key, asked, most=CACHE_SIZE)
             return asked
 
@@ -250,7 +249,7 @@ class DownstreamTokens:
 
     def _still_good(self, remembered: _Remembered, grant: Grant, provider: Provider, now: datetime) -> bool:
         token = remembered.token
-        if remembered.life != _life_of(grant):
+        if remembered.life != grant.life:
             return False
         # Where a refresh may end older access tokens, only the newest one is handed out.
         if token.secret_version != grant.secret_version and provider.rotation.old_access_token != "lives_on":
@@ -265,11 +264,6 @@ class DownstreamTokens:
             return now + timedelta(seconds=provider.access_token_lifetime_s or 300)
         works_until = token.works_until or _planned_renewal(token, provider) or token.expires_at
         return handed_out_until(provider, works_until, token.expires_at, now)
-
-
-def _life_of(grant: Grant) -> tuple[datetime, int]:
-    """What is the same while a grant was neither ended, connected anew, nor forgotten and followed by the next one."""
-    return grant.connected_at, grant.revoke_epoch
 
 
 def _planned_renewal(token: AccessToken | ForetoldToken, provider: Provider) -> datetime | None:

@@ -31,13 +31,10 @@ from cab.use_cases.upstream.users import statement_about, upstream_user
 
 
 class _Key(NamedTuple):
-    """What a token is good for: of a grant that was forgotten, not for the next one. `about` is what our STS told the provider of
-    the user and the agents, where it did.
-    """
+    """What a token is good for. `about` is what our STS told the provider of the user and the agents, where it did."""
 
     grant_id: str
-    connected_at: datetime
-    revoke_epoch: int
+    life: tuple[datetime, int]  # `Grant.life`
     scopes: frozenset[str]
     about: str
 
@@ -87,7 +84,7 @@ class TrustedTokens:
             await self._check(provider_subject_token, statement)
         grant = await self._grant(assertion, connection, provider)
         about = "" if statement is None else statement.about
-        key = _Key(grant.grant_id, grant.connected_at, grant.revoke_epoch, frozenset(scopes), about)
+        key = _Key(grant.grant_id, grant.life, frozenset(scopes), about)
         granted, outcome = self._tokens.get(key, rejected=rejected), RefreshOutcome.CACHED
         if granted is None:
             asked = TrustedRequest(
@@ -173,7 +170,7 @@ class TrustedTokens:
             raise Unavailable("documents")
         check_not_ended(stored.grant)
         # Ended and allowed again, forgotten and made anew, or the tokens of a consent put away.
-        if (stored.grant.connected_at, stored.grant.revoke_epoch) != (key.connected_at, key.revoke_epoch):
+        if stored.grant.life != key.life:
             raise BrokerError(
                 Reason.PROVIDER_UNAVAILABLE, "The access was changed meanwhile.", remedy=Remedy(retry_after_s=1)
             )
