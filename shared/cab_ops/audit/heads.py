@@ -32,7 +32,7 @@ from requests.exceptions import RequestException
 from cab.domain.text.safe import plain
 from cab.ports import Unavailable
 from cab_ops.audit.questions import Question
-from cab_ops.audit.verification import Finding, Head, Kind, Tables
+from cab_ops.audit.verification import Finding, Head, Kind, Tables, Verdict, verify
 
 TYP: Final = "cab-chain-heads+jws"
 REACHES_BACK: Final = timedelta(hours=26)  # a note covers its day, whenever the last one before it was made
@@ -188,6 +188,26 @@ def not_noted(notes: Notes, heads: Sequence[Head], *, until: datetime, longest_p
     if older:
         detail = f"no note goes back to {older} chains of before: ask for what came later"
         yield Finding(Kind.NOT_NOTED, None, None, None, notes.reaches_back_to, detail)
+
+
+def verify_beside(
+    tables: Tables,
+    notes: Notes | None,
+    *,
+    since: datetime,
+    until: datetime,
+    now: datetime,
+    longest_pause: timedelta,
+    noted: Sequence[Head] = (),
+) -> tuple[Verdict, list[Head]]:
+    """As `verify`, with these notes held against the record beside the heads that are `noted` elsewhere; and the chains that ended
+    without closing. Raises: as `AuditTables.ask`.
+    """
+    known = [*noted, *(notes.heads(since=since, until=until) if notes else ())]
+    verdict = verify(tables, since=since, until=until, noted=known)
+    if notes:
+        verdict.findings += not_noted(notes, verdict.heads, until=min(until, now), longest_pause=longest_pause)
+    return verdict, verdict.ended_without_close(now=now, noted=known)
 
 
 def last_note(store: HeadsStore, keys: PublicKeys, *, now: datetime) -> Note | None:

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cab_ops.audit.heads import LONGEST_PAUSE, Notes, not_noted
+from cab_ops.audit.heads import LONGEST_PAUSE, Notes, verify_beside
 from cab_ops.audit.questions import MISMATCHES, AuditTables, Question, Row
-from cab_ops.audit.verification import verify
 
 NEVER_CUT: Final = 100_000
 LISTED: Final = 25  # rows of a table in the report; what is cut is said
@@ -216,11 +215,9 @@ def gather(
     def ask(question: Question, limit: int = LISTED) -> list[Row]:
         return list(tables.ask(question, since=since, until=until, tenant=tenant, limit=limit))
 
-    now = datetime.now(UTC)
-    noted = notes.heads(since=since, until=until) if notes else []
-    verdict = verify(tables, since=since, until=until, noted=noted)
-    if notes:
-        verdict.findings += not_noted(notes, verdict.heads, until=min(until, now), longest_pause=longest_pause)
+    verdict, quiet = verify_beside(
+        tables, notes, since=since, until=until, now=datetime.now(UTC), longest_pause=longest_pause
+    )
     return ReportFacts(
         since=since,
         until=until,
@@ -241,7 +238,7 @@ def gather(
         gap_count=len(verdict.findings),
         verified=verdict.recomputed,
         open_chains=sum(not head.closed for head in verdict.heads),
-        quiet_chains=len(verdict.ended_without_close(now=now, noted=noted)),
+        quiet_chains=len(quiet),
         noted_at=notes.last if notes else None,
         freshness=ask(FRESHNESS),
     )

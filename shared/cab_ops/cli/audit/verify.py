@@ -19,13 +19,13 @@ from cab_ops.audit.heads import (
     heads_keys,
     last_note,
     name_of,
-    not_noted,
     notes_of,
     store_at,
     take_note,
     told_shorter,
+    verify_beside,
 )
-from cab_ops.audit.verification import Head, Verdict, verify
+from cab_ops.audit.verification import Head, Verdict
 from cab_ops.cli.audit.access import tables_of
 from cab_ops.cli.audit.options import (
     Moment,
@@ -100,14 +100,17 @@ def verify_chain(
     until = until or now
     if since >= until:
         raise click.UsageError("--since must be before --until.")
-    noted = list(note.heads) if note else []
     with tables_of(project, dataset) as tables:
         notes = noted_by(heads, heads_key, since=since, until=until)
-        noted += notes.heads(since=since, until=until) if notes else []
-        verdict = verify(tables, since=since, until=until, noted=noted)
-    if notes:
-        verdict.findings += not_noted(notes, verdict.heads, until=min(until, now), longest_pause=longest_pause)
-    quiet = verdict.ended_without_close(now=now, noted=noted)
+        verdict, quiet = verify_beside(
+            tables,
+            notes,
+            since=since,
+            until=until,
+            now=now,
+            longest_pause=longest_pause,
+            noted=note.heads if note else (),
+        )
     noted_at = notes.last if notes else None
     click.echo(_as_json(verdict, since, until, quiet, noted_at) if as_json else _as_text(verdict, quiet, noted_at))
     if verdict.findings:
