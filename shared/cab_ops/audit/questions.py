@@ -314,25 +314,35 @@ def open_tables(project: str, dataset: str) -> Iterator[AuditTables]:
 
 
 @contextmanager
-def _errors(dataset: str, *, own_query: bool = False) -> Iterator[None]:
-    """BigQuery's errors as ours. Its messages quote the query: they are passed on only to who wrote it."""
+def outages() -> Iterator[None]:
+    """Whatever BigQuery's client raises where there is no answer, as ours. Raises: Unavailable."""
     try:
         yield
-    except (NotFound, BadRequest) as error:
-        if own_query:
-            raise QuestionRefused(_own_words(error)) from error
-        # A function that is not there is a mistake in the query, to BigQuery.
-        if isinstance(error, BadRequest) and "not found" not in error.message.lower():
-            raise QuestionRefused(
-                f"{dataset} does not understand the question: its views are of another version."
-            ) from error
-        raise QuestionRefused(
-            f"{dataset} has no such table, view or function: deploy Terraform, or name --dataset."
-        ) from error
-    except Forbidden as error:
-        raise QuestionRefused(f"You may not read {dataset}: ask for roles/bigquery.dataViewer and jobUser.") from error
     except (GoogleAPICallError, GoogleAuthError, RetryError, RequestException, TimeoutError) as error:
         raise Unavailable(_WHAT) from error
+
+
+@contextmanager
+def _errors(dataset: str, *, own_query: bool = False) -> Iterator[None]:
+    """BigQuery's errors as ours. Its messages quote the query: they are passed on only to who wrote it."""
+    with outages():
+        try:
+            yield
+        except (NotFound, BadRequest) as error:
+            if own_query:
+                raise QuestionRefused(_own_words(error)) from error
+            # A function that is not there is a mistake in the query, to BigQuery.
+            if isinstance(error, BadRequest) and "not found" not in error.message.lower():
+                raise QuestionRefused(
+                    f"{dataset} does not understand the question: its views are of another version."
+                ) from error
+            raise QuestionRefused(
+                f"{dataset} has no such table, view or function: deploy Terraform, or name --dataset."
+            ) from error
+        except Forbidden as error:
+            raise QuestionRefused(
+                f"You may not read {dataset}: ask for roles/bigquery.dataViewer and jobUser."
+            ) from error
 
 
 def _own_words(error: GoogleAPICallError) -> str:

@@ -15,7 +15,6 @@ import orjson
 from cab.adapters.cedar.engine import CedarPolicyEngine
 from cab.adapters.configuration.loader import inspect_folder
 from cab.adapters.configuration.problems import ConfigurationRefused, errors_among
-from cab.ports import Unavailable
 from cab_ops.cli.catalog import import_mcp, import_openapi, ready_actions
 from cab_ops.cli.cloud import json_option, project_option
 from cab_ops.configuration.presets import compiled_presets
@@ -94,15 +93,14 @@ def export(folder: Path, project: str, dataset: str, commit: str | None, *, as_j
 
 
 def _write(project: str, dataset: str, row: ConfigurationRow) -> None:
-    from google.api_core.exceptions import BadRequest, Forbidden, GoogleAPICallError, NotFound
-    from google.auth.exceptions import GoogleAuthError
-    from requests.exceptions import RequestException
+    from google.api_core.exceptions import BadRequest, Forbidden, NotFound
 
     from cab.adapters.google_cloud.bigquery.configuration_table import write
+    from cab_ops.audit.questions import outages
     from cab_ops.cli.audit.access import tables_of
 
     table = f"{project}: {dataset}.configuration"
-    with tables_of(project, dataset) as tables:
+    with tables_of(project, dataset) as tables, outages():
         try:
             errors = write(tables.client, dataset, row)
         except (NotFound, BadRequest) as error:
@@ -113,8 +111,6 @@ def _write(project: str, dataset: str, row: ConfigurationRow) -> None:
             raise click.ClickException(
                 f"{table}: you may not write there. Ask for roles/bigquery.dataEditor on it."
             ) from error
-        except (GoogleAPICallError, GoogleAuthError, RequestException, TimeoutError) as error:
-            raise Unavailable("audit tables") from error
     if errors:
         raise click.ClickException(f"{table} did not take the row: upgrade the table first.")
 
