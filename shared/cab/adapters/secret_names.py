@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 
 MAX_PAYLOAD_BYTES = 65_536  # Secret Manager's limit
+# What the others' secrets in the configuration begin with: Terraform gives them to functions by that (terraform/iam.tf).
+OF_CLIENTS = "cab-client-"
+OF_IDPS = "cab-idp-"
+OF_PROVIDERS = "cab-provider-"
+OF_ASSERTIONS = "cab-assertion-"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 

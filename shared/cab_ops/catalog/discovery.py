@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from cab.adapters.secret_names import OF_PROVIDERS
 from cab.encoding import strict_json
 from cab.ports import AnswerTooLarge, HttpClient, Unavailable
 from cab_ops.catalog.documents import DocumentRefused, shown
@@ -76,7 +77,7 @@ async def discover(url: str, http_for: HttpFor, *, connection: str) -> Discovere
         "client_id": "your-client-id",
     }
     if way != "none":
-        entry["client_secret"] = {"secret": f"cab-provider-{connection}", "version": 1}
+        entry["client_secret"] = {"secret": f"{OF_PROVIDERS}{connection}", "version": 1}
     return Discovered(provider, entry, [scope for scope in scopes if scope != "offline_access"])
 
 

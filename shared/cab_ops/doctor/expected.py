@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
+from cab.adapters.configuration.checks.secrets import secrets_of
 from cab.adapters.sealed_documents import DATA_KEY_SECRET
-from cab.domain.configured.clients import ClientSecret
-from cab.domain.configured.connections import SecretReference
+from cab.adapters.secret_names import OF_ASSERTIONS, OF_CLIENTS, OF_IDPS, OF_PROVIDERS
 from cab.domain.configured.deployment import Deployment
 from cab.stores.signing_keys import SECRET as SIGNING_SECRET
 from cab.stores.signing_keys import Issuer
@@ -23,10 +22,10 @@ _READERS: Final = {
     DATA_KEY_SECRET: ("connect_account", "refresh_grants"),
 }
 _READERS_BY_PREFIX: Final = {
-    "cab-provider-": ("connect_account", "refresh_grants"),
-    "cab-assertion-": ("refresh_grants",),
-    "cab-idp-": ("connect_account",),
-    "cab-client-": ("exchange_token",),
+    OF_PROVIDERS: ("connect_account", "refresh_grants"),
+    OF_ASSERTIONS: ("refresh_grants",),
+    OF_IDPS: ("connect_account",),
+    OF_CLIENTS: ("exchange_token",),
 }
 
 
@@ -49,13 +48,4 @@ def own_secrets() -> tuple[str, ...]:
 
 def configured_secrets(deployment: Deployment) -> list[tuple[str, int]]:
     """Name and version of every secret that the configuration refers to."""
-    return sorted({(it.secret, it.version) for it in _references(deployment)})
-
-
-def _references(deployment: Deployment) -> Iterator[SecretReference]:
-    for provider in deployment.identity_providers:
-        yield provider.login.client_secret
-    for connection in deployment.connections:
-        yield from (it for it in (connection.client_secret, connection.assertion_key) if it is not None)
-    for agent in deployment.agents:
-        yield from (method.secret for method in agent.authentication if isinstance(method, ClientSecret))
+    return sorted({(named.secret, named.version) for _, _, named, _ in secrets_of(deployment)})
