@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -116,10 +118,11 @@ def test_an_export_says_whose_each_agent_is_and_what_it_may_ask_for() -> None:
         (exceptions.Forbidden, "you may not write there"),
         (exceptions.ServiceUnavailable, "The audit tables cannot be reached"),
         (requests.exceptions.ConnectionError, "The audit tables cannot be reached"),
+        (partial(exceptions.RetryError, cause=None), "The audit tables cannot be reached"),
     ],
 )
 def test_an_export_that_cannot_be_written_says_why_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, ends: type[Exception], says: str
+    monkeypatch: pytest.MonkeyPatch, ends: Callable[[str], Exception], says: str
 ) -> None:
     def write(*_: object) -> None:
         raise ends("in words of its own")
